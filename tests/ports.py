@@ -7,27 +7,23 @@ from functools import cache
 
 # The kernel gives clients ports from 32,768 on: one of those may be taken between the question and
 # the start of a server. A node of a Valkey cluster also takes the port 10,000 above its own.
-FIRST, PORTS = 10_000, 10_000
+FIRST_PORT, PORT_COUNT = 10_000, 10_000
 
 
 def free_port() -> int:
-    """A port that nobody listens on and that this process has not been given before, whose fellow
-    10,000 above it is free too.
-    """
+    """Return a port that is free, not returned before, and whose fellow 10,000 above is free too."""
     for port in _ports():
-        if _free(port) and _free(port + PORTS):
+        if _free(port) and _free(port + PORT_COUNT):
             return port
-    raise AssertionError(f"no free port from {FIRST} to {FIRST + PORTS}")
+    raise AssertionError(f"no free port from {FIRST_PORT} to {FIRST_PORT + PORT_COUNT}")
 
 
 @cache
 def _ports() -> Iterator[int]:
-    """Each port once. Processes that test side by side begin far apart: at a quarter each, and by
-    chance of their number within it.
-    """
-    beside = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    begin = beside * PORTS // 4 + os.getpid() * 13
-    return (FIRST + (begin + n) % PORTS for n in range(PORTS))
+    """Yield each port once; parallel test processes start far apart from each other."""
+    worker_number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    begin = worker_number * PORT_COUNT // 4 + os.getpid() * 13
+    return (FIRST_PORT + (begin + n) % PORT_COUNT for n in range(PORT_COUNT))
 
 
 def _free(port: int) -> bool:

@@ -28,12 +28,10 @@ DEPLOY = Path(__file__).parents[1] / "deploy"
 COMPOSE = DEPLOY / "compose.yaml"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 SECRET = DEPLOY / "kubernetes" / "secret.yaml.example"
-WORKERS = sorted(
-    (DEPLOY / "kubernetes" / "workers").glob("*.yaml")
-)  # applied only where several share the entities
-SCORE = sorted(
-    (DEPLOY / "kubernetes" / "score").glob("*.yaml")
-)  # applied only where a project has a scores.py
+# applied only where several share the entities
+WORKERS = sorted((DEPLOY / "kubernetes" / "workers").glob("*.yaml"))
+# applied only where a project has a scores.py
+SCORE = sorted((DEPLOY / "kubernetes" / "score").glob("*.yaml"))
 ROLES = {"serve", "router", "worker", "candidates", "lake", "trainer", "shuffle", "score"}
 
 
@@ -63,17 +61,17 @@ def services() -> dict[str, dict[str, Any]]:
 
 def environment() -> dict[str, str]:
     """All variables that manifests set."""
-    found = {
+    variables = {
         name: value for each in services().values() for name, value in each["environment"].items()
     }
     for _, container in pods():
-        found |= {
+        variables |= {
             each["name"]: each["value"] for each in container.get("env", []) if "value" in each
         }
     for document in documents():
-        found |= document.get("data", {}) if document["kind"] == "ConfigMap" else {}
-        found |= document.get("stringData", {})
-    return found
+        variables |= document.get("data", {}) if document["kind"] == "ConfigMap" else {}
+        variables |= document.get("stringData", {})
+    return variables
 
 
 def test_every_role_is_there_by_a_command_that_there_is():
@@ -82,9 +80,9 @@ def test_every_role_is_there_by_a_command_that_there_is():
         [each["command"] for each in services().values()],
         [container["args"] for _, container in pods()],
     )
-    for found in commands:
-        assert {words[1] for words in found} == ROLES
-        for words in found:
+    for run_commands in commands:
+        assert {words[1] for words in run_commands} == ROLES
+        for words in run_commands:
             parse(
                 app, shlex.join(["tailorbird", *(word.replace("$(PART)", "3") for word in words)])
             )
@@ -117,16 +115,16 @@ def test_with_several_workers_each_part_has_one():
     )
 
 
-def test_scores_are_made_only_where_they_are_asked_for():
+def test_scores_are_deployed_only_on_request():
     """A project without a scores.py has nothing for the role to do: it would end at once, again and
     again.
     """
-    asked = {
+    optional_roles = {
         name: each.get("profiles")
         for name, each in services().items()
         if each["command"][1] in ("score", "shuffle")
     }
-    assert asked == {"score": ["scores"], "shuffle": ["workers"]}
+    assert optional_roles == {"score": ["scores"], "shuffle": ["workers"]}
     assert SCORE
     assert not [path for path in SCORE if path.parent == SECRET.parent], (
         "applied with the folder, it would fail where there is no scores.py"
@@ -215,15 +213,19 @@ def test_servers_are_given_the_file_of_keys():
 @pytest.mark.parametrize(
     "file", [COMPOSE, DEPLOY / "kubernetes" / "config.yaml"], ids=["compose", "kubernetes"]
 )
-def test_whoever_puts_a_proxy_in_front_finds_where_to_name_it(tmp_path, file):
+def test_the_setting_for_a_proxy_is_in_every_deployment(tmp_path, file):
     """Nobody else knows which it is, so that it stands there behind a `#`: as YAML of its place,
     and as a setting that is one.
     """
     line = re.compile(r"^( +)# (TAILORBIRD_SERVE__PROXIES: .*)$", re.MULTILINE)
     text, count = line.subn(r"\1\2", file.read_text())
     assert count == 1
-    found = list(yaml.safe_load_all(text))
-    given = found[0]["services"]["serve"]["environment"] if file is COMPOSE else found[0]["data"]
+    documents = list(yaml.safe_load_all(text))
+    given = (
+        documents[0]["services"]["serve"]["environment"]
+        if file is COMPOSE
+        else documents[0]["data"]
+    )
     named = {"TAILORBIRD_SERVE__PROXIES": given["TAILORBIRD_SERVE__PROXIES"]}
     init(tmp_path / "shop", json=True)
     settings, _ = load_settings(tmp_path / "shop" / "tailorbird.toml", named)
@@ -231,7 +233,7 @@ def test_whoever_puts_a_proxy_in_front_finds_where_to_name_it(tmp_path, file):
     Networks(settings.serve.proxies)
 
 
-def test_a_server_that_is_told_to_stop_is_left_the_time_to_drain():
+def test_a_stopping_server_has_time_to_drain():
     (spec, serve) = next(
         (spec, container) for spec, container in pods() if container["name"] == "serve"
     )
@@ -240,7 +242,7 @@ def test_a_server_that_is_told_to_stop_is_left_the_time_to_drain():
     assert parse_duration(drain) + 10 * SECOND <= spec["terminationGracePeriodSeconds"] * SECOND
 
 
-def test_nobody_is_root_and_nothing_can_be_written_but_data():
+def test_no_container_is_root_and_only_data_is_writable():
     for spec, container in pods():
         assert spec["securityContext"]["runAsNonRoot"]
         locked = container["securityContext"]
@@ -306,9 +308,10 @@ def test_servers_keep_their_names():
 
 
 def test_applying_the_folder_leaves_the_secret_alone():
+    # as kubectl chooses
     applied = [
         path for path in SECRET.parent.iterdir() if path.suffix in (".yaml", ".yml", ".json")
-    ]  # as kubectl chooses
+    ]
     assert sorted(applied) == MANIFESTS
     kinds = {
         document["kind"] for path in applied for document in yaml.safe_load_all(path.read_text())
@@ -316,13 +319,13 @@ def test_applying_the_folder_leaves_the_secret_alone():
     assert "StatefulSet" in kinds
     assert "Secret" not in kinds
     (secret,) = yaml.safe_load_all(SECRET.read_text())
-    wanted = {
+    secret_names = {
         source["secretRef"]["name"]
         for _, container in pods()
         for source in container["envFrom"]
         if "secretRef" in source
     }
-    assert wanted == {secret["metadata"]["name"]}
+    assert secret_names == {secret["metadata"]["name"]}
     assert "TAILORBIRD_EVENTS__PSEUDONYM_KEY" in secret["stringData"]
 
 

@@ -23,7 +23,7 @@ from tests.cli.test_init import address_of
 
 from tailorbird.cli.main import build_app
 from tailorbird.config import load_settings
-from tailorbird.config.contract_file import Declared, load_contract
+from tailorbird.config.contract_file import EventContract, load_contract
 from tailorbird.events import EVENT_TYPES, Receipt, RoutePlan, check
 from tailorbird.events.adapters.mapping import parse_mapping
 from tailorbird.serving.editorial import read_lists
@@ -50,8 +50,8 @@ def _name(path: Path) -> str:
 
 
 def _blocks(path: Path, language: str) -> Iterator[str]:
-    for found, text in _BLOCK.findall(path.read_text()):
-        if found == language:
+    for block_language, text in _BLOCK.findall(path.read_text()):
+        if block_language == language:
             yield text
 
 
@@ -128,13 +128,13 @@ def test_python_runs(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=_name)
-def test_toml_and_json_say_what_the_code_reads(path: Path, tmp_path: Path) -> None:
+def test_toml_and_json_blocks_are_valid(path: Path, tmp_path: Path) -> None:
     for block in _blocks(path, "toml"):
         if "[[source]]" in block:
             parse_mapping(block, str(path))
         elif block.lstrip().startswith("# contract.toml"):
             (tmp_path / "contract.toml").write_text(block)
-            assert load_contract(tmp_path / "contract.toml", EVENT_TYPES) != Declared()
+            assert load_contract(tmp_path / "contract.toml", EVENT_TYPES) != EventContract()
         elif block.lstrip().startswith("# lists.toml"):
             (tmp_path / "lists.toml").write_text(block)
             assert read_lists(tmp_path / "lists.toml")
@@ -142,10 +142,10 @@ def test_toml_and_json_say_what_the_code_reads(path: Path, tmp_path: Path) -> No
             (tmp_path / "tailorbird.toml").write_text(block)
             load_settings(tmp_path / "tailorbird.toml", {})
     for block in _blocks(path, "json"):
-        found = msgspec.json.decode(block)
-        if isinstance(found, dict) and "event_id" in found:
+        document = msgspec.json.decode(block)
+        if isinstance(document, dict) and "event_id" in document:
             now = 1_900_000_000_000_000
-            _, refused = check(json.dumps(found).encode(), Receipt(now), RoutePlan())
+            _, refused = check(json.dumps(document).encode(), Receipt(now), RoutePlan())
             assert refused == []
 
 

@@ -14,7 +14,7 @@ from tests.cli.kit import refused, tailorbird
 from tests.faults.roles import make_project
 
 from tailorbird.errors import ConfigError
-from tailorbird.health import Health, ProgressEvent, answering
+from tailorbird.health import Health, ProgressEvent, serve_health
 from tailorbird.loops import PeriodicTask
 from tailorbird.serving.access import require_no_faults
 from tailorbird.serving.catalogue import Catalogue
@@ -36,36 +36,36 @@ def get(port, path):
         return error.code, error.read().decode()
 
 
-def test_a_signal_in_the_midst_of_a_wait_stops_the_role():
+def test_a_signal_during_a_wait_stops_the_role():
     """`wait` holds the lock of its condition now and then, and a handler runs wherever the main
     thread is: here, within that lock.
     """
-    told = """
+    program = """
 import os, signal
 from tailorbird.health import ProgressEvent
 stop = ProgressEvent()
-stop.on_signals(signal.SIGTERM)
+stop.set_on_signals(signal.SIGTERM)
 with stop._cond:
     os.kill(os.getpid(), signal.SIGTERM)
 assert stop.wait(20)
 """
-    done = subprocess.run([sys.executable, "-c", told], timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], timeout=60)
     assert done.returncode == 0
 
 
-def test_a_loop_that_comes_round_is_alive_and_one_that_stalls_is_not():
+def test_an_advancing_loop_is_alive_and_a_stalled_one_is_not():
     stop = ProgressEvent()
-    with answering(
+    with serve_health(
         Health(stop, stalled_after_s=0.2, metrics=lambda: b"a 1\n"), "127.0.0.1", 0
     ) as port:
         assert get(port, "/readyz")[0] == 503, "it has yet to come round"
         stop.is_set()
         assert get(port, "/healthz") == (200, "ok\n")
         assert get(port, "/readyz")[0] == 200
-        others = threading.Thread(target=stop.wait, args=(0.5,))
-        others.start()
+        other_thread = threading.Thread(target=stop.wait, args=(0.5,))
+        other_thread.start()
         poll(lambda: get(port, "/healthz")[0] == 503)
-        others.join()
+        other_thread.join()
         assert get(port, "/healthz") == (503, "stalled\n"), "only the role's own thread counts"
         stop.is_set()
         assert get(port, "/healthz")[0] == 200
@@ -74,7 +74,7 @@ def test_a_loop_that_comes_round_is_alive_and_one_that_stalls_is_not():
 
 
 @pytest.mark.parametrize("role", ["router", "worker", "lake", "trainer"])
-def test_a_role_tells_that_it_goes_on(tmp_path, role, monkeypatch):
+def test_a_role_reports_its_progress(tmp_path, role, monkeypatch):
     from tests.ports import free_port
 
     from tailorbird.cli import run as roles
@@ -82,8 +82,8 @@ def test_a_role_tells_that_it_goes_on(tmp_path, role, monkeypatch):
     project, port, done = make_project(tmp_path / "shop"), free_port(), {}
     monkeypatch.setenv("TAILORBIRD_PROJECT", str(project.root))
     stop = ProgressEvent()
-    monkeypatch.setattr(roles, "_begin", lambda: stop)
-    monkeypatch.setattr("tailorbird.cli.run.leave", lambda status: None)
+    monkeypatch.setattr(roles, "_start_role", lambda: stop)
+    monkeypatch.setattr("tailorbird.cli.run.exit_process", lambda status: None)
 
     def play():
         stop._owner = threading.get_ident()
@@ -113,7 +113,7 @@ def test_a_role_tells_that_it_goes_on(tmp_path, role, monkeypatch):
     assert done == {"ended": True}
 
 
-def test_faults_are_refused_where_others_can_reach_the_process(tmp_path, monkeypatch):
+def test_faults_are_refused_on_reachable_addresses(tmp_path, monkeypatch):
     project = make_project(tmp_path / "shop")
     env = {
         "TAILORBIRD_FAULTS": "router.before_commit=kill@99",
@@ -131,24 +131,22 @@ def test_faults_are_refused_where_others_can_reach_the_process(tmp_path, monkeyp
         require_no_faults("::")
 
 
-def test_an_error_that_nobody_thought_of_is_logged_and_counted_and_ends_no_thread(
-    caplog, monkeypatch
-):
+def test_an_unexpected_error_is_logged_and_counted_and_ends_no_thread(caplog, monkeypatch):
     monkeypatch.setattr("tailorbird.loops.RETRY_S", 0.01)
-    looks = []
+    ticks = []
 
-    def look():
-        looks.append(1)
-        if len(looks) < 3:
-            raise ZeroDivisionError("of a look")
+    def tick():
+        ticks.append(1)
+        if len(ticks) < 3:
+            raise ZeroDivisionError("of a tick")
 
-    loop = PeriodicTask("watch of nothing", look, interval_s=0.01)
+    loop = PeriodicTask("watch of nothing", tick, interval_s=0.01)
     loop.start()
-    poll(lambda: len(looks) > 4)
+    poll(lambda: len(ticks) > 4)
     loop.stop()
     assert loop.failures == 2
-    assert "watch of nothing failed for the 2. time" in caplog.text
-    assert "ZeroDivisionError: of a look" in caplog.text
+    assert "watch of nothing failed (failure 2)" in caplog.text
+    assert "ZeroDivisionError: of a tick" in caplog.text
 
 
 def test_the_lag_is_measured_on_after_any_error(monkeypatch):
@@ -174,7 +172,7 @@ def test_the_lag_is_measured_on_after_any_error(monkeypatch):
     watch.stop()
 
 
-def test_the_catalogue_goes_on_after_any_error_and_counts_nothing_twice(tmp_path, monkeypatch):
+def test_the_catalogue_continues_after_any_error_and_counts_nothing_twice(tmp_path, monkeypatch):
     from tests.faults.test_pruning import CLOCK, send
 
     from tailorbird.router import Router
@@ -190,7 +188,7 @@ def test_the_catalogue_goes_on_after_any_error_and_counts_nothing_twice(tmp_path
     right = Catalogue(project.paths.routed)
     right.refresh()
     right.stop()
-    found, take, calls = Catalogue(project.paths.routed, poll_s=0.01), Catalogue._take, []
+    catalogue, take, calls = Catalogue(project.paths.routed, poll_s=0.01), Catalogue._take, []
 
     def failing(self, payload, p):
         calls.append(1)
@@ -200,8 +198,8 @@ def test_the_catalogue_goes_on_after_any_error_and_counts_nothing_twice(tmp_path
         return count
 
     monkeypatch.setattr(Catalogue, "_take", failing)
-    found.start()
-    poll(lambda: found._items.keys() == right._items.keys() and found.loop.done_at)
-    found.stop()
-    assert found.loop.failures == 1
-    assert found._items == right._items
+    catalogue.start()
+    poll(lambda: catalogue._items.keys() == right._items.keys() and catalogue.loop.done_at)
+    catalogue.stop()
+    assert catalogue.loop.failures == 1
+    assert catalogue._items == right._items

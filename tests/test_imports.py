@@ -166,7 +166,7 @@ def _imports(path: Path) -> list[tuple[int, str]]:
     """Each `tailorbird.X.Y` that a module imports, without the first part, with its line; imports
     in functions included.
     """
-    found: list[tuple[int, str]] = []
+    imports: list[tuple[int, str]] = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -177,12 +177,12 @@ def _imports(path: Path) -> list[tuple[int, str]]:
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        found += [
+        imports += [
             (node.lineno, name.removeprefix("tailorbird."))
             for name in names
             if name.startswith("tailorbird.")
         ]
-    return found
+    return imports
 
 
 def _rule(module: str) -> set[str]:
@@ -252,7 +252,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert not heavy & set(loaded)
 
 
-def test_no_library_keeps_count_of_what_is_done_for_somebody_else(tmp_path) -> None:
+def test_no_library_sends_usage_data(tmp_path) -> None:
     """ONNX Runtime would write a number for the machine and what it did into the home folder, and
     send it.
     """

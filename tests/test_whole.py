@@ -7,7 +7,7 @@ import pytest
 from tailorbird.whole import atomic_write, finish_shredding, shred, write_private
 
 
-def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
+def test_a_file_is_replaced_without_leftovers(tmp_path):
     path = tmp_path / "made" / "told.json"
     for data in (b"one", b"two"):
         atomic_write(path, data)
@@ -33,7 +33,7 @@ class Died(BaseException):
     """The process ended here."""
 
 
-def test_what_is_destroyed_is_whole_or_gone_wherever_it_is_killed(tmp_path, monkeypatch):
+def test_a_shredded_file_is_intact_or_deleted_at_any_crash(tmp_path, monkeypatch):
     path, content = tmp_path / "journal.json", b"whose it was" * 1_000
     for name in ("replace", "fsync", "unlink"):
         for number in range(1, 9):
@@ -63,7 +63,7 @@ def test_what_is_destroyed_is_whole_or_gone_wherever_it_is_killed(tmp_path, monk
             raise AssertionError(f"{name} was called eight times and more")
 
 
-def test_its_bytes_are_overwritten_before_its_name_goes(tmp_path):
+def test_bytes_are_overwritten_before_the_name_is_removed(tmp_path):
     path = tmp_path / "journal.json"
     write_private(path, b"whose it was")
     os.link(path, tmp_path / "the same bytes")

@@ -1,4 +1,4 @@
-"""Tailorbird: events in, recommendations out, and the proof that they helped.
+"""Recommendations, search and churn prediction from a stream of events.
 
     import tailorbird as tb
 
@@ -37,10 +37,9 @@ if TYPE_CHECKING:
     from tailorbird.ranking import Boost, Churn, Explore, Pin, Quota, Slot
     from tailorbird.version import __version__
 
-# Nothing is sent anywhere: these libraries would count what is done with them, and look only while
-# they are loaded.
-for _refusal in ("ORT_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY"):
-    os.environ.setdefault(_refusal, "1")
+# Tailorbird sends no usage data. These libraries would, and read the variables only on import.
+for _variable in ("ORT_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_variable, "1")
 
 _MODULES = {
     "tailorbird.client": ("AsyncClient", "Client"),
@@ -63,7 +62,7 @@ _MODULES = {
     "tailorbird.platform.training": ("TrainOptions",),
     "tailorbird.ranking": ("Boost", "Churn", "Explore", "Pin", "Quota", "Slot"),
 }
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "AsyncClient",
@@ -98,9 +97,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("tailorbird.version").__version__
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'tailorbird' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m tailorbird`: the command line, also where no script is on the path."""
+"""Run the command line as `python -m tailorbird`, for when no script is on the path."""
 
 from tailorbird.cli.main import run
 

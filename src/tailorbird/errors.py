@@ -1,20 +1,20 @@
-"""The one hierarchy of errors that a user may meet.
+"""The hierarchy of errors that users can meet.
 
-Each says what was wrong, where, and what to do. The command line prints the message and exits with
-`exit_status`, without a traceback; the HTTP side turns it into a body with `code`, `message` and
-`path`. Anything else that is raised is a bug in Tailorbird and keeps its traceback.
+Each error says what is wrong, where, and what to do. The command line prints the message without a
+traceback and exits with `exit_status`. The HTTP API returns a body with `code`, `message` and
+`path`. Any other exception is a bug in Tailorbird and keeps its traceback.
 """
 
 from collections.abc import Iterable
 
 
 class TailorbirdError(Exception):
-    """Something that the user, the operator or a file did, told in one sentence with its remedy.
+    """An error caused by a user, an operator or a file, with its remedy.
 
     Args:
-        message: what was wrong, what was expected and what was found.
+        message: what is wrong: the expected and the actual value.
         where: file and line, setting, table or path in the document (`$.context.country`).
-        fix: the command or the change that mends it.
+        fix: the command or the change that resolves it.
     """
 
     code = "error"
@@ -32,49 +32,51 @@ class TailorbirdError(Exception):
 
 
 class UsageError(TailorbirdError):
-    """A command or a call was given something that it cannot take."""
+    """A command or a call received an argument that it cannot accept."""
 
     code = "usage"
     exit_status = 2
 
 
 class ConfigError(TailorbirdError):
-    """`tailorbird.toml` or the environment holds a value that cannot be used."""
+    """`tailorbird.toml` or the environment has an invalid value."""
 
     code = "config"
     exit_status = 2
 
 
 class DeclarationError(TailorbirdError):
-    """`features.py` or `slots.py` declares something that cannot be built; names the line."""
+    """`features.py` or `slots.py` has an invalid declaration; the error names the line."""
 
     code = "declaration"
     exit_status = 2
 
 
 class InputError(TailorbirdError):
-    """A file or a stream to be read is missing, of another format, or damaged."""
+    """An input file or stream is missing, damaged or in another format."""
 
     code = "input"
 
 
 class LockedError(TailorbirdError):
-    """Another process is the writer of this file; a second writer is refused."""
+    """Another process already writes this file, which allows one writer."""
 
     code = "locked"
 
 
 class DamageError(TailorbirdError):
-    """Stored data does not match its checksum or the ledger; the role stops rather than go on with
-    wrong data.
+    """Stored data does not match its checksum or the ledger.
+
+    The role stops instead of continuing with wrong data.
     """
 
     code = "damage"
 
 
 class StorageError(TailorbirdError):
-    """A disk or a store refused: no space, no permission, an I/O error. What was acknowledged is
-    safe.
+    """A disk or a store failed: no space, no permission or an I/O error.
+
+    Acknowledged data is safe.
     """
 
     code = "storage"
@@ -87,32 +89,33 @@ class BundleError(TailorbirdError):
 
 
 class LeakError(TailorbirdError):
-    """A feature or a label looks past the moment that is predicted from: what is learned of it
-    would be worth nothing live.
+    """A feature or a label uses information from after the prediction time.
+
+    A model that learns from it would be useless on live traffic.
     """
 
     code = "leak"
 
 
 class NotReadyError(TailorbirdError):
-    """What was asked for does not exist yet (no model, no data); says which command makes it."""
+    """Something required does not exist yet, such as a model or data; names the command to run."""
 
     code = "not_ready"
 
 
 class LagError(NotReadyError):
-    """Rows stand in the logs that those who read them have not taken yet; letting them go on is the
-    remedy.
-    """
+    """Readers of the logs have not processed all rows yet, and must catch up first."""
 
 
 def suggest_name(
-    name: str, known: Iterable[str], otherwise: str, *, owner: str = "", cutoff: float = 0.6
+    name: str, names: Iterable[str], default: str, *, owner: str = "", cutoff: float = 0.6
 ) -> str:
-    """How to mend a name that is not known: the known one that is most like it, behind `owner`;
-    `otherwise` where none is.
-    """
-    from difflib import get_close_matches  # errors are loaded by every command, and few have one
+    """Return a hint with the most similar of `names`, or `default` if none is similar.
 
-    near = get_close_matches(name, list(known), 1, cutoff)
-    return f"did you mean {owner}{near[0]}?" if near else otherwise
+    `owner` is put in front of the suggested name.
+    """
+    # Imported here because every command loads this module and few fail.
+    from difflib import get_close_matches
+
+    matches = get_close_matches(name, list(names), 1, cutoff)
+    return f"did you mean {owner}{matches[0]}?" if matches else default

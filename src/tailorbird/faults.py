@@ -1,15 +1,14 @@
-"""Fault points: named places where a test can make the process die, fail or wait, and nothing
-otherwise.
+"""Fault points: named places where a test can make the process die, fail or wait.
 
-Production code calls `faults.at("router.before_commit")`, and `faults.cut("sqlite.sync")` where a
-mutant needs to know whether a safety measure is switched off. Without `TAILORBIRD_FAULTS` in the
-environment both do nothing.
+Production code calls `faults.at("router.before_commit")`, and `faults.is_disabled("sqlite.sync")`
+where a mutant may switch off a safety measure. Without `TAILORBIRD_FAULTS` in the environment both
+do nothing.
 
     TAILORBIRD_FAULTS="router.before_commit=kill@3;lake.after_data=raise;door.before_sync=stall:0.5"
 
 The number after `@` is the hit at which the fault fires (default 1), `2+` the second and all that
 follow, `2-9` up to the ninth. Actions: `kill` (SIGKILL to this process), `raise` (OSError EIO),
-`stall:SECONDS`, and `cut` (only read by `cut()`, which is then true).
+`stall:SECONDS`, and `cut` (read by `is_disabled`, which is then true).
 """
 
 import errno
@@ -25,7 +24,7 @@ from math import inf
 class _Fault:
     action: str
     argument: str
-    hit: int  # the first at which it fires
+    hit: int  # The first hit at which the fault fires.
     last: float
     hits: int = 0
 
@@ -38,10 +37,10 @@ def _configured_faults() -> dict[str, _Fault]:
         site, _, rest = entry.partition("=")
         action, _, hit = rest.partition("@")
         action, _, argument = action.partition(":")
-        first, _, last = hit.partition("-")
-        number = int(first.removesuffix("+") or 1)
+        start, _, stop = hit.partition("-")
+        first_hit = int(start.removesuffix("+") or 1)
         faults[site] = _Fault(
-            action, argument, number, inf if first.endswith("+") else int(last or number)
+            action, argument, first_hit, inf if start.endswith("+") else int(stop or first_hit)
         )
     return faults
 
@@ -66,6 +65,6 @@ def at(site: str) -> None:
 
 
 def is_disabled(site: str) -> bool:
-    """Whether a test switched the safety measure at `site` off, to show that the checks notice."""
+    """Return whether a test disabled the safety measure at `site`."""
     fault = _configured_faults().get(site)
     return fault is not None and fault.action == "cut"

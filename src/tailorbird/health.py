@@ -1,12 +1,12 @@
-"""A role without HTTP tells whether it goes on: `/healthz`, `/readyz` and `/metrics` on a port of
-its own, where one is asked for.
+"""Health probes and metrics of roles that have no HTTP server of their own.
 
-    /healthz   200 as long as the role's loop comes round; 503 once it has not for `stalled_after_s`, so that it is started again
-    /readyz    200 once it has come round for the first time
-    /metrics   what the role says of itself, for Prometheus
+    /healthz   200 while the role's main loop advances; 503 once it has not for
+               `stalled_after_s`, so that an orchestrator restarts it
+    /readyz    200 once the loop has completed its first round
+    /metrics   Prometheus metrics of the role
 
-The loop is followed by the event that each role asks whether to stop: asking is coming round. Only
-the thread that made it counts.
+Progress is observed through the stop event that the main loop polls. Only polls by the thread that
+created the event count.
 """
 
 import logging
@@ -25,62 +25,62 @@ log = logging.getLogger(__name__)
 
 
 class ProgressEvent(threading.Event):
-    """The event that tells a role to stop, which notes when the role asked last.
+    """A stop event that records when the role's main thread last polled it.
 
     Attributes:
-        rounds: how often its own thread asked.
+        rounds: how often its own thread polled it.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._owner = threading.get_ident()
         self.rounds = 0
-        self._asked_at = time.monotonic()
+        self._polled_at = time.monotonic()
 
-    def on_signals(self, *numbers: int) -> None:
-        """Be set by these signals, by a thread of its own.
+    def set_on_signals(self, *signal_numbers: int) -> None:
+        """Set the event when one of these signals arrives, from a thread of its own.
 
-        A handler runs in the midst of what the main thread does, which may be `wait`: to set the
-        event there would wait for a lock that the main thread holds, for ever.
+        A signal handler interrupts the main thread, which may be inside `wait`. Setting the event
+        there would deadlock on a lock that the main thread holds.
         """
-        told, tell = os.pipe()
-        os.set_blocking(tell, False)
-        for number in numbers:
-            signal.signal(number, lambda *_: os.write(tell, b"\0"))
+        read_fd, write_fd = os.pipe()
+        os.set_blocking(write_fd, False)
+        for signal_number in signal_numbers:
+            signal.signal(signal_number, lambda *_: os.write(write_fd, b"\0"))
 
         def listen() -> None:
-            os.read(told, 1)
+            os.read(read_fd, 1)
             self.set()
 
-        threading.Thread(target=listen, name="told to stop", daemon=True).start()
+        threading.Thread(target=listen, name="stop listener", daemon=True).start()
 
     def is_set(self) -> bool:
-        self._note()
+        self._record_poll()
         return super().is_set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        self._note()
-        told = super().wait(timeout)
-        self._note()
-        return told
+        self._record_poll()
+        is_set = super().wait(timeout)
+        self._record_poll()
+        return is_set
 
     def age_s(self) -> float:
-        """How long ago the role came round."""
-        return time.monotonic() - self._asked_at
+        """Return the seconds since the role last polled the event."""
+        return time.monotonic() - self._polled_at
 
-    def _note(self) -> None:
+    def _record_poll(self) -> None:
         if threading.get_ident() == self._owner:
             self.rounds += 1
-            self._asked_at = time.monotonic()
+            self._polled_at = time.monotonic()
 
 
 class Health:
-    """What a role is asked.
+    """Liveness, readiness and metrics of a role.
 
     Args:
-        stalled_after_s: after how long without coming round it counts as stalled; 0: never, for one
-            whose steps may take hours.
-        metrics: the text of `/metrics`.
+        stalled_after_s: seconds without a poll after which the role counts as stalled; 0: never,
+            for a role whose steps can take hours.
+        metrics: returns the text of `/metrics`.
     """
 
     def __init__(
@@ -88,45 +88,46 @@ class Health:
     ) -> None:
         self._stop, self._stalled_after_s, self.metrics = stop, stalled_after_s, metrics
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return not self._stalled_after_s or self._stop.age_s() < self._stalled_after_s
 
-    def ready(self) -> bool:
-        return self._stop.rounds > 0 and self.alive()
+    def is_ready(self) -> bool:
+        return self._stop.rounds > 0 and self.is_alive()
 
 
 @contextmanager
-def answering(health: Health, host: str, port: int) -> Iterator[int]:
-    """Answer in a thread as long as the block lasts; on which port. Raises UsageError where it is
-    taken, or the address is not ours.
+def serve_health(health: Health, host: str, port: int) -> Iterator[int]:
+    """Serve the probes from a thread for the duration of the block and yield the port.
+
+    Raises UsageError if the port is taken or the address is not local.
     """
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = 5  # of a connection that says nothing
+        timeout = 5  # Seconds for an idle connection.
         server_version, sys_version = "tailorbird", ""
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == "/healthz":
-                self._answer(
-                    200 if health.alive() else 503, b"ok\n" if health.alive() else b"stalled\n"
+                self._respond(
+                    200 if health.is_alive() else 503,
+                    b"ok\n" if health.is_alive() else b"stalled\n",
                 )
             elif path == "/readyz":
-                self._answer(
-                    200 if health.ready() else 503, b"ready\n" if health.ready() else b"not ready\n"
+                self._respond(
+                    200 if health.is_ready() else 503,
+                    b"ready\n" if health.is_ready() else b"not ready\n",
                 )
             elif path == "/metrics":
                 try:
-                    self._answer(200, health.metrics())
-                except (
-                    Exception
-                ):  # a figure that cannot be had is no reason to say nothing in the log
-                    log.exception("the metrics could not be told")
-                    self._answer(500, b"failed\n")
+                    self._respond(200, health.metrics())
+                except Exception:  # A failing metric must not take the probe down.
+                    log.exception("the metrics cannot be collected")
+                    self._respond(500, b"failed\n")
             else:
-                self._answer(404, b"/healthz, /readyz and /metrics are here\n")
+                self._respond(404, b"/healthz, /readyz and /metrics are here\n")
 
-        def _answer(self, status: int, body: bytes) -> None:
+        def _respond(self, status: int, body: bytes) -> None:
             self.send_response(status)
             self.send_header("content-type", TEXT)
             self.send_header("content-length", str(len(body)))
@@ -134,7 +135,7 @@ def answering(health: Health, host: str, port: int) -> Iterator[int]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nothing: probes ask every few seconds."""
+            """Skip the request log, because probes arrive every few seconds."""
 
     try:
         server = ThreadingHTTPServer((host, port), Handler)

@@ -1,7 +1,7 @@
-"""One process a file: an advisory lock (flock) beside the file, held as long as its writer is open.
+"""Advisory file locks (flock) that allow one writer process per file.
 
-The kernel lets go of it when the process dies, however it dies. The lock file stays, with the last
-holder's process id.
+The kernel releases a lock when its process dies. The lock file stays and holds the process id of
+its last owner.
 """
 
 import fcntl
@@ -13,14 +13,14 @@ from tailorbird.errors import LockedError, StorageError
 
 
 class FileLock:
-    """Holds `PATH.lock`. Raises LockedError at once if another writer, of this process or another,
-    has it.
+    """A lock on `PATH.lock`; raises LockedError at once if another writer holds it.
 
-    With `shared`, others that share it may hold it too, and one that does not share may not.
+    The other writer can be in this process or in another one. A `shared` lock admits other shared
+    locks and excludes exclusive ones.
     """
 
     def __init__(self, path: Path, *, shared: bool = False) -> None:
-        def in_use(holder: str) -> LockedError:
+        def lock_error(holder: str) -> LockedError:
             fix = f"stop process {holder}, or start this one under another name"
             return LockedError(
                 f"process {holder} is writing this file; it can have one writer",
@@ -29,27 +29,27 @@ class FileLock:
             )
 
         self.path = path.with_name(path.name + ".lock")
-        self._file = acquire(self.path, in_use, shared=shared)
+        self._file = acquire(self.path, lock_error, shared=shared)
 
     def release(self) -> None:
-        """Let the next writer in; harmless when already released."""
+        """Release the lock; does nothing if it is released already."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
 
-def acquire(file: Path, busy: Callable[[str], LockedError], *, shared: bool = False) -> int:
-    """The descriptor of a lock file that is made and stays, held until it is closed.
+def acquire(file: Path, to_error: Callable[[str], LockedError], *, shared: bool = False) -> int:
+    """Create a lock file if needed, lock it, and return the descriptor, which holds the lock.
 
     Args:
-        busy: what to say where another has it, whose process id it is told.
+        to_error: makes the error from the process id of the lock's owner.
     Raises:
-        LockedError: what `busy` says.
-        StorageError: the file cannot be made.
+        LockedError: another process or object holds the lock.
+        StorageError: the file cannot be created.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        held = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise StorageError(
             f"cannot make the lock file: {error.strerror}",
@@ -57,11 +57,11 @@ def acquire(file: Path, busy: Callable[[str], LockedError], *, shared: bool = Fa
             fix="make the folder writable, or choose another",
         ) from error
     try:
-        fcntl.flock(held, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
-        holder = os.pread(held, 32, 0).decode(errors="replace").strip() or "(unknown)"
-        os.close(held)
-        raise busy(holder) from None
-    os.ftruncate(held, 0)
-    os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
-    return held
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "(unknown)"
+        os.close(descriptor)
+        raise to_error(holder) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor

@@ -1,9 +1,8 @@
-"""Threads that look after something until they are told to stop, and that no error ends: it is
-logged whole, counted, and they go on.
+"""Periodic background tasks whose thread survives unexpected errors.
 
-What is expected to fail, and how it is told, is for the function that looks; here comes only what
-nobody thought of. Such a thread would otherwise end in silence, and what it looks after would stay
-as it was last for ever.
+An unexpected error is logged with its traceback and counted, and the task runs again. Without that
+the thread would end silently and its results would stay stale. Expected errors are for the function
+of the task to handle.
 """
 
 import logging
@@ -14,38 +13,38 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-RETRY_S = 1.0  # after a failure, or as long as it rests anyway, if that is longer
+RETRY_S = 1.0  # After a failure, unless the interval is longer.
 log = logging.getLogger(__name__)
 
 
 class PeriodicTask:
-    """Calls `look` again and again in a thread.
+    """Calls `tick` periodically in a thread.
 
     Args:
-        first: look at once, rather than after the first rest.
-        failed: called after a failure, to let go of what may be broken.
+        run_at_start: run the first tick at once instead of after one interval.
+        on_failure: called after a failed tick, to drop resources that may be broken.
     Attributes:
-        name: of the thread, as it stands in the log and in metrics.
-        failures: how often `look` raised.
-        done_at: when it last ended well, monotonic; 0 before that.
+        name: name of the thread, in the log and in metrics.
+        failures: number of ticks that raised.
+        done_at: monotonic time of the last successful tick; 0 before the first.
 
-    >>> loop = Loop("example", lambda: None, every_s=0.01)
-    >>> loop.start(); loop.stop(); loop.failures
+    >>> task = PeriodicTask("example", lambda: None, interval_s=0.01)
+    >>> task.start(); task.stop(); task.failures
     0
     """
 
     def __init__(
         self,
         name: str,
-        look: Callable[[], object],
+        tick: Callable[[], object],
         *,
         interval_s: float,
         run_at_start: bool = True,
         on_failure: Callable[[], object] | None = None,
     ) -> None:
-        self.name, self._look, self._every_s, self._first, self._failed = (
+        self.name, self._tick, self._interval_s, self._run_at_start, self._on_failure = (
             name,
-            look,
+            tick,
             interval_s,
             run_at_start,
             on_failure,
@@ -60,49 +59,49 @@ class PeriodicTask:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it, once the look under way is over; harmless where it was not started."""
+        """Stop the task after the current tick; does nothing if it was not started."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
 
     @property
     def is_stopping(self) -> bool:
-        """Whether it was told to stop: for a look that takes long."""
+        """Return whether `stop` was called, so that a long tick can end early."""
         return self._stop.is_set()
 
     def pause(self, seconds: float) -> None:
-        """Wait, within a look, but not beyond the end."""
+        """Wait inside a tick, but not beyond `stop`."""
         self._stop.wait(seconds)
 
     def _run(self) -> None:
-        if not self._first and self._stop.wait(self._every_s):
+        if not self._run_at_start and self._stop.wait(self._interval_s):
             return
         while not self._stop.is_set():
-            rest_s = self._every_s
+            wait_s = self._interval_s
             try:
-                self._look()
+                self._tick()
                 self.done_at = time.monotonic()
-            except Exception:  # whatever it is
+            except Exception:
                 self.failures += 1
-                log.exception("%s failed for the %d. time, and goes on", self.name, self.failures)
-                rest_s = max(RETRY_S, rest_s)
-                self._let_go()
-            self._stop.wait(rest_s)
+                log.exception("%s failed (failure %d) and is run again", self.name, self.failures)
+                wait_s = max(RETRY_S, wait_s)
+                self._handle_failure()
+            self._stop.wait(wait_s)
 
-    def _let_go(self) -> None:
+    def _handle_failure(self) -> None:
         try:
-            if self._failed is not None:
-                self._failed()
-        except Exception:  # as above
-            log.exception("%s could not let go of what failed", self.name)
+            if self._on_failure is not None:
+                self._on_failure()
+        except Exception:
+            log.exception("%s could not clean up after the failure", self.name)
 
 
 def exit_process(status: int) -> NoReturn:
-    """End the process at once, after everything was flushed.
+    """Flush all output and end the process without running destructors.
 
-    The threads of deltalake and DuckDB may abort a process that ends in the usual way ("terminate
-    called without an active exception"), after its work was done; a supervisor would take that for
-    a failure.
+    Threads of deltalake and DuckDB can abort a process that exits normally ("terminate called
+    without an active exception") although its work is done. A supervisor would take that for a
+    failure.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,13 +1,11 @@
-"""Where a lake or a registry is: a folder of this machine, or the objects below a prefix of a
-bucket that speaks S3's protocol.
+"""Storage of a lake or a registry: a local folder, or a prefix of an S3 bucket.
 
-    place_of("s3://bucket/prefix", root)   → ObjectPath; address and credentials by AWS_ variables
-    place_of("data/lake", root)            → Path
+    open_storage("s3://bucket/prefix", root)   → ObjectPath; endpoint and credentials: AWS_*
+    open_storage("data/lake", root)            → Path
 
-An `ObjectPath` has the part of `pathlib.Path` that lake and registry use, so that both read alike.
-What differs is said where it matters: an object is there whole or not at all, nothing has to be
-synced, nothing can be appended to, and of two writers of one name the storage itself lets one
-through (`put_new`, `put_if`). How the lake writes on either is `lake.durable`.
+`ObjectPath` implements the part of `pathlib.Path` that lake and registry use. An object is written
+atomically, needs no sync and cannot be appended to. When two writers create one name, the storage
+admits one of them (`put_new`, `put_if`). `lake.durable` writes to either kind.
 """
 
 import errno
@@ -25,34 +23,38 @@ from tailorbird.errors import ConfigError, NotReadyError, StorageError
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
-TIMEOUT_S = 30  # of one request
+TIMEOUT_S = 30  # For one request.
 RETRIES = 5
-RETRY_S = 60  # for which a request that failed is tried again
+RETRY_S = 60  # How long a failed request is retried.
 
 _URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?\Z")
 _ESCAPED = re.compile(r"%[0-9A-Fa-f]{2}")
-_ADDRESS = "is it there? AWS_ENDPOINT_URL says where, the AWS_ variables with which credentials"
-_CREDENTIALS = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do in the bucket"
-_UNSAFE = "AWS_S3_ALLOW_UNSAFE_RENAME"
+_ENDPOINT_HINT = (
+    "is it there? AWS_ENDPOINT_URL says where, the AWS_ variables with which credentials"
+)
+_CREDENTIALS_HINT = (
+    "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do in the bucket"
+)
+_UNSAFE_RENAME_VARIABLE = "AWS_S3_ALLOW_UNSAFE_RENAME"
 
 
 class StaleError(OSError):
-    """An object is no longer the one that was read: somebody else wrote it."""
+    """An object has changed since it was read, because another writer replaced it."""
 
 
 class UnreachableError(StorageError, OSError):
-    """The storage refused, or did not answer."""
+    """The storage denied the request or did not respond."""
 
 
 class Stat(NamedTuple):
-    """What a listing says of an object."""
+    """Size and modification time of an object, as `os.stat` names them."""
 
     st_size: int
     st_mtime: float
 
 
 class Bucket:
-    """One bucket, opened when it is first used; shared by all paths below it."""
+    """One bucket, whose client is opened on first use and shared by all paths below it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -65,19 +67,18 @@ class Bucket:
         return self._store
 
     def __getstate__(self) -> dict[str, object]:
-        return {
-            "name": self.name,
-            "_store": None,
-        }  # a connection does not travel to another process
+        # A connection cannot be pickled for another process.
+        return {"name": self.name, "_store": None}
 
 
 class ObjectPath:
-    """An object, or all objects below it, as a path. Immutable; comparing and joining touch no
-    network.
+    """An object, or all objects below a prefix, as a path.
+
+    It is immutable. Comparing and joining paths do not touch the network.
 
     Raises:
-        FileNotFoundError, FileExistsError, StaleError, OSError: as the same on a disk would, from
-        all that touches the network.
+        FileNotFoundError, FileExistsError, StaleError, OSError: as the same operation on a disk
+        would raise, from every method that uses the network.
     """
 
     __slots__ = ("_bucket", "key")
@@ -86,8 +87,10 @@ class ObjectPath:
         self._bucket = bucket
         self.key = key
 
-    def __truediv__(self, below: str | PurePosixPath) -> "ObjectPath":
-        return ObjectPath(self._bucket, f"{self.key}/{below}" if self.key else str(below))
+    def __truediv__(self, relative_path: str | PurePosixPath) -> "ObjectPath":
+        return ObjectPath(
+            self._bucket, f"{self.key}/{relative_path}" if self.key else str(relative_path)
+        )
 
     def __str__(self) -> str:
         return f"s3://{self._bucket.name}/{self.key}" if self.key else f"s3://{self._bucket.name}"
@@ -132,25 +135,25 @@ class ObjectPath:
         return self.read_tagged()[0]
 
     def read_tagged(self) -> tuple[bytes, str]:
-        """The content, and the tag by which `put_if` knows whether it is still the same."""
+        """Return the content and the tag with which `put_if` detects a change."""
         import obstore
 
-        with _as_disk(self):
-            found = obstore.get(self._bucket.store, self.key)
-            return bytes(found.bytes()), found.meta["e_tag"] or ""
+        with _raise_os_errors(self):
+            response = obstore.get(self._bucket.store, self.key)
+            return bytes(response.bytes()), response.meta["e_tag"] or ""
 
     def write_bytes(self, data: bytes | memoryview) -> None:
-        """Put an object there, whatever was there before."""
+        """Write an object, replacing any existing one."""
         import obstore
 
-        with _as_disk(self):
+        with _raise_os_errors(self):
             obstore.put(self._bucket.store, self.key, bytes(data), use_multipart=False)
 
     def put_new(self, data: bytes | memoryview) -> str:
-        """Put an object of a new name; its tag. Raises FileExistsError if there is one."""
+        """Create an object and return its tag; raises FileExistsError if the name is taken."""
         import obstore
 
-        with _as_disk(self):
+        with _raise_os_errors(self):
             return (
                 obstore.put(
                     self._bucket.store, self.key, bytes(data), mode="create", use_multipart=False
@@ -159,12 +162,13 @@ class ObjectPath:
             )
 
     def put_if(self, data: bytes | memoryview, tag: str) -> str:
-        """Put an object in the place of the one that has this tag; the new one's tag. Raises
-        StaleError if another is there.
+        """Replace the object that has this tag and return the new tag.
+
+        Raises StaleError if the object has changed.
         """
         import obstore
 
-        with _as_disk(self):
+        with _raise_os_errors(self):
             return (
                 obstore.put(
                     self._bucket.store,
@@ -179,7 +183,7 @@ class ObjectPath:
     def stat(self) -> Stat:
         import obstore
 
-        with _as_disk(self):
+        with _raise_os_errors(self):
             meta = obstore.head(self._bucket.store, self.key)
         return Stat(meta["size"], meta["last_modified"].timestamp())
 
@@ -191,29 +195,32 @@ class ObjectPath:
         return True
 
     def is_dir(self) -> bool:
-        return any(True for _ in self._below())
+        return any(True for _ in self._keys_below())
 
     def exists(self) -> bool:
         return self.is_file() or self.is_dir()
 
     def iterdir(self) -> Iterator["ObjectPath"]:
-        """What is directly below, objects and folders of objects."""
+        """Yield the objects and folders directly below."""
         names = dict.fromkeys(
-            key[len(self.key) + 1 if self.key else 0 :].partition("/")[0] for key in self._below()
+            key[len(self.key) + 1 if self.key else 0 :].partition("/")[0]
+            for key in self._keys_below()
         )
         yield from (self / name for name in names)
 
     def rglob(self, pattern: str) -> Iterator["ObjectPath"]:
-        """Objects at any depth below whose name is like the pattern."""
-        found = [key for key in self._below() if fnmatchcase(key.rpartition("/")[2], pattern)]
-        yield from (ObjectPath(self._bucket, key) for key in found)
+        """Yield the objects at any depth below whose name matches the pattern."""
+        matches = [
+            key for key in self._keys_below() if fnmatchcase(key.rpartition("/")[2], pattern)
+        ]
+        yield from (ObjectPath(self._bucket, key) for key in matches)
 
     def glob(self, pattern: str) -> Iterator["ObjectPath"]:
-        """Objects below whose path is like the pattern, part by part."""
+        """Yield the objects below whose path matches the pattern, part by part."""
         parts = pattern.split("/")
-        for key in self._below():
-            below = key[len(self.key) + 1 if self.key else 0 :].split("/")
-            if len(below) == len(parts) and all(map(fnmatchcase, below, parts)):
+        for key in self._keys_below():
+            parts_below = key[len(self.key) + 1 if self.key else 0 :].split("/")
+            if len(parts_below) == len(parts) and all(map(fnmatchcase, parts_below, parts)):
                 yield ObjectPath(self._bucket, key)
 
     def unlink(self, missing_ok: bool = False) -> None:
@@ -221,22 +228,22 @@ class ObjectPath:
 
         if not missing_ok:
             self.stat()
-        with _as_disk(self):
+        with _raise_os_errors(self):
             obstore.delete(self._bucket.store, self.key)
 
     def rename(self, target: "ObjectPath") -> "ObjectPath":
-        """Copy, then delete: a crash between the two leaves both."""
+        """Copy, then delete; a crash between the two leaves both objects."""
         import obstore
 
-        with _as_disk(self):
+        with _raise_os_errors(self):
             obstore.copy(self._bucket.store, self.key, target.key)
             obstore.delete(self._bucket.store, self.key)
         return target
 
-    def _below(self) -> Iterator[str]:
+    def _keys_below(self) -> Iterator[str]:
         import obstore
 
-        with _as_disk(self):
+        with _raise_os_errors(self):
             for chunk in obstore.list(self._bucket.store, f"{self.key}/" if self.key else None):
                 yield from (meta["path"] for meta in chunk)
 
@@ -244,43 +251,45 @@ class ObjectPath:
 Storage: TypeAlias = Path | ObjectPath
 
 
-def require_plain_path(path: Path) -> None:
-    """Raise ConfigError where a lake could not lie at a path."""
+def require_unescaped_path(path: Path) -> None:
+    """Raise ConfigError if Delta Lake could not store a lake at this path."""
     if _ESCAPED.search(str(path)):
         fix = "rename the folder: Delta Lake reads the path as a URL, and would look elsewhere"
         raise ConfigError("its data lie at a path with % and two digits", where=str(path), fix=fix)
 
 
-def open_storage(address: str, root: Path, environ: Mapping[str, str] | None = None) -> Storage:
-    """A folder below `root`, or with `s3://` a prefix of a bucket. Touches no network.
+def open_storage(uri: str, root: Path, environ: Mapping[str, str] | None = None) -> Storage:
+    """Return the folder below `root`, or the bucket prefix of an `s3://` URI.
+
+    Does not touch the network.
 
     Raises:
-        ConfigError: an address of another kind, no library for it, or an environment that would
-            give up what keeps a lake whole.
+        ConfigError: the URI has another scheme, or the environment disables the conditional writes
+            that protect a lake.
 
-    >>> str(place_of("s3://shop-data/tailorbird/", Path("."), {}))
+    >>> str(open_storage("s3://shop-data/tailorbird/", Path("."), {}))
     's3://shop-data/tailorbird'
     """
     environ = os.environ if environ is None else environ
-    if "://" not in address:
-        return root / address
-    match = _URL.match(address)
+    if "://" not in uri:
+        return root / uri
+    match = _URL.match(uri)
     if match is None:
         raise ConfigError(
-            f"expected a folder or s3://bucket/prefix, got {address!r}",
+            f"expected a folder or s3://bucket/prefix, got {uri!r}",
             fix="other storage is reached by its S3 protocol",
         )
-    if environ.get(_UNSAFE, "").lower() in ("1", "true", "yes", "on"):
+    if environ.get(_UNSAFE_RENAME_VARIABLE, "").lower() in ("1", "true", "yes", "on"):
         raise ConfigError(
             "lets two writers overwrite each other's commits",
-            where=_UNSAFE,
+            where=_UNSAFE_RENAME_VARIABLE,
             fix="unset it; this storage needs conditional writes",
         )
     return ObjectPath(Bucket(match[1]), (match[2] or "").strip("/"))
 
 
 def client_options(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What a client of the storage is told besides the environment's AWS_ variables."""
+    """Return the client options to pass besides the AWS_ variables of the environment."""
     environ = os.environ if environ is None else environ
     endpoint = (
         environ.get("AWS_ENDPOINT_URL_S3")
@@ -326,17 +335,17 @@ def _open(bucket: str) -> "S3Store":
                 if name in ("aws_endpoint", "aws_region")
             },
         )
-    except Exception as error:  # obstore raises its own
+    except Exception as error:  # Obstore raises exceptions of its own types.
         raise ConfigError(
-            f"cannot be used: {_short(error)}",
+            f"cannot be used: {_first_line(error)}",
             where=f"s3://{bucket}",
             fix="check the AWS_ variables",
         ) from None
 
 
 @contextmanager
-def _as_disk(path: ObjectPath) -> Iterator[None]:
-    """Raise what a disk would raise."""
+def _raise_os_errors(path: ObjectPath) -> Iterator[None]:
+    """Translate storage errors to the exceptions of a disk."""
     from obstore.exceptions import (
         AlreadyExistsError,
         BaseError,
@@ -355,13 +364,15 @@ def _as_disk(path: ObjectPath) -> Iterator[None]:
         raise StaleError(errno.ESTALE, "the object is another one by now", str(path)) from error
     except (PermissionDeniedError, UnauthenticatedError) as error:
         raise UnreachableError(
-            "the object storage denies access", where=str(path), fix=_CREDENTIALS
+            "the object storage denies access", where=str(path), fix=_CREDENTIALS_HINT
         ) from error
     except BaseError as error:
         raise UnreachableError(
-            f"the object storage did not answer: {_short(error)}", where=str(path), fix=_ADDRESS
+            f"the object storage did not answer: {_first_line(error)}",
+            where=str(path),
+            fix=_ENDPOINT_HINT,
         ) from error
 
 
-def _short(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

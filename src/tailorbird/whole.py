@@ -1,20 +1,21 @@
-"""Small files that are there whole or not at all: written beside their place, and renamed into it.
+"""Atomic writes of small files: written next to the target and renamed into place.
 
-A reader sees the old file or the new one. Whether the new one outlives a power cut is promised by
-`write_private` only: what else must is synced by who owns it.
+A reader sees the old file or the new one. Only `write_private` guarantees that the new file
+survives a power failure. For other files that is up to the caller.
 """
 
 import os
 from contextlib import suppress
 from pathlib import Path
 
-_GONE = ".gone"
+_DELETED_SUFFIX = ".gone"
 FileStamp = tuple[int, int, int]
 
 
 def file_stamp(path: Path) -> FileStamp | None:
-    """What tells one state of a file from another, without reading it; None where there is none. A
-    rename makes a new inode.
+    """Return a stamp that changes whenever a file is replaced, or None if there is no file.
+
+    A rename creates a new inode, so the content need not be read.
     """
     try:
         stat = path.stat()
@@ -24,19 +25,19 @@ def file_stamp(path: Path) -> FileStamp | None:
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Put `data` in the place of what stands at `path`; its folder is made if it is not there."""
+    """Replace the file at `path` atomically, creating its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
+        draft.write_bytes(data)
+        os.replace(draft, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """As `atomic_write`, readable for its owner alone, and on the disk when this returns."""
+    """Replace a file atomically and durably, readable only by its owner."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".new")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -48,36 +49,36 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def shred(path: Path) -> None:
-    """Delete what `write_private` wrote, overwritten before, and its draft; harmless where there is
-    none.
+    """Overwrite and delete a file that `write_private` wrote, and its draft.
 
-    Whoever dies on the way leaves the file as it was, or none of that name: `finish_shredding` finds
-    what is left then.
+    Does nothing if there is no file. A crash part-way leaves either the old file or one under a
+    temporary name, which `finish_shredding` removes.
     """
     finish_shredding(path)
-    for each in (path.with_name(path.name + ".new"), path):
+    for file in (path.with_name(path.name + ".new"), path):
         with suppress(FileNotFoundError):
-            os.replace(each, path.with_name(path.name + _GONE))
+            os.replace(file, path.with_name(path.name + _DELETED_SUFFIX))
             sync_folder(path.parent)
             finish_shredding(path)
 
 
 def finish_shredding(path: Path) -> None:
-    """Bring to its end what `destroy` began; harmless where there is nothing, and beside another
-    that does the same.
+    """Complete an interrupted `shred`.
+
+    Does nothing if there is nothing left to do, and is safe while another process does the same.
     """
-    gone = path.with_name(path.name + _GONE)
+    deleted = path.with_name(path.name + _DELETED_SUFFIX)
     with suppress(FileNotFoundError):
-        with gone.open("r+b") as file:
-            file.write(bytes(gone.stat().st_size))
+        with deleted.open("r+b") as file:
+            file.write(bytes(deleted.stat().st_size))
             file.flush()
             os.fsync(file.fileno())
-        gone.unlink()
+        deleted.unlink()
         sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder survive a power cut."""
+    """Sync a folder, so that its file names survive a power failure."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

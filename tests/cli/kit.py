@@ -15,10 +15,12 @@ from tailorbird.cli.demo.world import with_experiment
 EXAMPLE_USER = "u000001"
 
 
-def environment(**more: str) -> dict[str, str]:
-    """The environment without what another project's settings might have left in it."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TAILORBIRD_")}
-    return {**kept, "COLUMNS": "200", **more}
+def environment(**overrides: str) -> dict[str, str]:
+    """Return the environment without the settings of another project."""
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith("TAILORBIRD_")
+    }
+    return {**inherited, "COLUMNS": "200", **overrides}
 
 
 def tailorbird(
@@ -73,24 +75,24 @@ def each(
     subprocess.run(
         program, cwd=cwd, env=environment(), stdin=subprocess.DEVNULL, timeout=1_200, check=True
     )
-    found = []
+    results = []
     for number, words in enumerate(commands):
         status, out, err = (
             (folder / f"{number}.{name}").read_text() for name in ("status", "out", "err")
         )
-        found.append(subprocess.CompletedProcess(list(words), int(status), out, err))
-    return found
+        results.append(subprocess.CompletedProcess(list(words), int(status), out, err))
+    return results
 
 
 def must(*words: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
-    """What a command prints that has to succeed."""
+    """Run a command that must succeed, and return its output."""
     done = tailorbird(*words, cwd=cwd, env=env)
     assert done.returncode == 0, f"{words}: {done.stdout}\n{done.stderr}"
     return done.stdout
 
 
 def must_json(*words: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Any:
-    """The JSON object that a command prints that has to succeed."""
+    """Run a command that must succeed, and return its JSON object."""
     return json.loads(must(*words, "--json", cwd=cwd, env=env))
 
 
@@ -100,21 +102,19 @@ def refused(
     """Assert that a command said exactly one sentence on stderr, perhaps with a remedy, and no
     traceback.
     """
-    told = [line for line in done.stderr.splitlines() if line.strip()]
-    errors = [line for line in told if line.startswith("error: ")]
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
     assert "Traceback" not in done.stderr + done.stdout, done.stderr
     assert done.returncode not in (0, None), done.stdout
     assert status is None or done.returncode == status, done.stderr
     assert len(errors) == 1, done.stderr
-    assert all(line.startswith(("error: ", "  fix: ")) for line in told), done.stderr
+    assert all(line.startswith(("error: ", "  fix: ")) for line in lines), done.stderr
     for text in expected:
         assert text in done.stderr, done.stderr
 
 
 def make_shop(folder: Path) -> Path:
-    """A project with six days of history, a model that answers, and the experiment that slots.py
-    shows.
-    """
+    """Create a project with six days of history, a live model, and the experiment of slots.py."""
     must("init", folder)
     slots = folder / "slots.py"
     slots.write_text(with_experiment(slots.read_text()))
@@ -146,7 +146,7 @@ def make_shop(folder: Path) -> Path:
 
 
 def small_shop(folder: Path) -> Path:
-    """A project with five days of a simulated shop in its lake."""
+    """Create a project with five days of a simulated shop in its lake."""
     must("init", folder)
     must(
         "-C",

@@ -122,13 +122,13 @@ WRONG_USE = [
 
 
 @pytest.fixture(scope="module")
-def of_wrong_use(
+def wrong_use_results(
     untouched: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> list[subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("wrong")
-    project, said = shutil.copytree(untouched, folder / "fresh"), folder / "said"
-    said.mkdir()
-    return each([words for words, _, _ in WRONG_USE], said, cwd=project)
+    project, output_folder = shutil.copytree(untouched, folder / "fresh"), folder / "said"
+    output_folder.mkdir()
+    return each([words for words, _, _ in WRONG_USE], output_folder, cwd=project)
 
 
 @pytest.mark.slow
@@ -182,20 +182,20 @@ def test_a_wrong_variable(fresh: Path) -> None:
 
 
 @pytest.mark.slow
-def test_rows_that_cannot_be_read_are_kept_and_the_rest_is_imported(fresh: Path) -> None:
-    wrong = [
+def test_unreadable_rows_are_quarantined_and_the_rest_is_imported(fresh: Path) -> None:
+    invalid_rows = [
         "not json",
         '{"event_id": "e2", "type": "click", "ts": "2026-01-02T03:04:05Z", "user_id": 5, '
         '"item_id": "i"}',
     ]
-    (fresh / "events.jsonl").write_text("\n".join([EVENT, *wrong]) + "\n")
+    (fresh / "events.jsonl").write_text("\n".join([EVENT, *invalid_rows]) + "\n")
     done = tailorbird("import", "tailorbird", "events.jsonl", cwd=fresh)
     assert done.returncode == 0, done.stderr
     assert "Imported 1 of 3 rows" in done.stdout
     assert "events.jsonl:2: $: expected JSON" in done.stdout
     assert "events.jsonl:3: $.user_id: expected" in done.stdout
-    found = must_json("lake", "quarantine", cwd=fresh)
-    assert {sample["body"] for sample in found["samples"]} == set(wrong)
+    quarantine = must_json("lake", "quarantine", cwd=fresh)
+    assert {sample["body"] for sample in quarantine["samples"]} == set(invalid_rows)
     refused(
         tailorbird("lake", "quarantine", "--reason", "bad_tim", cwd=fresh),
         "the reasons there are: malformed_json, wrong_type",
@@ -221,7 +221,7 @@ def test_rows_that_cannot_be_read_are_kept_and_the_rest_is_imported(fresh: Path)
     assert "lake ledger: restore it from the backup" in tailorbird("doctor", cwd=fresh).stdout
 
 
-def test_a_file_of_which_nothing_can_be_read_is_an_error_and_is_kept(fresh: Path) -> None:
+def test_a_fully_unreadable_file_is_an_error_and_is_quarantined(fresh: Path) -> None:
     (fresh / "events.jsonl").write_text("not json\nnor this\n")
     done = tailorbird("import", "tailorbird", "events.jsonl", cwd=fresh)
     refused(done, "none of its 2 rows is an event", "tailorbird lake quarantine", status=1)
@@ -276,7 +276,7 @@ def test_a_folder_below_data_that_cannot_be_made(fresh: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_port_in_use_that_was_asked_for(fresh: Path) -> None:
+def test_an_explicit_port_in_use_is_an_error(fresh: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -353,25 +353,24 @@ def test_a_query_is_bound_in_time_and_memory(shop: Path, bound: list[str], expec
 @pytest.mark.slow
 def test_a_query_ends_on_ctrl_c(shop: Path) -> None:
     command = [sys.executable, "-m", "tailorbird", "sql", ENDLESS]
-    asked = subprocess.Popen(
+    # which a shell ignores for what runs in its background
+    query = subprocess.Popen(
         command,
         cwd=shop,
         env=environment(),
         stdout=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # which a shell ignores for what runs in its background
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    children = Path(f"/proc/{asked.pid}/task/{asked.pid}/children")
+    children = Path(f"/proc/{query.pid}/task/{query.pid}/children")
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not any(
         _computed_s(int(child)) > 3 for child in children.read_text().split()
     ):
         time.sleep(0.05)  # until the query itself is under way
     child = children.read_text().split()[0]
-    os.killpg(asked.pid, signal.SIGINT)
-    assert asked.wait(5) == 130
+    os.killpg(query.pid, signal.SIGINT)
+    assert query.wait(5) == 130
     assert not Path(f"/proc/{child}").exists()
 
 
@@ -409,7 +408,7 @@ def test_declarations_that_do_not_load(fresh: Path) -> None:
 
 
 @pytest.mark.slow
-def test_transforms_are_listed_and_a_wrong_one_is_told_with_its_line(fresh: Path) -> None:
+def test_transforms_are_listed_and_an_invalid_one_names_its_line(fresh: Path) -> None:
     text = (
         fresh / "features.py"
     ).read_text() + "\nfrom tailorbird.features.transforms import impute, log, target, transform\n"

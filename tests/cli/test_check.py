@@ -32,7 +32,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("setting", WRONG)
-def test_a_setting_that_stops_a_role_is_found(setting, tmp_path):
+def test_a_setting_that_stops_a_role_is_reported(setting, tmp_path):
     init(tmp_path / "shop", json=True)
     (tmp_path / "shop" / "tailorbird.toml").write_text(WRONG[setting])
     with pytest.raises(TailorbirdError) as caught:
@@ -47,7 +47,7 @@ def test_what_init_writes_is_fine(tmp_path):
     check_slots(project)
 
 
-def test_a_rule_that_does_not_parse_is_found(tmp_path):
+def test_a_rule_that_does_not_parse_is_reported(tmp_path):
     init(tmp_path / "shop", json=True)
     slots = tmp_path / "shop" / "slots.py"
     slots.write_text(slots.read_text().replace("item.stock > 0", "item.is_hidden != true"))
@@ -55,12 +55,12 @@ def test_a_rule_that_does_not_parse_is_found(tmp_path):
         check_slots(open_project(tmp_path / "shop"))
 
 
-def test_the_version_is_of_the_whole(tmp_path):
+def test_version_prints_the_package_version(tmp_path):
     program = [sys.executable, "-m", "tailorbird"]
-    told = subprocess.run(
+    result = subprocess.run(
         [*program, "--version"], capture_output=True, text=True, timeout=60, check=True
     )
-    assert told.stdout.strip() == __version__
+    assert result.stdout.strip() == __version__
     refused = subprocess.run(
         [*program, "lake", "events", "--version", "0"],
         capture_output=True,
@@ -85,11 +85,11 @@ age = time_since_first("age", user, "purchase")
 """
 
 
-def test_a_churn_model_is_held_against_the_columns_that_there_are(tmp_path):
+def test_columns_of_a_churn_model_are_checked(tmp_path):
     init(tmp_path / "shop", json=True)
     (tmp_path / "shop" / "churn.py").write_text(CHURN)
     features = tmp_path / "shop" / "features.py"
-    plain = features.read_text()
+    original = features.read_text()
     for _ in range(3):  # each refusal says the next line, until all is there
         with pytest.raises(DeclarationError, match="is no column of features") as caught:
             check_churn(open_project(tmp_path / "shop"))
@@ -100,15 +100,15 @@ def test_a_churn_model_is_held_against_the_columns_that_there_are(tmp_path):
         features.write_text(features.read_text() + imported + line + "\n")
     check_churn(open_project(tmp_path / "shop"))
 
-    features.write_text(plain + COLUMNS)
+    features.write_text(original + COLUMNS)
     check_churn(open_project(tmp_path / "shop"))
-    features.write_text(plain + COLUMNS.replace("bought", "boughts"))
+    features.write_text(original + COLUMNS.replace("bought", "boughts"))
     with pytest.raises(DeclarationError, match="did you mean boughts"):
         check_churn(open_project(tmp_path / "shop"))
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "expected"),
     [
         (
             CHURN.replace('"since"', '"item_clicks_7d"'),
@@ -121,11 +121,11 @@ def test_a_churn_model_is_held_against_the_columns_that_there_are(tmp_path):
         ),
     ],
 )
-def test_check_says_what_to_write_for_a_column_of_a_churn_model(tmp_path, wrong, told):
+def test_check_suggests_a_declaration_for_a_column_of_a_churn_model(tmp_path, wrong, expected):
     init(tmp_path / "shop", json=True)
     features = tmp_path / "shop" / "features.py"
     features.write_text(features.read_text() + COLUMNS)
     (tmp_path / "shop" / "churn.py").write_text(wrong)
     with pytest.raises(DeclarationError) as caught:
         check_churn(open_project(tmp_path / "shop"))
-    assert told in caught.value.fix
+    assert expected in caught.value.fix

@@ -59,15 +59,19 @@ item_id = "item"
 
 
 def purchases(file: Path, people: int = 600, days: int = 200) -> None:
-    """Of people who buy again or are gone; the last of them today."""
+    """Write purchases of people who buy again or leave; the last of them is today."""
     first = time.time() / 86_400 - days
     rng = np.random.default_rng(0)
     rows = []
     for number in range(people):
-        at, rate, gone = rng.uniform(0, days / 2), rng.gamma(1.5, 0.05), rng.beta(1.0, 6.0)
+        at, rate, churn_probability = (
+            rng.uniform(0, days / 2),
+            rng.gamma(1.5, 0.05),
+            rng.beta(1.0, 6.0),
+        )
         while at < days:
             rows.append((f"u{number}", int((first + at) * 86_400_000_000)))
-            if rng.random() < gone:
+            if rng.random() < churn_probability:
                 break
             at += rng.exponential(1 / max(rate, 1e-3)) + 1
     user, ts = zip(*sorted(rows, key=lambda row: row[1]), strict=True)
@@ -77,7 +81,7 @@ def purchases(file: Path, people: int = 600, days: int = 200) -> None:
     )
 
 
-def users_of(bought: Path, file: Path) -> None:
+def write_users_table(bought: Path, file: Path) -> None:
     """A table of the users who bought, as it is exported on the last day: since when they are
     there, and what became of them.
     """
@@ -159,8 +163,10 @@ def test_train_list_and_score(project: Path, tmp_path: Path) -> None:
     assert trained["version"] == "v0001"
     assert trained["results"]["tailorbird"]["auc"] > 0.65
     assert Path(trained["report"]).read_text().count("<svg") >= 5
-    kept = tailorbird("-C", project, "score", "churn", "--out", tmp_path / "early.parquet")
-    assert f"score churn churn --version v0001 --out {tmp_path / 'early.parquet'}" in kept.stderr
+    unpromoted = tailorbird("-C", project, "score", "churn", "--out", tmp_path / "early.parquet")
+    assert (
+        f"score churn churn --version v0001 --out {tmp_path / 'early.parquet'}" in unpromoted.stderr
+    )
     promoted = must(
         "-C", project, "models", "promote", "v0001", "--why", "a test", "--churn", "churn"
     )
@@ -171,7 +177,7 @@ def test_train_list_and_score(project: Path, tmp_path: Path) -> None:
         "aliases"
     ] == ["champion"]
 
-    told = must_json(
+    summary = must_json(
         "-C",
         project,
         "score",
@@ -184,14 +190,14 @@ def test_train_list_and_score(project: Path, tmp_path: Path) -> None:
         "20",
     )
     table = pq.read_table(tmp_path / "churn.parquet")
-    assert told["people"] == table.num_rows > 100
+    assert summary["people"] == table.num_rows > 100
     newest = must_json("-C", project, "sql", "SELECT max(ts) AS ts FROM events WHERE NOT timeless")[
         "rows"
     ][0]["ts"]
     assert table["as_of"][0].as_py() - datetime.fromisoformat(newest) == timedelta(microseconds=1)
-    assert datetime.fromisoformat(told["log_until"]) == table["as_of"][0].as_py()
+    assert datetime.fromisoformat(summary["log_until"]) == table["as_of"][0].as_py()
     after = (datetime.fromisoformat(newest) + timedelta(days=9, hours=1)).isoformat()
-    said = must(
+    output = must(
         "-C",
         project,
         "score",
@@ -203,9 +209,9 @@ def test_train_list_and_score(project: Path, tmp_path: Path) -> None:
         "--reasons",
         "0",
     )
-    assert "9 days before these scores: everybody counts as away since" in " ".join(said.split())
+    assert "9 days before these scores: everybody counts as away since" in " ".join(output.split())
     next_day = (datetime.fromisoformat(newest) + timedelta(days=1, hours=1)).isoformat()
-    said = must(
+    output = must(
         "-C",
         project,
         "score",
@@ -217,34 +223,34 @@ def test_train_list_and_score(project: Path, tmp_path: Path) -> None:
         "--reasons",
         "0",
     )
-    assert "1 day before these scores: everybody counts" in " ".join(said.split())
-    gone = table["gone"].to_numpy()
-    assert ((gone > 0) & (gone < 1)).all()
-    assert (np.diff(gone) <= 0).all()
+    assert "1 day before these scores: everybody counts" in " ".join(output.split())
+    probabilities = table["gone"].to_numpy()
+    assert ((probabilities > 0) & (probabilities < 1)).all()
+    assert (np.diff(probabilities) <= 0).all()
     assert (table["purchases"].to_numpy() > 0).all()
     assert made_by(tmp_path / "churn.parquet") == "score churn", "an erasure knows it again"
     assert len(set(table["person"].to_pylist())) == table.num_rows
     reasons = table["reasons"].to_pylist()
     assert all(reasons[:20])
     assert reasons[20:] == [None] * (table.num_rows - 20)
-    assert told["segments"]
-    for segment in told["segments"]:
+    assert summary["segments"]
+    for segment in summary["segments"]:
         assert segment["people"] >= 30
         assert segment["lift"] > 1
         assert segment["expected"] > 0
 
 
 @pytest.mark.slow
-def test_a_server_says_what_the_batch_says(project: Path, tmp_path: Path) -> None:
+def test_a_server_and_the_batch_agree(project: Path, tmp_path: Path) -> None:
     """After the test above: the champion answers as soon as `up` has built the state, with what the
     lake gives.
     """
     with running(project) as http:
         wait_for(lambda: http.get("/v1/users/u1/churn").json().get("known"))
-        told = http.get("/v1/users/u1/churn", params={"explain": "true"}).json()
-        assert told["model"] == "v0001"
-        assert 0 < told["gone"] < 1
-        assert {reason["column"] for reason in told["reasons"]} <= {
+        server_answer = http.get("/v1/users/u1/churn", params={"explain": "true"}).json()
+        assert server_answer["model"] == "v0001"
+        assert 0 < server_answer["gone"] < 1
+        assert {reason["column"] for reason in server_answer["reasons"]} <= {
             "since",
             "age",
             "bought",
@@ -252,7 +258,7 @@ def test_a_server_says_what_the_batch_says(project: Path, tmp_path: Path) -> Non
         }
         assert re.search(
             r"^(since|age|bought|bought_28d) is [\d,.]+( days| h| min| s)?: (raises|lowers) the chance of leaving from [\d.]+% to [\d.]+%$",
-            told["reasons"][0]["text"],
+            server_answer["reasons"][0]["text"],
         )
         assert not http.get("/v1/users/nobody/churn").json()["known"]
         assert (
@@ -274,12 +280,12 @@ def test_a_server_says_what_the_batch_says(project: Path, tmp_path: Path) -> Non
         bundle, opened.churn["churn"], lake=opened.paths.lake, now=clock.now()
     ).table
     assert table.num_rows > 100
-    for person, gone, bought in zip(
+    for person, probability, bought in zip(
         *(table[name].to_pylist() for name in ("person", "gone", "purchases")), strict=True
     ):
         answer = models.answer(person, "churn")
         # A product of matrices in float32 is not that of one row to the last bit.
-        assert (answer.gone, answer.purchases) == pytest.approx((gone, bought), rel=1e-5)
+        assert (answer.gone, answer.purchases) == pytest.approx((probability, bought), rel=1e-5)
     models.stop()
     schemas.close()
 
@@ -309,7 +315,7 @@ def test_options_of_a_slot_are_refused_for_a_churn_model(project):
     )
 
 
-def shop_that_reads_plans(folder: Path) -> None:
+def make_shop_with_plans(folder: Path) -> None:
     """Of a churn model with the attribute `plan`; the purchases lie there and are not imported yet."""
     must("init", folder)
     plan = 'attribute("plan", user, "plan", kind="categorical")\n'
@@ -322,49 +328,49 @@ def shop_that_reads_plans(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_users_table_that_knows_who_left_is_refused_and_says_how_to_say_when_it_was_exported(
+def test_a_users_table_that_leaks_who_left_is_refused_unless_its_export_is_dated(
     tmp_path: Path,
 ) -> None:
     """Imported by the day of each sign-up, with what was known today; with the time of its export,
     nobody knew of it before.
     """
-    told = []
+    results = []
     for arrival in ("", 'received_at = "exported"\n'):
-        folder = tmp_path / f"shop{len(told)}"
-        shop_that_reads_plans(folder)
-        users_of(folder / "purchases.parquet", folder / "users.csv")
+        folder = tmp_path / f"shop{len(results)}"
+        make_shop_with_plans(folder)
+        write_users_table(folder / "purchases.parquet", folder / "users.csv")
         source = (
             f'file = "users.csv"\nkind = "users"\nts = "created_at"\n{arrival}user_id = '
             f'"user"\nproperties = {{ plan = "plan" }}\n'
         )
         (folder / "mapping.toml").write_text(f"{MAPPING}\n[[source]]\n{source}")
         must("-C", folder, "import", "mapping", folder, "--mapping", folder / "mapping.toml")
-        told.append(
+        results.append(
             tailorbird(
                 "-C", folder, "train", "churn", "--quick", "--no-promote", "--as-of", "latest"
             )
         )
-    dated_back, told_when = told
+    dated_back, dated = results
     assert dated_back.returncode == 1
     assert "column plan looks past the origin" in " ".join(dated_back.stderr.split())
-    assert told_when.returncode == 0, told_when.stderr
+    assert dated.returncode == 0, dated.stderr
 
 
-def archive_of(bought: Path, file: Path) -> None:
+def write_segment_archive(bought: Path, file: Path) -> None:
     """Segment's archive of the same people: what they bought, and a plan that each told on the day
     of the first purchase.
     """
-    rows, known = [], set()
+    rows, identified = [], set()
     for number, each in enumerate(pq.read_table(bought).to_pylist()):
         at, user = each["ts"].replace(tzinfo=UTC), each["user"]
-        told = {
+        common = {
             "userId": user,
             "timestamp": at.isoformat(),
             "originalTimestamp": (at + timedelta(minutes=9)).isoformat(),
         }
-        told |= {"sentAt": (at + timedelta(minutes=9)).isoformat(), "receivedAt": at.isoformat()}
+        common |= {"sentAt": (at + timedelta(minutes=9)).isoformat(), "receivedAt": at.isoformat()}
         rows.append(
-            told
+            common
             | {
                 "type": "track",
                 "messageId": f"t{number}",
@@ -372,24 +378,24 @@ def archive_of(bought: Path, file: Path) -> None:
                 "properties": {"product_id": "i"},
             }
         )
-        if user not in known:
+        if user not in identified:
             rows.append(
-                told
+                common
                 | {
                     "type": "identify",
                     "messageId": f"i{user}",
                     "traits": {"plan": "paid" if int(user[-1]) % 2 else "free"},
                 }
             )
-            known.add(user)
+            identified.add(user)
     file.write_text("\n".join(map(json.dumps, rows)) + "\n")
 
 
 @pytest.mark.slow
 def test_traits_of_a_segment_archive_are_believed_as_segment_received_them(tmp_path: Path) -> None:
     folder = tmp_path / "shop"
-    shop_that_reads_plans(folder)
-    archive_of(folder / "purchases.parquet", folder / "segment.jsonl")
+    make_shop_with_plans(folder)
+    write_segment_archive(folder / "purchases.parquet", folder / "segment.jsonl")
     must("-C", folder, "import", "segment", folder / "segment.jsonl")
     trained = tailorbird(
         "-C", folder, "train", "churn", "--quick", "--no-promote", "--as-of", "latest"
@@ -416,11 +422,9 @@ def test_what_is_no_name_of_a_parquet_file_is_refused_before_anything_is_scored(
     assert [path.name for path in tmp_path.iterdir()] == ["folder.parquet"]
 
 
-def test_a_baseline_without_a_figure_is_listed_behind_the_others(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_baseline_without_a_figure_is_listed_last(capsys: pytest.CaptureFixture[str]) -> None:
     """One that overflows has no log loss: its cell is empty, and the training ends as any other."""
-    plain = {
+    figures = {
         "results": {
             "bg_nbd_count": {"auc": 0.5, "log_loss": None},
             "tailorbird": {"auc": 0.7, "log_loss": 0.4321},
@@ -429,7 +433,7 @@ def test_a_baseline_without_a_figure_is_listed_behind_the_others(
         "origins": [{"origin": "2026-11-01T00:00:00Z"}],
     }
     report = SimpleNamespace(
-        to_dict=lambda: plain,
+        to_dict=lambda: figures,
         last=SimpleNamespace(cut=SimpleNamespace(churned=np.array([True, False]))),
         version="v0001",
         promoted=True,
@@ -439,9 +443,9 @@ def test_a_baseline_without_a_figure_is_listed_behind_the_others(
         report=None,
     )
     print_training(report, "churn")  # type: ignore[arg-type]
-    told = capsys.readouterr().out
-    assert told.index("0.4321") < told.index("0.5000") < told.index("bg_nbd_count")
-    assert "v0001 goes live" in told
+    output = capsys.readouterr().out
+    assert output.index("0.4321") < output.index("0.5000") < output.index("bg_nbd_count")
+    assert "v0001 goes live" in output
 
 
 def test_a_type_that_does_not_exist_is_refused(project: Path, tmp_path: Path) -> None:
@@ -459,9 +463,7 @@ def test_a_type_that_does_not_exist_is_refused(project: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_log_that_ended_long_ago_says_of_nobody_that_they_stayed_away_since(
-    project: Path,
-) -> None:
+def test_the_time_after_the_end_of_a_log_is_not_churn(project: Path) -> None:
     """However long ago it was: behind its end nothing is known."""
     days = [(datetime.now(UTC) + timedelta(days=count)).date().isoformat() for count in (20, 60)]
     after, long_after = (

@@ -1,4 +1,4 @@
-"""What each command prints and does, on a small trained shop."""
+"""Output and effects of each command on a small trained shop."""
 
 import csv
 import json
@@ -60,10 +60,10 @@ def served(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
 
 
 def _post(url: str, body: dict[str, Any]) -> Any:
-    asked = urllib.request.Request(
+    request = urllib.request.Request(
         url, json.dumps(body).encode(), {"content-type": "application/json"}
     )
-    with urllib.request.urlopen(asked, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=10) as response:
         return json.load(response)
 
 
@@ -73,7 +73,7 @@ def _check_of_features(project: Path, day: str) -> dict[str, Any]:
 
 
 def _change_a_feature(answers: Path) -> None:
-    """As if servers had read another value of one column than the lake has."""
+    """Change a logged feature, as if servers had read another value than the lake has."""
     rows = DeltaTable(answers).to_pyarrow_table()
     place, values = rows.column_names.index("numeric"), rows["numeric"].to_pylist()
     changed = pa.array(
@@ -82,12 +82,12 @@ def _change_a_feature(answers: Path) -> None:
     write_deltalake(answers, rows.set_column(place, "numeric", changed), mode="overwrite")
 
 
-def test_check_says_what_is_declared(shop: Path) -> None:
-    found = must_json("-C", shop, "check")
-    assert found["slots"] == ["home", "search"]
-    assert found["experiments"] == {"home": "home-model"}
-    assert "item_ctr_7d" in found["numeric"]
-    assert found["schema_hash"] in must("-C", shop, "check")
+def test_check_prints_the_declarations(shop: Path) -> None:
+    summary = must_json("-C", shop, "check")
+    assert summary["slots"] == ["home", "search"]
+    assert summary["experiments"] == {"home": "home-model"}
+    assert "item_ctr_7d" in summary["numeric"]
+    assert summary["schema_hash"] in must("-C", shop, "check")
 
 
 def test_from_a_subfolder_and_with_a_relative_folder(shop: Path) -> None:
@@ -97,7 +97,7 @@ def test_from_a_subfolder_and_with_a_relative_folder(shop: Path) -> None:
     )
 
 
-def test_config_show_says_where_each_value_came_from_and_hides_keys(shop: Path) -> None:
+def test_config_show_prints_sources_and_hides_keys(shop: Path) -> None:
     env = {
         "TAILORBIRD_SERVE__READ_KEYS": "a-secret-key",
         "TAILORBIRD_SERVE__BODY_BYTES_MAX": "2048",
@@ -115,14 +115,17 @@ def test_config_show_says_where_each_value_came_from_and_hides_keys(shop: Path) 
 
 
 def test_doctor_finds_a_healthy_project_healthy(shop: Path) -> None:
-    found = {row["what"]: row for row in must_json("-C", shop, "doctor")["findings"]}
+    findings = {row["what"]: row for row in must_json("-C", shop, "doctor")["findings"]}
     assert (
-        found["sqlite"]["state"] == found["data folder"]["state"] == found["clock"]["state"] == "ok"
+        findings["sqlite"]["state"]
+        == findings["data folder"]["state"]
+        == findings["clock"]["state"]
+        == "ok"
     )
-    assert "rows" in found["log raw import"]["found"]
+    assert "rows" in findings["log raw import"]["found"]
 
 
-def test_doctor_says_what_is_broken_and_what_to_do(copy: Path) -> None:
+def test_doctor_reports_problems_with_fixes(copy: Path) -> None:
     (copy / "slots.py").write_text("1 / 0")
     done = tailorbird("-C", copy, "doctor")
     assert done.returncode == 1
@@ -139,7 +142,7 @@ def test_doctor_names_a_damaged_log(copy: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_doctor_tells_of_roles_that_do_not_run_beside_a_server(copy: Path) -> None:
+def test_doctor_reports_roles_that_do_not_run_with_a_server(copy: Path) -> None:
     class Health(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
@@ -151,29 +154,33 @@ def test_doctor_tells_of_roles_that_do_not_run_beside_a_server(copy: Path) -> No
     server = HTTPServer(("127.0.0.1", 0), Health)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     env = {"TAILORBIRD_SERVE__PORT": str(server.server_port)}
-    told = copy / "data" / "run" / "serve-1.json"
-    told.parent.mkdir(exist_ok=True)
+    address_file = copy / "data" / "run" / "serve-1.json"
+    address_file.parent.mkdir(exist_ok=True)
     try:
-        found = {row["what"]: row for row in must_json("-C", copy, "doctor", env=env)["findings"]}
-        assert found["port"]["state"] == "warning", "something else has it"
-        assert "role router" not in found, "nothing runs, and nothing needs to"
-        told.write_text(json.dumps({"url": f"http://127.0.0.1:{server.server_port}"}))
+        findings = {
+            row["what"]: row for row in must_json("-C", copy, "doctor", env=env)["findings"]
+        }
+        assert findings["port"]["state"] == "warning", "something else has it"
+        assert "role router" not in findings, "nothing runs, and nothing needs to"
+        address_file.write_text(json.dumps({"url": f"http://127.0.0.1:{server.server_port}"}))
         lock = FileLock(copy / "data" / "lake" / "ledger.jsonl")
-        found = {row["what"]: row for row in must_json("-C", copy, "doctor", env=env)["findings"]}
+        findings = {
+            row["what"]: row for row in must_json("-C", copy, "doctor", env=env)["findings"]
+        }
         lock.release()
     finally:
         server.shutdown()
         server.server_close()
-    assert (found["port"]["state"], "this project's own server" in found["port"]["found"]) == (
-        "ok",
-        True,
-    )
-    assert (found["role lake"]["state"], found["role lake"]["found"]) == (
+    assert (
+        findings["port"]["state"],
+        "this project's own server" in findings["port"]["found"],
+    ) == ("ok", True)
+    assert (findings["role lake"]["state"], findings["role lake"]["found"]) == (
         "ok",
         f"runs as process {os.getpid()}",
     )
-    assert found["role router"]["state"] == "warning"
-    assert "tailorbird run router" in found["role router"]["fix"]
+    assert findings["role router"]["state"] == "warning"
+    assert "tailorbird run router" in findings["role router"]["fix"]
 
 
 def test_doctor_without_a_project(tmp_path: Path) -> None:
@@ -192,9 +199,9 @@ def test_recommend_in_this_process(shop: Path) -> None:
 
 def test_recommend_finds_by_words_and_explains(shop: Path) -> None:
     title = must_json("-C", shop, "recommend")["items"][0]["attributes"]["title"]
-    found = must_json("-C", shop, "recommend", "--query", title, "--explain")
-    assert title in [item["attributes"]["title"] for item in found["items"]]
-    assert found["items"][0]["explanation"]["features"]
+    answer = must_json("-C", shop, "recommend", "--query", title, "--explain")
+    assert title in [item["attributes"]["title"] for item in answer["items"]]
+    assert answer["items"][0]["explanation"]["features"]
     assert "item_ctr_7d" in must("-C", shop, "recommend", "--query", title, "--explain")
 
 
@@ -244,18 +251,18 @@ def test_a_reader_that_stops_early_is_no_error(shop: Path) -> None:
 
 def test_features_list_and_show(shop: Path) -> None:
     names = [feature["name"] for feature in must_json("-C", shop, "features", "list")["features"]]
-    told = must_json("-C", shop, "features", "list", "--bytes")
-    held = {kind["entity"]: kind for kind in told["kinds"]}
+    sizes = must_json("-C", shop, "features", "list", "--bytes")
+    kinds = {kind["entity"]: kind for kind in sizes["kinds"]}
     identified = must_json(
         "-C",
         shop,
         "sql",
         "SELECT count(DISTINCT anonymous_id) AS n FROM events WHERE type = 'identify'",
     )
-    assert told["aliases"]["count"] == identified["rows"][0]["n"]
-    assert held["user"]["entities"] > 0
-    assert 0 < held["user"]["state_bytes_each"] < 2_000
-    assert (held["user"]["expired"], held["user"]["dropped"]) == (0, 0)
+    assert sizes["aliases"]["count"] == identified["rows"][0]["n"]
+    assert kinds["user"]["entities"] > 0
+    assert 0 < kinds["user"]["state_bytes_each"] < 2_000
+    assert (kinds["user"]["expired"], kinds["user"]["dropped"]) == (0, 0)
     assert {"item_clicks_7d", "user_recent", "price_to_habit"} <= set(names)
     someone = must_json(
         "-C",
@@ -278,7 +285,7 @@ def test_features_list_and_show(shop: Path) -> None:
     assert shown["unheard_of"] == []
 
 
-def test_features_show_an_item_alone_and_say_of_whom_nothing_is_known(shop: Path) -> None:
+def test_features_show_an_item_alone_and_names_entities_without_events(shop: Path) -> None:
     query = (
         "SELECT item_id AS i, count(*) AS n FROM events WHERE type = 'click' AND counts GROUP "
         "BY i ORDER BY n DESC, i LIMIT 1"
@@ -295,9 +302,9 @@ def test_features_show_an_item_alone_and_say_of_whom_nothing_is_known(shop: Path
         0,
         shown["features"]["item_clicks_7d"],
     )
-    told = must("-C", shop, "features", "show", "user:nobody-here", "--item", "nothing-here")
-    assert "The lake has no event of nobody-here" in told
-    assert "The lake has no event of nothing-here" in told
+    output = must("-C", shop, "features", "show", "user:nobody-here", "--item", "nothing-here")
+    assert "The lake has no event of nobody-here" in output
+    assert "The lake has no event of nothing-here" in output
     refused(
         tailorbird("-C", shop, "features", "show", "item:a", "--item", "b"),
         "expected a person to go with it",
@@ -305,7 +312,7 @@ def test_features_show_an_item_alone_and_say_of_whom_nothing_is_known(shop: Path
     )
 
 
-def test_features_show_a_category_and_a_person_in_it_now_then_and_taken_apart(shop: Path) -> None:
+def test_features_show_a_category_and_a_person_in_it_now_then_and_explained(shop: Path) -> None:
     query = (
         "SELECT person AS u, item_profile AS c, session_id AS s, max(ts) AS last FROM events "
         "WHERE type = 'click' AND counts "
@@ -331,8 +338,8 @@ def test_features_show_a_category_and_a_person_in_it_now_then_and_taken_apart(sh
     )
     assert both["person"] == row["u"]
     assert all(event["ts"] < row["last"] for event in both["events"])
-    told = must("-C", shop, "features", "show", "item.category:no-such-thing")
-    assert "The lake has no event of item.category:no-such-thing" in told
+    output = must("-C", shop, "features", "show", "item.category:no-such-thing")
+    assert "The lake has no event of item.category:no-such-thing" in output
     refused(
         tailorbird("-C", shop, "features", "show", f"session:{row['s']}"),
         "declares nothing about session",
@@ -342,7 +349,7 @@ def test_features_show_a_category_and_a_person_in_it_now_then_and_taken_apart(sh
     refused(wrong, "user_clicks_7d is not about item.category", status=2)
 
 
-def test_features_of_a_past_time_beside_the_present(shop: Path) -> None:
+def test_features_of_a_past_time_next_to_the_present(shop: Path) -> None:
     [most] = must_json(
         "-C",
         shop,
@@ -378,26 +385,26 @@ def test_features_of_a_past_time_beside_the_present(shop: Path) -> None:
     assert "then" in must("-C", shop, "features", "show", user, "--at", last)
 
 
-def test_features_verify_holds_a_sample_of_the_state_against_the_lake(shop: Path) -> None:
-    found = must_json("-C", shop, "features", "verify", "--samples", 300)
-    assert found["samples"] == 300
-    assert found["compared"] > 300 * 20
-    assert (found["unequal"], found["by_feature"], found["examples"]) == (0, {}, [])
+def test_features_verify_compares_a_sample_of_the_state_with_the_lake(shop: Path) -> None:
+    report = must_json("-C", shop, "features", "verify", "--samples", 300)
+    assert report["samples"] == 300
+    assert report["compared"] > 300 * 20
+    assert (report["unequal"], report["by_feature"], report["examples"]) == (0, {}, [])
     assert "300 people of the lake" in must("-C", shop, "features", "verify", "--samples", 300)
 
 
-def test_a_feature_is_taken_apart_into_its_events(shop: Path) -> None:
+def test_a_feature_is_explained_by_its_events(shop: Path) -> None:
     query = (
         "SELECT user_id AS u, count(*) AS n FROM events WHERE type = 'click' AND counts AND "
         "user_id IS NOT NULL "
         "GROUP BY u ORDER BY n DESC, u LIMIT 1"
     )
     most = must_json("-C", shop, "sql", query)["rows"][0]
-    found = must_json(
+    explanation = must_json(
         "-C", shop, "features", "show", f"user:{most['u']}", "--why", "user_clicks_7d"
     )
-    assert found["value"] == len(found["events"]) == most["n"]
-    first = found["events"][0]["ts"]
+    assert explanation["value"] == len(explanation["events"]) == most["n"]
+    first = explanation["events"][0]["ts"]
     before = must_json(
         "-C",
         shop,
@@ -410,7 +417,7 @@ def test_a_feature_is_taken_apart_into_its_events(shop: Path) -> None:
         "2020-01-01",
     )
     assert (before["value"], before["events"]) == (0, [])
-    assert all(event["type"] == "click" and event["ts"] >= first for event in found["events"])
+    assert all(event["type"] == "click" and event["ts"] >= first for event in explanation["events"])
     wrong = tailorbird("-C", shop, "features", "show", "user:u", "--why", "user_clics_7d")
     refused(wrong, "did you mean user_clicks_7d?", status=2)
     refused(
@@ -442,7 +449,7 @@ def test_lake_verify_and_quarantine(shop: Path) -> None:
     )
 
 
-def test_the_lake_is_made_small_and_read_as_it_was(copy: Path) -> None:
+def test_the_lake_is_compacted_and_read_as_of_a_version(copy: Path) -> None:
     first = must_json("-C", copy, "lake", "events")
     for number in range(2):
         event = {
@@ -477,8 +484,8 @@ def test_the_lake_is_made_small_and_read_as_it_was(copy: Path) -> None:
     assert (now["rows"], now["positions"]) == (before["rows"], before["positions"])
     trained = must_json("-C", copy, "models", "show")
     out = copy / "read.parquet"
-    told = must_json("-C", copy, "lake", "events", "--bundle", trained["version"], "--out", out)
-    assert told["rows"] == first["rows"]
+    summary = must_json("-C", copy, "lake", "events", "--bundle", trained["version"], "--out", out)
+    assert summary["rows"] == first["rows"]
     assert out.stat().st_size > 0
     assert "has 0 rows" in must("-C", copy, "lake", "events", "--at-version", 0)
     refused(
@@ -494,8 +501,8 @@ def test_the_data_of_a_day_is_checked(copy: Path) -> None:
         "-C", copy, "sql", "SELECT CAST(max(day) AS STRING) AS day FROM events WHERE NOT timeless"
     )["rows"]
     out = copy / "page.html"
-    found = must_json("-C", copy, "checks", "run", "--day", row["day"], "--out", out)
-    status = {check["name"]: check["status"] for check in found["checks"]}
+    report = must_json("-C", copy, "checks", "run", "--day", row["day"], "--out", out)
+    status = {check["name"]: check["status"] for check in report["checks"]}
     assert (status["gaps"], status["duplicates"], status["volume"]) == ("ok", "ok", "none")
     assert row["day"] in out.read_text()
     assert (copy / "data" / "checks" / f"{row['day']}.json").exists()
@@ -545,9 +552,9 @@ def test_models_are_listed_shown_promoted_and_rolled_back(copy: Path) -> None:
     assert must_json("-C", copy, "models", "show")["version"] == newest
     assert "Quality" in must("-C", copy, "models", "show", newest)
     if newest != oldest:
-        told = must("-C", copy, "models", "promote", oldest, "--why", "to see")
+        output = must("-C", copy, "models", "promote", oldest, "--why", "to see")
         shown = must_json("-C", copy, "models", "show")
-        assert (shown["version"], "It has no model" in told) == (oldest, not shown["heads"])
+        assert (shown["version"], "It has no model" in output) == (oldest, not shown["heads"])
         must("-C", copy, "models", "rollback", "--why", "seen")
         assert must_json("-C", copy, "models", "show")["version"] == newest
     refused(
@@ -567,18 +574,18 @@ def test_a_damaged_model_is_not_promoted(copy: Path) -> None:
     refused(tailorbird("-C", copy, "evaluate"), version)
 
 
-def test_evaluate_judges_the_champion_beside_the_baselines(shop: Path) -> None:
+def test_evaluate_compares_the_champion_with_the_baselines(shop: Path) -> None:
     champion = must_json("-C", shop, "models", "show")["version"]
-    found = must_json("-C", shop, "evaluate", "--quick")
-    assert {champion, "popular:24h", "popular:7d"} <= set(found["results"])
-    for figures in found["results"].values():
+    evaluation = must_json("-C", shop, "evaluate", "--quick")
+    assert {champion, "popular:24h", "popular:7d"} <= set(evaluation["results"])
+    for figures in evaluation["results"].values():
         assert figures["ndcg_10_low"] <= figures["ndcg_10"] <= figures["ndcg_10_high"]
-    assert list(found["learned_until"]) == [champion]
+    assert list(evaluation["learned_until"]) == [champion]
     assert "learned from what came before" in must("-C", shop, "evaluate", champion, "--quick")
     refused(tailorbird("-C", shop, "evaluate", "v9999"), "no version 'v9999'", status=2)
 
 
-def test_an_experiment_that_nobody_has_seen_says_so(shop: Path, tmp_path: Path) -> None:
+def test_an_experiment_without_exposure_is_reported_as_such(shop: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     assert "Nobody has been in this experiment yet" in must(
         "-C", shop, "experiment", "report", "--html", page
@@ -586,7 +593,7 @@ def test_an_experiment_that_nobody_has_seen_says_so(shop: Path, tmp_path: Path) 
     assert "<svg" in page.read_text()
 
 
-def test_guess_proposes_shows_ten_rows_and_says_why(fresh: Path) -> None:
+def test_guess_proposes_a_mapping_with_ten_rows_and_reasons(fresh: Path) -> None:
     rows = "".join(f"{1_700_000_000 + i},u{i},i{i}\n" for i in range(20))
     (fresh / "clicks.csv").write_text("time,user_id,item_id\n" + rows)
     done = tailorbird("import", "--guess", "clicks.csv", cwd=fresh)
@@ -595,9 +602,9 @@ def test_guess_proposes_shows_ten_rows_and_says_why(fresh: Path) -> None:
     assert done.stderr.count('"type":"click"') == 10
     (fresh / "mapping.toml").write_text(done.stdout)
     compacting = FileLock(fresh / "data" / "lake" / "ledger.jsonl")
-    told = must("import", "mapping", "clicks.csv", "--mapping", "mapping.toml", cwd=fresh)
-    assert "Imported 20 of 20 rows" in told
-    assert "import the same again" in told
+    output = must("import", "mapping", "clicks.csv", "--mapping", "mapping.toml", cwd=fresh)
+    assert "Imported 20 of 20 rows" in output
+    assert "import the same again" in output
     compacting.release()
     report = must_json("import", "mapping", "clicks.csv", "--mapping", "mapping.toml", cwd=fresh)
     assert (report["already"], report["routed"]) == (
@@ -609,7 +616,7 @@ def test_guess_proposes_shows_ten_rows_and_says_why(fresh: Path) -> None:
     )
 
 
-def test_up_ends_its_roles_in_order_where_nobody_reads_it_any_more(copy: Path) -> None:
+def test_up_ends_its_roles_in_order_after_a_broken_pipe(copy: Path) -> None:
     """As of `up | tee log` of which a Ctrl-C ended `tee` first."""
     up = subprocess.Popen(
         [sys.executable, "-m", "tailorbird", "-C", str(copy), "up", "--port", "0", "--no-train"],
@@ -640,21 +647,21 @@ def test_up_waits_for_a_server_that_drains_longer_than_another_role_may_take_to_
     )
     try:
         address_of(copy, up)
-        told_at = time.monotonic()
+        stopped_at = time.monotonic()
         up.send_signal(signal.SIGTERM)
-        said, _ = up.communicate(timeout=120)
+        output, _ = up.communicate(timeout=120)
     finally:
         up.kill()
     assert up.returncode == 0
-    assert time.monotonic() >= told_at + drain_s
-    assert "did not stop" not in said
+    assert time.monotonic() >= stopped_at + drain_s
+    assert "did not stop" not in output
 
 
 def test_up_answers_though_the_registry_is_damaged_and_starts_all_once_it_is_mended(
     copy: Path,
 ) -> None:
     aliases = copy / "data" / "registry" / "aliases.json"
-    whole = aliases.read_bytes()
+    intact = aliases.read_bytes()
     aliases.write_bytes(b"{")
     command = [
         sys.executable,
@@ -671,9 +678,10 @@ def test_up_answers_though_the_registry_is_damaged_and_starts_all_once_it_is_men
     try:
         url = address_of(copy, process)
         deadline = time.monotonic() + 120
+        # the log is being read
         while not (answer := _post(f"{url}/v1/recommend", {"slot": "home", "user_id": "nobody"}))[
             "items"
-        ]:  # the log is being read
+        ]:
             assert time.monotonic() < deadline
         assert answer["model"] == "fallback"
         assert "model" in answer["degraded"]
@@ -684,7 +692,7 @@ def test_up_answers_though_the_registry_is_damaged_and_starts_all_once_it_is_men
             )["accepted"]
             == 1
         )
-        aliases.write_bytes(whole)
+        aliases.write_bytes(intact)
         while not must_json("-C", copy, "sql", "SELECT 1 FROM events WHERE event_id = 'meanwhile'")[
             "rows"
         ]:
@@ -694,7 +702,7 @@ def test_up_answers_though_the_registry_is_damaged_and_starts_all_once_it_is_men
         assert process.wait(60) == 0
 
 
-def test_a_running_server_is_asked_and_its_answers_reach_lake_parity_and_report(
+def test_answers_of_a_running_server_reach_lake_parity_and_report(
     served: tuple[Path, str], tmp_path: Path
 ) -> None:
     project, url = served
@@ -721,8 +729,8 @@ def test_a_running_server_is_asked_and_its_answers_reach_lake_parity_and_report(
             == _post(f"{url}/v1/events", clicked)["accepted"]
             == 1
         )
-    asked = must_json("-C", project, "recommend", "--user", EXAMPLE_USER)
-    assert len(asked["items"]) == 12
+    recommendation = must_json("-C", project, "recommend", "--user", EXAMPLE_USER)
+    assert len(recommendation["items"]) == 12
     assert must_json("-C", project, "recommend", "--url", url)["items"]
     refused(tailorbird("-C", project, "recommend", "--size", 1_000), "<= 200", status=2)
     deadline = time.monotonic() + 60
@@ -736,9 +744,8 @@ def test_a_running_server_is_asked_and_its_answers_reach_lake_parity_and_report(
     rescored = must_json("-C", project, "models", "verify")
     [of_version] = rescored["versions"].values()
     assert (rescored["unequal"], of_version["other_bits"]) == (0, 0)
-    assert (
-        of_version["answers"] + of_version["skipped"] >= 31
-    )  # what arms without a model showed is passed over
+    # what arms without a model showed is passed over
+    assert of_version["answers"] + of_version["skipped"] >= 31
     assert of_version["scores"] >= 60
     assert "what the bundle says" in must("-C", project, "models", "verify", "champion")
     changed = tmp_path / "changed"
@@ -756,18 +763,18 @@ def test_a_running_server_is_asked_and_its_answers_reach_lake_parity_and_report(
     calibration = (
         project / "data" / "registry" / next(iter(rescored["versions"])) / "calibration.json"
     )
-    whole = calibration.read_bytes()
-    calibration.write_bytes(whole + b" ")
+    intact = calibration.read_bytes()
+    calibration.write_bytes(intact + b" ")
     damaged = tailorbird("-C", project, "models", "verify")
     assert (damaged.returncode, "are not compared" in damaged.stderr) == (1, True)
-    calibration.write_bytes(whole)
+    calibration.write_bytes(intact)
     page = tmp_path / "report.html"
-    found = must_json(
+    experiment_report = must_json(
         "-C", project, "experiment", "report", "home", "--since", "1h", "--html", page
     )
-    assert sum(arm["users"] for arm in found["arms"]) >= 30
-    assert sum(arm["clicks"] for arm in found["arms"]) == 30
-    assert found["verdict"] in page.read_text()
+    assert sum(arm["users"] for arm in experiment_report["arms"]) >= 30
+    assert sum(arm["clicks"] for arm in experiment_report["arms"]) == 30
+    assert experiment_report["verdict"] in page.read_text()
 
 
 def test_import_where_the_roles_are_running_leaves_the_rest_to_them(
@@ -779,7 +786,7 @@ def test_import_where_the_roles_are_running_leaves_the_rest_to_them(
         '"nobody-else"}'
     )
     (tmp_path / "e.jsonl").write_text(event.replace("wish", "view"))
-    assert "If it is up, or a role, it takes the events from here" in must(
+    assert "If it is `up` or a role, it processes these events" in must(
         "-C", project, "import", "tailorbird", tmp_path / "e.jsonl"
     )
     deadline = time.monotonic() + 30
@@ -810,7 +817,7 @@ def test_import_finds_out_the_format_itself(fresh: Path, tmp_path: Path) -> None
     }
 
 
-def test_import_says_what_it_left_out(fresh: Path, tmp_path: Path) -> None:
+def test_import_prints_what_it_skipped(fresh: Path, tmp_path: Path) -> None:
     rows = [
         {"event_name": name, "event_timestamp": 1586735164000000, "user_pseudo_id": "v"}
         for name in ("scroll", "page_view", "scroll")
@@ -845,15 +852,14 @@ def test_what_was_refused_is_replayed_after_a_fix(fresh: Path) -> None:
     settings.write_text(settings.read_text().replace("types = []", 'types = ["zoomed"]'))
     dry = must_json("lake", "replay", "--reason", "unknown_type", "--dry-run", cwd=fresh)
     assert (dry["accepted"], dry["routed"]) == (3, None)
-    compacting = FileLock(
-        fresh / "data" / "lake" / "ledger.jsonl"
-    )  # as `lake compact` holds it, which routes nothing
-    told = " ".join(must("lake", "replay", "--reason", "unknown_type", cwd=fresh).split())
+    # as `lake compact` holds it, which routes nothing
+    compacting = FileLock(fresh / "data" / "lake" / "ledger.jsonl")
+    output = " ".join(must("lake", "replay", "--reason", "unknown_type", cwd=fresh).split())
     compacting.release()
-    assert "If it is up, or a role, it takes the events from here" in told
-    assert "After any other command, replay the same again" in told
-    told = must("lake", "replay", "--reason", "unknown_type", cwd=fresh)
-    assert "Routed 3 events, 0 repeats, 0 to quarantine" in told
+    assert "If it is `up` or a role, it processes these events" in output
+    assert "After any other command, replay the same again" in output
+    output = must("lake", "replay", "--reason", "unknown_type", cwd=fresh)
+    assert "Routed 3 events, 0 repeats, 0 to quarantine" in output
     assert (
         must_json("lake", "replay", "--reason", "unknown_type", cwd=fresh)["replayed_before"] == 3
     )
@@ -874,14 +880,14 @@ def test_what_was_refused_is_replayed_after_a_fix(fresh: Path) -> None:
 def test_doctor_names_an_attribute_that_no_item_has(copy: Path) -> None:
     slots = copy / "slots.py"
     slots.write_text(slots.read_text().replace("item.stock > 0", "item.stok > 0"))
-    told = tailorbird("-C", copy, "doctor").stdout
-    assert "item.stok is asked for, and no item has it" in told
-    assert "did you mean item.stock?" in told
+    output = tailorbird("-C", copy, "doctor").stdout
+    assert "item.stok is asked for, and no item has it" in output
+    assert "did you mean item.stock?" in output
 
 
-def test_what_rules_cost_is_told_and_a_formula_is_set_from_the_shell(copy: Path) -> None:
-    told = json.loads(must("-C", copy, "rules", "report", "--requests", "5", "--json"))
-    assert "rule item.stock > 0" in {wish["wish"] for wish in told["wishes"]}
+def test_rule_costs_are_printed_and_a_formula_is_set_from_the_shell(copy: Path) -> None:
+    report = json.loads(must("-C", copy, "rules", "report", "--requests", "5", "--json"))
+    assert "rule item.stock > 0" in {wish["wish"] for wish in report["wishes"]}
     assert (copy / "data" / "reports" / "rules-home.html").exists()
     must("-C", copy, "formula", "set", "home", "2*click", "--why", "a test")
     [home] = [

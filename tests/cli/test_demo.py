@@ -76,7 +76,7 @@ def test_logged_features_equal_those_recomputed_from_the_lake(figures: dict) -> 
     assert figures["parity"]["unequal"] == 0
 
 
-def test_the_experiment_reports_both_arms_beside_the_truth(figures: dict) -> None:
+def test_the_experiment_reports_both_arms_and_the_true_uplift(figures: dict) -> None:
     online = figures["online"]
     assert online["arms"].keys() == {"model", "popular"}
     assert all(arm["impressions"] > 0 for arm in online["arms"].values())
@@ -100,7 +100,7 @@ def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_it_says_what_happens_and_a_sigterm_ends_its_roles_within_seconds(tmp_path: Path) -> None:
+def test_it_prints_its_stages_and_a_sigterm_ends_its_roles_within_seconds(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     command = [
         sys.executable,
@@ -117,12 +117,12 @@ def test_it_says_what_happens_and_a_sigterm_ends_its_roles_within_seconds(tmp_pa
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
     )
     assert demo.stdout is not None
-    said = []
+    lines = []
     for line in demo.stdout:
-        said.append(line)
+        lines.append(line)
         if "/shop" in line:
             break
-    assert [line[:6] for line in said if " of 10 " in line] == [
+    assert [line[:6] for line in lines if " of 10 " in line] == [
         "1 of 1",
         "2 of 1",
         "3 of 1",

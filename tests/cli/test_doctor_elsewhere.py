@@ -10,18 +10,18 @@ from tests.lake.bucket import BUCKET, s3_server
 from tests.ports import free_port
 from tests.store.servers import needs_valkey, running
 
-from tailorbird.cli.doctor_elsewhere import Finding, elsewhere
+from tailorbird.cli.doctor_elsewhere import Finding, external_services
 from tailorbird.cli.init import init
 from tailorbird.config import open_project
 from tailorbird.platform.servers import running_servers
 
 
-def found(folder: Path, settings: str) -> dict[str, Finding]:
+def findings_of(folder: Path, settings: str) -> dict[str, Finding]:
     root = folder / "shop"
     if not root.exists():
         init(root, json=True)
     (root / "tailorbird.toml").write_text(settings)
-    findings = {row[0]: row for row in elsewhere(open_project(root))}
+    findings = {row[0]: row for row in external_services(open_project(root))}
     assert not any((root / "data").iterdir()), "nothing is changed by looking"
     return findings
 
@@ -29,16 +29,16 @@ def found(folder: Path, settings: str) -> dict[str, Finding]:
 @needs_valkey
 def test_a_valkey_that_answers_one_that_does_not_and_one_that_evicts(tmp_path: Path) -> None:
     with running(tmp_path / "valkey") as server:
-        row = found(tmp_path, f'[store]\nurl = "{server.url}"')["store.url"]
+        row = findings_of(tmp_path, f'[store]\nurl = "{server.url}"')["store.url"]
         assert row[1:] == ("ok", f"{server.url} answers", "")
         server.ask("CONFIG SET maxmemory 100mb")
         server.ask("CONFIG SET maxmemory-policy allkeys-lru")
         assert (
             "drops records in silence"
-            in found(tmp_path, f'[store]\nurl = "{server.url}"')["store.url"][2]
+            in findings_of(tmp_path, f'[store]\nurl = "{server.url}"')["store.url"][2]
         )
-        nobody = f"valkey://127.0.0.1:{free_port()}"
-        two = found(tmp_path, f'[store]\nurl = "{nobody}"\nreplica = "{nobody}"')
+        unused_url = f"valkey://127.0.0.1:{free_port()}"
+        two = findings_of(tmp_path, f'[store]\nurl = "{unused_url}"\nreplica = "{unused_url}"')
     assert {name: row[1] for name, row in two.items()} == {
         "store.url": "error",
         "store.replica": "error",
@@ -49,13 +49,13 @@ def test_a_valkey_that_answers_one_that_does_not_and_one_that_evicts(tmp_path: P
 @pytest.mark.slow
 def test_a_bucket_that_is_there_and_one_that_is_not(tmp_path: Path) -> None:
     with s3_server():
-        assert found(tmp_path, f'[lake]\nurl = "s3://{BUCKET}/shop"')["bucket"][1] == "ok"
-        missing = found(tmp_path, '[lake]\nurl = "s3://no-such-bucket/shop"')["bucket"]
+        assert findings_of(tmp_path, f'[lake]\nurl = "s3://{BUCKET}/shop"')["bucket"][1] == "ok"
+        missing = findings_of(tmp_path, '[lake]\nurl = "s3://no-such-bucket/shop"')["bucket"]
     assert missing[1] == "error"
     assert "s3://no-such-bucket/shop" in missing[2]
 
 
-def test_a_server_whose_log_is_a_topic_is_known_as_the_projects_own(tmp_path: Path) -> None:
+def test_a_server_whose_log_is_a_topic_is_recognised_as_the_projects_own(tmp_path: Path) -> None:
     class Health(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)

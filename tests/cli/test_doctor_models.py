@@ -18,9 +18,7 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
-def test_a_flipped_bit_of_what_serves_is_an_error_and_of_what_waits_behind_it_a_warning(
-    tmp_path: Path,
-) -> None:
+def test_a_flipped_bit_is_an_error_in_the_champion_and_a_warning_in_others(tmp_path: Path) -> None:
     init(tmp_path / "shop", json=True)
     (tmp_path / "shop/churn.py").write_text(CHURN)
     project = open_project(tmp_path / "shop")

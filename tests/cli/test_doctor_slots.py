@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tailorbird.cli.doctor import _wishes
+from tailorbird.cli.doctor import _slot_rules
 from tailorbird.cli.init import init
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock
@@ -14,7 +14,7 @@ from tailorbird.stream.importer import import_files
 
 
 @pytest.mark.parametrize(
-    ("stock", "told"),
+    ("stock", "expected"),
     [
         (
             None,
@@ -28,18 +28,18 @@ from tailorbird.stream.importer import import_files
     ],
 )
 def test_a_rule_that_hides_every_item_is_named(
-    stock: int | None, told: list[str], tmp_path: Path
+    stock: int | None, expected: list[str], tmp_path: Path
 ) -> None:
     init(tmp_path / "shop", json=True)
     project, clock = open_project(tmp_path / "shop"), SystemClock()
-    assert list(_wishes(project)) == []
-    said = {"category": "c"} | ({} if stock is None else {"stock": stock})
+    assert list(_slot_rules(project)) == []
+    attributes = {"category": "c"} | ({} if stock is None else {"stock": stock})
     older = {
         "event_id": "0",
         "type": "item",
         "item_id": "i0",
         "ts": 1_700_000_000_000_000,
-        "properties": said | {"stock": 9},
+        "properties": attributes | {"stock": 9},
     }
     items = [
         {
@@ -47,7 +47,7 @@ def test_a_rule_that_hides_every_item_is_named(
             "type": "item",
             "item_id": f"i{n}",
             "ts": 1_700_000_000_000_001,
-            "properties": said,
+            "properties": attributes,
         }
         for n in range(3)
     ]
@@ -59,7 +59,7 @@ def test_a_rule_that_hides_every_item_is_named(
     )
     drain(project, clock, progress=lambda *_: None)
     (tmp_path / "shop/lists.toml").write_text('summer = ["i1", "x1", "i0"]\nwinter = ["i2"]')
-    lists = [row for row in _wishes(project) if row[0].startswith("list")]
+    lists = [row for row in _slot_rules(project) if row[0].startswith("list")]
     assert lists == [
         (
             "list: summer",
@@ -68,6 +68,6 @@ def test_a_rule_that_hides_every_item_is_named(
             "mend lists.toml, or send these items",
         )
     ]
-    found = [row for row in _wishes(project) if row[0] == "rules: home"]
-    assert [row[2] for row in found] == told
-    assert {row[1] for row in found} <= {"warning"}
+    findings = [row for row in _slot_rules(project) if row[0] == "rules: home"]
+    assert [row[2] for row in findings] == expected
+    assert {row[1] for row in findings} <= {"warning"}

@@ -81,9 +81,7 @@ def unknown(data: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_each_kind_of_file_is_known_and_holds_nothing_of_the_erased(
-    shop: Path, tmp_path: Path
-) -> None:
+def test_each_kind_of_file_has_no_data_of_erased_people(shop: Path, tmp_path: Path) -> None:
     root = Path(
         shutil.copytree(
             shop, tmp_path / "shop", ignore=shutil.ignore_patterns("history.jsonl", "*.lock")
@@ -110,10 +108,11 @@ def test_each_kind_of_file_is_known_and_holds_nothing_of_the_erased(
         roles.drain()
     (tmp_path / "out").mkdir()
     done = each([["-C", str(root), *words] for words in WRITE], tmp_path / "out", cwd=root)
-    told = {" ".join(one.args[2:]): one.stderr[-300:] for one in done if one.returncode}
-    assert not {name for name in told if not name.startswith(("checks", "experiment"))}, (
-        told
-    )  # what they find is for others to say
+    failures = {" ".join(one.args[2:]): one.stderr[-300:] for one in done if one.returncode}
+    # what they find is for others to say
+    assert not {name for name in failures if not name.startswith(("checks", "experiment"))}, (
+        failures
+    )
     cut_short = [
         root / "data" / "registry" / ".incoming" / "a",
         root / "data" / "run" / "verify-x" / "b",
@@ -125,20 +124,20 @@ def test_each_kind_of_file_is_known_and_holds_nothing_of_the_erased(
     assert unknown(project.paths.data) == []
 
     (tmp_path / "looked").mkdir()
-    (looked,) = each(
+    (result,) = each(
         [["-C", str(root), "lake", "verify", "--erased", LEAVER]], tmp_path / "looked", cwd=root
     )
-    made_of_it, own = looked.stdout.partition("in what commands made of it")[2].split(
+    made_of_it, own = result.stdout.partition("in what commands made of it")[2].split(
         "in files of yours"
     )
-    assert looked.returncode == 1
+    assert result.returncode == 1
     assert "training-set" in made_of_it
     assert "scores.parquet.part" in own
     assert "training-set" not in own
 
-    found = erase(project, [LEAVER], CLOCK)
+    outcome = erase(project, [LEAVER], CLOCK)
 
-    assert [Path(path).name for path in found.left] == ["scores.parquet.part"], (
+    assert [Path(path).name for path in outcome.left] == ["scores.parquet.part"], (
         "nobody can tell whose it is"
     )
     assert cut_short.pop().read_bytes() == f"of {LEAVER}".encode()
@@ -150,7 +149,7 @@ def test_each_kind_of_file_is_known_and_holds_nothing_of_the_erased(
     assert unknown(project.paths.data) == []
 
 
-def test_what_a_command_wrote_where_it_was_told_is_known_again(tmp_path: Path) -> None:
+def test_files_that_a_command_wrote_elsewhere_are_recognised(tmp_path: Path) -> None:
     table = pa.table({"person": ["u1"], "gone": [0.5]})
     pq.write_table(made(table, "score churn"), tmp_path / "scores.parquet")
     pq.write_table(table, tmp_path / "own.parquet")
@@ -166,28 +165,28 @@ def test_what_a_command_wrote_where_it_was_told_is_known_again(tmp_path: Path) -
     ]
 
 
-def test_what_nobody_is_to_go_on_with_is_deleted_in_any_case(tmp_path: Path) -> None:
-    kept = [
+def test_abandoned_intermediate_files_are_always_deleted(tmp_path: Path) -> None:
+    retained = [
         "training/logs/home/events",
         "lake/events/a.parquet",
         "lake/ledger.jsonl.new",
         "registry/v0001/manifest.json",
     ]
-    gone = [
+    deleted = [
         "training/warm/home/warm.npz",
         "training/unfinished/home/checkpoint.npz",
         "tune/home/unfinished/a.npz",
         "registry/.incoming/a",
     ]
-    gone += ["stream/routed-index.db.copy", "run/verify-x/a", "state/applied.json.7.new"]
-    for name in (*kept, *gone):
+    deleted += ["stream/routed-index.db.copy", "run/verify-x/a", "state/applied.json.7.new"]
+    for name in (*retained, *deleted):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     for path in list(find_scratch(tmp_path, tmp_path / "lake")):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert sorted(
         path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()
-    ) == sorted(kept)
+    ) == sorted(retained)
 
 
 def test_a_file_of_no_kind_is_named(tmp_path: Path) -> None:

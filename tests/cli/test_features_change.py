@@ -35,7 +35,7 @@ from tailorbird.stream import open_reader
 pytestmark = pytest.mark.slow
 
 CLOCK = SystemClock()
-ASKED = 60
+REQUEST_COUNT = 60
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def made(tmp_path_factory) -> Path:
         door.submit(json.dumps(item_events()).encode())
         roles.step()
         parts = InProcessServer(project, CLOCK, collector=door, seed=1)
-        for number in range(ASKED):
+        for number in range(REQUEST_COUNT):
             door.submit(json.dumps(some_events(number)).encode())
             answer = parts.pipeline.answer(RecommendQuery(slot="home", user_id=f"u{number % 7}"))
             assert answer.degraded == []
@@ -73,20 +73,20 @@ def plan(project: Path, status: int) -> dict:
     return json.loads(done.stdout)
 
 
-def test_a_plan_without_a_change_says_so_with_status_0(project):
-    told = plan(project, 0)
-    assert told["schema"] == told["applied"] == open_project(project).features.schema_hash
-    assert (told["changes"], told["build"], told["retrain"]) == ([], None, False)
-    assert told["bytes_before"] == told["bytes_after"] > 0
+def test_a_plan_without_a_change_has_status_0(project):
+    plan_json = plan(project, 0)
+    assert plan_json["schema"] == plan_json["applied"] == open_project(project).features.schema_hash
+    assert (plan_json["changes"], plan_json["build"], plan_json["retrain"]) == ([], None, False)
+    assert plan_json["bytes_before"] == plan_json["bytes_after"] > 0
     done = tailorbird("-C", project, "features", "plan")
     assert (done.returncode, "Nothing to do" in done.stdout) == (0, True)
 
 
-def test_a_plan_says_what_changes_and_what_it_takes(project):
+def test_a_plan_lists_changes_and_costs(project):
     changed = change(open_project(project))
-    told = plan(project, 2)
-    assert told["schema"] == changed.features.schema_hash
-    changes = {one["name"]: one for one in told["changes"]}
+    plan_json = plan(project, 2)
+    assert plan_json["schema"] == changed.features.schema_hash
+    changes = {one["name"]: one for one in plan_json["changes"]}
     assert {name: one["change"] for name, one in changes.items()} == {
         "brand_views": "added",
         "user_dear": "added",
@@ -98,7 +98,7 @@ def test_a_plan_says_what_changes_and_what_it_takes(project):
     place = changes["brand_views"]["place"]
     assert place.startswith("features.py:")
     assert lines[int(place.partition(":")[2]) - 1].startswith("brand_views =")
-    records = {one["entity"]: one for one in told["records"]}
+    records = {one["entity"]: one for one in plan_json["records"]}
     layouts = {one.entity.name: one for one in changed.features.layout.entities}
     assert (
         records["user"]["state_after"]
@@ -115,28 +115,28 @@ def test_a_plan_says_what_changes_and_what_it_takes(project):
         records["item.brand"]["entities"],
         records["item.brand"]["sampled"],
     ) == (0, None, 5)
-    assert told["attached"] == ["item.brand", "item.stock"], (
+    assert plan_json["attached"] == ["item.brand", "item.stock"], (
         "which no event carries yet, so they are looked up; item.price they do"
     )
     count = {name: one["entities"] or 0 for name, one in records.items()}
-    assert told["bytes_after"] == sum(
+    assert plan_json["bytes_after"] == sum(
         count[name] * (one["state_after"] + one["reading_after"]) for name, one in records.items()
     )
-    assert told["build"]["rows"] == Lake(project / "data" / "lake").count("events")
+    assert plan_json["build"]["rows"] == Lake(project / "data" / "lake").count("events")
     assert (
         0
-        < told["build"]["seconds_least"]
-        <= told["build"]["seconds"]
-        <= told["build"]["seconds_most"]
+        < plan_json["build"]["seconds_least"]
+        <= plan_json["build"]["seconds"]
+        <= plan_json["build"]["seconds_most"]
     )
-    assert (told["champion"], told["retrain"]) == ("v0001", True)
-    proofs = {one["name"]: one for one in told["proofs"]}
+    assert (plan_json["champion"], plan_json["retrain"]) == ("v0001", True)
+    proofs = {one["name"]: one for one in plan_json["proofs"]}
     assert proofs["user_spend_28d"]["units_max"] * proofs["user_spend_28d"]["events"] < 1 << 63
     assert proofs["user_spend_28d"]["events"] >= 1 << 30
     done = tailorbird("-C", project, "features", "plan", "--no-measure")
     for text in ("brand_views", "mean now", "No sum overflows", "features apply", "train"):
         assert text in done.stdout
-    assert read_applied(project / "data" / "state").schema == told["applied"], (
+    assert read_applied(project / "data" / "state").schema == plan_json["applied"], (
         "a plan changes nothing"
     )
 
@@ -156,12 +156,12 @@ def position(project: Path):
     opened = open_project(project, applied=True)
     store = open_state(opened.paths.state, opened.features)
     with store.snapshot() as snapshot:
-        found = read_position(snapshot)
+        read = read_position(snapshot)
     store.close()
-    return found
+    return read
 
 
-def test_a_change_is_applied_without_up_resumed_gone_back_from_and_tidied_up(project):
+def test_a_change_is_applied_without_up_resumed_rolled_back_and_pruned(project):
     state, old = project / "data" / "state", open_project(project).features.schema_hash
     new = change(open_project(project)).features.schema_hash
     refused(
@@ -177,8 +177,8 @@ def test_a_change_is_applied_without_up_resumed_gone_back_from_and_tidied_up(pro
         env={"TAILORBIRD_FAULTS": "worker.before_commit=kill@1"},
     )
     assert killed.returncode == -9
-    told = must_json("-C", project, "features", "apply", "--yes")
-    assert (told["schema"], told["ready"]) == (new, True)
+    summary = must_json("-C", project, "features", "apply", "--yes")
+    assert (summary["schema"], summary["ready"]) == (new, True)
     with open_reader(project / "data" / "stream" / "routed.db") as log:
         assert position(project).p == log.end() - 1
     assert must_json("-C", project, "features", "apply")["changed"] is False, "nothing to ask about"
@@ -188,8 +188,8 @@ def test_a_change_is_applied_without_up_resumed_gone_back_from_and_tidied_up(pro
     assert must_json("-C", project, "features", "verify")["unequal"] == 0, (
         "answers of the old schema too"
     )
-    said = must("-C", project, "features", "apply", "--back", "--yes")
-    assert "features.py still declares another schema" in said
+    output = must("-C", project, "features", "apply", "--back", "--yes")
+    assert "features.py still declares another schema" in output
     assert read_applied(state).schema == old
     removed = must_json("-C", project, "features", "prune")
     assert (list(removed["removed"]), removed["kept"]) == ([new], [old])
@@ -201,11 +201,10 @@ def test_a_change_is_applied_without_up_resumed_gone_back_from_and_tidied_up(pro
     )
 
 
-def test_train_takes_features_py_where_nothing_runs(project):
+def test_train_uses_features_py_if_nothing_runs(project):
     changed = change(open_project(project))
-    tailorbird(
-        "-C", project, "train", "--quick"
-    )  # too few answers to learn from; what counts is what it would have learned from
+    # too few answers to learn from; what counts is what it would have learned from
+    tailorbird("-C", project, "train", "--quick")
     assert read_applied(project / "data" / "state").schema == changed.features.schema_hash
 
 
@@ -215,19 +214,19 @@ def rows(folder: Path) -> pa.Table:
 
 def test_a_backfill_of_logged_answers_is_what_was_logged(project, tmp_path):
     features = open_project(project).features
-    told = must_json("-C", project, "features", "backfill", "--out", tmp_path / "out")
-    found = rows(tmp_path / "out")
+    summary = must_json("-C", project, "features", "backfill", "--out", tmp_path / "out")
+    table = rows(tmp_path / "out")
     logged = (
         Lake(project / "data" / "lake")
         .table("answers")
         .sort_by([("ts", "ascending"), ("request_id", "ascending")])
     )
-    assert (told["requests"], told["rows"], found.num_rows) == (
-        ASKED,
-        found.num_rows,
+    assert (summary["requests"], summary["rows"], table.num_rows) == (
+        REQUEST_COUNT,
+        table.num_rows,
         len(pc.list_flatten(logged["items"])),
     )
-    assert found["item"].to_pylist() == pc.list_flatten(logged["items"]).to_pylist()
+    assert table["item"].to_pylist() == pc.list_flatten(logged["items"]).to_pylist()
     read = (
         pc.list_flatten(logged["numeric"])
         .to_numpy()
@@ -235,10 +234,10 @@ def test_a_backfill_of_logged_answers_is_what_was_logged(project, tmp_path):
         .reshape(-1, len(features.numeric))
     )
     for place, name in enumerate(features.numeric):
-        assert np.array_equal(found[name].to_numpy(), read[:, place], equal_nan=True), name
+        assert np.array_equal(table[name].to_numpy(), read[:, place], equal_nan=True), name
     sequences = pq.read_table(tmp_path / "out" / "requests-00000.parquet")
     assert len(sequences["user_recent.ts"][-1]) > 3
-    assert found["ts"].to_pylist() == [
+    assert table["ts"].to_pylist() == [
         one
         for one, items in zip(logged["ts"].to_pylist(), logged["items"], strict=True)
         for _ in items
@@ -246,7 +245,7 @@ def test_a_backfill_of_logged_answers_is_what_was_logged(project, tmp_path):
     texts = pq.read_table(tmp_path / "out" / "categories.parquet").to_pydict()
     text_of = dict(zip(texts["hash"], texts["text"], strict=True))
     assert all(hash64(text) == key for key, text in text_of.items())
-    keys = {key for name in features.categorical for key in found[name].to_pylist() if key}
+    keys = {key for name in features.categorical for key in table[name].to_pylist() if key}
     keys |= {
         key
         for name in ("item", "type")
@@ -258,9 +257,9 @@ def test_a_backfill_of_logged_answers_is_what_was_logged(project, tmp_path):
     assert keys <= text_of.keys(), "each hash has its text"
 
 
-def test_one_feature_more_is_computed_alone_and_spans_are_kept_to(project, tmp_path):
+def test_only_an_added_feature_is_computed_and_spans_are_respected(project, tmp_path):
     out = tmp_path / "out"
-    told = must_json(
+    summary = must_json(
         "-C",
         project,
         "features",
@@ -272,13 +271,13 @@ def test_one_feature_more_is_computed_alone_and_spans_are_kept_to(project, tmp_p
         "--only",
         "price",
     )
-    assert told["columns"] == ["item_clicks_7d", "price"]
+    assert summary["columns"] == ["item_clicks_7d", "price"]
     [first] = (out / "columns").glob("*/rows-00000.parquet")
     stamp = first.stat().st_mtime_ns
-    told = must_json(
+    summary = must_json(
         "-C", project, "features", "backfill", "--out", out, "--only", "user_clicks_7d"
     )
-    assert set(told["columns"]) == {"item_clicks_7d", "price", "user_clicks_7d"}
+    assert set(summary["columns"]) == {"item_clicks_7d", "price", "user_clicks_7d"}
     assert first.stat().st_mtime_ns == stamp
     groups = [pq.read_schema(file).names for file in (out / "columns").glob("*/rows-00000.parquet")]
     assert sorted(groups) == [["item_clicks_7d", "price"], ["user_clicks_7d"]]
@@ -289,7 +288,7 @@ def test_one_feature_more_is_computed_alone_and_spans_are_kept_to(project, tmp_p
     )
 
 
-def test_a_backfill_that_was_killed_goes_on_and_ends_the_same(project, tmp_path):
+def test_a_killed_backfill_resumes_with_the_same_result(project, tmp_path):
     size = 60_000
     newest = pc.max(Lake(open_project(project).paths.lake).answers(["ts"])["ts"])
     people = pa.array([f"u{row % 7}" for row in range(size)])
@@ -356,15 +355,15 @@ def test_a_backfill_of_a_file_of_requests(project, tmp_path):
         "--only",
         "user_clicks_7d",
     )
-    found = rows(tmp_path / "out")
-    assert {"person", "item", "ts"} <= set(found.column_names), "as they were asked for"
-    assert found["person"].to_pylist() == clicks["person"].to_pylist()
+    table = rows(tmp_path / "out")
+    assert {"person", "item", "ts"} <= set(table.column_names), "as they were asked for"
+    assert table["person"].to_pylist() == clicks["person"].to_pylist()
     moments = clicks["ts"].cast(pa.int64()).to_numpy()
     people = np.array(clicks["person"].to_pylist())
     before = [
         int(np.sum((people == who) & (moments < t))) for who, t in zip(people, moments, strict=True)
     ]
-    assert found["user_clicks_7d"].to_pylist() == before
+    assert table["user_clicks_7d"].to_pylist() == before
     pq.write_table(pa.table({"who": ["u1"]}), tmp_path / "wrong.parquet")
     wrong = tailorbird(
         "-C",
@@ -454,7 +453,7 @@ def test_a_folder_keeps_to_its_first_run_however_the_lake_grows_and_is_for_nothi
     assert sorted(state.iterdir()) == before
 
 
-def test_a_backfill_that_is_interrupted_says_that_it_goes_on(
+def test_an_interrupted_backfill_prints_that_it_can_be_resumed(
     project, tmp_path, monkeypatch, capsys
 ):
     def interrupted(*_: object, **__: object) -> None:

@@ -32,7 +32,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
-def test_it_ranks_every_column_and_says_what_to_paste(shop: Path, tmp_path: Path) -> None:
+def test_it_ranks_every_column_and_prints_commands(shop: Path, tmp_path: Path) -> None:
     shown = must("-C", shop, "features", "rank", "--requests", 2_000, "--out", tmp_path / "out")
     for name in (
         "item_ctr_7d",
@@ -55,9 +55,9 @@ def test_it_ranks_every_column_and_says_what_to_paste(shop: Path, tmp_path: Path
         assert name in left_out
 
     words = shlex.split(command)[1:]
-    found = must_json(*words, "--quick")
+    report = must_json(*words, "--quick")
     encoder = json.loads(
-        (shop / "data" / "registry" / found["version"] / "encoder.json").read_bytes()
+        (shop / "data" / "registry" / report["version"] / "encoder.json").read_bytes()
     )
     assert encoder["numeric"], "some were proposed to stay"
     assert not set(left_out) & {
@@ -81,11 +81,11 @@ def test_json_has_figures_with_intervals(shop: Path, tmp_path: Path) -> None:
         "--out",
         tmp_path,
     )
-    found = must_json("-C", shop, *words)
-    assert found["target"] == "click"
-    names = {one["name"] for one in found["signals"]}
+    report = must_json("-C", shop, *words)
+    assert report["target"] == "click"
+    names = {one["name"] for one in report["signals"]}
     assert {"item_ctr_7d", "user_last_category", "item_knn_score"} <= names
-    for one in found["signals"]:
+    for one in report["signals"]:
         assert one["importance_low"] <= one["importance"] <= one["importance_high"]
         assert one["verdict"] in (
             "signal",
@@ -95,8 +95,8 @@ def test_json_has_figures_with_intervals(shop: Path, tmp_path: Path) -> None:
             "too good: leak?",
             "too few requests to decide",
         )
-    assert set(found["subset"]["keep"]) | set(found["subset"]["remove"]) == names
-    assert Path(found["report"]).is_file()
+    assert set(report["subset"]["keep"]) | set(report["subset"]["remove"]) == names
+    assert Path(report["report"]).is_file()
 
 
 def test_too_little_is_told(shop: Path, fresh: Path, tmp_path: Path) -> None:

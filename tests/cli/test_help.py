@@ -60,7 +60,7 @@ def _without_options(line: str) -> list[str]:
     return words
 
 
-def test_help_and_version_of_the_whole() -> None:
+def test_help_and_version_of_the_app() -> None:
     shown = must("--help")
     for name in COMMANDS:
         assert name.split()[1] in shown
@@ -73,7 +73,7 @@ def test_help_of_a_group_lists_its_commands() -> None:
         assert name in shown
 
 
-def test_a_traceback_is_there_for_who_asks(tmp_path: Path) -> None:
+def test_debug_prints_a_traceback(tmp_path: Path) -> None:
     done = tailorbird("--debug", "check", cwd=tmp_path)
     assert "Traceback" in done.stderr
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""What `init` prints as next steps works when it is pasted, line by line, in this order."""
+"""Run the next steps that `init` prints, line by line."""
 
 import csv
 import json
@@ -52,7 +52,7 @@ def paste_up(line: str, folder: Path, project: Path) -> None:
 
 
 def ready(url: str) -> bool:
-    """Whether the server is warm."""
+    """Return whether the server is warm."""
     try:
         with urllib.request.urlopen(f"{url}/readyz", timeout=10) as response:
             return response.status == 200

@@ -54,7 +54,7 @@ def test_wrong_uses_say_what_to_do(fresh: Path) -> None:
     refused(tailorbird("-C", fresh, "keys", "list"), "no file of keys", status=2)
 
 
-def test_a_key_for_pages_identifies_only_if_told_and_its_successor_too(fresh: Path) -> None:
+def test_a_key_for_pages_and_its_successor_identify_only_if_allowed(fresh: Path) -> None:
     page = (
         "-C",
         fresh,
@@ -67,9 +67,9 @@ def test_a_key_for_pages_identifies_only_if_told_and_its_successor_too(fresh: Pa
         "https://a.example",
     )
     assert must_json(*page)["identify"] is False
-    told = must_json(*page, "--identify")
-    assert told["identify"] is True
-    replace = ("-C", fresh, "keys", "create", "page", "--replaces", told["id"])
+    created = must_json(*page, "--identify")
+    assert created["identify"] is True
+    replace = ("-C", fresh, "keys", "create", "page", "--replaces", created["id"])
     assert must_json(*replace)["identify"] is True
     assert must_json(*replace, "--no-identify")["identify"] is False
     assert "write, identify" in must("-C", fresh, "keys", "list")
@@ -85,15 +85,17 @@ def test_the_keys_are_not_for_a_repository(fresh: Path) -> None:
     assert json.loads(must("-C", fresh, "keys", "list", "--json")) == {"keys": []}
 
 
-def test_doctor_says_who_may_call(fresh: Path) -> None:
+def test_doctor_prints_access(fresh: Path) -> None:
     def front_door(**env: str) -> tuple[str, str]:
-        found = json.loads(tailorbird("-C", fresh, "doctor", "--json", env=env).stdout)["findings"]
-        return next((row["state"], row["found"]) for row in found if row["what"] == "front door")
+        findings = json.loads(tailorbird("-C", fresh, "doctor", "--json", env=env).stdout)[
+            "findings"
+        ]
+        return next((row["state"], row["found"]) for row in findings if row["what"] == "front door")
 
     assert front_door() == ("ok", "open to this machine, closed to others")
     assert front_door(TAILORBIRD_SERVE__HOST="0.0.0.0")[0] == "error"
     must("-C", fresh, "keys", "create", "old", "--scope", "read", "--expires", "2d")
-    state, found = front_door(TAILORBIRD_SERVE__HOST="0.0.0.0")
-    assert (state, found.startswith("1 key, 0.0.0.0")) == ("warning", True)
+    state, description = front_door(TAILORBIRD_SERVE__HOST="0.0.0.0")
+    assert (state, description.startswith("1 key, 0.0.0.0")) == ("warning", True)
     (fresh / "keys.json").write_text("{}")
     assert front_door()[0] == "error"

@@ -41,7 +41,7 @@ def logged(project: Path, count: int, model: str) -> None:
     write_deltalake(project / "data" / "lake" / "answers", rows)
 
 
-def test_answers_of_versions_that_are_gone_are_no_answers_to_compare(project: Path) -> None:
+def test_answers_of_removed_versions_are_not_compared(project: Path) -> None:
     logged(project, 3, "v0007")
     refused(
         tailorbird("-C", project, "models", "verify"),
@@ -49,7 +49,7 @@ def test_answers_of_versions_that_are_gone_are_no_answers_to_compare(project: Pa
     )
 
 
-def test_answers_that_do_not_say_their_scores_are_why_nothing_was_compared(project: Path) -> None:
+def test_answers_without_scores_are_named_as_the_reason_for_no_comparison(project: Path) -> None:
     logged(project, 1_300, "v0001")
-    told = tailorbird("-C", project, "models", "verify", "--answers", 1_200)
-    refused(told, "650 answers do not say what a model made of each item")
+    result = tailorbird("-C", project, "models", "verify", "--answers", 1_200)
+    refused(result, "650 answers do not say what a model made of each item")

@@ -57,44 +57,44 @@ def test_while_events_come_the_latest_is_now(project):
     assert newest + 2 * HOUR <= clock.now() < newest + 2 * HOUR + 5 * MINUTE
 
 
-def test_what_comes_later_than_is_allowed_does_not_count(project):
+def test_events_beyond_the_allowed_lateness_do_not_count(project):
     """So a history that ended long ago is settled to its end."""
     shop, newest = project(30 * DAY)
     assert clock_as_of("latest", shop).now() == newest + 1 + LATENESS
 
 
-def test_a_machine_behind_the_log_does_not_look_ahead(project):
+def test_a_machine_with_a_late_clock_does_not_see_the_future(project):
     shop, newest = project(-3 * DAY)
     assert clock_as_of("latest", shop).now() == newest + 1
 
 
-def test_scores_are_just_behind_the_newest_event_whatever_may_come(project):
+def test_scores_are_as_of_just_after_the_newest_event(project):
     shop, newest = project(2 * HOUR)
     assert clock_as_of("latest", shop, settled=False).now() == newest + 1
 
 
-def test_a_log_that_ended_long_ago_is_answered_as_of_its_end_and_says_so(project):
+def test_a_log_that_ended_long_ago_is_answered_as_of_its_end_with_a_note(project):
     shop, newest = project(425 * DAY + HOUR)
-    clock, told = clock_of_answers("", shop, SystemClock())
+    clock, note = clock_of_answers("", shop, SystemClock())
     assert clock.now() == newest + 1
-    assert "425 days ago" in told
+    assert "425 days ago" in note
     machine = SystemClock()
     assert clock_of_answers("now", shop, machine) == (machine, "")
-    clock, told = clock_of_answers("2026-11-25", shop, machine)
-    assert told.startswith("Answered as of 2026-11-25T00:00:00")
+    clock, note = clock_of_answers("2026-11-25", shop, machine)
+    assert note.startswith("Answered as of 2026-11-25T00:00:00")
 
 
-def test_a_log_that_goes_on_is_answered_as_of_now(project):
+def test_a_live_log_is_answered_as_of_now(project):
     shop, newest = project(DAY)
     machine = SystemClock()
     assert clock_of_answers("", shop, machine) == (machine, "")
-    clock, told = clock_of_answers("latest", shop, machine)
+    clock, note = clock_of_answers("latest", shop, machine)
     assert clock.now() == newest + 1
-    assert told
+    assert note
 
 
 def test_an_answer_alone_is_no_life(project):
-    """As where somebody looked at the page of a project whose log ended: people did nothing since."""
+    """An answer to a visit of an old project's page does not revive its log."""
     shop, _ = project(HOUR, "answer")
     assert clock_as_of("latest", shop, settled=False).now() == 1
 
@@ -105,7 +105,7 @@ def test_an_imported_log_that_ended_long_ago_is_trained_on_as_of_its_end_without
     assert clock_as_of("now", shop).now() > newest + 29 * DAY
 
 
-def test_a_site_that_was_quiet_for_long_goes_by_today(project):
+def test_a_live_site_that_was_quiet_follows_the_machines_clock(project):
     shop, newest = project(30 * DAY, partition="serve-1")
     assert clock_as_of("", shop).now() > newest + 29 * DAY
     assert settle_clock(shop, SystemClock()) == ""
@@ -121,7 +121,8 @@ def test_roles_go_on_from_the_end_of_an_imported_log_until_the_site_is_live(proj
     again, _ = clock_of_answers("", shop, SystemClock())
     assert again.now() < newest + MINUTE
     assert (
-        settle_clock(shop, SystemClock(), live=True) == "all roles go by today's time from now on"
+        settle_clock(shop, SystemClock(), force_live=True)
+        == "all roles go by today's time from now on"
     )
     assert clock.behind == 0, "a role that runs sees it"
     assert settle_clock(shop, SystemClock()) == ""

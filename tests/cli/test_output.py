@@ -1,4 +1,4 @@
-"""What the commands print of what others wrote."""
+"""Commands escape text that others wrote."""
 
 import pytest
 
@@ -18,11 +18,11 @@ def test_nothing_is_shown_that_a_terminal_obeys(value: object, shown: str) -> No
     assert show(value) == shown
 
 
-def test_a_table_escapes_what_stands_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_escapes_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     print_table("Refused", ["type"], [("view\x1b[2J",)])
-    told = capsys.readouterr().out
-    assert "view\\x1b[2J" in told
-    assert "\x1b" not in told
+    output = capsys.readouterr().out
+    assert "view\\x1b[2J" in output
+    assert "\x1b" not in output
 
 
 def test_square_brackets_are_shown(capsys: pytest.CaptureFixture[str]) -> None:

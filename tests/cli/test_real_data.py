@@ -17,7 +17,7 @@ import pytest
 from tests.cli.kit import must, must_json
 
 DATA = Path(os.environ.get("TAILORBIRD_DATA") or Path(__file__).parents[3] / "shared" / "data")
-WHOLE = os.environ.get("TAILORBIRD_TEST_DATA") == "whole"
+USE_ALL_ROWS = os.environ.get("TAILORBIRD_TEST_DATA") == "whole"
 FEATURES = """
 from tailorbird.features import count, entity
 
@@ -43,14 +43,14 @@ def _project(folder: Path, kind: str) -> Path:
 def _part(file: Path, folder: Path, row_groups: int) -> tuple[Path, pa.Table]:
     """The first groups of rows of a file, in a file of the same name in `folder`, and as a table."""
     source = pq.ParquetFile(file)
-    rows = source.read() if WHOLE else source.read_row_groups(list(range(row_groups)))
+    rows = source.read() if USE_ALL_ROWS else source.read_row_groups(list(range(row_groups)))
     folder.mkdir(exist_ok=True)
     pq.write_table(rows, folder / file.name)
     return folder, rows
 
 
 def _different(rows: pa.Table, **names: str) -> dict[str, int]:
-    """How many different values columns have, under the names that a query gives them."""
+    """Return the number of distinct values of columns, by the names that a query uses."""
     return {name: pc.count_distinct(rows[column]).as_py() for name, column in names.items()}
 
 
@@ -78,14 +78,14 @@ def test_globo_clicks(tmp_path: Path) -> None:
         "count(distinct item_id) AS articles, min(ts) AS first, max(ts) AS last FROM events "
         "WHERE type = 'click' AND counts"
     )
-    found = _one(project, query)
-    assert found.pop("first") >= "2017-10-01T03:00"
-    assert found.pop("last") < "2017-10-15T03:01"
-    assert found == {"clicks": len(clicks)} | _different(
+    counts = _one(project, query)
+    assert counts.pop("first") >= "2017-10-01T03:00"
+    assert counts.pop("last") < "2017-10-15T03:01"
+    assert counts == {"clicks": len(clicks)} | _different(
         clicks, users="user_id", sessions="session_id", articles="article_id"
     )
-    if WHOLE:
-        assert found == {
+    if USE_ALL_ROWS:
+        assert counts == {
             "clicks": 2_697_554,
             "users": 308_049,
             "sessions": 945_085,
@@ -123,12 +123,12 @@ def test_complete_journey(tmp_path: Path) -> None:
         "user_id) AS households, "
         "count(distinct item_id) AS products FROM events WHERE type = 'purchase' AND counts"
     )
-    found = _one(project, query)
-    assert found == {"lines": len(lines)} | _different(
+    counts = _one(project, query)
+    assert counts == {"lines": len(lines)} | _different(
         lines, baskets="basket_id", households="household_id", products="product_id"
     )
-    if WHOLE:
-        assert found == {
+    if USE_ALL_ROWS:
+        assert counts == {
             "lines": 1_469_307,
             "baskets": 155_848,
             "households": 2_469,
@@ -142,8 +142,8 @@ def test_complete_journey(tmp_path: Path) -> None:
 def test_backfill_and_stream_are_equal_on_real_clicks(tmp_path: Path) -> None:
     from benchmarks.quality.parity import run
 
-    found = run(DATA / "globo-clicks", tmp_path, small=True)
-    ours = found["results"]["tailorbird"]
-    assert (ours["unequal"], found["by_feature"]) == (0, {})
+    report = run(DATA / "globo-clicks", tmp_path, small=True)
+    ours = report["results"]["tailorbird"]
+    assert (ours["unequal"], report["by_feature"]) == (0, {})
     assert ours["people"] > 10_000
     assert ours["compared"] > 1_000_000

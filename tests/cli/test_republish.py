@@ -11,7 +11,7 @@ from tests.faults.roles import make_project
 from tests.faults.test_evolution import item_events, some_events
 from tests.store.servers import needs_valkey, running
 
-from tailorbird.config.copying import copies_of
+from tailorbird.config.copying import copy_target_of
 from tailorbird.config.project import FILE
 from tailorbird.config.settings import load_settings
 from tailorbird.events import SystemClock
@@ -54,22 +54,22 @@ def records(store):
 
 def copied(project, env):
     settings, _ = load_settings(project.root / FILE, env)
-    at = copies_of(settings, project.paths.data)
+    at = copy_target_of(settings, project.paths.data)
     assert at is not None
     return records(CopiedStore(at.open(project.features.schema_hash, timeout_s=5)))
 
 
-def test_a_server_is_filled_anew_and_a_lost_state_is_built_first(project, tmp_path):
+def test_a_server_is_refilled_and_a_lost_state_is_rebuilt_first(project, tmp_path):
     with running(tmp_path / "server") as server:
         env = {"TAILORBIRD_STORE__URL": server.url}
-        found = must_json("-C", project.root, "features", "republish", env=env)["schemas"][
+        counts = must_json("-C", project.root, "features", "republish", env=env)["schemas"][
             project.features.schema_hash
         ]
         store = open_state(project.paths.state, project.features)
         before = records(store)
         store.close()
         assert copied(project, env) == before
-        assert found["records"] == len(before) > 20
+        assert counts["records"] == len(before) > 20
 
         server.ask("FLUSHALL")
         folder = project.paths.state / project.features.schema_hash
@@ -82,7 +82,7 @@ def test_a_server_is_filled_anew_and_a_lost_state_is_built_first(project, tmp_pa
         assert again.keys() == before.keys()
 
 
-def test_without_an_address_and_beside_a_worker_it_says_what_to_do(project, tmp_path):
+def test_without_a_url_and_with_a_running_worker_it_is_refused(project, tmp_path):
     refused(
         tailorbird("-C", project.root, "features", "republish"), "store.url", "valkey://host:6379"
     )
@@ -104,8 +104,8 @@ def test_a_server_is_shared_by_projects_and_pruned_of_dead_schemas_alone(project
             (project.paths.data / "project-id").read_text().strip(),
             project.features.schema_hash,
         )
-        others = {f"{ours}:{'0' * 12}", f"{ours}:{'1' * 12}", f"other:{'0' * 12}", "0" * 12}
-        for name in others:
+        schemas = {f"{ours}:{'0' * 12}", f"{ours}:{'1' * 12}", f"other:{'0' * 12}", "0" * 12}
+        for name in schemas:
             store = open_store(tmp_path / name.replace(":", "-"), create=True)
             store.write(
                 lambda transaction: transaction.put_many([(b"%d" % n, b"x") for n in range(2_100)])
@@ -117,9 +117,9 @@ def test_a_server_is_shared_by_projects_and_pruned_of_dead_schemas_alone(project
             else:
                 lives = published
         env |= {"TAILORBIRD_STORE__PASSWORD": ""}
-        told = must_json("-C", project.root, "features", "prune", env=env)
-        assert told["copies_removed"] == {"0" * 12: 2_100}
-        counts = {name: count(server, name) for name in (*others, f"{ours}:{schema}")}
+        summary = must_json("-C", project.root, "features", "prune", env=env)
+        assert summary["copies_removed"] == {"0" * 12: 2_100}
+        counts = {name: count(server, name) for name in (*schemas, f"{ours}:{schema}")}
         assert counts.pop(f"{ours}:{schema}") > 20
         assert counts == {
             f"{ours}:{'0' * 12}": 0,
@@ -128,23 +128,23 @@ def test_a_server_is_shared_by_projects_and_pruned_of_dead_schemas_alone(project
             "0" * 12: 2_100,
         }
 
-        told = must_json("-C", project.root, "features", "prune", "--unnamed", env=env)
-        assert told["copies_removed"] == {"tb:" + "0" * 12: 2_100}
+        summary = must_json("-C", project.root, "features", "prune", "--unnamed", env=env)
+        assert summary["copies_removed"] == {"tb:" + "0" * 12: 2_100}
         assert count(server, f"other:{'0' * 12}") == 2_100
         lives.close()
 
 
 def count(server, name):
     copies = open_copies(server.url, name, timeout_s=5)
-    found = len(copies.all_keys(b"")), copies.head() is not None
+    count_and_head = len(copies.all_keys(b"")), copies.head() is not None
     copies.close()
-    assert found[1] == bool(found[0])
-    return found[0]
+    assert count_and_head[1] == bool(count_and_head[0])
+    return count_and_head[0]
 
 
-def test_the_id_of_a_project_is_kept_or_set_and_no_password_is_shown(project):
+def test_the_project_id_is_stored_or_set_and_no_password_is_shown(project):
     def id_of(env):
-        at = copies_of(load_settings(project.root / FILE, env)[0], project.paths.data)
+        at = copy_target_of(load_settings(project.root / FILE, env)[0], project.paths.data)
         assert isinstance(at, CopyTarget)
         return at
 

@@ -37,8 +37,8 @@ def test_a_model_that_ends_its_loader_does_not_end_the_role(
 
 @pytest.mark.slow
 @needs_valkey
-@pytest.mark.parametrize("beside", [False, True])
-def test_away_from_the_state_it_reads_what_was_copied(tmp_path: Path, beside: bool) -> None:
+@pytest.mark.parametrize("same_machine", [False, True])
+def test_away_from_the_state_it_reads_what_was_copied(tmp_path: Path, same_machine: bool) -> None:
     with running(tmp_path / "valkey") as server:
         site = make_site(
             tmp_path,
@@ -59,7 +59,7 @@ def test_away_from_the_state_it_reads_what_was_copied(tmp_path: Path, beside: bo
                 pass
             worker.republish()
             position = worker.position.p
-        if not beside:
+        if not same_machine:
             shutil.rmtree(project.paths.state)
         models = Models(project, CLOCK)
         try:

@@ -111,15 +111,15 @@ class Shop:
     def write(self, rows):
         write(self.project.paths.lake, rows)
 
-    def look(self, now):
-        return trainer.look(self.project, SimulatedClock(now), SLOT)
+    def check(self, now):
+        return trainer.retrain_on_fall(self.project, SimulatedClock(now), SLOT)
 
     def renew(self, now):
-        return trainer.renew(self.project, SimulatedClock(now), SLOT)
+        return trainer.retrain_on_schedule(self.project, SimulatedClock(now), SLOT)
 
-    def looks(self, begin, end, every=HOUR):
+    def check_repeatedly(self, begin, end, every=HOUR):
         for now in range(begin, end, every):
-            self.look(now)
+            self.check(now)
 
 
 @pytest.fixture
@@ -127,16 +127,16 @@ def shop(tmp_path, monkeypatch):
     return Shop(tmp_path, monkeypatch)
 
 
-def test_a_fallen_model_is_trained_anew_on_what_came_since(shop):
+def test_a_fallen_model_is_retrained_on_newer_data(shop):
     shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
-    outcome = shop.look(LIVE + 6 * DAY)
+    outcome = shop.check(LIVE + 6 * DAY)
     assert outcome is not None
     assert abs(shop.since - (LIVE + 3 * DAY)) <= 12 * HOUR
 
 
 def test_a_model_that_keeps_its_lift_is_left_alone(shop):
     shop.write(traffic([GOOD] * 6, shop.champion))
-    assert shop.look(LIVE + 6 * DAY) is None
+    assert shop.check(LIVE + 6 * DAY) is None
     assert shop.trained == []
 
 
@@ -146,66 +146,70 @@ def test_the_reference_covers_live_traffic_where_the_promotion_was_simulated_lon
     shop = Shop(tmp_path, monkeypatch, promoted_at=LIVE - 300 * DAY)
     history = traffic([FALLEN], "another-model", start=LIVE - 300 * DAY, people=10)
     shop.write(history + traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
-    assert shop.look(LIVE + 6 * DAY) is not None
+    assert shop.check(LIVE + 6 * DAY) is not None
 
 
 def test_without_an_answer_of_the_champion_there_is_nothing_to_judge(shop):
     shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, "another-model", people=30))
-    assert shop.look(LIVE + 6 * DAY) is None
+    assert shop.check(LIVE + 6 * DAY) is None
 
 
-def test_the_promotion_that_counts_is_the_last_in_the_log_whatever_its_time(tmp_path, monkeypatch):
+def test_the_last_promotion_in_the_log_counts_regardless_of_its_time(tmp_path, monkeypatch):
     shop = Shop(tmp_path, monkeypatch, promoted_at=LIVE + 100 * DAY)
     registry = Registry(shop.project.paths.registry, clock=SimulatedClock(LIVE - DAY))
     shop.champion = add(registry, tmp_path / "new", "train")
     registry.promote(shop.champion, by="train", why="as of an earlier day")
     shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
-    assert shop.look(LIVE + 6 * DAY) is not None
+    assert shop.check(LIVE + 6 * DAY) is not None
 
 
-def test_a_refused_training_is_not_repeated_at_each_look(shop):
+def test_a_refused_training_is_not_repeated_at_each_check(shop):
     shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
     begin = LIVE + 6 * DAY
-    shop.looks(begin, begin + DAY, every=4 * HOUR)
+    shop.check_repeatedly(begin, begin + DAY, every=4 * HOUR)
     assert shop.trained == [begin]
-    shop.look(begin + DAY)
+    shop.check(begin + DAY)
     assert shop.trained == [begin, begin + DAY]
 
 
 def test_a_quarter_more_traffic_is_reason_enough_to_try_again(shop):
     shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
     begin = LIVE + 6 * DAY
-    shop.look(begin)
+    shop.check(begin)
     crowd = [
         row
         for row in traffic([FALLEN], shop.champion, start=begin, people=400, seed=1)
         if row["ts"] < begin + 6 * HOUR
     ]
     shop.write(crowd)
-    shop.look(begin + 3 * HOUR)
+    shop.check(begin + 3 * HOUR)
     assert shop.trained == [begin, begin + 3 * HOUR]
 
 
-def test_what_others_train_does_not_hold_the_role_back(shop, tmp_path):
+def test_manual_trainings_do_not_delay_the_role(shop, tmp_path):
     shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
     registry = Registry(shop.project.paths.registry, clock=SimulatedClock(LIVE + 6 * DAY - HOUR))
     add(registry, tmp_path / "new", "train")
     add(registry, tmp_path / "new", "trainer", slot="search")
-    assert shop.look(LIVE + 6 * DAY) is not None
+    assert shop.check(LIVE + 6 * DAY) is not None
 
 
 def test_only_the_columns_that_are_needed_are_read(shop, monkeypatch):
-    asked = []
+    requested_columns = []
     events = Lake.events
     monkeypatch.setattr(
         Lake,
         "events",
-        lambda self, columns=None, **span: asked.append(columns) or events(self, columns, **span),
+        lambda self, columns=None, **span: (
+            requested_columns.append(columns) or events(self, columns, **span)
+        ),
     )
     shop.write(traffic([GOOD] * 3, shop.champion, people=20))
-    shop.look(LIVE + 3 * DAY)
-    assert len(asked) == 2
-    assert all(columns is not None and set(columns) <= {*COLUMNS, "model"} for columns in asked)
+    shop.check(LIVE + 3 * DAY)
+    assert len(requested_columns) == 2
+    assert all(
+        columns is not None and set(columns) <= {*COLUMNS, "model"} for columns in requested_columns
+    )
 
 
 @pytest.fixture
@@ -222,9 +226,7 @@ def scheduled(tmp_path, monkeypatch):
     return shop
 
 
-def test_a_model_is_trained_anew_when_it_is_as_old_as_the_schedule_says_whatever_the_figures(
-    scheduled,
-):
+def test_a_model_is_retrained_on_schedule_regardless_of_metrics(scheduled):
     assert scheduled.renew(LIVE + DAY - HOUR) is None
     outcome = scheduled.renew(LIVE + DAY)
     assert outcome is not None
@@ -241,34 +243,39 @@ def test_without_new_events_there_is_nothing_to_train_on(scheduled):
     assert scheduled.renew(LIVE + 9 * DAY) is None, "traffic ended two days in"
 
 
-def test_before_the_first_training_and_where_the_schedule_says_never_nothing_is_trained(
-    tmp_path, monkeypatch
-):
+def test_nothing_is_trained_before_the_first_training_or_without_a_schedule(tmp_path, monkeypatch):
     """The first training is a user's; what other slots' models are like does not matter."""
     never = Shop(tmp_path / "never", monkeypatch, every="")
     never.write(traffic([GOOD] * 2, never.champion, people=5))
     assert never.renew(LIVE + 99 * DAY) is None
     first = Shop(tmp_path / "first", monkeypatch)
     registry = Registry(first.project.paths.registry, clock=SimulatedClock(LIVE))
-    assert trainer.renew(first.project, SimulatedClock(LIVE + 9 * DAY), Slot("search")) is None
+    assert (
+        trainer.retrain_on_schedule(first.project, SimulatedClock(LIVE + 9 * DAY), Slot("search"))
+        is None
+    )
     first.write(traffic([GOOD] * 2, first.champion, people=5))
     add(registry, tmp_path / "new", "train", slot="search", created_at=LIVE + 99 * DAY)
     assert first.renew(LIVE + DAY) is not None, "the newest of this slot was trained long before"
 
 
-def test_the_role_renews_the_slot_that_is_trained_and_a_fall_comes_first(scheduled, monkeypatch):
+def test_the_role_retrains_train_slot_and_a_fall_has_priority(scheduled, monkeypatch):
     renewed, fallen = [], {"search"}
-    monkeypatch.setattr(trainer, "applied", lambda project: project)
+    monkeypatch.setattr(trainer, "with_applied_features", lambda project: project)
     monkeypatch.setattr(trainer, "advance_canary_safely", lambda project, clock: None)
     monkeypatch.setattr(
-        trainer, "look", lambda project, clock, slot: object() if slot.name in fallen else None
+        trainer,
+        "retrain_on_fall",
+        lambda project, clock, slot: object() if slot.name in fallen else None,
     )
-    monkeypatch.setattr(trainer, "renew", lambda project, clock, slot: renewed.append(slot.name))
-    looks = iter([False, True])
-    stop = SimpleNamespace(wait=lambda seconds: next(looks))
-    trainer.watch(scheduled.project, SimulatedClock(LIVE), stop)
+    monkeypatch.setattr(
+        trainer, "retrain_on_schedule", lambda project, clock, slot: renewed.append(slot.name)
+    )
+    stop_answers = iter([False, True])
+    stop = SimpleNamespace(wait=lambda seconds: next(stop_answers))
+    trainer.run_trainer(scheduled.project, SimulatedClock(LIVE), stop)
     assert renewed == ["home"], "train.slot, once at each look"
     fallen.add("home")
-    looks = iter([False, True])
-    trainer.watch(scheduled.project, SimulatedClock(LIVE), stop)
+    stop_answers = iter([False, True])
+    trainer.run_trainer(scheduled.project, SimulatedClock(LIVE), stop)
     assert renewed == ["home"], "it was trained for its fall just now"

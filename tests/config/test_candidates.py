@@ -1,4 +1,4 @@
-"""Which candidate tables a project keeps: of its slots, and of the bundles that answer or may."""
+"""The candidate tables that a project maintains, by its slots and live bundles."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +7,12 @@ import pytest
 
 from tailorbird.candidates.contract import Board
 from tailorbird.candidates.folder import CURRENT, set_current_contract
-from tailorbird.config.candidates import kept_contracts, required_contract, shown_by, slots_contract
+from tailorbird.config.candidates import (
+    exposure_event,
+    maintained_contracts,
+    required_contract,
+    slots_contract,
+)
 from tailorbird.config.project import Paths
 from tailorbird.events import DAY, HOUR, SystemClock
 from tailorbird.ranking import Slot
@@ -46,7 +51,7 @@ def test_slots_keep_what_they_name_and_what_their_rankers_read(project: SimpleNa
     assert required_contract(project) == contract
 
 
-def test_bundles_that_answer_or_may_have_their_tables_kept(project: SimpleNamespace) -> None:
+def test_tables_of_live_bundles_are_maintained(project: SimpleNamespace) -> None:
     """Also the one before: a rollback must find its tables. What neither serves nor may is let go."""
     first, second, third = (
         bundle(project, *sources) for sources in (["popular:15m"], ["stan"], ["popular:28d"])
@@ -54,42 +59,44 @@ def test_bundles_that_answer_or_may_have_their_tables_kept(project: SimpleNamesp
     promote(project, first)
     assert Board(HOUR // 4) in required_contract(project).boards
     promote(project, second)
-    wanted = required_contract(project)
-    assert Board(HOUR // 4) in wanted.boards
-    assert wanted.session_knn is not None
+    required = required_contract(project)
+    assert Board(HOUR // 4) in required.boards
+    assert required.session_knn is not None
     promote(project, third)
-    wanted = required_contract(project)
-    assert Board(HOUR // 4) not in wanted.boards
-    assert wanted.session_knn is not None
-    assert wanted.covers(slots_contract(project))
+    required = required_contract(project)
+    assert Board(HOUR // 4) not in required.boards
+    assert required.session_knn is not None
+    assert required.covers(slots_contract(project))
 
 
-def test_the_current_tables_stay_until_the_wanted_ones_are_there(project: SimpleNamespace) -> None:
+def test_the_current_tables_stay_until_the_required_ones_are_ready(
+    project: SimpleNamespace,
+) -> None:
     before = slots_contract(project)
-    assert kept_contracts(project) == [before]
+    assert maintained_contracts(project) == [before]
     set_current_contract(project.paths.candidates, before)
-    assert kept_contracts(project) == [before]
+    assert maintained_contracts(project) == [before]
     project.slots["home"] = Slot("home", sources={"session_knn": 5})
-    wanted = required_contract(project)
-    assert wanted != before
-    assert kept_contracts(project) == [before, wanted]
-    set_current_contract(project.paths.candidates, wanted)
-    assert kept_contracts(project) == [wanted]
+    required = required_contract(project)
+    assert required != before
+    assert maintained_contracts(project) == [before, required]
+    set_current_contract(project.paths.candidates, required)
+    assert maintained_contracts(project) == [required]
 
 
 def test_a_record_that_cannot_be_read_stops_nothing(
     project: SimpleNamespace, caplog: pytest.LogCaptureFixture
 ) -> None:
     (project.paths.candidates / CURRENT).write_text("{")
-    assert kept_contracts(project) == [required_contract(project)]
+    assert maintained_contracts(project) == [required_contract(project)]
     assert "remove data/candidates" in caplog.text
 
 
 def test_answers_say_what_was_shown_where_no_slot_reports_impressions(
     project: SimpleNamespace,
 ) -> None:
-    assert shown_by(project) == "impression"
+    assert exposure_event(project) == "impression"
     project.slots = {name: Slot(name, denominator="answer") for name in ("home", "cart")}
-    assert shown_by(project) == slots_contract(project).shown == "answer"
+    assert exposure_event(project) == slots_contract(project).shown == "answer"
     project.slots["other"] = Slot("other")
-    assert shown_by(project) == "impression"
+    assert exposure_event(project) == "impression"

@@ -4,7 +4,7 @@ import pytest
 
 from tailorbird.cli.init import init
 from tailorbird.config import open_project
-from tailorbird.config.contract_file import Declared, load_contract
+from tailorbird.config.contract_file import EventContract, load_contract
 from tailorbird.errors import ConfigError
 from tailorbird.events import EVENT_TYPES, HOUR
 from tailorbird.events.rules import Rule
@@ -29,7 +29,7 @@ def load(tmp_path, text):
     return load_contract(tmp_path / "contract.toml", EVENT_TYPES)
 
 
-def test_what_the_server_says_itself_cannot_be_refused(tmp_path):
+def test_server_events_cannot_be_refused(tmp_path):
     with pytest.raises(ConfigError, match="answers are the server's own") as caught:
         load(tmp_path, "[answer.currency]\nrequired = true")
     assert caught.value.where.endswith("[answer.currency]")
@@ -37,7 +37,7 @@ def test_what_the_server_says_itself_cannot_be_refused(tmp_path):
 
 
 def test_everything_that_can_be_declared(tmp_path):
-    assert load(tmp_path, TEXT) == Declared(
+    assert load(tmp_path, TEXT) == EventContract(
         {
             "purchase": (
                 Rule("price", True, "number", 0.01),
@@ -51,7 +51,7 @@ def test_everything_that_can_be_declared(tmp_path):
 
 
 def test_without_a_file_nothing_is_declared(tmp_path):
-    assert load_contract(tmp_path / "contract.toml", EVENT_TYPES) == Declared()
+    assert load_contract(tmp_path / "contract.toml", EVENT_TYPES) == EventContract()
 
 
 def test_the_rules_of_a_project_stand_in_its_plan(tmp_path):
@@ -63,7 +63,7 @@ def test_the_rules_of_a_project_stand_in_its_plan(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("[bought.price]\nrequired = true", r"\[bought\] is no type"),
         ("[purchase]\nprice = 3", "unknown key price"),
@@ -87,6 +87,6 @@ def test_the_rules_of_a_project_stand_in_its_plan(tmp_path):
         ("[purchase", "cannot be read"),
     ],
 )
-def test_a_slip_of_the_pen_is_named(tmp_path, text, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_slip_of_the_pen_is_named(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
         load(tmp_path, text)

@@ -18,7 +18,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_it_is_found_from_any_folder_inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_is_located_from_any_inner_folder(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deep = project / "notebooks" / "old"
     deep.mkdir(parents=True)
     assert find_project(deep) == project

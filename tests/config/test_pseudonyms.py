@@ -18,7 +18,7 @@ EVENT = (
 
 
 @pytest.fixture
-def begun(tmp_path: Path) -> tuple[Path, Path]:
+def initialised(tmp_path: Path) -> tuple[Path, Path]:
     """The data and the lake of a project that began with `KEY`."""
     places = tmp_path / "data", tmp_path / "data" / "lake"
     assert pseudonyms_of(KEY, *places) is not None
@@ -35,35 +35,35 @@ def flip(file: Path) -> None:
 
 @pytest.mark.parametrize("harm", [lose, flip])
 @pytest.mark.parametrize("which", [0, 1])
-def test_either_note_alone_keeps_another_key_out_and_is_written_again(begun, harm, which):
-    file = begun[which] / FILE
-    whole = file.read_bytes()
+def test_either_fingerprint_refuses_another_key_and_is_rewritten(initialised, harm, which):
+    file = initialised[which] / FILE
+    intact = file.read_bytes()
     harm(file)
-    for key, told in ((OTHER, "is not the key"), ("", "no key for them is set")):
-        with pytest.raises(ConfigError, match=told):
-            pseudonyms_of(key, *begun)
-    assert pseudonyms_of(KEY, *begun, note=False) is not None
-    assert not file.exists() or file.read_bytes() != whole, "who only looks writes nothing"
-    assert pseudonyms_of(KEY, *begun) is not None
-    assert file.read_bytes() == whole
+    for key, message in ((OTHER, "is not the key"), ("", "no key for them is set")):
+        with pytest.raises(ConfigError, match=message):
+            pseudonyms_of(key, *initialised)
+    assert pseudonyms_of(KEY, *initialised, record_key=False) is not None
+    assert not file.exists() or file.read_bytes() != intact, "who only looks writes nothing"
+    assert pseudonyms_of(KEY, *initialised) is not None
+    assert file.read_bytes() == intact
 
 
-def test_with_no_whole_note_a_damaged_one_stops(begun):
-    lose(begun[0] / FILE)
-    flip(begun[1] / FILE)
+def test_without_an_intact_fingerprint_a_damaged_one_is_an_error(initialised):
+    lose(initialised[0] / FILE)
+    flip(initialised[1] / FILE)
     for key in (KEY, OTHER, ""):
         with pytest.raises(ConfigError, match="cannot be read"):
-            pseudonyms_of(key, *begun)
+            pseudonyms_of(key, *initialised)
 
 
-def test_a_project_of_before_the_second_note_gets_one(begun):
-    lose(begun[1] / FILE)
-    pseudonyms_of(KEY, *begun)
-    assert (begun[1] / FILE).read_bytes() == (begun[0] / FILE).read_bytes()
+def test_a_project_of_before_the_second_note_gets_one(initialised):
+    lose(initialised[1] / FILE)
+    pseudonyms_of(KEY, *initialised)
+    assert (initialised[1] / FILE).read_bytes() == (initialised[0] / FILE).read_bytes()
 
 
 @pytest.mark.slow
-def test_commands_tell_another_key_after_the_loss(tmp_path):
+def test_commands_detect_another_key_after_a_loss(tmp_path):
     must("init", tmp_path / "shop")
     source = tmp_path / "history.jsonl"
     source.write_text(EVENT)
@@ -84,8 +84,8 @@ def test_commands_tell_another_key_after_the_loss(tmp_path):
         "is not the key",
         status=2,
     )
-    told = tailorbird("-C", tmp_path / "shop", "doctor", "--json", env=wrong)
-    assert (told.returncode, "is not the key" in told.stdout) == (1, True)
+    result = tailorbird("-C", tmp_path / "shop", "doctor", "--json", env=wrong)
+    assert (result.returncode, "is not the key" in result.stdout) == (1, True)
     assert (
         must_json("-C", tmp_path / "shop", "import", "tailorbird", source, env=right)["routed"][
             "accepted"

@@ -25,7 +25,7 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     assert {origin.source for origin in origins} == {"default"}
 
 
-def test_each_value_says_where_it_came_from(tmp_path: Path) -> None:
+def test_each_value_has_its_source(tmp_path: Path) -> None:
     file = _write(tmp_path, '# a shop\n[serve]\n  port = 9000\n\n[train]\nwindow = "7d"\n')
     shown = _shown(
         file, {"TAILORBIRD_SERVE__HOST": "127.0.0.2", "TAILORBIRD_SERVE__PORT": "9001", "HOME": "/"}
@@ -92,7 +92,7 @@ def test_keys_are_shown_as_stars_and_nothing_of_them(tmp_path: Path) -> None:
             "[zzz]",
             {},
             "unknown section zzz; known: project, events, serve, stream, router, store, "
-            "features, lake, score, checks, train",
+            "features, lake, score, checks, search, train, canary",
         ),
         ("[serve]\nport = true", {}, "tailorbird.toml:2: serve.port: expected `int`, got `bool`"),
         ("[serve]\nhost = 1", {}, "serve.host: expected `str`, got `int`"),
@@ -131,12 +131,12 @@ def test_what_cannot_be_used_is_named_with_its_place(
     assert message in str(caught.value)
 
 
-def test_a_model_is_trained_anew_each_day_unless_it_is_to_be_never(tmp_path: Path) -> None:
+def test_a_model_is_retrained_daily_unless_disabled(tmp_path: Path) -> None:
     assert load_settings(_write(tmp_path, ""), {})[0].train.every == "1d"
     assert load_settings(_write(tmp_path, "[train]\nevery = ''"), {})[0].train.every == ""
 
 
-def test_variables_of_other_parts_are_let_be(tmp_path: Path) -> None:
+def test_variables_of_other_parts_are_ignored(tmp_path: Path) -> None:
     environ = {
         f"TAILORBIRD_{name}": "x"
         for name in ("FAULTS", "PROJECT", "DATA", "DEBUG", "PARENT", "CHROMIUM")
@@ -144,6 +144,6 @@ def test_variables_of_other_parts_are_let_be(tmp_path: Path) -> None:
     assert load_settings(_write(tmp_path, ""), environ)[0] == Settings()
 
 
-def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+def test_a_missing_file_suggests_init(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="tailorbird init"):
         load_settings(tmp_path / "tailorbird.toml", {})

@@ -35,7 +35,7 @@ def test_sasl_and_tls_become_settings_of_the_client_and_are_not_shown(tmp_path):
     )
     text += 'client = ["compression.type=zstd"]'
     cluster = _cluster(tmp_path, text, {"TAILORBIRD_STREAM__SASL_PASSWORD": "not to be seen"})
-    found = cluster.conf(acks="all")
+    options = cluster.conf(acks="all")
     expected = {
         "security.protocol": "SASL_SSL",
         "ssl.ca.location": "/ca.pem",
@@ -45,7 +45,7 @@ def test_sasl_and_tls_become_settings_of_the_client_and_are_not_shown(tmp_path):
         "compression.type": "zstd",
         "acks": "all",
     }
-    assert expected.items() <= found.items()
+    assert expected.items() <= options.items()
     assert "not to be seen" not in f"{cluster!r} {cluster}"
     _, origins = load_settings(
         tmp_path / "tailorbird.toml", {"TAILORBIRD_STREAM__SASL_PASSWORD": "not to be seen"}
@@ -69,7 +69,7 @@ def test_sasl_and_tls_become_settings_of_the_client_and_are_not_shown(tmp_path):
         ('timeout = "soon"', "stream.timeout"),
     ],
 )
-def test_what_cannot_be_is_said(tmp_path, text, message):
+def test_invalid_settings_are_errors(tmp_path, text, message):
     with pytest.raises(ConfigError) as refused:
         _cluster(tmp_path, text)
     assert message in str(refused.value)

@@ -33,7 +33,7 @@ PROFILES = {
     "cap": {"title": "Running cap", "category": "hats", "price": 15, "stock": 9},
     "gift": {"title": "Gift card"},
 }
-CAME = {"coat": T0, "parka": T0 + DAY, "hat": None, "cap": T0 + 5 * DAY, "gift": T0 + 9 * DAY}
+FIRST_SEEN = {"coat": T0, "parka": T0 + DAY, "hat": None, "cap": T0 + 5 * DAY, "gift": T0 + 9 * DAY}
 
 
 def time(moments):
@@ -43,7 +43,7 @@ def time(moments):
 def items(extra=()):
     """`extra`: (id, valid_from, attributes) of later versions."""
     rows = [
-        (name, CAME[name] or 0, attributes, CAME[name] is None)
+        (name, FIRST_SEEN[name] or 0, attributes, FIRST_SEEN[name] is None)
         for name, attributes in PROFILES.items()
     ]
     rows += [(*each, False) for each in extra]

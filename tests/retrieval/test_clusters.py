@@ -27,22 +27,20 @@ def categories(index, rows):
     return [index.category.text(int(row)) for row in rows]
 
 
-def asked(index, past, n):
-    """What somebody finds who had these items, the newest first; items of a lower number are wanted
-    more.
-    """
+def cluster_matches(index, past, n):
+    """Return the matches for a history, the newest item first; lower item numbers are more popular."""
     rows = index.find(world.keys_of(past))
     return index.clusters(rows, 0.8 ** np.arange(len(rows)), np.arange(len(index), 0, -1), n)
 
 
-def test_somebody_new_sees_something_of_everything(index):
-    found = asked(index, [], 12)
-    assert set(categories(index, found.rows)) == {"coats", "hats", "shoes", "bags"}
-    assert np.all(np.diff(found.scores) <= 0)
+def test_a_new_user_sees_every_cluster(index):
+    matches = cluster_matches(index, [], 12)
+    assert set(categories(index, matches.rows)) == {"coats", "hats", "shoes", "bags"}
+    assert np.all(np.diff(matches.scores) <= 0)
 
 
 def test_one_event_is_enough_to_see_more_of_it(index):
-    none, one, five = (asked(index, past, 10) for past in ([], [5], [13, 9, 5, 6, 2]))
+    none, one, five = (cluster_matches(index, past, 10) for past in ([], [5], [13, 9, 5, 6, 2]))
     share = [categories(index, found.rows).count("hats") / 10 for found in (none, one, five)]
     assert share[0] < share[1]
     assert share[0] < share[2]
@@ -52,17 +50,17 @@ def test_one_event_is_enough_to_see_more_of_it(index):
 def test_a_new_item_has_a_cluster_at_once(index):
     grown = with_items(index, [NewItem("new", {"title": "Thing 5 felt", "category": "hats"}, 5)])
     row = int(grown.find_ids(["new"])[0])
-    assert grown.together.of[row] == index.together.of[index.find_ids(["i5"])[0]]
-    assert row in asked(grown, [5], len(grown)).rows
+    assert grown.item_clusters.labels[row] == index.item_clusters.labels[index.find_ids(["i5"])[0]]
+    assert row in cluster_matches(grown, [5], len(grown)).rows
     bare = with_items(index, [NewItem("bare", {}, 5)])
-    assert bare.together.of[-1] == -1
+    assert bare.item_clusters.labels[-1] == -1
 
 
 def test_what_may_not_be_shown_is_left_out(index):
     shown = np.array([index.category.text(row) != "hats" for row in range(len(index))])
-    found = asked(index.only(shown), [5], 20)
-    assert found.rows.size
-    assert "hats" not in categories(index, found.rows)
+    matches = cluster_matches(index.only(shown), [5], 20)
+    assert matches.rows.size
+    assert "hats" not in categories(index, matches.rows)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_they_are_what_a_loop_counts(items, data):
         assert (facet.low, facet.high) == ((min(sizes), max(sizes)) if sizes else (None, None))
 
 
-def test_only_the_most_frequent_values_are_told():
+def test_only_the_most_frequent_values_are_returned():
     new = [NewItem(f"n{place}", {"brand": f"b{place % 50}"}, 1) for place in range(60)]
     index = with_items(EMPTY, new)
     facet = facet_of(index, np.arange(60), "brand")

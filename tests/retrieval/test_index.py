@@ -1,6 +1,4 @@
-"""What the index finds in a shop small enough to know by heart, and what it does with items that
-came later.
-"""
+"""The index on a small shop: matches, and items that are added later."""
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +8,7 @@ from tests.retrieval import shop
 from tailorbird.errors import BundleError
 from tailorbird.events import DAY, HOUR, hash64s
 from tailorbird.retrieval import Index, NewItem, TextColumn, build_index, with_items
-from tailorbird.retrieval.columns import ATTRIBUTES_MAX, column_of, columns_of, extended
+from tailorbird.retrieval.columns import ATTRIBUTES_MAX, column_of, columns_of, extend_column
 
 ALL = {"coat", "parka", "hat", "cap", "gift", "unlisted"}
 
@@ -49,13 +47,13 @@ def test_bots_late_events_impressions_and_the_future_make_no_item(tmp_path):
     assert set(Index.open(tmp_path / "index").ids) == ALL
 
 
-def test_an_item_came_with_its_first_dated_version_or_its_first_event(tmp_path, index):
-    came = dict(zip(index.ids, index.first_seen.tolist(), strict=True))
+def test_first_seen_is_the_first_dated_version_or_event(tmp_path, index):
+    first_seen = dict(zip(index.ids, index.first_seen.tolist(), strict=True))
     # The hat is timeless: its first event dates it. The unlisted item came with its event, as old
     # as the parka's and the cap's.
-    assert came["hat"] == shop.AS_OF - 5 * HOUR
-    assert (came["coat"], came["gift"]) == (shop.T0, shop.T0 + 9 * DAY)
-    assert came["parka"] == came["cap"] == came["unlisted"] == shop.T0 + DAY
+    assert first_seen["hat"] == shop.AS_OF - 5 * HOUR
+    assert (first_seen["coat"], first_seen["gift"]) == (shop.T0, shop.T0 + 9 * DAY)
+    assert first_seen["parka"] == first_seen["cap"] == first_seen["unlisted"] == shop.T0 + DAY
     build_index(tmp_path / "index", shop.events().slice(0, 0), shop.items(), as_of=shop.AS_OF)
     quiet = Index.open(tmp_path / "index")
     assert quiet.first_seen[quiet.find_ids(["hat"])[0]] == 0, (
@@ -82,14 +80,14 @@ def test_an_item_came_with_its_first_dated_version_or_its_first_event(tmp_path, 
     ],
 )
 def test_search_by_words_as_people_type_them(index, query, expected):
-    found = shop.ids(index, index.search(query, 10).rows)
+    matches = shop.ids(index, index.search(query, 10).rows)
     if expected is not None:
-        assert set(found) == set(expected)
-        assert found[:1] == expected[:1]
+        assert set(matches) == set(expected)
+        assert matches[:1] == expected[:1]
     assert (np.diff(index.search(query, 10).scores) <= 0).all()
 
 
-def test_a_later_version_replaces_what_was_known_and_a_future_one_does_not(tmp_path):
+def test_a_later_version_replaces_attributes_and_a_future_one_does_not(tmp_path):
     versions = [
         ("coat", shop.T0 + 2 * DAY, {"title": "Storm coat", "price": 60}),
         ("coat", shop.AS_OF, {"title": "Never"}),
@@ -130,7 +128,7 @@ def test_without_items_without_events_and_without_either(tmp_path):
     assert shop.ids(more, more.search("thing", 3).rows) == ["first"]
 
 
-def test_an_item_that_came_later_is_found_by_id_words_and_attributes(index):
+def test_an_added_item_matches_by_id_words_and_attributes(index):
     later = with_items(
         index,
         [
@@ -152,15 +150,15 @@ def test_an_item_that_came_later_is_found_by_id_words_and_attributes(index):
     assert "scarf" not in index.ids
 
 
-def test_a_truth_is_told_from_a_number_as_long_as_every_item_has_one(tmp_path):
-    told = [
+def test_a_boolean_attribute_stays_boolean_while_all_values_are(tmp_path):
+    versions = [
         ("hat", shop.AS_OF - 1, {"eco": True, "stock": 1}),
         ("cap", shop.AS_OF - 1, {"eco": False, "sale": True, "stock": 0}),
     ]
     build_index(
         tmp_path / "index",
         shop.events(),
-        shop.items([*told, ("gift", shop.AS_OF - 1, {"sale": 1})]),
+        shop.items([*versions, ("gift", shop.AS_OF - 1, {"sale": 1})]),
         as_of=shop.AS_OF,
     )
     built = Index.open(tmp_path / "index")
@@ -221,9 +219,9 @@ def test_columns_of_mixed_values():
     numbers = column_of([True, None, 2.5])
     np.testing.assert_array_equal(numbers, [1.0, np.nan, 2.5])
     np.testing.assert_array_equal(
-        extended(numbers, 3, {1: 7, 4: "text"}, 5), [1, 7, 2.5, np.nan, np.nan]
+        extend_column(numbers, 3, {1: 7, 4: "text"}, 5), [1, 7, 2.5, np.nan, np.nan]
     )
-    assert [extended(mixed, 4, {0: "zero", 4: "two"}, 5).text(row) for row in range(5)] == [
+    assert [extend_column(mixed, 4, {0: "zero", 4: "two"}, 5).text(row) for row in range(5)] == [
         "zero",
         "two",
         "",
@@ -244,9 +242,7 @@ def test_one_bad_row_makes_no_text_of_a_number(caplog):
     assert stocks["size"].text(0) == "M"
 
 
-def test_names_of_attributes_that_somebody_makes_up_do_not_become_columns_without_end(
-    index, caplog
-):
+def test_made_up_attribute_names_do_not_become_unlimited_columns(index, caplog):
     made_up = [{f"junk{item}_{n}": n for n in range(20)} for item in range(30)]
     columns = columns_of(
         [{"title": f"Item {n}", "price": n, **junk} for n, junk in enumerate(made_up)]
@@ -272,8 +268,8 @@ def test_names_of_attributes_that_somebody_makes_up_do_not_become_columns_withou
 
 def test_a_column_that_grew_knows_old_and_new_texts():
     column = column_of(["red", "blue", None])
-    same = extended(column, 3, {0: "blue"}, 3)
-    more = extended(column, 3, {2: "green"}, 4)
+    same = extend_column(column, 3, {0: "blue"}, 3)
+    more = extend_column(column, 3, {2: "green"}, 4)
     assert [same.text(row) for row in range(3)] == ["blue", "blue", ""]
     assert [more.text(row) for row in range(4)] == ["red", "blue", "green", ""]
     assert (column.code("green"), same.code("green"), more.code("green")) == (-2, -2, 2)

@@ -27,8 +27,8 @@ def drawn(count):
 
 
 VECTORS, USERS = drawn(N), drawn(50)
-FOUND = build_inverted(VECTORS, drawn(100))
-NOBODY = Ragged(np.zeros(2, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
+INVERTED = build_inverted(VECTORS, drawn(100))
+NO_HISTORY = Ragged(np.zeros(2, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
 
 
 def space(user, inverted, shown=None):
@@ -45,43 +45,45 @@ def space(user, inverted, shown=None):
     return Space(tower, index if shown is None else index.only(shown))
 
 
-def both(user, n, shown=None, sequence=NOBODY):
-    exact, by_file = space(user, None, shown), space(user, FOUND, shown)
+def both(user, n, shown=None, sequence=NO_HISTORY):
+    exact, by_file = space(user, None, shown), space(user, INVERTED, shown)
     return exact.nearest(exact.query(sequence), n), by_file.nearest(by_file.query(sequence), n)
 
 
-def test_it_looks_at_a_part_and_finds_nearly_all_of_the_nearest():
-    assert FOUND.measured.share < 0.35
+def test_it_compares_a_part_and_returns_nearly_all_of_the_nearest():
+    assert INVERTED.measured.share < 0.35
     recall = []
     for user in USERS:
-        exact, found = both(user, 100)
-        recall.append(np.isin(exact.rows, found.rows).mean())
-        assert (np.diff(found.scores) <= 0).all()
-        same = np.isin(found.rows, exact.rows)
-        told = dict(zip(exact.rows.tolist(), exact.scores.tolist(), strict=True))
+        exact, approximate = both(user, 100)
+        recall.append(np.isin(exact.rows, approximate.rows).mean())
+        assert (np.diff(approximate.scores) <= 0).all()
+        same = np.isin(approximate.rows, exact.rows)
+        exact_scores = dict(zip(exact.rows.tolist(), exact.scores.tolist(), strict=True))
         np.testing.assert_allclose(
-            found.scores[same], [told[row] for row in found.rows[same].tolist()], atol=0.1
+            approximate.scores[same],
+            [exact_scores[row] for row in approximate.rows[same].tolist()],
+            atol=0.1,
         )
     assert np.mean(recall) >= 0.98
 
 
 def test_the_sum_over_all_items_is_close_and_the_same_for_one_and_for_many():
     for user in USERS[:10]:
-        one = space(user, FOUND)
-        exact = space(user, None).query(NOBODY)
-        assert one.query(NOBODY).total == pytest.approx(exact.total, abs=0.1)
+        one = space(user, INVERTED)
+        exact = space(user, None).query(NO_HISTORY)
+        assert one.query(NO_HISTORY).total == pytest.approx(exact.total, abs=0.1)
         assert (
             one._totals(np.stack([user, user])).tolist()
-            == [np.float32(one.query(NOBODY).total)] * 2
+            == [np.float32(one.query(NO_HISTORY).total)] * 2
         )
     rows = np.array([5, 0, N - 1])
-    asked = space(USERS[0], FOUND).query(NOBODY)
+    query = space(USERS[0], INVERTED).query(NO_HISTORY)
     np.testing.assert_allclose(
-        asked.scores_of(rows), space(USERS[0], None).query(NOBODY).scores_of(rows), rtol=1e-5
+        query.scores_of(rows), space(USERS[0], None).query(NO_HISTORY).scores_of(rows), rtol=1e-5
     )
 
 
-@pytest.mark.parametrize("inverted", [FOUND, None])
+@pytest.mark.parametrize("inverted", [INVERTED, None])
 def test_an_item_has_the_same_score_to_the_bit_among_many_and_by_itself(inverted):
     """What is shown is a part of the candidates: who scores it again, by the bundle and what was
     logged, must come to the same.
@@ -92,18 +94,18 @@ def test_an_item_has_the_same_score_to_the_bit_among_many_and_by_itself(inverted
 
         def scores(some, here=here):
             return here.columns(
-                ["vector_score"], here.index.keys[some], np.zeros(len(some), np.intp), NOBODY, 1
+                ["vector_score"], here.index.keys[some], np.zeros(len(some), np.intp), NO_HISTORY, 1
             )["vector_score"]
 
-        whole = scores(rows)
+        all_scores = scores(rows)
         for count in (1, 3, 7, 20):
-            assert np.array_equal(scores(rows[:count]), whole[:count])
-            assert np.array_equal(scores(rows[-count:]), whole[-count:])
+            assert np.array_equal(scores(rows[:count]), all_scores[:count])
+            assert np.array_equal(scores(rows[-count:]), all_scores[-count:])
 
 
-def test_all_lists_are_looked_into_where_so_many_are_wanted():
-    exact, found = both(USERS[0], N)
-    assert sorted(found.rows.tolist()) == sorted(exact.rows.tolist())
+def test_all_lists_are_probed_if_needed():
+    exact, approximate = both(USERS[0], N)
+    assert sorted(approximate.rows.tolist()) == sorted(exact.rows.tolist())
 
 
 @pytest.mark.slow
@@ -112,45 +114,45 @@ def test_it_finds_what_may_be_shown_however_little_that_is(share):
     shown = np.random.default_rng(1).random(N) < share
     recall = []
     for user in USERS:
-        exact, found = both(user, 20, shown)
-        assert shown[found.rows].all()
-        assert found.rows.size == exact.rows.size
-        recall.append(np.isin(exact.rows, found.rows).mean() if exact.rows.size else 1.0)
+        exact, approximate = both(user, 20, shown)
+        assert shown[approximate.rows].all()
+        assert approximate.rows.size == exact.rows.size
+        recall.append(np.isin(exact.rows, approximate.rows).mean() if exact.rows.size else 1.0)
     assert np.mean(recall) >= 0.97
 
 
-def test_what_somebody_had_is_left_out():
+def test_items_of_the_history_are_excluded():
     exact, _ = both(USERS[0], 3)
-    index = space(USERS[0], FOUND).index
+    index = space(USERS[0], INVERTED).index
     had = Ragged(np.array([0, 3]), index.keys[exact.rows], np.arange(3))
-    _, found = both(USERS[0], 50, sequence=had)
-    assert not np.isin(exact.rows, found.rows).any()
+    _, approximate = both(USERS[0], 50, sequence=had)
+    assert not np.isin(exact.rows, approximate.rows).any()
 
 
-def test_new_and_changed_items_are_found_at_once():
+def test_new_and_changed_items_match_at_once():
     user = USERS[0]
-    before = space(user, FOUND)
-    far = before.nearest(before.query(NOBODY), N).rows[-1]
+    before = space(user, INVERTED)
+    far = before.nearest(before.query(NO_HISTORY), N).rows[-1]
     vectors = before.vectors
     moved = VECTORS.copy()
     moved[far] = 10 * user
     after = replace(
         vectors,
         vectors=np.concatenate([moved, 9 * user[None]]),
-        inverted=FOUND.extended(np.array([far]), N + 1),
+        inverted=INVERTED.extended(np.array([far]), N + 1),
     )
     now = Space(before.tower, Index.bare([f"i{number}" for number in range(N + 1)], after))
-    asked = now.query(NOBODY)
-    found = now.nearest(asked, N + 1)
-    assert found.rows[:2].tolist() == [far, N]
-    assert np.unique(found.rows).size == found.rows.size == N + 1
+    query = now.query(NO_HISTORY)
+    matches = now.nearest(query, N + 1)
+    assert matches.rows[:2].tolist() == [far, N]
+    assert np.unique(matches.rows).size == matches.rows.size == N + 1
     again = after.inverted.extended(np.zeros(0, np.intp), N + 1)
     assert np.array_equal(again.stale, after.inverted.stale)
 
 
-def test_an_item_that_came_later_is_among_the_lists_of_its_index():
+def test_an_added_item_is_in_the_lists_of_the_next_index():
     grown = with_items(
-        space(USERS[0], FOUND).index,
+        space(USERS[0], INVERTED).index,
         [NewItem("new", {"title": "x"}, 1), NewItem("i7", {"title": "x"}, 1)],
     )
     assert np.flatnonzero(grown.vectors.inverted.stale).tolist() == [7, N]
@@ -164,18 +166,18 @@ def test_nothing_is_built_where_it_would_spare_nothing():
 
 
 def files(**damaged):
-    vectors = space(USERS[0], FOUND).vectors
+    vectors = space(USERS[0], INVERTED).vectors
     return vectors.files() | {f"inverted_{name}.npy": data for name, data in damaged.items()}
 
 
-def test_it_comes_back_from_its_files():
+def test_it_is_restored_from_its_files():
     read = ItemVectors.read(files(), N)
-    assert read.inverted.measured == FOUND.measured
+    assert read.inverted.measured == INVERTED.measured
     again = read.inverted.look(USERS[3], VECTORS)
-    told = FOUND.look(USERS[3], VECTORS)
-    assert np.array_equal(again.rows, told.rows)
-    assert np.array_equal(again.products, told.products)
-    assert again.total == told.total
+    result = INVERTED.look(USERS[3], VECTORS)
+    assert np.array_equal(again.rows, result.rows)
+    assert np.array_equal(again.products, result.products)
+    assert again.total == result.total
     assert (
         ItemVectors.read(
             {name: data for name, data in files().items() if name not in FILES}, N
@@ -187,30 +189,29 @@ def test_it_comes_back_from_its_files():
 @pytest.mark.parametrize(
     "damaged",
     [
-        {"rows": array_bytes(FOUND.rows[:-1])},
+        {"rows": array_bytes(INVERTED.rows[:-1])},
         {"rows": array_bytes(np.zeros(N, np.int32))},
-        {"rows": array_bytes(FOUND.rows - 1)},
-        {"rows": array_bytes(FOUND.rows.astype(np.int64))},
-        {"begin": array_bytes(FOUND.begin[::-1].copy())},
-        {"begin": array_bytes(FOUND.begin[:3])},
+        {"rows": array_bytes(INVERTED.rows - 1)},
+        {"rows": array_bytes(INVERTED.rows.astype(np.int64))},
+        {"begin": array_bytes(INVERTED.begin[::-1].copy())},
+        {"begin": array_bytes(INVERTED.begin[:3])},
         {"begin": b"none"},
     ],
 )
 def test_a_damaged_file_is_refused(damaged):
-    with pytest.raises(
-        ValueError, match=r"lists of the inverted file|no array"
-    ):  # `Index.load` makes a BundleError of it
+    # `Index.load` makes a BundleError of it
+    with pytest.raises(ValueError, match=r"lists of the inverted file|no array"):
         ItemVectors.read(files(**damaged), N)
 
 
 def test_a_file_without_its_lists_is_refused():
-    whole = files()
+    intact = files()
     with pytest.raises(KeyError):
-        ItemVectors.read({name: data for name, data in whole.items() if name != FILES[0]}, N)
+        ItemVectors.read({name: data for name, data in intact.items() if name != FILES[0]}, N)
     with pytest.raises((ValueError, msgspec.ValidationError)):
-        ItemVectors.read(whole | {FILES[2]: b'{"lists": 100000, "recall": 1.0, "share": 0.1}'}, N)
+        ItemVectors.read(intact | {FILES[2]: b'{"lists": 100000, "recall": 1.0, "share": 0.1}'}, N)
 
 
 def test_every_row_is_in_one_list():
-    assert sorted(FOUND.rows.tolist()) == list(range(N))
-    assert isinstance(FOUND, Inverted)
+    assert sorted(INVERTED.rows.tolist()) == list(range(N))
+    assert isinstance(INVERTED, Inverted)

@@ -69,23 +69,21 @@ def built_of(folder: Path, documents) -> TextIndex:
 
 @settings(max_examples=12)
 @given(before=st.lists(DOCUMENT, max_size=30), later=st.lists(DOCUMENT, min_size=1, max_size=60))
-def test_items_that_came_later_are_scored_as_if_the_index_had_been_built_of_all(
-    tmp_path_factory, before, later
-):
+def test_added_items_score_as_in_a_rebuilt_index(tmp_path_factory, before, later):
     folder = tmp_path_factory.mktemp("texts")
-    whole = built_of(folder / "whole", before + later)
+    rebuilt = built_of(folder / "whole", before + later)
     grown = built_of(folder / "before", before).with_documents(
         np.arange(len(before), len(before) + len(later)), by_field(later)
     )
-    beside = Synonyms.of([["jacket", "coat"]])
+    synonyms = Synonyms.of([["jacket", "coat"]])
     for query in QUERIES:
-        expected, found = (
-            index.search(query, 100, beside.beside(query)) for index in (whole, grown)
+        expected, actual = (
+            index.search(query, 100, synonyms.beside(query)) for index in (rebuilt, grown)
         )
-        assert sorted(found[0]) == sorted(expected[0])
-        np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
+        assert sorted(actual[0]) == sorted(expected[0])
+        np.testing.assert_allclose(actual[1], expected[1], rtol=1e-6)
         scores = dict(zip(*expected, strict=True))
-        np.testing.assert_allclose(found[1], [scores[row] for row in found[0]], rtol=1e-6)
+        np.testing.assert_allclose(actual[1], [scores[row] for row in actual[0]], rtol=1e-6)
 
 
 def test_many_new_items_that_share_a_word_rank_among_the_old_ones_that_have_it(tmp_path):
@@ -100,7 +98,7 @@ def test_many_new_items_that_share_a_word_rank_among_the_old_ones_that_have_it(t
     np.testing.assert_allclose(scores, scores[0], rtol=1e-6)
 
 
-def test_an_item_whose_text_changed_is_found_by_its_new_words_and_no_longer_by_the_old_ones(folder):
+def test_an_item_matches_by_its_new_words_and_not_by_its_old_ones(folder):
     index = Index.open(folder)
     coat = {**shop.PROFILES["coat"], "title": "Storm jacket", "category": "jackets"}
     later = with_items(
@@ -147,7 +145,7 @@ def test_without_room_for_temporary_files_all_but_search_knows_what_is_new(
     with monkeypatch.context() as broken:
         broken.setattr("tailorbird.retrieval.text.tempfile.mkdtemp", no_room)
         later = with_items(index, scarf)
-    assert "search does not know yet" in caplog.text
+    assert "search does not have new and changed items yet" in caplog.text
     assert later.title(int(later.find_ids(["scarf"])[0])) == "Wool scarf"
     assert shop.ids(later, later.search("rain coat", 1).rows) == ["coat"]
     mended = with_items(index, scarf)
@@ -155,7 +153,7 @@ def test_without_room_for_temporary_files_all_but_search_knows_what_is_new(
 
 
 def test_where_no_folder_is_in_memory_a_temporary_one_does(folder, monkeypatch):
-    monkeypatch.setattr("tailorbird.retrieval.text._MEMORY", "/nowhere")
+    monkeypatch.setattr("tailorbird.retrieval.text._MEMORY_FOLDER", "/nowhere")
     later = with_items(
         Index.open(folder), [NewItem("scarf", {"title": "Wool scarf"}, shop.AS_OF + HOUR)]
     )
@@ -172,7 +170,7 @@ def test_a_damaged_text_index_under_later_items_ends_no_process(folder):
         for path in folder.rglob("*")
         if path.is_file()
     }
-    told = [
+    new_items = [
         NewItem("coat", {"title": "Storm jacket"}, 0),
         NewItem("scarf", {"title": "Rain scarf"}, 1),
     ]
@@ -181,7 +179,7 @@ def test_a_damaged_text_index_under_later_items_ends_no_process(folder):
             data = bytearray(files[name])
             data[at] ^= 4
             try:
-                later = with_items(Index.load(files | {name: bytes(data)}), told)
+                later = with_items(Index.load(files | {name: bytes(data)}), new_items)
                 later.search("rain coat storm jackte", 9)
             except BundleError:
                 continue

@@ -32,7 +32,7 @@ def hits(index: Index, query: str, n: int = 10) -> list[str]:
     return [index.ids[row] for row in index.search(query, n).rows.tolist()]
 
 
-def test_an_item_that_shares_no_word_is_found(index, tmp_path):
+def test_an_item_that_shares_no_word_matches_by_meaning(index, tmp_path):
     by_words = open_index(tmp_path / "index", None)
     assert hits(by_words, "anorak") == []
     assert set(hits(index, "anorak")) == {"coat", "parka"}
@@ -51,7 +51,7 @@ def test_hidden_items_are_not_added(index):
     assert hits(index.only(shown), "anorak") == ["coat"]
 
 
-def test_an_item_that_came_or_changed_is_found_by_its_new_text(index):
+def test_a_new_or_changed_item_matches_by_its_new_text(index):
     later = with_items(
         index,
         [
@@ -64,7 +64,7 @@ def test_an_item_that_came_or_changed_is_found_by_its_new_text(index):
     assert hits(index, "present") == ["gift"]
 
 
-def test_vectors_are_kept_by_text(settings, index, tmp_path, monkeypatch):
+def test_vectors_are_cached_by_text(settings, index, tmp_path, monkeypatch):
     encoded: list[str] = []
     encode = TextEncoder.encode
     monkeypatch.setattr(
@@ -79,7 +79,7 @@ def test_vectors_are_kept_by_text(settings, index, tmp_path, monkeypatch):
     assert len(encoded) > 1
 
 
-def test_a_folder_without_an_encoder_says_what_is_missing(tmp_path):
+def test_a_folder_without_an_encoder_names_the_missing_file(tmp_path):
     with pytest.raises(UsageError, match=r"has no model\.onnx"):
         TextEncoder.from_folder(tmp_path)
     write_encoder(tmp_path)

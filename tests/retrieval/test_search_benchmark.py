@@ -66,11 +66,11 @@ def copy(tmp_path: Path) -> Path:
         (
             number,
             100 + place,
-            "Exact" if asked == kind else "Partial" if asked[0] == kind[0] else "Irrelevant",
+            "Exact" if searched == kind else "Partial" if searched[0] == kind[0] else "Irrelevant",
         )
-        for number, asked in enumerate(kinds)
+        for number, searched in enumerate(kinds)
         for place, kind in enumerate(kinds * 2)
-        if asked == kind or (number + place) % 3 == 0
+        if searched == kind or (number + place) % 3 == 0
     ]
     write(tmp_path / "product.csv", PRODUCTS, products)
     write(tmp_path / "query.csv", ["query_id", "query", "query_class"], queries)
@@ -98,7 +98,7 @@ def test_of_a_pair_that_was_judged_twice_the_first_counts(copy: Path) -> None:
     assert wands(copy).judged['red sofa 36"'][0] == 2.0
 
 
-def test_what_is_no_copy_of_wands_is_told_with_its_place(copy: Path) -> None:
+def test_an_invalid_copy_of_wands_names_its_problem(copy: Path) -> None:
     with (copy / "label.csv").open("a") as file:
         file.write("99999\t0\t5\tExact\n")
     line = len((copy / "label.csv").read_text().splitlines())
@@ -111,9 +111,8 @@ def test_what_is_no_copy_of_wands_is_told_with_its_place(copy: Path) -> None:
 
 def test_the_two_figures_by_hand() -> None:
     rows, judged = np.array([7, 3, 9]), {7: 2.0, 3: 1.0, 5: 2.0, 9: 0.0}
-    public = (3 + 1 / 2) / (
-        3 * sum(1 / rank for rank in range(1, 11))
-    )  # exact, partial, wrong; ideal of ten exact hits
+    # exact, partial, wrong; ideal of ten exact hits
+    public = (3 + 1 / 2) / (3 * sum(1 / rank for rank in range(1, 11)))
     assert public_ndcg(rows, judged) == pytest.approx(public)
     assert public_ndcg(np.arange(10), dict.fromkeys(range(10), 2.0)) == pytest.approx(1.0)
     ideal = 3 + 3 / np.log2(3) + 1 / np.log2(4)  # what was judged: two exact, a partial one
@@ -130,8 +129,8 @@ def test_the_command_on_a_copy(copy: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    case = found["cases"]["WANDS"]
+    report = json.loads(done.stdout)
+    case = report["cases"]["WANDS"]
     assert set(case["results"]) == {
         "tailorbird",
         "vectors",
@@ -149,12 +148,12 @@ def test_the_command_on_a_copy(copy: Path) -> None:
     # however good the order is.
     assert case["results"]["tailorbird"]["ndcg_10"] > 0.7
     assert case["results"]["tailorbird"]["public_ndcg_10"] < 0.6
-    page = section(found)
+    page = section(report)
     assert "| BM25, as published | 0.541 |" in page
     assert "No copy was there" not in page
 
 
-def test_the_page_says_that_no_copy_was_there() -> None:
+def test_the_page_notes_a_missing_copy() -> None:
     environment = {"day": "2026-11-26", "cpu": "", "cores": 2, "tailorbird": "", "lightgbm": ""}
     assert "No copy was there" in section({"title": "", "cases": {}, "environment": environment})
 

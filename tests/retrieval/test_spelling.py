@@ -19,12 +19,12 @@ TITLES = [
 
 @pytest.fixture(scope="module")
 def index():
-    return TextIndex.of(
+    return TextIndex.from_documents(
         {"title": TITLES, "text": ["scart" if n == 3 else "" for n in range(len(TITLES))]}
     )
 
 
-def found(index, query, limit=5):
+def titles_of(index, query, limit=5):
     return [TITLES[row] for row in index.search(query, limit)[0].tolist()]
 
 
@@ -32,13 +32,13 @@ def found(index, query, limit=5):
     "query",
     ["wireless mouze", "wireless muose", "wireless mose", "wireless mousee", "WIRELESS Mouze"],
 )
-def test_one_mistyped_word_is_put_right_though_the_others_find_many(index, query):
-    assert found(index, query) == found(index, "wireless mouse")
-    assert all("mouse" in title for title in found(index, query))
+def test_one_mistyped_word_is_corrected_although_the_others_match(index, query):
+    assert titles_of(index, query) == titles_of(index, "wireless mouse")
+    assert all("mouse" in title for title in titles_of(index, query))
 
 
-def test_a_word_that_hardly_any_item_has_is_taken_for_an_error_too_but_comes_first(index):
-    titles = found(index, "wireless keybord")
+def test_a_rare_word_is_corrected_too_but_ranks_first(index):
+    titles = titles_of(index, "wireless keybord")
     assert titles[0] == "wireless keybord"
     assert all("keyboard" in title for title in titles[1:])
 
@@ -59,7 +59,7 @@ def test_what_is_no_error_stays(index, query, why):
         assert np.array_equal(part, typed[place]), why
 
 
-def test_a_word_of_an_item_that_came_later_is_no_error(tmp_path):
+def test_a_word_of_an_added_item_is_no_error(tmp_path):
     build_index(tmp_path / "index", shop.events(), shop.items(), as_of=shop.AS_OF)
     built = Index.open(tmp_path / "index")
     assert "hat" in shop.ids(built, built.search("rain gift cap belt", 9).rows), "felt was meant"
@@ -74,7 +74,7 @@ def test_a_word_of_an_item_that_came_later_is_no_error(tmp_path):
 
 
 def test_a_word_of_a_letter_or_two_is_no_error_of_another():
-    index = TextIndex.of({"title": ["A lamp of oak", "Hat 7"]})
+    index = TextIndex.from_documents({"title": ["A lamp of oak", "Hat 7"]})
     for query in ("x", "ß", "8", "0.5", "if"):
         assert index.search(query, 5)[0].size == 0
     assert index.search("7", 5)[0].tolist() == [1]

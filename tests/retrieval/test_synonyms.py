@@ -8,7 +8,7 @@ from tailorbird.retrieval.text import TextIndex
 GROUPS = [["tv", "television"], ["HDD", "hard drive", "hard disk"], ["tv", "telly"]]
 
 
-def test_phrases_of_a_group_stand_beside_each_other():
+def test_phrases_of_a_group_are_synonyms():
     synonyms = Synonyms.of(GROUPS)
     assert synonyms.beside("a TV stand") == [("television",), ("telly",)]
     assert synonyms.beside("external hard-drive") == [("hdd",), ("hard", "disk")]
@@ -24,13 +24,13 @@ def test_what_is_no_group_is_refused(groups):
         Synonyms.of(groups)
 
 
-def test_a_search_finds_what_is_called_otherwise_below_what_is_called_so():
-    index = TextIndex.of(
+def test_synonym_matches_rank_below_exact_matches():
+    index = TextIndex.from_documents(
         {"title": ["red telly", "blue tv", "hard disk case", "hard shell for a disk", "AND OR NOT"]}
     )
     synonyms = Synonyms.of(GROUPS)
     assert index.search("tv", 5)[0].tolist() == [1]
     assert index.search("tv", 5, synonyms.beside("tv"))[0].tolist() == [1, 0]
-    found, scores = index.search("hdd", 5, synonyms.beside("hdd"))
-    assert found.tolist() == [2]  # a phrase, not its words
+    rows, scores = index.search("hdd", 5, synonyms.beside("hdd"))
+    assert rows.tolist() == [2]  # a phrase, not its words
     assert scores[0] > 0

@@ -1,1 +1,1 @@
-"""The command line: one command a file, each of which parses, calls the library and reports."""
+"""The command line: one module per command, which parses options, calls the library and prints."""

@@ -14,34 +14,32 @@ if TYPE_CHECKING:
 
 
 def check(*, json: Json = False) -> None:
-    """Load the project's settings, features, slots and churn models and say what they declare.
-    Touches no data.
+    """Load all declarations of the project and print what they declare. Touches no data.
 
-    What a setting names is held against what there is: slots, networks, programs, folders,
-    addresses.
-
-    Ends with status 2 and one sentence that names file and line if something cannot be used.
+    The command also checks what settings refer to: slots, networks, programs, folders and
+    addresses. If something is invalid, it ends with status 2 and a sentence that names the file and
+    the line.
 
     Example:  tailorbird -C shop check
     """
     from tailorbird.config import open_project
-    from tailorbird.config.schemas import differs
+    from tailorbird.config.schemas import describe_difference
 
     project = open_project()
     features = project.features
     check_slots(project)
     check_churn(project)
     check_settings(project)
-    found = {
+    summary = {
         "project": str(project.root),
         "schema_hash": features.schema_hash,
         "numeric": list(features.numeric),
         "categorical": list(features.categorical),
         "sequences": list(features.sequences),
-        "similarities": [one.name for one in features.similarities],
+        "similarities": [similarity.name for similarity in features.similarities],
         "transforms": {
-            one.output: {"column": one.column, "gives": list(one.outputs)}
-            for one in features.transforms
+            transform.output: {"column": transform.column, "gives": list(transform.outputs)}
+            for transform in features.transforms
         },
         "slots": list(project.slots),
         "experiments": {
@@ -50,7 +48,7 @@ def check(*, json: Json = False) -> None:
         "churn": list(project.churn),
     }
     if json:
-        print_json(found)
+        print_json(summary)
         return
     out = console()
     counts = (
@@ -59,12 +57,12 @@ def check(*, json: Json = False) -> None:
     )
     out.print(f"{project.root}: all declarations load.")
     out.print(f"  features   {counts} (schema {features.schema_hash})")
-    if said := differs(project):
-        out.print(f"             {said}")
-    for one in features.similarities:
-        out.print(f"  similarity {one.name}: {one.description}")
-    for one in features.transforms:
-        out.print(f"  transform  {one.column}: gives a model {', '.join(one.outputs)}")
+    if notice := describe_difference(project):
+        out.print(f"             {notice}")
+    for similarity in features.similarities:
+        out.print(f"  similarity {similarity.name}: {similarity.description}")
+    for transform in features.transforms:
+        out.print(f"  transform  {transform.column}: gives a model {', '.join(transform.outputs)}")
     for name, slot in project.slots.items():
         experiment = f", experiment {slot.experiment.name}" if slot.experiment else ""
         out.print(
@@ -75,32 +73,31 @@ def check(*, json: Json = False) -> None:
 
 
 def check_slots(project: "Project") -> None:
-    """Hold what slots say in the language of rules against what is declared; where nothing can
-    answer requests, nobody asks.
+    """Check the rules of slots against the declarations, unless the extra `serve` is missing.
 
     Raises:
-        DeclarationError: names slot, rule and column.
+        DeclarationError: a rule is invalid; names slot, rule and column.
     """
-    if find_spec("tantivy") is None:  # of the extra `serve`
+    if find_spec("tantivy") is None:  # Part of the extra `serve`.
         return
     from tailorbird.ranking.rules import check_slot
     from tailorbird.serving.editorial import FILE, check_lists
 
     check_lists(project.root / FILE, project.slots.values())
-    of_user = [
+    user_fields = [
         column.name
         for column in project.features.columns
         if column.entity == "user" and column.kind == "numeric"
     ]
     for slot in project.slots.values():
-        check_slot(slot, user_fields=of_user, sequences=project.features.sequences)
+        check_slot(slot, user_fields=user_fields, sequences=project.features.sequences)
 
 
 def check_churn(project: "Project") -> None:
-    """Hold the columns that churn models name against those that are declared.
+    """Check the columns that churn models name against the declarations.
 
     Raises:
-        DeclarationError, NotReadyError: as `churn_columns`.
+        DeclarationError, NotReadyError: see `churn_columns`.
     """
     from tailorbird.ranking.churn_columns import churn_columns
 
@@ -109,18 +106,17 @@ def check_churn(project: "Project") -> None:
 
 
 def check_settings(project: "Project") -> None:
-    """Hold what settings name against what there is: all that `up`, or a role of it, would end with
-    when it starts. Writes nothing.
+    """Check what settings refer to, as `up` and its roles do when they start. Writes nothing.
 
     Raises:
-        ConfigError: names the setting.
+        ConfigError: a setting is invalid; names the setting.
     """
     from tailorbird.events.pseudonyms import Pseudonyms
     from tailorbird.store.valkey import server_address
 
     settings = project.settings
     require_gorse_slot(project)
-    if find_spec("starlette") is not None:  # of the extra `serve`
+    if find_spec("starlette") is not None:  # Part of the extra `serve`.
         from tailorbird.serving.limits import Networks
 
         Networks(settings.serve.proxies)
@@ -130,20 +126,21 @@ def check_settings(project: "Project") -> None:
     for name in ("url", "replica"):
         if url := getattr(settings.store, name):
             server_address(url, f"store.{name}")
-    if settings.stream.url and find_spec("confluent_kafka") is not None:  # of the extra `kafka`
+    # Part of the extra `kafka`.
+    if settings.stream.url and find_spec("confluent_kafka") is not None:
         _check_brokers(project)
-    nearest = next(
+    existing = next(
         path for path in (project.paths.data, *project.paths.data.parents) if path.exists()
     )
-    if not os.access(nearest, os.W_OK):
+    if not os.access(existing, os.W_OK):
         raise ConfigError(
-            f"{nearest} cannot be written",
+            f"{existing} cannot be written",
             where="project.data",
             fix="make it writable, or set project.data to another folder",
         )
     alert = settings.checks.alert
     if alert and not alert.startswith(("http://", "https://")):
-        program = next(iter(_words(alert)), "")
+        program = next(iter(_split_command(alert)), "")
         if which(program) is None:
             raise ConfigError(
                 "there is no such program on this machine",
@@ -165,7 +162,7 @@ def _check_access(project: "Project") -> None:
 
 
 def _check_brokers(project: "Project") -> None:
-    """Let librdkafka look at its settings, without a broker to go to."""
+    """Let librdkafka validate its settings without connecting to a broker."""
     from tailorbird.stream.kafka.logs import KafkaStream
 
     section = project.settings.stream
@@ -181,7 +178,7 @@ def _check_brokers(project: "Project") -> None:
 
 
 def require_gorse_slot(project: "Project") -> None:
-    """Raises ConfigError where `serve.gorse_slot` names no slot."""
+    """Raise ConfigError if `serve.gorse_slot` names no slot."""
     name = project.settings.serve.gorse_slot
     if name and name not in project.slots:
         raise ConfigError(
@@ -191,7 +188,7 @@ def require_gorse_slot(project: "Project") -> None:
         )
 
 
-def _words(command: str) -> list[str]:
+def _split_command(command: str) -> list[str]:
     try:
         return shlex.split(command)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""`tailorbird checks run`: is the data of a day whole and as usual."""
+"""`tailorbird checks run`: check the data of a day."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -15,18 +15,17 @@ if TYPE_CHECKING:
 
 
 def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Json = False) -> None:
-    """Check the data of a day: volume, hours, repeats, gaps, lateness, nulls, shifts, orphan
-    clicks, clocks, bots, refusals, features.
+    """Check the data of a day: volume, repeats, gaps, lateness, nulls, drift and more.
 
-    It is compared with itself and with the seven days before; `contract.toml` may declare more
-    (daily_min, fresh_within, unique). Ends with status 1 if a check fails. What was found is kept
-    in data/checks, with a page of all days. `up` does it each day by itself, catching up on the
-    last seven, and tells `checks.alert` of failures. A day without any event fails, however long
-    ago the newest is.
+    The day is checked in itself and against the seven days before. `contract.toml` may declare
+    further checks (daily_min, fresh_within, unique). The command ends with status 1 if a check
+    fails. Results are stored in data/checks, with a page of all days. `up` runs the checks daily,
+    catches up on the last seven days, and reports failures to `checks.alert`. A day without any
+    event fails, however old the newest event is.
 
-    Where another system answers some of the slots, leave `request_id` out of its impressions and
-    clicks: nothing else in an event says whose answer it follows, and `orphans` takes such clicks
-    for those of answers that were lost.
+    If another system answers some of the slots, leave `request_id` out of its impressions and
+    clicks. Nothing else in an event tells whose answer it follows, and the check `orphans` would
+    take such clicks for clicks on lost answers.
 
     Example:  tailorbird -C shop checks run
 
@@ -35,12 +34,11 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
     Parameters
     ----------
     day:
-        the day, in UTC; yesterday unless told otherwise. Of today the hours that are over are
-            checked.
+        the day to check, in UTC, by default yesterday; of today, the completed hours are checked
     out:
-        write the page there too
+        also write the page to this file
     alert:
-        tell `checks.alert` as well, if a check fails
+        also report a failed check to `checks.alert`
     """
     import msgspec
 
@@ -51,12 +49,16 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
     from tailorbird.monitoring.daily_page import write_page
 
     project, now = open_project(), SystemClock().now()
-    number = _number(day) if day else now // DAY - 1
-    if number * DAY > now:
+    day_number = _day_number(day) if day else now // DAY - 1
+    if day_number * DAY > now:
         raise UsageError(f"{day} has not come yet", where="--day")
     lake = Lake(project.paths.lake)
     report = daily.run_day(
-        lake, number, now, wanted(project), lambda number: features_check(project, number)
+        lake,
+        day_number,
+        now,
+        day_expectations(project),
+        lambda number: features_check(project, number),
     )
     if not report.has_content:
         raise NotReadyError(
@@ -64,34 +66,38 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
             fix="name another day by --day",
         )
     target = project.settings.checks.alert
-    told = daily.send_alert(target, report) if alert else ""
-    untold = bool(told) if alert else daily.is_alert_due(project.paths.checks, report, target)
-    page = daily.save_report(project.paths.checks, msgspec.structs.replace(report, untold=untold))
+    alert_result = daily.send_alert(target, report) if alert else ""
+    is_owed = (
+        bool(alert_result) if alert else daily.is_alert_due(project.paths.checks, report, target)
+    )
+    page = daily.save_report(project.paths.checks, msgspec.structs.replace(report, untold=is_owed))
     if out is not None:
         page = write_page(out, daily.read_reports(project.paths.checks))
     if json:
-        print_json({**msgspec.to_builtins(report), "page": str(page), "alert": told})
+        print_json({**msgspec.to_builtins(report), "page": str(page), "alert": alert_result})
     else:
         rows = [
-            (check.name, _word(check), "; ".join(check.details) or check.told)
+            (check.name, _status_label(check), "; ".join(check.details) or check.told)
             for check in report.checks
         ]
-        print_table(f"{report.day}, {report.rows:,} events", ["check", "", "what was found"], rows)
-        console().print(f"{told}\n{page}".strip())
+        print_table(f"{report.day}, {report.rows:,} events", ["check", "", "finding"], rows)
+        console().print(f"{alert_result}\n{page}".strip())
     raise SystemExit(1 if report.failed else 0)
 
 
-def wanted(project: "Project") -> "DayExpectations":
-    """What the project declares of its days."""
+def day_expectations(project: "Project") -> "DayExpectations":
+    """Return what the project declares about its days."""
     from tailorbird.monitoring.amounts import DayExpectations
 
     return DayExpectations(
-        project.declared.unique, project.declared.daily_min, project.declared.fresh_within
+        project.event_contract.unique,
+        project.event_contract.daily_min,
+        project.event_contract.fresh_within,
     )
 
 
-def features_check(project: "Project", number: int) -> "Sequence[Check]":
-    """A few answers of the day, computed again from the lake."""
+def features_check(project: "Project", day_number: int) -> "Sequence[Check]":
+    """Recompute some answers of the day from the lake and compare their features."""
     from tailorbird.events import DAY
     from tailorbird.features.watch import RECENT_US, compare_recent
     from tailorbird.lake import Lake
@@ -101,7 +107,11 @@ def features_check(project: "Project", number: int) -> "Sequence[Check]":
     if not lake.exists("answers"):
         return [Check("features", NONE, 0.0, 0.0, "no answer was logged")]
     report, _ = compare_recent(
-        project.features, lake, number * DAY + RECENT_US, until=(number + 1) * DAY, seed=number
+        project.features,
+        lake,
+        day_number * DAY + RECENT_US,
+        until=(day_number + 1) * DAY,
+        seed=day_number,
     )
     if not report.answers:
         return [
@@ -114,19 +124,19 @@ def features_check(project: "Project", number: int) -> "Sequence[Check]":
                 "features", OK, 0.0, 0.0, f"{report.answers:,} answers, computed again, are equal"
             )
         ]
-    told = [
+    details = [
         f"{count:,} values of {name} differ from the lake; tailorbird features verify"
         for name, count in unequal.items()
     ]
-    return [Check("features", FAILED, float(sum(unequal.values())), 0.0, told[0], told[:5])]
+    return [Check("features", FAILED, float(sum(unequal.values())), 0.0, details[0], details[:5])]
 
 
-def _number(day: str) -> int:
+def _day_number(day: str) -> int:
     try:
         return (date.fromisoformat(day) - date(1970, 1, 1)).days
     except ValueError:
         raise UsageError(f"expected a day such as 2026-11-25, got {day!r}", where="--day") from None
 
 
-def _word(check: "Check") -> str:
+def _status_label(check: "Check") -> str:
     return {"ok": "fine", "failed": "FAILED"}.get(check.status, "not judged")

@@ -1,4 +1,4 @@
-"""`tailorbird train NAME` where churn.py declares the name, and `tailorbird score churn`."""
+"""`tailorbird train NAME` for churn models, and `tailorbird score churn`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,12 @@ COLUMNS = ("auc", "ap", "log_loss", "lift_10", "mae", "bias")
 
 
 def print_training(report: "ChurnReport", name: str) -> None:
-    """Print what came of the training of a churn model, and what to do next."""
-    plain = report.to_dict()
+    """Print the result of training a churn model, and the next step."""
+    figures = report.to_dict()
     out, cut = console(), report.last.cut
-    _print(
-        plain["results"],
-        f"At {plain['origins'][-1]['origin'][:10]}: {len(cut.churned):,} people, "
+    _print_figures(
+        figures["results"],
+        f"At {figures['origins'][-1]['origin'][:10]}: {len(cut.churned):,} people, "
         f"{cut.churned.mean():.1%} gone",
     )
     out.print(
@@ -41,16 +41,16 @@ def print_training(report: "ChurnReport", name: str) -> None:
         out.print(f"  {note}")
     best = report.curve.best_k
     if best:
-        worth = (
+        value = (
             f"expected {report.curve.expected[best - 1]:,.0f}, by who left "
             f"{report.curve.realised[best - 1]:,.0f}"
         )
-        out.print(f"Contact the first {best:,} of {len(cut.churned):,}: {worth}")
+        out.print(f"Contact the first {best:,} of {len(cut.churned):,}: {value}")
     out.print(f"Report: {report.report}")
 
 
-def _print(results: dict[str, dict[str, Any]], title: str) -> None:
-    """Figures of the model and its baselines, least log loss first, with their 95 % intervals."""
+def _print_figures(results: dict[str, dict[str, Any]], title: str) -> None:
+    """Print the model and its baselines, least log loss first, with 95 % intervals."""
 
     def cell(figures: dict[str, Any], name: str) -> str:
         value, low, high = (figures.get(f"{name}{end}") for end in ("", "_low", "_high"))
@@ -63,9 +63,8 @@ def _print(results: dict[str, dict[str, Any]], title: str) -> None:
         )
 
     def loss(pair: tuple[str, dict[str, Any]]) -> tuple[bool, float]:
-        value = pair[1][
-            "log_loss"
-        ]  # None where it is no number, as of a baseline that overflows: behind the others
+        # None if it is not finite, as with a baseline that overflows; such a row comes last.
+        value = pair[1]["log_loss"]
         return (True, 0.0) if value is None else (False, value)
 
     ranked = sorted(results.items(), key=loss)
@@ -86,27 +85,27 @@ def churn(
     reasons: int = 1_000,
     json: Json = False,
 ) -> None:
-    """Score everybody: how likely each person is to leave, why, and how much they are expected to
-    buy, into a Parquet file.
+    """Score all people: how likely each is to leave, why, and their expected purchases.
 
-    People are those whom the model is asked about (`active` in churn.py). Columns: person, gone,
-    purchases, reasons, as_of, most likely first. Printed are the segments that are most worth
-    contacting, by `contact` in churn.py. One person: `GET /v1/users/ID/churn`.
+    People are those that the model applies to (`active` in churn.py). The Parquet file has the
+    columns person, gone, purchases, reasons and as_of, most likely first. The command prints the
+    segments that are most worth contacting, by `contact` in churn.py. For one person, use `GET
+    /v1/users/ID/churn`.
 
     Example:  tailorbird -C shop score churn --out churn.parquet
 
     Parameters
     ----------
     name:
-        a churn model of churn.py
+        name of a churn model in churn.py
     out:
-        the file to write, NAME.parquet; one that is there is replaced
+        the Parquet file to write; an existing file is replaced
     version:
-        a version, or champion, previous, challenger
+        a version, or champion, previous or challenger
     as_of:
-        score as if it were this time, such as 2026-11-25, or `latest`: just behind the newest event
+        score as of this time, such as 2026-11-25, or `latest`: just after the newest event
     reasons:
-        how many of the likeliest to leave are told why
+        number of people, the likeliest to leave, to give reasons for
     """
     import pyarrow.parquet as pq
 
@@ -133,14 +132,14 @@ def churn(
     registry = Registry(project.paths.churn(name), clock=clock)
     versions = registry.versions()
     if not versions or (version == "champion" and registry.champion() is None):
-        kept = (
+        version_command = (
             f"score churn {name} --version {versions[-1].version} --out {out}" if versions else ""
         )
-        fix = f"{this_command()} {kept or f'train {name}'}"
+        fix = f"{this_command()} {version_command or f'train {name}'}"
         raise NotReadyError(f"there is no {version} of {name} yet", fix=fix)
     bundle = ChurnBundle.load(registry.resolve(version), schema_hash=None)
     with progress_bars(quiet=json) as progress:
-        found = score_people(
+        scored = score_people(
             bundle,
             declared,
             lake=project.paths.lake,
@@ -148,49 +147,49 @@ def churn(
             reasons=max(reasons, 0),
             progress=progress,
         )
-    part = out.with_name(f"{out.name}.part")
+    unfinished = out.with_name(f"{out.name}.part")
     try:
-        pq.write_table(made(found.table, "score churn"), part)
-        part.replace(out)
+        pq.write_table(made(scored.table, "score churn"), unfinished)
+        unfinished.replace(out)
     finally:
-        part.unlink(missing_ok=True)
-    people, late = found.table.num_rows, clock.now() - found.until
+        unfinished.unlink(missing_ok=True)
+    people, age_us = scored.table.num_rows, clock.now() - scored.until
     if json:
-        plain = {
+        summary = {
             "version": bundle.version,
             "people": people,
             "out": str(out),
-            "log_until": to_iso(found.until),
+            "log_until": to_iso(scored.until),
         }
-        print_json({**plain, "segments": [each.to_dict() for each in found.segments]})
+        print_json({**summary, "segments": [segment.to_dict() for segment in scored.segments]})
         return
     rows = [
         (
-            each.column,
-            each.range,
-            f"{each.people:,}",
-            f"{each.gone:.1%}",
-            f"{each.lift:.2f}",
-            f"{each.expected:,.0f}",
+            segment.column,
+            segment.range,
+            f"{segment.people:,}",
+            f"{segment.gone:.1%}",
+            f"{segment.lift:.2f}",
+            f"{segment.expected:,.0f}",
         )
-        for each in found.segments
+        for segment in scored.segments
     ]
     if rows:
-        heads = ["column", "range", "people", "gone", "lift", "expected"]
+        header = ["column", "range", "people", "gone", "lift", "expected"]
         print_table(
             "Worth contacting, by what churn.py says of cost and value",
-            heads,
+            header,
             rows,
-            right=heads[2:],
+            right=header[2:],
         )
     console().print(f"{bundle.version} scored {people:,} people into {out}")
-    if late > max(project.plan.lateness_us, DAY):
-        days = late // DAY
-        ended = (
-            f"The log ends at {to_iso(found.until)[:16]}, {days:,} day{'s' * (days != 1)} "
+    if age_us > max(project.plan.lateness_us, DAY):
+        days = age_us // DAY
+        notice = (
+            f"The log ends at {to_iso(scored.until)[:16]}, {days:,} day{'s' * (days != 1)} "
             "before these scores"
         )
         console().print(
-            f"  {ended}: everybody counts as away since. For a log that ended, score with "
+            f"  {notice}: everybody counts as away since. For a log that ended, score with "
             "--as-of latest."
         )

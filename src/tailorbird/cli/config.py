@@ -4,10 +4,9 @@ from tailorbird.cli.output import Json, print_json, print_table
 
 
 def show(*, json: Json = False) -> None:
-    """Show each setting, its value, and where that came from: the file and line, the environment,
-    or the default.
+    """Show each setting with its value and its source.
 
-    Keys that are secrets are shown as stars.
+    Secrets are shown as stars.
 
     Example:  TAILORBIRD_SERVE__PORT=9000 tailorbird config show
     """

@@ -1,4 +1,4 @@
-"""`tailorbird doctor`."""
+"""`tailorbird doctor`: diagnose this machine and this project."""
 
 import platform
 import shlex
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tailorbird.cli.doctor_candidates import candidate_sources
 from tailorbird.cli.doctor_clock import dated_ahead, machine_clock
-from tailorbird.cli.doctor_elsewhere import LOST, Finding, elsewhere
+from tailorbird.cli.doctor_elsewhere import LOST_ROWS_FIX, Finding, external_services
 from tailorbird.cli.doctor_models import damaged_models
 from tailorbird.cli.output import Json, console, print_json, print_table
 from tailorbird.errors import StorageError, TailorbirdError, suggest_name
@@ -39,29 +39,26 @@ _PACKAGES = (
 )
 _SQLITE_MIN = (3, 51, 3)
 _DISK_FREE_MIN = 2 << 30
-_ITEMS_MAX = 50_000  # versions of items that are looked at where there is no champion
-_BEHIND_MAX_S, _SERVED_BEHIND_MAX_S = (
-    300.0,
-    120.0,
-)  # the lake puts bodies into its archive after a minute
-_ASIDE = (
+_ITEM_VERSIONS_MAX = 50_000  # Versions of items to examine if there is no champion.
+_LAG_MAX_S, _SERVED_LAG_MAX_S = (300.0, 120.0)  # The lake archives bodies after a minute.
+_SET_ASIDE_FIX = (
     "acknowledged events may be in it, or may be missing: keep it, look at the disk, and see "
     "tailorbird lake verify"
 )
 
 
 def doctor(*, json: Json = False) -> None:
-    """Look at this machine and this project, and say what to do. Changes nothing; ends with status
-    1 if something is broken.
+    """Diagnose this machine and this project, and suggest fixes. Changes nothing.
 
-    Prints versions, disk, clock, port, keys and the state of the logs, and how far their readers
-    are behind; whether brokers, Valkey and bucket answer, and what of each topic is lost; models of
-    which a byte has changed; candidate sources that are empty or late; slots whose formulas or
-    rules ask for what there is not, or leave no item. No secrets: fit for a bug report.
+    It prints versions, disk, clock, port, keys, the state of the logs and the lag of their readers.
+    It checks that brokers, Valkey and bucket respond, and which rows of a topic are lost. It
+    reports damaged models, empty or late candidate sources, and slots whose formulas or rules need
+    unknown values or leave no item. The output has no secrets, so it is safe in a bug report. The
+    command ends with status 1 if something is broken.
 
     Example:  tailorbird -C shop doctor
     """
-    findings = list(_look())
+    findings = list(_all_findings())
     broken = any(state == "error" for _, state, _, _ in findings)
     if json:
         print_json(
@@ -82,7 +79,7 @@ def doctor(*, json: Json = False) -> None:
     raise SystemExit(1 if broken else 0)
 
 
-def _look() -> Iterator[Finding]:
+def _all_findings() -> Iterator[Finding]:
     yield "python", "ok" if sys.version_info >= (3, 11) else "error", platform.python_version(), ""
     yield "system", "ok", f"{platform.system()} {platform.release()} {platform.machine()}", ""
     yield from _packages()
@@ -107,15 +104,15 @@ def _packages() -> Iterator[Finding]:
 def _sqlite() -> Finding:
     import apsw
 
-    found = apsw.sqlite_lib_version()
-    if tuple(int(part) for part in found.split(".")) < _SQLITE_MIN:
+    sqlite_version = apsw.sqlite_lib_version()
+    if tuple(int(part) for part in sqlite_version.split(".")) < _SQLITE_MIN:
         return (
             "sqlite",
             "error",
-            found,
+            sqlite_version,
             "upgrade apsw: SQLite below 3.51.3 can corrupt a log that is written and read at once",
         )
-    return "sqlite", "ok", found, ""
+    return "sqlite", "ok", sqlite_version, ""
 
 
 def _project() -> Iterator[Finding]:
@@ -124,37 +121,37 @@ def _project() -> Iterator[Finding]:
     try:
         project = open_project()
     except TailorbirdError as error:
-        first = error.message if not error.where else f"{error.where}: {error.message}"
+        description = error.message if not error.where else f"{error.where}: {error.message}"
         yield (
             "project",
             "error",
-            first,
+            description,
             error.fix or "mend the declaration; tailorbird check says when it loads",
         )
         return
     yield "project", "ok", str(project.root), ""
-    yield _folder(project.paths.data)
+    yield _data_folder(project.paths.data)
     yield _disk(project.paths.data)
     servers = list(running_servers(project.paths.run))
     yield _port(project.settings.serve.host, project.settings.serve.port, servers)
-    yield _front_door(project)
+    yield _access(project)
     yield from _erasure(project)
     yield from _logs(project.paths.stream)
     if servers:
         yield from _roles(project)
-    yield from elsewhere(project)
+    yield from external_services(project)
     yield from _positions(project)
     yield from dated_ahead(project)
     yield from damaged_models(project)
     yield from candidate_sources(project, served=bool(servers))
     yield from _formulas(project)
-    yield from _wishes(project)
-    yield from _behind(project, _SERVED_BEHIND_MAX_S if servers else _BEHIND_MAX_S)
-    yield from _compared(project.paths.run, project.features.schema_hash)
+    yield from _slot_rules(project)
+    yield from _lags(project, _SERVED_LAG_MAX_S if servers else _LAG_MAX_S)
+    yield from _feature_parity(project.paths.run, project.features.schema_hash)
 
 
 def _roles(project: "Project") -> Iterator[Finding]:
-    """Whether those run, on this machine, that take what a running server takes in."""
+    """Check that the roles that process a running server's events run on this machine."""
     from tailorbird.stream import routed_path
 
     fix = "tailorbird up, or tailorbird run {}; if it ends again and again, its own output says why"
@@ -165,21 +162,25 @@ def _roles(project: "Project") -> Iterator[Finding]:
     logs |= {"score": project.paths.stream / "scores.db"} if project.scores else {}
     for role, path in logs.items():
         if not isinstance(path, Path) or not isinstance(project.stream, Path):
-            continue  # it may run on another machine; `behind` tells
-        held = _holder(path)
-        runs = held != "no writer"
-        found = (
-            held.replace("written by", "runs as")
-            if runs
+            # The role may run on another machine; the lag of the readers shows whether it does.
+            continue
+        holder = _holder(path)
+        is_running = holder != "no writer"
+        text = (
+            holder.replace("written by", "runs as")
+            if is_running
             else "a server runs, but nobody takes what it takes in"
         )
-        yield f"role {role}", "ok" if runs else "warning", found, "" if runs else fix.format(role)
+        yield (
+            f"role {role}",
+            "ok" if is_running else "warning",
+            text,
+            "" if is_running else fix.format(role),
+        )
 
 
 def _positions(project: "Project") -> Iterator[Finding]:
-    """Whether the lake's file of positions is what was written, the ledger is there, and no table
-    is said to be further than its log.
-    """
+    """Check the lake's positions against the ledger and the ends of the logs."""
     from tailorbird.lake.positions import FILE, beyond_logs, load_positions, no_ledger
     from tailorbird.lake.verify import ends_of
 
@@ -188,7 +189,7 @@ def _positions(project: "Project") -> Iterator[Finding]:
         if (lake / FILE).exists() and not (lake / "ledger.jsonl").exists():
             lost = no_ledger(lake)
             yield "lake ledger", "error", lost.message, lost.fix
-        beyond = list(beyond_logs(load_positions(lake), ends_of(project.stream)))
+        positions_beyond = list(beyond_logs(load_positions(lake), ends_of(project.stream)))
     except TailorbirdError as error:
         yield "lake positions", "error", f"{error.where}: {error.message}", error.fix
         return
@@ -196,7 +197,7 @@ def _positions(project: "Project") -> Iterator[Finding]:
         "stop up, and tailorbird lake repair; if the log was lost, or is an older copy, put it "
         'back; see docs/how-to/kafka.md, "When topics are lost for good"'
     )
-    for table, log, position, end in beyond:
+    for table, log, position, end in positions_beyond:
         yield (
             "lake positions",
             "error",
@@ -206,35 +207,36 @@ def _positions(project: "Project") -> Iterator[Finding]:
 
 
 def _formulas(project: "Project") -> Iterator[Finding]:
-    """Formulas whose heads the champion does not all predict."""
+    """Find formulas with heads that the champion does not predict."""
     from tailorbird.events import SystemClock
     from tailorbird.registry import Registry
     from tailorbird.serving.formulas import describe_formulas
 
     try:
-        told = describe_formulas(
+        formulas = describe_formulas(
             Registry(project.paths.registry, clock=SystemClock()), project.slots.values()
         )
     except TailorbirdError as error:
         yield "formulas", "error", error.message, error.fix
         return
-    for each in told:
-        if each.missing:
+    for formula in formulas:
+        if formula.missing:
             fix = (
                 "tailorbird train, once there are enough of them, or leave them out: "
-                f"tailorbird formula set {each.slot} …"
+                f"tailorbird formula set {formula.slot} …"
             )
             yield (
-                f"formula: {each.slot}",
+                f"formula: {formula.slot}",
                 "warning",
-                f"the champion predicts no {', '.join(each.missing)}: left out of the value",
+                f"the champion predicts no {', '.join(formula.missing)}: left out of the value",
                 fix,
             )
 
 
-def _wishes(project: "Project") -> Iterator[Finding]:
-    """Attributes that slots ask for and no item has, and slots whose rules leave no item at all: of
-    the champion, or else of the lake.
+def _slot_rules(project: "Project") -> Iterator[Finding]:
+    """Find unknown attributes in rules, and slots whose rules leave no item.
+
+    Items are those of the champion's index, or else those of the lake.
     """
     from tailorbird.events import SystemClock
     from tailorbird.registry import Registry
@@ -245,9 +247,7 @@ def _wishes(project: "Project") -> Iterator[Finding]:
         champion = Registry(project.paths.registry, clock=SystemClock()).champion()
         shapings = [Shaping(slot) for slot in project.slots.values()]
         index = (
-            _items_of_lake(project.paths.lake)
-            if champion is None
-            else Index.open(champion / "index")
+            _lake_items(project.paths.lake) if champion is None else Index.open(champion / "index")
         )
     except (TailorbirdError, OSError, ValueError) as error:
         yield "rules", "error", str(error), "tailorbird models show champion"
@@ -255,26 +255,26 @@ def _wishes(project: "Project") -> Iterator[Finding]:
     if not len(index):
         return
     yield from _lists(project, index)
-    known = sorted(index.attributes)
+    attributes = sorted(index.attributes)
     for shaping in shapings:
         slot = shaping.slot.name
-        for name in sorted(shaping.item_attributes - {*known, *RARE_ATTRIBUTES}):
+        for name in sorted(shaping.item_attributes - {*attributes, *RARE_ATTRIBUTES}):
             fix = suggest_name(
                 name,
-                known,
-                f"use one of {', '.join(known) or 'none: no item has any'}",
+                attributes,
+                f"use one of {', '.join(attributes) or 'none: no item has any'}",
                 owner="item.",
             )
             yield f"rules: {slot}", "warning", f"item.{name} is asked for, and no item has it", fix
-        if why := shaping.explain_empty(index):
-            text = f"shows nothing of {len(index):,} items: {why}"
+        if reason := shaping.explain_empty(index):
+            text = f"shows nothing of {len(index):,} items: {reason}"
             yield (
                 f"rules: {slot}",
                 "warning",
                 text,
                 "mend the rule in slots.py, or send items that satisfy it",
             )
-        for rule in [] if why else shaping.empty_for_strangers(index):
+        for rule in [] if reason else shaping.empty_for_strangers(index):
             text = (
                 "shows nothing to people of whom nothing is known, as everybody at first: no "
                 f"item satisfies {rule}"
@@ -288,7 +288,7 @@ def _wishes(project: "Project") -> Iterator[Finding]:
 
 
 def _lists(project: "Project", index: "Index") -> "Iterator[Finding]":
-    """Items of editorial lists that nobody knows, and lists that nobody keeps."""
+    """Find unknown items in editorial lists, and lists that are not declared."""
     from tailorbird.serving.editorial import FILE, check_lists
 
     try:
@@ -307,8 +307,8 @@ def _lists(project: "Project", index: "Index") -> "Iterator[Finding]":
             yield f"list: {name}", "warning", text, f"mend {FILE}, or send these items"
 
 
-def _items_of_lake(lake: Storage) -> "Index":
-    """The newest of what the lake knows of each item, as far as a look at it reaches."""
+def _lake_items(lake: Storage) -> "Index":
+    """Return an index of the newest item versions in the lake, up to a limit."""
     import json
 
     from tailorbird.lake import Lake
@@ -318,17 +318,16 @@ def _items_of_lake(lake: Storage) -> "Index":
     if not reader.exists("items"):
         return Index.bare(())
     rows = reader.table("items", ["id", "valid_from", "attributes"]).sort_by("valid_from")
-    some = rows.slice(
-        max(0, len(rows) - _ITEMS_MAX)
-    ).to_pylist()  # of several versions of an item the last one holds
+    # The last one of several versions of an item counts.
+    newest = rows.slice(max(0, len(rows) - _ITEM_VERSIONS_MAX)).to_pylist()
     return with_items(
         Index.bare(()),
-        [NewItem(row["id"], json.loads(row["attributes"] or "{}"), 0) for row in some],
+        [NewItem(row["id"], json.loads(row["attributes"] or "{}"), 0) for row in newest],
     )
 
 
-def _behind(project: "Project", most_s: float) -> Iterator[Finding]:
-    """How far the readers of the logs are behind; long, where nobody takes anything."""
+def _lags(project: "Project", lag_max_s: float) -> Iterator[Finding]:
+    """Report the lag of the readers of each log; a long lag means that a role does not run."""
     from tailorbird.events import SystemClock
     from tailorbird.features.figures import routed_log_offsets
     from tailorbird.stream.lag import LagMeter
@@ -347,58 +346,58 @@ def _behind(project: "Project", most_s: float) -> Iterator[Finding]:
         seconds = lag.seconds(now)
         since = f", the first of them for {seconds:,.1f} s" if lag.waiting_since else ""
         text = f"{lag.rows:,} rows in {lag.blocks:,} blocks{since}" if lag.rows else "nothing"
-        stands = seconds > most_s
+        is_late = seconds > lag_max_s
         if lag.lost:
             yield (
                 f"behind: {lag.reader}, {lag.log}",
                 "error",
                 f"the log ends {lag.lost:,} rows before what was read of it",
-                LOST,
+                LOST_ROWS_FIX,
             )
             continue
         yield (
             f"behind: {lag.reader}, {lag.log}",
-            "warning" if stands else "ok",
+            "warning" if is_late else "ok",
             text,
-            "does this role run?" if stands else "",
+            "does this role run?" if is_late else "",
         )
 
 
-def _compared(run: Path, schema_hash: str) -> Iterator[Finding]:
-    """What the lake role found when it held served features against the lake."""
+def _feature_parity(run: Path, schema_hash: str) -> Iterator[Finding]:
+    """Report the lake role's comparison of served features with the lake."""
     from tailorbird.events import to_iso
     from tailorbird.features.compared import read_parity_totals
 
-    found = read_parity_totals(run)
-    if found is None or found.schema_hash != schema_hash:
+    parity = read_parity_totals(run)
+    if parity is None or parity.schema_hash != schema_hash:
         return
     text = (
-        f"{sum(found.compared.values()):,} served values compared with the lake, last at "
-        f"{to_iso(found.at)}"
+        f"{sum(parity.compared.values()):,} served values compared with the lake, last at "
+        f"{to_iso(parity.at)}"
     )
-    if found.differing:
-        names = ", ".join(sorted(found.differing)[:5])
-        text = f"{sum(found.differing.values()):,} of {text} differ: {names}"
+    if parity.differing:
+        names = ", ".join(sorted(parity.differing)[:5])
+        text = f"{sum(parity.differing.values()):,} of {text} differ: {names}"
         yield (
             "features",
             "error",
             text,
-            f"tailorbird features verify; such as {found.examples[0]}"
-            if found.examples
+            f"tailorbird features verify; such as {parity.examples[0]}"
+            if parity.examples
             else "features verify",
         )
-    elif found.error:
+    elif parity.error:
         yield (
             "features",
             "warning",
-            f"the comparison fails: {found.error}",
+            f"the comparison fails: {parity.error}",
             "tailorbird features verify says more",
         )
     else:
         yield "features", "ok", f"{text}; all equal", ""
 
 
-def _folder(data: Path) -> Finding:
+def _data_folder(data: Path) -> Finding:
     folder = data
     while not folder.exists():
         folder = folder.parent
@@ -424,9 +423,7 @@ def _folder(data: Path) -> Finding:
 
 
 def _erasure(project: "Project") -> Iterator[Finding]:
-    """One that was cut short, here or on another machine, or whose list of people is lost; nothing
-    is taken in by looking.
-    """
+    """Report an interrupted erasure, here or on another machine, and a lost suppression list."""
     from tailorbird.events.suppression import require_finished
 
     try:
@@ -437,7 +434,7 @@ def _erasure(project: "Project") -> Iterator[Finding]:
             last_erasure(project.stream.cluster)
         project.suppression_list()
     except StorageError:
-        return  # that the cluster does not answer is told below
+        return  # The check of the cluster reports it.
     except TailorbirdError as error:
         yield "erasure", "error", error.message, error.fix
 
@@ -459,8 +456,8 @@ def _port(host: str, port: int, servers: list[str]) -> Finding:
         try:
             probe.bind((host, port))
         except OSError as error:
-            if own := [url for url in servers if url.endswith(f":{port}")]:
-                return "port", "ok", f"{own[0]} is this project's own server", ""
+            if own_urls := [url for url in servers if url.endswith(f":{port}")]:
+                return "port", "ok", f"{own_urls[0]} is this project's own server", ""
             return (
                 "port",
                 "warning",
@@ -470,8 +467,8 @@ def _port(host: str, port: int, servers: list[str]) -> Finding:
     return "port", "ok", f"{host}:{port} is free", ""
 
 
-def _front_door(project: "Project") -> Finding:
-    """Who may call, and whether that is safe. Names keys by their ids only."""
+def _access(project: "Project") -> Finding:
+    """Check who has access and whether that is safe. Names keys by their ids only."""
     from tailorbird.events import DAY, SystemClock, to_iso
     from tailorbird.serving.access import is_local, require_safe_bind
     from tailorbird.serving.keys import Keys
@@ -482,17 +479,17 @@ def _front_door(project: "Project") -> Finding:
             serve.write_keys, serve.read_keys, serve.admin_keys, file=project.root / serve.keys_file
         )
         require_safe_bind(serve.host, keys)
-        project.pseudonyms(note=False)
+        project.pseudonyms(record_key=False)
     except TailorbirdError as error:
         return "front door", "error", f"{error.where}: {error.message}", error.fix
     if not keys:
         return "front door", "ok", "open to this machine, closed to others", ""
-    held, now = keys.figures(), SystemClock().now()
+    key_infos, now = keys.figures(), SystemClock().now()
     ending = sorted(
-        (key.expires_at, key.id) for key in held if now < key.expires_at < now + 7 * DAY
+        (key.expires_at, key.id) for key in key_infos if now < key.expires_at < now + 7 * DAY
     )
     text = (
-        f"{len(held)} {'key' if len(held) == 1 else 'keys'}, "
+        f"{len(key_infos)} {'key' if len(key_infos) == 1 else 'keys'}, "
         f"{'this machine only' if is_local(serve.host) else serve.host}"
     )
     if ending:
@@ -527,12 +524,12 @@ def _logs(stream: Path) -> Iterator[Finding]:
                 error.message,
                 error.fix or "tailorbird lake verify says what is damaged",
             )
-        for aside in set_aside_files(path):
+        for file in set_aside_files(path):
             yield (
                 f"log {name}",
                 "warning",
-                f"{aside.name} moved aside: damaged, or lost and begun anew",
-                _ASIDE,
+                f"{file.name} moved aside: damaged, or lost and begun anew",
+                _SET_ASIDE_FIX,
             )
 
 

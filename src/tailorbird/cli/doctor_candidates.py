@@ -1,6 +1,4 @@
-"""What `tailorbird doctor` finds of candidate sources: those that are empty, and tables that nobody
-keeps up.
-"""
+"""`tailorbird doctor`: candidate sources that are empty, and tables that are out of date."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -12,15 +10,15 @@ if TYPE_CHECKING:
     from tailorbird.candidates.protocol import CandidateTables
     from tailorbird.config import Project
 
-_LOOKED_AT = 200  # of the most popular items, whose neighbours are looked for
+_POPULAR_CHECKED = 200  # Most popular items whose neighbours are looked up.
 _START = "tailorbird up, or tailorbird run candidates"
 
 
 def candidate_sources(project: "Project", *, served: bool) -> Iterator[Finding]:
-    """Look at the sources that slots name, and at the tables that they are read from.
+    """Check the sources that slots name, and the tables that they read.
 
     Args:
-        served: whether servers run, so that tables should be kept up.
+        served: whether servers run, so that tables must be up to date.
     """
     from tailorbird.candidates.folder import current_contract, open_tables
     from tailorbird.candidates.query import live_sources
@@ -28,7 +26,7 @@ def candidate_sources(project: "Project", *, served: bool) -> Iterator[Finding]:
     from tailorbird.events import SECOND, SystemClock
     from tailorbird.serving.finding import LATE_US
 
-    root, wanted = project.paths.candidates, slots_contract(project)
+    root, required = project.paths.candidates, slots_contract(project)
     try:
         contract = current_contract(root)
         if contract is None:
@@ -47,7 +45,7 @@ def candidate_sources(project: "Project", *, served: bool) -> Iterator[Finding]:
         yield "candidates", "error", f"{error.where}: {error.message}", error.fix
         return
     try:
-        if not contract.covers(wanted):
+        if not contract.covers(required):
             yield (
                 "candidates",
                 "warning",
@@ -58,12 +56,12 @@ def candidate_sources(project: "Project", *, served: bool) -> Iterator[Finding]:
         if published is not None and served:
             now = SystemClock().now()
             for name, group in published.groups.items():
-                late = (now - group.at) / SECOND
-                if late > LATE_US[name] / SECOND:
+                age_s = (now - group.at) / SECOND
+                if age_s > LATE_US[name] / SECOND:
                     yield (
                         f"candidates: {name}",
                         "warning",
-                        f"not known to be up to date for {late:,.0f} s",
+                        f"not known to be up to date for {age_s:,.0f} s",
                         _START,
                     )
         names = {
@@ -83,7 +81,7 @@ def candidate_sources(project: "Project", *, served: bool) -> Iterator[Finding]:
 
 
 def _is_empty(tables: "CandidateTables", name: str) -> bool:
-    """Return whether a source can give nobody anything."""
+    """Return whether a source has no candidates for anyone."""
     from tailorbird.candidates.contract import Board
     from tailorbird.candidates.query import WEEK, source_of
 
@@ -91,7 +89,7 @@ def _is_empty(tables: "CandidateTables", name: str) -> bool:
     if source.board is not None:
         return not len(tables.board(Board(source.board.window_us)).items)
     if source.kind == "item_knn":
-        return not len(tables.neighbours(tables.board(WEEK).items.keys[:_LOOKED_AT]).keys)
+        return not len(tables.neighbours(tables.board(WEEK).items.keys[:_POPULAR_CHECKED]).keys)
     if source.kind in ("session_knn", "stan"):
         return not tables.sessions()
     return False

@@ -1,6 +1,4 @@
-"""What `tailorbird doctor` finds of time: the machine's clock, and events in the state that are
-dated ahead of it.
-"""
+"""`tailorbird doctor`: the machine's clock, and events that are dated ahead of it."""
 
 import time
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def machine_clock() -> Finding:
-    """Whether the clock was ever set."""
+    """Check that the machine's clock was set."""
     now = time.time()
     if now < 1_750_000_000:
         return (
@@ -28,8 +26,9 @@ def machine_clock() -> Finding:
 
 
 def dated_ahead(project: "Project") -> Iterator[Finding]:
-    """Whether the state holds events of a time that is still to come: who reads of them is answered
-    as of then.
+    """Check whether the state holds events from the future.
+
+    Reads of such users and items are answered as of the time of their events.
     """
     from tailorbird.events import SystemClock, to_iso
     from tailorbird.features.keypart import ALL_KEYS, all_parts
@@ -37,7 +36,7 @@ def dated_ahead(project: "Project") -> Iterator[Finding]:
 
     newest = 0
     for part in all_parts(project.workers) if project.workers > 1 else (ALL_KEYS,):
-        with suppress(TailorbirdError):  # none yet, or one that others complain of
+        with suppress(TailorbirdError):  # There is no state yet, or another check reports it.
             newest = max(
                 newest, read_local_position(project.paths.state, project.features, part).newest
             )

@@ -1,6 +1,4 @@
-"""What `tailorbird doctor` finds of the parts that a project has elsewhere: brokers, Valkey,
-bucket. Nothing is changed there.
-"""
+"""`tailorbird doctor`: external parts of a project: brokers, Valkey, bucket."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,38 +12,38 @@ if TYPE_CHECKING:
     from tailorbird.stream import Address, Stream
     from tailorbird.stream.kafka.logs import KafkaStream
 
-LOST = (
+LOST_ROWS_FIX = (
     "it was lost, or is another cluster's or an older copy: see stream.url and the disk; "
     "lake verify names what is missing; "
     'topics that are lost for good: docs/how-to/kafka.md, "When topics are lost for good"'
 )
 
-Finding = tuple[str, str, str, str]  # what, "ok" | "warning" | "error", what was found, what to do
+Finding = tuple[str, str, str, str]  # Subject, "ok" | "warning" | "error", finding, and fix.
 
 
-def elsewhere(project: "Project") -> Iterator[Finding]:
-    """Whether those answer that settings name, and are as they should be."""
+def external_services(project: "Project") -> Iterator[Finding]:
+    """Check that the services in the settings respond and are configured correctly."""
     if not isinstance(project.stream, Path):
         yield from _cluster(project.stream, project.paths.lake)
     if isinstance(project.paths.lake, ObjectPath):
-        yield _bucket(project.paths.lake)
+        yield _check_bucket(project.paths.lake)
     store = project.settings.store
     for setting, url in (
         ("store.url", store.url),
         ("store.replica", store.replica if store.url else ""),
     ):
         if url:
-            yield _valkey(setting, url, store.password)
+            yield _check_valkey(setting, url, store.password)
 
 
-def _bucket(lake: ObjectPath) -> Finding:
-    """Whether the bucket is there and may be read. Of one that is not, an object is told as not
-    there, and a lake as empty.
+def _check_bucket(lake: ObjectPath) -> Finding:
+    """Check that the bucket exists and is readable.
+
+    Without this check, a missing bucket would look like an empty lake.
     """
     try:
-        next(
-            (lake / "doctor").iterdir(), None
-        )  # nothing is there: one question, however much the lake has
+        # Nothing has this prefix, so it is one request however large the lake is.
+        next((lake / "doctor").iterdir(), None)
     except TailorbirdError as error:
         return "bucket", "error", f"{error.where}: {error.message}", error.fix
     return (
@@ -56,8 +54,8 @@ def _bucket(lake: ObjectPath) -> Finding:
     )
 
 
-def _valkey(setting: str, url: str, password: str) -> Finding:
-    """Whether the server that a setting names answers, and keeps what it is given."""
+def _check_valkey(setting: str, url: str, password: str) -> Finding:
+    """Check that the server of a setting responds and does not evict keys."""
     from tailorbird.store.valkey import open_copies
 
     try:
@@ -77,9 +75,7 @@ def _valkey(setting: str, url: str, password: str) -> Finding:
 
 
 def _cluster(stream: "KafkaStream", lake: Storage) -> Iterator[Finding]:
-    """The cluster: can it be reached, are our topics as they are configured, and what the lake does
-    not have yet of each.
-    """
+    """Check that the cluster is reachable and its topics are configured as declared."""
     from tailorbird.stream.kafka.inspect import find_problems, inspect_cluster
 
     cluster = stream.cluster
@@ -93,23 +89,23 @@ def _cluster(stream: "KafkaStream", lake: Storage) -> Iterator[Finding]:
             error.fix or "is the broker running?",
         )
         return
-    how = str(cluster.conf().get("security.protocol", "PLAINTEXT"))
+    security_protocol = str(cluster.conf().get("security.protocol", "PLAINTEXT"))
     yield (
         "kafka",
         "ok",
-        f"{len(state.brokers)} brokers ({', '.join(state.brokers)}), {how}, "
+        f"{len(state.brokers)} brokers ({', '.join(state.brokers)}), {security_protocol}, "
         f"{len(state.topics)} topics",
         "",
     )
     for topic in state.topics:
         name = topic.name.removeprefix(f"{cluster.prefix}.")
-        for found, fix in find_problems(topic, cluster, stream.partition_count(name)):
-            yield f"kafka {name}", "warning", found, fix
+        for problem, fix in find_problems(topic, cluster, stream.partition_count(name)):
+            yield f"kafka {name}", "warning", problem, fix
     yield from _topics(stream, lake)
 
 
 def _topics(stream: "Stream", lake: Storage) -> Iterator[Finding]:
-    """The topics there are, and how many rows of each the lake does not have yet."""
+    """Check the topics, and how many rows of each the lake does not have yet."""
     from tailorbird.stream import (
         open_reader,
         raw_addresses,
@@ -120,13 +116,16 @@ def _topics(stream: "Stream", lake: Storage) -> Iterator[Finding]:
     from tailorbird.stream.kafka import KafkaLog
 
     try:
-        found: dict[str, Address] = {
+        addresses: dict[str, Address] = {
             **raw_addresses(stream),
-            **{f"answers {name}": each for name, each in response_log_addresses(stream).items()},
+            **{
+                f"answers {name}": address
+                for name, address in response_log_addresses(stream).items()
+            },
         }
-        found["routed"] = routed_address(stream)
+        addresses["routed"] = routed_address(stream)
         safe = read_released(lake).safe
-        for address in found.values():
+        for address in addresses.values():
             if isinstance(address, Path):
                 continue
             try:
@@ -138,23 +137,23 @@ def _topics(stream: "Stream", lake: Storage) -> Iterator[Finding]:
                         f"topic {address.topic}",
                         "error",
                         f"is empty, but {safe[address.stem]:,} rows of it are in the lake",
-                        LOST,
+                        LOST_ROWS_FIX,
                     )
-                continue  # nobody has written to it yet
-            part = (
+                continue  # Nothing has been written to it yet.
+            partition = (
                 f"[{address.number}]" if isinstance(address, KafkaLog) and address.count > 1 else ""
             )
-            what = f"topic {address.topic}{part}"
+            subject = f"topic {address.topic}{partition}"
             if waiting.beyond:
                 yield (
-                    what,
+                    subject,
                     "error",
                     f"ends at {end:,}, {waiting.beyond:,} rows before what the lake has of it",
-                    LOST,
+                    LOST_ROWS_FIX,
                 )
             else:
                 yield (
-                    what,
+                    subject,
                     "ok",
                     f"{end:,} rows, {waiting.rows:,} of them not yet safe in the lake",
                     "",

@@ -1,6 +1,4 @@
-"""What `tailorbird doctor` finds of models: versions that servers refuse, or would if they had to
-load them now.
-"""
+"""`tailorbird doctor`: model versions that servers refuse, or would refuse on the next load."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -11,46 +9,44 @@ from tailorbird.errors import TailorbirdError
 if TYPE_CHECKING:
     from tailorbird.config import Project
 
-_NAMES = ("champion", "previous", "canary", "shadow")
+_ALIASES = ("champion", "previous", "canary", "shadow")
 
 
 def damaged_models(project: "Project") -> Iterator[Finding]:
-    """Versions behind a name of a registry, the ranker's and those of churn models, of which a byte
-    is not as it was added.
-    """
+    """Verify the files of aliased versions of the ranker and of churn models."""
     from tailorbird.events import SystemClock
     from tailorbird.registry import Registry
 
     folders = {"model": project.paths.registry} | {
         f"churn model {name}": project.paths.churn(name) for name in project.churn
     }
-    for what, folder in folders.items():
+    for subject, folder in folders.items():
         registry = Registry(folder, clock=SystemClock())
-        of = "" if what == "model" else f" --churn {what.rpartition(' ')[2]}"
+        churn_option = "" if subject == "model" else f" --churn {subject.rpartition(' ')[2]}"
         try:
             aliases = registry.aliases()
         except TailorbirdError as error:
-            yield what, "error", f"{error.where}: {error.message}", error.fix
+            yield subject, "error", f"{error.where}: {error.message}", error.fix
             continue
-        for name in _NAMES:
-            version = aliases.previous if name == "previous" else aliases.version_named(name)
+        for alias in _ALIASES:
+            version = aliases.previous if alias == "previous" else aliases.version_named(alias)
             if not version:
                 continue
             try:
                 registry.verify(version)
             except TailorbirdError as error:
-                another = (
-                    f"tailorbird models rollback{of} --why …"
-                    if name == "champion"
+                fix = (
+                    f"tailorbird models rollback{churn_option} --why …"
+                    if alias == "champion"
                     else "promote another version"
                 )
                 text = (
-                    f"{version}, the {name}, is refused by servers that load it now: "
+                    f"{version}, the {alias}, is refused by servers that load it now: "
                     f"{error.message}"
                 )
                 yield (
-                    what,
-                    "error" if name == "champion" else "warning",
+                    subject,
+                    "error" if alias == "champion" else "warning",
                     text,
-                    f"{another}, or train again",
+                    f"{fix}, or train again",
                 )

@@ -13,11 +13,11 @@ def evaluate(
     as_of: str = "",
     json: Json = False,
 ) -> None:
-    """Judge the champion, or the versions named, beside all baselines on the newest part of what
-    the lake holds. Changes nothing.
+    """Compare the champion, or named versions, with all baselines on the newest data.
 
-    Every figure has its 95 % interval over people. For each version it says up to when that one has
-    learned: where this reaches into the part that it is judged on, its figures flatter it.
+    Changes nothing. Every figure has a 95 % interval over people. For each version the command
+    prints the end of its training data. If that reaches into the evaluated part, its figures are
+    too optimistic.
 
     Example:  tailorbird -C shop evaluate
 
@@ -26,27 +26,26 @@ def evaluate(
     Parameters
     ----------
     versions:
-        versions of the registry, or champion, previous, challenger; the champion unless told
-            otherwise
+        versions of the registry, or champion, previous or challenger; by default the champion
     slot:
-        train.slot unless told otherwise
+        name of the slot; by default train.slot
     window:
-        of how much of the past the newest part is taken, train.window unless told otherwise
+        length of the past whose newest part is evaluated; by default train.window
     quick:
-        judge fewer requests
+        evaluate on fewer requests
     rows:
-        judge on logged answers, or on clicks and the like; auto: answers, where enough have a known
-            outcome
+        evaluate on logged answers, or on clicks and other events; auto takes answers if enough of
+        them have a known outcome
     as_of:
-        judge as if it were this time, such as 2026-11-25, or `latest`: where the history in the
-            lake ended, or now while events come
+        evaluate as of this time, such as 2026-11-25, or `latest`: the end of the history in the
+        lake, or now while events arrive
     """
     from tailorbird.cli.train import print_cold_start, print_long_tail, print_results
     from tailorbird.config import open_project
     from tailorbird.platform.training import evaluate as run_evaluate
 
     with progress_bars(quiet=json) as progress:
-        evaluated = run_evaluate(
+        outcome = run_evaluate(
             open_project(applied=True),
             versions,
             slot=slot,
@@ -58,21 +57,21 @@ def evaluate(
             notify=print_note,
         )
     if json:
-        print_json(evaluated.plain())
+        print_json(outcome.to_dict())
         return
-    evaluation = evaluated.evaluation
+    evaluation = outcome.evaluation
     title = (
-        f"Slot {evaluated.slot}: {evaluation.requests:,} requests, {evaluation.people:,} people, "
+        f"Slot {outcome.slot}: {evaluation.requests:,} requests, {evaluation.people:,} people, "
         f"{evaluation.rows:,} rows of the newest part"
     )
     print_results(evaluation.to_dict()["results"], title)
     print_cold_start(evaluation)
     print_long_tail(evaluation)
     out = console()
-    if evaluated.note:
-        out.print(evaluated.note)
-    for name, amount in evaluation.amounts.items():
-        out.print(f"{name}: {amount.summary}")
+    if outcome.note:
+        out.print(outcome.note)
+    for name, metrics in evaluation.amounts.items():
+        out.print(f"{name}: {metrics.summary}")
     out.print(evaluation.about["source"])
-    for version, moment in evaluated.learned_until.items():
-        out.print(f"{version} learned from what came before {moment}")
+    for version, learned_until in outcome.learned_until.items():
+        out.print(f"{version} learned from what came before {learned_until}")

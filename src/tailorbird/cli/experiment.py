@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tailorbird.cli.output import Json, console, print_json, print_table
 
-_PAGE = """<!doctype html>
+_PAGE_TEMPLATE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
@@ -28,8 +28,7 @@ svg {{ max-width: 100%; height: auto }}
 def report(
     slot: str = "", *, since: str = "", html: Path | None = None, json: Json = False
 ) -> None:
-    """Report on the experiment of a slot: arms, users, click rate, conversion, uplift with its
-    interval, and a verdict in words.
+    """Report on a slot's experiment: arms, click rates, uplift with its interval, verdict.
 
     Example:  tailorbird -C shop experiment report home
 
@@ -38,11 +37,11 @@ def report(
     Parameters
     ----------
     slot:
-        the slot whose experiment it is, train.slot unless told otherwise
+        name of the slot; by default train.slot
     since:
-        only the last while, such as 14d
+        length of the most recent period to report on, such as 14d
     html:
-        also write a page with a picture
+        also write an HTML page with a chart to this file
     """
     import dataclasses
 
@@ -50,47 +49,52 @@ def report(
     from tailorbird.platform.experiments import report_experiment
 
     project = open_project()
-    found = report_experiment(project, slot, since=since)
+    result = report_experiment(project, slot, since=since)
     if html is not None:
         from tailorbird.experiments.drawing import report_html
 
         html.write_text(
-            _PAGE.format(
-                title=escape(f"{project.settings.project.name}: {found.experiment}"),
-                body=report_html(found),
+            _PAGE_TEMPLATE.format(
+                title=escape(f"{project.settings.project.name}: {result.experiment}"),
+                body=report_html(result),
             )
         )
     if json:
-        print_json(dataclasses.asdict(found))
+        print_json(dataclasses.asdict(result))
         return
-    console().print(f"{found.verdict}\n", style="bold")
+    console().print(f"{result.verdict}\n", style="bold")
     rows = [
         (
-            a.arm,
-            a.users,
-            a.impressions,
-            a.clicks,
-            _percent(a.ctr),
-            a.purchases,
-            _percent(a.conversion),
+            arm.arm,
+            arm.users,
+            arm.impressions,
+            arm.clicks,
+            _percent(arm.ctr),
+            arm.purchases,
+            _percent(arm.conversion),
         )
-        for a in found.arms
+        for arm in result.arms
     ]
     columns = ["arm", "users", "impressions", "clicks", "CTR", "purchases", "conversion"]
     print_table("", columns, rows, right=columns[1:])
-    for each in found.comparisons:
-        if math.isnan(each.uplift):
-            console().print(f"{each.arm} over {each.control}: too little data yet")
+    for comparison in result.comparisons:
+        if math.isnan(comparison.uplift):
+            console().print(f"{comparison.arm} over {comparison.control}: too little data yet")
             continue
         interval = (
-            f"{each.uplift:+.1%}, 95 % interval {each.low:+.1%} to {each.high:+.1%}, p = "
-            f"{each.p:.3g}"
+            f"{comparison.uplift:+.1%}, 95 % interval {comparison.low:+.1%} to "
+            f"{comparison.high:+.1%}, p = "
+            f"{comparison.p:.3g}"
         )
-        always = f"{each.always_low:+.1%} to {each.always_high:+.1%} if looked at any time"
-        console().print(f"{each.arm} over {each.control}: {interval} ({always})")
+        anytime_interval = (
+            f"{comparison.always_low:+.1%} to {comparison.always_high:+.1%} if looked at any time"
+        )
+        console().print(
+            f"{comparison.arm} over {comparison.control}: {interval} ({anytime_interval})"
+        )
     console().print(
-        f"split as declared: p = {found.srm_p:.3g}; users in several arms: "
-        f"{found.multiple_exposures}"
+        f"split as declared: p = {result.srm_p:.3g}; users in several arms: "
+        f"{result.multiple_exposures}"
     )
     if html is not None:
         console().print(f"Page: {html}")

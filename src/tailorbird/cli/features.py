@@ -1,6 +1,4 @@
-"""`tailorbird features list`; the other commands of the group are in modules of their own, and only
-named here.
-"""
+"""`tailorbird features list`, and re-exports of the other commands of the group."""
 
 from typing import TYPE_CHECKING
 
@@ -17,13 +15,12 @@ __all__ = ["apply", "backfill", "list_", "plan", "prune", "show", "verify"]
 
 
 def list_(*, bytes: bool = False, json: Json = False) -> None:
-    """List the features that the project declares: what each is, of what entity, and what its
-    entity's records take.
+    """List the declared features with their entity and description.
 
-    With `--bytes` it lists what the state holds instead: how many entities of each kind, what their
-    records take, and how many were let go because they were idle, or because there were too many.
-    Below it says how many anonymous ids are known to be somebody: who a person is, is kept for
-    good.
+    With `--bytes` it lists what the state holds instead: the number of entities of each kind, the
+    size of their records, and how many were evicted because they were idle or because there were
+    too many. It also prints the number of anonymous ids that are linked to a user, since such links
+    are stored permanently.
 
     Example:  tailorbird -C shop features list
 
@@ -75,8 +72,8 @@ def _list_bytes(project: "Project", json: bool) -> None:
             )
         finally:
             store.close()
-    found = merge_tallies(parts)
-    widths = {one.entity.name: one.reading_bytes for one in project.features.layout.entities}
+    tallies_by_entity = merge_tallies(parts)
+    widths = {entry.entity.name: entry.reading_bytes for entry in project.features.layout.entities}
     kinds = [
         {
             "entity": name,
@@ -87,7 +84,7 @@ def _list_bytes(project: "Project", json: bool) -> None:
             "expired": tally.expired,
             "dropped": tally.dropped,
         }
-        for name, tally in found.items()
+        for name, tally in tallies_by_entity.items()
     ]
     if json:
         print_json(
@@ -110,7 +107,7 @@ def _list_bytes(project: "Project", json: bool) -> None:
         "dropped",
     ]
     rows = [
-        tuple(one if isinstance(one, str) else f"{one:,}" for one in kind.values())
+        tuple(cell if isinstance(cell, str) else f"{cell:,}" for cell in kind.values())
         for kind in kinds
     ]
     print_table(
@@ -118,6 +115,4 @@ def _list_bytes(project: "Project", json: bool) -> None:
         headings,
         rows,
     )
-    console().print(
-        f"{aliases:,} anonymous ids are known to be somebody, in {alias_bytes:,} bytes."
-    )
+    console().print(f"{aliases:,} anonymous ids are linked to a user, in {alias_bytes:,} bytes.")

@@ -1,6 +1,4 @@
-"""`tailorbird features plan|apply|prune`: a change of the declarations, looked at, made, and tidied
-up after.
-"""
+"""`tailorbird features plan|apply|prune`: preview, apply and clean up a change of declarations."""
 
 import sys
 import threading
@@ -26,60 +24,59 @@ if TYPE_CHECKING:
     from tailorbird.features.plan import Comparison, Measured, RecordChange
 
 POLL_S = 0.2
-WITHOUT_WORKER_S = 60.0  # of waiting for a worker that does not run
-CHANGES = 2  # exit status of a plan that has something to do
+WORKER_TIMEOUT_S = 60.0  # How long to wait for a worker that does not run.
+EXIT_CHANGES = 2  # Exit status of a plan that has something to do.
 
 
 def plan(*, measure: bool = True, json: Json = False) -> None:
-    """Show what a changed features.py comes to, before it is applied; exit status 0 if there is
-    nothing to do, 2 if there is.
+    """Show what a changed features.py would do, before it is applied.
 
-    Columns that are added, changed and removed, each with its line; the bytes of each entity's
-    records before and after, at most and as they are now and in a sample, and of all entities that
-    there are now; the proof that no sum overflows; how long the new state takes to build, by a
-    sample of the lake that is taken in right now; what has to be trained anew.
+    The plan lists added, changed and removed columns with their lines, and the size of each
+    entity's records before and after: the maximum, the present mean, and the mean in a sample. It
+    proves that no sum overflows, estimates from a sample of the lake how long the new state takes
+    to build, and tells which models need retraining. The exit status is 0 if there is nothing to
+    do, and 2 otherwise.
 
     Example:  tailorbird -C shop features plan
 
     Parameters
     ----------
     measure:
-        also take a sample of the lake in, to tell how long it takes
+        also process a sample of the lake, to estimate the build time
     """
     from tailorbird.config import open_project
     from tailorbird.features import plan as planning
     from tailorbird.lake import Lake
 
     project = open_project()
-    before = _applied(project)
-    found = planning.compare_sets(before, project.features)
-    same = found.before == found.after
-    counted = (
-        planning.read_tallies(project.paths.state, before, project.workers)
-        if before is not None
+    applied = _load_applied(project)
+    comparison = planning.compare_sets(applied, project.features)
+    is_unchanged = comparison.before == comparison.after
+    tallies = (
+        planning.read_tallies(project.paths.state, applied, project.workers)
+        if applied is not None
         else None
     )
     measured = (
         planning.measure(project.features, Lake(project.paths.lake))
-        if measure and not same
+        if measure and not is_unchanged
         else None
     )
-    retrain = _to_retrain(project)
+    retrain = _retraining_need(project)
     if json:
-        print_json(_plain(found, counted, measured, retrain))
+        print_json(_to_dict(comparison, tallies, measured, retrain))
     else:
-        _tell(found, counted, measured, retrain)
-    raise SystemExit(0 if same else CHANGES)
+        _print_plan(comparison, tallies, measured, retrain)
+    raise SystemExit(0 if is_unchanged else EXIT_CHANGES)
 
 
 def apply(*, yes: bool = False, back: bool = False, wait: bool = True, json: Json = False) -> None:
-    """Apply a changed features.py without stopping the service, and wait until the new state has
-    caught up.
+    """Apply a changed features.py without downtime, and wait until the new state has caught up.
 
-    A running `up` starts a worker that builds the new state beside the old one: from the lake, then
-    from the log at the exact position. Answers go on with the schema of the model that serves,
-    until one of the new schema is promoted. Without a running `up` this builds the state itself.
-    Interrupted, it goes on where it was when it is given again.
+    A running `up` starts a worker that builds the new state next to the old one: from the lake,
+    then from the log at the exact position. Answers use the schema of the live model until a model
+    of the new schema is promoted. Without a running `up` this command builds the state itself. If
+    it is interrupted, run it again to continue.
 
     Example:  tailorbird -C shop features apply --yes
 
@@ -88,9 +85,9 @@ def apply(*, yes: bool = False, back: bool = False, wait: bool = True, json: Jso
     Parameters
     ----------
     yes:
-        do not ask; needed where this is no terminal
+        do not ask for confirmation; required without a terminal
     back:
-        apply the schema before the applied one again, whatever features.py declares
+        apply the previously applied schema again, whatever features.py declares
     wait:
         wait until the state has caught up
     """
@@ -103,113 +100,112 @@ def apply(*, yes: bool = False, back: bool = False, wait: bool = True, json: Jso
     project = open_project(applied=back)
     before = schemas.read_applied(project.paths.state).schema
     if back:
-        _agree(yes, f"Go back from schema {before or 'none'} to the one before it?")
+        _confirm(yes, f"Go back from schema {before or 'none'} to the one before it?")
         features = find_schema(project, schemas.revert(project.paths.state, at=SystemClock().now()))
     else:
         features = project.features
         if features.schema_hash != before and not json:
-            _tell_changes(compare_sets(_applied(project), features))
+            _print_changes(compare_sets(_load_applied(project), features))
         if features.schema_hash != before:
-            _agree(yes, f"Apply schema {features.schema_hash}?")
+            _confirm(yes, f"Apply schema {features.schema_hash}?")
         schemas.apply(project.paths.state, features, at=SystemClock().now())
-    took, p = None, 0
+    duration_s, p = None, 0
     if wait:
         start = time.monotonic()
         with progress_bars(quiet=json) as progress:
             p = (
-                _follow(project, features, progress)
+                _wait_for_workers(project, features, progress)
                 if is_running(project)
                 else _build(project, features, progress)
             )
-        took = round(time.monotonic() - start, 1)
+        duration_s = round(time.monotonic() - start, 1)
     if json:
-        told = {
+        summary = {
             "schema": features.schema_hash,
             "before": before,
             "changed": features.schema_hash != before,
             "ready": wait,
-            "seconds": took,
+            "seconds": duration_s,
         }
-        print_json(told)
+        print_json(summary)
         return
     out = console()
-    if took is not None:
+    if duration_s is not None:
         out.print(
             f"Schema {features.schema_hash} is applied, and its state knows everything up to "
-            f"row {p:,} ({took} s)."
+            f"row {p:,} ({duration_s} s)."
         )
     else:
         out.print(f"Schema {features.schema_hash} is applied; its state is being built.")
-    for line in _to_retrain_told(_to_retrain(project, features.schema_hash)):
+    for line in _describe_retraining(_retraining_need(project, features.schema_hash)):
         out.print(line)
-    if back and _declared(project) != features.schema_hash:
+    if back and _declared_schema(project) != features.schema_hash:
         out.print(
             "features.py still declares another schema; it stays unapplied until you apply it."
         )
 
 
 def prune(*, unnamed: bool = False, json: Json = False) -> None:
-    """Remove the states of schemas that nothing needs: neither applied, nor the champion's, nor the
-    previous champion's.
+    """Remove the states of schemas that are neither applied nor used by a champion.
 
-    They can be built again from the lake. What a Valkey holds of such schemas goes too, unless a
-    worker still publishes it.
+    Such states can be rebuilt from the lake. Their copies in a Valkey are removed too, unless a
+    worker still publishes them.
 
     Example:  tailorbird -C shop features prune
 
     Parameters
     ----------
     unnamed:
-        also remove from the Valkey what earlier versions wrote, whose keys name no project: that of
-            all projects on the server
+        also remove from the Valkey records of earlier versions, whose keys name no project: those
+        of all projects on the server
     """
     from tailorbird.candidates.folder import copy_name
     from tailorbird.config import open_project
-    from tailorbird.config.candidates import kept_contracts
+    from tailorbird.config.candidates import maintained_contracts
     from tailorbird.config.schemas import active_schemas
     from tailorbird.features import schemas
     from tailorbird.features.keypart import all_parts
 
     project = open_project(applied=True)
-    wanted = {features.schema_hash for features in active_schemas(project)}
-    copies = project.copy_target()
-    if copies is None and unnamed:
+    required = {features.schema_hash for features in active_schemas(project)}
+    target = project.copy_target()
+    if target is None and unnamed:
         raise UsageError(
             "no records are copied",
             where="store.url",
             fix="leave --unnamed out, or set store.url to the Valkey",
         )
-    removed = schemas.prune(project.paths.state, wanted, workers=project.workers)
-    kept = {
+    removed = schemas.prune(project.paths.state, required, workers=project.workers)
+    retained_keys = {
         part.copies(schema)
-        for schema in (*wanted, *schemas.state_folders(project.paths.state))
+        for schema in (*required, *schemas.state_folders(project.paths.state))
         for part in all_parts(project.workers)
     }
-    kept |= {copy_name(contract) for contract in kept_contracts(project)}
-    copied = {} if copies is None else copies.prune(kept, unnamed=unnamed)
+    retained_keys |= {copy_name(contract) for contract in maintained_contracts(project)}
+    removed_copies = {} if target is None else target.prune(retained_keys, unnamed=unnamed)
     if json:
         print_json(
             {
                 "removed": removed,
-                "copies_removed": copied,
+                "copies_removed": removed_copies,
                 "kept": schemas.state_folders(project.paths.state),
             }
         )
         return
     for schema, size in removed.items():
         console().print(f"schema {schema}: removed, {_bytes(size)}")
-    for schema, records in copied.items():
+    for schema, records in removed_copies.items():
         console().print(
             f"schema {schema.removeprefix('tb:')}: {records:,} records removed from the Valkey"
         )
-    kept = ", ".join(schemas.state_folders(project.paths.state)) or "none"
-    console().print(f"{'' if removed or copied else 'Nothing to remove. '}Kept: {kept}")
+    kept_text = ", ".join(schemas.state_folders(project.paths.state)) or "none"
+    console().print(
+        f"{'' if removed or removed_copies else 'Nothing to remove. '}Kept: {kept_text}"
+    )
 
 
-def _applied(project: "Project") -> "FeatureSet | None":
-    """The applied declarations; None before the first, and where an older engine made them, so that
-    all is new.
-    """
+def _load_applied(project: "Project") -> "FeatureSet | None":
+    """Return the applied declarations; None without any, and after an engine upgrade."""
     from tailorbird.errors import DeclarationError
     from tailorbird.features.schemas import applied_features
 
@@ -219,7 +215,7 @@ def _applied(project: "Project") -> "FeatureSet | None":
         return None
 
 
-def _declared(project: "Project") -> str:
+def _declared_schema(project: "Project") -> str:
     from tailorbird.features import load_features
 
     return load_features(
@@ -227,7 +223,7 @@ def _declared(project: "Project") -> str:
     ).schema_hash
 
 
-def _agree(yes: bool, question: str) -> None:
+def _confirm(yes: bool, question: str) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
@@ -239,7 +235,7 @@ def _agree(yes: bool, question: str) -> None:
 
 
 def _build(project: "Project", features: "FeatureSet", progress: Report) -> int:
-    """Build the state here, since no `up` does it, part after part; the p that it has reached."""
+    """Build all parts of the state in this process; return the position it has reached."""
     from tailorbird.features.keypart import all_parts
 
     return min(
@@ -265,8 +261,8 @@ def _build_part(
             entities_max=entities_max,
             part=part,
         )
-    except LockedError:  # a worker of its own runs without `up`
-        return _follow(project, features, progress)
+    except LockedError:  # A worker runs without `up`.
+        return _wait_for_workers(project, features, progress)
     with worker:
         lake = Lake(project.paths.lake)
         if worker.needs_history() and is_lake_ahead(worker, lake):
@@ -282,10 +278,8 @@ def _build_part(
         return worker.position.p
 
 
-def _follow(project: "Project", features: "FeatureSet", progress: Report) -> int:
-    """Wait until the worker of a running `up` has caught up with what is in the log now; the p that
-    it has reached.
-    """
+def _wait_for_workers(project: "Project", features: "FeatureSet", progress: Report) -> int:
+    """Wait until the worker of a running `up` has caught up with the log; return its position."""
     from tailorbird.config.schemas import is_running
 
     end, seen_at = _log_end(project), time.monotonic()
@@ -294,26 +288,28 @@ def _follow(project: "Project", features: "FeatureSet", progress: Report) -> int
         progress("build", min(p, end), end)
         if ready and p >= end:
             return p
-        running = _worker_runs(project, features)
+        running = _are_workers_running(project, features)
         seen_at = time.monotonic() if running else seen_at
-        again = f"{this_command()} features apply --yes"
+        retry_command = f"{this_command()} features apply --yes"
         if not running and not is_running(project):
             raise NotReadyError(
                 "tailorbird up ended before the state was built",
                 where=str(project.root),
-                fix=f"{again} goes on",
+                fix=f"{retry_command} goes on",
             )
-        if time.monotonic() - seen_at > WITHOUT_WORKER_S:
+        if time.monotonic() - seen_at > WORKER_TIMEOUT_S:
             message = (
                 f"the worker of schema {features.schema_hash} does not stay up; what `up` "
                 "prints says why"
             )
-            raise NotReadyError(message, where=str(project.root), fix=f"see to it; {again} goes on")
+            raise NotReadyError(
+                message, where=str(project.root), fix=f"see to it; {retry_command} goes on"
+            )
         time.sleep(POLL_S)
 
 
-def _worker_runs(project: "Project", features: "FeatureSet") -> bool:
-    """Whether all workers of a schema do."""
+def _are_workers_running(project: "Project", features: "FeatureSet") -> bool:
+    """Return whether all workers of a schema run."""
     from tailorbird.features.keypart import all_parts
     from tailorbird.features.state import state_folder
     from tailorbird.lock import FileLock
@@ -328,7 +324,7 @@ def _worker_runs(project: "Project", features: "FeatureSet") -> bool:
 
 
 def _position(project: "Project", features: "FeatureSet") -> tuple[int, bool]:
-    """How far all parts of the state are."""
+    """Return the position that all parts of the state have reached, and whether all are ready."""
     from tailorbird.features.keypart import all_parts
     from tailorbird.features.state import read_local_position
 
@@ -339,11 +335,11 @@ def _position(project: "Project", features: "FeatureSet") -> tuple[int, bool]:
         ]
     except NotReadyError:
         return 0, False
-    return min(one.p for one in positions), all(one.ready for one in positions)
+    return min(position.p for position in positions), all(position.ready for position in positions)
 
 
 def _log_end(project: "Project") -> int:
-    """The newest p of the routed log; 0 where there is none."""
+    """Return the newest position of the routed log; 0 without a log."""
     from tailorbird.stream import open_reader
 
     try:
@@ -353,56 +349,56 @@ def _log_end(project: "Project") -> int:
         return 0
 
 
-def _to_retrain(project: "Project", schema: str = "") -> dict[str, Any]:
-    """The champion, and whether it reads another schema than the one that is to be applied."""
+def _retraining_need(project: "Project", schema: str = "") -> dict[str, Any]:
+    """Return the champion, and whether it uses another schema than the one to apply."""
     from tailorbird.events import SystemClock
     from tailorbird.registry import Registry
 
     registry = Registry(project.paths.registry, clock=SystemClock())
     champion = registry.aliases().champion
-    reads = registry.info(champion).schema_hash if champion else ""
+    champion_schema = registry.info(champion).schema_hash if champion else ""
     return {
         "champion": champion,
-        "reads": reads,
-        "retrain": bool(champion) and reads != (schema or project.features.schema_hash),
+        "reads": champion_schema,
+        "retrain": bool(champion) and champion_schema != (schema or project.features.schema_hash),
     }
 
 
-def _to_retrain_told(retrain: dict[str, Any]) -> list[str]:
+def _describe_retraining(retrain: dict[str, Any]) -> list[str]:
     if not retrain["champion"]:
         return [f"There is no champion yet:  {this_command()} train"]
     if not retrain["retrain"]:
         return []
-    told = (
+    notice = (
         f"{retrain['champion']} reads schema {retrain['reads']} and goes on answering with it, "
         "its state being kept up beside the new one."
     )
-    return [told, f"A model of the new schema:  {this_command()} train"]
+    return [notice, f"A model of the new schema:  {this_command()} train"]
 
 
-def _plain(
-    found: "Comparison",
-    counted: "dict[str, Tally] | None",
+def _to_dict(
+    comparison: "Comparison",
+    tallies: "dict[str, Tally] | None",
     measured: "Measured | None",
     retrain: dict[str, Any],
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    now, sampled = counted or {}, measured.tallies if measured is not None else {}
+    now, sampled = tallies or {}, measured.tallies if measured is not None else {}
     records = [
         {
-            **asdict(one),
-            "entities": now[one.entity].entities if one.entity in now else None,
-            "sampled": sampled[one.entity].entities if one.entity in sampled else None,
-            "state_mean": _mean(one.entity, now),
-            "state_mean_sampled": _mean(one.entity, sampled),
+            **asdict(record),
+            "entities": now[record.entity].entities if record.entity in now else None,
+            "sampled": sampled[record.entity].entities if record.entity in sampled else None,
+            "state_mean": _mean(record.entity, now),
+            "state_mean_sampled": _mean(record.entity, sampled),
         }
-        for one in found.records
+        for record in comparison.records
     ]
-    built = None
+    build = None
     if measured is not None:
         least, likely, most = measured.seconds
-        built = {
+        build = {
             "rows": measured.rows_total,
             "sample": measured.rows,
             "seconds": likely,
@@ -410,48 +406,48 @@ def _plain(
             "seconds_most": most,
         }
     return {
-        "schema": found.after,
-        "applied": found.before,
-        "changes": [asdict(one) for one in found.changes],
+        "schema": comparison.after,
+        "applied": comparison.before,
+        "changes": [asdict(change) for change in comparison.changes],
         "records": records,
-        "bytes_before": _total(found, counted, "before"),
-        "bytes_after": _total(found, counted, "after"),
-        "proofs": [asdict(one) for one in found.proofs],
-        "attached": list(found.attached),
-        "build": built,
+        "bytes_before": _total(comparison, tallies, "before"),
+        "bytes_after": _total(comparison, tallies, "after"),
+        "proofs": [asdict(proof) for proof in comparison.proofs],
+        "attached": list(comparison.attached),
+        "build": build,
         **retrain,
     }
 
 
-def _total(found: "Comparison", counted: "dict[str, Tally] | None", when: str) -> int | None:
-    """Bytes of the records of all entities that the applied state has, at their full width."""
-    if counted is None:
+def _total(comparison: "Comparison", tallies: "dict[str, Tally] | None", field: str) -> int | None:
+    """Return the bytes of all records at full width, by the entities in the applied state."""
+    if tallies is None:
         return None
     return sum(
-        getattr(one, when) * counted[one.entity].entities
-        for one in found.records
-        if one.entity in counted
+        getattr(record, field) * tallies[record.entity].entities
+        for record in comparison.records
+        if record.entity in tallies
     )
 
 
 def _mean(entity: str, tallies: "dict[str, Tally]") -> int | None:
-    """What a state record takes, as they were written."""
+    """Return the mean size of the stored state records."""
     return tallies[entity].state_bytes_mean if entity in tallies else None
 
 
-def _tell(
-    found: "Comparison",
-    counted: "dict[str, Tally] | None",
+def _print_plan(
+    comparison: "Comparison",
+    tallies: "dict[str, Tally] | None",
     measured: "Measured | None",
     retrain: dict[str, Any],
 ) -> None:
     out = console()
-    if found.before == found.after:
-        out.print(f"Nothing to do: schema {found.after} is applied.")
+    if comparison.before == comparison.after:
+        out.print(f"Nothing to do: schema {comparison.after} is applied.")
     else:
-        _tell_changes(found)
+        _print_changes(comparison)
     sampled = measured.tallies if measured is not None else {}
-    rows = [_record_row(one, counted or {}, sampled) for one in found.records]
+    rows = [_record_row(record, tallies or {}, sampled) for record in comparison.records]
     numbers = [
         "state at most",
         "then",
@@ -462,35 +458,39 @@ def _tell(
         "how many",
     ]
     print_table("\nBytes of an entity's records", ["entity", *numbers], rows, right=numbers)
-    if counted is not None:
-        was, now = _total(found, counted, "before") or 0, _total(found, counted, "after") or 0
+    if tallies is not None:
+        total_before, total_after = (
+            _total(comparison, tallies, "before") or 0,
+            _total(comparison, tallies, "after") or 0,
+        )
         out.print(
-            f"Together at most {_bytes(was)} now, {_bytes(now)} then; empty parts of a "
+            f"Together at most {_bytes(total_before)} now, {_bytes(total_after)} then; empty "
+            "parts of a "
             "record take no space."
         )
-    if found.proofs:
-        least = min(found.proofs, key=lambda proof: proof.events)
+    if comparison.proofs:
+        tightest = min(comparison.proofs, key=lambda proof: proof.events)
         out.print(
-            f"No sum overflows: each of {len(found.proofs)} holds the largest value "
-            f"{least.events:,} times or more "
-            f"({least.name}, {least.place}: {least.units_max:,} units)."
+            f"No sum overflows: each of {len(comparison.proofs)} holds the largest value "
+            f"{tightest.events:,} times or more "
+            f"({tightest.name}, {tightest.place}: {tightest.units_max:,} units)."
         )
-    if found.before == found.after:
+    if comparison.before == comparison.after:
         return
-    if found.attached:
-        names = ", ".join(found.attached)
+    if comparison.attached:
+        names = ", ".join(comparison.attached)
         out.print(
             f"Events routed so far do not carry {names}: it is filled in from the versions "
             "of the profiles, for all history."
         )
     if measured is not None:
         least_s, likely, most = measured.seconds
-        told = (
+        estimate = (
             f"The new state takes about {_seconds(likely)} to build ({_seconds(least_s)} to "
             f"{_seconds(most)}): "
         )
         out.print(
-            f"{told}{measured.rows_total:,} rows, by a sample of {measured.rows:,} taken in "
+            f"{estimate}{measured.rows_total:,} rows, by a sample of {measured.rows:,} taken in "
             "just now."
         )
     else:
@@ -498,39 +498,42 @@ def _tell(
             "How long the new state takes to build was not measured: the lake has no rows, "
             "or --no-measure."
         )
-    for line in _to_retrain_told(retrain):
+    for line in _describe_retraining(retrain):
         out.print(line)
     out.print(f"To apply it without stopping anything:  {this_command()} features apply")
 
 
-def _tell_changes(found: "Comparison") -> None:
-    title = f"Schema {found.before or '(none)'} → {found.after}"
-    rows = [(one.change, one.name, one.entity, one.place, one.what) for one in found.changes]
+def _print_changes(comparison: "Comparison") -> None:
+    title = f"Schema {comparison.before or '(none)'} → {comparison.after}"
+    rows = [
+        (change.change, change.name, change.entity, change.place, change.what)
+        for change in comparison.changes
+    ]
     print_table(title, ["change", "column", "of", "line", "what"], rows)
-    if not found.changes:
+    if not comparison.changes:
         console().print(
             "No column changes, but their order or the engine does, and with it the records."
         )
 
 
 def _record_row(
-    one: "RecordChange", counted: "dict[str, Tally]", sampled: "dict[str, Tally]"
+    record: "RecordChange", tallies: "dict[str, Tally]", sampled: "dict[str, Tally]"
 ) -> tuple[object, ...]:
-    means = _mean(one.entity, counted), _mean(one.entity, sampled)
+    means = _mean(record.entity, tallies), _mean(record.entity, sampled)
     return (
-        one.entity,
-        one.state_before,
-        one.state_after,
+        record.entity,
+        record.state_before,
+        record.state_after,
         *means,
-        one.reading_before,
-        one.reading_after,
-        _count(one.entity, counted, sampled),
+        record.reading_before,
+        record.reading_after,
+        _count(record.entity, tallies, sampled),
     )
 
 
-def _count(entity: str, counted: "dict[str, Tally]", sampled: "dict[str, Tally]") -> str:
-    if entity in counted:
-        return f"{counted[entity].entities:,}"
+def _count(entity: str, tallies: "dict[str, Tally]", sampled: "dict[str, Tally]") -> str:
+    if entity in tallies:
+        return f"{tallies[entity].entities:,}"
     return f"{sampled[entity].entities:,} in the sample" if entity in sampled else ""
 
 

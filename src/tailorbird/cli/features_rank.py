@@ -1,4 +1,4 @@
-"""`tailorbird features rank`."""
+"""`tailorbird features rank`: importance and cost of each column."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tailorbird.training.signals import RankSettings, SignalReport
     from tailorbird.training.subset import Signal
 
-_BAR = 12
+_BAR_WIDTH = 12
 
 
 def rank(
@@ -38,77 +38,75 @@ def rank(
     out: Path | None = None,
     json: Json = False,
 ) -> None:
-    """Say what each column that the model sees is worth and what it costs, and propose which to
-    keep. Changes nothing.
+    """Rank the columns of a model by importance and cost, and propose which to keep.
 
-    Trees learn from the first part of the time. On later data each column is permuted, and the drop
-    of NDCG@10 is its importance. Beside it: the gain of trees against shuffled labels, what the
-    column alone tells, which columns stand for each other, how it drifts, how often it is missing,
-    and what it costs a request. A column that knows the answer is called out and left out. The
-    subset is chosen on one part of the later data; what it loses is told on another.
+    Changes nothing. Trees learn from the first part of the time. On later data each column is
+    permuted, and the drop of NDCG@10 is its importance. The report also has the gain against
+    shuffled labels, the information of the column alone, groups of interchangeable columns, drift,
+    missing values and the cost per request. A column that leaks the label is reported and excluded.
+    The subset is chosen on one part of the later data, and its loss is measured on another.
 
-    Writes a page, a picture and the figures. A run that was interrupted goes on with the same
-    command.
+    Writes a page, a picture and the figures. An interrupted run continues with the same command.
 
     Example:  tailorbird -C shop features rank
 
-    Example:  tailorbird -C shop features rank --slot home --target purchase --window 28d --requests 20000 --out signals
+    Example:  tailorbird -C shop features rank --slot home --target purchase --requests 20000
 
     Parameters
     ----------
     slot:
-        train.slot unless told otherwise
+        name of the slot; by default train.slot
     target:
-        what columns should tell, the first of the slot's objective unless told otherwise
+        the label that columns should predict; by default the first of the slot's objective
     window:
-        how much of the past to look at, train.window unless told otherwise
+        length of the past to learn from; by default train.window
     requests:
-        requests to learn from at most, and with something to find to choose by and to judge by
+        maximum number of requests to learn from; as many with an outcome are used to choose and to
+        evaluate
     tolerance:
-        how much NDCG@10 a redundant or unstable column may cost where the subset is chosen, to be
-            left out
+        maximum loss of NDCG@10 for leaving out a redundant or unstable column
     rows:
-        logged answers, or clicks and the like with the candidates of that moment; auto: answers,
-            where enough have a known outcome
+        use logged answers, or clicks and other events with the candidates of that time; auto takes
+        answers if enough of them have a known outcome
     seed:
-        of all draws; the same seed and data give the same figures
+        random seed; the same seed and data give the same figures
     as_of:
-        rank as if it were this time, such as 2026-11-25, or `latest`: where the history in the lake
-            ended, or now while events come
+        rank as of this time, such as 2026-11-25, or `latest`: the end of the history in the lake,
+        or now while events arrive
     out:
-        folder of the report, signals-SLOT-TARGET in the project's reports unless told otherwise
+        folder of the report; by default signals-SLOT-TARGET in the project's reports
     """
     from tailorbird.config import open_project
-    from tailorbird.platform.training import window_of
+    from tailorbird.platform.training import window_us
     from tailorbird.training.signals import RankSettings
     from tailorbird.training.signals_page import write_signals
 
-    _check(requests, tolerance)
+    _check_options(requests, tolerance)
     project = open_project()
     declared = project.slot(slot)
-    goal = target or next(iter(declared.objective))
-    folder = out or project.paths.reports / f"signals-{declared.name}-{goal}"
+    label = target or next(iter(declared.objective))
+    folder = out or project.paths.reports / f"signals-{declared.name}-{label}"
     _check_out(folder)
     settings = RankSettings(
-        window_us=window_of(window, project),
+        window_us=window_us(window, project),
         lateness_us=project.plan.lateness_us,
         rows=rows,
         requests=requests,
         tolerance=tolerance,
         seed=seed,
     )
-    report = _ranked(project, declared, goal, as_of, folder, settings, quiet=json)
-    paste = to_paste(report)
-    page, image = write_signals(folder, report, paste)
+    report = _rank(project, declared, label, as_of, folder, settings, quiet=json)
+    instructions = removal_instructions(report)
+    page, image = write_signals(folder, report, instructions)
     if json:
         print_json({**report.to_dict(), "report": str(page), "picture": str(image)})
         return
     _print(report)
-    for line in ("", *paste, "", f"Report: {page}", f"Picture: {image}"):
+    for line in ("", *instructions, "", f"Report: {page}", f"Picture: {image}"):
         console().print(line)
 
 
-def _check(requests: int, tolerance: float) -> None:
+def _check_options(requests: int, tolerance: float) -> None:
     if requests < 1:
         raise UsageError(
             f"expected at least 1 request, got {requests}",
@@ -124,7 +122,7 @@ def _check_out(folder: Path) -> None:
         raise UsageError(f"{folder} is a file", where="--out", fix="name a folder")
 
 
-def _ranked(
+def _rank(
     project: "Project",
     slot: "Slot",
     target: str,
@@ -151,42 +149,42 @@ def _ranked(
         )
 
 
-def to_paste(report: "SignalReport") -> list[str]:
-    """The declarations that may go, each with its line, and the command that trains without the
-    columns.
-    """
+def removal_instructions(report: "SignalReport") -> list[str]:
+    """Return the declarations to remove with their lines, and the command to train without them."""
     subset = report.subset
     if not subset.remove:
         return ["No column is proposed for removal."]
-    places = {one.name: one.place for one in report.signals}
-    gone = subset.about["declarations_to_remove"]
+    places = {signal.name: signal.place for signal in report.signals}
+    removable = subset.about["declarations_to_remove"]
     lines = [
         "To try it, with all declarations as they are:",
         f"  {this_command()} train {report.about['slot']} --leave-out {','.join(subset.remove)}",
     ]
-    if gone:
+    if removable:
         lines.append("To do without them altogether, remove from features.py:")
         lines += [
             f"  {places[name]}  {name}"
-            for name in sorted(gone, key=lambda name: _line(places[name]))
+            for name in sorted(removable, key=lambda name: _location_key(places[name]))
         ]
-    if stay := subset.about["declarations_that_others_need"]:
-        lines.append(f"Others are made from {', '.join(stay)}: leave these out of the model only.")
+    if needed := subset.about["declarations_that_others_need"]:
+        lines.append(
+            f"Others are made from {', '.join(needed)}: leave these out of the model only."
+        )
     return lines
 
 
-def _line(place: str) -> tuple[str, int]:
+def _location_key(place: str) -> tuple[str, int]:
     file, _, line = place.rpartition(":")
     return (file, int(line)) if line.isdigit() else (place, 0)
 
 
 def _print(report: "SignalReport") -> None:
     finite = [
-        one.importance.value
-        for one in report.signals
-        if one.importance.value == one.importance.value
+        signal.importance.value
+        for signal in report.signals
+        if signal.importance.value == signal.importance.value
     ]
-    most = max([*finite, 1e-9])
+    maximum = max([*finite, 1e-9])
     titles = [
         "column",
         "",
@@ -200,34 +198,32 @@ def _print(report: "SignalReport") -> None:
         "verdict",
     ]
     table = []
-    for one in report.signals:
-        value = one.importance
-        known = value.value == value.value
-        share = max(value.value, 0.0) / most if known else 0.0
+    for signal in report.signals:
+        value = signal.importance
+        is_known = value.value == value.value
+        share = max(value.value, 0.0) / maximum if is_known else 0.0
         table.append(
             (
-                one.name + (" †" if one.of_request else ""),
-                "█" * round(_BAR * share),
-                f"{value.value:+.4f} ({value.low:+.4f} – {value.high:+.4f})" if known else "",
-                f"{one.null_z:.1f}" if known else "",
-                f"{1000 * one.bits:.2f}",
-                f"{one.drift:.2f}{'!' if one.unstable else ''}",
-                f"{one.missing:.0%}",
-                one.request_bytes,
-                f"{one.finish_us:.1f}" if one.finish_us == one.finish_us else "",
-                _verdict(report.signals, one),
+                signal.name + (" †" if signal.of_request else ""),
+                "█" * round(_BAR_WIDTH * share),
+                f"{value.value:+.4f} ({value.low:+.4f} – {value.high:+.4f})" if is_known else "",
+                f"{signal.null_z:.1f}" if is_known else "",
+                f"{1000 * signal.bits:.2f}",
+                f"{signal.drift:.2f}{'!' if signal.unstable else ''}",
+                f"{signal.missing:.0%}",
+                signal.request_bytes,
+                f"{signal.finish_us:.1f}" if signal.finish_us == signal.finish_us else "",
+                _verdict(report.signals, signal),
             )
         )
     print_table(
-        f"What tells {report.target} in slot {report.about['slot']}",
+        f"Columns that predict {report.target} in slot {report.about['slot']}",
         titles,
         table,
         right=titles[3:-1],
     )
     subset, out = report.subset, console()
-    out.print(
-        "† the same for all items of a request: it can order them only together with other columns"
-    )
+    out.print("† equal for all items of a request: it orders them only together with other columns")
     for note in report.notes:
         out.print(note)
     out.print(
@@ -240,25 +236,25 @@ def _print(report: "SignalReport") -> None:
     if "read_us" in subset.about:
         from tailorbird.training.serving_cost import ITEMS
 
-        told = subset.about
+        costs = subset.about
         out.print(
-            f"A request for {ITEMS} items reads {told['request_bytes_subset']:,} bytes of "
-            f"records instead of {told['request_bytes']:,}, "
-            f"in {told['read_us_subset']:,.0f} µs instead of {told['read_us']:,.0f}."
+            f"A request for {ITEMS} items reads {costs['request_bytes_subset']:,} bytes of "
+            f"records instead of {costs['request_bytes']:,}, "
+            f"in {costs['read_us_subset']:,.0f} µs instead of {costs['read_us']:,.0f}."
         )
 
 
-def _verdict(signals: Sequence["Signal"], one: "Signal") -> str:
-    like = [
+def _verdict(signals: Sequence["Signal"], signal: "Signal") -> str:
+    similar = [
         other.name
         for other in signals
-        if one.cluster and other.cluster == one.cluster and other is not one
+        if signal.cluster and other.cluster == signal.cluster and other is not signal
     ]
-    told = one.verdict + (f" (goes with {', '.join(like)})" if like else "")
+    verdict = signal.verdict + (f" (goes with {', '.join(similar)})" if similar else "")
     return (
-        told
-        if one.kept == (one.verdict == "signal")
-        else f"{told}, stays"
-        if one.kept
-        else f"{told}, out"
+        verdict
+        if signal.kept == (signal.verdict == "signal")
+        else f"{verdict}, stays"
+        if signal.kept
+        else f"{verdict}, out"
     )

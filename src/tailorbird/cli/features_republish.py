@@ -1,4 +1,4 @@
-"""`tailorbird features republish`: what readers on other machines read, written anew."""
+"""`tailorbird features republish`: copy all feature records to the Valkey again."""
 
 import threading
 from typing import TYPE_CHECKING
@@ -13,14 +13,13 @@ if TYPE_CHECKING:
 
 
 def republish(*, json: Json = False) -> None:
-    """Copy all records of the state to the Valkey of `store.url` anew; where the state is lost,
-    build it first, from the lake and the log.
+    """Copy all records of the state to the Valkey of `store.url` again.
 
-    The worker does both by itself when it finds that the server lost something. By hand it is of
-    use on a new server that is to be full before anybody reads from it, where keys were deleted, or
-    where they begin otherwise now (`store.prefix`). Readers are told that there is nothing until
-    all is there, and answers are less personal meanwhile. It goes on from the start if it was
-    stopped.
+    A lost state is rebuilt first, from the lake and the log. The worker does both by itself when it
+    finds that the server lost data. Run this command to fill a new server before it is read, after
+    keys were deleted, or after a change of their prefix (`store.prefix`). Readers see no records
+    until the copy is complete, so answers are less personal meanwhile. An interrupted run starts
+    from the beginning.
 
     Example:  tailorbird -C shop features republish
     """
@@ -41,20 +40,20 @@ def republish(*, json: Json = False) -> None:
     if json:
         print_json({"schemas": done})
         return
-    for schema, each in done.items():
+    for schema, counts in done.items():
         console().print(
-            f"schema {schema}: {each['records']:,} records, as of position {each['p']:,}"
+            f"schema {schema}: {counts['records']:,} records, as of position {counts['p']:,}"
         )
 
 
 def _republish(project: "Project", features: "FeatureSet", progress: Report) -> dict[str, int]:
-    """All parts of a schema's state, one after the other."""
+    """Copy all parts of a schema's state, one after the other."""
     from tailorbird.features.keypart import all_parts
 
     done = [
         _republish_part(project, features, part, progress) for part in all_parts(project.workers)
     ]
-    return {"records": sum(one["records"] for one in done), "p": min(one["p"] for one in done)}
+    return {"records": sum(part["records"] for part in done), "p": min(part["p"] for part in done)}
 
 
 def _republish_part(

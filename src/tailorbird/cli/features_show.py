@@ -1,6 +1,4 @@
-"""`tailorbird features show`: what is known of somebody or an item now, or was at a past time, and
-what made a value.
-"""
+"""`tailorbird features show`: feature values of an entity, now or in the past, explained."""
 
 import shlex
 from collections.abc import Sequence
@@ -16,8 +14,8 @@ if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.features.explain import Explanation
 
-_SHOWN = ("ts", "type", "item_id", "request_id", "p")
-_EVENTS = "ts, type, item_id, request_id, counts"
+_EVENT_COLUMNS = ("ts", "type", "item_id", "request_id", "p")
+_EVENTS_SELECT = "ts, type, item_id, request_id, counts"
 
 
 def show(
@@ -29,16 +27,15 @@ def show(
     known: list[int] | None = None,
     json: Json = False,
 ) -> None:
-    """Show what the state says of a person now, alone or with an item, or of anything else, and the
-    newest events in the lake.
+    """Show the features of a user, an item or any other entity, with its newest events.
 
-    Anything that features are about will do: an item, a session, a query, a category, or several
-    together. Then it shows the features about these alone. Of whom or what the lake has no event,
-    it says so: what is counted is 0 then, and the rest is missing.
+    Any entity works: an item, a session, a query, a category, or several together. The command then
+    shows the features of exactly that entity. If the lake has no event of it, the command says so;
+    counts are then 0, and other values are missing.
 
-    With `--at` or `--known` it shows each feature as it was at that time, by the lake, beside what
-    the state says now. With `--why` it shows one feature instead: its value by the lake, and the
-    events that it was made of, now or then.
+    With `--at` or `--known` it shows each feature as of that time, computed from the lake, next to
+    the state's present value. With `--why` it shows one feature instead: its value by the lake and
+    the events that it was computed from, now or in the past.
 
     Example:  tailorbird -C shop features show user:u000001
 
@@ -48,29 +45,29 @@ def show(
 
     Example:  tailorbird -C shop features show item.category:shoes
 
-    Example:  tailorbird -C shop features show user:u000001 item.category:shoes --why user_category_clicks_28d
+    Example:  tailorbird -C shop features show user:u000001 item.category:shoes
 
-    Example:  tailorbird -C shop features show user:u000001 --at 2026-11-25T12:00:00Z --known 51203
+    Example:  tailorbird -C shop features show user:u000001 --at 2026-11-25 --known 51203
 
-    Example:  tailorbird -C shop features show user:u000001 --why user_clicks_7d --at 2026-11-25T12:00:00Z
+    Example:  tailorbird -C shop features show user:u000001 --why user_clicks_7d --at 2026-11-25
 
     Parameters
     ----------
     about:
-        user:ID, anonymous:ID for somebody who is not known, item:ID, session:ID, query:TEXT,
-        item.NAME:VALUE or another field of an entity; several stand for one entity
+        the entity: user:ID, anonymous:ID for an unidentified visitor, item:ID, session:ID,
+        query:TEXT, item.NAME:VALUE or another field of an entity; several fields name one entity
     item:
-        of a person also the features of this item, and of the two together
+        for a user, also show the features of this item and of both together
     events:
-        how many events to show
+        number of events to show
     why:
-        a feature, to be taken apart into the events behind it
+        name of a feature to explain by its events
     at:
-        as it was just before this time, now unless told otherwise
+        show values as of just before this time; by default now
     known:
-        counting only what was routed up to this position, such as an answer's p; else all that the
-        lake has. Where several workers kept the state, given for each part in their order, such as
-        an answer's positions
+        use only events up to this routed position, such as an answer's p; by default everything in
+        the lake; with several workers, given once for each part in order, such as an answer's
+        positions
     """
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
@@ -102,30 +99,32 @@ def show(
             fix="an answer's own is its p",
         )
     project = open_project(applied=True)
-    about = tuple(_as_kept(project, text) for text in about)
+    about = tuple(_pseudonymised(project, text) for text in about)
     if alone and kind != "item":
         name = about[0].partition(":")[2]
-    clock, told = clock_of_answers("", project, SystemClock())
+    clock, note = clock_of_answers("", project, SystemClock())
     t = parse_time(at, "--at") if at else clock.now()
-    if told and not at and not json:
-        console().print(told)
+    if note and not at and not json:
+        console().print(note)
     if why:
         _check_name(project, why)
     if not alone:
-        from tailorbird.cli.features_show_about import Asked, explain_about, show_about
+        from tailorbird.cli.features_show_about import EntityQuery, explain_about, show_about
 
-        asked = Asked(about, t, _known(project, known), bool(at) or bool(known), events)
-        explain_about(project, asked, why, json) if why else show_about(project, asked, json)
+        query = EntityQuery(
+            about, t, _resolve_positions(project, known), bool(at) or bool(known), events
+        )
+        explain_about(project, query, why, json) if why else show_about(project, query, json)
     elif why:
-        _explain(project, _Asked(kind, name, item, t, known, clock.now()), why, json)
+        _explain(project, _EntityQuery(kind, name, item, t, known, clock.now()), why, json)
     elif at or known:
-        _show_then(project, _Asked(kind, name, item, t, known, clock.now()), events, json)
+        _show_then(project, _EntityQuery(kind, name, item, t, known, clock.now()), events, json)
     else:
-        _show_now(project, _Asked(kind, name, item, t, None, t), events, json)
+        _show_now(project, _EntityQuery(kind, name, item, t, None, t), events, json)
 
 
-def _as_kept(project: "Project", text: str) -> str:
-    """A person's id under which the project keeps it; anything else as it is."""
+def _pseudonymised(project: "Project", text: str) -> str:
+    """Replace the id of a person by its pseudonym if the project uses pseudonyms."""
     from tailorbird.events.contract import ANONYMOUS_PREFIX
     from tailorbird.privacy.people import pseudonymise_ids
 
@@ -133,14 +132,15 @@ def _as_kept(project: "Project", text: str) -> str:
     if not value or field not in ("user", "anonymous"):
         return text
     prefix = ANONYMOUS_PREFIX if field == "anonymous" else ""
-    (kept,) = pseudonymise_ids([f"{prefix}{value}"], project.pseudonyms())
-    return f"{field}:{kept.removeprefix(prefix)}"
+    (stored,) = pseudonymise_ids([f"{prefix}{value}"], project.pseudonyms())
+    return f"{field}:{stored.removeprefix(prefix)}"
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """Whom it is about, with which item, as of when, how much was known then, and what time it is;
-    of an item alone, `name` is "".
+class _EntityQuery:
+    """The entity to show: a person, an item or both, as of `t`, from events up to `known`.
+
+    `name` is "" for an item alone, and `now` is the present time.
     """
 
     kind: str
@@ -159,20 +159,20 @@ class _Asked:
         )
         return ReadRequest(anonymous_id=anonymous, user_id=user, now=self.t)
 
-    def titled(self, person: str) -> str:
+    def title(self, person: str) -> str:
         who = [] if self.kind == "item" else [person or "nobody"]
         return " and ".join([*who, *([self.item] if self.item else [])])
 
 
-def _show_now(project: "Project", asked: _Asked, events: int, json: bool) -> None:
+def _show_now(project: "Project", query: _EntityQuery, events: int, json: bool) -> None:
     from tailorbird.events import to_iso
 
-    rows = _read(project, asked)
+    rows = _read(project, query)
     person = rows.person or ""
-    values = _about(project, asked, rows.numeric[0])
-    known = {key: value for key, value in values.items() if value == value}
-    newest = _newest(project, _of(asked, person), events)
-    unheard = _unheard(project, asked, person)
+    values = _entity_values(project, query, rows.numeric[0])
+    present = {key: value for key, value in values.items() if value == value}
+    newest = _newest_events(project, _event_condition(query, person), events)
+    without_events = _entities_without_events(project, query, person)
     if json:
         print_json(
             {
@@ -180,27 +180,29 @@ def _show_now(project: "Project", asked: _Asked, events: int, json: bool) -> Non
                 "t": rows.t,
                 "commit": rows.commit,
                 "p": rows.p,
-                "features": known,
+                "features": present,
                 "events": newest,
-                "unheard_of": unheard,
+                "unheard_of": without_events,
             }
         )
         return
     print_table(
-        f"{asked.titled(person)} at {to_iso(rows.t)}, known up to {rows.p:,}",
+        f"{query.title(person)} at {to_iso(rows.t)}, known up to {rows.p:,}",
         ["feature", "value"],
-        list(known.items()),
+        list(present.items()),
         right=["value"],
     )
     missing = [key for key, value in values.items() if value != value]
     if missing:
         console().print(f"missing: {', '.join(missing)}")
-    _tell_unheard(unheard)
-    print_table("\nNewest events", _EVENTS.split(", "), [list(row.values()) for row in newest])
+    _print_without_events(without_events)
+    print_table(
+        "\nNewest events", _EVENTS_SELECT.split(", "), [list(row.values()) for row in newest]
+    )
 
 
-def _show_then(project: "Project", asked: _Asked, events: int, json: bool) -> None:
-    """Each feature as of the past by the lake, beside the state's now."""
+def _show_then(project: "Project", query: _EntityQuery, events: int, json: bool) -> None:
+    """Show each feature as of the past, by the lake, next to the state's present value."""
     import numpy as np
 
     from tailorbird.events import to_iso
@@ -210,55 +212,60 @@ def _show_then(project: "Project", asked: _Asked, events: int, json: bool) -> No
     from tailorbird.features.sampled import required_events
     from tailorbird.lake import Lake
 
-    lake, known = Lake(project.paths.lake), _known(project, asked.known)
-    p = max(known)
-    person = _person(project, asked, p)
+    lake, positions = Lake(project.paths.lake), _resolve_positions(project, query.known)
+    p = max(positions)
+    person = _person(project, query, p)
     requests = Requests(
-        np.array([asked.t]),
-        stack_positions([known]),
+        np.array([query.t]),
+        stack_positions([positions]),
         [person or None],
         np.zeros(1, np.intp),
-        [asked.item],
+        [query.item],
     )
     features = project.features
-    found = backfill(
+    rows_then = backfill(
         features,
         JoinedEvents(lake, features).table(
             event_columns(features), required_events(features, requests)
         ),
         requests,
     )
-    then = _about(project, asked, found.numeric[0])
+    values_then = _entity_values(project, query, rows_then.numeric[0])
     try:
-        now = _about(project, asked, _read(project, asked, now=True).numeric[0])
-    except NotReadyError:  # no state yet, or one that is just being built
-        now = {}
-    newest = _newest(project, _of(asked, person), events, before=asked.t, p=p)
-    unheard = _unheard(project, asked, person)
+        values_now = _entity_values(project, query, _read(project, query, now=True).numeric[0])
+    except NotReadyError:  # There is no state yet, or it is being built.
+        values_now = {}
+    newest = _newest_events(project, _event_condition(query, person), events, before=query.t, p=p)
+    without_events = _entities_without_events(project, query, person)
     if json:
-        kept = {
-            name: {key: value for key, value in some.items() if value == value}
-            for name, some in (("features", then), ("now", now))
+        present = {
+            name: {key: value for key, value in values.items() if value == value}
+            for name, values in (("features", values_then), ("now", values_now))
         }
         print_json(
             {
                 "person": person,
-                "t": asked.t,
+                "t": query.t,
                 "p": p,
-                **kept,
+                **present,
                 "events": newest,
-                "unheard_of": unheard,
+                "unheard_of": without_events,
             }
         )
         return
-    title = f"{asked.titled(person)} at {to_iso(asked.t)} by the lake, known up to {p:,}"
-    rows = [(name, _told(value), _told(now.get(name))) for name, value in then.items()]
+    title = f"{query.title(person)} at {to_iso(query.t)} by the lake, known up to {p:,}"
+    rows = [
+        (name, _none_if_missing(value), _none_if_missing(values_now.get(name)))
+        for name, value in values_then.items()
+    ]
     print_table(title, ["feature", "then", "now"], rows, right=["then", "now"])
-    _tell_unheard(unheard)
-    print_table("\nNewest events then", _EVENTS.split(", "), [list(row.values()) for row in newest])
+    _print_without_events(without_events)
+    print_table(
+        "\nNewest events then", _EVENTS_SELECT.split(", "), [list(row.values()) for row in newest]
+    )
 
 
-def _explain(project: "Project", asked: _Asked, name: str, json: bool) -> None:
+def _explain(project: "Project", query: _EntityQuery, name: str, json: bool) -> None:
     from tailorbird.events import to_iso
     from tailorbird.features import ReadRequest
     from tailorbird.features.attached import JoinedEvents
@@ -266,79 +273,85 @@ def _explain(project: "Project", asked: _Asked, name: str, json: bool) -> None:
     from tailorbird.features.reference import routed_events
     from tailorbird.lake import Lake, span
 
-    lake, known = Lake(project.paths.lake), _known(project, asked.known)
-    p = max(known)
-    person = _person(project, asked, p)
-    before = routed_events(JoinedEvents(lake, project.features).table(where=span(ts_to=asked.t)))
-    found = explain(
+    lake, positions = Lake(project.paths.lake), _resolve_positions(project, query.known)
+    p = max(positions)
+    person = _person(project, query, p)
+    events = routed_events(JoinedEvents(lake, project.features).table(where=span(ts_to=query.t)))
+    explanation = explain(
         project.features,
         name,
         ReadRequest(person=person or None),
-        asked.item or None,
-        asked.t,
-        known,
-        before,
+        query.item or None,
+        query.t,
+        positions,
+        events,
     )
-    rows = [{key: event.get(key) for key in _SHOWN} for event in found.events]
+    rows = [{key: event.get(key) for key in _EVENT_COLUMNS} for event in explanation.events]
     if json:
         print_json(
             {
                 "person": person,
                 "feature": name,
-                "t": asked.t,
+                "t": query.t,
                 "p": p,
-                "value": found.value,
-                "lacks": found.lacks,
+                "value": explanation.value,
+                "lacks": explanation.lacks,
                 "events": rows,
             }
         )
         return
     out = console()
     out.print(
-        f"{name} of {asked.titled(person)} at {to_iso(asked.t)}, known up to {p:,}: {found.value}"
+        f"{name} of {query.title(person)} at {to_iso(query.t)}, known up to {p:,}: "
+        f"{explanation.value}"
     )
-    for read in found.reads:
+    for read in explanation.reads:
         out.print(f"  {read.name}: {read.value}")
-    named = {
-        "user": f"{asked.kind}:{asked.name}" if asked.name else "",
-        "item": f"item:{asked.item}" if asked.item else "",
+    entity_fields = {
+        "user": f"{query.kind}:{query.name}" if query.name else "",
+        "item": f"item:{query.item}" if query.item else "",
     }
-    tell_lacking(found, [named[field] for field in found.about if named.get(field)])
+    print_missing_fields(
+        explanation,
+        [entity_fields[field] for field in explanation.about if entity_fields.get(field)],
+    )
     print_table(
-        "", list(_SHOWN), [(to_iso(row["ts"] or 0), *list(row.values())[1:]) for row in rows]
+        "",
+        list(_EVENT_COLUMNS),
+        [(to_iso(row["ts"] or 0), *list(row.values())[1:]) for row in rows],
     )
 
 
-def tell_lacking(found: "Explanation", about: Sequence[str]) -> None:
-    """Why a value is missing that is about more than was said, and how to say it."""
-    for one in (found, *found.reads):
-        if one.value == one.value or not one.lacks:
+def print_missing_fields(explanation: "Explanation", about: Sequence[str]) -> None:
+    """Print why a value is missing for lack of a field, and how to pass the field."""
+    for part in (explanation, *explanation.reads):
+        if part.value == part.value or not part.lacks:
             continue
-        said = [name for name in one.lacks if "." not in name]
-        unknown = [name for name in one.lacks if "." in name]
-        if unknown:
-            console().print(f"{one.name} is missing: no profile says {', '.join(unknown)}")
-        if said:
-            more = " ".join(
-                shlex.quote(text) for text in (*about, *(f"{name}:VALUE" for name in said))
+        fields = [name for name in part.lacks if "." not in name]
+        attributes = [name for name in part.lacks if "." in name]
+        if attributes:
+            console().print(f"{part.name} is missing: no profile says {', '.join(attributes)}")
+        if fields:
+            arguments = " ".join(
+                shlex.quote(text) for text in (*about, *(f"{name}:VALUE" for name in fields))
             )
-            command = f"{this_command()} features show {more} --why {one.name}"
+            command = f"{this_command()} features show {arguments} --why {part.name}"
             console().print(
-                f"{one.name} is missing: it is about {', '.join(said)} too, which was not "
+                f"{part.name} is missing: it is about {', '.join(fields)} too, which was not "
                 f"said. Try {command}"
             )
 
 
 def _check_name(project: "Project", name: str) -> None:
-    similar = {one.name: one.of for one in project.features.similarities}
+    similar = {similarity.name: similarity.of for similarity in project.features.similarities}
     if name in similar:
-        told = f"{name} is made by a model's table, which events do not have"
+        problem = f"{name} is made by a model's table, which events do not have"
         raise UsageError(
-            told,
+            problem,
             where="--why",
             fix=f"--why {similar[name]} shows what it is made of; recommend --explain, what it did",
         )
-    names = [one.name for one in project.features.features]
+    names = [feature.name for feature in project.features.features]
     if name not in names:
         raise UsageError(
             f"features.py declares no feature {name!r}",
@@ -346,7 +359,7 @@ def _check_name(project: "Project", name: str) -> None:
         )
 
 
-def _read(project: "Project", asked: _Asked, *, now: bool = False):
+def _read(project: "Project", query: _EntityQuery, *, now: bool = False):
     from dataclasses import replace
 
     from tailorbird.features.read import Reader
@@ -354,110 +367,112 @@ def _read(project: "Project", asked: _Asked, *, now: bool = False):
     reader = Reader(project.paths.state, project.features, workers=project.workers)
     try:
         return reader.read(
-            replace(asked.request, now=asked.now) if now else asked.request, [asked.item]
+            replace(query.request, now=query.now) if now else query.request, [query.item]
         )
     finally:
         reader.close()
 
 
-def _about(project: "Project", asked: _Asked, row: "np.ndarray") -> dict[str, float]:
-    """The numbers of what is asked for: those of an item only where there is one, of an item alone
-    those that nobody else has a part in.
+def _entity_values(project: "Project", query: _EntityQuery, row: "np.ndarray") -> dict[str, float]:
+    """Return the numeric features of the entity.
+
+    Features of items are included only with an item, and those of an item alone only if no other
+    entity takes part in them.
     """
-    about = set()
+    columns = set()
     for column in project.features.columns:
-        of_item = [name.partition(".")[0] == "item" for name in column.entity.split("+")]
-        if all(of_item) if asked.kind == "item" else asked.item or not any(of_item):
-            about.add(column.name)
+        is_item_field = [name.partition(".")[0] == "item" for name in column.entity.split("+")]
+        if all(is_item_field) if query.kind == "item" else query.item or not any(is_item_field):
+            columns.add(column.name)
     return {
         name: value
         for name, value in zip(project.features.numeric, row.tolist(), strict=True)
-        if name in about
+        if name in columns
     }
 
 
-def _known(project: "Project", known: list[int] | None) -> tuple[int, ...]:
-    """The positions asked for, one of each part or one for all; else all that the lake has."""
+def _resolve_positions(project: "Project", positions: list[int] | None) -> tuple[int, ...]:
+    """Return the given positions, one per part or one for all; by default all that the lake has."""
     from tailorbird.lake import Lake
 
     newest = Lake(project.paths.lake).newest_p()
-    if known and max(known) > newest:
+    if positions and max(positions) > newest:
         raise NotReadyError(
-            f"the lake knows events up to {newest:,}, not {max(known):,}",
+            f"the lake knows events up to {newest:,}, not {max(positions):,}",
             fix="wait a second, or tailorbird run lake",
         )
-    return tuple(known) if known else (newest,)
+    return tuple(positions) if positions else (newest,)
 
 
-def _person(project: "Project", asked: _Asked, p: int) -> str:
-    if asked.kind == "anonymous":
-        return resolved(project, asked.name, p)
-    return _survivor(project, asked.name, p) if asked.name else ""
+def _person(project: "Project", query: _EntityQuery, p: int) -> str:
+    if query.kind == "anonymous":
+        return resolve_anonymous(project, query.name, p)
+    return _merged_user(project, query.name, p) if query.name else ""
 
 
-def resolved(project: "Project", anonymous: str, p: int) -> str:
-    """Who an anonymous id was: the user of the newest identify that was known, or whom that user
-    was merged into.
-    """
+def resolve_anonymous(project: "Project", anonymous: str, p: int) -> str:
+    """Return the user of an anonymous id, by the newest identify event and merges up to `p`."""
     from tailorbird.lake import Lake
 
     query = (
         "SELECT user_id FROM events WHERE type = 'identify' AND anonymous_id = "
-        f"{_quoted(anonymous)} AND p <= {p} "
+        f"{_quote(anonymous)} AND p <= {p} "
         "ORDER BY ts DESC, p DESC LIMIT 1"
     )
-    found = Lake(project.paths.lake).sql(query)
+    matches = Lake(project.paths.lake).sql(query)
     return (
-        _survivor(project, found.column("user_id")[0].as_py(), p)
-        if found.num_rows
+        _merged_user(project, matches.column("user_id")[0].as_py(), p)
+        if matches.num_rows
         else f"anon:{anonymous}"
     )
 
 
-def _survivor(project: "Project", user: str, p: int) -> str:
-    """Whom a user was by the merges that were known."""
+def _merged_user(project: "Project", user: str, p: int) -> str:
+    """Return the user that a user was merged into, by the merges up to `p`."""
     import pyarrow.dataset as ds
 
     from tailorbird.events.merges import COLUMNS, merge_rows, merges_of, survivor
     from tailorbird.lake import Lake
 
-    known = Lake(project.paths.lake).table(
+    merges = Lake(project.paths.lake).table(
         "events", COLUMNS, (ds.field("type") == "merge") & (ds.field("p") <= p)
     )
-    return survivor(user, dict(merges_of(merge_rows(known))).get)[0]
+    return survivor(user, dict(merges_of(merge_rows(merges))).get)[0]
 
 
-def _of(asked: _Asked, person: str) -> str:
-    """The condition for the events of the person, or of the item where it is asked for alone."""
-    return _of_item(asked.item) if asked.kind == "item" else f"person = {_quoted(person)}"
+def _event_condition(query: _EntityQuery, person: str) -> str:
+    """Return the SQL condition for the events of the person, or of the item alone."""
+    return _item_condition(query.item) if query.kind == "item" else f"person = {_quote(person)}"
 
 
-def _of_item(item: str) -> str:
-    return f"(item_id = {_quoted(item)} OR list_contains(items, {_quoted(item)}))"
+def _item_condition(item: str) -> str:
+    return f"(item_id = {_quote(item)} OR list_contains(items, {_quote(item)}))"
 
 
-def _unheard(project: "Project", asked: _Asked, person: str) -> list[str]:
-    """Which of the person and the item the lake has no event of."""
+def _entities_without_events(project: "Project", query: _EntityQuery, person: str) -> list[str]:
+    """Return those of the person and the item that have no event in the lake."""
     from tailorbird.lake import Lake
 
-    about = [] if asked.kind == "item" else [(person or asked.name, f"person = {_quoted(person)}")]
-    about += [(asked.item, _of_item(asked.item))] if asked.item else []
+    conditions = (
+        [] if query.kind == "item" else [(person or query.name, f"person = {_quote(person)}")]
+    )
+    conditions += [(query.item, _item_condition(query.item))] if query.item else []
     lake = Lake(project.paths.lake)
     return [
         name
-        for name, where in about
+        for name, where in conditions
         if not lake.sql(f"SELECT 1 FROM events WHERE {where} LIMIT 1").num_rows
     ]
 
 
-def _tell_unheard(names: list[str]) -> None:
+def _print_without_events(names: list[str]) -> None:
     for name in names:
         console().print(
             f"\nThe lake has no event of {name}: what is counted is 0, and the rest is missing."
         )
 
 
-def _newest(
+def _newest_events(
     project: "Project", where: str, count: int, *, before: int | None = None, p: int | None = None
 ) -> list[dict]:
     from tailorbird.events import to_iso
@@ -468,15 +483,15 @@ def _newest(
     if before is not None:
         where += f" AND ts < TIMESTAMP '{to_iso(before)}' AND p <= {p}"
     query = (
-        f"SELECT {_EVENTS} FROM events WHERE {where} ORDER BY ts DESC, event_id DESC LIMIT "
+        f"SELECT {_EVENTS_SELECT} FROM events WHERE {where} ORDER BY ts DESC, event_id DESC LIMIT "
         f"{int(count)}"
     )
     return Lake(project.paths.lake).sql(query).to_pylist()
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _told(value: float | None) -> float | None:
+def _none_if_missing(value: float | None) -> float | None:
     return value if value is not None and value == value else None

@@ -1,6 +1,4 @@
-"""`tailorbird features show` of what is neither somebody nor an item alone: a session, a query, a
-category, or several things together.
-"""
+"""`tailorbird features show` for sessions, queries, categories and combined entities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,19 +13,19 @@ if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.features.subject import Subject
 
-_SHOWN = ("ts", "type", "person", "item_id", "request_id", "p")
+_EVENT_COLUMNS = ("ts", "type", "person", "item_id", "request_id", "p")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What `features show` was asked for.
+class EntityQuery:
+    """The arguments of `features show` for an entity.
 
     Attributes:
-        t: as of when.
-        known: counting what was routed up to here; of each part, where several workers kept the
-            state.
-        past: whether it is about the past, so by the lake, rather than now by the state.
-        events: how many of the newest events to show.
+        t: time to show values as of.
+        known: routed positions up to which events count, one per part if there are several
+            workers.
+        past: show values of the past by the lake, instead of present ones by the state.
+        events: number of the newest events to show.
     """
 
     texts: Sequence[str]
@@ -41,57 +39,62 @@ class Asked:
         return max(self.known)
 
 
-def show_about(project: "Project", asked: Asked, json: bool) -> None:
-    """Each numeric column about nothing but what is asked for, and the newest events of it."""
+def show_about(project: "Project", query: EntityQuery, json: bool) -> None:
+    """Show each numeric feature of exactly this entity, and its newest events."""
     from tailorbird.events import to_iso
     from tailorbird.features.subject import Subject
 
-    subject = Subject.parse(asked.texts, project.features)
-    person = _person(project, subject, asked.p)
-    found: dict[str, Any] = {
+    subject = Subject.parse(query.texts, project.features)
+    person = _person(project, subject, query.p)
+    result: dict[str, Any] = {
         "about": dict(subject.parts),
         "person": person,
-        "t": asked.t,
-        "p": asked.p,
+        "t": query.t,
+        "p": query.p,
     }
-    if asked.past:
-        found["features"] = subject.values(
-            project.features, person, asked.t, asked.known, _events(project, subject, asked.t)
+    if query.past:
+        result["features"] = subject.values(
+            project.features,
+            person,
+            query.t,
+            query.known,
+            _countable_events(project, subject, query.t),
         )
         try:
-            found["now"] = _read(project, subject, found)
-        except NotReadyError:  # no state yet, or one that is just being built
-            found["now"] = {}
-        found |= {"t": asked.t, "p": asked.p}
+            result["now"] = _read_state(project, subject, result)
+        except NotReadyError:  # There is no state yet, or it is being built.
+            result["now"] = {}
+        result |= {"t": query.t, "p": query.p}
     else:
-        found["features"] = _read(project, subject, found)
+        result["features"] = _read_state(project, subject, result)
     newest = [
-        _plain(event)
+        _event_row(event)
         for event in subject.newest_events(
-            _of_subject(project, subject, person, found), person, max(1, asked.events)
+            _subject_events(project, subject, person, result), person, max(1, query.events)
         )
     ]
-    found |= {
+    result |= {
         "unheard_of": [] if newest else [subject.title],
-        "events": newest[: max(0, asked.events)],
+        "events": newest[: max(0, query.events)],
     }
     if json:
         print_json(
-            found | {name: _there(found[name]) for name in ("features", "now") if name in found}
+            result
+            | {name: _present(result[name]) for name in ("features", "now") if name in result}
         )
         return
-    title = f"{subject.title} at {to_iso(found['t'])}, known up to {found['p']:,}"
-    if asked.past:
+    title = f"{subject.title} at {to_iso(result['t'])}, known up to {result['p']:,}"
+    if query.past:
         rows = [
-            (name, _told(value), _told(found["now"].get(name)))
-            for name, value in found["features"].items()
+            (name, _none_if_missing(value), _none_if_missing(result["now"].get(name)))
+            for name, value in result["features"].items()
         ]
         print_table(title, ["feature", "then", "now"], rows, right=["then", "now"])
     else:
         print_table(
-            title, ["feature", "value"], list(_there(found["features"]).items()), right=["value"]
+            title, ["feature", "value"], list(_present(result["features"]).items()), right=["value"]
         )
-        missing = [name for name, value in found["features"].items() if value != value]
+        missing = [name for name, value in result["features"].items() if value != value]
         if missing:
             console().print(f"missing: {', '.join(missing)}")
     if not newest:
@@ -100,63 +103,64 @@ def show_about(project: "Project", asked: Asked, json: bool) -> None:
             "is missing."
         )
     print_table(
-        "\nNewest events" + (" then" if asked.past else ""),
-        list(_SHOWN),
-        [list(event.values()) for event in found["events"]],
+        "\nNewest events" + (" then" if query.past else ""),
+        list(_EVENT_COLUMNS),
+        [list(event.values()) for event in result["events"]],
     )
 
 
-def explain_about(project: "Project", asked: Asked, name: str, json: bool) -> None:
-    """One column, taken apart into its events."""
-    from tailorbird.cli.features_show import tell_lacking
+def explain_about(project: "Project", query: EntityQuery, name: str, json: bool) -> None:
+    """Explain one feature by its events."""
+    from tailorbird.cli.features_show import print_missing_fields
     from tailorbird.events import to_iso
     from tailorbird.features.explain import explain
     from tailorbird.features.reference import routed_events
     from tailorbird.features.subject import Subject
 
-    subject = Subject.parse(asked.texts, project.features)
+    subject = Subject.parse(query.texts, project.features)
     if name not in subject.columns(project.features):
-        told = ", ".join(subject.columns(project.features))
+        alternatives = ", ".join(subject.columns(project.features))
         raise UsageError(
             f"{name} is not about {subject.title} alone",
             where="--why",
-            fix=f"one of {told}; or say about what else it is",
+            fix=f"one of {alternatives}; or say about what else it is",
         )
-    person = _person(project, subject, asked.p)
-    events = routed_events(_events(project, subject, asked.t))
-    found = explain(
+    person = _person(project, subject, query.p)
+    events = routed_events(_countable_events(project, subject, query.t))
+    explanation = explain(
         project.features,
         name,
-        subject.request(asked.t, person),
+        subject.request(query.t, person),
         subject.item or None,
-        asked.t,
-        asked.known,
+        query.t,
+        query.known,
         events,
     )
-    rows = [_plain(event) for event in found.events]
+    rows = [_event_row(event) for event in explanation.events]
     if json:
-        told = {
+        alternatives = {
             "feature": name,
-            "t": asked.t,
-            "p": asked.p,
-            "value": found.value,
-            "lacks": found.lacks,
+            "t": query.t,
+            "p": query.p,
+            "value": explanation.value,
+            "lacks": explanation.lacks,
             "events": rows,
         }
-        print_json({"about": dict(subject.parts), **told})
+        print_json({"about": dict(subject.parts), **alternatives})
         return
     out = console()
     out.print(
-        f"{name} of {subject.title} at {to_iso(asked.t)}, known up to {asked.p:,}: {found.value}"
+        f"{name} of {subject.title} at {to_iso(query.t)}, known up to {query.p:,}: "
+        f"{explanation.value}"
     )
-    for read in found.reads:
+    for read in explanation.reads:
         out.print(f"  {read.name}: {read.value}")
-    tell_lacking(found, asked.texts)
-    print_table("", list(_SHOWN), [list(row.values()) for row in rows])
+    print_missing_fields(explanation, query.texts)
+    print_table("", list(_EVENT_COLUMNS), [list(row.values()) for row in rows])
 
 
-def _read(project: "Project", subject: "Subject", found: dict[str, Any]) -> dict[str, float]:
-    """Each column by the state now; notes in `found` of when and of what it is."""
+def _read_state(project: "Project", subject: "Subject", result: dict[str, Any]) -> dict[str, float]:
+    """Return each feature by the present state; adds its time and person to `result`."""
     from tailorbird.events import SystemClock
     from tailorbird.features.read import Reader
 
@@ -165,31 +169,35 @@ def _read(project: "Project", subject: "Subject", found: dict[str, Any]) -> dict
         rows = reader.read(subject.request(SystemClock().now()), [subject.item])
     finally:
         reader.close()
-    found |= {
-        "person": rows.person or found["person"],
+    result |= {
+        "person": rows.person or result["person"],
         "t": rows.t,
         "p": rows.p,
         "commit": rows.commit,
     }
-    shown = subject.columns(project.features)
+    columns = subject.columns(project.features)
     return {
         name: value
         for name, value in zip(project.features.numeric, rows.numeric[0].tolist(), strict=True)
-        if name in shown
+        if name in columns
     }
 
 
 def _person(project: "Project", subject: "Subject", p: int) -> str:
-    """Whom it names, "" for nobody."""
-    from tailorbird.cli.features_show import resolved
+    """Return the person that the subject names, or ""."""
+    from tailorbird.cli.features_show import resolve_anonymous
     from tailorbird.features.subject import ANONYMOUS
 
     anonymous = subject.parts.get(ANONYMOUS)
-    return subject.parts.get("user", "") if anonymous is None else resolved(project, anonymous, p)
+    return (
+        subject.parts.get("user", "")
+        if anonymous is None
+        else resolve_anonymous(project, anonymous, p)
+    )
 
 
-def _events(project: "Project", subject: "Subject", t: int) -> "pa.Table":
-    """All events that its columns may count."""
+def _countable_events(project: "Project", subject: "Subject", t: int) -> "pa.Table":
+    """Return all events that the subject's columns may count."""
     import pyarrow.dataset as ds
 
     from tailorbird.features.attached import JoinedEvents
@@ -201,16 +209,16 @@ def _events(project: "Project", subject: "Subject", t: int) -> "pa.Table":
     )
 
 
-def _of_subject(
-    project: "Project", subject: "Subject", person: str, found: dict[str, Any]
+def _subject_events(
+    project: "Project", subject: "Subject", person: str, result: dict[str, Any]
 ) -> "list[pa.Table]":
-    """The events among which the newest are, in order of time."""
+    """Return the events of the subject in order of time."""
     import pyarrow.dataset as ds
 
     from tailorbird.features.attached import JoinedEvents
     from tailorbird.lake import Lake, span
 
-    where = span(ts_to=found["t"]) & (ds.field("p") <= found["p"])
+    where = span(ts_to=result["t"]) & (ds.field("p") <= result["p"])
     for field, column in (
         ("user", "person"),
         ("anonymous", "person"),
@@ -224,15 +232,17 @@ def _of_subject(
     return [events.sort_by([("ts", "ascending"), ("event_id", "ascending")]).combine_chunks()]
 
 
-def _plain(event: Any) -> dict[str, Any]:
+def _event_row(event: Any) -> dict[str, Any]:
     from tailorbird.events import to_iso
 
-    return {name: to_iso(event["ts"]) if name == "ts" else event.get(name) for name in _SHOWN}
+    return {
+        name: to_iso(event["ts"]) if name == "ts" else event.get(name) for name in _EVENT_COLUMNS
+    }
 
 
-def _there(values: dict[str, Any]) -> dict[str, Any]:
+def _present(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value == value}
 
 
-def _told(value: Any) -> Any:
+def _none_if_missing(value: Any) -> Any:
     return value if value is not None and value == value else None

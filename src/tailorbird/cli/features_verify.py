@@ -1,6 +1,4 @@
-"""`tailorbird features verify`: whether servers and state say what the lake says, of features and
-of lists of candidates.
-"""
+"""`tailorbird features verify`: check served features and candidate lists against the lake."""
 
 import shlex
 import tempfile
@@ -11,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailorbird.cli.features_verify_lists import compare_logged_lists, plain_lists, print_lists
-from tailorbird.cli.limits import size_of
+from tailorbird.cli.features_verify_lists import compare_logged_lists, lists_to_dict, print_lists
+from tailorbird.cli.limits import parse_size
 from tailorbird.cli.output import (
     Json,
     Report,
@@ -33,21 +31,21 @@ if TYPE_CHECKING:
     from tailorbird.features.sampled import SampledRead
     from tailorbird.lake import Lake
 
-_PART = 250  # people that are read and compared at a time
-_WAIT_S = 15.0  # for the lake to have what the state already has
-_EXPLAINED = 5
+_BATCH_SIZE = 250  # People to read and compare at a time.
+_WAIT_S = 15.0  # For the lake to catch up with the state.
+_EXAMPLES_MAX = 5
 
 
 def verify(
     *, answers: int = 2_000, samples: int = 1_000, memory: str = "2GB", json: Json = False
 ) -> None:
-    """Recompute features and lists of candidates from the lake and compare them to the bit.
+    """Recompute features and candidate lists from the lake and compare them bit by bit.
 
-    Each logged answer is recomputed at its own (t, p), and each list that it read at the position
-    of its tables. Beside them a sample of the state now: people and items out of the lake's events,
-    read as a request would. What differs because a flood made the worker drop entities
-    (entities_max) is counted apart. Ends with status 1 if any other value or list differs, and says
-    how to look into the first of them.
+    Each logged answer is recomputed at its own time and position, and each list that it read at the
+    position of its tables. In addition a sample of the present state is compared: people and items
+    from the lake's events, read as a request would. Differences that may come from evicted entities
+    (entities_max) are counted separately. The command ends with status 1 if any other value or list
+    differs, and prints how to examine the first of them.
 
     Example:  tailorbird -C shop features verify
 
@@ -56,75 +54,73 @@ def verify(
     Parameters
     ----------
     answers:
-        how many logged answers, spread evenly over all of this schema
+        number of logged answers to recompute, spread evenly over all of this schema
     samples:
-        how many people of the lake, with two items each
+        number of people of the lake to compare, with two items each
     memory:
-        how much the events that they depend on may take; where these are more, they are sorted in a
-            folder below data/run first
+        memory limit of the events that the values depend on; if there are more, they are first
+        sorted in a folder below data/run
     """
     from tailorbird.config import open_project
     from tailorbird.lake import Lake
 
-    memory_bytes = size_of(memory)
+    memory_bytes = parse_size(memory)
     project = open_project(applied=True)
     lake = Lake(project.paths.lake)
     with progress_bars(quiet=json) as progress:
-        reports = _logged(project, lake, answers, memory_bytes, progress)
+        reports = _compare_logged(project, lake, answers, memory_bytes, progress)
         lists = compare_logged_lists(project, lake, answers, progress)
-        sampled, why = _sampled(project, lake, samples, memory_bytes, progress)
-    logged = _together(reports)
+        sampled, reason = _compare_state(project, lake, samples, memory_bytes, progress)
+    logged = _sum_reports(reports)
     if not logged.answers and not sampled.answers:
         raise NotReadyError(
             "nothing could be compared: no answer was logged, and "
-            f"{why or 'no sample was asked for'}",
+            f"{reason or 'no sample was asked for'}",
             where=str(lake.path),
             fix="tailorbird up, then ask it for some",
         )
     unequal = {
         name: count
-        for name, count in _together({"": logged, " ": sampled}).by_feature.items()
+        for name, count in _sum_reports({"": logged, " ": sampled}).by_feature.items()
         if count
     }
     if json:
-        print_json(_plain(reports, logged, sampled, unequal) | {"lists": plain_lists(lists)})
+        print_json(_to_dict(reports, logged, sampled, unequal) | {"lists": lists_to_dict(lists)})
     else:
-        _print(reports, logged, sampled, unequal, why)
+        _print(reports, logged, sampled, unequal, reason)
         print_lists(lists)
     raise SystemExit(1 if unequal or lists.unequal else 0)
 
 
-def _together(reports: "dict[str, ParityReport]") -> "ParityReport":
-    """The sums over all schemas."""
+def _sum_reports(reports: "dict[str, ParityReport]") -> "ParityReport":
+    """Return the sums over all schemas."""
     from tailorbird.features.recompute import ParityReport
 
-    whole = ParityReport()
+    total = ParityReport()
     for report in reports.values():
-        whole.answers += report.answers
-        whole.compared += report.compared
-        whole.pending += report.pending
-        whole.skipped += report.skipped
-        whole.exempt += report.exempt
-        whole.dropped += report.dropped
-        whole.examples += report.examples
+        total.answers += report.answers
+        total.compared += report.compared
+        total.pending += report.pending
+        total.skipped += report.skipped
+        total.exempt += report.exempt
+        total.dropped += report.dropped
+        total.examples += report.examples
         for name, count in report.by_feature.items():
-            whole.by_feature.setdefault(name, 0)
-            whole.add_unequal(name, count)
-    return whole
+            total.by_feature.setdefault(name, 0)
+            total.add_unequal(name, count)
+    return total
 
 
-def _logged(
+def _compare_logged(
     project: "Project", lake: "Lake", answers: int, memory_bytes: int, progress: Report
 ) -> "dict[str, ParityReport]":
-    """What came of logged answers, by the schema that they were given with; those whose
-    declarations are kept.
-    """
+    """Recompute logged answers; return a report per schema whose declarations are available."""
     import pyarrow.compute as pc
 
     from tailorbird.config.schemas import find_schema
 
-    places, found = lake.table("answers", ("producer", "offset", "schema_hash")), {}
-    for schema in sorted(pc.unique(places["schema_hash"]).to_pylist()) if answers > 0 else []:
+    rows, reports = lake.table("answers", ("producer", "offset", "schema_hash")), {}
+    for schema in sorted(pc.unique(rows["schema_hash"]).to_pylist()) if answers > 0 else []:
         try:
             features = find_schema(project, schema)
         except TailorbirdError as error:
@@ -132,28 +128,26 @@ def _logged(
                 f"answers of schema {schema} are not compared: {error.message}"
             )
             continue
-        own = places.filter(pc.equal(places["schema_hash"], schema))
-        every = max(1, -(-places.num_rows // answers))
-        chosen = own.take(list(range(0, own.num_rows, every)))
-        found[schema] = _of_schema(project, features, lake, chosen, memory_bytes, progress)
-    return found
+        schema_rows = rows.filter(pc.equal(rows["schema_hash"], schema))
+        stride = max(1, -(-rows.num_rows // answers))
+        sample = schema_rows.take(list(range(0, schema_rows.num_rows, stride)))
+        reports[schema] = _compare_schema(project, features, lake, sample, memory_bytes, progress)
+    return reports
 
 
-def _dropped(project: "Project", features: "FeatureSet") -> dict[str, int]:
-    """The kinds of entities of which the schema's worker dropped some, and up to when these were
-    heard of.
-    """
+def _evicted_kinds(project: "Project", features: "FeatureSet") -> dict[str, int]:
+    """Return the kinds of entities that the schema's worker evicted, with their last times."""
     from tailorbird.features.figures import read_schema_figures
 
-    told = read_schema_figures(project.paths.state, features.schema_hash, project.workers)
-    return {} if told is None else told.dropped
+    figures = read_schema_figures(project.paths.state, features.schema_hash, project.workers)
+    return {} if figures is None else figures.dropped
 
 
-def _of_schema(
+def _compare_schema(
     project: "Project",
     features: "FeatureSet",
     lake: "Lake",
-    chosen: "pa.Table",
+    answers: "pa.Table",
     memory_bytes: int,
     progress: Report,
 ) -> "ParityReport":
@@ -169,49 +163,65 @@ def _of_schema(
         requests_of,
     )
 
-    report, known, dropped = empty_report(features), _newest(lake), _dropped(project, features)
-    where = ds.field("offset").isin(chosen["offset"]) & ds.field("producer").isin(
-        chosen["producer"]
+    report, known_position, dropped = (
+        empty_report(features),
+        _lake_position(lake),
+        _evicted_kinds(project, features),
+    )
+    where = ds.field("offset").isin(answers["offset"]) & ds.field("producer").isin(
+        answers["producer"]
     )
     rows = lake.table("answers", where=where & (ds.field("schema_hash") == features.schema_hash))
-    sample = comparable_answers(features, known, rows, report)
+    sample = comparable_answers(features, known_position, rows, report)
     if not sample.num_rows:
         return report
-    tell = partial(progress, "logged answers")
+    report_progress = partial(progress, "logged answers")
     requests = requests_of(sample)
     events = read_required_events(lake, features, requests, bytes_max=memory_bytes)
     if events is not None:
-        found = parity(features, events, sample, complete_to=known, dropped=dropped, progress=tell)
-        found.skipped, found.exempt, found.pending = report.skipped, report.exempt, report.pending
-        return found
-    with _folder(project) as folder:
+        parity_report = parity(
+            features,
+            events,
+            sample,
+            complete_to=known_position,
+            dropped=dropped,
+            progress=report_progress,
+        )
+        parity_report.skipped, parity_report.exempt, parity_report.pending = (
+            report.skipped,
+            report.exempt,
+            report.pending,
+        )
+        return parity_report
+    with _scratch_folder(project) as folder:
         for part in backfill_on_disk(lake, features, requests, folder, memory_bytes):
-            some = sample.slice(part.start, part.stop - part.start).combine_chunks()
+            part_sample = sample.slice(part.start, part.stop - part.start).combine_chunks()
             compare_answers(
                 features,
-                some,
+                part_sample,
                 part.rows,
                 report,
-                Exemptions(KindExemptions(features), requests_of(some), dropped),
+                Exemptions(KindExemptions(features), requests_of(part_sample), dropped),
             )
-            tell(part.stop, sample.num_rows)
+            report_progress(part.stop, sample.num_rows)
     return report
 
 
 @contextmanager
-def _folder(project: "Project") -> Iterator[Path]:
-    """A folder for what memory does not hold, on the disk of the data rather than where temporary
-    files are, which is often memory.
+def _scratch_folder(project: "Project") -> Iterator[Path]:
+    """Create a temporary folder on the disk of the data.
+
+    The system's folder for temporary files is often in memory.
     """
     project.paths.run.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="verify-", dir=project.paths.run) as folder:
         yield Path(folder)
 
 
-def _sampled(
+def _compare_state(
     project: "Project", lake: "Lake", samples: int, memory_bytes: int, progress: Report
 ) -> tuple["ParityReport", str]:
-    """What came of the state's present values of some people and items; and why there are none."""
+    """Compare the state's present values of a sample; return the report and why it is empty."""
     from tailorbird.events import SystemClock
     from tailorbird.features.read import Reader
     from tailorbird.features.recompute import empty_report
@@ -220,24 +230,26 @@ def _sampled(
     features, report = project.features, empty_report(project.features)
     if samples <= 0:
         return report, ""
-    drawn = draw_sample(lake, samples, now=SystemClock().now())
-    if not drawn.requests:
+    sample = draw_sample(lake, samples, now=SystemClock().now())
+    if not sample.requests:
         return report, "the lake has no event of a person"
     try:
         reader = Reader(project.paths.state, features, workers=project.workers)
     except NotReadyError as error:
         return report, error.message
     try:
-        for start in range(0, len(drawn.requests), _PART):
-            part = slice(start, start + _PART)
+        for start in range(0, len(sample.requests), _BATCH_SIZE):
+            part = slice(start, start + _BATCH_SIZE)
             try:
-                asked = read_sample(reader, drawn.requests[part], drawn.items[part])
+                readings = read_sample(reader, sample.requests[part], sample.items[part])
             except NotReadyError as error:
                 return report, error.message
-            _wait_for(lake, max(one.rows.p for one in asked))
-            _compare_sample(project, lake, asked, memory_bytes, report)
+            _wait_for(lake, max(reading.rows.p for reading in readings))
+            _compare_sample(project, lake, readings, memory_bytes, report)
             progress(
-                "people of the lake", min(start + _PART, len(drawn.requests)), len(drawn.requests)
+                "people of the lake",
+                min(start + _BATCH_SIZE, len(sample.requests)),
+                len(sample.requests),
             )
     finally:
         reader.close()
@@ -247,7 +259,7 @@ def _sampled(
 def _compare_sample(
     project: "Project",
     lake: "Lake",
-    asked: "list[SampledRead]",
+    readings: "list[SampledRead]",
     memory_bytes: int,
     report: "ParityReport",
 ) -> None:
@@ -256,52 +268,52 @@ def _compare_sample(
     from tailorbird.features.recompute import Exemptions
     from tailorbird.features.sampled import compare, requests_of
 
-    features, requests = project.features, requests_of(asked)
-    dropped = _dropped(project, features)
+    features, requests = project.features, requests_of(readings)
+    dropped = _evicted_kinds(project, features)
     events = read_required_events(lake, features, requests, bytes_max=memory_bytes)
     if events is not None:
         history = History(features, events)
         compare(
             features,
-            asked,
+            readings,
             history.rows(requests),
             report,
             excused=Exemptions(history, requests, dropped),
         )
         return
-    with _folder(project) as folder:
+    with _scratch_folder(project) as folder:
         for part in backfill_on_disk(lake, features, requests, folder, memory_bytes):
-            some = asked[part.start : part.stop]
+            part_readings = readings[part.start : part.stop]
             compare(
                 features,
-                some,
+                part_readings,
                 part.rows,
                 report,
-                excused=Exemptions(KindExemptions(features), requests_of(some), dropped),
+                excused=Exemptions(KindExemptions(features), requests_of(part_readings), dropped),
             )
 
 
-def _newest(lake: "Lake") -> int:
-    """Up to which position the lake is complete."""
+def _lake_position(lake: "Lake") -> int:
+    """Return the position up to which the lake is complete."""
     from tailorbird.stream import read_released
 
     return read_released(lake.path).routed_position() - 1
 
 
 def _wait_for(lake: "Lake", p: int) -> None:
-    """The worker is often a second ahead of the lake."""
-    give_up = time.monotonic() + _WAIT_S
-    while _newest(lake) < p:
-        if time.monotonic() > give_up:
+    """Wait for the lake, because the worker is often a second ahead of it."""
+    deadline = time.monotonic() + _WAIT_S
+    while _lake_position(lake) < p:
+        if time.monotonic() > deadline:
             raise NotReadyError(
-                f"the state has events up to {p:,}, the lake up to {_newest(lake):,}",
+                f"the state has events up to {p:,}, the lake up to {_lake_position(lake):,}",
                 where=str(lake.path),
                 fix="tailorbird run lake",
             )
         time.sleep(0.1)
 
 
-def _plain(
+def _to_dict(
     reports: "dict[str, ParityReport]",
     logged: "ParityReport",
     sampled: "ParityReport",
@@ -309,8 +321,12 @@ def _plain(
 ) -> dict:
     return {
         "schemas": {
-            schema: {"answers": one.answers, "compared": one.compared, "unequal": one.unequal}
-            for schema, one in reports.items()
+            schema: {
+                "answers": report.answers,
+                "compared": report.compared,
+                "unequal": report.unequal,
+            }
+            for schema, report in reports.items()
         },
         "answers": logged.answers,
         "skipped": logged.skipped,
@@ -322,8 +338,8 @@ def _plain(
         "dropped": logged.dropped + sampled.dropped,
         "by_feature": unequal,
         "examples": [
-            {**vars(one), "explain": explaining(one)}
-            for one in (*logged.examples, *sampled.examples)[:_EXPLAINED]
+            {**vars(example), "explain": explaining(example)}
+            for example in (*logged.examples, *sampled.examples)[:_EXAMPLES_MAX]
         ],
     }
 
@@ -333,7 +349,7 @@ def _print(
     logged: "ParityReport",
     sampled: "ParityReport",
     unequal: dict[str, int],
-    why: str,
+    reason: str,
 ) -> None:
     out = console()
     out.print(
@@ -341,7 +357,10 @@ def _print(
         f"{logged.unequal:,} unequal."
     )
     if len(reports) > 1:
-        rows = [(schema, one.answers, one.compared, one.unequal) for schema, one in reports.items()]
+        rows = [
+            (schema, report.answers, report.compared, report.unequal)
+            for schema, report in reports.items()
+        ]
         numbers = ["answers", "compared", "unequal"]
         print_table("By schema", ["schema", *numbers], rows, right=numbers)
     if logged.exempt:
@@ -349,8 +368,8 @@ def _print(
     if logged.pending:
         out.print(f"{logged.pending:,} answers wait for the lake.")
     text = (
-        f"not compared: {why}"
-        if why
+        f"not compared: {reason}"
+        if reason
         else f"{sampled.compared:,} values compared, {sampled.unequal:,} unequal."
     )
     out.print(f"{sampled.answers:,} people of the lake as the state has them now, {text}")
@@ -364,20 +383,23 @@ def _print(
     print_table(
         "Unequal, by feature", ["feature", "values"], list(unequal.items()), right=["values"]
     )
-    for one in (*logged.examples, *sampled.examples)[:_EXPLAINED]:
-        out.print(f"\n{one.feature}: read {one.logged}, the lake says {one.recomputed}")
-        out.print(f"  {explaining(one)}")
+    for example in (*logged.examples, *sampled.examples)[:_EXAMPLES_MAX]:
+        out.print(f"\n{example.feature}: read {example.logged}, the lake says {example.recomputed}")
+        out.print(f"  {explaining(example)}")
 
 
-def explaining(one: "Difference") -> str:
-    """The command that takes a value apart."""
+def explaining(difference: "Difference") -> str:
+    """Return the command that explains a value."""
     from tailorbird.events import to_iso
 
-    anonymous = one.person.startswith("anon:")
-    about = f"anonymous:{one.person[5:]}" if anonymous else f"user:{one.person or '-'}"
-    item = f" --item {shlex.quote(one.item)}" if one.item else ""
-    known = "".join(f" --known {p}" for p in one.positions or (one.p,))
+    anonymous = difference.person.startswith("anon:")
+    entity = (
+        f"anonymous:{difference.person[5:]}" if anonymous else f"user:{difference.person or '-'}"
+    )
+    item = f" --item {shlex.quote(difference.item)}" if difference.item else ""
+    position_options = "".join(f" --known {p}" for p in difference.positions or (difference.p,))
     return (
-        f"{this_command()} features show {shlex.quote(about)}{item} --why {one.feature} --at "
-        f"{to_iso(one.t)}{known}"
+        f"{this_command()} features show {shlex.quote(entity)}{item} --why "
+        f"{difference.feature} --at "
+        f"{to_iso(difference.t)}{position_options}"
     )

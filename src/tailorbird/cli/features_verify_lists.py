@@ -1,4 +1,4 @@
-"""The part of `tailorbird features verify` that is about lists of candidates."""
+"""The comparison of candidate lists in `tailorbird features verify`."""
 
 from dataclasses import asdict
 from functools import partial
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.lake import Lake
 
-_EXPLAINED = 5
+_EXAMPLES_MAX = 5
 
 
 def compare_logged_lists(
     project: "Project", lake: "Lake", answers: int, progress: Report
 ) -> "ListReport":
-    """Recompute the lists that logged answers read, of `answers` of them, spread evenly over all."""
+    """Recompute the candidate lists of `answers` logged answers, spread evenly over all."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.dataset as ds
@@ -29,59 +29,61 @@ def compare_logged_lists(
     from tailorbird.features.request import unpack_sequences
     from tailorbird.stream import read_released
 
-    places = (
+    row_ids = (
         lake.table("answers", ("producer", "offset"), where=ds.field("candidate_lists").is_valid())
         if answers > 0
         else None
     )
-    if places is None or not places.num_rows:
+    if row_ids is None or not row_ids.num_rows:
         return ListReport()
-    chosen = places.take(list(range(0, places.num_rows, max(1, -(-places.num_rows // answers)))))
-    where = ds.field("offset").isin(chosen["offset"]) & ds.field("producer").isin(
-        chosen["producer"]
+    sample = row_ids.take(list(range(0, row_ids.num_rows, max(1, -(-row_ids.num_rows // answers)))))
+    where = ds.field("offset").isin(sample["offset"]) & ds.field("producer").isin(
+        sample["producer"]
     )
     rows = lake.table("answers", ("schema_hash", "sequences", "degraded", *LOGGED), where=where)
-    erased = [UNLINKED in (names or ()) for names in rows["degraded"].to_pylist()]
-    rows = rows.filter(pa.array([not gone for gone in erased]))
-    main = _main_sequences(project, set(rows["schema_hash"].to_pylist()))
+    is_erased = [UNLINKED in (names or ()) for names in rows["degraded"].to_pylist()]
+    rows = rows.filter(pa.array([not erased for erased in is_erased]))
+    main_sequences = _main_sequences(project, set(rows["schema_hash"].to_pylist()))
     recent = []
     for schema, packed in zip(
         rows["schema_hash"].to_pylist(), rows["sequences"].to_pylist(), strict=True
     ):
-        items, _, times, *_ = unpack_sequences(packed).get(main.get(schema, ""), ([], [], []))
+        items, _, times, *_ = unpack_sequences(packed).get(
+            main_sequences.get(schema, ""), ([], [], [])
+        )
         recent.append((np.array(items, np.uint64), np.array(times, np.int64)))
     names = {name for names in rows["candidate_lists"].to_pylist() for name in names or ()}
     contract = slots_contract(project, sorted(name for name in names if is_source(name)))
     events = lake.table("events", COLUMNS).sort_by("p")
-    known = read_released(lake.path).routed_position() - 1
+    known_position = read_released(lake.path).routed_position() - 1
     return compare_lists(
         contract,
         events,
         rows,
         recent,
-        complete_until=known,
+        complete_until=known_position,
         progress=partial(progress, "logged lists"),
     )
 
 
 def _main_sequences(project: "Project", schemas: set[str]) -> dict[str, str]:
-    """Return by schema the name of the sequence that sources read."""
+    """Return the name of the sequence that sources read, by schema."""
     from tailorbird.config.schemas import find_schema
     from tailorbird.errors import TailorbirdError
 
-    found = {}
+    names = {}
     for schema in schemas:
         try:
             sequences = find_schema(project, schema).sequences
         except TailorbirdError:
-            continue  # `features verify` says that it is no longer kept
+            continue  # `features verify` reports that its declarations are missing.
         if sequences:
-            found[schema] = sequences[0]
-    return found
+            names[schema] = sequences[0]
+    return names
 
 
-def plain_lists(report: "ListReport") -> dict[str, Any]:
-    """Return the report as JSON."""
+def lists_to_dict(report: "ListReport") -> dict[str, Any]:
+    """Return the report as a dict for JSON."""
     return asdict(report)
 
 
@@ -97,5 +99,5 @@ def print_lists(report: "ListReport") -> None:
         print_table(
             "Unequal, by source", ["source", "lists"], list(report.unequal.items()), right=["lists"]
         )
-    for one in report.examples[:_EXPLAINED]:
-        out.print(f"  {one.source} of request {one.request_id}, tables at {one.p:,}")
+    for example in report.examples[:_EXAMPLES_MAX]:
+        out.print(f"  {example.source} of request {example.request_id}, tables at {example.p:,}")

@@ -1,16 +1,16 @@
-"""`tailorbird formula show|set|reset`."""
+"""`tailorbird formula show|set|reset`: the value formulas of slots."""
 
 import getpass
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from tailorbird.cli.models import open_registry, time_told
+from tailorbird.cli.models import format_time, open_registry
 from tailorbird.cli.output import By, Json, Why, console, print_json, print_table
 
 
 def show(*, history: bool = False, json: Json = False) -> None:
-    """Show what an item is worth to each slot now, and since when.
+    """Show the current value formula of each slot, and since when it applies.
 
     Example:  tailorbird -C shop formula show
 
@@ -19,7 +19,7 @@ def show(*, history: bool = False, json: Json = False) -> None:
     Parameters
     ----------
     history:
-        every change, newest first, with who and why
+        show every change, newest first, with its author and reason
     """
     import msgspec
 
@@ -34,31 +34,31 @@ def show(*, history: bool = False, json: Json = False) -> None:
             return
         rows = [
             (
-                each.version,
-                time_told(each.at),
-                each.slot,
-                each.text or "as declared",
-                each.by,
-                each.why,
+                change.version,
+                format_time(change.at),
+                change.slot,
+                change.text or "as declared",
+                change.by,
+                change.why,
             )
-            for each in changes
+            for change in changes
         ]
         print_table("", ["version", "set", "slot", "formula", "by", "why"], rows)
         return
-    told = describe_formulas(registry, project.slots.values())
+    formulas = describe_formulas(registry, project.slots.values())
     if json:
-        print_json({"formulas": msgspec.to_builtins(told)})
+        print_json({"formulas": msgspec.to_builtins(formulas)})
         return
     rows = [
         (
-            each.slot,
-            each.formula,
-            f"{each.version}, {time_told(each.at)}" if each.version else "slots.py",
+            formula.slot,
+            formula.formula,
+            f"{formula.version}, {format_time(formula.at)}" if formula.version else "slots.py",
         )
-        for each in told
+        for formula in formulas
     ]
     print_table("", ["slot", "formula", "from"], rows)
-    for each in told:
+    for each in formulas:
         if each.missing:
             console().print(
                 f"slot {each.slot}: the champion predicts no {', '.join(each.missing)}; left "
@@ -73,18 +73,17 @@ def set(
     why: Why,
     by: By = "",
 ) -> None:
-    """Change what an item is worth to a slot: servers take it within a second, without a new model
-    and without a restart.
+    """Change the value formula of a slot, without a new model or a restart.
 
-    Each answer logs the formula that ordered it. A head that the champion does not predict is
-    refused.
+    Servers apply it within a second. Each answer logs the formula that ordered it. A head that the
+    champion does not predict is refused.
 
-    Example:  tailorbird -C shop formula set home "1.0*click + 8.0*purchase" --why "purchases count more in December"
+    Example:  tailorbird -C shop formula set home "1.0*click + 8.0*purchase" --why "December"
 
     Parameters
     ----------
     slot:
-        of slots.py
+        name of a slot in slots.py
     formula:
         a sum of heads, each with its weight
     """
@@ -105,14 +104,14 @@ def set(
 
 
 def reset(slot: str, *, why: Why, by: By = "") -> None:
-    """Let the slot's own formula of slots.py hold again.
+    """Return to the slot's own formula in slots.py.
 
     Example:  tailorbird -C shop formula reset home --why "December is over"
 
     Parameters
     ----------
     slot:
-        of slots.py
+        name of a slot in slots.py
     """
     from tailorbird.ranking.formula import format_formula
     from tailorbird.serving.formulas import set_formula
@@ -121,5 +120,6 @@ def reset(slot: str, *, why: Why, by: By = "") -> None:
     declared = project.slot(slot)
     change = set_formula(registry, declared, "", by=by or getpass.getuser(), why=why)
     console().print(
-        f"{change.version}: slot {slot} orders by its own formula again: {format_formula(declared.objective)}"
+        f"{change.version}: slot {slot} orders by its own formula again: "
+        f"{format_formula(declared.objective)}"
     )

@@ -1,4 +1,4 @@
-"""`tailorbird import`."""
+"""`tailorbird import`: import files, or propose a mapping."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +19,7 @@ from tailorbird.errors import UsageError
 if TYPE_CHECKING:
     from tailorbird.stream.importer import ImportReport
 
-_NAMES = (
+_FORMAT_NAMES = (
     "tailorbird, metarank, movielens, personalize, gorse, segment, ga4, snowplow, "
     "cloudevents, mind, instacart, mapping"
 )
@@ -27,11 +27,11 @@ _NAMES = (
 
 def import_files(
     format_: Annotated[
-        str, Parameter(name="FORMAT", help=f"the format of the files: {_NAMES}; or auto")
+        str, Parameter(name="FORMAT", help=f"format of the files: {_FORMAT_NAMES}; or auto")
     ] = "",
     path: Annotated[
         Path | None,
-        Parameter(name="PATH", help="a file or a folder; .gz and .zst are read as they are"),
+        Parameter(name="PATH", help="a file or a folder; .gz and .zst are decompressed"),
     ] = None,
     /,
     *,
@@ -43,10 +43,9 @@ def import_files(
 ) -> None:
     """Import files into the raw log, then route them and load them into the lake.
 
-    Files are verified against a SHA256SUMS beside them. An import that was interrupted goes on
-    where it was; files that were imported before are not taken twice. What cannot be read goes
-    whole to the quarantine, with its reason. `auto` looks at names and first records to find out
-    which format it is.
+    Files are verified against a SHA256SUMS next to them. An interrupted import continues where it
+    stopped, and files that were imported before are skipped. Unreadable records go to the
+    quarantine with a reason. `auto` recognises the format by file names and first records.
 
     Example:  tailorbird import movielens ./ml-20m
 
@@ -59,13 +58,13 @@ def import_files(
     Parameters
     ----------
     mapping:
-        for the format `mapping`: how columns become events
+        for the format `mapping`: the file that maps columns to events
     guess:
         propose a mapping for this file and show ten rows as they would be read; imports nothing
     slot:
         the slot that imported answers (Metarank's rankings) belong to
     route:
-        also route the events and load the lake here; not needed where `up` is running
+        also route the events and load the lake here; not needed while `up` is running
     """
     if guess is not None:
         _guess(guess, json)
@@ -73,20 +72,20 @@ def import_files(
     if not format_ or path is None:
         raise UsageError("expected FORMAT and PATH", fix="tailorbird import --help shows examples")
     from tailorbird.config import open_project
+    from tailorbird.platform.imports import detect_format, require_accepted
     from tailorbird.platform.imports import import_files as run_import
-    from tailorbird.platform.imports import recognised_format, require_accepted
 
     project = open_project()
     if format_ == "auto":
-        format_ = recognised_format(path)
+        format_ = detect_format(path)
         print_note(f"{path}: this is {format_}.")
     with progress_bars(quiet=json) as progress:
-        imported = run_import(
+        result = run_import(
             project, path, format_, mapping=mapping, slot=slot, route=route, progress=progress
         )
-    report, routed = imported.report, imported.routed
+    report, routed = result.report, result.routed
     if json:
-        done = {
+        summary = {
             "rows": report.rows,
             "accepted": report.accepted,
             "refused": dict(report.refused),
@@ -94,7 +93,7 @@ def import_files(
         }
         print_json(
             {
-                **done,
+                **summary,
                 "format": format_,
                 "left_out": dict(report.left_out),
                 "examples": report.examples,
@@ -102,19 +101,21 @@ def import_files(
             }
         )
     else:
-        _tell(report, routed, path, route)
-    require_accepted(imported, path)
+        _print_report(report, routed, path, route)
+    require_accepted(result, path)
 
 
-def _tell(report: "ImportReport", routed: dict[str, int] | None, path: Path, route: bool) -> None:
+def _print_report(
+    report: "ImportReport", routed: dict[str, int] | None, path: Path, route: bool
+) -> None:
     out = console()
     if report.already:
         out.print(f"{path}: these files were imported before; nothing to do.")
     else:
-        resumed = f" (went on after row {report.resumed_at:,})" if report.resumed_at else ""
+        resumed_note = f" (went on after row {report.resumed_at:,})" if report.resumed_at else ""
         out.print(
             f"Imported {report.accepted:,} of {report.rows:,} rows from {len(report.files)} "
-            f"file(s){resumed}."
+            f"file(s){resumed_note}."
         )
     for file in report.set_aside:
         out.print(
@@ -148,14 +149,14 @@ def _guess(path: Path, json: bool) -> None:
     )
     from tailorbird.events.guess import guess_files, try_mapping
 
-    known = recognise_format(list_importable_files(path))
-    if known not in (None, "mapping", "tailorbird"):
+    recognised = recognise_format(list_importable_files(path))
+    if recognised not in (None, "mapping", "tailorbird"):
         if json:
-            print_json({"format": known})
+            print_json({"format": recognised})
         else:
             console(stderr=True).print(
-                f"{path}: this is {known}, which needs no mapping: {this_command()} import "
-                f"{known} {path}"
+                f"{path}: this is {recognised}, which needs no mapping: {this_command()} import "
+                f"{recognised} {path}"
             )
         return
     files = find_files(path, FORMATS["mapping"][1])

@@ -1,4 +1,4 @@
-"""`tailorbird init`."""
+"""`tailorbird init`: create a project."""
 
 import os
 import shlex
@@ -24,10 +24,9 @@ def init(
     ts_format: str = "",
     json: Json = False,
 ) -> None:
-    """Make a project: tailorbird.toml, features.py and slots.py, each short, commented and ready to
-    run.
+    """Create a project: tailorbird.toml, features.py and slots.py, commented and ready to run.
 
-    Prints the next commands; each works when pasted.
+    Prints the next commands, which work when pasted.
 
     Example:  tailorbird init shop
 
@@ -36,21 +35,19 @@ def init(
     Parameters
     ----------
     folder:
-        where to make it, that of `-C` unless told; files that are already there are not touched
+        folder of the project, by default that of `-C`; existing files are not touched
     from_:
-        a CSV, JSON or Parquet file, or a folder of them: proposes a mapping and declarations from
-            its columns, and says why
+        a CSV, JSON or Parquet file, or a folder of them, to propose a mapping and declarations
+        from, with reasons
     columns:
-        names of the columns, with commas between, of a file whose first line does not have them:
-            user_id,timestamp,item_id
+        column names of a file without a header line, separated by commas: user_id,timestamp,item_id
     ts_format:
-        how times are written, as strptime has it, where day and month cannot be told apart:
-            %d/%m/%Y
+        format of times as in strptime, needed if day and month are ambiguous: %d/%m/%Y
     """
     from tailorbird.events.guess.trial import SHARE_MAX
     from tailorbird.platform.create import check_folder, create_project
 
-    folder = _chosen(folder)
+    folder = _project_folder(folder)
     check_folder(folder)
     proposal = _propose(from_, columns, ts_format) if from_ is not None else None
     if proposal is not None and proposal.trial.warning:
@@ -64,14 +61,14 @@ def init(
     reasons = proposal.reasons if proposal is not None else []
     steps = _next_steps(folder, from_, format_, user)
     if json:
-        told = {
+        summary = {
             "project": str(folder),
             "files": list(created.files),
             "next": steps,
             "tried": tried,
             "refused": refused,
         }
-        print_json({**told, "why": [list(reason) for reason in reasons]})
+        print_json({**summary, "why": [list(reason) for reason in reasons]})
         return
     if reasons:
         print_table("What the data proposes", ["column or feature", "taken as", "why"], reasons)
@@ -94,7 +91,7 @@ def init(
 
 
 def _propose(data: Path, columns: str, ts_format: str) -> "Proposal":
-    """Propose from data; where it leaves one thing open, ask on a terminal."""
+    """Propose declarations from data; ask on a terminal if the data are ambiguous."""
     from tailorbird.events.guess import AskError
     from tailorbird.platform.create import propose_from
 
@@ -105,12 +102,12 @@ def _propose(data: Path, columns: str, ts_format: str) -> "Proposal":
         if not sys.stdin.isatty():
             raise
         console().print(f"{error.where}: {error.message}.")
-        chosen = Prompt.ask("Which is it?", choices=list(error.choices))
-        return _propose(data, columns, chosen)
+        choice = Prompt.ask("Which is it?", choices=list(error.choices))
+        return _propose(data, columns, choice)
 
 
-def _chosen(folder: Path | None) -> Path:
-    """The folder of the command, within that of `-C` where there is one."""
+def _project_folder(folder: Path | None) -> Path:
+    """Return the folder of the command, relative to that of `-C`."""
     project = os.environ.get("TAILORBIRD_PROJECT", "")
     if folder is None and not project:
         raise UsageError("where to make the project is not said", fix="tailorbird init shop")
@@ -118,24 +115,24 @@ def _chosen(folder: Path | None) -> Path:
 
 
 def _next_steps(folder: Path, data: Path | None, format_: str, user: str) -> list[str]:
-    here = f"tailorbird -C {shlex.quote(str(folder))}"
+    command = f"tailorbird -C {shlex.quote(str(folder))}"
     if data is None:
         events = shlex.quote(str(folder / "history.jsonl"))
         return [
-            f"{here} check",
-            f"{here} simulate --days 28 --out {events}",
-            f"{here} import tailorbird {events}",
-            f"{here} train",
-            f"{here} recommend --user u000001",
-            f"{here} up",
+            f"{command} check",
+            f"{command} simulate --days 28 --out {events}",
+            f"{command} import tailorbird {events}",
+            f"{command} train",
+            f"{command} recommend --user u000001",
+            f"{command} up",
         ]
-    mapped = (
+    mapping_option = (
         f" --mapping {shlex.quote(str(folder / 'mapping.toml'))}" if format_ == "mapping" else ""
     )
     return [
-        f"{here} check",
-        f"{here} import {format_} {shlex.quote(str(data))}{mapped}",
-        f"{here} train --budget 2m",
-        f"{here} recommend{f' --user {shlex.quote(user)}' if user else ''}",
-        f"{here} up",
+        f"{command} check",
+        f"{command} import {format_} {shlex.quote(str(data))}{mapping_option}",
+        f"{command} train --budget 2m",
+        f"{command} recommend{f' --user {shlex.quote(user)}' if user else ''}",
+        f"{command} up",
     ]

@@ -1,4 +1,4 @@
-"""`tailorbird keys create|list|revoke|pseudonym`."""
+"""`tailorbird keys create|list|revoke|pseudonym`: access keys."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,27 +13,27 @@ if TYPE_CHECKING:
 
     from tailorbird.serving.keyfile import KeyRecord, Limits
 
-Words = Annotated[list[str] | None, Parameter(negative="")]
+RepeatedOption = Annotated[list[str] | None, Parameter(negative="")]
 
 
 def create(
     name: str,
     *,
-    scope: Words = None,
-    origin: Words = None,
+    scope: RepeatedOption = None,
+    origin: RepeatedOption = None,
     identify: bool | None = None,
-    limit: Words = None,
+    limit: RepeatedOption = None,
     expires: str = "",
     replaces: str = "",
     keep: str = "7d",
     json: Json = False,
 ) -> None:
-    """Make a key and show it, once: the project keeps only its hash. Running servers take it at
-    once.
+    """Create an access key and print it once. The project stores only its hash.
 
-    A key with an origin is for browsers: it may only send events, and only from the pages of that
-    origin; no profiles (`item`, `user`), and `identify` only with `--identify`. With `--replaces`
-    both keys hold until the old one expires, so that clients can be changed one by one.
+    Running servers accept the key at once. A key with an origin is for browsers: it may only send
+    events, and only from the pages of that origin. It may not send profiles (`item`, `user`), and
+    `identify` only with `--identify`. With `--replaces` both keys are valid until the old one
+    expires, so that clients can be changed one by one.
 
     Example:  tailorbird -C shop keys create backend --scope read --scope write
 
@@ -41,35 +41,34 @@ def create(
 
     Example:  tailorbird -C shop keys create backend --replaces 0123456789ab --keep 7d
 
-    Example:  tailorbird -C shop keys create partner --scope write --limit events_per_s=20 --limit ids_per_hour=50000
+    Example:  tailorbird -C shop keys create partner --scope write --limit events_per_s=20
 
     Parameters
     ----------
     name:
-        what it is for; shown in lists
+        purpose of the key, shown in lists
     scope:
-        what it may do, several times for several: `write` sends events, `read` asks for answers and
+        permission; may be given several times: `write` sends events, `read` asks for answers and
         metrics, `admin` sees the status, and reads and changes formulas
     origin:
-        a web origin whose pages may use it, several times for several
+        web origin whose pages may use the key; may be given several times
     identify:
-        let a key with an origin send `identify` too: whoever reads it in the page can then tie
-            their own visits to anybody's name
+        allow a key with an origin to send `identify` too; anyone who reads the key in the page can
+        then link their own visits to any user
     limit:
-        a limit of its own, such as events_per_s=20: also requests_per_s, batch_max, body_bytes_max,
-            ids_per_hour; 0 is none
+        limit of this key, such as events_per_s=20; also requests_per_s, batch_max, body_bytes_max,
+        ids_per_hour; 0 is no limit
     expires:
-        after how long it is refused, such as 90d; never unless told
+        time until the key expires, such as 90d; by default never
     replaces:
-        id of the key that it takes the place of; scopes, origins and whether it may identify are
-            that one's unless told
+        id of the key to replace; scopes, origins and `identify` are taken from it by default
     keep:
-        with --replaces, how long the old one still holds
+        with --replaces, how long the old key remains valid
     """
     from tailorbird.events import SystemClock, parse_duration, to_iso
     from tailorbird.serving.keyfile import create_key, read_keys
 
-    file = _file()
+    file = _keys_file()
     old = next((record for record in read_keys(file) if record.id == replaces), None)
     now = SystemClock().now()
     token, record = create_key(
@@ -85,7 +84,7 @@ def create(
         keep_until=now + parse_duration(keep),
     )
     if json:
-        print_json({"key": token, **_told(record)})
+        print_json({"key": token, **_to_dict(record)})
         return
     out = console()
     out.print(
@@ -102,14 +101,13 @@ def create(
 
 
 def list_(*, json: Json = False) -> None:
-    """List the keys of the project: what each may do and until when. The keys themselves are not
-    kept anywhere.
+    """List the project's keys with their permissions and expiry.
 
     Example:  tailorbird -C shop keys list
     """
     from tailorbird.serving.keyfile import read_keys
 
-    keys = [_told(record) for record in read_keys(_file())]
+    keys = [_to_dict(record) for record in read_keys(_keys_file())]
     if json:
         print_json({"keys": keys})
         return
@@ -128,14 +126,14 @@ def list_(*, json: Json = False) -> None:
 
 
 def revoke(key: str, *, json: Json = False) -> None:
-    """Take a key back: running servers refuse it from the next request on.
+    """Revoke a key: running servers refuse it from the next request on.
 
     Example:  tailorbird -C shop keys revoke 0123456789ab
 
     Parameters
     ----------
     key:
-        its id, as `tailorbird keys list` shows it
+        id of the key, as `tailorbird keys list` shows it
     """
     from tailorbird.serving.keyfile import revoke_key
 
@@ -144,29 +142,32 @@ def revoke(key: str, *, json: Json = False) -> None:
             "expected the id of a key, not the key",
             fix="the id is the 12 digits between the underscores",
         )
-    record = revoke_key(_file(), key)
+    record = revoke_key(_keys_file(), key)
     if json:
-        print_json({"revoked": _told(record)})
+        print_json({"revoked": _to_dict(record)})
         return
     console().print(f"Key {record.id} ({record.name}) is refused from now on.")
 
 
-def _limits(words: list[str] | None) -> "Limits":
+def _limits(texts: list[str] | None) -> "Limits":
     from tailorbird.serving.keyfile import Limits
 
-    pairs = {name: value for name, _, value in (word.partition("=") for word in words or ())}
+    pairs = {name: value for name, _, value in (word.partition("=") for word in texts or ())}
     try:
         return msgspec.convert(pairs, Limits, strict=False)
     except msgspec.ValidationError as error:
-        known = ", ".join(Limits.__struct_fields__)
+        limit_names = ", ".join(Limits.__struct_fields__)
         raise UsageError(
-            f"no such limit: {error}", where="--limit", fix=f"NAME=NUMBER, with one of {known}"
+            f"no such limit: {error}",
+            where="--limit",
+            fix=f"NAME=NUMBER, with one of {limit_names}",
         ) from None
 
 
 def pseudonym(user: str, *, anonymous: bool = False, json: Json = False) -> None:
-    """Tell under which pseudonym a person is known in the data, where `events.pseudonym_key` is
-    set: for SQL, and for their requests.
+    """Print the pseudonym of a user id, for SQL queries and for requests of users.
+
+    It applies if `events.pseudonym_key` is set.
 
     Example:  tailorbird -C shop keys pseudonym u000001
 
@@ -175,7 +176,7 @@ def pseudonym(user: str, *, anonymous: bool = False, json: Json = False) -> None
     user:
         a user id
     anonymous:
-        it is an anonymous id instead
+        treat it as an anonymous id
     """
     from tailorbird.config import FILE, find_project, load_settings, paths_of
     from tailorbird.config.pseudonyms import pseudonyms_of
@@ -183,17 +184,19 @@ def pseudonym(user: str, *, anonymous: bool = False, json: Json = False) -> None
     root = find_project()
     settings, _ = load_settings(root / FILE)
     paths = paths_of(root, settings)
-    pseudonyms = pseudonyms_of(settings.events.pseudonym_key, paths.data, paths.lake, note=False)
+    pseudonyms = pseudonyms_of(
+        settings.events.pseudonym_key, paths.data, paths.lake, record_key=False
+    )
     if pseudonyms is None:
         raise UsageError("this project keeps ids as they come", where="events.pseudonym_key")
-    found = pseudonyms.anonymous_id(user) if anonymous else pseudonyms.user_id(user)
+    pseudonymised = pseudonyms.anonymous_id(user) if anonymous else pseudonyms.user_id(user)
     if json:
-        print_json({"pseudonym": found})
+        print_json({"pseudonym": pseudonymised})
         return
-    print(found)
+    print(pseudonymised)
 
 
-def _told(record: "KeyRecord") -> dict:
+def _to_dict(record: "KeyRecord") -> dict:
     from tailorbird.events import to_iso
 
     return {
@@ -208,8 +211,8 @@ def _told(record: "KeyRecord") -> dict:
     }
 
 
-def _file() -> "Path":
-    """The project's file of keys; settings are read, nothing else of the project needs to load."""
+def _keys_file() -> "Path":
+    """Return the project's keys file; needs only the settings to load."""
     from tailorbird.config import FILE, find_project, load_settings
 
     root = find_project()

@@ -1,6 +1,4 @@
-"""Bounds of what a command may take: sizes as they are typed, and a process that ends when it takes
-too long or too much memory.
-"""
+"""Resource limits of commands: parsed sizes, and a child process with time and memory limits."""
 
 import os
 import re
@@ -22,12 +20,13 @@ _UNITS = {
     "tib": 1 << 40,
     "": 1,
 }
-_LOOK_S = 0.02
+_POLL_S = 0.02
 
 
-def size_of(text: str) -> int:
-    """Return the bytes of a size such as `2GB`. Raises UsageError where it is none, or less than 16
-    MiB.
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as `2GB`.
+
+    Raises UsageError if it is no size or less than 16 MiB.
     """
     match = _SIZE.match(text.strip())
     size = int(float(match[1]) * _UNITS[(match[2] or "").lower()]) if match else 0
@@ -38,17 +37,16 @@ def size_of(text: str) -> int:
     return size
 
 
-def go_on_within(seconds: float, memory: int) -> None:
-    """Go on in a child process, which this one ends on Ctrl-C, and when it has taken too long or
-    too much memory.
+def continue_in_child(timeout_s: float, memory_bytes: int) -> None:
+    """Continue in a child process with time and memory limits, which Ctrl-C also ends.
 
-    Only the child returns. An engine that computes hears no signal and cannot be told to stop, but
-    it can be killed. Where the engine was loaded before, by a program that runs several commands,
-    there is no child, since its threads would not go with it, and no bound.
+    Only the child returns. A computing engine does not react to signals, but its process can be
+    killed. If the engine is loaded already, as in a program that runs several commands, there is no
+    child and no limit, since threads do not survive a fork.
 
     Raises:
-        UsageError: in this process: the child was ended. SystemExit: it ended by itself, with its
-            status.
+        UsageError: in the parent: the child exceeded a limit and was killed.
+            SystemExit: in the parent: the child ended with this status.
     """
     if "deltalake" in sys.modules:
         return
@@ -56,32 +54,30 @@ def go_on_within(seconds: float, memory: int) -> None:
     if not child:
         end_with_parent(signal.SIGKILL)
         return
-    end = time.monotonic() + seconds
+    deadline = time.monotonic() + timeout_s
     try:
-        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-            time.sleep(_LOOK_S)
-            if time.monotonic() > end:
+        while not (result := os.waitpid(child, os.WNOHANG))[0]:
+            time.sleep(_POLL_S)
+            if time.monotonic() > deadline:
                 raise UsageError(
-                    f"gave up after {seconds:.0f} s",
+                    f"gave up after {timeout_s:.0f} s",
                     fix="ask for less, or give it longer: --timeout 1h",
                 )
-            if _resident(child) > memory:
+            if _resident(child) > memory_bytes:
                 raise UsageError(
-                    f"it needs more than {memory >> 20:,} MiB of memory",
+                    f"it needs more than {memory_bytes >> 20:,} MiB of memory",
                     fix="ask for less, or allow more: --memory 16GB",
                 )
     except BaseException:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         raise
-    code = os.waitstatus_to_exitcode(ended[1])
-    raise SystemExit(code if code >= 0 else 128 - code)
+    exit_code = os.waitstatus_to_exitcode(result[1])
+    raise SystemExit(exit_code if exit_code >= 0 else 128 - exit_code)
 
 
 def _resident(process: int) -> int:
-    """Return the bytes of memory that a process holds; 0 where the system does not say, as only
-    Linux does.
-    """
+    """Return the resident bytes of a process; 0 if the system does not tell, as outside Linux."""
     try:
         return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf(
             "SC_PAGE_SIZE"

@@ -1,7 +1,6 @@
-"""`tailorbird`: the list of commands, the options that all share, and what happens to an error.
+"""`tailorbird`: the list of commands, common options, and the handling of errors.
 
-Modules of commands import what is heavy only inside their functions, so that `--help` answers at
-once.
+Command modules import heavy libraries only inside their functions, so that `--help` is fast.
 """
 
 import errno
@@ -18,18 +17,18 @@ from tailorbird.errors import TailorbirdError
 from tailorbird.loops import exit_process
 from tailorbird.version import __version__
 
-_HELP = """Turn a site's events into recommendations, learn from what happens next, and prove that it helped.
+_HELP = """Turn a site's events into recommendations, learn from them, and measure the uplift.
 
-First evening:  tailorbird demo
+Try it:  tailorbird demo
 
-Your own site:  tailorbird init shop, then the lines that it prints.
+Your own site:  tailorbird init shop, then the commands that it prints.
 
-Options before the command: `-C DIR` works on the project in DIR (else the folder you are in, or one above it),
-`--debug` shows tracebacks.
+Options before the command: `-C DIR` selects the project in DIR (by default the current folder or
+one above it), `--debug` shows tracebacks.
 """
 
-# command → module and function in this package
-_VERBS = {
+# Command → module and function in this package.
+_TOP_COMMANDS = {
     "init": "init:init",
     "import": "import_files:import_files",
     "check": "check:check",
@@ -45,33 +44,28 @@ _VERBS = {
     "simulate": "simulate:simulate",
 }
 _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "config": ("Settings and where each came from.", ("show",)),
+    "config": ("Settings and their sources.", ("show",)),
     "run": (
-        "Run one role in this terminal, as `up` does with all.",
+        "Run a single role; `up` runs all of them.",
         ("serve", "router", "worker", "shuffle", "candidates", "score", "lake", "trainer"),
     ),
     "features": (
-        "Look at features, rank them, hold their readings against each other, and change "
-        "what is declared.",
+        "Show, rank, verify and change features.",
         ("list", "show", "rank", "plan", "apply", "backfill", "prune", "verify", "republish"),
     ),
-    "score": ("Score everybody at once, into a file.", ("churn",)),
-    "scores": ("What was scored as events came in.", ("tail",)),
+    "score": ("Score all people into a file.", ("churn",)),
+    "scores": ("Scores computed as events arrive.", ("tail",)),
     "models": (
-        "Versions of the bundle, and which one answers.",
+        "Versions of the model bundle, and their rollout.",
         ("list", "show", "verify", "shadow", "canary", "promote", "rollback"),
     ),
-    "formula": (
-        "What an item is worth to a slot, changed without a new model.",
-        ("show", "set", "reset"),
-    ),
-    "rules": ("What a slot asks for beside value.", ("report",)),
-    "keys": ("Who may send events and ask for answers.", ("create", "list", "revoke", "pseudonym")),
-    "checks": ("Is the data of a day whole, and as usual.", ("run",)),
-    "experiment": ("What the arms of an experiment did.", ("report",)),
+    "formula": ("Value formulas of slots, changed without a new model.", ("show", "set", "reset")),
+    "rules": ("Rules of slots and what they cost.", ("report",)),
+    "keys": ("Access keys.", ("create", "list", "revoke", "pseudonym")),
+    "checks": ("Daily data quality checks.", ("run",)),
+    "experiment": ("Results of experiments.", ("report",)),
     "lake": (
-        "Check the lake and mend it, see what was refused and send it again, keep it small, "
-        "read it as it was, erase people.",
+        "Verify, repair and maintain the lake, replay rejected events, and erase people.",
         (
             "verify",
             "repair",
@@ -86,7 +80,8 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
 }
 
-_OWN_MODULE = {
+# Commands of a group that are not in the module of the group.
+_MODULE_OF_COMMAND = {
     "score churn": "churn",
     "features rank": "features_rank",
     "features republish": "features_republish",
@@ -96,9 +91,9 @@ _OWN_MODULE = {
     "lake repair": "lake_repair",
     **{f"lake {command}": "lake_upkeep" for command in ("compact", "vacuum", "events")},
     **{f"lake {command}": "lake_privacy" for command in ("erase", "export-user")},
-}  # commands of a group that are not in the group's module
+}
 
-_READERS = (
+_EXCLUDES_ERASURE = (
     "train",
     "tune",
     "validate",
@@ -113,48 +108,44 @@ _READERS = (
     "lake export-user",
     "lake replay",
 )
-# They write down what they read: no erasure beside them. Nor beside roles; `import` sees to it
-# itself, since not each needs a project.
+# These commands store what they read, so no erasure may run at the same time, as with roles.
+# `import` takes care of it itself, since some of its uses need no project.
 
-_GO_ON = (
-    ("features", "backfill"),
-    ("features", "apply"),
-    ("tune",),
-)  # begin where they were stopped
+# Commands that continue where they were stopped.
+_RESUMABLE = (("features", "backfill"), ("features", "apply"), ("tune",))
 
 
 def build_app() -> App:
-    """The command line as an object, for running and for tests."""
+    """Build the command line app, for running and for tests."""
     app = App(
         name="tailorbird",
         help=_HELP,
         version=__version__,
         help_format="markdown",
         result_action="return_value",
-        suppress_keyboard_interrupt=False,  # `run` says what an interrupted command leaves
-        default_parameter=Parameter(show_default=_told),
+        suppress_keyboard_interrupt=False,  # `run` reports what an interrupted command leaves.
+        default_parameter=Parameter(show_default=_shown_default),
     )
-    for name, target in _VERBS.items():
+    for name, target in _TOP_COMMANDS.items():
         module, _, function = target.partition(":")
-        app.command(_beside_no_erasure(name, _load(module, function)), name=name, version_flags=())
+        app.command(_exclude_erasure(name, _load(module, function)), name=name, version_flags=())
     for name, (text, commands) in _GROUPS.items():
-        group = App(
-            name=name, help=text, version_flags=()
-        )  # --version is of the whole, and not an option of a command that has none
+        # --version belongs to the app; a command without a version must not show it.
+        group = App(name=name, help=text, version_flags=())
         for command in commands:
-            module = _OWN_MODULE.get(f"{name} {command}", name)
+            module = _MODULE_OF_COMMAND.get(f"{name} {command}", name)
             function = _load(
                 module, f"{command}_" if command == "list" else command.replace("-", "_")
             )
             group.command(
-                _beside_no_erasure(f"{name} {command}", function), name=command, version_flags=()
+                _exclude_erasure(f"{name} {command}", function), name=command, version_flags=()
             )
         app.command(group)
     return app
 
 
-def _told(default: object) -> object:
-    """A default as help shows it: none where the option's own text says what happens without it."""
+def _shown_default(default: object) -> object:
+    """Return a default as help shows it; None if the option's text describes it."""
     return None if default in ("", None, False) else default
 
 
@@ -162,59 +153,57 @@ def _load(module: str, function: str) -> Callable[..., object]:
     return getattr(import_module(f"tailorbird.cli.{module}"), function)
 
 
-def _beside_no_erasure(name: str, command: Callable[..., object]) -> Callable[..., object]:
-    """The command, which holds erasures off while it is at work if it is a role, or one of those
-    that write down what they read.
-    """
-    role = name.startswith("run ")
-    if name not in _READERS and not role:
+def _exclude_erasure(name: str, command: Callable[..., object]) -> Callable[..., object]:
+    """Return the command, wrapped to keep erasures from running if it is a role or stores reads."""
+    is_role = name.startswith("run ")
+    if name not in _EXCLUDES_ERASURE and not is_role:
         return command
 
     @wraps(command)
-    def held(*args: object, **options: object) -> object:
+    def guarded(*args: object, **options: object) -> object:
         from tailorbird.config import data_folder
         from tailorbird.config.erasures import hold_off_erasures
 
-        with hold_off_erasures(data_folder(), make=role):
+        with hold_off_erasures(data_folder(), create=is_role):
             return command(*args, **options)
 
-    return held
+    return guarded
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 if all went well, 1 if not, 2 for a wrong use, 130 if
-    interrupted.
+    """Run the command line and exit.
+
+    The exit status is 0 for success, 1 for a failure, 2 for a usage error and 130 for an interrupt.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = _take_options(words)
-    words = [
-        STDIN if word == "-" else word for word in words
-    ]  # which the parser takes for an option without a name
+    debug = _pop_global_options(words)
+    # The parser would take `-` for an option without a name.
+    words = [STDIN if word == "-" else word for word in words]
     try:
         status = build_app()(words, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except CycloptsError as error:
-        _say(f"{' '.join(str(error).split())}\n  fix: {_help_for(words)}")
+        _print_error(f"{' '.join(str(error).split())}\n  fix: {_help_command(words)}")
         status = 2
     except TailorbirdError as error:
         if debug:
             raise
-        _say(str(error))
+        _print_error(str(error))
         status = error.exit_status
     except SystemExit as end:
         status = end.code
     except KeyboardInterrupt:
-        if any(tuple(words[: len(each)]) == each for each in _GO_ON):
-            _tell("stopped; what is done is kept: run the same command again, and it goes on")
+        if any(tuple(words[: len(command)]) == command for command in _RESUMABLE):
+            _print_stderr("stopped; completed work is kept: run the same command again to continue")
         status = 130
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         status = 0
     except OSError as error:
-        sentence = _sentence(error)
-        if debug or sentence is None:
+        message = _describe_os_error(error)
+        if debug or message is None:
             raise
-        _say(sentence)
+        _print_error(message)
         status = 1
     code = status if isinstance(status, int) else 0
     if arguments is None and {"deltalake", "duckdb"} & sys.modules.keys():
@@ -222,34 +211,32 @@ def run(arguments: Sequence[str] | None = None) -> None:
     raise SystemExit(code)
 
 
-def _take_options(words: list[str]) -> bool:
-    """Take `-C DIR`, `--project DIR` and `--debug` off the front; whether to debug."""
+def _pop_global_options(words: list[str]) -> bool:
+    """Remove `-C DIR`, `--project DIR` and `--debug` from the front; return whether to debug."""
     debug = bool(os.environ.get("TAILORBIRD_DEBUG"))
     while words and words[0] in ("-C", "--project", "--debug"):
         option = words.pop(0)
         if option == "--debug":
             debug = True
         elif not words:
-            _say(f"{option} needs a folder, such as {option} shop")
+            _print_error(f"{option} needs a folder, such as {option} shop")
             raise SystemExit(2)
         else:
             os.environ["TAILORBIRD_PROJECT"] = words.pop(0)
     return debug
 
 
-def _help_for(words: list[str]) -> str:
-    """The command whose help tells how it is used."""
-    command = words[:1] if words[:1] and words[0] in {**_VERBS, **_GROUPS} else []
+def _help_command(words: list[str]) -> str:
+    """Return the command that prints the help for these arguments."""
+    command = words[:1] if words[:1] and words[0] in {**_TOP_COMMANDS, **_GROUPS} else []
     command += [
         word for word in words[1:2] if command and word in _GROUPS.get(command[0], ("", ()))[1]
     ]
     return " ".join(["tailorbird", *command, "--help"])
 
 
-def _sentence(error: OSError) -> str | None:
-    """A user's sentence for what the disk or the network refused; None if it looks like a bug of
-    ours.
-    """
+def _describe_os_error(error: OSError) -> str | None:
+    """Return a message for an error of the disk or the network; None if it looks like a bug."""
     where = f"{error.filename}: " if error.filename else ""
     if error.errno is None:
         return None
@@ -268,9 +255,9 @@ def _sentence(error: OSError) -> str | None:
     return None
 
 
-def _say(message: str) -> None:
-    _tell(f"error: {message}")
+def _print_error(message: str) -> None:
+    _print_stderr(f"error: {message}")
 
 
-def _tell(message: str) -> None:
+def _print_stderr(message: str) -> None:
     print(message, file=sys.stderr)

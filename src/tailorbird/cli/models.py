@@ -1,6 +1,4 @@
-"""`tailorbird models list|show|promote|rollback`; `shadow` and `canary` are in
-`cli.models_rollout`.
-"""
+"""`tailorbird models list|show|promote|rollback`."""
 
 import getpass
 import sys
@@ -16,11 +14,13 @@ if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.registry import Registry
 
-Of = Annotated[str, Parameter(help="of this churn model of churn.py, instead of the ranker's")]
+ChurnOption = Annotated[
+    str, Parameter(help="use this churn model of churn.py instead of the ranker")
+]
 
 
-def list_(*, churn: Of = "", json: Json = False) -> None:
-    """List the versions of the bundle, newest first, and which one answers.
+def list_(*, churn: ChurnOption = "", json: Json = False) -> None:
+    """List the versions of the model bundle, newest first, with their aliases.
 
     Example:  tailorbird -C shop models list
 
@@ -35,7 +35,7 @@ def list_(*, churn: Of = "", json: Json = False) -> None:
                 "versions": [
                     {
                         "version": v.version,
-                        "created_at": time_told(v.created_at) if v.is_readable else None,
+                        "created_at": format_time(v.created_at) if v.is_readable else None,
                         "aliases": list(v.aliases),
                     }
                     for v in versions
@@ -48,7 +48,7 @@ def list_(*, churn: Of = "", json: Json = False) -> None:
     rows = [
         (
             v.version,
-            time_told(v.created_at) if v.is_readable else "its manifest is damaged",
+            format_time(v.created_at) if v.is_readable else "its manifest is damaged",
             ", ".join(v.aliases),
         )
         for v in versions
@@ -57,10 +57,13 @@ def list_(*, churn: Of = "", json: Json = False) -> None:
 
 
 def show(
-    version: str = "champion", *, churn: Of = "", markdown: bool = False, json: Json = False
+    version: str = "champion",
+    *,
+    churn: ChurnOption = "",
+    markdown: bool = False,
+    json: Json = False,
 ) -> None:
-    """Show what a version says of itself: data, columns, metrics, and its model card. Every file is
-    checked against its checksum.
+    """Show a version: data, columns, metrics and model card. All files are verified.
 
     Example:  tailorbird -C shop models show v0001
 
@@ -69,9 +72,9 @@ def show(
     Parameters
     ----------
     version:
-        a version, or champion, previous, canary, shadow, challenger
+        a version, or champion, previous, canary, shadow or challenger
     markdown:
-        print the card alone, as it is
+        print only the card, as Markdown
     """
     import msgspec
 
@@ -86,14 +89,14 @@ def show(
         return
     out = console()
     out.print(
-        f"{manifest.version}, made {time_told(manifest.created_at)}, {len(manifest.files)} "
-        "files, all as signed"
+        f"{manifest.version}, made {format_time(manifest.created_at)}, {len(manifest.files)} "
+        "files, all verified"
     )
     out.print(manifest.card)
 
 
-def promote(version: str, *, why: Why, by: By = "", churn: Of = "") -> None:
-    """Make a version the champion: servers swap to it within a second, without dropping a request.
+def promote(version: str, *, why: Why, by: By = "", churn: ChurnOption = "") -> None:
+    """Make a version the champion: servers switch to it within a second, without dropped requests.
 
     Example:  tailorbird -C shop models promote v0002 --why "wins on new users"
 
@@ -104,40 +107,41 @@ def promote(version: str, *, why: Why, by: By = "", churn: Of = "") -> None:
     """
     _, registry = open_registry(churn)
     registry.promote(version, by=by or getpass.getuser(), why=why)
-    of = f" --churn {churn}" if churn else ""
-    told = (
+    churn_option = f" --churn {churn}" if churn else ""
+    warning = (
         ""
         if registry.info(version).heads or churn
         else " It has no model: items are shown by popularity until one that has is promoted."
     )
     console().print(
-        f"{version} is the champion now.{told} Back:  tailorbird models rollback{of} --why …"
+        f"{version} is the champion now.{warning} Back:  tailorbird models "
+        f"rollback{churn_option} --why …"
     )
 
 
-def rollback(*, why: Why, by: By = "", churn: Of = "") -> None:
-    """Take the last step back: end the canary, if there is one; else make the champion before this
-    one answer again.
+def rollback(*, why: Why, by: By = "", churn: ChurnOption = "") -> None:
+    """Undo the last step: end the canary if there is one, else promote the previous champion.
 
-    Servers hold the champion before in memory, so that it answers within a second. Again, to go one
-    further back.
+    Servers hold the previous champion in memory, so it answers within a second. Repeat the command
+    to go one step further back.
 
     Example:  tailorbird -C shop models rollback --why "clicks fell"
     """
     _, registry = open_registry(churn)
-    signed = by or getpass.getuser()
+    author = by or getpass.getuser()
     if registry.aliases().canary:
-        ended = registry.end_canary(by=signed, why=why)
+        ended_version = registry.end_canary(by=author, why=why)
         console().print(
-            f"{registry.aliases().champion} answers everybody again; {ended} was the canary."
+            f"{registry.aliases().champion} answers everybody again; {ended_version} was the "
+            "canary."
         )
         return
-    version = registry.rollback(by=signed, why=why)
+    version = registry.rollback(by=author, why=why)
     console().print(f"{version} is the champion again.")
 
 
 def open_registry(churn: str = "") -> "tuple[Project, Registry]":
-    """The project of this folder, and its registry, or that of one of its churn models."""
+    """Return the current project and its registry, or that of one of its churn models."""
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
     from tailorbird.registry import Registry
@@ -149,6 +153,6 @@ def open_registry(churn: str = "") -> "tuple[Project, Registry]":
     )
 
 
-def time_told(moment: int) -> str:
-    """A moment as tables show it, to the second."""
-    return datetime.fromtimestamp(moment / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+def format_time(timestamp_us: int) -> str:
+    """Format a time for tables, to the second."""
+    return datetime.fromtimestamp(timestamp_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

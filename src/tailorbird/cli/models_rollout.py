@@ -1,6 +1,4 @@
-"""`tailorbird models shadow|canary`: try a version beside the champion, on nobody or on a share of
-the people.
-"""
+"""`tailorbird models shadow|canary`: try a version on no traffic or on a share of it."""
 
 import getpass
 import logging
@@ -14,16 +12,15 @@ if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.registry import Registry
 
-BY = "canary"  # how the judge signs in the registry
+BY = "canary"  # The author of these changes in the registry.
 log = logging.getLogger(__name__)
 
 
 def shadow(version: str = "", *, why: Why = "", by: By = "", stop: bool = False) -> None:
-    """Let a version score what answers show, for the log alone. Nobody sees any of it; it takes at
-    most a tenth of an answer's time.
+    """Let a version score the shown items for the log only, without showing its results.
 
-    What it says stands in the lake's `answers` as `shadow` and `shadow_scores`, beside `scores`,
-    the champion's of the same items.
+    It takes at most a tenth of an answer's time. Its scores are in the lake's `answers` as `shadow`
+    and `shadow_scores`, next to `scores`, those of the champion for the same items.
 
     Example:  tailorbird -C shop models shadow v0003 --why "does it agree?"
 
@@ -34,7 +31,7 @@ def shadow(version: str = "", *, why: Why = "", by: By = "", stop: bool = False)
     version:
         a version that `tailorbird models list` shows
     stop:
-        let nobody cast a shadow any more
+        end the shadow
     """
     if bool(version) == stop:
         raise UsageError(
@@ -67,15 +64,15 @@ def canary(
     stop: bool = False,
     json: Json = False,
 ) -> None:
-    """Let a version answer a share of the people, always the same ones, and say how it does.
-    Without a version: only say how it does.
+    """Let a version answer a fixed share of the people, or print the state of the canary.
 
-    The trainer role (`tailorbird up` runs it) judges every ten seconds by the log: it ends a canary
-    that fails answers, is slow, gives scores that are no numbers, or gets fewer clicks; and lets
-    one that does not answer 5 %, 20 %, 50 %, then everybody, each by what came of the last step,
-    after 500 answers at least; `canary` in tailorbird.toml has the bounds. `--manual` leaves that
-    to you: `models canary VERSION --share …`, `models promote`, `models canary --stop`, or `models
-    rollback`, which ends it too.
+    Without a version the command only prints how the canary does. The trainer role (`tailorbird up`
+    runs it) evaluates the log every ten seconds. It ends a canary that fails, is slow, returns
+    scores that are no numbers, or gets fewer clicks. Otherwise the canary advances to 5 %, 20 % and
+    50 % of the people and then becomes the champion, each after at least 500 answers of the last
+    step. The limits are in section `canary` of tailorbird.toml. With `--manual` you decide: `models
+    canary VERSION --share …`, `models promote`, `models canary --stop`, or `models rollback`, which
+    also ends it.
 
     Example:  tailorbird -C shop models canary v0003 --share 0.05 --why "wins off-line"
 
@@ -88,18 +85,18 @@ def canary(
     version:
         a version that `tailorbird models list` shows
     share:
-        of the people, by the hash that assigns the arms of experiments; who is in at 1 % is in at 5
-            %
+        share of the people, by the hash that assigns arms of experiments; the people of a 1 % share
+        stay in a share of 5 %
     manual:
-        it is neither advanced nor ended by itself
+        do not advance or end it automatically
     stop:
-        let the champion answer everybody again
+        let the champion answer all requests again
     """
     project, registry = open_registry()
-    signed = by or getpass.getuser()
+    author = by or getpass.getuser()
     if stop:
-        ended = registry.end_canary(by=signed, why=why or "stopped")
-        console().print(f"The champion answers everybody again; {ended} was the canary.")
+        ended_version = registry.end_canary(by=author, why=why or "stopped")
+        console().print(f"The champion answers everybody again; {ended_version} was the canary.")
     elif version:
         if not why:
             raise UsageError(
@@ -107,31 +104,31 @@ def canary(
                 where="--why",
                 fix=f'tailorbird models canary {version} --why "…"',
             )
-        registry.set_canary(version, share, by=signed, why=why, automatic=not manual)
+        registry.set_canary(version, share, by=author, why=why, automatic=not manual)
         console().print(
             f"{version} answers {share * 100:.3g}% of the people within a second. How it "
             "does:  tailorbird models canary"
         )
     else:
-        _tell(project, registry, json)
+        _print_canary(project, registry, json)
 
 
-def _tell(project: "Project", registry: "Registry", json: bool) -> None:
+def _print_canary(project: "Project", registry: "Registry", json: bool) -> None:
     from tailorbird.platform.canary import judge_canary
 
     verdict = judge_canary(project, registry)
     aliases = registry.aliases()
     rows = [
         {
-            "version": each.version,
+            "version": figures.version,
             "is": name,
-            "answers": each.answers,
-            "failed": each.failed,
-            "not_finite": each.not_finite,
-            "latency_ms_p95": each.latency_ms_p95,
-            "ctr": each.ctr,
+            "answers": figures.answers,
+            "failed": figures.failed,
+            "not_finite": figures.not_finite,
+            "latency_ms_p95": figures.latency_ms_p95,
+            "ctr": figures.ctr,
         }
-        for name, each in (("canary", verdict.canary), ("champion", verdict.champion))
+        for name, figures in (("canary", verdict.canary), ("champion", verdict.champion))
     ]
     if json:
         uplift = {

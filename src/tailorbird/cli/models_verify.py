@@ -1,4 +1,4 @@
-"""`tailorbird models verify`: whether servers scored what they showed as their bundle says."""
+"""`tailorbird models verify`: check served scores against their bundles."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -14,20 +14,19 @@ if TYPE_CHECKING:
     from tailorbird.registry import Registry
     from tailorbird.training.rescored import ScoreReport
 
-_EXPLAINED = 5
-_AT_ONCE = 500  # answers, with all that was logged of them
+_EXAMPLES_MAX = 5
+_BATCH_SIZE = 500  # Answers with their logged features.
 
 
 def verify(version: str = "", *, answers: int = 2_000, json: Json = False) -> None:
-    """Score what was shown again, from the features that were logged with it, and compare with what
-    the server's model said.
+    """Recompute served scores from the logged features, and compare them with the logged scores.
 
-    On the machine that answered, no score should differ in any bit. One that differs by less than
-    1e-6 of its size is told, and is no error: another machine adds in another order. What hangs on
-    items that came or changed within seconds of an answer is left out. Ends with status 1 if any
-    other score differs, or if a version that answered cannot be loaded any more.
+    On the machine that answered, all bits of a score should be equal. A difference below 1e-6 of
+    its size is reported but is no error, since another machine adds in another order. Scores that
+    depend on items that changed within seconds of an answer are skipped. The command ends with
+    status 1 if any other score differs, or if a version that answered cannot be loaded any more.
 
-    Whether the logged features are the lake's, `tailorbird features verify` says.
+    `tailorbird features verify` checks the logged features against the lake.
 
     Example:  tailorbird -C shop models verify
 
@@ -36,10 +35,9 @@ def verify(version: str = "", *, answers: int = 2_000, json: Json = False) -> No
     Parameters
     ----------
     version:
-        of this version only, or champion, previous, canary; all that answered and are still kept
-            unless told otherwise
+        a version, or champion, previous or canary; by default all stored versions that answered
     answers:
-        how many logged answers, spread evenly over all of a version
+        number of logged answers to recompute, spread evenly over all of a version
     """
     from tailorbird.cli.models import open_registry
     from tailorbird.lake import Lake
@@ -47,11 +45,11 @@ def verify(version: str = "", *, answers: int = 2_000, json: Json = False) -> No
     project, registry = open_registry()
     lake = Lake(project.paths.lake)
     with progress_bars(quiet=json) as progress:
-        reports, damaged = _compared(
+        reports, damaged = _compare_versions(
             registry, lake, registry.resolve(version).name if version else "", answers, progress
         )
     if not damaged and not any(report.answers for report in reports.values()):
-        raise _nothing(reports, str(lake.path))
+        raise _nothing_compared_error(reports, str(lake.path))
     unequal = sum(report.unequal for report in reports.values())
     if json:
         print_json(
@@ -62,26 +60,24 @@ def verify(version: str = "", *, answers: int = 2_000, json: Json = False) -> No
             }
         )
     else:
-        _print(reports, whole=not damaged)
+        _print_reports(reports, all_loaded=not damaged)
     raise SystemExit(1 if unequal or damaged else 0)
 
 
-def _compared(
+def _compare_versions(
     registry: "Registry", lake: "Lake", version: str, answers: int, progress: Report
 ) -> "tuple[dict[str, ScoreReport], list[str]]":
-    """What came of each version that answered and is still kept; and those that cannot be loaded
-    any more.
-    """
+    """Return a report per stored version that answered, and the versions that cannot be loaded."""
     import pyarrow.dataset as ds
 
     from tailorbird.lake.tables import TABLES
     from tailorbird.ranking.bundle import Bundle
     from tailorbird.training.rescored import ITEM_COLUMNS, rescore_answers
 
-    found: dict[str, ScoreReport] = {}
+    reports: dict[str, ScoreReport] = {}
     damaged: list[str] = []
-    kept = {info.version for info in registry.versions()}
-    answered = set().union(
+    stored = {info.version for info in registry.versions()}
+    served = set().union(
         *(batch.column(0).unique().to_pylist() for batch in lake.batches("answers", ("model",)))
     )
     items = (
@@ -89,7 +85,7 @@ def _compared(
         if lake.exists("items")
         else TABLES["items"].schema.empty_table()
     )
-    for name in sorted(kept & answered):
+    for name in sorted(stored & served):
         if version not in ("", name):
             continue
         try:
@@ -98,46 +94,47 @@ def _compared(
             console(stderr=True).print(f"answers of {name} are not compared: {error.message}")
             damaged.append(name)
             continue
-        own = lake.table(
+        answer_ids = lake.table(
             "answers", ("producer", "offset", "ts"), ds.field("model") == name
         ).sort_by("ts")
-        chosen = own.take(list(range(0, own.num_rows, max(1, -(-own.num_rows // max(1, answers))))))
+        sample = answer_ids.take(
+            list(range(0, answer_ids.num_rows, max(1, -(-answer_ids.num_rows // max(1, answers)))))
+        )
 
-        def told(done: int, name: str = name, total: int = chosen.num_rows) -> None:
+        def report_progress(done: int, name: str = name, total: int = sample.num_rows) -> None:
             progress(f"answers of {name}", done, total)
 
-        found[name] = rescore_answers(bundle, _rows(lake, chosen, name), items, progress=told)
-    return found, damaged
+        reports[name] = rescore_answers(
+            bundle, _rows(lake, sample, name), items, progress=report_progress
+        )
+    return reports, damaged
 
 
-def _rows(lake: "Lake", chosen: "pa.Table", version: str) -> "Iterator[pa.Table]":
-    """Chosen answers with all that was logged, some at a time, in the order of time."""
+def _rows(lake: "Lake", answer_ids: "pa.Table", version: str) -> "Iterator[pa.Table]":
+    """Yield the given answers with all logged columns, in batches, in the order of time."""
     import pyarrow as pa
     import pyarrow.dataset as ds
 
     from tailorbird.training.rescored import COLUMNS
 
-    places = ("producer", "offset")
-    for start in range(0, chosen.num_rows, _AT_ONCE):
-        some = chosen.slice(start, _AT_ONCE)
+    key_columns = ("producer", "offset")
+    for start in range(0, answer_ids.num_rows, _BATCH_SIZE):
+        batch = answer_ids.slice(start, _BATCH_SIZE)
         where = (
-            ds.field("offset").isin(some["offset"])
-            & ds.field("producer").isin(some["producer"])
+            ds.field("offset").isin(batch["offset"])
+            & ds.field("producer").isin(batch["producer"])
             & (ds.field("model") == version)
         )
-        where &= (ds.field("ts") >= some["ts"][0]) & (
-            ds.field("ts") <= some["ts"][-1]
-        )  # leaves out most files
-        rows = lake.table("answers", (*places, *COLUMNS), where)
-        wanted = set(zip(*(some[name].to_pylist() for name in places), strict=True))
-        found = zip(*(rows[name].to_pylist() for name in places), strict=True)
-        yield rows.filter(pa.array([place in wanted for place in found], pa.bool_())).select(
-            COLUMNS
-        )
+        # Excludes most files.
+        where &= (ds.field("ts") >= batch["ts"][0]) & (ds.field("ts") <= batch["ts"][-1])
+        rows = lake.table("answers", (*key_columns, *COLUMNS), where)
+        keys = set(zip(*(batch[name].to_pylist() for name in key_columns), strict=True))
+        row_keys = zip(*(rows[name].to_pylist() for name in key_columns), strict=True)
+        yield rows.filter(pa.array([key in keys for key in row_keys], pa.bool_())).select(COLUMNS)
 
 
-def _nothing(reports: "dict[str, ScoreReport]", lake: str) -> NotReadyError:
-    """Why no score was compared."""
+def _nothing_compared_error(reports: "dict[str, ScoreReport]", lake: str) -> NotReadyError:
+    """Return the error that says why no score was compared."""
     skipped, moved = (
         sum(report.skipped for report in reports.values()),
         sum(report.moved for report in reports.values()),
@@ -165,7 +162,7 @@ def _nothing(reports: "dict[str, ScoreReport]", lake: str) -> NotReadyError:
     )
 
 
-def _print(reports: "dict[str, ScoreReport]", *, whole: bool) -> None:
+def _print_reports(reports: "dict[str, ScoreReport]", *, all_loaded: bool) -> None:
     out = console()
     names = [
         "version",
@@ -182,26 +179,27 @@ def _print(reports: "dict[str, ScoreReport]", *, whole: bool) -> None:
             *(
                 f"{count:,}"
                 for count in (
-                    one.answers,
-                    one.scores,
-                    one.unequal,
-                    one.other_bits,
-                    one.moved,
-                    one.skipped,
+                    report.answers,
+                    report.scores,
+                    report.unequal,
+                    report.other_bits,
+                    report.moved,
+                    report.skipped,
                 )
             ),
         )
-        for name, one in reports.items()
+        for name, report in reports.items()
     ]
     print_table("", names, counts)
     for name, report in reports.items():
-        for one in report.examples[:_EXPLAINED]:
+        for example in report.examples[:_EXAMPLES_MAX]:
             out.print(
-                f"{name}, answer {one.request_id}, item {one.item}: logged {one.logged!r}, "
-                f"now {one.recomputed!r}"
+                f"{name}, answer {example.request_id}, item {example.item}: logged "
+                f"{example.logged!r}, "
+                f"now {example.recomputed!r}"
             )
     if not any(report.unequal for report in reports.values()):
-        if whole:
+        if all_loaded:
             out.print("Every score that was compared is what the bundle says.", style="green")
         return
     out.print(

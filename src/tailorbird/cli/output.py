@@ -1,4 +1,4 @@
-"""What commands print: tables and bars for people, one JSON object for machines."""
+"""Output of commands: tables and progress bars for people, one JSON object for machines."""
 
 import os
 import shlex
@@ -26,57 +26,56 @@ from rich.text import Text
 
 from tailorbird.platform.progress import Progress as Report
 
-STDIN = "/dev/stdin"  # what `-` on the command line stands for
-# What several commands take, in the same words.
+STDIN = "/dev/stdin"  # What `-` on the command line stands for.
+# Options that several commands share.
 Json = Annotated[bool, Parameter(negative="", help="Print one JSON object and nothing else.")]
-Why = Annotated[str, Parameter(help="stands in the audit log")]
-By = Annotated[str, Parameter(help="who decided; the name of this account unless told otherwise")]
+Why = Annotated[str, Parameter(help="reason for the audit log")]
+By = Annotated[str, Parameter(help="who decided; by default the name of this account")]
 HealthPort = Annotated[
-    int, Parameter(help="answer /healthz, /readyz and /metrics there; 0: nowhere")
+    int, Parameter(help="serve /healthz, /readyz and /metrics on this port; 0 disables it")
 ]
-HealthHost = Annotated[
-    str, Parameter(help="address of that port; anything but this machine has to be asked for")
-]
+HealthHost = Annotated[str, Parameter(help="address that the health port binds to")]
 
-_WIDTH_OF_FILES = 240  # columns of a table that is written to a file or a pipe
+_FILE_WIDTH = 240  # Columns of a table that is written to a file or a pipe.
 
-LINE_EVERY_S = 10.0  # of progress, where no terminal shows bars
-_OBEYED = {
+LINE_INTERVAL_S = 10.0  # Interval of progress lines if no terminal shows bars.
+_CONTROL_ESCAPES = {
     code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"
 }
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A terminal if it is one; else plain lines that are not broken, in a file or a pipe."""
+    """Return a console; in a file or a pipe it writes plain lines without wrapping."""
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return Console(
         stderr=stderr,
         highlight=False,
         markup=False,
         soft_wrap=not terminal,
-        width=None if terminal else _WIDTH_OF_FILES,
+        width=None if terminal else _FILE_WIDTH,
     )
 
 
 def this_command() -> str:
-    """How this project's next command begins: with `-C` where this one was given it."""
+    """Return the start of a command for this project, with `-C` if this one was called with it."""
     project = os.environ.get("TAILORBIRD_PROJECT")
     return f"tailorbird -C {shlex.quote(project)}" if project else "tailorbird"
 
 
 def print_note(text: str) -> None:
-    """Say something on stderr that a reader of the output must know."""
+    """Print a note to stderr that the reader of the output must know."""
     console(stderr=True).print(text)
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on stdout."""
+    """Print one JSON object to stdout."""
     sys.stdout.write(
-        msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=1).decode() + "\n"
+        msgspec.json.format(msgspec.json.encode(value, enc_hook=_to_json_type), indent=1).decode()
+        + "\n"
     )
 
 
-def _plain(value: Any) -> Any:
+def _to_json_type(value: Any) -> Any:
     if hasattr(value, "item"):
         return value.item()
     if hasattr(value, "tolist"):
@@ -91,7 +90,7 @@ def print_table(
     *,
     right: Sequence[str] = (),
 ) -> None:
-    """A table; columns named in `right` hold numbers."""
+    """Print a table; columns named in `right` hold numbers."""
     table = Table(
         title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False
     )
@@ -105,9 +104,7 @@ def print_table(
 
 
 def show(value: object) -> str:
-    """A value in a table: numbers with separators, nothing for None, and of what others wrote
-    nothing that a terminal obeys.
-    """
+    """Format a table cell: numbers with separators, None as "", and control characters escaped."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -116,23 +113,25 @@ def show(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
-    return str(value).translate(_OBEYED)
+    return str(value).translate(_CONTROL_ESCAPES)
 
 
-def _plain_lines() -> Report:
-    """Return a function that says on stderr how far a long command is, for logs and pipes: nothing
-    in the first ten seconds.
+def _line_reporter() -> Report:
+    """Return a function that reports progress as lines on stderr, for logs and pipes.
+
+    It prints nothing in the first ten seconds.
     """
-    began = said = time.monotonic()
+    started_at = last_line_at = time.monotonic()
 
     def report(stage: str, done: int, total: int | None) -> None:
-        nonlocal said
+        nonlocal last_line_at
         now = time.monotonic()
-        if now - said < LINE_EVERY_S:
+        if now - last_line_at < LINE_INTERVAL_S:
             return
-        said = now
+        last_line_at = now
         print(
-            f"{stage}: {done:,}{f' of {total:,}' if total else ''}, {now - began:.0f} s so far",
+            f"{stage}: {done:,}{f' of {total:,}' if total else ''}, {now - started_at:.0f} s "
+            "so far",
             file=sys.stderr,
             flush=True,
         )
@@ -142,11 +141,12 @@ def _plain_lines() -> Report:
 
 @contextmanager
 def progress_bars(*, quiet: bool = False) -> Iterator[Report]:
-    """Give a function (stage, done, total or None) that draws a bar for each stage on stderr;
-    without a terminal, it writes lines.
+    """Yield a function (stage, done, total or None) that draws a bar per stage on stderr.
+
+    Without a terminal it writes lines.
     """
     if not quiet and not sys.stderr.isatty():
-        yield _plain_lines()
+        yield _line_reporter()
         return
     bars = Progress(
         SpinnerColumn(),
@@ -174,9 +174,7 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Report]:
 
 
 def tell_routed(routed: dict[str, int] | None, command: str) -> None:
-    """Print what `drain` did of a command's events; None where it was locked out, and nobody can
-    tell by whom.
-    """
+    """Print the counts of `drain`; None means that another process held the lock."""
     out = console()
     if routed is not None:
         counts = (
@@ -186,11 +184,11 @@ def tell_routed(routed: dict[str, int] | None, command: str) -> None:
         out.print(f"Routed {counts}; all in the lake.")
         return
     out.print(
-        "Another process is writing the log or the lake. If it is up, or a role, it takes "
-        "the events from here:"
+        "Another process is writing the log or the lake. If it is `up` or a role, it processes "
+        "these events:"
     )
     out.print(f'  {this_command()} sql "SELECT count(*) FROM events"')
     out.print(
-        f"After any other command, {command} the same again: what is in the log already is "
-        "routed then."
+        f"After any other command, {command} the same again: events that are in the log are "
+        "then routed."
     )

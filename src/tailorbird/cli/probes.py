@@ -1,12 +1,10 @@
-"""The port on which all roles but serve answer probes and tell their figures, where it is asked
-for.
-"""
+"""The optional port on which roles other than serve expose health probes and metrics."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from tailorbird.health import Health, ProgressEvent, answering
+from tailorbird.health import Health, ProgressEvent, serve_health
 from tailorbird.loops import PeriodicTask
 
 if TYPE_CHECKING:
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.stream.lag import LagWatch
 
-# Past the longest step of each; a training takes hours.
+# Longer than the longest step of each role; a training takes hours.
 STALLED_AFTER_S = {
     "router": 600.0,
     "worker": 600.0,
@@ -28,21 +26,22 @@ STALLED_AFTER_S = {
 
 
 @contextmanager
-def probes(
+def serve_probes(
     role: str,
     project: "Project",
     stop: ProgressEvent,
     *,
     host: str,
     port: int,
-    more: "Callable[[], list[Collector]]" = list,
-    loops: Sequence[PeriodicTask] = (),
+    extra_collectors: "Callable[[], list[Collector]]" = list,
+    tasks: Sequence[PeriodicTask] = (),
 ) -> Iterator[None]:
-    """Answer as long as the block lasts, if `port` is not 0; `more` gives further figures of the
-    role, `loops` are its threads.
+    """Serve probes and metrics for the duration of the block if `port` is not 0.
+
+    `extra_collectors` returns further metrics of the role, and `tasks` are its threads.
 
     Raises:
-        ConfigError: faults are armed, and the address can be reached from other machines.
+        ConfigError: faults are enabled, and the address is reachable from other machines.
         UsageError: the port is taken.
     """
     if not port:
@@ -53,22 +52,24 @@ def probes(
 
     require_no_faults(host)
     with ExitStack() as stack:
-        figures, threads = more(), list(loops)
+        figures, threads = extra_collectors(), list(tasks)
         if role == "lake":
-            watch = _lag(project)
+            watch = _lag_watch(project)
             stack.callback(watch.stop)
             watch.start()
             figures.append(LagCollector(watch))
             threads.append(watch.loop)
         text = role_metrics(role, stop, [*figures, ThreadsCollector(lambda: threads)])
         stack.enter_context(
-            answering(Health(stop, stalled_after_s=STALLED_AFTER_S[role], metrics=text), host, port)
+            serve_health(
+                Health(stop, stalled_after_s=STALLED_AFTER_S[role], metrics=text), host, port
+            )
         )
         yield
 
 
-def _lag(project: "Project") -> "LagWatch":
-    """The lake role is one, so it tells for all how far the readers of the logs are behind."""
+def _lag_watch(project: "Project") -> "LagWatch":
+    """Return the lag of all log readers, which the single lake role reports for all."""
     from tailorbird.features.figures import routed_log_offsets
     from tailorbird.stream.lag import LagMeter, LagWatch
 

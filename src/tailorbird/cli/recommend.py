@@ -1,4 +1,4 @@
-"""`tailorbird recommend`."""
+"""`tailorbird recommend`: answer a request from the shell."""
 
 import os
 import urllib.error
@@ -26,13 +26,11 @@ def recommend(
     explain: bool = False,
     json: Json = False,
 ) -> None:
-    """Ask for an answer from the shell: from the running server if there is one, else from this
-    process, without logging it.
+    """Request recommendations or a search from the shell, without logging the answer.
 
-    Of a log that ended more than two days ago this process answers as of its end, and says so; a
-    server goes by its own clock.
-
-    A server that asks for a key is given `TAILORBIRD_KEY`, or the first of `serve.read_keys`.
+    A running server answers if there is one, otherwise this process. For a log that ended more than
+    two days ago, this process answers as of its end and says so; a server follows its own clock. If
+    the server needs a key, it is `TAILORBIRD_KEY` or the first of `serve.read_keys`.
 
     Example:  tailorbird -C shop recommend --user u000001
 
@@ -41,19 +39,19 @@ def recommend(
     Parameters
     ----------
     user:
-        a user id; a stranger unless told
+        a user id; by default an unknown visitor
     slot:
-        the slot to fill; train.slot unless told
+        name of the slot; by default train.slot
     size:
-        how many items; the slot's own size unless told
+        number of items; by default the size of the slot
     query:
-        search for this instead of filling the slot
+        search for this text instead of filling the slot
     url:
-        ask this server
+        URL of the server to ask
     as_of:
-        answer in this process as if it were then: a time, `latest` for the end of the log, or `now`
+        answer in this process as of this time; `latest` is the end of the log, `now` is today
     explain:
-        also show the features behind the first items, and what they did to the value
+        also show the features of the first items and their effect on the value
     """
     from tailorbird.config import open_project
     from tailorbird.platform.answering import answer as answer_in_process
@@ -67,22 +65,22 @@ def recommend(
             "a server answers as of its own clock", where="--as-of", fix="leave --url out"
         )
     url = url or ("" if as_of else next(running_servers(project.paths.run), ""))
-    query_of = {"slot": slot, "user_id": user, "query": query, "size": size, "explain": explain}
+    options = {"slot": slot, "user_id": user, "query": query, "size": size, "explain": explain}
     if url:
-        body = request_body(project, **query_of)
+        body = request_body(project, **options)
         path = "/v1/search" if query else "/v1/recommend"
-        reply = _ask(url, path, body, project.settings.serve.read_keys)
-        slate = Slate(msgspec.convert(reply, Answer))
+        response = _post(url, path, body, project.settings.serve.read_keys)
+        slate = Slate(msgspec.convert(response, Answer))
         require_items(slate, url)
     else:
-        slate = answer_in_process(project, **query_of, as_of=as_of)
-        reply = msgspec.to_builtins(slate.response)
-    answer, told = reply, slate.note
+        slate = answer_in_process(project, **options, as_of=as_of)
+        response = msgspec.to_builtins(slate.response)
+    answer, note = response, slate.note
     if json:
         print_json(answer)
         return
-    if told:
-        console().print(told)
+    if note:
+        console().print(note)
     rows = [_row(item) for item in answer["items"]]
     print_table(
         "",
@@ -96,12 +94,12 @@ def recommend(
         f"{answer['request_id']}{degraded}"
     )
     if not query:
-        _print_why(project, answer, user)
+        _print_notes(project, answer, user)
     if explain:
         _print_explanations(answer)
 
 
-def _print_why(project: "Project", answer: dict, user: str) -> None:
+def _print_notes(project: "Project", answer: dict, user: str) -> None:
     from tailorbird.registry import Registry
     from tailorbird.serving.messages import Answer
     from tailorbird.serving.why import explain_answer
@@ -109,12 +107,12 @@ def _print_why(project: "Project", answer: dict, user: str) -> None:
     registry = Registry(project.paths.registry, clock=project.clock())
     baseline = registry.info(answer["model"]).baseline
     models = [info.version for info in registry.versions() if info.heads]
-    told = msgspec.convert(answer, Answer)
-    known = bool(user) and _is_known(project, user)
+    typed_answer = msgspec.convert(answer, Answer)
+    is_known = bool(user) and _has_events(project, user)
     for line in explain_answer(
-        told,
+        typed_answer,
         user=user,
-        has_history=known,
+        has_history=is_known,
         baseline=baseline,
         command=this_command(),
         refused=max(models, default=""),
@@ -122,14 +120,14 @@ def _print_why(project: "Project", answer: dict, user: str) -> None:
         console().print(f"  {line}")
 
 
-def _is_known(project: "Project", user: str) -> bool:
-    """Whether the lake holds an event of a user, or cannot say."""
+def _has_events(project: "Project", user: str) -> bool:
+    """Return whether the lake has an event of a user, or cannot tell."""
     from tailorbird.lake import Lake
 
     lake = Lake(project.paths.lake)
     if not lake.exists("events"):
         return True
-    pseudonyms = project.pseudonyms(note=False)
+    pseudonyms = project.pseudonyms(record_key=False)
     person = (user if pseudonyms is None else pseudonyms.user_id(user)).replace("'", "''")
     return bool(lake.sql(f"SELECT 1 FROM events WHERE user_id = '{person}' LIMIT 1").num_rows)
 
@@ -137,20 +135,20 @@ def _is_known(project: "Project", user: str) -> bool:
 def _print_explanations(answer: dict) -> None:
     for item in answer["items"][:3]:
         explanation = item.get("explanation") or {}
-        moved = explanation.get("contributions", {})
+        contributions = explanation.get("contributions", {})
         features = [
-            (name, value, moved.get(name, ""))
+            (name, value, contributions.get(name, ""))
             for name, value in explanation.get("features", {}).items()
         ]
-        made = [
+        computed = [
             (name, "", value)
-            for name, value in moved.items()
+            for name, value in contributions.items()
             if name not in explanation.get("features", {})
         ]
         print_table(
             f"\n{item['item_id']}",
             ["column", "read", "moves the value"],
-            [*features, *made],
+            [*features, *computed],
             right=["read", "moves the value"],
         )
 
@@ -167,7 +165,7 @@ def _row(item: dict) -> tuple[object, ...]:
     )
 
 
-def _ask(url: str, path: str, body: dict, keys: list[str]) -> dict:
+def _post(url: str, path: str, body: dict, keys: list[str]) -> dict:
     headers = {"content-type": "application/json"}
     key = os.environ.get("TAILORBIRD_KEY") or next(
         (key for key in keys if not key.startswith("sha256:")), ""
@@ -179,14 +177,14 @@ def _ask(url: str, path: str, body: dict, keys: list[str]) -> dict:
         with urllib.request.urlopen(request, timeout=30) as response:
             return msgspec.json.decode(response.read())
     except urllib.error.HTTPError as error:
-        raise _refusal(error, f"{url}{path}") from None
+        raise _to_usage_error(error, f"{url}{path}") from None
     except OSError as error:
         raise NotReadyError(
             f"no answer from {url}: {error}", fix="tailorbird up starts the server"
         ) from None
 
 
-def _refusal(error: urllib.error.HTTPError, where: str) -> UsageError:
+def _to_usage_error(error: urllib.error.HTTPError, where: str) -> UsageError:
     try:
         fault = msgspec.json.decode(error.read(), type=dict[str, str])
     except msgspec.MsgspecError:

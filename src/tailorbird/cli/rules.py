@@ -1,4 +1,4 @@
-"""`tailorbird rules report`."""
+"""`tailorbird rules report`: the cost of rules."""
 
 from html import escape
 from importlib.util import find_spec
@@ -17,12 +17,11 @@ _TITLES = ["wish", "changes", "costs a request", "95 %", "of the value"]
 
 
 def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
-    """Say what each rule, boost, pin, promotion, cap, quota and list of a slot costs in expected
-    value.
+    """Report what each rule, boost, pin, promotion, cap, quota and list of a slot costs in value.
 
-    Takes the newest logged requests of the slot and answers them again, with the champion and what
-    is known of people now: once with all that the slot asks for, and once without each. Logs
-    nothing. Also writes a page into data/reports.
+    The command answers the newest logged requests of the slot again, with the champion and the
+    present features: once with all rules, and once without each of them. It logs nothing, and also
+    writes a page into data/reports.
 
     Example:  tailorbird -C shop rules report home
 
@@ -31,9 +30,9 @@ def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
     Parameters
     ----------
     slot:
-        the slot; train.slot unless told
+        name of the slot; by default train.slot
     requests:
-        how many logged requests, the newest
+        number of logged requests to answer again, the newest first
     """
     from dataclasses import asdict
 
@@ -44,54 +43,57 @@ def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
     from tailorbird.serving.rule_costs import VariantComparer, costs
 
     project = open_project(applied=True)
-    chosen, clock = project.slot(slot), SystemClock()
-    weigher = VariantComparer(chosen, clock)
+    slot_declared, clock = project.slot(slot), SystemClock()
+    weigher = VariantComparer(slot_declared, clock)
     if not weigher.names:
         raise UsageError(
             "it asks for nothing beside its formula",
-            where=f"slot {chosen.name}",
+            where=f"slot {slot_declared.name}",
             fix="declare rules in slots.py",
         )
-    asked = _asked(Lake(project.paths.lake), chosen.name, requests)
-    parts = InProcessServer(project, clock, collector=None, seed=0, hide=False)
+    queries = _newest_queries(Lake(project.paths.lake), slot_declared.name, requests)
+    server = InProcessServer(project, clock, collector=None, seed=0, pseudonymise=False)
     weighed = []
     try:
         with progress_bars(quiet=json) as progress:
-            for number, query in enumerate(asked, 1):
-                told = parts.pipeline.compare_variants(query, weigher)
-                weighed += [told] if told is not None else []
-                progress("requests", number, len(asked))
+            for number, query in enumerate(queries, 1):
+                weights = server.pipeline.compare_variants(query, weigher)
+                weighed += [weights] if weights is not None else []
+                progress("requests", number, len(queries))
     finally:
-        parts.close()
+        server.close()
     if not weighed:
         raise NotReadyError(
             "no request could be answered by a model",
-            where=f"slot {chosen.name}",
+            where=f"slot {slot_declared.name}",
             fix="tailorbird train",
         )
-    found = costs(weighed)
+    rule_costs = costs(weighed)
     page = _page(
-        project.paths.reports / f"rules-{chosen.name}.html", chosen.name, found, len(weighed)
+        project.paths.reports / f"rules-{slot_declared.name}.html",
+        slot_declared.name,
+        rule_costs,
+        len(weighed),
     )
     if json:
         print_json(
             {
-                "slot": chosen.name,
+                "slot": slot_declared.name,
                 "requests": len(weighed),
-                "wishes": [asdict(cost) for cost in found],
+                "wishes": [asdict(cost) for cost in rule_costs],
             }
         )
         return
     print_table(
-        f"Slot {chosen.name}, {len(weighed):,} requests answered again",
+        f"Slot {slot_declared.name}, {len(weighed):,} requests answered again",
         _TITLES,
-        [_row(cost) for cost in found],
+        [_row(cost) for cost in rule_costs],
         right=_TITLES[1:],
     )
     out = console()
     out.print(
-        "The cost of a wish is the expected value of an answer without it, less that with "
-        "it; people are as they are known now."
+        "The cost of a wish is the expected value of an answer without it minus that with "
+        "it, with the present features of people."
     )
     if page is not None:
         out.print(f"Page: {page}")
@@ -107,8 +109,8 @@ def _row(cost: "Cost") -> list[str]:
     ]
 
 
-def _page(path: Path, slot: str, found: "list[Cost]", requests: int) -> Path | None:
-    """The page, where what draws pages is installed."""
+def _page(path: Path, slot: str, rule_costs: "list[Cost]", requests: int) -> Path | None:
+    """Write the page if matplotlib is installed."""
     if find_spec("matplotlib") is None:
         return None
     from tailorbird.training.page import render_table, write_page
@@ -123,22 +125,27 @@ def _page(path: Path, slot: str, found: "list[Cost]", requests: int) -> Path | N
     return write_page(
         path,
         f"Wishes of slot {slot}",
-        [text, render_table(_TITLES, [([escape(cell) for cell in _row(c)], False) for c in found])],
+        [
+            text,
+            render_table(
+                _TITLES, [([escape(cell) for cell in _row(cost)], False) for cost in rule_costs]
+            ),
+        ],
     )
 
 
-def _asked(lake, slot: str, most: int) -> list:
-    """The newest requests of a slot, as queries."""
+def _newest_queries(lake, slot: str, limit: int) -> list:
+    """Return the newest requests of a slot as queries."""
     import pyarrow.dataset as ds
 
     columns = ["ts", "user_id", "anonymous_id", "session_id", "device", "country", "items"]
-    wanted = (
+    condition = (
         (ds.field("type") == "answer")
         & (ds.field("slot") == slot)
         & ds.field("answer_query").is_null()
     )
     answers: pa.Table | None = (
-        lake.table("events", columns, wanted) if lake.exists("events") else None
+        lake.table("events", columns, condition) if lake.exists("events") else None
     )
     if answers is None or not len(answers):
         raise NotReadyError(
@@ -149,7 +156,7 @@ def _asked(lake, slot: str, most: int) -> list:
     from tailorbird.events import Context
     from tailorbird.serving.messages import SIZE_MAX, RecommendQuery
 
-    newest = answers.sort_by([("ts", "descending")]).slice(0, most).to_pylist()
+    rows = answers.sort_by([("ts", "descending")]).slice(0, limit).to_pylist()
     return [
         RecommendQuery(
             slot=slot,
@@ -159,5 +166,5 @@ def _asked(lake, slot: str, most: int) -> list:
             size=min(max(len(row["items"] or ()), 1), SIZE_MAX),
             context=Context(device=row["device"], country=row["country"]),
         )
-        for row in newest
+        for row in rows
     ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import HealthHost, HealthPort
-from tailorbird.cli.probes import probes
+from tailorbird.cli.probes import serve_probes
 from tailorbird.errors import UsageError
 from tailorbird.health import ProgressEvent
 from tailorbird.loops import PeriodicTask, exit_process
@@ -30,19 +30,20 @@ log = logging.getLogger(__name__)
 
 
 def serve(*, host: str | None = None, port: int | None = None, shop: bool = False) -> None:
-    """Answer over HTTP: events in, recommendations out. The address is printed last, and stands in
-    data/run/.
+    """Serve the HTTP API: events in, recommendations out.
+
+    The address is printed last, and is also stored in data/run/.
 
     Example:  tailorbird -C shop run serve --port 9000
 
     Parameters
     ----------
     host:
-        address to bind instead of serve.host; anything but this machine needs a key
+        address to bind instead of serve.host; any other than this machine's needs a key
     port:
-        port to bind instead of serve.port; 0 takes any
+        port to bind instead of serve.port; 0 takes any free port
     shop:
-        also show the demo shop at /shop
+        also serve the demo shop at /shop
     """
     from tailorbird.cli.serve_options import serve_options
     from tailorbird.config import open_project
@@ -53,22 +54,23 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     from tailorbird.serving.logs import configure
     from tailorbird.serving.server import run
 
-    stop = _begin()
+    stop = _start_role()
     project = open_project(applied=True)
     apply_remote_erasures(project)
     settings = project.settings.serve
     configure(as_json=settings.log == "json")
     require_origins(settings.origins)
-    more: list[Callable[[Service], Sequence[BaseRoute]]] = []  # beside the API's own
+    # In addition to the routes of the API.
+    route_factories: list[Callable[[Service], Sequence[BaseRoute]]] = []
     slots = project.slots
     if settings.gorse_slot:
         from tailorbird.cli.check import require_gorse_slot
         from tailorbird.serving.gorse import gorse_routes, with_hidden_rule
 
         require_gorse_slot(project)
-        more.append(partial(gorse_routes, slot=settings.gorse_slot))
+        route_factories.append(partial(gorse_routes, slot=settings.gorse_slot))
         slots = with_hidden_rule(slots, settings.gorse_slot)
-    more.append(
+    route_factories.append(
         partial(
             home_routes,
             read_overview=partial(overview, project, shop=shop),
@@ -78,12 +80,11 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     if shop:
         from tailorbird.console.shop import shop_routes
 
-        slot = (
-            "front" if "front" in project.slots else project.slot().name
-        )  # the demo's page has a slot without an experiment
-        more.append(partial(shop_routes, slot=slot))
+        # The demo's page has a slot without an experiment.
+        slot = "front" if "front" in project.slots else project.slot().name
+        route_factories.append(partial(shop_routes, slot=slot))
     project.paths.stream.mkdir(parents=True, exist_ok=True)
-    asked = port is not None or any(
+    port_is_explicit = port is not None or any(
         origin.key == "serve.port" and origin.source.startswith("environment")
         for origin in project.origins
     )
@@ -92,17 +93,17 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         slots=slots,
         host=host or settings.host,
         port=settings.port if port is None else port,
-        is_port_explicit=asked,
-        routes=lambda service: [each for routes in more for each in routes(service)],
+        is_port_explicit=port_is_explicit,
+        routes=lambda service: [route for factory in route_factories for route in factory(service)],
     )
     run(options, stop=stop, log_clock=project.clock())
 
 
 def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
-    """Decide on every event once: contract, repeats, identity, profiles, attribution.
+    """Route every event once: validate, deduplicate, identify, enrich with profiles, attribute.
 
-    Where topics have several partitions, start as many of these as you like, on any machines: they
-    share the partitions out.
+    If topics have several partitions, start any number of routers on any machines: they share the
+    partitions.
 
     Example:  tailorbird -C shop run router
     """
@@ -113,7 +114,7 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
     from tailorbird.router import run_router
     from tailorbird.router.deciding import register_router
 
-    stop = _begin()
+    stop = _start_role()
     project = open_project(applied=True)
     apply_remote_erasures(project)
     project.paths.stream.mkdir(parents=True, exist_ok=True)
@@ -127,7 +128,7 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
         session_s = parse_duration(project.settings.stream.session) / SECOND
         with (
             register_router(project.paths.run, plan),
-            probes("router", project, stop, host=health_host, port=health_port),
+            serve_probes("router", project, stop, host=health_host, port=health_port),
         ):
             run_member(
                 project.stream,
@@ -141,7 +142,7 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
         return
     with (
         register_router(project.paths.run, plan),
-        probes("router", project, stop, host=health_host, port=health_port),
+        serve_probes("router", project, stop, host=health_host, port=health_port),
     ):
         run_router(
             project.stream,
@@ -161,31 +162,28 @@ def worker(
     health_port: HealthPort = 0,
     health_host: HealthHost = "127.0.0.1",
 ) -> None:
-    """Keep the state of every feature up to date with the routed log.
+    """Keep the feature state up to date with the routed log.
 
-    When a schema is new, its state is built: from the lake, as far as the log was pruned, then from
-    the log. The worker of the old one runs beside it, and answers are read from that, until a model
-    of the new one is promoted. `up` starts one for each.
-
-    Where features.workers is more than 1, as many share the entities of a schema, each with a part
-    of its own: start one for each.
+    The state of a new schema is built from the lake, as far as the log was pruned, and then from
+    the log. The worker of the old schema runs next to it and serves answers until a model of the
+    new schema is promoted. `up` starts one worker for each. If features.workers is more than 1,
+    start one worker for each part of the entities.
 
     Example:  tailorbird -C shop run worker --part 0
 
     Parameters
     ----------
     schema:
-        of which schema, as `tailorbird features plan` names it; the applied one unless told
-            otherwise
+        hash of the schema, as `tailorbird features plan` shows it; by default the applied one
     part:
-        which part of the entities, from 0, where several workers share them
+        number of the part of the entities, from 0, if there are several workers
     """
     from tailorbird.config.schemas import worker_log
     from tailorbird.features.keypart import KeyPart
     from tailorbird.features.worker import FeatureWorker
 
-    stop = _begin()
-    project, features = _schema(schema)
+    stop = _start_role()
+    project, features = _open_schema(schema)
     if part is None and project.workers > 1:
         last = project.workers - 1
         raise UsageError(
@@ -193,27 +191,27 @@ def worker(
             where="--part",
             fix=f"say which this one is: --part 0 to {last}",
         )
-    mine = KeyPart(part or 0, project.workers)
+    key_part = KeyPart(part or 0, project.workers)
     paths, settings = project.paths, project.settings
     entities_max, copies = settings.features.entities_max, project.copy_target()
-    routed = worker_log(project, features, mine)
+    log_address = worker_log(project, features, key_part)
     with (
-        probes(
+        serve_probes(
             "worker",
             project,
             stop,
             host=health_host,
             port=health_port,
-            more=partial(_figures, project),
+            extra_collectors=partial(_worker_collectors, project),
         ),
         FeatureWorker(
-            routed,
+            log_address,
             paths.state,
             features,
             clock=project.clock(),
             copies=copies,
             entities_max=entities_max,
-            part=mine,
+            part=key_part,
         ) as worker,
     ):
         from_lake = False
@@ -224,9 +222,8 @@ def worker(
 
                 from_lake = True
                 reader = Lake(project.paths.lake)
-                if not is_lake_ahead(
-                    worker, reader
-                ):  # events lack an attribute, and are about to be in the lake
+                # Events lack an attribute and will soon be in the lake.
+                if not is_lake_ahead(worker, reader):
                     stop.wait(LAKE_POLL_S)
                     continue
                 build_from_lake(worker, reader, stop)
@@ -238,27 +235,25 @@ def worker(
 def shuffle(
     *, schema: str = "", health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
 ) -> None:
-    """Write for each of several workers a log of the routed events that concern its part of the
-    entities.
+    """Write a log per worker with the routed events of its part of the entities.
 
-    Of use with Kafka, where features.workers is more than 1: the routed log is then read once for
-    all of them. One a schema; `up` starts it. A second one takes over, and the first is told so and
-    ends.
+    It is useful with Kafka and features.workers above 1, since the routed log is then read once for
+    all workers. Each schema needs one shuffle; `up` starts it. A second one takes over, and the
+    first ends.
 
     Example:  tailorbird -C shop run shuffle
 
     Parameters
     ----------
     schema:
-        of which schema, as `tailorbird features plan` names it; the applied one unless told
-            otherwise
+        hash of the schema, as `tailorbird features plan` shows it; by default the applied one
     """
     from tailorbird.config.schemas import required_offsets, shuffled_logs
     from tailorbird.features.shuffle import Shuffle
     from tailorbird.stream import read_released
 
-    stop = _begin()
-    project, features = _schema(schema)
+    stop = _start_role()
+    project, features = _open_schema(schema)
     logs = shuffled_logs(project, features)
     if not logs:
         if project.workers == 1:
@@ -274,7 +269,7 @@ def shuffle(
         )
     first = read_released(project.paths.lake).routed_position()
     with (
-        probes("shuffle", project, stop, host=health_host, port=health_port),
+        serve_probes("shuffle", project, stop, host=health_host, port=health_port),
         Shuffle(project.routed, logs, features, first=first) as role,
     ):
         role.run(
@@ -285,9 +280,10 @@ def shuffle(
         )
 
 
-def _schema(schema: str) -> "tuple[Project, FeatureSet]":
-    """The project and the declarations of a schema; without its hash, of the applied one, once
-    features.py is applied.
+def _open_schema(schema: str) -> "tuple[Project, FeatureSet]":
+    """Return the project with the features of a schema.
+
+    Without a hash it is the applied schema, after features.py was applied.
     """
     from tailorbird.config import open_project
     from tailorbird.config.erasures import apply_remote_erasures
@@ -298,19 +294,19 @@ def _schema(schema: str) -> "tuple[Project, FeatureSet]":
         project = open_project(applied=True)
         apply_remote_erasures(project)
         return project, find_schema(project, schema)
-    settled = apply_declared(open_project(), SystemClock())
-    apply_remote_erasures(settled.project)
-    if settled.notice:
-        log.warning("%s", settled.notice)
-    return settled.project, settled.project.features
+    decision = apply_declared(open_project(), SystemClock())
+    apply_remote_erasures(decision.project)
+    if decision.notice:
+        log.warning("%s", decision.notice)
+    return decision.project, decision.project.features
 
 
 def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
-    """Score people as their events arrive, by what scores.py declares, into a log of its own:
-    scores tail, GET /v1/scores.
+    """Score people as their events arrive, as scores.py declares, into a log of scores.
 
-    Reads features as a server does: from the state of this machine, or where `store.url` is set
-    what the worker copied there. `up` starts it in a project that has a scores.py.
+    Read the log with `scores tail` or `GET /v1/scores`. Features are read as by a server: from the
+    state of this machine, or from the Valkey of `store.url`. `up` starts this role if the project
+    has a scores.py.
 
     Example:  tailorbird -C shop run score
     """
@@ -323,7 +319,7 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
     from tailorbird.serving.score_log import scores_address
     from tailorbird.serving.scoring import ScoreRole
 
-    stop = _begin()
+    stop = _start_role()
     project = open_project(applied=True)
     apply_remote_erasures(project)
     if not project.scores:
@@ -335,7 +331,7 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
     clock, keep = project.clock(), parse_duration(project.settings.score.keep)
     project.paths.state.mkdir(parents=True, exist_ok=True)
 
-    def tell(position: int) -> None:
+    def record_position(position: int) -> None:
         write_score_figures(
             project.paths.state, Figures(schema_hash="", at=clock.now(), offset=position)
         )
@@ -346,11 +342,18 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
             project.routed, scores_address(project.stream), declared, models, clock, keep_us=keep
         ) as role:
 
-            def more() -> "list[Collector]":
+            def collectors() -> "list[Collector]":
                 return [ScoresCollector(lambda: role.figures)]
 
-            with probes("score", project, stop, host=health_host, port=health_port, more=more):
-                role.run(stop, report=tell)
+            with serve_probes(
+                "score",
+                project,
+                stop,
+                host=health_host,
+                port=health_port,
+                extra_collectors=collectors,
+            ):
+                role.run(stop, report=record_position)
     finally:
         models.close()
 
@@ -358,45 +361,42 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
 def candidates(
     *, contract: str = "", health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
 ) -> None:
-    """Keep the tables of candidate sources up with the routed log: what is popular, what goes with
-    what, what is new.
+    """Keep the tables of candidate sources up to date with the routed log.
 
-    Servers read them at the request's time, so a click counts in `trending` within a second. Where
-    slots or bundles ask for other sources, their tables are built from the lake, beside the current
-    ones.
+    Servers read them for each request, so a click counts in `trending` within a second. If slots or
+    bundles need other sources, their tables are built from the lake next to the current ones.
 
     Example:  tailorbird -C shop run candidates
 
     Parameters
     ----------
     contract:
-        which tables, by the hash of their contract; those that slots and bundles ask for unless
-            told otherwise
+        hash of the contract of the tables; by default that of slots and bundles
     """
     from tailorbird.candidates.role import CandidatesRole
     from tailorbird.config import open_project
-    from tailorbird.config.candidates import kept_contracts
+    from tailorbird.config.candidates import maintained_contracts
     from tailorbird.config.erasures import apply_remote_erasures
 
-    stop = _begin()
+    stop = _start_role()
     project = open_project(applied=True)
     apply_remote_erasures(project)
-    known = {each.hash: each for each in kept_contracts(project)}
-    if contract and contract not in known:
+    contracts = {contract.hash: contract for contract in maintained_contracts(project)}
+    if contract and contract not in contracts:
         raise UsageError(
             f"no slot and no bundle asks for the tables {contract}",
             where="--contract",
-            fix=f"use {' or '.join(known)}",
+            fix=f"use {' or '.join(contracts)}",
         )
-    chosen = known[contract] if contract else list(known.values())[-1]
+    selected = contracts[contract] if contract else list(contracts.values())[-1]
     project.paths.candidates.mkdir(parents=True, exist_ok=True)
     from_lake = False
     with (
-        probes("candidates", project, stop, host=health_host, port=health_port),
+        serve_probes("candidates", project, stop, host=health_host, port=health_port),
         CandidatesRole(
             project.routed,
             project.paths.candidates,
-            chosen,
+            selected,
             clock=project.clock(),
             copies=project.copy_target(),
         ) as role,
@@ -407,9 +407,8 @@ def candidates(
                 from tailorbird.lake import Lake
 
                 from_lake, tables = True, Lake(project.paths.lake)
-                if not lake_is_ahead(
-                    role, tables
-                ):  # topics were begun anew, and the lake is not past what was lost
+                # The topics were recreated, and the lake is not past the lost rows.
+                if not lake_is_ahead(role, tables):
                     stop.wait(LAKE_POLL_S)
                     continue
                 build_from_lake(role, tables, stop)
@@ -419,11 +418,10 @@ def candidates(
 
 
 def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
-    """Archive what came in and load it into the tables; between two loads put small files together,
-    and delete old ones.
+    """Archive events and load them into the lake's tables; compact and delete files between loads.
 
-    Once a minute it holds a few served features against the tables, and once a day is over it
-    checks that day, as `checks run` does.
+    Once a minute it compares some served features with the tables. After each day it checks that
+    day, as `checks run` does.
 
     Example:  tailorbird -C shop run lake
     """
@@ -434,7 +432,7 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
     from tailorbird.features import watch
     from tailorbird.lake import run
 
-    stop = _begin()
+    stop = _start_role()
     project = open_project(applied=True)
     apply_remote_erasures(project)
     settings = project.settings.lake
@@ -443,7 +441,7 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
         settings.commit_rows,
         parse_duration(settings.history),
     )
-    compared = (
+    parity_arguments = (
         partial(champion_features, project),
         project.paths.lake,
         project.paths.state,
@@ -451,9 +449,11 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
         project.clock(),
         stop,
     )
-    loops = [
+    tasks = [
         PeriodicTask(
-            "features", partial(watch.run, *compared, workers=project.workers), interval_s=60.0
+            "features",
+            partial(watch.run, *parity_arguments, workers=project.workers),
+            interval_s=60.0,
         ),
         PeriodicTask("checks", partial(_check_days, project, stop), interval_s=60.0),
     ]
@@ -461,7 +461,7 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
         from tailorbird.config.schemas import releasable_offset
         from tailorbird.router.retention import EVERY_S, Retention
 
-        loops.append(
+        tasks.append(
             PeriodicTask(
                 "retention",
                 Retention(project.stream, partial(releasable_offset, project)).tick,
@@ -469,9 +469,9 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
                 run_at_start=False,
             )
         )
-    for loop in loops:
-        loop.start()
-    with probes("lake", project, stop, host=health_host, port=health_port, loops=loops):
+    for task in tasks:
+        task.start()
+    with serve_probes("lake", project, stop, host=health_host, port=health_port, tasks=tasks):
         run(
             project.stream,
             project.paths.lake,
@@ -485,7 +485,7 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
     exit_process(0)
 
 
-def _figures(project: "Project") -> "list[Collector]":
+def _worker_collectors(project: "Project") -> "list[Collector]":
     from tailorbird.features.figures import figures_by_schema
     from tailorbird.serving.collectors import WorkersCollector
 
@@ -493,8 +493,8 @@ def _figures(project: "Project") -> "list[Collector]":
 
 
 def _check_days(project: "Project", stop: threading.Event) -> None:
-    """Once a day is over: is its data whole, and as usual."""
-    from tailorbird.cli.checks import features_check, wanted
+    """Check the data of a day once it is over."""
+    from tailorbird.cli.checks import day_expectations, features_check
     from tailorbird.events import parse_duration
     from tailorbird.monitoring import daily
 
@@ -504,7 +504,7 @@ def _check_days(project: "Project", stop: threading.Event) -> None:
         paths.checks,
         project.clock(),
         stop,
-        expectations=wanted(project),
+        expectations=day_expectations(project),
         after_us=parse_duration(settings.after),
         target=settings.alert,
         extra_checks=partial(features_check, project),
@@ -512,26 +512,25 @@ def _check_days(project: "Project", stop: threading.Event) -> None:
 
 
 def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
-    """Watch the live figures and train anew when they fall; a new model goes live only through the
-    gate.
+    """Watch live metrics and retrain when they fall; the gate decides about promotion.
 
     Example:  tailorbird -C shop run trainer
     """
     from tailorbird.config import open_project
-    from tailorbird.platform.trainer import watch
+    from tailorbird.platform.trainer import run_trainer
 
-    stop = _begin()
+    stop = _start_role()
     project = open_project(applied=True)
-    with probes("trainer", project, stop, host=health_host, port=health_port):
-        watch(project, project.clock(), stop)
+    with serve_probes("trainer", project, stop, host=health_host, port=health_port):
+        run_trainer(project, project.clock(), stop)
 
 
-def _begin() -> ProgressEvent:
-    """What every role does first: die with the supervisor, log to stderr, stop on SIGTERM."""
+def _start_role() -> ProgressEvent:
+    """Prepare a role: end with the supervisor, log to stderr, and stop on SIGTERM."""
     die_with_parent()
     logging.basicConfig(
         level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     stop = ProgressEvent()
-    stop.on_signals(signal.SIGTERM, signal.SIGINT)
+    stop.set_on_signals(signal.SIGTERM, signal.SIGINT)
     return stop

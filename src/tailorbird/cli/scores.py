@@ -1,4 +1,4 @@
-"""`tailorbird scores tail`."""
+"""`tailorbird scores tail`: print scores as they are appended."""
 
 import sys
 import time
@@ -7,11 +7,10 @@ from tailorbird.cli.output import console
 
 
 def tail(*, start: int = 0, follow: bool = False) -> None:
-    """Print the scores that the score role appended, one JSON object a line, from the oldest that
-    is kept or a position.
+    """Print the scores of the score role, one JSON object per line.
 
-    The position to go on from next time is told at the end, on the other output. Servers give the
-    same: `GET /v1/scores?start=N`.
+    At the end the command prints to stderr the position to continue from. Servers return the same
+    lines: `GET /v1/scores?start=N`.
 
     Example:  tailorbird -C shop scores tail
 
@@ -20,9 +19,9 @@ def tail(*, start: int = 0, follow: bool = False) -> None:
     Parameters
     ----------
     start:
-        the position, as the last reading told it
+        position to start from, as printed at the end of the last call
     follow:
-        wait for more, until Ctrl-C
+        wait for more scores, until Ctrl-C
     """
     import msgspec
 
@@ -31,13 +30,13 @@ def tail(*, start: int = 0, follow: bool = False) -> None:
     from tailorbird.serving.score_log import ScoreFeed, not_scored_error, scores_address
 
     feed = ScoreFeed(scores_address(open_project(applied=True).stream))
-    at = start
+    position = start
     try:
         while True:
-            for found in feed.iterate_from(at):
-                for score in found.scores:
+            for page in feed.iterate_from(position):
+                for score in page.scores:
                     sys.stdout.write(msgspec.json.encode(score).decode() + "\n")
-                at = found.next
+                position = page.next
             sys.stdout.flush()
             if not follow:
                 break
@@ -48,4 +47,4 @@ def tail(*, start: int = 0, follow: bool = False) -> None:
         pass
     finally:
         feed.close()
-    console(stderr=True).print(f"go on from:  --start {at}")
+    console(stderr=True).print(f"continue with:  --start {position}")

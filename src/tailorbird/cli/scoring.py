@@ -1,4 +1,4 @@
-"""The parts of `tailorbird run score`: the project's models, as the score role asks them."""
+"""The models of the score role of `tailorbird run score`."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 
 class Models:
-    """The champions of a project, over the features that a server would read; they are swapped as
-    in a server.
-    """
+    """The champions of a project with the features that a server reads."""
 
     def __init__(self, project: "Project", clock: "Clock") -> None:
         from tailorbird.platform.inprocess import InProcessServer
@@ -25,46 +23,45 @@ class Models:
         from tailorbird.serving.metrics import Metrics
         from tailorbird.store.valkey import WRITE_TIMEOUT_S
 
-        copies = project.copy_target()
-        # Nobody waits for a score, and what was not scored is not scored later. Ids of the routed
-        # log are hidden already.
-        copies = None if copies is None else replace(copies, read_timeout_s=WRITE_TIMEOUT_S)
-        self._parts = InProcessServer(
+        target = project.copy_target()
+        # Late scores are not computed at all, so a long timeout does no harm. Ids in the routed log
+        # are pseudonyms already.
+        target = None if target is None else replace(target, read_timeout_s=WRITE_TIMEOUT_S)
+        self._server = InProcessServer(
             project,
             clock,
             collector=None,
             seed=None,
-            hide=False,
-            copies=copies,
+            pseudonymise=False,
+            copies=target,
             probe=probe_in_child,
         )
         slots = {
             score.slot: replace(project.slots[score.slot], explore=None, experiment=None)
-            for score in _of(project, NextBest)
+            for score in _scores_of_kind(project, NextBest)
         }
-        self._pipeline = self._parts.pipeline_for(slots, None) if slots else None
-        self._names = sorted({score.model for score in _of(project, ChurnScore)})
+        self._pipeline = self._server.pipeline_for(slots, None) if slots else None
+        self._names = sorted({score.model for score in _scores_of_kind(project, ChurnScore)})
         registries = {name: project.paths.churn(name) for name in self._names}
         self._churn = ChurnModels(
-            registries, self._parts.schemas, clock, Metrics(), probe=probe_in_child
+            registries, self._server.schemas, clock, Metrics(), probe=probe_in_child
         )
         self._churn.start()
 
     def refresh(self) -> None:
-        self._parts.refresh()
+        self._server.refresh()
 
     def reached(self) -> int:
-        reached = []
-        for features in self._read():
-            with self._parts.schemas.access_for(features) as reading:
+        positions = []
+        for features in self._read_features():
+            with self._server.schemas.access_for(features) as reading:
                 reader = reading.reader
                 try:
-                    reached.append(reader.position() if reader is not None else 0)  # type: ignore[attr-defined]
+                    positions.append(reader.position() if reader is not None else 0)  # type: ignore[attr-defined]
                 except NotReadyError:
                     return 0
-        return min(
-            reached, default=1 << 62
-        )  # without a model nothing is scored, and there is nothing to wait for
+        # Without a model nothing is scored, so there is nothing to wait for.
+        return min(positions, default=1 << 62)
 
     def next_best(self, query: "RecommendQuery") -> "Answer":
         assert self._pipeline is not None
@@ -78,11 +75,11 @@ class Models:
 
     def close(self) -> None:
         self._churn.stop()
-        self._parts.close()
+        self._server.close()
 
-    def _read(self) -> "list[FeatureSet]":
-        """The features that scores are made of now."""
-        bundle = self._parts.bundles.current() if self._pipeline is not None else None
+    def _read_features(self) -> "list[FeatureSet]":
+        """Return the feature sets that scores are computed from."""
+        bundle = self._server.bundles.current() if self._pipeline is not None else None
         found = [] if bundle is None or bundle.features is None else [bundle.features]
         return [
             *found,
@@ -94,5 +91,5 @@ class Models:
         ]
 
 
-def _of(project: "Project", kind: type) -> list:
+def _scores_of_kind(project: "Project", kind: type) -> list:
     return [score for score in project.scores.values() if isinstance(score, kind)]

@@ -1,4 +1,4 @@
-"""What a project says of serving, as the server takes it."""
+"""The serving options of a project's settings."""
 
 from dataclasses import replace
 from functools import partial
@@ -15,13 +15,13 @@ from tailorbird.store.valkey import CopyTarget
 
 
 def serve_options(project: Project) -> ServeOptions:
-    """All but what a command line adds: the port it names, and routes beside the API's own."""
+    """Return the server options without those of the command line: port and additional routes."""
     settings, paths = project.settings.serve, project.paths
     return ServeOptions(
         stream=project.stream,
         routed=project.routed,
         state=paths.state,
-        copies=_hedged(project),
+        copies=_copy_target(project),
         stale_us=parse_duration(project.settings.store.stale_after),
         wait_s=settings.wait_ms / 1e3,
         budgets=replace(
@@ -70,7 +70,7 @@ def serve_options(project: Project) -> ServeOptions:
     )
 
 
-def _hedged(project: Project) -> CopyTarget | None:
-    """Where to read copies, with what asks a second time; None where there are no copies."""
-    copies, share = project.copy_target(), project.settings.store.hedge
-    return copies if copies is None or not share else replace(copies, hedge=Hedge(share))
+def _copy_target(project: Project) -> CopyTarget | None:
+    """Return where to read copies, with hedged reads if enabled; None without copies."""
+    target, share = project.copy_target(), project.settings.store.hedge
+    return target if target is None or not share else replace(target, hedge=Hedge(share))

@@ -1,4 +1,4 @@
-"""`tailorbird simulate`."""
+"""`tailorbird simulate`: write the history of a synthetic shop."""
 
 import shlex
 from datetime import UTC, datetime
@@ -18,28 +18,28 @@ def simulate(
     dirt: bool = True,
     json: Json = False,
 ) -> None:
-    """Write the history of a synthetic shop, up to last midnight (UTC), as JSON lines that `import
-    tailorbird` reads.
+    """Write the history of a synthetic shop up to last midnight (UTC), for `import tailorbird`.
 
-    Users with tastes, items with text, prices and freshness; sessions, searches, purchases; and, to
-    be survived, repeats, late and malformed events, skewed clocks and a bot.
+    The history has users with tastes, items with text, prices and freshness, sessions, searches and
+    purchases. It also has faults for robustness tests: repeats, late and malformed events, skewed
+    clocks and a bot.
 
     Example:  tailorbird simulate --days 14 --out history.jsonl
 
     Parameters
     ----------
     out:
-        the file to write; must not exist
+        the file to write; it must not exist
     days:
-        how many days
+        number of days
     users:
-        how many users there are at the start
+        number of users at the start
     items:
-        how many items there are at the start
+        number of items at the start
     seed:
-        the same seed gives the same history for the same day
+        random seed; the same seed gives the same history for the same day
     dirt:
-        also emit what has to be survived
+        also write faulty events
     """
     from tailorbird.events import DAY, SystemClock
     from tailorbird.simulator import Dirt, Site

@@ -1,4 +1,4 @@
-"""`tailorbird sql`."""
+"""`tailorbird sql`: query the lake."""
 
 import csv as csv_module
 import re
@@ -9,7 +9,7 @@ import msgspec
 
 from tailorbird.cli.output import Json, print_json, print_table
 
-# What a spreadsheet runs (OWASP, CSV injection), but for a lone number.
+# Text that a spreadsheet would run as a formula (OWASP, CSV injection), except a plain number.
 _FORMULA = re.compile(r"[=+\-@\t\r](?![0-9.,]*([eE][+-]?[0-9]+)?\Z)|[=@\t\r]")
 
 
@@ -23,32 +23,34 @@ def sql(
     timeout: str = "5m",
     memory: str = "4GB",
 ) -> None:
-    """Ask the lake in SQL. Tables: events, answers, users, items, quarantine, duplicates, commits.
+    """Query the lake in SQL.
 
-    Example:  tailorbird sql "SELECT type, count(*) AS events FROM events GROUP BY type ORDER BY events DESC"
+    Tables: events, answers, users, items, quarantine, duplicates, commits.
+
+    Example:  tailorbird sql "SELECT type, count(*) AS events FROM events GROUP BY type"
 
     Example:  tailorbird sql "SELECT * FROM quarantine" --csv > refused.csv
 
     Parameters
     ----------
     query:
-        one SELECT; nothing can be changed by it
+        one SELECT; it cannot change anything
     rows:
-        how many rows to print at most; --json and --csv print all
+        maximum number of rows to print; --json and --csv print all
     csv:
         print comma-separated values; a text that a spreadsheet would take for a formula (=, +, -,
-            @) begins with '
+        @) gets a leading '
     as_is:
-        with --csv, for programs: such texts as they are
+        with --csv, do not escape formulas, for programs
     timeout:
-        after which time to give up; Ctrl-C does so at once
+        time limit of the query; Ctrl-C ends it at once
     memory:
-        how much the query may take before it is given up
+        memory limit of the query
     """
-    from tailorbird.cli.limits import go_on_within, size_of
+    from tailorbird.cli.limits import continue_in_child, parse_size
     from tailorbird.events import SECOND, parse_duration
 
-    go_on_within(parse_duration(timeout) / SECOND, size_of(memory))
+    continue_in_child(parse_duration(timeout) / SECOND, parse_size(memory))
     from tailorbird.config import open_project
     from tailorbird.lake import Lake
 
@@ -57,7 +59,7 @@ def sql(
         print_json({"columns": table.column_names, "rows": table.to_pylist()})
     elif csv:
         writer = csv_module.writer(sys.stdout, lineterminator="\n")
-        cell = _cell if as_is else _guarded
+        cell = _to_cell if as_is else _to_safe_cell
         writer.writerow([cell(name) for name in table.column_names])
         for batch in table.to_batches():
             writer.writerows([cell(value) for value in row.values()] for row in batch.to_pylist())
@@ -68,8 +70,8 @@ def sql(
             print(f"… {table.num_rows - rows:,} more rows (--rows {table.num_rows})")
 
 
-def _cell(value: object) -> object:
-    """A value as a spreadsheet takes it: times as text, lists as JSON."""
+def _to_cell(value: object) -> object:
+    """Return a value for a CSV cell: times as text, lists as JSON."""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, bytes):
@@ -77,7 +79,7 @@ def _cell(value: object) -> object:
     return msgspec.json.encode(value).decode() if isinstance(value, list | dict) else value
 
 
-def _guarded(value: object) -> object:
-    """Likewise, so that nothing that somebody sent is run by it."""
-    cell = _cell(value)
+def _to_safe_cell(value: object) -> object:
+    """Return a value for a CSV cell that a spreadsheet does not run as a formula."""
+    cell = _to_cell(value)
     return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell

@@ -1,4 +1,4 @@
-"""`tailorbird train`."""
+"""`tailorbird train`: train a model."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from tailorbird.training.judge import Evaluation
     from tailorbird.training.settings import TrainReport
 
-# As platform.training has them, which takes half a second to load.
+# Repeated from `platform.training`, which takes half a second to import.
 Rows = Literal["auto", "answers", "clicks"]
 Position = Literal["column", "weights", "none"]
 Retrieval = Literal["", "auto", "tables", "sequence"]
-REQUESTS = 25_000
+DEFAULT_REQUESTS = 25_000
 Architecture = Literal["gbdt", "mlp", "dcn", "shared", "mmoe", "auto"]
 
 
@@ -30,7 +30,7 @@ def train(
     window: str = "",
     quick: bool = False,
     budget: str = "",
-    requests: int = REQUESTS,
+    requests: int = DEFAULT_REQUESTS,
     promote: bool = True,
     rows: Rows = "auto",
     architecture: Architecture | None = None,
@@ -45,15 +45,16 @@ def train(
     as_of: str = "",
     json: Json = False,
 ) -> None:
-    """Train a model for a slot, or of churn, on what the lake holds, judge it beside baselines, and
-    promote it if it passes the gate.
+    """Train a ranking or churn model, and promote it if it passes the gate.
 
-    A name that churn.py declares trains that churn model; any other is a slot's. A net that is
-    killed goes on where it was when the same command is given again within a day; its figures by
-    epoch are in data/training/logs, for TensorBoard, and in MLflow where that is installed and
-    MLFLOW_TRACKING_URI is set. Everything is split by time. A model goes live only if it beats the
-    incumbent and the best baseline outside the noise; a fresher one of the same recipe, if it is
-    not worse. Else it is kept, with the reason. Writes a report.
+    A name that churn.py declares trains that churn model; any other name is a slot. All data is
+    split by time. The model is promoted only if it beats the incumbent and the best baseline beyond
+    noise; a newer one of the same recipe is promoted if it is not worse. Otherwise it is stored
+    with the reason. A report is written in any case.
+
+    An interrupted training of a neural network continues when the same command runs again within a
+    day. Its metrics by epoch are in data/training/logs for TensorBoard, and in MLflow if that is
+    installed and MLFLOW_TRACKING_URI is set.
 
     Example:  tailorbird -C shop train
 
@@ -71,7 +72,7 @@ def train(
 
     Example:  tailorbird -C shop train --retrieval sequence
 
-    Example:  tailorbird -C shop train --architecture dcn --parameters '{"negative_share": 0.2, "patience": 1}'
+    Example:  tailorbird -C shop train --architecture dcn --parameters '{"negative_share": 0.2}'
 
     Example:  tailorbird -C shop train --architecture mmoe --processes 4
 
@@ -80,58 +81,55 @@ def train(
     Parameters
     ----------
     name:
-        a slot of slots.py, train.slot unless told otherwise, or a churn model of churn.py
+        a slot of slots.py, by default train.slot, or a churn model of churn.py
     window:
-        of a slot: how much of the past to learn from, train.window unless told otherwise
+        for slots: length of the past to learn from; by default train.window
     quick:
-        fewer rows and trees: a first model within seconds
+        use fewer rows and trees, for a first model within seconds
     budget:
-        of a slot: a time, such as 2m: as many requests and trees as fit into it on this machine,
-        decided beforehand and kept in the manifest. Below 8m no vectors are learned. Without one,
-        what ten minutes of two quiet cores allow
+        for slots: time limit, such as 2m; as many requests and trees as fit into it on this machine
+        are chosen in advance and stored in the manifest; below 8m no vectors are learned; by
+        default what two idle cores do in ten minutes
     requests:
-        of a slot: how many requests to learn from at most, drawn evenly over the window; 0 takes
-        all. As many as ten minutes of two cores and 8 GB of memory allow, unless told otherwise
+        for slots: maximum number of requests to learn from, drawn evenly over the window; 0 takes
+        all; the default fits into ten minutes on two cores and 8 GB of memory
     promote:
-        let it go live if it passes the gate
+        promote the model if it passes the gate
     rows:
-        of a slot: learn from logged answers, or from clicks and what the slot's sources gave before
-        them; auto: answers, where enough have a known outcome
+        for slots: learn from logged answers, or from clicks with the candidates that the slot's
+        sources gave before them; auto takes answers if enough of them have a known outcome
     architecture:
-        of a slot: boosted trees (gbdt); nets, which need the extra `deep` (mlp and dcn have a net
-        for each head, shared and mmoe one for all); or auto: a net only where the validation part
-        shows that it orders better than trees. Unless told otherwise what tuned.toml names, or gbdt
+        for slots: boosted trees (gbdt), or a neural network, which needs the extra `deep`: mlp and
+        dcn have a network per head, shared and mmoe one for all; auto takes a network only if it
+        orders the validation part better than trees; by default the one in tuned.toml, or gbdt
     retrieval:
-        of a slot: candidates from tables alone; a third of them from vectors of people and items
-        too (`sequence`), which need the extra `deep`; or auto: vectors where the validation part
-        shows that as many candidates then hold more of what people did next. Unless told otherwise
-        train.retrieval, and tables with --quick
+        for slots: candidates from tables alone, or a third of them from vectors of people and items
+        (`sequence`, needs the extra `deep`); auto takes vectors if as many candidates then contain
+        more of people's next actions in the validation part; by default train.retrieval, and tables
+        with --quick
     incremental:
-        of a net: go on from the weights of the last training, over what came since and as much
-        before it; ids that are new get a row of their embedding, and those that are gone lose
-        theirs
+        for neural networks: continue from the weights of the last training, over newer events and
+        as many older ones; new ids get an embedding row, and removed ids lose theirs
     parameters:
-        of a net: what differs from the architecture's own, as a JSON object; names are told where
-            one is wrong
+        for neural networks: overrides of the architecture's defaults, as a JSON object; an unknown
+        name prints the known ones
     processes:
-        of a net: how many processes of this machine share each batch, each on a GPU of its own
-        where there are any; the result is, to the bit, that of one process with as many `shards`
-        and `threads`
+        for neural networks: number of processes that share each batch, each on its own GPU if there
+        are any; the result is bit-identical to one process with as many `shards` and `threads`
     position:
-        of a slot: the place of a row as a column, where rows are all that was shown; by weights of
-        clicks learned from lists that were drawn at random; or not at all; see
+        for slots: use the position of a row as a column, if rows are complete lists; or weight
+        clicks, learned from lists that were drawn at random; or ignore it; see
         docs/how-to/imbalance.md
     leave_out:
-        columns that the model must not see, with commas between them, as `features rank` proposes
-            them
+        columns to exclude from the model, separated by commas, as `features rank` proposes them
     untuned:
-        of a slot: leave out of account what `tailorbird tune` chose
+        for slots: ignore the settings that `tailorbird tune` chose
     seed:
-        of all draws: with another one, and nothing else changed, the figures say what is chance
+        random seed; a different seed shows how much of the figures is chance
     as_of:
-        train as if it were this time, such as 2026-11-25, or `latest`: where the history in the
-        lake ended, with the labels up to there, or now while events come, as labels of the last
-        `events.lateness` may then still change
+        train as of this time, such as 2026-11-25, or `latest`: the end of the history in the lake
+        with its labels, or now while events arrive, since labels of the last `events.lateness` may
+        still change
     """
     from tailorbird.config import open_project
     from tailorbird.platform.training import TrainOptions
@@ -147,10 +145,10 @@ def train(
         architecture=architecture or "",
         retrieval=retrieval,
         incremental=incremental,
-        parameters=parameters_of(parameters),
+        parameters=parse_parameters(parameters),
         processes=processes,
         position=position,
-        leave_out=names_of(leave_out),
+        leave_out=split_names(leave_out),
         untuned=untuned,
         seed=seed,
     )
@@ -175,7 +173,7 @@ def train(
 
 
 def _print(report: "TrainReport") -> None:
-    """What came of a training, and what to do next."""
+    """Print the result of a training, and the next step."""
     print_results(
         report.evaluation.to_dict()["results"],
         "On the last part of the time, which nothing learned from",
@@ -198,31 +196,32 @@ def _print(report: "TrainReport") -> None:
     out.print(f"Report: {report.report}")
 
 
-def names_of(text: str) -> tuple[str, ...]:
-    """Return the names of an option that has commas between them."""
+def split_names(text: str) -> tuple[str, ...]:
+    """Return the names of a comma-separated option."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def print_long_tail(evaluation: "Evaluation") -> None:
-    """How well the items are ordered that are not the most popular ones: a model may win by showing
-    everybody the same.
+    """Print how well items other than the most popular ones are ordered.
+
+    A model can win by showing the same popular items to everyone.
     """
     best = evaluation.best_baseline
     count, figures = evaluation.slices.get("long-tail items", (0, {}))
     if not count:
         console().print("Long-tail items: nobody chose one in the test part")
         return
-    beside = f", {best} {figures[best]}" if best else ""
+    baseline_text = f", {best} {figures[best]}" if best else ""
     console().print(
         f"Long-tail items, {count:,} requests: {evaluation.model} "
-        f"{figures[evaluation.model]}{beside}"
+        f"{figures[evaluation.model]}{baseline_text}"
     )
 
 
 def print_cold_start(evaluation: "Evaluation") -> None:
-    """NDCG@10 by how much was known of the person, and of the item that was chosen."""
+    """Print NDCG@10 by the number of earlier events of the person, and of the chosen item."""
     best = evaluation.best_baseline
-    for of, steps in evaluation.cold.items():
+    for entity, steps in evaluation.cold.items():
         rows = [
             (
                 step.events,
@@ -233,11 +232,11 @@ def print_cold_start(evaluation: "Evaluation") -> None:
             for step in steps
         ]
         columns = ["events before", "requests", evaluation.model, best or "–"]
-        print_table(f"Cold start, by events of {of}", columns, rows, right=columns[1:])
+        print_table(f"Cold start, by events of {entity}", columns, rows, right=columns[1:])
 
 
-def parameters_of(text: str) -> dict[str, object] | None:
-    """Return what `--parameters` gives; None where it is not given."""
+def parse_parameters(text: str) -> dict[str, object] | None:
+    """Return the object of `--parameters`; None if it is not given."""
     import msgspec
 
     from tailorbird.errors import UsageError
@@ -252,9 +251,9 @@ def parameters_of(text: str) -> dict[str, object] | None:
 
 
 def print_results(results: dict[str, dict[str, float | None]], title: str) -> None:
-    """Figures of a model and its baselines, best first, with their 95 % intervals."""
+    """Print the figures of a model and its baselines, best first, with 95 % intervals."""
     columns = ["ndcg_10", "recall_10", "mrr", "auc", "candidate_recall", "coverage_10"]
-    known = [name for name in columns if any(name in figures for figures in results.values())]
+    available = [name for name in columns if any(name in figures for figures in results.values())]
 
     def cell(figures: dict[str, float | None], name: str) -> str:
         value, low, high = (
@@ -271,5 +270,5 @@ def print_results(results: dict[str, dict[str, float | None]], title: str) -> No
         )
 
     ranked = sorted(results.items(), key=lambda pair: -(pair[1].get("ndcg_10") or 0.0))
-    rows = [(name, *(cell(figures, column) for column in known)) for name, figures in ranked]
-    print_table(title, ["", *known], rows, right=known)
+    rows = [(name, *(cell(figures, column) for column in available)) for name, figures in ranked]
+    print_table(title, ["", *available], rows, right=available)

@@ -1,4 +1,4 @@
-"""`tailorbird tune`."""
+"""`tailorbird tune`: search for better settings."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from tailorbird.cli.output import (
     progress_bars,
     this_command,
 )
-from tailorbird.cli.train import Rows, names_of
+from tailorbird.cli.train import Rows, split_names
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -45,16 +45,15 @@ def tune(
     more: bool = False,
     json: Json = False,
 ) -> None:
-    """Look for better settings than the defaults, on several splits in time, and keep them for
-    `tailorbird train` if they are better.
+    """Search for better settings than the defaults on several splits in time.
 
-    Each trial learns from the past of a split and is judged by NDCG@10 on what follows; one that
-    does worse than others by then is given up. The best few are fitted again under several seeds,
-    and taken only if they gain more over the defaults than they vary. The first trial is the
-    defaults. The part that `train` judges on is never looked at.
+    Each trial learns from the past of a split and is evaluated by NDCG@10 on what follows. Trials
+    that fall behind are stopped early. The best few are fitted again under several seeds, and
+    chosen only if they gain more over the defaults than they vary. The first trial is the defaults.
+    The part that `train` evaluates on is never used.
 
-    What is chosen stands in tuned.toml; tune.toml, if there is one, says what is tried. A run that
-    was stopped or killed goes on with the same command. Writes a report.
+    The chosen settings are written to tuned.toml, which `train` reads. tune.toml, if there is one,
+    defines the search space. An interrupted run continues with the same command. Writes a report.
 
     Example:  tailorbird -C shop tune --trials 40
 
@@ -65,50 +64,52 @@ def tune(
     Parameters
     ----------
     slot:
-        train.slot unless told otherwise
+        name of the slot; by default train.slot
     trials:
-        of each architecture at most, from 1 on; 40 unless this or --time is given
+        maximum number of trials per architecture, at least 1; by default 40, or unlimited with
+        --time
     time:
-        that fits of each architecture may take, such as 10m; all get the same
+        time limit for the fits of each architecture, such as 10m
     sampler:
         tpe learns which settings do well together (multivariate TPE), random draws them evenly
     pruner:
-        which trials are given up: below the median at a split, all but the best half (halving), or
-            none
+        which trials to stop early: those below the median at a split, all but the best half
+        (halving), or none
     splits:
-        in time, each with a later origin; more of them are a harder test and take longer
+        number of splits in time, each with a later origin; more splits are a harder test and take
+        longer
     seeds:
-        under each of which the best few are fitted again on every split
+        number of seeds under which the best few are fitted again on every split
     finalists:
-        how many are fitted again, beside the defaults
+        number of trials to fit again, in addition to the defaults
     workers:
-        processes; with one, the same seed gives the same trials
+        number of processes; with one, the same seed gives the same trials
     architectures:
-        with commas between them; each gets the same budget
+        names of architectures, separated by commas; each gets the same budget
     space:
-        a file that says what is tried, tune.toml in the project's folder unless told otherwise
+        file with the search space; by default tune.toml in the project's folder
     window:
-        how much of the past to look at, train.window unless told otherwise
+        length of the past to learn from; by default train.window
     rows:
-        logged answers, or clicks with the candidates of that moment; auto: answers, where enough
-            have a known outcome
+        use logged answers, or clicks with the candidates of that time; auto takes answers if enough
+        of them have a known outcome
     leave_out:
-        columns that the model must not see, with commas between them
+        columns to exclude from the model, separated by commas
     quick:
-        fewer rows and trees: to see what comes of it within a minute
+        use fewer rows and trees, for a first result within a minute
     seed:
-        of all draws
+        random seed
     as_of:
-        tune as if it were this time, such as 2026-11-25, or `latest`: where the history in the lake
-            ended, or now while events come
+        tune as of this time, such as 2026-11-25, or `latest`: the end of the history in the lake,
+        or now while events arrive
     more:
-        go on with the last study, which came to its end, until it has so many trials
+        continue the last, completed study up to this number of trials
     """
     from tailorbird.config import open_project
-    from tailorbird.config.schemas import for_training
+    from tailorbird.config.schemas import resolve_for_training
     from tailorbird.errors import UsageError
     from tailorbird.events import SystemClock
-    from tailorbird.platform.training import base_settings, span_of
+    from tailorbird.platform.training import base_settings, parse_span
     from tailorbird.platform.training import tune as run_tune
     from tailorbird.training.tune.page import write_tuning
     from tailorbird.training.tune.run import TuneSettings
@@ -116,17 +117,17 @@ def tune(
     if trials is not None and trials < 1:
         fix = "tailorbird tune --trials 40, or --time 10m alone for as many as fit into it"
         raise UsageError(f"expected at least 1, got {trials}", where="--trials", fix=fix)
-    project = for_training(open_project(), SystemClock()).project
+    project = resolve_for_training(open_project(), SystemClock()).project
     settings = TuneSettings(
         train=replace(
             base_settings(
-                project, window=window, rows=rows, leave_out=names_of(leave_out), quick=quick
+                project, window=window, rows=rows, leave_out=split_names(leave_out), quick=quick
             ),
             seed=seed,
         ),
         names=tuple(name.strip() for name in architectures.split(",") if name.strip()),
         trials=trials or (0 if time else 40),
-        seconds=span_of(time, "--time") / 1e6 if time else 0.0,
+        seconds=parse_span(time, "--time") / 1e6 if time else 0.0,
         sampler=sampler,
         pruner=pruner,
         splits=splits,
@@ -141,23 +142,23 @@ def tune(
             slot,
             settings,
             space=space,
-            more=more,
+            resume=more,
             as_of=as_of,
             progress=progress,
             notify=print_note,
         )
-    told = _keep(project, report)
-    page = write_tuning(project.paths.reports, report, told)
+    next_steps = _keep(project, report)
+    page = write_tuning(project.paths.reports, report, next_steps)
     if json:
-        print_json({**report.to_dict(), "report": str(page), "next": told})
+        print_json({**report.to_dict(), "report": str(page), "next": next_steps})
         return
     _print(report)
-    for line in (*told, f"Report: {page}"):
+    for line in (*next_steps, f"Report: {page}"):
         console().print(line)
 
 
 def _keep(project: "Project", report: "TuneReport") -> list[str]:
-    """Write what was chosen where training takes it; what to do next, as lines."""
+    """Write the chosen settings where training reads them; return the next steps as lines."""
     from tailorbird.platform.training import keep_tuned
     from tailorbird.training.tune.tuned import FILE, read_tuned
 
@@ -182,14 +183,14 @@ def _print(report: "TuneReport") -> None:
     header = ["", "ndcg_10", "gain", "spread", "gain − spread", "seconds of a fit"]
     rows = [
         (
-            one.name,
-            float(one.quality.mean()),
-            f"{one.gain:+.4f}",
-            one.spread,
-            f"{one.score:+.4f}",
-            round(one.seconds, 2),
+            finalist.name,
+            float(finalist.quality.mean()),
+            f"{finalist.gain:+.4f}",
+            finalist.spread,
+            f"{finalist.score:+.4f}",
+            round(finalist.seconds, 2),
         )
-        for one in report.choice.finalists
+        for finalist in report.choice.finalists
     ]
     print_table(
         f"Slot {report.slot}: the last few, on every split under every seed",
@@ -199,21 +200,22 @@ def _print(report: "TuneReport") -> None:
     )
     out = console()
     for name, trials in report.trials.items():
-        pruned = sum(one.state == "pruned" for one in trials)
-        failed = sum(one.state == "failed" for one in trials)
-        spent = report.about["spent"][name]["seconds"]
+        pruned = sum(trial.state == "pruned" for trial in trials)
+        failed = sum(trial.state == "failed" for trial in trials)
+        spent_s = report.about["spent"][name]["seconds"]
         out.print(
             f"{name}: {len(trials)} trials, {pruned} given up early, {failed} failed, "
-            f"{spent:,.0f} s of fits"
+            f"{spent_s:,.0f} s of fits"
         )
     if report.about["untuned"]:
         out.print(f"Not tuned: {report.about['untuned']}")
     out.print(f"\n{report.choice.why}")
     if report.settings:
         out.print(
-            "  " + ", ".join(f"{name} {_shown(value)}" for name, value in report.settings.items())
+            "  "
+            + ", ".join(f"{name} {_format_value(value)}" for name, value in report.settings.items())
         )
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,9 +1,9 @@
-"""`tailorbird validate`."""
+"""`tailorbird validate`: backtest the training of a slot."""
 
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.cli.output import Json, console, print_json, print_note, print_table, progress_bars
-from tailorbird.cli.train import Architecture, Rows, names_of, parameters_of
+from tailorbird.cli.train import Architecture, Rows, parse_parameters, split_names
 
 if TYPE_CHECKING:
     from tailorbird.training.bootstrap import Interval
@@ -27,17 +27,18 @@ def validate(
     strict: bool = False,
     json: Json = False,
 ) -> None:
-    """Say whether the way a slot's model is trained is sound, and what it is worth, for whom, and
-    by what. Changes nothing.
+    """Backtest the training of a slot's model, and report its quality and its leaks.
 
-    At several origins in time the model that `train` would train, trees or a net, learns from the
-    past and is judged on what follows, beside the baselines. It looks for columns that know the
-    answer or the future, profiles without a time and a log that repeats itself; holds the model
-    against itself with less data, without each group of columns and for people it has not seen, and
-    a net against trees (paired tests, adjusted after Holm); and tells the figures of the long tail,
-    new items and new users, and how far the model is over-fitted. Writes a report.
+    Changes nothing. At several past cuts the model that `train` would train, trees or a neural
+    network, learns from the past and is evaluated on what follows, next to the baselines. The
+    command looks for columns that leak the label or the future, profiles without a time, and a log
+    that repeats itself. It compares the model with variants: less data, without each group of
+    columns, unseen people, and trees instead of a network (paired tests, adjusted after Holm). It
+    reports figures for the long tail, new items and new users, and the over-fitting. Writes a
+    report.
 
-    What `features rank` found earlier is taken up: its leaks are told, its subset is tried.
+    Earlier results of `features rank` are included: its leaks are reported, and its subset is
+    tried.
 
     Example:  tailorbird -C shop validate
 
@@ -48,34 +49,34 @@ def validate(
     Parameters
     ----------
     slot:
-        train.slot unless told otherwise
+        name of the slot; by default train.slot
     splits:
-        origins in time
+        number of past cuts
     variants:
-        try less data, fewer columns and unseen people too, and trees beside a net: a dozen fits or
-            more an origin, most of the time
+        also evaluate with less data, with fewer columns, on unseen people, and trees next to a
+        network; this adds a dozen or more fits per cut and takes most of the time
     window:
-        how much of the past to look at, train.window unless told otherwise
+        length of the past to learn from; by default train.window
     rows:
-        logged answers, or clicks with the candidates of that moment; auto: answers, where enough
-            have a known outcome
+        use logged answers, or clicks with the candidates of that time; auto takes answers if enough
+        of them have a known outcome
     architecture:
-        as for `train`: boosted trees (gbdt), a net (mlp, dcn, shared, mmoe), or auto: at each
-        origin a net only where what it watches shows that it orders better than trees. Unless told
-        otherwise what tuned.toml names, or gbdt
+        boosted trees (gbdt), a neural network (mlp, dcn, shared, mmoe), or auto: at each cut a
+        network only if it orders its validation part better than trees; by default the one in
+        tuned.toml, or gbdt
     parameters:
-        of a net, as for `train`: what differs from the architecture's own, as a JSON object
+        for neural networks: overrides of the architecture's defaults, as a JSON object
     leave_out:
-        columns that the model must not see, with commas between them
+        columns to exclude from the model, separated by commas
     untuned:
-        leave out of account what `tailorbird tune` chose
+        ignore the settings that `tailorbird tune` chose
     quick:
-        fewer rows and trees
+        use fewer rows and trees
     seed:
-        of all draws
+        random seed
     as_of:
-        validate as if it were this time, such as 2026-11-25, or `latest`: where the history in the
-            lake ended, or now while events come
+        validate as of this time, such as 2026-11-25, or `latest`: the end of the history in the
+        lake, or now while events arrive
     strict:
         end with status 1 if there is a leak
     """
@@ -89,8 +90,8 @@ def validate(
         quick=quick,
         rows=rows,
         architecture=architecture or "",
-        parameters=parameters_of(parameters),
-        leave_out=names_of(leave_out),
+        parameters=parse_parameters(parameters),
+        leave_out=split_names(leave_out),
         untuned=untuned,
         seed=seed,
     )
@@ -122,32 +123,38 @@ def _print(report: "ValidationReport") -> None:
     evaluation, out = report.evaluation, console()
     if report.substitution:
         out.print(f"{report.substitution}.\n")
-    best = best_baseline(report)
+    baseline = best_baseline(report)
     title = (
         f"Slot {report.slot}: NDCG@10 of {report.architecture} over "
         f"{len(report.about['splits'])} origins, {evaluation.requests:,} requests"
     )
     table = [
-        (name, count, _interval(figures[NAME]), _interval(figures[best]) if best else "")
+        (
+            name,
+            count,
+            _format_interval(figures[NAME]),
+            _format_interval(figures[baseline]) if baseline else "",
+        )
         for name, (count, figures) in {
             "all": (evaluation.requests, _primary(report)),
             **evaluation.slices,
         }.items()
     ]
-    print_table(title, ["", "requests", NAME, best], table, right=["requests", NAME, best])
+    print_table(title, ["", "requests", NAME, baseline], table, right=["requests", NAME, baseline])
     tests = [
-        (one.other, one.kind, _gained(one.gain), one.adjusted, one.verdict) for one in report.tests
+        (one.other, one.kind, _format_gain(one.gain), one.adjusted, one.verdict)
+        for one in report.tests
     ]
     header = ["against", "kind", "gain", "p, Holm", "verdict"]
     print_table("\nPaired tests on the same requests", header, tests, right=["gain", "p, Holm"])
-    gaps = [(one.origin, one.head, *one.auc, *one.log_loss) for one in report.gaps]
+    gaps = [(gap.origin, gap.head, *gap.auc, *gap.log_loss) for gap in report.gaps]
     names = [
         f"{figure} {part}" for figure in ("AUC", "loss") for part in ("train", "valid.", "test")
     ]
     print_table("\nOver-fit gap", ["origin", "head", *names], gaps, right=names)
     out.print("")
-    for one in report.findings:
-        out.print(f"{one.severity.upper()}  {one.subject}: {one.why}")
+    for finding in report.findings:
+        out.print(f"{finding.severity.upper()}  {finding.subject}: {finding.why}")
     if not report.leaks:
         out.print("No leak was found.")
     for note in report.notes:
@@ -160,7 +167,7 @@ def _primary(report: "ValidationReport") -> dict[str, Any]:
     return {name: figures[PRIMARY] for name, figures in report.evaluation.figures.items()}
 
 
-def _interval(figure: Any) -> str:
+def _format_interval(figure: Any) -> str:
     if figure.value != figure.value:
         return ""
     return f"{figure.value:.4f}" + (
@@ -168,7 +175,7 @@ def _interval(figure: Any) -> str:
     )
 
 
-def _gained(gain: "Interval") -> str:
+def _format_gain(gain: "Interval") -> str:
     return f"{gain.value:+.4f}" + (
         f" ({gain.low:+.4f} – {gain.high:+.4f})" if gain.has_bounds else ""
     )

@@ -1,6 +1,4 @@
-"""Settings and projects: what is configured, where each value came from, and the declarations,
-loaded.
-"""
+"""Settings with their sources, and projects with their loaded declarations."""
 
 from tailorbird.config.project import (
     FILE,

@@ -1,6 +1,4 @@
-"""Which candidate tables a project keeps: those that its slots name, and those that the bundles
-read that answer or may answer.
-"""
+"""The candidate tables that a project maintains: those that its slots or its live bundles read."""
 
 import logging
 from collections.abc import Iterable
@@ -9,7 +7,7 @@ from tailorbird.candidates.contract import Contract, contract_of
 from tailorbird.candidates.folder import current_contract
 from tailorbird.candidates.query import live_sources
 from tailorbird.config.project import Project
-from tailorbird.config.schemas import SERVED
+from tailorbird.config.schemas import SERVED_ALIASES
 from tailorbird.errors import TailorbirdError
 from tailorbird.events.clock import SystemClock
 from tailorbird.registry import Registry
@@ -17,8 +15,8 @@ from tailorbird.registry import Registry
 log = logging.getLogger(__name__)
 
 
-def shown_by(project: Project) -> str:
-    """Return which event says that an item was shown: impressions, unless no slot reports them."""
+def exposure_event(project: Project) -> str:
+    """Return the event that counts as exposure: impressions, unless no slot reports them."""
     return (
         "impression"
         if any(slot.denominator == "impression" for slot in project.slots.values())
@@ -26,34 +24,33 @@ def shown_by(project: Project) -> str:
     )
 
 
-def slots_contract(project: Project, further: Iterable[str] = ()) -> Contract:
-    """Return the contract of the sources that slots name, and of further ones."""
+def slots_contract(project: Project, extra_sources: Iterable[str] = ()) -> Contract:
+    """Return the contract of the sources that slots name, and of extra ones."""
     names = [name for slot in project.slots.values() for name in (*slot.sources, *slot.columns)]
-    return contract_of(live_sources([*names, *further]), shown=shown_by(project))
+    return contract_of(live_sources([*names, *extra_sources]), shown=exposure_event(project))
 
 
 def required_contract(project: Project) -> Contract:
-    """Return the contract that the candidates role has to keep up: of the slots, and of the bundles
-    that answer or may.
-    """
+    """Return the contract of all candidate tables that slots and live bundles need."""
     registry = Registry(project.paths.registry, clock=SystemClock())
     sources: list[str] = []
     try:
-        for version in filter(None, map(registry.aliases().version_named, SERVED)):
+        for version in filter(None, map(registry.aliases().version_named, SERVED_ALIASES)):
             sources += registry.info(version).sources
     except TailorbirdError as error:
-        log.warning("the candidate sources of a bundle are not known: %s", error)
+        log.warning("the candidate sources of a bundle are unknown: %s", error)
     return slots_contract(project, sources)
 
 
-def kept_contracts(project: Project) -> list[Contract]:
-    """Return the contracts to keep up now: the wanted one, and before it the current one as long as
-    the wanted one is being built.
+def maintained_contracts(project: Project) -> list[Contract]:
+    """Return the contracts to maintain now, the required one last.
+
+    The current contract stays in front of it while the tables of the required one are being built.
     """
-    wanted = required_contract(project)
+    required = required_contract(project)
     try:
         current = current_contract(project.paths.candidates)
     except TailorbirdError as error:
         log.warning("%s", error)
         current = None
-    return [wanted] if current is None or current == wanted else [current, wanted]
+    return [required] if current is None or current == required else [current, required]

@@ -1,18 +1,19 @@
-"""`contract.toml`: what a project's events must be beyond what Tailorbird asks of them. An optional
-file beside `tailorbird.toml`.
+"""Read `contract.toml`: additional requirements on a project's events.
 
-[purchase.price]                 a property of a type of event
-required = true
-type = "number"                  number, integer, text or boolean
-min = 0.01
-max = 10000
-[purchase.currency]
-one_of = ["EUR", "NOK"]
-[purchase.order_id]
-unique = true                    checked by `tailorbird checks run`, over a day
-[purchase]
-daily_min = 100                  likewise: events a day, at least
-fresh_within = "2h"              likewise: the newest is no older at the end of the day
+    [purchase.price]                 a property of an event type
+    required = true
+    type = "number"                  number, integer, text or boolean
+    min = 0.01
+    max = 10000
+    [purchase.currency]
+    one_of = ["EUR", "NOK"]
+    [purchase.order_id]
+    unique = true                    `tailorbird checks run` checks it over one day
+    [purchase]
+    daily_min = 100                  likewise: minimum number of events a day
+    fresh_within = "2h"              likewise: maximum age of the newest event at the end of the day
+
+The file is optional and lies next to `tailorbird.toml`.
 """
 
 import math
@@ -28,11 +29,10 @@ from tailorbird.events.contract import NUMBERS
 from tailorbird.events.rules import KINDS, Rule, find_violation
 
 FILE = "contract.toml"
-_OF_TYPE = ("daily_min", "fresh_within")
-_OF_PROPERTY = ("required", "type", "min", "max", "one_of", "unique")
-# What stands in an event beside its properties, under names that nobody gives a property by
-# intention.
-_OF_EVENT = (
+_TYPE_KEYS = ("daily_min", "fresh_within")
+_PROPERTY_KEYS = ("required", "type", "min", "max", "one_of", "unique")
+# Fields of the event itself, which a rule on properties cannot mean.
+_EVENT_FIELDS = (
     "event_id",
     "ts",
     "sent_at",
@@ -46,14 +46,14 @@ _OF_EVENT = (
 )
 
 
-class Declared(msgspec.Struct, frozen=True):
-    """The file's content. `rules` go into the route plan; the rest is for the daily checks.
+class EventContract(msgspec.Struct, frozen=True):
+    """The content of the file: `rules` go into the route plan, the rest into the daily checks.
 
     Attributes:
-        rules: type → what its properties must be.
-        unique: type → properties whose values are different in all events of a day.
-        daily_min: type → events a day, at least.
-        fresh_within: type → how old its newest event may be at the end of a day, microseconds.
+        rules: event type → rules of its properties.
+        unique: event type → properties whose values must differ in all events of a day.
+        daily_min: event type → minimum number of events a day.
+        fresh_within: event type → maximum age of its newest event at the end of a day, µs.
     """
 
     rules: dict[str, tuple[Rule, ...]] = {}
@@ -62,19 +62,19 @@ class Declared(msgspec.Struct, frozen=True):
     fresh_within: dict[str, int] = {}
 
 
-def load_contract(file: Path, types: tuple[str, ...]) -> Declared:
-    """What the file declares; nothing if it is not there.
+def load_contract(file: Path, types: tuple[str, ...]) -> EventContract:
+    """Return what the file declares; an empty contract if there is no file.
 
     Raises:
-        ConfigError: it cannot be used; names the type and the property.
+        ConfigError: the file is invalid; names the event type and the property.
     """
     try:
         tree = tomllib.loads(file.read_text())
     except FileNotFoundError:
-        return Declared()
+        return EventContract()
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", where=str(file)) from None
-    found = Declared({}, {}, {}, {})
+    contract = EventContract({}, {}, {}, {})
     for type_, content in tree.items():
         if type_ not in types:
             raise ConfigError(
@@ -101,33 +101,35 @@ def load_contract(file: Path, types: tuple[str, ...]) -> Declared:
             if isinstance(value, dict)
         ]
         if rules := [rule for rule in rules if rule != Rule(rule.name)]:
-            found.rules[type_] = tuple(rules)
+            contract.rules[type_] = tuple(rules)
         if unique := tuple(
             name
             for name, value in content.items()
             if isinstance(value, dict) and value.get("unique")
         ):
-            found.unique[type_] = unique
-        _take_of_type(
+            contract.unique[type_] = unique
+        _add_type_keys(
             type_,
             {name: value for name, value in content.items() if not isinstance(value, dict)},
-            found,
+            contract,
             file,
         )
-    return found
+    return contract
 
 
-def _take_of_type(type_: str, content: dict[str, Any], found: Declared, file: Path) -> None:
+def _add_type_keys(
+    type_: str, content: dict[str, Any], contract: EventContract, file: Path
+) -> None:
     for name, value in content.items():
         where = f"{file}: [{type_}] {name}"
         if name == "daily_min" and type(value) is int and value > 0:
-            found.daily_min[type_] = value
+            contract.daily_min[type_] = value
         elif name == "fresh_within" and isinstance(value, str):
             try:
-                found.fresh_within[type_] = parse_duration(value)
+                contract.fresh_within[type_] = parse_duration(value)
             except UsageError as error:
                 raise ConfigError(error.message, where=where) from None
-        elif name in _OF_TYPE:
+        elif name in _TYPE_KEYS:
             raise ConfigError(
                 "expected "
                 f"{'a whole number' if name == 'daily_min' else 'a duration such as 2h'}, "
@@ -136,7 +138,7 @@ def _take_of_type(type_: str, content: dict[str, Any], found: Declared, file: Pa
             )
         else:
             fix = (
-                f"known: {', '.join(_OF_TYPE)}; a property is a section of its own, "
+                f"known: {', '.join(_TYPE_KEYS)}; a property is a section of its own, "
                 f"[{type_}.{name}]"
             )
             raise ConfigError(f"unknown key {name}", where=where, fix=fix)
@@ -144,7 +146,7 @@ def _take_of_type(type_: str, content: dict[str, Any], found: Declared, file: Pa
 
 def _rule(type_: str, name: str, content: dict[str, Any], file: Path) -> Rule:
     where = f"{file}: [{type_}.{name}]"
-    if name in _OF_EVENT:
+    if name in _EVENT_FIELDS:
         fix = "leave it out: which types need an item or a person is known without it"
         raise ConfigError(
             f"{name} is a field of the event itself, and rules here are for what is in its "
@@ -152,9 +154,9 @@ def _rule(type_: str, name: str, content: dict[str, Any], file: Path) -> Rule:
             where=where,
             fix=fix,
         )
-    if unknown := [key for key in content if key not in _OF_PROPERTY]:
+    if unknown := [key for key in content if key not in _PROPERTY_KEYS]:
         raise ConfigError(
-            f"unknown key {unknown[0]}", where=where, fix=f"known: {', '.join(_OF_PROPERTY)}"
+            f"unknown key {unknown[0]}", where=where, fix=f"known: {', '.join(_PROPERTY_KEYS)}"
         )
     kind, low, high, one_of = (
         content.get("type", ""),
@@ -188,19 +190,20 @@ def _rule(type_: str, name: str, content: dict[str, Any], file: Path) -> Rule:
             where=where,
             fix="name the values, or leave it out",
         )
-    if wrong := [
+    if invalid := [
         value
         for value in one_of
         if kind and find_violation((Rule(name, kind=kind),), {name: value})
     ]:
-        raise ConfigError(f"one_of has {wrong[0]!r}, and the type is {kind}", where=where)
-    if wrong := [
+        raise ConfigError(f"one_of has {invalid[0]!r}, and the type is {kind}", where=where)
+    if invalid := [
         value
         for value in one_of
         if name in NUMBERS and (isinstance(value, bool) or not isinstance(value, int | float))
     ]:
         raise ConfigError(
-            f"{name} is a number everywhere in Tailorbird, and one_of has {wrong[0]!r}", where=where
+            f"{name} is a number everywhere in Tailorbird, and one_of has {invalid[0]!r}",
+            where=where,
         )
     if name in NUMBERS and kind in ("text", "boolean"):
         raise ConfigError(f"{name} is a number everywhere in Tailorbird", where=where)

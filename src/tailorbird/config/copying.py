@@ -1,9 +1,8 @@
-"""Where a project's records are copied to, from section [store], and what its keys begin with
-there.
+"""The Valkey that a project's feature records are copied to (section [store]), and its key prefix.
 
-Several projects may share a server, so each key begins with the project's id: `store.prefix`; else,
-where the logs are topics, what the names of these begin with, which is the same on all machines;
-else `data/project-id`, drawn once.
+Several projects can share a server, so each key starts with the project's id. The id is
+`store.prefix` if set. Otherwise it is the prefix of the topics, which is the same on all machines.
+Without topics it is drawn once and stored in `data/project-id`.
 """
 
 import os
@@ -20,12 +19,12 @@ FILE = "project-id"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
-def copies_of(settings: Settings, data: Path) -> CopyTarget | None:
-    """Where the records are copied to; None where they are not.
+def copy_target_of(settings: Settings, data: Path) -> CopyTarget | None:
+    """Return the server and key prefix to copy records to, or None without one.
 
     Raises:
-        ConfigError: `store.prefix` cannot begin a key, or the file with the id does not hold one.
-        StorageError: an id was drawn and cannot be kept.
+        ConfigError: `store.prefix` is no valid prefix, or the id file is invalid.
+        StorageError: a new id cannot be written.
     """
     store = settings.store
     if not store.url:
@@ -50,7 +49,7 @@ def _project_id(settings: Settings, data: Path) -> str:
     file = data / FILE
     if not file.exists():
         try:
-            _draw(file)
+            _create_id(file)
         except OSError as error:
             raise StorageError(
                 f"cannot be written: {error.strerror}",
@@ -58,20 +57,20 @@ def _project_id(settings: Settings, data: Path) -> str:
                 fix="make the folder writable",
             ) from None
     try:
-        found = file.read_text().strip()
+        project_id = file.read_text().strip()
     except (OSError, UnicodeDecodeError):
-        found = ""
-    if not _ID.match(found):
+        project_id = ""
+    if not _ID.match(project_id):
         fix = (
             "set store.prefix, or put the file back: it says what this project's keys in the "
             "Valkey begin with"
         )
         raise ConfigError("does not hold an id", where=str(file), fix=fix)
-    return found
+    return project_id
 
 
-def _draw(file: Path) -> None:
-    """The first of several processes decides."""
+def _create_id(file: Path) -> None:
+    """Write a random id; of several processes, the first one decides."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:

@@ -1,9 +1,8 @@
-"""What a machine has to know of erasures before a role of it starts: that none is half done, and
-who was erased from another machine.
+"""Bring a machine up to date with erasures before one of its roles starts.
 
-Where the logs are topics, other machines keep something of people too: the states of their workers,
-the tables of their routers. These are functions of the lake and of the topics, so they are thrown
-away here and made again.
+An erasure must not be half done, and erasures that ran on another machine must be applied here. If
+the logs are topics, each machine stores personal data in worker states and router tables. Both are
+derived from the lake and the topics, so they are deleted here and rebuilt.
 """
 
 from collections.abc import Iterator
@@ -18,18 +17,18 @@ from tailorbird.features.schemas import state_folders
 from tailorbird.lock import FileLock
 from tailorbird.whole import finish_shredding, write_private
 
-# held, shared, by roles and by each command that writes down what it read; an erasure holds it
-# alone
+# Held shared by roles and by each command that stores what it reads; an erasure holds it
+# exclusively.
 READ_LOCK = "reading"
-_STATE = ("data.mdb", "lock.mdb", "data.mdb.damaged")
+_STATE_FILES = ("data.mdb", "lock.mdb", "data.mdb.damaged")
 
 
 def apply_remote_erasures(project: Project) -> bool:
-    """Take in what was erased since this machine last looked; whether anything was.
+    """Apply erasures since the last call on this machine; return whether there were any.
 
     Raises:
-        NotReadyError: an erasure is at work, or was cut short.
-        LockedError: a role runs here that has not taken it in.
+        NotReadyError: an erasure is running or was interrupted.
+        LockedError: a role runs here that started before the erasure.
     """
     require_finished(project.paths.data)
     finish_shredding(project.paths.data / FOLDER / JOURNAL)
@@ -39,18 +38,18 @@ def apply_remote_erasures(project: Project) -> bool:
     from tailorbird.stream.kafka import emptied
 
     erasure = emptied.last_erasure(project.stream.cluster)
-    if erasure is None or erasure.number <= taken(project):
+    if erasure is None or erasure.number <= last_applied_erasure(project):
         return False
     folder = project.paths.data / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / TAKEN)
     try:
         for path in (*project.stream.index_paths(), project.stream.folder / ITEMS):
-            _throw_away(path, [path, Path(f"{path}-wal"), Path(f"{path}-shm")])
+            _discard(path, [path, Path(f"{path}-wal"), Path(f"{path}-shm")])
         for part in part_folders(project.paths.state):
             for schema in state_folders(part):
                 state = part / schema
-                _throw_away(state / "worker", [state / name for name in _STATE])
+                _discard(state / "worker", [state / name for name in _STATE_FILES])
         write_private(folder / KEY_FILE, erasure.key)
         write_private(folder / FILE, erasure.stop)
         write_private(folder / TAKEN, b"%d" % erasure.number)
@@ -60,23 +59,25 @@ def apply_remote_erasures(project: Project) -> bool:
 
 
 @contextmanager
-def hold_off_erasures(data: Path, *, make: bool = False) -> Iterator[None]:
-    """Keep erasures away from a project's data until the end of the block, which writes what it
-    read, or what came in, where an erasure that is through would not look any more.
+def hold_off_erasures(data: Path, *, create: bool = False) -> Iterator[None]:
+    """Keep erasures from starting until the end of the block.
+
+    A block that writes data that it read or received could otherwise restore a person behind a
+    finished erasure.
 
     Args:
-        make: make the folder if it is not there; else nobody can be erased from it, and nothing is
-            kept away.
+        create: create the folder if it is missing; without a folder there is nothing to erase and
+            no lock is taken.
     Raises:
-        LockedError: an erasure is at work.
-        NotReadyError: one was cut short.
+        LockedError: an erasure is running.
+        NotReadyError: an erasure was interrupted.
     """
-    if not make and not data.is_dir():
+    if not create and not data.is_dir():
         yield
         return
     try:
         lock = FileLock(data / "run" / READ_LOCK, shared=True)
-    except StorageError:  # who may only read here is not kept from it
+    except StorageError:  # A user who may only read here is not kept from it.
         lock = None
     except LockedError as error:
         raise LockedError(
@@ -92,8 +93,11 @@ def hold_off_erasures(data: Path, *, make: bool = False) -> Iterator[None]:
             lock.release()
 
 
-def taken(project: Project) -> int:
-    """The number of the last erasure that this machine knows of; 0 without any. Raises DamageError."""
+def last_applied_erasure(project: Project) -> int:
+    """Return the number of the last erasure that this machine applied; 0 without any.
+
+    Raises DamageError if the file with the number is unreadable.
+    """
     path = project.paths.data / FOLDER / TAKEN
     try:
         return int(path.read_bytes())
@@ -107,9 +111,9 @@ def taken(project: Project) -> int:
         ) from error
 
 
-def _throw_away(of: Path, files: list[Path]) -> None:
+def _discard(lock_path: Path, files: list[Path]) -> None:
     try:
-        lock = FileLock(of)
+        lock = FileLock(lock_path)
     except LockedError as error:
         raise LockedError(
             "people were erased from another machine, and a role that started before holds "

@@ -1,5 +1,6 @@
-"""Where a project's log ends, and whether it goes by its own time: a log that was imported and
-ended long ago does.
+"""The end of a project's log, and the clock that its roles follow.
+
+Roles of an imported log that ended long ago continue from its end on simulated time.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from tailorbird.events import DAY, Clock, to_iso
 from tailorbird.lake import Lake
 from tailorbird.stream.partitions import IMPORTS
 
-IDLE_US = 2 * DAY  # since the newest event, from which on a log is taken for one that ended
+IDLE_US = 2 * DAY  # Since the newest event; a log that is idle for longer counts as ended.
 
 _NEWEST = """
 SELECT max(ts) AS ts, max(CASE WHEN type <> 'answer' THEN ts END) AS deed,
@@ -20,68 +21,68 @@ FROM events WHERE NOT timeless
 
 @dataclass(frozen=True)
 class LogEnd:
-    """The end of what the lake holds, in microseconds since 1970; 0 where nothing has a time.
+    """The end of what the lake holds, in microseconds since 1970; 0 without timestamps.
 
     Attributes:
-        deed: just behind the newest that somebody did. An answer alone, as to a look at an old log,
-            is no life.
-        record: just behind the newest of all, answers too.
-        imported: whether the newest deed came from files.
+        activity_end: just after the newest user event. Answers do not count, because a query
+            of an old log would revive it.
+        record_end: just after the newest event of any type, answers included.
+        is_imported: whether the newest user event came from files.
     """
 
-    deed: int = 0
-    record: int = 0
-    imported: bool = False
+    activity_end: int = 0
+    record_end: int = 0
+    is_imported: bool = False
 
-    def ended(self, now: int) -> bool:
-        """Whether it ended long ago."""
-        return bool(self.deed) and now - self.deed >= IDLE_US
+    def has_ended(self, now: int) -> bool:
+        """Return whether the log ended long ago."""
+        return bool(self.activity_end) and now - self.activity_end >= IDLE_US
 
-    def told(self, now: int) -> str:
-        """Return when it ended, in words."""
-        idle = now - self.deed
-        return f"The log ended on {to_iso(self.deed)[:10]}" + (
+    def describe(self, now: int) -> str:
+        """Return a clause that says when the log ended."""
+        idle = now - self.activity_end
+        return f"The log ended on {to_iso(self.activity_end)[:10]}" + (
             f", {idle // DAY:,} days ago" if idle >= DAY else ""
         )
 
 
 def end_of_log(project: Project) -> LogEnd:
-    """Read where the log ends, as far as the lake has it."""
+    """Read the end of the log as far as the lake has it."""
     lake = Lake(project.paths.lake)
     if not lake.exists("events"):
         return LogEnd()
     row = lake.sql(_NEWEST.format(imports=IMPORTS))
-    record, deed, live = (
+    record, activity, live = (
         0 if not row.column(name)[0].is_valid else row.column(name)[0].value + 1
         for name in ("ts", "deed", "live")
     )
-    return LogEnd(deed, record, deed > live)
+    return LogEnd(activity, record, activity > live)
 
 
-def settle_clock(project: Project, machine: Clock, *, live: bool = False) -> str:
-    """Choose the time that roles which are about to start go by, and return a sentence where it is
-    not today's, or has just become it.
+def settle_clock(project: Project, machine: Clock, *, force_live: bool = False) -> str:
+    """Choose the clock of the roles that are about to start; return a notice if it is not today's.
 
-    A log from files that ended long ago goes on from its end, with what was done since on its own
-    clock. A site that was live goes by today's time, however long it was quiet.
+    An imported log that ended long ago continues from its end, and time passes for it from then on.
+    A site that was live follows the machine's clock, however long it was quiet. A switch back to
+    the machine's clock also returns a notice.
 
     Args:
-        live: go by today's time from now on.
+        force_live: follow the machine's clock from now on.
     """
     clock = project.clock()
-    if live or clock.was_live:
-        behind = clock.behind
-        if live:
+    if force_live or clock.was_live:
+        was_behind = clock.behind
+        if force_live:
             clock.go_live()
-        return "all roles go by today's time from now on" if behind else ""
+        return "all roles go by today's time from now on" if was_behind else ""
     end, now = end_of_log(project), machine.now()
-    if not end.ended(now) or not (end.imported or clock.behind):
-        if not (clock.behind and end.deed):
+    if not end.has_ended(now) or not (end.is_imported or clock.behind):
+        if not (clock.behind and end.activity_end):
             return ""
         clock.go_live()
         return "the log has events of today: all roles go by today's time from now on"
-    clock.set_lag(now - end.record)
+    clock.set_lag(now - end.record_end)
     return (
-        f"{end.told(now)}: all roles go on from there, until an event of today comes in; up "
+        f"{end.describe(now)}: all roles go on from there, until an event of today comes in; up "
         "--live goes by today"
     )

@@ -1,5 +1,6 @@
-"""A project: the folder with `tailorbird.toml`, `features.py`, `slots.py` and perhaps `churn.py`
-and `scores.py`, found from any of its subfolders and loaded whole.
+"""Find and load a project: the folder with `tailorbird.toml`, `features.py` and `slots.py`.
+
+`churn.py` and `scores.py` are optional. A project is found from any of its subfolders.
 """
 
 import os
@@ -10,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tailorbird.config.contract_file import FILE as CONTRACT
-from tailorbird.config.contract_file import Declared, load_contract
-from tailorbird.config.copying import copies_of
+from tailorbird.config.contract_file import EventContract, load_contract
+from tailorbird.config.copying import copy_target_of
 from tailorbird.config.pseudonyms import pseudonyms_of
 from tailorbird.config.settings import Origin, Settings, load_settings
 from tailorbird.config.streams import kafka_cluster
@@ -23,7 +24,7 @@ from tailorbird.events.suppression import FOLDER, TAKEN, SuppressionList
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
 from tailorbird.features.transforms import check_heads
-from tailorbird.places import Storage, open_storage, require_plain_path
+from tailorbird.places import Storage, open_storage, require_unescaped_path
 from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
 from tailorbird.ranking.scores import Score
 from tailorbird.retrieval import MeaningSettings
@@ -31,16 +32,16 @@ from tailorbird.store.valkey import CopyTarget
 from tailorbird.stream import Address, Stream, routed_address
 
 FILE = "tailorbird.toml"
-CHURN = "churn.py"
-SCORES = "scores.py"
+CHURN_FILE = "churn.py"
+SCORES_FILE = "scores.py"
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where a project keeps what; one writer each (see ARCHITECTURE.md)."""
+    """The folders and files of a project; each has one writer (see ARCHITECTURE.md)."""
 
     data: Path
-    lake_at: Storage | None = None  # where it is not below `data`
+    lake_storage: Storage | None = None  # Set if the lake is not below `data`.
 
     @property
     def stream(self) -> Path:
@@ -60,16 +61,14 @@ class Paths:
 
     @property
     def lake(self) -> Storage:
-        return self.lake_at or self.data / "lake"
+        return self.lake_storage or self.data / "lake"
 
     @property
     def registry(self) -> Path:
         return self.data / "registry"
 
     def churn(self, name: str) -> Path:
-        """The registry of a churn model; beside the versions of the ranker's, which its own are no
-        part of.
-        """
+        """Return the registry of a churn model, which is separate from the ranker's registry."""
         return self.registry / "churn" / name
 
     @property
@@ -87,7 +86,7 @@ class Paths:
 
 @dataclass(frozen=True)
 class Project:
-    """Everything that a project declares, checked."""
+    """All declarations of a project, validated."""
 
     root: Path
     settings: Settings
@@ -96,24 +95,24 @@ class Project:
     slots: dict[str, Slot]
     plan: RoutePlan
     paths: Paths
-    declared: Declared
-    stream: Stream  # where the logs are: `paths.stream`, or a cluster
+    event_contract: EventContract
+    stream: Stream  # The storage of the logs: `paths.stream`, or a cluster.
     churn: dict[str, Churn] = field(default_factory=dict)
     scores: dict[str, Score] = field(default_factory=dict)
 
     @property
     def routed(self) -> Address:
-        """The router's log."""
+        """The address of the routed log."""
         return routed_address(self.stream)
 
     @property
     def workers(self) -> int:
-        """How many share the entities of each schema."""
+        """The number of workers that share the entities of each schema."""
         return self.settings.features.workers
 
     @property
     def meaning(self) -> MeaningSettings | None:
-        """How an index of items gets text vectors; None where search goes by words alone."""
+        """The encoder settings for text vectors; None if search uses words alone."""
         search = self.settings.search
         if not search.encoder:
             return None
@@ -121,42 +120,43 @@ class Project:
         return MeaningSettings(self.root / search.encoder, search.weight, cache)
 
     def clock(self) -> LogClock:
-        """Return the clock that all roles and commands go by: the machine's, or that of a log that
-        ended long ago.
+        """Return the clock of all roles and commands.
+
+        It is the machine's clock, or that of a log that ended long ago.
         """
         return LogClock(self.paths.data)
 
-    def pseudonyms(self, *, note: bool = True) -> Pseudonyms | None:
-        """Under which people are known; None where ids are written as they come. Notes at the first
-        time which key it is.
+    def pseudonyms(self, *, record_key: bool = True) -> Pseudonyms | None:
+        """Return the pseudonyms of user ids; None if ids are stored as they come.
 
         Raises:
-            ConfigError: no key that can be used, or not the one that the data was written with.
+            ConfigError: the key is invalid, or is not the one that the data was written with.
         """
         return pseudonyms_of(
-            self.settings.events.pseudonym_key, self.paths.data, self.paths.lake, note=note
+            self.settings.events.pseudonym_key,
+            self.paths.data,
+            self.paths.lake,
+            record_key=record_key,
         )
 
     def suppression_list(self) -> SuppressionList:
-        """Of whom nothing old is taken again, since their data were erased. Raises DamageError."""
-        stopped = SuppressionList.load(self.paths.data)
-        if (
-            isinstance(self.stream, Path) or (self.paths.data / FOLDER / TAKEN).exists()
-        ):  # else it comes from the cluster
-            stopped.require_marked(self.paths.lake, self.paths.data)
-        return stopped
+        """Return the list of erased users, whose old events are dropped; raises DamageError."""
+        suppression_list = SuppressionList.load(self.paths.data)
+        # Without the file, the list comes from the cluster.
+        if isinstance(self.stream, Path) or (self.paths.data / FOLDER / TAKEN).exists():
+            suppression_list.require_marked(self.paths.lake, self.paths.data)
+        return suppression_list
 
     def copy_target(self) -> CopyTarget | None:
-        """Where the records are copied to; None where they are not. Draws an id for the project
-        where it needs one.
+        """Return the server that records are copied to, or None; draws a project id if needed.
 
         Raises:
-            ConfigError, StorageError: as `copying.copies_of`.
+            ConfigError, StorageError: as `copying.copy_target_of`.
         """
-        return copies_of(self.settings, self.paths.data)
+        return copy_target_of(self.settings, self.paths.data)
 
     def slot(self, name: str = "") -> Slot:
-        """A slot by its name; without one, that of `train.slot`.
+        """Return a slot by its name, or that of `train.slot` without a name.
 
         Raises:
             UsageError: slots.py declares no such slot.
@@ -170,64 +170,64 @@ class Project:
         return self.slots[name]
 
     def churn_model(self, name: str) -> Churn:
-        """A churn model by its name.
+        """Return a churn model by its name.
 
         Raises:
-            UsageError: churn.py declares no such model, or is not there.
+            UsageError: churn.py declares no such model or does not exist.
         """
         if name not in self.churn:
-            file = self.root / CHURN
-            declared = (
-                f"{CHURN} declares no {name!r}; it declares {', '.join(self.churn) or 'nothing'}"
+            file = self.root / CHURN_FILE
+            declared_names = (
+                f"{CHURN_FILE} declares no {name!r}; it declares "
+                f"{', '.join(self.churn) or 'nothing'}"
             )
-            wrong = (
-                declared
+            problem = (
+                declared_names
                 if file.exists()
-                else f"there is no {CHURN} yet, which would declare {name!r}"
+                else f"there is no {CHURN_FILE} yet, which would declare {name!r}"
             )
             raise UsageError(
-                wrong, where=str(file), fix=suggest_name(name, self.churn, churn_example(name))
+                problem, where=str(file), fix=suggest_name(name, self.churn, churn_example(name))
             )
         return self.churn[name]
 
     def slot_or_churn(self, name: str) -> Slot | Churn:
-        """What is trained by a name: a churn model, or a slot; without one, the slot of
-        `train.slot`.
+        """Return a churn model or a slot by its name, or the slot of `train.slot` without a name.
 
         Raises:
-            UsageError: nothing is declared by that name.
+            UsageError: nothing has that name.
         """
         if name in self.churn:
             return self.churn[name]
         if not name or name in self.slots:
             return self.slot(name)
-        known = (*self.slots, *self.churn)
+        names = (*self.slots, *self.churn)
         fix = suggest_name(
             name,
-            known,
-            f"use one of {', '.join(known)}; or, if it is to be a churn model, "
+            names,
+            f"use one of {', '.join(names)}; or, if it is to be a churn model, "
             f"{churn_example(name)}",
         )
         raise UsageError(
-            f"slots.py declares no slot {name!r}, and {CHURN} no churn model",
+            f"slots.py declares no slot {name!r}, and {CHURN_FILE} no churn model",
             where=str(self.root),
             fix=fix,
         )
 
 
 def churn_example(name: str) -> str:
-    """What to write where a churn model is asked for that is not declared."""
-    return f"""write into {CHURN}: from tailorbird.ranking import Churn; churn = Churn("{name}", types=("purchase",), window="90d")"""
+    """Return an example that declares a churn model of this name."""
+    return f"""write into {CHURN_FILE}: from tailorbird.ranking import Churn; churn = Churn("{name}", types=("purchase",), window="90d")"""
 
 
 def find_project(start: Path | None = None) -> Path:
-    """The folder of the project that `start` (the current folder unless told otherwise) lies in.
+    """Return the folder of the project that contains `start`, by default the current folder.
 
     Raises:
-        ConfigError: neither it nor any folder above has a tailorbird.toml.
+        ConfigError: neither `start` nor a folder above has a tailorbird.toml.
     """
-    named = os.environ.get("TAILORBIRD_PROJECT")
-    origin = (start or Path(named or ".")).resolve()
+    configured_folder = os.environ.get("TAILORBIRD_PROJECT")
+    origin = (start or Path(configured_folder or ".")).resolve()
     for folder in (origin, *origin.parents):
         if (folder / FILE).is_file():
             return folder
@@ -236,33 +236,33 @@ def find_project(start: Path | None = None) -> Path:
 
 
 def open_project(start: Path | None = None, *, applied: bool = False) -> Project:
-    """Load a project from its folder or any folder inside it. Touches no data.
+    """Load a project from its folder or any folder inside it; does not touch its data.
 
     Args:
-        applied: take the features that are applied, see `features.schemas`, where `features.py`
-            declares another schema or cannot be read; where none are, or an older engine stored
-            them, `features.py` is taken.
+        use_applied: use the applied features (see `features.schemas`) if `features.py`
+            declares another schema or is invalid. Without applied features, or after an
+            upgrade of the engine, `features.py` is used.
     Raises:
-        ConfigError: settings cannot be used.
-        DeclarationError: features.py or slots.py cannot be used; names file and line.
+        ConfigError: the settings are invalid.
+        DeclarationError: features.py or slots.py is invalid; names file and line.
     """
     root = find_project(start)
     settings, origins = load_settings(root / FILE)
-    data = _data(root, settings, origins)
-    require_plain_path(data)
+    data = _data_folder(root, settings, origins)
+    require_unescaped_path(data)
     types = event_types(settings)
     features = (
-        _applied(root, Paths(data).state, types)
+        _load_applied_features(root, Paths(data).state, types)
         if applied
         else load_features(root / "features.py", event_types=types)
     )
     slots = load_slots(root / "slots.py")
-    declared = load_contract(root / CONTRACT, types)
-    churn = load_churn(root / CHURN, types)
-    if both := sorted(churn.keys() & slots.keys()):
+    event_contract = load_contract(root / CONTRACT, types)
+    churn = load_churn(root / CHURN_FILE, types)
+    if duplicates := sorted(churn.keys() & slots.keys()):
         raise DeclarationError(
-            f"a slot is named {both[0]!r} too",
-            where=str(root / CHURN),
+            f"a slot is named {duplicates[0]!r} too",
+            where=str(root / CHURN_FILE),
             fix="name one of the two otherwise",
         )
     if not applied:
@@ -275,8 +275,8 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
             f"train.slot names no slot of slots.py: {settings.train.slot!r}; {hint}",
             where=str(root / FILE),
         )
-    plan, paths = compile_plan(settings, features, slots, declared), paths_of(root, settings)
-    scores = load_scores(root / SCORES, types, slots, churn)
+    plan, paths = compile_plan(settings, features, slots, event_contract), paths_of(root, settings)
+    scores = load_scores(root / SCORES_FILE, types, slots, churn)
     return Project(
         root,
         settings,
@@ -285,7 +285,7 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
         slots,
         plan,
         paths,
-        declared,
+        event_contract,
         _stream(settings, paths),
         churn,
         scores,
@@ -293,17 +293,13 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
 
 
 def data_folder(start: Path | None = None) -> Path:
-    """Where the project in a folder, or in one above it, keeps its data, without loading what it
-    declares. Raises ConfigError.
-    """
+    """Return the data folder of a project without loading its declarations; raises ConfigError."""
     root = find_project(start)
-    return _data(root, *load_settings(root / FILE))
+    return _data_folder(root, *load_settings(root / FILE))
 
 
 def paths_of(root: Path, settings: Settings) -> Paths:
-    """Where the project in the folder `root` keeps what. Raises ConfigError where `lake.url` names
-    no place.
-    """
+    """Return the paths of the project in `root`; raises ConfigError if `lake.url` is invalid."""
     data = (root / settings.project.data).resolve()
     try:
         return Paths(data, open_storage(settings.lake.url, data) if settings.lake.url else None)
@@ -320,7 +316,7 @@ def _stream(settings: Settings, paths: Paths) -> Stream:
     return KafkaStream(cluster, paths.stream, snapshot_rows=settings.stream.snapshot_rows)
 
 
-def _applied(root: Path, state: Path, types: tuple[str, ...]) -> FeatureSet:
+def _load_applied_features(root: Path, state: Path, types: tuple[str, ...]) -> FeatureSet:
     try:
         stored = applied_features(state)
     except (DeclarationError, NotReadyError):
@@ -331,38 +327,43 @@ def _applied(root: Path, state: Path, types: tuple[str, ...]) -> FeatureSet:
         if stored is None:
             raise
         return stored
-    # The same schema may have other transforms by now, which training is to take.
+    # The declared schema may have newer transforms, which training should use.
     return declared if stored is None or stored.schema_hash == declared.schema_hash else stored
 
 
-def _data(root: Path, settings: Settings, origins: list[Origin]) -> Path:
+def _data_folder(root: Path, settings: Settings, origins: list[Origin]) -> Path:
     data = (root / settings.project.data).resolve()
-    _check_folder(data, next(origin.source for origin in origins if origin.key == "project.data"))
+    _require_usable_folder(
+        data, next(origin.source for origin in origins if origin.key == "project.data")
+    )
     return data
 
 
-def _check_folder(data: Path, source: str) -> None:
-    """That the data folder is one, or can be made: otherwise each role would say so in its own way."""
+def _require_usable_folder(data: Path, source: str) -> None:
+    """Raise ConfigError unless the data folder is, or can become, a folder.
+
+    Otherwise each role would report it in its own way.
+    """
     if data == data.parent:
         raise ConfigError(
             "project.data cannot be the root of the file system",
             where=source,
             fix="set project.data to another folder",
         )
-    nearest = next(path for path in (data, *data.parents) if path.exists())
-    if not nearest.is_dir():
+    existing = next(path for path in (data, *data.parents) if path.exists())
+    if not existing.is_dir():
         raise ConfigError(
-            f"project.data needs a folder, and {nearest} is a file",
+            f"project.data needs a folder, and {existing} is a file",
             where=source,
             fix="set project.data to another folder",
         )
 
 
 def event_types(settings: Settings) -> tuple[str, ...]:
-    """The types of events that the project knows: the built-in ones and its own.
+    """Return the event types of the project: the built-in ones and its own.
 
     Raises:
-        ConfigError: one of its own is called as the built-in type that moves a user's events to
+        ConfigError: one of its own has the name of the built-in type that moves a user's events to
             another user.
     """
     if "merge" in settings.events.types:
@@ -377,9 +378,9 @@ def event_types(settings: Settings) -> tuple[str, ...]:
 
 
 def compile_plan(
-    settings: Settings, features: FeatureSet, slots: dict[str, Slot], declared: Declared
+    settings: Settings, features: FeatureSet, slots: dict[str, Slot], event_contract: EventContract
 ) -> RoutePlan:
-    """What door and router need to know, as plain data."""
+    """Return the declarations that collector and router need, as plain data."""
     events = settings.events
     return RoutePlan(
         event_types=event_types(settings),
@@ -393,15 +394,15 @@ def compile_plan(
             name: SlotPlan(parse_duration(slot.attribution), slot.denominator)
             for name, slot in slots.items()
         },
-        rules=declared.rules,
+        rules=event_contract.rules,
     )
 
 
 def load_slots(file: Path) -> dict[str, Slot]:
-    """The slots that a project's slots.py declares, by name.
+    """Return the slots that slots.py declares, by name.
 
     Raises:
-        DeclarationError: the file is missing, does not run, or names two slots alike.
+        DeclarationError: the file is missing, does not run, or gives two slots the same name.
     """
     slots: dict[str, Slot] = {}
     for value in _run(file).values():
@@ -419,67 +420,71 @@ def load_slots(file: Path) -> dict[str, Slot]:
 
 
 def load_churn(file: Path, types: Sequence[str] = EVENT_TYPES) -> dict[str, Churn]:
-    """What a project's churn.py declares, by name; nothing where there is no such file.
+    """Return the churn models that churn.py declares, by name; none without the file.
 
     Args:
         types: the event types that the project knows.
     Raises:
-        DeclarationError: the file does not run, names two alike, or names an event type that does
+        DeclarationError: the file does not run, repeats a name, or uses an event type that does
             not exist.
     """
-    found: dict[str, Churn] = {}
+    models: dict[str, Churn] = {}
     for value in _run(file).values() if file.exists() else ():
         for churn in value if isinstance(value, list | tuple) else (value,):
             if not isinstance(churn, Churn):
                 continue
-            if churn.name in found and found[churn.name] is not churn:
+            if churn.name in models and models[churn.name] is not churn:
                 raise DeclarationError(f"two are named {churn.name!r}", where=str(file))
-            if unknown := [each for each in churn.types if each not in types]:
-                fix = suggest_name(unknown[0], types, f"use some of {', '.join(types)}")
+            if unknown_types := [type_ for type_ in churn.types if type_ not in types]:
+                fix = suggest_name(unknown_types[0], types, f"use some of {', '.join(types)}")
                 raise DeclarationError(
-                    f"churn {churn.name}: {unknown[0]!r} is no event type", where=str(file), fix=fix
+                    f"churn {churn.name}: {unknown_types[0]!r} is no event type",
+                    where=str(file),
+                    fix=fix,
                 )
-            found[churn.name] = churn
-    return found
+            models[churn.name] = churn
+    return models
 
 
 def load_scores(
     file: Path, types: Sequence[str], slots: Mapping[str, Slot], churn: Mapping[str, Churn]
 ) -> dict[str, Score]:
-    """What a project's scores.py declares, by name; nothing where there is no such file.
+    """Return the scores that scores.py declares, by name; none without the file.
 
     Raises:
-        DeclarationError: the file does not run, names two alike, or an event type, a slot or a
+        DeclarationError: the file does not run, repeats a name, or uses an event type, a slot or a
             churn model that does not exist.
     """
-    found: dict[str, Score] = {}
+    loaded: dict[str, Score] = {}
     for value in _run(file).values() if file.exists() else ():
         for score in value if isinstance(value, list | tuple) else (value,):
-            if not isinstance(score, ChurnScore | NextBest) or found.get(score.name) is score:
+            if not isinstance(score, ChurnScore | NextBest) or loaded.get(score.name) is score:
                 continue
-            if score.name in found:
+            if score.name in loaded:
                 raise DeclarationError(
                     f"two are named {score.name!r}", where=str(file), fix="give one of them a name="
                 )
-            wanted, known, kind = (
+            reference, declared, kind = (
                 (score.slot, slots, "slot of slots.py")
                 if isinstance(score, NextBest)
                 else (score.model, churn, "model of churn.py")
             )
-            named = [
-                (wanted, list(known), kind),
-                *((each, list(types), "event type") for each in score.on),
+            references = [
+                (reference, list(declared), kind),
+                *((type_, list(types), "event type") for type_ in score.on),
             ]
-            for name, there, what in named:
-                if name not in there:
+            for name, candidates, kind_name in references:
+                if name not in candidates:
                     fix = suggest_name(
-                        name, there, f"use one of {', '.join(there) or 'none: declare one'}"
+                        name,
+                        candidates,
+                        f"use one of {', '.join(candidates) or 'none: declare one'}",
                     )
                     raise DeclarationError(
-                        f"{score.name}: {name!r} is no {what}", where=str(file), fix=fix
+                        f"{score.name}: {name!r} is no {kind_name}", where=str(file), fix=fix
                     )
-            found[score.name] = score
-    return found
+            loaded[score.name] = score
+    return loaded
 
 
 def _run(file: Path) -> dict[str, object]:

@@ -1,9 +1,8 @@
-"""Whether a project hides its people, and that it goes on as it began: with the same key, or none.
+"""Ensure that a project keeps using the pseudonym key, or no key, that its data was written with.
 
-Two notes hold a fingerprint of the key, one in the project's data and one in its lake, so that a
-server started without it, or with another, is refused before it writes an id as it is, or makes
-strangers of everybody. One that is lost or damaged is written again by whoever comes with the key
-that the other one knows.
+A fingerprint of the key is stored in the project's data and in its lake. A server that starts with
+another key, or without one, is refused. It would otherwise store plain ids, or give every user a
+new identity. A lost or damaged copy is rewritten by a process with the right key.
 """
 
 import os
@@ -19,51 +18,56 @@ from tailorbird.whole import sync_folder
 FILE = "pseudonyms.json"
 
 
-def pseudonyms_of(key: str, data: Path, lake: Storage, *, note: bool = True) -> Pseudonyms | None:
-    """The pseudonyms of a project that has a key; None for one that has none.
+def pseudonyms_of(
+    key: str, data: Path, lake: Storage, *, record_key: bool = True
+) -> Pseudonyms | None:
+    """Return the pseudonyms of a project that has a key, or None without one.
 
     Args:
-        note: write down which key it is, where that is not written yet. A lake that cannot be
-            reached is not asked, nor written to.
+        record_key: store the fingerprint where it is missing. A lake that cannot be reached is
+            skipped.
     Raises:
-        ConfigError: the key is too short, or is not the one that the data was written with.
-        StorageError: its fingerprint cannot be written.
+        ConfigError: the key is too short or is not the one that the data was written with.
+        StorageError: the fingerprint cannot be written.
     """
     pseudonyms = Pseudonyms(key) if key else None
-    known = {file: _fingerprint_in(file) for file in (data / FILE, lake / FILE)}
-    noted = next((file for file, fingerprint in known.items() if fingerprint), None)
-    damaged = next((file for file, fingerprint in known.items() if fingerprint is None), None)
-    if noted is None and damaged is not None:
+    fingerprints = {file: _read_fingerprint(file) for file in (data / FILE, lake / FILE)}
+    recorded_in = next((file for file, fingerprint in fingerprints.items() if fingerprint), None)
+    damaged = next(
+        (file for file, fingerprint in fingerprints.items() if fingerprint is None), None
+    )
+    if recorded_in is None and damaged is not None:
         fix = (
             "put it back from a copy: it says with which key the data was written; without one, "
             "delete it if you are sure of the key"
         )
         raise ConfigError("cannot be read", where=str(damaged), fix=fix)
     if pseudonyms is None:
-        if noted is not None:
+        if recorded_in is not None:
             fix = f"set TAILORBIRD_{SETTING.upper().replace('.', '__')}"
             raise ConfigError(
-                f"this project's data holds pseudonyms ({noted}), and no key for them is set",
+                f"this project's data holds pseudonyms ({recorded_in}), and no key for them is set",
                 where=SETTING,
                 fix=fix,
             )
         return None
-    for file, fingerprint in known.items():
+    for file, fingerprint in fingerprints.items():
         if fingerprint and fingerprint != pseudonyms.fingerprint:
             raise ConfigError(
                 f"is not the key that this project's data was written with ({file})",
                 where=SETTING,
                 fix="set that one",
             )
-    for file, fingerprint in known.items():
-        if note and fingerprint != pseudonyms.fingerprint:
-            _note(file, pseudonyms.fingerprint)
+    for file, fingerprint in fingerprints.items():
+        if record_key and fingerprint != pseudonyms.fingerprint:
+            _write_fingerprint(file, pseudonyms.fingerprint)
     return pseudonyms
 
 
-def _fingerprint_in(file: Storage) -> str | None:
-    """What a note says; "" where there is none or the storage does not answer, None where it is
-    damaged.
+def _read_fingerprint(file: Storage) -> str | None:
+    """Return the stored fingerprint, or None if the file is damaged.
+
+    It is "" without a file, and if a remote storage does not respond.
     """
     try:
         return str(msgspec.json.decode(file.read_bytes(), type=dict[str, str])["fingerprint"])
@@ -75,15 +79,16 @@ def _fingerprint_in(file: Storage) -> str | None:
         return None
 
 
-def _note(file: Storage, fingerprint: str) -> None:
+def _write_fingerprint(file: Storage, fingerprint: str) -> None:
     content = msgspec.json.encode({"fingerprint": fingerprint}) + b"\n"
     if not isinstance(file, Path):
         try:
             file.write_bytes(content)
-        except OSError:  # it does not answer now; the next start writes it
+        except OSError:  # The storage is unreachable now; the next start writes it.
             return
         return
-    draft = file.with_name(f".{file.name}.{os.getpid()}")  # roles that start together write at once
+    # Roles that start together write at once.
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("wb") as out:

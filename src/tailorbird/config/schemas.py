@@ -1,9 +1,8 @@
-"""Which schemas of a project are active: the applied one, and those of champions and the ones
-before them, to which one may roll back.
+"""The active feature schemas of a project: the applied one, and those of live or previous models.
 
-Each active schema has a worker of its own, side by side; the routed log is pruned behind all of
-them, and the router keeps the attributes that any of them names. When `features.py` is applied by
-itself, and when it is not, is decided by `settle`.
+Previous champions count because one can roll back to them. Each active schema has its own workers.
+The routed log is pruned behind all of them, and the router stores the attributes that any of them
+names. `apply_declared` decides whether a changed `features.py` is applied at start.
 """
 
 import logging
@@ -38,102 +37,105 @@ from tailorbird.whole import FileStamp, file_stamp
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog
 
-SERVED = ("champion", "previous", "canary", "shadow")  # names of the versions that answer or may
+# Aliases of versions that answer now or may answer.
+SERVED_ALIASES = ("champion", "previous", "canary", "shadow")
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Settled:
-    """What became of `features.py` when roles started.
+class SchemaDecision:
+    """The features that roles start with.
 
     Attributes:
-        project: with the applied features.
-        said: what a user should know; "" where there is nothing to say.
+        project: the project with the applied features.
+        notice: a sentence for the user; "" if there is nothing to say.
     """
 
     project: Project
     notice: str
 
 
-def apply_declared(project: Project, clock: Clock) -> Settled:
-    """Apply what `features.py` declares, where roles are about to start and nobody has gone back
-    from it.
+def apply_declared(project: Project, clock: Clock) -> SchemaDecision:
+    """Apply the schema of `features.py` when roles start, unless it was rolled back.
 
     Args:
-        project: with the features of `features.py`.
+        project: the project with the features of `features.py`.
     """
-    declared, now = project.features.schema_hash, read_applied(project.paths.state)
-    if declared == now.schema:
-        apply(
-            project.paths.state, project.features, at=clock.now()
-        )  # for what is no part of the schema
-        return Settled(project, "")
-    if declared in now.left:
-        said = (
+    declared, state = project.features.schema_hash, read_applied(project.paths.state)
+    if declared == state.schema:
+        # For the parts of a declaration that are not in the schema.
+        apply(project.paths.state, project.features, at=clock.now())
+        return SchemaDecision(project, "")
+    if declared in state.left:
+        notice = (
             f"features.py declares schema {declared}, which was gone back from; schema "
-            f"{now.schema} stays applied. "
+            f"{state.schema} stays applied. "
         )
-        return Settled(
-            applied(project), said + "To apply it nevertheless: tailorbird features apply"
+        return SchemaDecision(
+            with_applied_features(project),
+            notice + "To apply it nevertheless: tailorbird features apply",
         )
     apply(project.paths.state, project.features, at=clock.now())
-    if not now.schema:
-        return Settled(project, "")
-    said = f"features.py has changed: schema {declared} is applied and built beside {now.schema}; "
-    return Settled(
+    if not state.schema:
+        return SchemaDecision(project, "")
+    notice = (
+        f"features.py has changed: schema {declared} is applied and built beside {state.schema}; "
+    )
+    return SchemaDecision(
         project,
-        said + "answers are read from the champion's until a model of the new one is promoted",
+        notice + "answers are read from the champion's until a model of the new one is promoted",
     )
 
 
-def applied(project: Project) -> Project:
-    """The project with the features that are applied; with those of `features.py` before any were,
-    or after an upgrade of the engine.
+def with_applied_features(project: Project) -> Project:
+    """Return the project with the applied features.
+
+    Before any are applied, and after an upgrade of the engine, it keeps those of `features.py`.
     """
     try:
         features = applied_features(project.paths.state)
     except (DeclarationError, NotReadyError) as error:
         log.warning("%s", error)
         return project
-    if (
-        features is None or features.schema_hash == project.features.schema_hash
-    ):  # transforms may differ, and ours are newer
+    # The transforms may differ, and those of `features.py` are newer.
+    if features is None or features.schema_hash == project.features.schema_hash:
         return project
     return replace(project, features=features)
 
 
-def differs(project: Project) -> str:
-    """What to tell whoever relies on `features.py` while another schema is applied; "" where it is
-    the applied one.
+def describe_difference(project: Project) -> str:
+    """Return a warning if the applied schema is not that of `features.py`, otherwise "".
 
     Args:
-        project: with the features of `features.py`.
+        project: the project with the features of `features.py`.
     """
-    now = read_applied(project.paths.state).schema
-    if not now or now == project.features.schema_hash:
+    applied_schema = read_applied(project.paths.state).schema
+    if not applied_schema or applied_schema == project.features.schema_hash:
         return ""
     return (
-        f"features.py differs from the applied schema {now}, which is used; see tailorbird "
+        f"features.py differs from the applied schema {applied_schema}, which is used; see "
+        "tailorbird "
         "features plan"
     )
 
 
-def for_training(project: Project, clock: Clock) -> Settled:
-    """The project with the features to train on: the applied ones while `up` runs, else what
-    `features.py` declares, applied by this.
+def resolve_for_training(project: Project, clock: Clock) -> SchemaDecision:
+    """Return the project with the features to train on.
+
+    While `up` runs these are the applied ones. Otherwise `features.py` is applied first.
 
     Args:
-        project: with the features of `features.py`.
+        project: the project with the features of `features.py`.
     """
     return (
-        Settled(applied(project), differs(project))
+        SchemaDecision(with_applied_features(project), describe_difference(project))
         if is_running(project)
         else apply_declared(project, clock)
     )
 
 
 def is_running(project: Project) -> bool:
-    """Whether `tailorbird up` runs on the project."""
+    """Return whether `tailorbird up` runs on the project."""
     if not project.paths.run.is_dir():
         return False
     try:
@@ -144,63 +146,71 @@ def is_running(project: Project) -> bool:
 
 
 def active_schemas(project: Project) -> list[FeatureSet]:
-    """The active schemas, the applied one first. One whose declarations cannot be had is left out,
-    and logged.
+    """Return the active schemas, the applied one first.
+
+    A schema whose declarations cannot be loaded is logged and left out.
     """
-    newest = applied(project).features
-    found = {newest.schema_hash: newest}
-    for registry, version in _answering_versions(project):
+    newest = with_applied_features(project).features
+    schemas = {newest.schema_hash: newest}
+    for registry, version in _served_versions(project):
         info = registry.info(version)
-        if info.schema_hash and info.schema_hash not in found:
+        if info.schema_hash and info.schema_hash not in schemas:
             try:
-                found[info.schema_hash] = _features_of(project, info.schema_hash, info.path)
+                schemas[info.schema_hash] = _load_features(project, info.schema_hash, info.path)
             except (TailorbirdError, FileNotFoundError) as error:
                 log.warning("the features of %s are not kept up: %s", version, error)
-    return list(found.values())
+    return list(schemas.values())
 
 
 def _registries(project: Project) -> list[Path]:
     return [project.paths.registry, *(project.paths.churn(name) for name in project.churn)]
 
 
-def _answering_versions(project: Project) -> list[tuple[Registry, str]]:
-    """The versions that servers load, of the ranker and of each churn model."""
-    found = []
+def _served_versions(project: Project) -> list[tuple[Registry, str]]:
+    """Return the versions that servers load, of the ranker and of each churn model."""
+    served = []
     for path in _registries(project):
         registry = Registry(path, clock=SystemClock())
         aliases = registry.aliases()
-        found += [(registry, version) for version in map(aliases.version_named, SERVED) if version]
-    return found
+        served += [
+            (registry, version) for version in map(aliases.version_named, SERVED_ALIASES) if version
+        ]
+    return served
 
 
 def champion_features(project: Project) -> FeatureSet:
-    """The schema that answers are read with: the champion's; the applied one without a champion, or
-    where its declarations are not here.
+    """Return the features that requests are answered with: those of the champion.
+
+    They are the applied ones without a champion, or if its declarations are not here.
     """
-    newest = applied(project).features
+    newest = with_applied_features(project).features
     try:
         registry = Registry(project.paths.registry, clock=SystemClock())
         champion = registry.aliases().champion
         info = registry.info(champion) if champion else None
         if info is None or info.schema_hash in ("", newest.schema_hash):
             return newest
-        return _features_of(project, info.schema_hash, info.path)
+        return _load_features(project, info.schema_hash, info.path)
     except (TailorbirdError, FileNotFoundError) as error:
         log.warning("the features of the champion cannot be had: %s", error)
         return newest
 
 
-def find_schema(project: Project, schema: str) -> FeatureSet:
-    """The declarations of an active or kept schema by its hash. Raises NotReadyError."""
-    known = {
+def find_schema(project: Project, schema_hash: str) -> FeatureSet:
+    """Return the declarations of an active or stored schema by its hash; raises NotReadyError."""
+    schemas = {
         features.schema_hash: features for features in (*active_schemas(project), project.features)
     }
-    return known[schema] if schema in known else load_declarations(project.paths.state, schema)
+    return (
+        schemas[schema_hash]
+        if schema_hash in schemas
+        else load_declarations(project.paths.state, schema_hash)
+    )
 
 
 def route_plan_for(project: Project, schemas: list[FeatureSet]) -> RoutePlan:
-    """What the router needs to know: the attributes that any of the schemas names."""
-    plan = compile_plan(project.settings, project.features, project.slots, project.declared)
+    """Return the route plan with the attributes that any of the schemas names."""
+    plan = compile_plan(project.settings, project.features, project.slots, project.event_contract)
     return msgspec.structs.replace(
         plan,
         user_attributes=tuple(
@@ -213,25 +223,25 @@ def route_plan_for(project: Project, schemas: list[FeatureSet]) -> RoutePlan:
 
 
 def releasable_offset(project: Project) -> int:
-    """Below which row neither the lake, nor a worker of an active schema, nor the score role needs
-    the routed log.
+    """Return the row of the routed log below which no reader needs it.
+
+    Readers are the lake, the workers of active schemas and the score role.
     """
-    marks = [read_released(project.paths.lake).routed_position()]
+    offsets = [read_released(project.paths.lake).routed_position()]
     for features in active_schemas(project):
-        marks += required_offsets(project, features)  # a shuffle is before its workers
+        offsets += required_offsets(project, features)  # A shuffle is always ahead of its workers.
     if project.scores:
-        marks += [
-            scored for scored in [read_score_offset(project.paths.state)] if scored is not None
+        offsets += [
+            offset for offset in [read_score_offset(project.paths.state)] if offset is not None
         ]
-    return min(marks)
+    return min(offsets)
 
 
 def shuffled_logs(project: Project, features: FeatureSet) -> "tuple[KafkaLog, ...]":
-    """The logs that a shuffle writes for the workers of a schema; none where they read the routed
-    log themselves.
+    """Return the logs that a shuffle writes for the workers of a schema.
 
-    That is so where the logs are files, since all workers are on one machine then and share its
-    cache.
+    There are none if workers read the routed log themselves: with a single worker, and if the logs
+    are files, as all workers then share the cache of one machine.
     """
     if project.workers == 1 or isinstance(project.stream, Path):
         return ()
@@ -239,21 +249,21 @@ def shuffled_logs(project: Project, features: FeatureSet) -> "tuple[KafkaLog, ..
 
 
 def worker_log(project: Project, features: FeatureSet, part: KeyPart) -> Address:
-    """What the worker of a part reads."""
+    """Return the log that the worker of a part reads."""
     logs = shuffled_logs(project, features)
     return logs[part.number] if logs else project.routed
 
 
 def required_offsets(project: Project, features: FeatureSet) -> list[int]:
-    """From which row on the worker of each part needs its log, as its state here says, or the copy
-    of it.
+    """Return the first row that the worker of each part still needs from its log.
 
-    0, all of it, where neither is there, and while a state is being built.
+    It comes from the worker's state here, or from its copy. It is 0, the whole log, if neither
+    exists and while a state is being built.
     """
-    return [_needed_by(project, features, part) for part in all_parts(project.workers)]
+    return [_required_offset(project, features, part) for part in all_parts(project.workers)]
 
 
-def _needed_by(project: Project, features: FeatureSet, part: KeyPart) -> int:
+def _required_offset(project: Project, features: FeatureSet, part: KeyPart) -> int:
     try:
         position = read_local_position(project.paths.state, features, part)
     except NotReadyError:
@@ -266,7 +276,7 @@ def _needed_by(project: Project, features: FeatureSet, part: KeyPart) -> int:
             )
         except TailorbirdError as error:
             log.warning(
-                "how far the worker%s of schema %s is, is not known: %s",
+                "the position of worker%s of schema %s is unknown: %s",
                 part.name and f" {part.name}",
                 features.schema_hash,
                 error,
@@ -275,24 +285,25 @@ def _needed_by(project: Project, features: FeatureSet, part: KeyPart) -> int:
     return position.offset if position.ready else 0
 
 
-class ActiveWatch:
-    """Notices that the active schemas or candidate tables may have changed, by the files that say
-    so: what is applied, which tables are current, and who is champion.
+class ActiveSchemaWatch:
+    """Detects changes of the active schemas or candidate tables by the files that define them.
+
+    The files hold the applied schema, the current tables and the aliases of each registry.
     """
 
     def __init__(self, project: Project) -> None:
         files = (path / "aliases.json" for path in _registries(project))
         self._files = (project.paths.state / APPLIED, project.paths.candidates / CURRENT, *files)
-        self._seen: list[FileStamp | None] = []
+        self._stamps: list[FileStamp | None] = []
 
-    def changed(self) -> bool:
-        """Whether any file is another than at the last call; yes at the first."""
-        seen = [file_stamp(file) for file in self._files]
-        self._seen, before = seen, self._seen
-        return seen != before
+    def has_changed(self) -> bool:
+        """Return whether a file has changed since the last call; true at the first."""
+        stamps = [file_stamp(file) for file in self._files]
+        self._stamps, previous = stamps, self._stamps
+        return stamps != previous
 
 
-def _features_of(project: Project, schema: str, bundle: Path) -> FeatureSet:
+def _load_features(project: Project, schema: str, bundle: Path) -> FeatureSet:
     try:
         return load_declarations(project.paths.state, schema)
     except NotReadyError:

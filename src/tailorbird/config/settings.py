@@ -1,11 +1,11 @@
-"""Settings: `tailorbird.toml`, overlaid by the environment. How a project is found and loaded
-stands in `config.project`.
+"""Load settings: `tailorbird.toml`, overlaid by environment variables.
 
     [serve]                      TAILORBIRD_SERVE__PORT=9000
     port = 8642
 
-A variable's name is the path in the file, upper case, with `__` between section and key. Unknown
-keys are refused with the nearest known one. Durations are written `30m`, `6h`, `7d`.
+The name of a variable is the path in the file in upper case, with `__` between section and key.
+Unknown keys are refused with a suggestion. Durations are written `30m`, `6h`, `7d`. Projects are
+found and loaded by `config.project`.
 """
 
 import os
@@ -21,9 +21,19 @@ from tailorbird.errors import ConfigError, UsageError, suggest_name
 from tailorbird.events import parse_duration
 
 ENV_PREFIX = "TAILORBIRD_"
-# Read by other parts of the program, not settings of a project.
-_OTHER = ("CHROMIUM", "DATA", "DEBUG", "FAULTS", "KEY", "PARENT", "PEERS", "PROJECT", "TEST_KAFKA")
-ENV_OTHER = frozenset(f"TAILORBIRD_{name}" for name in _OTHER)
+# Variables that are not settings of a project.
+_OTHER_VARIABLES = (
+    "CHROMIUM",
+    "DATA",
+    "DEBUG",
+    "FAULTS",
+    "KEY",
+    "PARENT",
+    "PEERS",
+    "PROJECT",
+    "TEST_KAFKA",
+)
+ENV_OTHER = frozenset(f"TAILORBIRD_{name}" for name in _OTHER_VARIABLES)
 
 
 class ProjectSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -572,7 +582,7 @@ _MAY_BE_EMPTY = ("train.every",)
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """One setting as `config show` prints it."""
+    """A setting as `config show` prints it."""
 
     key: str
     value: Any
@@ -583,10 +593,10 @@ class Origin(msgspec.Struct, frozen=True):
 def load_settings(
     file: Path, environ: Mapping[str, str] | None = None
 ) -> tuple[Settings, list[Origin]]:
-    """The settings of a project and where each value came from.
+    """Return the settings of a project and the source of each value.
 
     Raises:
-        ConfigError: the file is no TOML, or a key or value cannot be used; names file and line, or
+        ConfigError: the file is not TOML, or a key or value is invalid; names file and line, or
             the variable.
     """
     environ = os.environ if environ is None else environ
@@ -595,7 +605,7 @@ def load_settings(
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not valid TOML: {error}", where=str(file)) from None
-    lines = _lines_of(text)
+    lines = _line_numbers(text)
     sources = {key: f"{file.name}:{line}" for key, line in lines.items()}
     _check_keys(tree, file, lines)
     _overlay(tree, sources, environ)
@@ -622,23 +632,24 @@ def _read(file: Path) -> str:
         raise ConfigError(f"cannot be read: {error}", where=str(file)) from None
 
 
-def _lines_of(text: str) -> dict[str, int]:
-    """`section.key` → line; enough of TOML for a flat file of sections, which is all that a
-    project's file may be.
+def _line_numbers(text: str) -> dict[str, int]:
+    """Return the line of each section and of each `section.key`.
+
+    Only flat sections are parsed, because a project's file has nothing else.
     """
-    section, found = "", {}
+    section, line_numbers = "", {}
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.strip()
         if stripped.startswith("[") and "]" in stripped:
             section = stripped[1 : stripped.index("]")].strip()
-            found[section] = number
+            line_numbers[section] = number
         elif "=" in stripped and not stripped.startswith("#"):
             key = stripped.partition("=")[0].strip()
-            found[f"{section}.{key}" if section else key] = number
-    return found
+            line_numbers[f"{section}.{key}" if section else key] = number
+    return line_numbers
 
 
-def _known() -> dict[str, list[str]]:
+def _section_keys() -> dict[str, list[str]]:
     return {
         section.name: [entry.name for entry in msgspec.structs.fields(section.type)]  # type: ignore[arg-type]
         for section in msgspec.structs.fields(Settings)
@@ -646,41 +657,43 @@ def _known() -> dict[str, list[str]]:
 
 
 def _check_keys(tree: dict[str, Any], file: Path, lines: dict[str, int]) -> None:
-    known = _known()
+    allowed = _section_keys()
     for section, content in tree.items():
-        if section not in known:
-            raise _unknown("section", section, list(known), f"{file}:{lines.get(section, 1)}")
+        if section not in allowed:
+            raise _unknown_name(
+                "section", section, list(allowed), f"{file}:{lines.get(section, 1)}"
+            )
         if not isinstance(content, dict):
             raise ConfigError(
                 f"expected a section [{section}]", where=f"{file}:{lines.get(section, 1)}"
             )
         for key in content:
-            if key not in known[section]:
-                raise _unknown(
+            if key not in allowed[section]:
+                raise _unknown_name(
                     "key",
                     f"{section}.{key}",
-                    [f"{section}.{name}" for name in known[section]],
+                    [f"{section}.{name}" for name in allowed[section]],
                     f"{file}:{lines.get(f'{section}.{key}', 1)}",
                 )
 
 
-def _unknown(what: str, name: str, known: list[str], where: str) -> ConfigError:
-    hint = suggest_name(name, known, f"known: {', '.join(known)}", cutoff=0.5)
-    return ConfigError(f"unknown {what} {name}; {hint}", where=where)
+def _unknown_name(kind: str, name: str, names: list[str], where: str) -> ConfigError:
+    hint = suggest_name(name, names, f"known: {', '.join(names)}", cutoff=0.5)
+    return ConfigError(f"unknown {kind} {name}; {hint}", where=where)
 
 
 def _overlay(tree: dict[str, Any], sources: dict[str, str], environ: Mapping[str, str]) -> None:
-    known = _known()
+    allowed = _section_keys()
     for variable, value in environ.items():
         if not variable.startswith(ENV_PREFIX) or variable in ENV_OTHER:
             continue
         section, _, key = variable[len(ENV_PREFIX) :].lower().partition("__")
-        if section not in known or key not in known[section]:
-            names = [f"{ENV_PREFIX}{s}__{k}".upper() for s, keys in known.items() for k in keys]
-            raise _unknown("variable", variable, names, "environment")
-        listed = isinstance(getattr(getattr(Settings(), section), key), list)
+        if section not in allowed or key not in allowed[section]:
+            names = [f"{ENV_PREFIX}{s}__{k}".upper() for s, keys in allowed.items() for k in keys]
+            raise _unknown_name("variable", variable, names, "environment")
+        is_list = isinstance(getattr(getattr(Settings(), section), key), list)
         tree.setdefault(section, {})[key] = (
-            [part.strip() for part in value.split(",") if part.strip()] if listed else value
+            [part.strip() for part in value.split(",") if part.strip()] if is_list else value
         )
         sources[f"{section}.{key}"] = f"environment {variable}"
 
@@ -712,13 +725,16 @@ def _origins(settings: Settings, sources: dict[str, str]) -> list[Origin]:
             value = getattr(getattr(settings, section.name), entry.name)
             rows.append(
                 Origin(
-                    key, _shown(value, key), sources.get(key, "default"), _description(entry.type)
+                    key,
+                    _redacted(value, key),
+                    sources.get(key, "default"),
+                    _description(entry.type),
                 )
             )
     return rows
 
 
-def _shown(value: Any, key: str) -> Any:
+def _redacted(value: Any, key: str) -> Any:
     if key not in SECRET or not value:
         return value
     return "***" if isinstance(value, str) else ["***"] * len(value)

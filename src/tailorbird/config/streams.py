@@ -1,4 +1,4 @@
-"""Where a project's logs are: a folder, or the topics of a cluster that speaks Kafka's protocol,
+"""The cluster of a project's logs, if they are topics of a Kafka-compatible cluster.
 from section [stream].
 """
 
@@ -11,8 +11,8 @@ from tailorbird.events import SECOND, parse_duration
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import Cluster
 
-SASL = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
-_OURS = (
+SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+_RESERVED_OPTIONS = (
     "enable.idempotence",
     "acks",
     "isolation.level",
@@ -23,7 +23,7 @@ _OURS = (
 
 
 def kafka_cluster(settings: Settings) -> "Cluster | None":
-    """The cluster that the settings name; None where the logs are files. Raises ConfigError."""
+    """Return the cluster that the settings name; None if the logs are files. Raises ConfigError."""
     section = settings.stream
     if not section.url:
         if section.partitions > 1:
@@ -48,9 +48,10 @@ def kafka_cluster(settings: Settings) -> "Cluster | None":
         if value
     }
     if section.sasl:
-        if section.sasl not in SASL:
+        if section.sasl not in SASL_MECHANISMS:
             raise ConfigError(
-                f"expected one of {', '.join(SASL)}, got {section.sasl!r}", where="stream.sasl"
+                f"expected one of {', '.join(SASL_MECHANISMS)}, got {section.sasl!r}",
+                where="stream.sasl",
             )
         if not (section.sasl_user and section.sasl_password):
             raise ConfigError(
@@ -72,7 +73,7 @@ def kafka_cluster(settings: Settings) -> "Cluster | None":
                 "default.topic.config holds others: name each of them by itself",
                 where="stream.client",
             )
-        if name.strip() in _OURS:
+        if name.strip() in _RESERVED_OPTIONS:
             raise ConfigError(
                 f"{name.strip()} is what keeps events from being lost, and cannot be set",
                 where="stream.client",

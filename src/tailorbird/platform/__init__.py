@@ -1,1 +1,1 @@
-"""A project as its users hold it, and the runtime of its roles: what commands and notebooks call."""
+"""The public `Project` and the runtime of its roles, for commands and notebooks."""

@@ -1,4 +1,4 @@
-"""Answering a request of a project in this process."""
+"""Answer a request of a project in this process."""
 
 import msgspec
 
@@ -10,20 +10,20 @@ from tailorbird.platform.moment import clock_of_answers
 from tailorbird.platform.results import Slate
 from tailorbird.serving.messages import RecommendQuery, SearchQuery, decode
 
-ATTRIBUTES = ("title", "price", "category")  # that a person reads beside an item
+ATTRIBUTES = ("title", "price", "category")  # Attributes that are printed next to an item.
 
 
-def slot_of(project: Project, slot: str, query: str) -> str:
-    """Return the slot that a request without one is for."""
-    if slot:
-        return slot
+def slot_of(project: Project, name: str, query: str) -> str:
+    """Return the slot of a request that may name none."""
+    if name:
+        return name
     return "search" if query and "search" in project.slots else project.settings.train.slot
 
 
 def request_body(
     project: Project, *, slot: str, user_id: str, query: str, size: int, explain: bool
 ) -> dict[str, object]:
-    """Return the body of a request as a server takes it."""
+    """Return the request body as a server expects it."""
     body: dict[str, object] = {
         "slot": slot_of(project, slot, query),
         "explain": explain,
@@ -45,11 +45,11 @@ def answer(
     as_of: str = "",
     explain: bool = False,
 ) -> Slate:
-    """Answer as a server would, without logging it. See `Project.recommend`."""
+    """Answer as a server would, without logging the response. See `Project.recommend`."""
     body = request_body(
         project, slot=slot, user_id=user_id, query=query, size=size, explain=explain
     )
-    # Through JSON, so that a wrong value is refused with the same sentence as a server's.
+    # Encoded as JSON, so that an invalid value gives the same error as on a server.
     encoded = msgspec.json.encode(body)
     clock, note = clock_of_answers(as_of, project, SystemClock())
     with open_pipeline(project, clock, seed=None) as pipeline:
@@ -66,7 +66,7 @@ def answer(
 
 
 def require_items(slate: Slate, where: str) -> None:
-    """Raise NotReadyError where no item is known yet."""
+    """Raise NotReadyError if no item is known yet."""
     if "index" in slate.response.degraded:
         raise NotReadyError(
             "there is nothing to recommend yet: no model, and no item is known",

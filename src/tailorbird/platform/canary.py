@@ -18,7 +18,7 @@ from tailorbird.monitoring.canary import (
 )
 from tailorbird.registry import Registry
 
-BY = "canary"  # how the judge signs in the registry
+BY = "canary"  # The author of these changes in the registry.
 log = logging.getLogger(__name__)
 
 
@@ -35,7 +35,7 @@ def advance_canary(project: Project, clock: Clock) -> str:
         "canary %s at %g: %s, %s", aliases.canary, aliases.share, verdict.action, verdict.reason
     )
     if registry.aliases() != aliases:
-        return "wait"  # somebody decided meanwhile
+        return "wait"  # Somebody changed the aliases in the meantime.
     if verdict.action == "end":
         registry.end_canary(by=BY, why=verdict.reason)
         log.error("canary %s was ended: %s", aliases.canary, verdict.reason)
@@ -47,7 +47,7 @@ def advance_canary(project: Project, clock: Clock) -> str:
 
 
 def advance_canary_safely(project: Project, clock: Clock) -> None:
-    """Do as `advance_canary`; where it cannot, it says so in the log."""
+    """Call `advance_canary`, and log its errors instead of raising them."""
     try:
         advance_canary(project, clock)
     except NotReadyError as error:
@@ -57,8 +57,9 @@ def advance_canary_safely(project: Project, clock: Clock) -> None:
 
 
 def share_since(registry: Registry) -> int:
-    """Return since when the canary has its present share, microseconds. What came before is not
-    compared, see `monitoring.canary`.
+    """Return the time since which the canary has its present share, in microseconds.
+
+    Earlier traffic is not compared, see `monitoring.canary`.
     """
     aliases = registry.aliases()
     changes = (
@@ -70,7 +71,7 @@ def share_since(registry: Registry) -> int:
 
 
 def judge_canary(project: Project, registry: Registry) -> CanaryVerdict:
-    """Compare the canary with the champion by what the log holds since its present share.
+    """Compare the canary with the champion on the log since its present share.
 
     Raises:
         NotReadyError: there is no canary.
@@ -85,15 +86,15 @@ def judge_canary(project: Project, registry: Registry) -> CanaryVerdict:
     answers = lake.answers(columns=ANSWERS, ts_from=since)
     denominators = {name: slot.denominator for name, slot in project.slots.items()}
     attribution = {name: parse_duration(slot.attribution) for name, slot in project.slots.items()}
-    canary_, champion = (
+    canary_figures, champion_figures = (
         measure_version(
             events, answers, version, denominators=denominators, attribution=attribution
         )
         for version in (aliases.canary, aliases.champion)
     )
     return decide_canary(
-        canary_,
-        champion,
+        canary_figures,
+        champion_figures,
         aliases.share,
         GuardRails(**msgspec.structs.asdict(project.settings.canary)),
     )

@@ -1,4 +1,4 @@
-"""Making a project: tailorbird.toml, features.py and slots.py, from templates or from data."""
+"""Create a project: tailorbird.toml, features.py and slots.py, from templates or from data."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from pathlib import Path
 from tailorbird.errors import UsageError
 from tailorbird.events import SystemClock
 from tailorbird.events.guess import Answers
-from tailorbird.places import require_plain_path
+from tailorbird.places import require_unescaped_path
 from tailorbird.proposal import Proposal, propose
 
 FILES = ("tailorbird.toml", "features.py", "slots.py")
@@ -17,13 +17,13 @@ _GITIGNORE = "data/\nkeys.json\n"
 
 
 @dataclass(frozen=True)
-class Created:
-    """What was made.
+class CreatedProject:
+    """A new project.
 
     Attributes:
-        folder: of the project.
-        files: names of those that it has now.
-        proposal: what the data proposed; None without data.
+        folder: folder of the project.
+        files: names of its files.
+        proposal: the proposal from its data; None without data.
     """
 
     folder: Path
@@ -35,20 +35,20 @@ def propose_from(data: Path, columns: Sequence[str] = (), ts_format: str = "") -
     """Propose a mapping and declarations from files of events.
 
     Args:
-        columns: names of the columns of a file whose first line does not have them.
-        ts_format: how times are written, as strptime has it, where day and month cannot be told
-            apart.
+        columns: column names of a file without a header line.
+        ts_format: strptime format of times, needed if day and month are ambiguous.
+
 
     Raises:
-        AskError: the data leave one thing open; it has the choices.
-        InputError: the files hold nothing that could be an event.
+        AskError: the data are ambiguous; the error has the choices.
+        InputError: the files have no row that could be an event.
     """
     return propose(data, SystemClock().now(), Answers(tuple(columns), ts_format))
 
 
 def check_folder(folder: Path) -> None:
-    """Raise UsageError where a project cannot be made in a folder."""
-    require_plain_path(folder.resolve())
+    """Raise UsageError if a project cannot be created in this folder."""
+    require_unescaped_path(folder.resolve())
     if taken := [name for name in FILES if (folder / name).exists()]:
         raise UsageError(
             f"{', '.join(taken)} already there; nothing was written",
@@ -57,8 +57,8 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def create_project(folder: Path, proposal: Proposal | None = None) -> Created:
-    """Write the files of a new project. Files that are already there are not touched.
+def create_project(folder: Path, proposal: Proposal | None = None) -> CreatedProject:
+    """Write the files of a new project; existing files are not touched.
 
     Raises:
         UsageError: the folder has a project already, or its path cannot be used.
@@ -82,8 +82,8 @@ def create_project(folder: Path, proposal: Proposal | None = None) -> Created:
     )
     folder.mkdir(parents=True, exist_ok=True)
     if not (data := folder / "data").exists():
-        data.mkdir(mode=0o700)  # nobody else on this machine may read what people did
+        data.mkdir(mode=0o700)  # Other accounts of this machine must not read personal data.
     for file, text in {**contents, ".gitignore": _GITIGNORE}.items():
         if not (folder / file).exists():
             (folder / file).write_text(text)
-    return Created(folder, tuple(contents), proposal)
+    return CreatedProject(folder, tuple(contents), proposal)

@@ -1,4 +1,4 @@
-"""Tables and figures as a notebook shows them."""
+"""Tables and charts for notebooks."""
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,22 +14,25 @@ if TYPE_CHECKING:
     import polars
     from matplotlib.figure import Figure
 
-SHOWN_ROWS = 20
+MAX_PRINTED_ROWS = 20
 
 
 @dataclass(frozen=True, repr=False)
 class Frame:
-    """An Arrow table that prints well. pandas, Polars and DuckDB read it as it is, by the Arrow
-    C stream interface.
+    """An Arrow table with a readable repr.
+
+    pandas, Polars and DuckDB read it directly through the Arrow C stream interface.
     """
 
     arrow: pa.Table
 
     @classmethod
     def from_rows(cls, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> "Frame":
-        """Make a table of rows."""
+        """Create a table from rows."""
         values = list(rows)
-        return cls(pa.table({name: [row[at] for row in values] for at, name in enumerate(columns)}))
+        return cls(
+            pa.table({name: [row[index] for row in values] for index, name in enumerate(columns)})
+        )
 
     def __len__(self) -> int:
         return self.arrow.num_rows
@@ -46,14 +49,14 @@ class Frame:
         return self.arrow.__arrow_c_stream__(requested_schema)
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """Return it as a pandas DataFrame. Raises UsageError where pandas is not installed."""
+        """Return a pandas DataFrame; raises UsageError if pandas is not installed."""
         try:
             return self.arrow.to_pandas()
         except ModuleNotFoundError as error:
             raise UsageError("pandas is not installed", fix="pip install pandas") from error
 
     def to_polars(self) -> "polars.DataFrame":
-        """Return it as a Polars DataFrame. Raises UsageError where Polars is not installed."""
+        """Return a Polars DataFrame; raises UsageError if Polars is not installed."""
         try:
             import polars
         except ModuleNotFoundError as error:
@@ -68,34 +71,35 @@ class Frame:
 
     def __repr__(self) -> str:
         cells = [self.columns, *self._cells()]
-        widths = [max(len(row[at]) for row in cells) for at in range(len(self.columns))]
+        widths = [max(len(row[index]) for row in cells) for index in range(len(self.columns))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in cells
         ]
-        if len(self) > SHOWN_ROWS:
+        if len(self) > MAX_PRINTED_ROWS:
             lines.append(f"… {len(self):,} rows")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
+        header = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
             for row in self._cells()
         )
-        more = f"<p>{len(self):,} rows</p>" if len(self) > SHOWN_ROWS else ""
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+        footer = f"<p>{len(self):,} rows</p>" if len(self) > MAX_PRINTED_ROWS else ""
+        return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>{footer}"
 
     def _cells(self) -> list[list[str]]:
         return [
             [_cell(value) for value in row.values()]
-            for row in self.arrow.slice(0, SHOWN_ROWS).to_pylist()
+            for row in self.arrow.slice(0, MAX_PRINTED_ROWS).to_pylist()
         ]
 
 
 def figures_frame(results: Mapping[str, Mapping[str, float | None]]) -> Frame:
-    """Return the figures of models and baselines, one row each, the best first. `_low` and `_high`
-    are the ends of 95 % intervals over people.
+    """Return the figures of models and baselines, one row each, the best first.
+
+    `_low` and `_high` are the ends of 95 % intervals over people.
     """
     ranked = sorted(results.items(), key=lambda pair: -(pair[1].get("ndcg_10") or 0.0))
     names = list(dict.fromkeys(name for _, figures in ranked for name in figures))
@@ -108,7 +112,7 @@ def figures_frame(results: Mapping[str, Mapping[str, float | None]]) -> Frame:
 def plot_figures(
     results: Mapping[str, Mapping[str, float | None]], metric: str = "ndcg_10"
 ) -> "Figure":
-    """Draw one metric of models and baselines with its 95 % intervals.
+    """Plot one metric of models and baselines with its 95 % intervals.
 
     Raises:
         UsageError: none of them has the metric.
@@ -125,10 +129,10 @@ def plot_figures(
     ranked = sorted(values.items(), key=lambda pair: pair[1][0])
     figure = Figure(figsize=(7, 0.4 * len(ranked) + 1), layout="constrained")
     axes = figure.subplots()
-    for at, (_, (value, low, high)) in enumerate(ranked):
-        axes.plot(value, at, "o", color="tab:blue")
+    for row, (_, (value, low, high)) in enumerate(ranked):
+        axes.plot(value, row, "o", color="tab:blue")
         if low is not None and high is not None:
-            axes.plot([low, high], [at, at], color="tab:blue")
+            axes.plot([low, high], [row, row], color="tab:blue")
     axes.set_yticks(range(len(ranked)), [model for model, _ in ranked])
     axes.set_xlabel(f"{metric}, 95 % interval over people")
     return figure

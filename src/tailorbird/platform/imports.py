@@ -1,4 +1,4 @@
-"""Importing files into a project: recognise the format, import, route and load the lake."""
+"""Import files into a project: recognise the format, import, route and load the lake."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +13,21 @@ from tailorbird.platform.roles import drain
 from tailorbird.stream.importer import ImportReport
 from tailorbird.stream.importer import import_files as import_into_log
 
-NAMES = (
+FORMAT_NAMES = (
     "tailorbird, metarank, movielens, personalize, gorse, segment, ga4, snowplow, "
     "cloudevents, mind, instacart, mapping"
 )
-PROPOSE = "tailorbird import --guess PATH > mapping.toml proposes one"
+PROPOSE_HINT = "tailorbird import --guess PATH > mapping.toml proposes one"
 
 
 @dataclass(frozen=True)
-class Imported:
-    """What an import did.
+class ImportResult:
+    """The result of an import.
 
     Attributes:
-        format: of the files, recognised where it was not named.
-        report: rows, refused rows and their reasons.
-        routed: events by what the router decided; None where another process routes them.
+        format: format of the files, given or recognised.
+        report: counts of rows, and of refused rows by reason.
+        routed: events by the router's decision; None if another process routes them.
     """
 
     format: str
@@ -52,27 +52,27 @@ def import_files(
     slot: str = "home",
     route: bool = True,
     progress: Progress = no_progress,
-) -> Imported:
+) -> ImportResult:
     """Import a file or a folder into the raw log, then route it and load the lake.
 
-    Files that were imported before are not taken twice. Rows that cannot be read go to the
-    quarantine, with their reason.
+    Files that were imported before are skipped. Unreadable rows go to the quarantine with a reason.
 
     Args:
-        format_: one of `NAMES`, or `auto`.
-        mapping: for the format `mapping`: the file that says how columns become events.
+        format_: one of `FORMAT_NAMES`, or `auto`.
+        mapping: for the format `mapping`: the file that maps columns to events.
         slot: the slot that imported responses belong to.
         route: also route the events and load the lake.
 
     Raises:
-        InputError: the format cannot be recognised, or a file cannot be read.
+        InputError: the format is not recognised, or a file is unreadable.
         UsageError: there is no such format, or its mapping is missing.
     """
     if format_ == "auto":
-        format_ = recognised_format(path)
+        format_ = detect_format(path)
     options = AdapterOptions(slot, _read_mapping(format_, mapping), str(mapping or ""), str(path))
-    # A person who is erased meanwhile would be missing from the list that the files are read with.
-    with hold_off_erasures(project.paths.data, make=True):
+    # An erasure during the import would be missing from the suppression list that the rows are
+    # checked against.
+    with hold_off_erasures(project.paths.data, create=True):
         apply_remote_erasures(project)
         report = import_into_log(
             project.paths.stream,
@@ -90,21 +90,21 @@ def import_files(
             routed = drain(project, SystemClock(), progress=progress) if route else None
         except LockedError:
             routed = None
-    return Imported(format_, report, routed)
+    return ImportResult(format_, report, routed)
 
 
-def recognised_format(path: Path) -> str:
-    """Return the format of what is at `path`.
+def detect_format(path: Path) -> str:
+    """Return the format of the files at `path`.
 
     Raises:
-        InputError: it cannot be seen, or the files need a mapping.
+        InputError: the format is not recognised, or the files need a mapping.
     """
     name = recognise_format(list_importable_files(path))
     if name is None:
         raise InputError(
-            "which format this is cannot be seen",
+            "the format is not recognised",
             where=str(path),
-            fix=f"name it: tailorbird import FORMAT PATH, with one of {NAMES}",
+            fix=f"name it: tailorbird import FORMAT PATH, with one of {FORMAT_NAMES}",
         )
     if name == "mapping":
         raise InputError(
@@ -115,9 +115,9 @@ def recognised_format(path: Path) -> str:
     return name
 
 
-def require_accepted(imported: Imported, path: Path) -> None:
-    """Raise InputError where none of the rows is an event."""
-    report = imported.report
+def require_accepted(result: ImportResult, path: Path) -> None:
+    """Raise InputError if none of the rows is an event."""
+    report = result.report
     if report.rows and not report.accepted:
         raise InputError(
             f"none of its {report.rows:,} rows is an event; all are kept in the quarantine",
@@ -131,9 +131,9 @@ def _read_mapping(format_: str, mapping: Path | None) -> str:
     if format_ != "mapping":
         return ""
     if mapping is None:
-        raise UsageError("the format mapping needs --mapping FILE", fix=PROPOSE)
+        raise UsageError("the format mapping needs --mapping FILE", fix=PROPOSE_HINT)
     if not mapping.is_file():
-        raise UsageError("no such file", where=str(mapping), fix=PROPOSE)
+        raise UsageError("no such file", where=str(mapping), fix=PROPOSE_HINT)
     try:
         return mapping.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

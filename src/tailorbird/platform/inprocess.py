@@ -1,5 +1,6 @@
-"""A project's pipeline in this process: for `recommend` without a server, and for the demo's bulk
-traffic on a simulated clock.
+"""A project's serving pipeline in this process.
+
+`recommend` uses it without a server, and the demo for its bulk traffic on a simulated clock.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,17 +29,18 @@ from tailorbird.store.valkey import CopyTarget
 
 
 class InProcessServer:
-    """The parts of a serve process without HTTP: `pipeline` answers, `look()` takes in new bundles
-    and items; `schemas`, `bundles`.
+    """The parts of a serving process without HTTP.
+
+    `pipeline` answers requests, `refresh()` loads new bundles and items.
 
     Args:
-        door: where answers are logged; None logs nothing.
-        seed: of exploration and request ids; None draws one.
-        hide: people of queries, whose ids come from outside; those of our own logs are hidden
-            already.
-        copies: a Valkey to read features from, as servers do; None reads the state of this machine.
-        probe: tries each bundle in a child process first, see `serving.bundles`: for what must not
-            end with a bundle that ends its loader.
+        collector: logs the responses; None logs nothing.
+        seed: seed of exploration and request ids; None draws one.
+        pseudonymise: hash the user ids of requests, which come from outside; ids in our own
+            logs are hashed already.
+        copies: a Valkey to read features from, as servers do; None reads the local state.
+        probe: tries each bundle in a child process first (see `serving.bundles`), for processes
+            that must survive a bundle that crashes its loader.
     """
 
     def __init__(
@@ -48,11 +50,11 @@ class InProcessServer:
         *,
         collector: EventCollector | None,
         seed: int | None,
-        hide: bool = True,
+        pseudonymise: bool = True,
         copies: CopyTarget | None = None,
         probe: Callable[[Path], None] | None = None,
     ) -> None:
-        self._clock, self._pseudonyms = clock, project.pseudonyms() if hide else None
+        self._clock, self._pseudonyms = clock, project.pseudonyms() if pseudonymise else None
         self.schemas = Schemas(
             project.paths.state, project.features, copies=copies, workers=project.workers
         )
@@ -80,18 +82,18 @@ class InProcessServer:
         self.pipeline = self._pipeline(project.slots, collector, seed)
 
     def pipeline_for(self, slots: Mapping[str, Slot], seed: int | None) -> Pipeline:
-        """Another pipeline over the same parts, with slots of its own, that logs nothing."""
+        """Return another pipeline over the same parts, with its own slots, that logs nothing."""
         return self._pipeline(slots, None, seed)
 
     def _pipeline(
-        self, slots: Mapping[str, Slot], door: EventCollector | None, seed: int | None
+        self, slots: Mapping[str, Slot], collector: EventCollector | None, seed: int | None
     ) -> Pipeline:
         return Pipeline(
             slots=slots,
             bundles=self.bundles,
             feature_provider=self.schemas,
             catalogue=self._catalogue,
-            answer_log=door,
+            answer_log=collector,
             clock=self._clock,
             rng=np.random.default_rng(seed),
             pseudonyms=self._pseudonyms,
@@ -101,9 +103,7 @@ class InProcessServer:
         )
 
     def refresh(self) -> None:
-        """Take in what is new: candidate tables, a promoted bundle, a formula, items that came
-        since.
-        """
+        """Load what is new: candidate tables, a promoted bundle, a formula, and items."""
         self.tables.tick()
         self.bundles.tick()
         self._formulas.tick()
@@ -118,7 +118,7 @@ class InProcessServer:
 
 @contextmanager
 def open_pipeline(project: Project, clock: Clock, *, seed: int | None) -> Iterator[Pipeline]:
-    """A pipeline that logs nothing, until the end of the block."""
+    """Open a pipeline that logs nothing, for the duration of the block."""
     parts = InProcessServer(project, clock, collector=None, seed=seed)
     try:
         yield parts.pipeline

@@ -1,4 +1,4 @@
-"""A project's roles as child processes of a notebook or a test."""
+"""Run a project's roles as child processes of a notebook or a test."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ LOG_LINES = 20
 
 @contextmanager
 def run_server(project: Project, *, train: bool, timeout_s: float) -> Iterator[Client]:
-    """Run `tailorbird up` on a free port until the end of the block, and give a client of it."""
+    """Run `tailorbird up` on a free port for the duration of the block and yield a client."""
     port = _free_port()
     command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "up"]
     command += ["--port", str(port), *([] if train else ["--no-train"])]
@@ -33,12 +33,12 @@ def run_server(project: Project, *, train: bool, timeout_s: float) -> Iterator[C
             command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     url = f"http://127.0.0.1:{port}"
-    key = next(
-        (one for one in project.settings.serve.write_keys if not one.startswith("sha256:")), ""
+    write_key = next(
+        (key for key in project.settings.serve.write_keys if not key.startswith("sha256:")), ""
     )
     try:
         _wait_until_ready(url, process, log, timeout_s)
-        with Client(url, key=key) as client:
+        with Client(url, key=write_key) as client:
             yield client
     finally:
         if process.poll() is None:
@@ -62,9 +62,9 @@ def _wait_until_ready(
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(POLL_S)
-    end = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+    last_lines = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
     raise NotReadyError(
-        f"the server did not answer within {timeout_s:g} s:\n{end}",
+        f"the server did not answer within {timeout_s:g} s:\n{last_lines}",
         where=url,
         fix="tailorbird doctor says what is missing",
     )

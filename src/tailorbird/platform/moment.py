@@ -1,6 +1,4 @@
-"""Moments to train, judge and answer by; `as_of`: training and judging as if it were then, for histories that
-ended long ago.
-"""
+"""Clocks for training, evaluation and answers: `as_of`, today, or the end of an imported log."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -21,19 +19,17 @@ def clock_as_of(
     settled: bool = True,
     notify: Callable[[str], None] = lambda note: None,
 ) -> Clock:
-    """Return the clock to train or judge by; for "" that of the project, or `latest` where its log
-    was imported and ended long ago.
+    """Return the clock to train or evaluate by.
 
-    `settled`: labels are read there, of which those count that no late event may change any more.
-    Behind the newest event such events have as long to come as has passed since, and none counts
-    that takes longer than the allowed lateness. So it is the end of the log and the lateness where
-    that has passed, as for a history that ended long ago, and now while events still come.
-    Otherwise it is just behind the newest event. `notify` gets a sentence where the log's end is
-    taken without being asked for.
+    For "" it is the project's clock, or `latest` if the log was imported and ended long ago.
+    `latest` lies just after the newest event. With `settled` it lies later by up to the allowed
+    lateness, as far as that time has passed, because labels count only when no late event can
+    change them any more. While events may still arrive it is now. `notify` gets a sentence if the
+    end of the log is chosen by default.
 
     Raises:
-        UsageError: the text is no time.
-        NotReadyError: `latest`, and the lake holds nothing.
+        UsageError: the text is not a time.
+        NotReadyError: `latest`, and the lake is empty.
     """
     machine = SystemClock()
     if text == NOW:
@@ -43,27 +39,27 @@ def clock_as_of(
     end = end_of_log(project)
     if not text:
         clock = project.clock()
-        if clock.behind or clock.was_live or not (end.imported and end.ended(machine.now())):
+        if clock.behind or clock.was_live or not (end.is_imported and end.has_ended(machine.now())):
             return clock
-        notify(f"{end.told(machine.now())}: as of its end; --as-of {NOW} goes by today.")
-    elif not end.record:
-        Lake(project.paths.lake).sql(
-            "SELECT p FROM events LIMIT 1"
-        )  # says that there is no lake, where there is none
-    last = max(end.deed, 1)
-    return _latest(last, project.plan.lateness_us, machine) if settled else SimulatedClock(last)
+        notify(f"{end.describe(machine.now())}: as of its end; --as-of {NOW} goes by today.")
+    elif not end.record_end:
+        # Raises the error for a missing lake.
+        Lake(project.paths.lake).sql("SELECT p FROM events LIMIT 1")
+    last = max(end.activity_end, 1)
+    return (
+        _settled_clock(last, project.plan.lateness_us, machine) if settled else SimulatedClock(last)
+    )
 
 
 def clock_of_answers(text: str, project: Project, machine: Clock) -> tuple[Clock, str]:
-    """Return the clock that an answer goes by without a server, and a sentence where that is not
-    the machine's own.
+    """Return the clock of a response without a server, and a notice if it is not the machine's.
 
-    For "" that of the project, or the end of a log that ended long ago, so that people are as they
-    were then; `now` takes the machine's.
+    For "" it is the project's clock, or the end of a log that ended long ago, so that users are as
+    they were then. `now` selects the machine's clock.
 
     Raises:
-        UsageError: the text is no time.
-        NotReadyError: `latest`, and the lake holds nothing.
+        UsageError: the text is not a time.
+        NotReadyError: `latest`, and the lake is empty.
     """
     if text == NOW:
         return machine, ""
@@ -71,22 +67,26 @@ def clock_of_answers(text: str, project: Project, machine: Clock) -> tuple[Clock
         clock = clock_as_of(text, project)
         return clock, f"Answered as of {to_iso(clock.now())}."
     end = end_of_log(project)
-    if not text and (behind := project.clock().behind):
-        moment = to_iso(machine.now() - behind)[:16].replace("T", " ")
+    if not text and (behind_us := project.clock().behind):
+        moment = to_iso(machine.now() - behind_us)[:16].replace("T", " ")
         return (
             project.clock(),
-            f"{end.told(machine.now())}: the project goes on from there, and it is {moment} UTC.",
+            f"{end.describe(machine.now())}: the project goes on from there, and it is "
+            f"{moment} UTC.",
         )
-    if not end.deed or (not text and (project.clock().was_live or not end.ended(machine.now()))):
+    if not end.activity_end or (
+        not text and (project.clock().was_live or not end.has_ended(machine.now()))
+    ):
         return machine, ""
     return SimulatedClock(
-        end.deed
-    ), f"{end.told(machine.now())}: answered as of its end; --as-of {NOW} goes by today."
+        end.activity_end
+    ), f"{end.describe(machine.now())}: answered as of its end; --as-of {NOW} goes by today."
 
 
-def _latest(end: int, lateness_us: int, machine: Clock) -> Clock:
-    """The machine's own clock where late events may still come; of a machine whose clock is behind
-    the log, nothing is known of them.
+def _settled_clock(end: int, lateness_us: int, machine: Clock) -> Clock:
+    """Return the machine's clock if late events may still come, otherwise the settled end.
+
+    A machine whose clock is behind the log cannot know of late events.
     """
     now = machine.now()
     return (
@@ -96,15 +96,15 @@ def _latest(end: int, lateness_us: int, machine: Clock) -> Clock:
     )
 
 
-def parse_time(text: str, option: str, otherwise: str = "") -> int:
-    """Microseconds of a date or a time, in UTC where it names no zone."""
+def parse_time(text: str, option: str, alternatives: str = "") -> int:
+    """Parse a date or a time to microseconds, in UTC if it names no zone."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(
-            f"expected a time such as 2026-11-25{otherwise}, got {text!r}", where=option
+            f"expected a time such as 2026-11-25{alternatives}, got {text!r}", where=option
         ) from None
-    # Whole numbers throughout: a float of seconds cannot hold every microsecond.
+    # Integers throughout, because a float of seconds cannot represent every microsecond.
     return (
         (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime.fromtimestamp(0, UTC)
     ) // timedelta(microseconds=1)

@@ -1,4 +1,4 @@
-"""How long calls tell how far they are."""
+"""Progress callbacks of long calls."""
 
 from collections.abc import Callable
 
@@ -6,4 +6,4 @@ Progress = Callable[[str, int, int | None], None]  # stage, done, total or None
 
 
 def no_progress(stage: str, done: int, total: int | None) -> None:
-    """Tell nobody."""
+    """Discard the progress."""

@@ -1,4 +1,4 @@
-"""`tailorbird.Project`: a project as notebooks and pipelines use it. Commands print what it returns."""
+"""`tailorbird.Project`, the API of notebooks and pipelines; commands print what it returns."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +15,8 @@ from tailorbird.platform.results import EvaluationResult, Slate, TrainResult
 if TYPE_CHECKING:
     from tailorbird.client import Client
     from tailorbird.experiments.report import Report
-    from tailorbird.platform.create import Created
-    from tailorbird.platform.imports import Imported
+    from tailorbird.platform.create import CreatedProject
+    from tailorbird.platform.imports import ImportResult
     from tailorbird.platform.registry import RegistryView
     from tailorbird.platform.tables import FeatureView, LakeView
     from tailorbird.ranking import Slot
@@ -32,7 +32,8 @@ class Project:
         shop.train(budget="2m")
         shop.recommend(user_id="42")
 
-    Each call reads the declarations anew, so that an edit of features.py or slots.py counts at once.
+    Each call reads the declarations again, so that edits of features.py or slots.py take effect at
+    once.
     """
 
     def __init__(self, root: Path) -> None:
@@ -40,12 +41,12 @@ class Project:
 
     @classmethod
     def open(cls, folder: str | Path = ".") -> "Project":
-        """Open the project of a folder, or of a folder above it.
+        """Open the project in a folder or in a folder above it.
 
         Raises:
-            UsageError: there is none.
-            ConfigError: tailorbird.toml cannot be used.
-            DeclarationError: features.py or slots.py cannot be used; names file and line.
+            UsageError: there is no project.
+            ConfigError: tailorbird.toml is invalid.
+            DeclarationError: features.py or slots.py is invalid; names file and line.
         """
         return cls(open_project(Path(folder)).root)
 
@@ -58,18 +59,18 @@ class Project:
         columns: Sequence[str] = (),
         ts_format: str = "",
     ) -> "Project":
-        """Make a project, with declarations proposed from `data` where it is given.
+        """Create a project, with declarations proposed from `data` if given.
 
         Args:
-            folder: where to make it.
+            folder: folder of the new project.
             data: a CSV, JSON or Parquet file, or a folder of them.
-            columns: names of the columns of a file whose first line does not have them.
-            ts_format: how times are written, as strptime has it, where day and month cannot be
-                told apart.
+            columns: column names of a file without a header line.
+            ts_format: strptime format of times, needed if day and month are ambiguous.
+
 
         Raises:
             UsageError: the folder has a project already.
-            AskError: the data leave one thing open; it has the choices.
+            AskError: the data are ambiguous; the error has the choices.
         """
         from tailorbird.platform.create import check_folder, create_project, propose_from
 
@@ -79,8 +80,8 @@ class Project:
         project.created = create_project(Path(folder), proposal)
         return project
 
-    created: "Created | None" = None
-    """What `create` made: `created.proposal.reasons` says why each column is taken as it is."""
+    created: "CreatedProject | None" = None
+    """The result of `create`: `created.proposal.reasons` explains the role of each column."""
 
     @property
     def name(self) -> str:
@@ -89,7 +90,7 @@ class Project:
 
     @property
     def declared(self) -> Declared:
-        """Everything that its files declare, checked, as they are now."""
+        """The current declarations of its files, validated."""
         return open_project(self.root)
 
     @property
@@ -126,18 +127,18 @@ class Project:
         mapping: str | Path | None = None,
         slot: str = "home",
         progress: Progress = no_progress,
-    ) -> "Imported":
+    ) -> "ImportResult":
         """Import a file or a folder, route its events and load the lake.
 
         Args:
-            path: a file or a folder; `.gz` and `.zst` are read as they are.
-            format: such as `segment` or `ga4`; by default `mapping` with the project's
-                mapping.toml where it has one, else recognised.
-            mapping: a file that says how columns become events.
+            path: a file or a folder; `.gz` and `.zst` are decompressed.
+            format: such as `segment` or `ga4`; by default `mapping` if the project has a
+                mapping.toml, otherwise recognised.
+            mapping: a file that maps columns to events.
             slot: the slot that imported responses belong to.
 
         Raises:
-            InputError: the format cannot be recognised, or none of the rows is an event.
+            InputError: the format is not recognised, or no row is an event.
         """
         from tailorbird.platform.imports import import_files, require_accepted
 
@@ -147,11 +148,11 @@ class Project:
         if not format:
             format = "mapping" if mapping is not None else "auto"
         file = Path(mapping) if mapping is not None else None
-        imported = import_files(
+        result = import_files(
             self.declared, Path(path), format, mapping=file, slot=slot, progress=progress
         )
-        require_accepted(imported, Path(path))
-        return imported
+        require_accepted(result, Path(path))
+        return result
 
     def train(
         self,
@@ -162,18 +163,17 @@ class Project:
         progress: Progress = no_progress,
         **options: Any,
     ) -> TrainResult:
-        """Train a model for a slot, or of churn, judge it beside baselines on the last part of the
-        log, and promote it if it passes the gate.
+        """Train a ranking or churn model, and promote it if it passes the gate.
 
         Args:
             name: a slot of slots.py or a churn model of churn.py; "" takes `train.slot`.
-            promote: let it go live if it passes the gate.
-            as_of: train as if it were this time, ISO 8601; `latest` is the end of the log.
+            promote: promote the model if it passes the gate.
+            as_of: train as of this ISO 8601 time; `latest` is the end of the log.
             options: see `TrainOptions`, such as `budget="2m"` or `architecture="mmoe"`.
 
         Raises:
-            UsageError: options that do not exist or do not go together.
-            NotReadyError: the lake is empty, or holds too little to learn from.
+            UsageError: an option does not exist, or options contradict each other.
+            NotReadyError: the lake has too little data to learn from.
         """
         from tailorbird.platform.training import train
 
@@ -197,11 +197,12 @@ class Project:
         as_of: str = "",
         progress: Progress = no_progress,
     ) -> EvaluationResult:
-        """Judge the champion, or the versions named, beside all baselines on the newest part of
-        what the lake holds. Changes nothing.
+        """Compare the champion, or named versions, with all baselines on the newest data.
+
+        Changes nothing.
 
         Raises:
-            NotReadyError: there is no model to judge.
+            NotReadyError: there is no model to evaluate.
         """
         from tailorbird.platform.training import evaluate
 
@@ -227,12 +228,13 @@ class Project:
         progress: Progress = no_progress,
         **options: Any,
     ) -> "ValidationReport":
-        """Train the slot's model at several origins in time and judge it on what follows; look for
-        leaks. Changes nothing.
+        """Train the slot's model at several past cuts, evaluate each, and check for leakage.
+
+        Changes nothing.
 
         Args:
-            splits: origins in time.
-            variants: try less data, fewer columns and unseen people too.
+            splits: number of past cuts.
+            variants: also evaluate with less data, with fewer columns and on unseen people.
             options: see `TrainOptions`.
         """
         from tailorbird.platform.training import backtest
@@ -261,20 +263,20 @@ class Project:
         keep: bool = True,
         progress: Progress = no_progress,
     ) -> "TuneReport":
-        """Look for better settings than the defaults, on several splits in time.
+        """Search for better settings than the defaults on several splits in time.
 
         Args:
-            trials: of each architecture.
-            keep: write what was chosen to tuned.toml, where `train` takes it.
+            trials: number of trials per architecture.
+            keep: write the chosen settings to tuned.toml, which `train` reads.
         """
         from dataclasses import replace
 
-        from tailorbird.config.schemas import for_training
+        from tailorbird.config.schemas import resolve_for_training
         from tailorbird.events import SystemClock
         from tailorbird.platform.training import base_settings, keep_tuned, tune
         from tailorbird.training.tune.run import TuneSettings
 
-        declared = for_training(self.declared, SystemClock()).project
+        declared = resolve_for_training(self.declared, SystemClock()).project
         base = base_settings(declared, window=window, rows="auto", leave_out=(), quick=quick)
         settings = TuneSettings(
             train=replace(base, seed=seed),
@@ -298,14 +300,14 @@ class Project:
         as_of: str = "",
         explain: bool = False,
     ) -> Slate:
-        """Answer as a server would, in this process, without logging it.
+        """Answer as a server would, in this process, without logging the response.
 
         Args:
-            slot: "" takes `train.slot`, or `search` with a query.
-            user_id: "" is a stranger.
-            query: search for this instead of filling the slot.
-            size: "" takes the slot's own.
-            as_of: answer as if it were then; of a log that ended long ago its end by default.
+            slot: name of the slot; "" is `train.slot`, or `search` with a query.
+            user_id: id of the user; "" is an unknown visitor.
+            query: search text; "" recommends without a search.
+            size: number of items; 0 takes the slot's size.
+            as_of: answer as of this time; by default now, or the end of a log that ended long ago.
 
         Raises:
             QueryError: the server would refuse the request; names the field.
@@ -324,10 +326,10 @@ class Project:
         )
 
     def experiment(self, slot: str = "", *, since: str = "") -> "Report":
-        """Report on the experiment of a slot: arms, rates, uplift with its interval, a verdict.
+        """Report on the experiment of a slot: arms, rates, uplift with its interval, and a verdict.
 
         Args:
-            since: only the last while, such as `14d`.
+            since: length of the most recent period to report on, such as `14d`.
 
         Raises:
             UsageError: the slot runs no experiment.
@@ -338,17 +340,17 @@ class Project:
 
     @contextmanager
     def local_server(self, *, train: bool = False, timeout_s: float = 60.0) -> "Iterator[Client]":
-        """Run all roles of the project, as `tailorbird up` does, until the end of the block.
+        """Run all roles of the project, as `tailorbird up` does, for the duration of the block.
 
             with shop.local_server() as client:
                 client.recommend("home", user_id="42")
 
         Args:
-            train: also retrain on schedule and when live figures fall.
-            timeout_s: how long it may take to answer first.
+            train: also retrain on schedule and when live metrics fall.
+            timeout_s: how long the start may take.
 
         Raises:
-            NotReadyError: it did not answer in time; has the end of its log.
+            NotReadyError: the server did not start in time; has the last lines of its log.
         """
         from tailorbird.platform.local_server import run_server
 

@@ -10,18 +10,18 @@ from tailorbird.registry import Registry
 
 
 class RegistryView:
-    """Versions of the ranking model, the newest first. Every change is signed and has a reason."""
+    """Versions of the ranking model; every change records its author and a reason."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     @property
     def champion(self) -> str:
-        """The version that answers, "" without one."""
+        """The version that answers requests; "" without one."""
         return self._registry().aliases().champion
 
     def versions(self) -> Frame:
-        """Return all versions: when they were made, what they are, and who answers."""
+        """Return all versions, the newest first, with their time, heads, aliases and metrics."""
         return Frame.from_rows(
             ["version", "created_at", "alias", "heads", "baseline", "ndcg_10"],
             [
@@ -38,20 +38,20 @@ class RegistryView:
         )
 
     def promote(self, version: str, *, reason: str, by: str = "") -> None:
-        """Make a version the champion: servers swap to it within a second.
+        """Make a version the champion; servers switch to it within a second.
 
         Args:
-            reason: stands in the audit log.
-            by: who decided; the name of this account unless told otherwise.
+            reason: reason in the audit log.
+            by: who decided; by default the name of this account.
         """
         self._registry().promote(version, by=by or getpass.getuser(), why=reason)
 
     def rollback(self, *, reason: str, by: str = "") -> str:
-        """Make the champion before this one answer again. Return its version."""
+        """Make the previous champion answer again and return its version."""
         return self._registry().rollback(by=by or getpass.getuser(), why=reason)
 
     def audit(self) -> Frame:
-        """Return who changed what, when and why, the newest first."""
+        """Return who changed what, when and why, the newest entry first."""
         return Frame.from_rows(
             ["at", "action", "version", "by", "reason"],
             [

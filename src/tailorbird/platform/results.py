@@ -1,4 +1,4 @@
-"""What calls of a project return: values that print well, in a terminal and in a notebook."""
+"""Results of a project's calls, which print well in terminals and notebooks."""
 
 import html
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.platform.frames import Frame, figures_frame, plot_figures
-from tailorbird.platform.training import Evaluated
+from tailorbird.platform.training import EvaluationOutcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,12 +33,12 @@ class TrainResult:
 
     @property
     def is_promoted(self) -> bool:
-        """Whether it became the champion."""
+        """True if it became the champion."""
         return self.report.promoted
 
     @property
     def reason(self) -> str:
-        """Why the gate promoted it, or why not."""
+        """The gate's reason for or against the promotion."""
         return self.report.decision.reason
 
     @property
@@ -73,13 +73,13 @@ class TrainResult:
 
 @dataclass(frozen=True, repr=False)
 class EvaluationResult:
-    """How versions compare with all baselines on the newest part of the log.
+    """Versions compared with all baselines on the newest part of the log.
 
     Attributes:
-        evaluated: the evaluation with what its reader must know.
+        evaluated: the evaluation with its notes.
     """
 
-    evaluated: Evaluated
+    evaluated: EvaluationOutcome
 
     @property
     def results(self) -> dict[str, dict[str, Any]]:
@@ -96,14 +96,14 @@ class EvaluationResult:
 
     def __repr__(self) -> str:
         evaluation = self.evaluated.evaluation
-        head = f"slot {self.evaluated.slot}: {evaluation.requests:,} requests"
-        return f"{head}, {evaluation.people:,} people\n{self.to_frame()!r}"
+        header = f"slot {self.evaluated.slot}: {evaluation.requests:,} requests"
+        return f"{header}, {evaluation.people:,} people\n{self.to_frame()!r}"
 
     def _repr_html_(self) -> str:
         evaluation = self.evaluated.evaluation
-        head = f"slot {self.evaluated.slot}: {evaluation.requests:,} requests"
+        header = f"slot {self.evaluated.slot}: {evaluation.requests:,} requests"
         return (
-            f"<p>{html.escape(head)}, {evaluation.people:,} people</p>"
+            f"<p>{html.escape(header)}, {evaluation.people:,} people</p>"
             f"{self.to_frame()._repr_html_()}"
         )
 
@@ -113,8 +113,8 @@ class Slate:
     """A served list.
 
     Attributes:
-        response: as a server sends it.
-        note: a sentence where it is as of another moment than now, "" otherwise.
+        response: the response as a server sends it.
+        note: a sentence if the response is as of another time than now, otherwise "".
     """
 
     response: "Answer"
@@ -122,7 +122,7 @@ class Slate:
 
     @property
     def item_ids(self) -> list[str]:
-        """Ids of the items, the first place first."""
+        """Ids of the items in their order."""
         return [item.item_id for item in self.response.items]
 
     def to_frame(self) -> Frame:
@@ -146,10 +146,10 @@ class Slate:
         return len(self.response.items)
 
     def __repr__(self) -> str:
-        head = f"slot {self.response.slot}, model {self.response.model}"
-        return "\n".join(filter(None, (self.note, head, repr(self.to_frame()))))
+        header = f"slot {self.response.slot}, model {self.response.model}"
+        return "\n".join(filter(None, (self.note, header, repr(self.to_frame()))))
 
     def _repr_html_(self) -> str:
         note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
-        head = html.escape(f"slot {self.response.slot}, model {self.response.model}")
-        return f"{note}<p>{head}</p>{self.to_frame()._repr_html_()}"
+        header = html.escape(f"slot {self.response.slot}, model {self.response.model}")
+        return f"{note}<p>{header}</p>{self.to_frame()._repr_html_()}"

@@ -1,5 +1,6 @@
-"""The roles of a project in one process, stepped by hand: what `import` and `demo` do, and what
-`up` does as processes.
+"""The roles of a project in one process, stepped by hand.
+
+`import` and `demo` use them; `up` runs the same roles as processes.
 """
 
 import threading
@@ -9,7 +10,12 @@ from tailorbird.candidates import history
 from tailorbird.candidates.role import CandidatesRole
 from tailorbird.config import Project
 from tailorbird.config.candidates import required_contract
-from tailorbird.config.schemas import ActiveWatch, active_schemas, apply_declared, route_plan_for
+from tailorbird.config.schemas import (
+    ActiveSchemaWatch,
+    active_schemas,
+    apply_declared,
+    route_plan_for,
+)
 from tailorbird.events import Clock, RoutePlan, parse_duration
 from tailorbird.features.bootstrap import build_from_lake, catch_up, is_lake_ahead
 from tailorbird.features.keypart import KeyPart, all_parts
@@ -23,29 +29,30 @@ if TYPE_CHECKING:
 
 
 class Roles:
-    """Router, feature workers, candidates and lake of one project, each under its lock. Applies
-    `features.py`, as `up` does.
+    """Router, feature workers, candidates and lake of one project, each under its lock.
+
+    Applies `features.py`, as `up` does.
 
     Raises:
-        LockedError: one of them runs elsewhere.
+        LockedError: one of them runs in another process.
     """
 
     def __init__(self, project: Project, clock: Clock) -> None:
         self._project, self._clock = apply_declared(project, clock).project, clock
         paths = project.paths
         paths.stream.mkdir(parents=True, exist_ok=True)
-        self._watch = ActiveWatch(project)
+        self._watch = ActiveSchemaWatch(project)
         self._plan = project.plan
         self._router: Router | PartitionedRouter | None = None
         self._lake: LakeRole | None = None
         self._candidates: CandidatesRole | None = None
         self.workers: dict[tuple[str, KeyPart], FeatureWorker] = {}
         self.accepted = self.duplicates = self.quarantined = 0
-        self.more = (
-            False  # whether the last step took anything: rows, or what routers learn of each other
+        self.has_more = (
+            False  # True if the last step processed anything: rows, or messages between routers.
         )
         try:
-            self.look()
+            self.refresh_schemas()
             self._lake = LakeRole(
                 self._project.stream,
                 paths.lake,
@@ -66,11 +73,12 @@ class Roles:
         assert self._lake is not None
         return self._lake
 
-    def look(self) -> None:
-        """Have a worker for each active schema, if these may have changed; a new one's state is
-        built from the lake where it must be.
+    def refresh_schemas(self) -> None:
+        """Open a worker for each active schema if these may have changed.
+
+        The state of a new schema is built from the lake if the log does not suffice.
         """
-        if not self._watch.changed():
+        if not self._watch.has_changed():
             return
         paths = self._project.paths
         schemas = {features.schema_hash: features for features in active_schemas(self._project)}
@@ -79,34 +87,34 @@ class Roles:
             if self._router is not None:
                 self._router.close()
             self._router, self._plan = self._open_router(plan), plan
-        wanted = {
+        required = {
             (schema, part): features
             for schema, features in schemas.items()
             for part in all_parts(self._project.workers)
         }
-        for gone in self.workers.keys() - wanted.keys():
-            self.workers.pop(gone).close()
+        for removed in self.workers.keys() - required.keys():
+            self.workers.pop(removed).close()
         entities_max = self._project.settings.features.entities_max
-        for key in [key for key in wanted if key not in self.workers]:
+        for key in [key for key in required if key not in self.workers]:
             worker = FeatureWorker(
                 self._project.routed,
                 paths.state,
-                wanted[key],
+                required[key],
                 clock=self._clock,
                 entities_max=entities_max,
                 part=key[1],
             )
             self.workers[key] = worker
             lake = Lake(paths.lake)
-            if worker.needs_history() and is_lake_ahead(
-                worker, lake
-            ):  # it is new, and the log was pruned or lacks an attribute
+            # The worker is new, and the log was pruned or lacks an attribute.
+            if worker.needs_history() and is_lake_ahead(worker, lake):
                 build_from_lake(worker, lake, threading.Event())
-        self._keep_tables()
+        self._refresh_candidates()
 
-    def _keep_tables(self) -> None:
-        """Keep up the candidate tables that slots and bundles ask for; new ones are built from the
-        lake where they must be.
+    def _refresh_candidates(self) -> None:
+        """Maintain the candidate tables that slots and bundles need.
+
+        New tables are built from the lake if the log does not suffice.
         """
         contract, role = required_contract(self._project), self._candidates
         if role is None or role.contract != contract:
@@ -119,8 +127,8 @@ class Roles:
                 self._project.routed, root, contract, clock=self._clock
             )
 
-    def _take_history(self) -> None:
-        """Build the candidate tables from the lake where the log no longer has what comes next."""
+    def _build_candidate_history(self) -> None:
+        """Build the candidate tables from the lake if the log no longer has their next rows."""
         role, lake = self.candidates, Lake(self._project.paths.lake)
         if role.needs_history() and history.lake_is_ahead(role, lake):
             history.build_from_lake(role, lake, threading.Event())
@@ -141,22 +149,23 @@ class Roles:
         )
 
     def step(self) -> int:
-        """Route what came in and update the states; how many raw rows there were. The lake is
-        stepped apart.
+        """Route new events and update the states; return the number of raw rows.
+
+        The lake is stepped separately.
         """
-        self.look()
+        self.refresh_schemas()
         report = self.router.step()
-        self.more = report.has_more
+        self.has_more = report.has_more
         self.accepted += report.accepted
         self.duplicates += report.duplicates
         self.quarantined += report.quarantined
-        self._follow()
+        self._update_followers()
         return report.rows
 
-    def _follow(self) -> None:
+    def _update_followers(self) -> None:
         for worker in self.workers.values():
             catch_up(worker, Lake(self._project.paths.lake))
-        self._take_history()
+        self._build_candidate_history()
         while self.candidates.step():
             pass
         self.candidates.publish()
@@ -166,16 +175,16 @@ class Roles:
         done = 0
         while True:
             done += self.step()
-            if not self.more:
+            if not self.has_more:
                 break
             progress(label, done, None)
         self.lake.drain()
-        self._follow()  # what lacked an attribute in the log is in the lake now
+        self._update_followers()  # The lake now has the attributes that the log lacked.
         self.candidates.publish(everything=True)
         self.candidates.save_snapshot()
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Close all files."""
         if self._lake is not None:
             self._lake.close()
         for worker in self.workers.values():
@@ -193,12 +202,11 @@ class Roles:
 
 
 def drain(project: Project, clock: Clock, *, progress: Progress) -> dict[str, int]:
-    """Bring everything that is in the raw logs into state and lake; counts by what the router
-    decided.
+    """Process all rows of the raw logs into state and lake; return counts by the router's decision.
 
     Raises:
-        LockedError: the roles run elsewhere, and take it from there; or a command is at work that
-            takes nothing.
+        LockedError: the roles run in another process, which processes the rows, or a command
+            holds them that processes none.
     """
     with Roles(project, clock) as roles:
         roles.drain(progress)

@@ -1,14 +1,13 @@
-"""Keeps the roles of a project running as processes: starts them, restarts one that dies, stops
-them in order.
+"""Runs the roles of a project as processes: starts, restarts and stops them.
 
-Which roles there are may change while it runs: it asks now and then, starts what is new, ends what
-is no longer wanted, and replaces what is wanted otherwise; the others go on undisturbed.
+The set of roles may change while it runs. The supervisor polls the desired roles, starts new ones,
+ends removed ones, and replaces changed ones. The others are not disturbed.
 
-A role that dies again and again is started less and less often (up to `BACKOFF_MAX_S`), and said
-so; one that ends with `REFUSED` at the start, since it was asked for something that cannot be, ends
-all. Later, when the others serve already, a setting or a declaration that was broken meanwhile is
-no reason to end them: the role is tried again. A role never outlives the supervisor: each child
-asks the kernel for a SIGTERM when its parent dies, and exits if that has happened already.
+A role that dies repeatedly is restarted with a growing delay (up to `BACKOFF_MAX_S`). A role that
+exits with `EXIT_MISCONFIGURED` during startup ends the supervisor, since a restart cannot help.
+Later, when other roles serve already, such a role is retried instead. A role never outlives the
+supervisor: each child asks the kernel for a SIGTERM when its parent dies, and exits if that has
+happened already.
 """
 
 import asyncio
@@ -26,154 +25,158 @@ from tailorbird.errors import TailorbirdError
 
 BACKOFF_MIN_S = 0.25
 BACKOFF_MAX_S = 15.0
-LOOK_S = 0.5  # between looks at which roles are wanted
-STABLE_S = 2.5  # a role that lived this long starts again at once
-STOP_S = 10.0  # and as long as the role drains
-FOUND_OUT_S = 60.0  # on a busy machine, to load its code and find out that it cannot run
-REFUSED = 2  # exit status of a wrong setting, declaration or option: starting again would not help
+POLL_S = 0.5  # Between polls of the desired roles.
+STABLE_S = 2.5  # A role that ran for this long is restarted without a growing delay.
+STOP_S = 10.0  # In addition to the drain time of the role.
+STARTUP_S = 60.0  # Time to load the code on a busy machine and detect that the role cannot run.
+# Exit status for an invalid setting, declaration or option, which a restart cannot fix.
+EXIT_MISCONFIGURED = 2
 PARENT_VARIABLE = "TAILORBIRD_PARENT"
 
 _PR_SET_PDEATHSIG = 1
 
-Say = Callable[[str, str], None]
+ReportLine = Callable[[str, str], None]
 
 
 @dataclass(eq=False)
 class Role:
-    """A role as the supervisor sees it. One that is wanted with other arguments, or `made_for`
-    something else, is another.
+    """A role as the supervisor sees it; other arguments or another `variant` make another role.
 
     Attributes:
-        drain_s: how long it goes on, as it should, when it was told to stop.
-        since_s: when its process was started, or the last one ended, in seconds since 1970.
+        drain_s: how long the role may continue after it was told to stop.
+        since_s: when its process started or the last one ended, in seconds since 1970.
     """
 
     name: str
     arguments: list[str]
-    made_for: str = ""
+    variant: str = ""
     drain_s: float = 0.0
     restarts: int = 0
     since_s: float = 0.0
     process: asyncio.subprocess.Process | None = None
-    retired: bool = False
-    founding: bool = False  # there from the start, and not yet known to run
+    is_retired: bool = False
+    is_starting_up: bool = False  # Present from the start, and not yet known to run.
 
     @property
     def pid(self) -> int:
-        """Return the number of its process; 0 while there is none."""
+        """Return the process id; 0 while there is no process."""
         return (
             self.process.pid if self.process is not None and self.process.returncode is None else 0
         )
 
-    def same(self, other: "Role") -> bool:
-        return (self.name, self.arguments, self.made_for) == (
+    def is_same_as(self, other: "Role") -> bool:
+        return (self.name, self.arguments, self.variant) == (
             other.name,
             other.arguments,
-            other.made_for,
+            other.variant,
         )
 
 
 @dataclass
 class Supervisor:
-    """Runs `roles`, in this order, and stops them in the reverse order.
+    """Runs `roles` in this order, and stops them in the reverse order.
 
     Args:
-        project: the folder of the project.
-        say: called with a role's name and a line that it printed or that is about it.
-        wanted: the roles that there should be, in order, or None where nothing has changed since it
-            was last asked.
-        note: told of the roles as they are, whenever one was started or has ended.
+        project: folder of the project.
+        report_line: called with a role's name and a line that it printed or that is about it.
+        desired_roles: returns the roles that should run, in order, or None if nothing has changed
+            since the last call.
+        on_change: called with all roles whenever one has started or ended.
     """
 
     project: Path
     roles: list[Role]
-    say: Say
-    wanted: Callable[[], list[Role] | None] = lambda: None
-    note: Callable[[list[Role]], None] = lambda roles: None
-    _keepers: list[asyncio.Task[None]] = field(default_factory=list)
+    report_line: ReportLine
+    desired_roles: Callable[[], list[Role] | None] = lambda: None
+    on_change: Callable[[list[Role]], None] = lambda roles: None
+    _keeper_tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _status: int = 0
 
     async def run(self) -> int:
-        """Run until SIGINT, SIGTERM, `stop()` or a role that cannot run at all; when all have
-        ended, the status to exit with.
-        """
+        """Run until SIGINT, SIGTERM, `stop()` or a misconfigured role; return the exit status."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.stop)
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signal_number, self.stop)
         for role in self.roles:
-            role.founding = True
+            role.is_starting_up = True
             self._start(role)
         while not self._stopping.is_set():
-            await self._look()
+            await self._reconcile()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), LOOK_S)
+                await asyncio.wait_for(self._stopping.wait(), POLL_S)
         for role in reversed(self.roles):
             await self._end(role)
-        await asyncio.gather(*self._keepers)
+        await asyncio.gather(*self._keeper_tasks)
         return self._status
 
     def stop(self) -> None:
         """End every role and return from `run`."""
         self._stopping.set()
 
-    def _tell(self, role: str, line: str) -> None:
-        """Say it; where nobody reads any more, end in order: of `up | tee log`, a Ctrl-C may end
-        `tee` first.
+    def _report(self, role: str, line: str) -> None:
+        """Report a line; shut down if the reader is gone.
+
+        In `up | tee log` a Ctrl-C may end `tee` first.
         """
         try:
-            self.say(role, line)
-        except (BrokenPipeError, SystemExit):  # the second is how `rich` says it
+            self.report_line(role, line)
+        except (BrokenPipeError, SystemExit):  # `rich` raises the second.
             self.stop()
 
     def _start(self, role: Role) -> None:
-        self._keepers = [task for task in self._keepers if not task.done()]
-        self._keepers.append(asyncio.create_task(self._keep(role)))
+        self._keeper_tasks = [task for task in self._keeper_tasks if not task.done()]
+        self._keeper_tasks.append(asyncio.create_task(self._supervise(role)))
 
-    async def _look(self) -> None:
-        """Become what is wanted. What cannot be found out now is said, and looked at again when it
-        has changed.
+    async def _reconcile(self) -> None:
+        """Start and end roles until they match the desired ones.
+
+        If the desired roles cannot be determined, that is reported and retried at the next change.
         """
         try:
-            wanted = self.wanted()
+            desired = self.desired_roles()
         except TailorbirdError as error:
-            self._tell("up", f"the roles stay as they are: {error}")
+            self._report("up", f"the roles stay as they are: {error}")
             return
-        if wanted is None:
+        if desired is None:
             return
-        kept = [role for role in self.roles if any(role.same(other) for other in wanted)]
-        for role in reversed([role for role in self.roles if role not in kept]):
-            role.retired = True
+        unchanged = [
+            role for role in self.roles if any(role.is_same_as(other) for other in desired)
+        ]
+        for role in reversed([role for role in self.roles if role not in unchanged]):
+            role.is_retired = True
             await self._end(role)
-        self.roles = [next((role for role in kept if role.same(other)), other) for other in wanted]
+        self.roles = [
+            next((role for role in unchanged if role.is_same_as(other)), other) for other in desired
+        ]
         for role in self.roles:
-            if role not in kept:
+            if role not in unchanged:
                 self._start(role)
 
-    async def _keep(self, role: Role) -> None:
-        wait = BACKOFF_MIN_S
+    async def _supervise(self, role: Role) -> None:
+        wait_s = BACKOFF_MIN_S
         loop = asyncio.get_running_loop()
-        while not self._stopping.is_set() and not role.retired:
+        while not self._stopping.is_set() and not role.is_retired:
             started = loop.time()
             status = await self._run_once(role)
-            if self._stopping.is_set() or role.retired:
+            if self._stopping.is_set() or role.is_retired:
                 return
-            lived = loop.time() - started
-            role.founding = role.founding and lived <= (
-                FOUND_OUT_S if status == REFUSED else STABLE_S
+            lifetime_s = loop.time() - started
+            role.is_starting_up = role.is_starting_up and lifetime_s <= (
+                STARTUP_S if status == EXIT_MISCONFIGURED else STABLE_S
             )
-            if status == REFUSED and role.founding:
-                self._tell(role.name, "cannot run as it is set up; stopping the others")
-                self._status = REFUSED
+            if status == EXIT_MISCONFIGURED and role.is_starting_up:
+                self._report(role.name, "cannot run as it is set up; stopping the others")
+                self._status = EXIT_MISCONFIGURED
                 self.stop()
                 return
-            wait = BACKOFF_MIN_S if lived > STABLE_S else min(wait * 2, BACKOFF_MAX_S)
+            wait_s = BACKOFF_MIN_S if lifetime_s > STABLE_S else min(wait_s * 2, BACKOFF_MAX_S)
             role.restarts += 1
-            self._tell(
-                role.name, f"ended with {_describe(status)}; starting it again in {wait:.2g} s"
+            self._report(
+                role.name, f"ended with {_describe(status)}; starting it again in {wait_s:.2g} s"
             )
             try:
-                await asyncio.wait_for(self._stopping.wait(), wait)
+                await asyncio.wait_for(self._stopping.wait(), wait_s)
             except TimeoutError:
                 continue
 
@@ -193,25 +196,28 @@ class Supervisor:
             start_new_session=True,
         )
         assert role.process.stdout is not None
-        self._noted(role)
+        self._record_change(role)
         if (
-            self._stopping.is_set() or role.retired
-        ):  # while it was being started, when there was nothing to end yet
+            self._stopping.is_set() or role.is_retired
+            # The role was retired while its process was being started, when there was nothing to
+            # end yet.
+        ):
             role.process.terminate()
         while not role.process.stdout.at_eof():
             try:
                 line = await role.process.stdout.readline()
-            except ValueError:  # longer than a line may be; what was read of it is dropped
+            # The line exceeds the limit of the reader; what was read of it is dropped.
+            except ValueError:
                 continue
             if line:
-                self._tell(role.name, line.decode(errors="replace").rstrip())
+                self._report(role.name, line.decode(errors="replace").rstrip())
         status = await role.process.wait()
-        self._noted(role)
+        self._record_change(role)
         return status
 
-    def _noted(self, changed: Role) -> None:
+    def _record_change(self, changed: Role) -> None:
         changed.since_s = time.time()
-        self.note(self.roles)
+        self.on_change(self.roles)
 
     async def _end(self, role: Role) -> None:
         process = role.process
@@ -222,13 +228,16 @@ class Supervisor:
         try:
             await asyncio.wait_for(process.wait(), wait_s)
         except TimeoutError:
-            self._tell(role.name, f"did not stop within {wait_s:.0f} s; killed, which it survives")
+            self._report(
+                role.name, f"did not stop within {wait_s:.0f} s and was killed; its data is safe"
+            )
             process.kill()
 
 
 def die_with_parent() -> None:
-    """In a role's process: end when the supervisor does, even when that was killed. Nothing without
-    a supervisor.
+    """End this role's process when the supervisor ends, even if that was killed.
+
+    Does nothing without a supervisor.
     """
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is None:
@@ -238,12 +247,10 @@ def die_with_parent() -> None:
         raise SystemExit(0)
 
 
-def end_with_parent(number: int) -> None:
-    """Have the kernel send this process a signal when its parent ends; nothing where the system is
-    not Linux.
-    """
+def end_with_parent(signal_number: int) -> None:
+    """Have the kernel signal this process when its parent ends; does nothing outside Linux."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number)
 
 
 def _describe(status: int) -> str:

@@ -18,7 +18,7 @@ TABLES = ("events", "answers", "users", "items", "quarantine")
 
 
 class LakeView:
-    """The tables of the lake, as they are now."""
+    """The current tables of the lake."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -28,11 +28,11 @@ class LakeView:
 
         Args:
             name: `events`, `answers`, `users`, `items` or `quarantine`.
-            since: of events and answers: the last while before the newest event, such as `28d`.
-            columns: all unless told otherwise.
+            since: for events and answers: length of the most recent period, such as `28d`.
+            columns: names of columns; None returns all.
 
         Raises:
-            NotReadyError: nothing was loaded into it yet.
+            NotReadyError: the table has no rows yet.
         """
         lake = self._lake()
         if not lake.exists(name):
@@ -55,7 +55,7 @@ class LakeView:
         return Frame(self._lake().sql(query))
 
     def counts(self) -> dict[str, int]:
-        """Return how many rows each table has."""
+        """Return the number of rows of each table."""
         lake = self._lake()
         return {name: lake.count(name) for name in TABLES if lake.exists(name)}
 
@@ -63,12 +63,12 @@ class LakeView:
         return Lake(open_project(self._root).paths.lake)
 
     def __repr__(self) -> str:
-        return repr(self._counted())
+        return repr(self._counts_frame())
 
     def _repr_html_(self) -> str:
-        return self._counted()._repr_html_()
+        return self._counts_frame()._repr_html_()
 
-    def _counted(self) -> Frame:
+    def _counts_frame(self) -> Frame:
         return Frame.from_rows(["table", "rows"], self.counts().items())
 
 
@@ -85,15 +85,15 @@ class FeatureView:
         return (*features.numeric, *features.categorical)
 
     def historical(self, entity_table: Any, *, only: Sequence[str] | None = None) -> Frame:
-        """Return the features of past requests, each value as it was known then.
+        """Return the features of past requests, each value as it was known at that time.
 
-        The values equal those that a server read at that time, to the bit. All events are held in
-        memory: `tailorbird features backfill` writes larger tables to files.
+        The values are bit-identical to those that a server read at that time. All events are held
+        in memory: `tailorbird features backfill` writes larger tables to files.
 
         Args:
             entity_table: columns `user_id`, `item_id` and `ts` (a time, UTC where it names no
                 zone); an Arrow, pandas or Polars table, or a mapping of lists.
-            only: these features only.
+            only: names of the features to compute; None computes all.
 
         Returns:
             The entity table with a column for each feature: numbers as float32 (missing is null),
@@ -121,21 +121,21 @@ class FeatureView:
         )
         events = JoinedEvents(lake, project.features).table(event_columns(project.features))
         rows = backfill(project.features, events, requests, only=only)
-        for at, name in enumerate(rows.numeric_names):
-            values = rows.numeric[:, at]
+        for column, name in enumerate(rows.numeric_names):
+            values = rows.numeric[:, column]
             table = table.append_column(name, pa.array(values, mask=np.isnan(values)))
-        for at, name in enumerate(rows.categorical_names):
-            keys = rows.categorical[:, at]
+        for column, name in enumerate(rows.categorical_names):
+            keys = rows.categorical[:, column]
             table = table.append_column(name, pa.array(keys, mask=keys == 0))
         return Frame(table)
 
     def online(self, user_id: str = "", item_ids: Sequence[str] = ()) -> Frame:
-        """Return the features as a request would read them now: a row for each item, or one of the
+        """Return the features that a request would read now: one row per item, or one row of the
         user alone.
 
         Args:
-            user_id: "" is a stranger.
-            item_ids: of the items; none reads the user's features alone.
+            user_id: id of the user; "" is an unknown visitor.
+            item_ids: ids of the items; without any, only the user's features are read.
         """
         from tailorbird.features import ReadRequest
         from tailorbird.features.read import Reader
@@ -149,8 +149,8 @@ class FeatureView:
         finally:
             reader.close()
         columns: dict[str, pa.Array] = {"item_id": pa.array(items, pa.string())}
-        for at, name in enumerate(project.features.numeric):
-            values = rows.numeric[:, at]
+        for column, name in enumerate(project.features.numeric):
+            values = rows.numeric[:, column]
             columns[name] = pa.array(values, mask=np.isnan(values))
         return Frame(pa.table(columns))
 

@@ -1,18 +1,16 @@
-"""Training as the command, the demo and the trainer role do it; and the role: train anew on a
-schedule, and when live figures fall.
+"""Trains models for the command and the demo, and runs the trainer role.
 
-Every `train.every` a model of the same recipe is trained for `train.slot` on what has come since:
-the gate lets it take the incumbent's place if it is not worse by more than the margin, so that what
-serves stays fresh.
+The role trains on a schedule and when live metrics fall. Every `train.every` it trains a model of
+the same recipe for `train.slot` on the newest data. The gate promotes it if it is not worse than
+the incumbent by more than the margin, so that the live model stays fresh.
 
-The role looks at each slot that runs an experiment with an arm `model` against a control, every
-`train.check_every`. The reference is the first `REFERENCE_US` from the champion's first answer on;
-see `monitoring.retrain` for the rule. When it was promoted is no such moment: `train --as-of`
-promotes at a simulated time, long before the model answers anybody.
+Every `train.check_every` the role checks each slot that runs an experiment with an arm `model`
+against a control. The reference window is the first `REFERENCE_US` after the champion's first live
+answer; see `monitoring.retrain` for the rule. The time of the promotion would not do, because
+`train --as-of` promotes at a simulated time, long before the model answers anybody.
 
-A training whose model the gate refused is tried again when there is enough more to learn from, not
-at each look. When the last one was stands in the registry's audit log, so a restart changes
-nothing.
+A training whose model the gate refused is repeated only when enough new data has arrived. The last
+attempt is read from the registry's audit log, so a restart changes nothing.
 """
 
 import logging
@@ -28,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.config import Project
-from tailorbird.config.schemas import applied
+from tailorbird.config.schemas import with_applied_features
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import DAY, HOUR, Clock, micros, parse_duration
 from tailorbird.experiments.counts import COLUMNS
@@ -43,20 +41,18 @@ from tailorbird.training.baseline import ensure_champion
 from tailorbird.training.train import TrainReport, TrainSettings, train
 from tailorbird.training.tune.tuned import FILE, apply_tuned
 
-REFERENCE_US = 2 * DAY  # of live traffic after a promotion, before falls are looked for
-RETRAIN_US = 2 * DAY  # at least this much traffic since the fall began is learned from
-CANARY_S = 10.0  # between looks at a canary
-RETRY_US = DAY  # after a model that the gate refused,
-RETRY_SHARE = (
-    0.25  # or when this much more traffic than it had learned from has come, if that is sooner
-)
-BY = "trainer"  # how this role signs in the registry
+REFERENCE_US = 2 * DAY  # Live traffic after a promotion that serves as reference.
+RETRAIN_US = 2 * DAY  # Minimum traffic since the fall began to learn from.
+CANARY_S = 10.0  # Between checks of a canary.
+RETRY_US = DAY  # Minimum wait after a model that the gate refused, …
+RETRY_SHARE = 0.25  # … unless traffic has grown by this share.
+BY = "trainer"  # The author of this role's changes in the registry.
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainOutcome:
-    """What a training came to, as the demo tells it."""
+    """The outcome of a training, for the demo."""
 
     version: str
     incumbent: str
@@ -79,9 +75,8 @@ def train_once(
     """Train a model for a slot on what the lake holds; promote it if it passes the gate.
 
     Args:
-        since: learn only from answers after this moment, where older ones mislead: after tastes
-            have shifted. Labels that come more than an hour late are then missed rather than waited
-            for.
+        since: learn only from answers after this time, for use after a shift of tastes. Labels
+            that arrive more than an hour late are then missed.
     """
     retrieval = "tables" if quick else project.settings.train.retrieval
     window, lateness = parse_duration(project.settings.train.window), project.plan.lateness_us
@@ -95,7 +90,7 @@ def train_once(
         meaning=project.meaning,
     )
     settings = apply_tuned(settings, slot, project.root / FILE)
-    return outcome_of(
+    return to_outcome(
         run_train(project, clock, project.slots[slot], settings, by=by, progress=progress)
     )
 
@@ -109,7 +104,7 @@ def run_train(
     by: str,
     progress: Progress,
 ) -> TrainReport:
-    """`training.train` on a project's folders."""
+    """Call `training.train` with the folders of a project."""
     paths = project.paths
     ensure_champion(
         project.features,
@@ -135,11 +130,11 @@ def run_train(
     )
 
 
-def outcome_of(report: TrainReport) -> TrainOutcome:
-    plain = report.evaluation.to_dict()
-    offline = plain["results"]
-    # Probabilities are judged by head; those of the first one stand beside the model's own figures.
-    offline[report.evaluation.model] |= next(iter(plain["heads"].values()), {})
+def to_outcome(report: TrainReport) -> TrainOutcome:
+    figures = report.evaluation.to_dict()
+    offline = figures["results"]
+    # Probability metrics belong to heads; those of the first head are added to the model's figures.
+    offline[report.evaluation.model] |= next(iter(figures["heads"].values()), {})
     return TrainOutcome(
         report.version,
         report.incumbent,
@@ -150,49 +145,53 @@ def outcome_of(report: TrainReport) -> TrainOutcome:
     )
 
 
-def watch(project: Project, clock: Clock, stop: threading.Event) -> None:
-    """The trainer role: look every `train.check_every` until told to stop, and at a canary every
-    ten seconds meanwhile.
+def run_trainer(project: Project, clock: Clock, stop: threading.Event) -> None:
+    """Run the trainer role until `stop` is set.
 
-    A training that fails is logged and tried again.
+    It checks slots every `train.check_every` and a canary every ten seconds. A failed training is
+    logged and tried again.
     """
     canary = PeriodicTask(
         "canary", partial(advance_canary_safely, project, clock), interval_s=CANARY_S
     )
     canary.start()
     try:
-        _watch_slots(project, clock, stop)
+        _check_slots(project, clock, stop)
     finally:
         canary.stop()
 
 
-def _watch_slots(project: Project, clock: Clock, stop: threading.Event) -> None:
+def _check_slots(project: Project, clock: Clock, stop: threading.Event) -> None:
     while not stop.wait(parse_duration(project.settings.train.check_every) / 1e6):
-        project = applied(project)
+        project = with_applied_features(project)
         for slot in project.slots.values():
             try:
-                if look(project, clock, slot) is None and slot.name == project.settings.train.slot:
-                    renew(project, clock, slot)
+                if (
+                    retrain_on_fall(project, clock, slot) is None
+                    and slot.name == project.settings.train.slot
+                ):
+                    retrain_on_schedule(project, clock, slot)
             except NotReadyError as error:
                 log.info("slot %s: %s", slot.name, error.message)
             except TailorbirdError as error:
                 log.error("slot %s: %s", slot.name, error)
 
 
-def renew(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
-    """Train anew if the last training was `train.every` ago, and events came since; None if there
-    was no call for it.
+def retrain_on_schedule(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
+    """Train if the last training is older than `train.every` and new events arrived.
+
+    Returns None if there is nothing to do.
     """
     every = project.settings.train.every
     if not every:
         return None
     registry, now = Registry(project.paths.registry, clock=clock), clock.now()
-    mine = [
+    slot_versions = [
         info
         for info in registry.versions()
         if info.metrics.get("about", {}).get("slot") == slot.name
     ]
-    newest = max(mine, key=lambda info: info.created_at, default=None)
+    newest = max(slot_versions, key=lambda info: info.created_at, default=None)
     if newest is None or now < newest.created_at + parse_duration(every):
         return None
     lake = Lake(project.paths.lake)
@@ -211,9 +210,10 @@ def renew(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
     return outcome
 
 
-def look(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
-    """Judge a slot's live figures; train anew if they have fallen. None if there was no call for
-    it, or not yet again.
+def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
+    """Check a slot's live metrics and train if they have fallen.
+
+    Returns None if there is nothing to do, or not yet again.
     """
     experiment = slot.experiment
     arm = (
@@ -221,11 +221,11 @@ def look(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
         if experiment
         else None
     )
-    watched = _watched(Registry(project.paths.registry, clock=clock), slot.name)
-    if experiment is None or arm is None or arm == experiment.control_arm or watched is None:
+    champion = _champion_history(Registry(project.paths.registry, clock=clock), slot.name)
+    if experiment is None or arm is None or arm == experiment.control_arm or champion is None:
         return None
     lake, now, attribution = Lake(project.paths.lake), clock.now(), parse_duration(slot.attribution)
-    start = _live_from(lake, slot.name, watched)
+    start = _first_live_answer(lake, slot.name, champion)
     if start is None or now < start + REFERENCE_US:
         return None
     trigger = Trigger(
@@ -242,8 +242,8 @@ def look(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
         attribution=attribution,
     )
     log.info("slot %s: %s", slot.name, decision.reason)
-    if decision.since is None or not _due(
-        slot.name, _answered(events, slot.name), decision.since, watched.tried_at, now
+    if decision.since is None or not _has_enough_traffic(
+        slot.name, _answer_times(events, slot.name), decision.since, champion.tried_at, now
     ):
         return None
     outcome = train_once(project, clock, slot.name, since=decision.since, by=BY)
@@ -258,61 +258,57 @@ def look(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
 
 
 @dataclass(frozen=True)
-class _Watched:
-    """The champion, when it was promoted, and when this role last trained for the slot since then
-    and was refused.
-    """
+class _ChampionHistory:
+    """The champion, its promotion, and the last training since then that was refused."""
 
     version: str
     promoted_at: int
     tried_at: int | None
 
 
-def _watched(registry: Registry, slot: str) -> _Watched | None:
+def _champion_history(registry: Registry, slot: str) -> _ChampionHistory | None:
     champion, audit = registry.aliases().champion, registry.audit()
-    # By their order in the log, not by their times, some of which are simulated.
-    places = [
-        place
-        for place, entry in enumerate(audit)
+    # Ordered by position in the log and not by time, because some times are simulated.
+    promotions = [
+        index
+        for index, entry in enumerate(audit)
         if entry.action in ("promote", "rollback") and entry.version == champion
     ]
-    if not champion or not places:
+    if not champion or not promotions:
         return None
-    ours = {
+    slot_versions = {
         info.version
         for info in registry.versions()
         if info.metrics.get("about", {}).get("slot") == slot
     }
-    tries = [
+    attempts = [
         entry.at
-        for entry in audit[places[-1] :]
-        if entry.action == "add" and entry.by == BY and entry.version in ours
+        for entry in audit[promotions[-1] :]
+        if entry.action == "add" and entry.by == BY and entry.version in slot_versions
     ]
-    return _Watched(champion, audit[places[-1]].at, tries[-1] if tries else None)
+    return _ChampionHistory(champion, audit[promotions[-1]].at, attempts[-1] if attempts else None)
 
 
-def _live_from(lake: Lake, slot: str, watched: _Watched) -> int | None:
-    """When the champion first answered a person in the slot since it was promoted."""
-    given = lake.events(
-        columns=("type", "ts", "slot", "model", "agent"), ts_from=watched.promoted_at
+def _first_live_answer(lake: Lake, slot: str, champion: _ChampionHistory) -> int | None:
+    """Return when the champion first answered a person in the slot after its promotion."""
+    events = lake.events(
+        columns=("type", "ts", "slot", "model", "agent"), ts_from=champion.promoted_at
     )
-    answered = _answered(given.filter(pc.equal(given["model"], watched.version)), slot)
-    return int(answered.min()) if len(answered) else None
+    answer_times = _answer_times(events.filter(pc.equal(events["model"], champion.version)), slot)
+    return int(answer_times.min()) if len(answer_times) else None
 
 
-def _answered(events: pa.Table, slot: str) -> npt.NDArray[np.int64]:
-    """The times of a slot's answers to people."""
-    wanted = pc.and_kleene(pc.equal(events["type"], "answer"), pc.equal(events["slot"], slot))
-    wanted = pc.and_kleene(wanted, pc.not_equal(pc.fill_null(events["agent"], "person"), "bot"))
-    return micros(events["ts"].filter(wanted))
+def _answer_times(events: pa.Table, slot: str) -> npt.NDArray[np.int64]:
+    """Return the times of a slot's answers to people."""
+    mask = pc.and_kleene(pc.equal(events["type"], "answer"), pc.equal(events["slot"], slot))
+    mask = pc.and_kleene(mask, pc.not_equal(pc.fill_null(events["agent"], "person"), "bot"))
+    return micros(events["ts"].filter(mask))
 
 
-def _due(
-    slot: str, answered: npt.NDArray[np.int64], since: int, tried_at: int | None, now: int
+def _has_enough_traffic(
+    slot: str, answer_times: npt.NDArray[np.int64], since: int, tried_at: int | None, now: int
 ) -> bool:
-    """Whether there is enough traffic since the fall to learn from, and enough more than the last
-    time.
-    """
+    """Return whether enough traffic has arrived since the fall and since the last attempt."""
     if now < since + RETRAIN_US:
         log.info(
             "slot %s: waiting until there are %d days of traffic since the fall",
@@ -322,9 +318,9 @@ def _due(
         return False
     if tried_at is None or now >= tried_at + RETRY_US:
         return True
-    before = int(np.sum((answered >= since) & (answered < tried_at)))
-    more = int(np.sum((answered >= max(since, tried_at)) & (answered < now)))
-    if more >= RETRY_SHARE * before:
+    previous_count = int(np.sum((answer_times >= since) & (answer_times < tried_at)))
+    new_count = int(np.sum((answer_times >= max(since, tried_at)) & (answer_times < now)))
+    if new_count >= RETRY_SHARE * previous_count:
         return True
     log.info(
         "slot %s: the gate refused the last model; waiting for a day, or a quarter more "

@@ -1,6 +1,4 @@
-"""Training, evaluation, tuning and backtests of a project, as commands, notebooks and the trainer
-call them.
-"""
+"""Training, evaluation, tuning and backtests, for commands, notebooks and the trainer."""
 
 import getpass
 import os
@@ -10,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tailorbird.config import Project
-from tailorbird.config.schemas import for_training
+from tailorbird.config.schemas import resolve_for_training
 from tailorbird.errors import NotReadyError, UsageError, suggest_name
 from tailorbird.events import SECOND, SystemClock, parse_duration, to_iso
 from tailorbird.features import FeatureSet
@@ -34,38 +32,38 @@ Retrieval = Literal["", "auto", "tables", "sequence"]
 Architecture = Literal["gbdt", "mlp", "dcn", "shared", "mmoe", "auto"]
 Notify = Callable[[str], None]
 
-REQUESTS = 25_000  # as ten minutes of two cores and 8 GB of memory allow
+DEFAULT_REQUESTS = 25_000  # Fits into ten minutes on two cores with 8 GB of memory.
 
 
-def ignore_note(note: str) -> None:
-    """Tell nobody."""
+def discard_note(note: str) -> None:
+    """Discard the note."""
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a slot's model is trained; each as the command's option of the same name.
+    """Options of a slot's training; each has the name of the command's option.
 
     Attributes:
-        window: how much of the past to learn from, such as `14d`; "" takes `train.window`.
-        quick: fewer rows and trees.
-        budget: a time, such as `2m`, that requests and trees are chosen to fit into.
-        requests: how many to learn from at most; 0 takes all.
-        rows: logged answers, or clicks with the candidates of that moment.
-        architecture: "" takes what tuning chose, or `gbdt`.
-        retrieval: where candidates come from; "" takes `train.retrieval`.
-        incremental: of a net: go on from the weights of the last training.
-        parameters: of a net: what differs from the architecture's own.
-        processes: of a net: how many share each batch.
-        position: how the place of a logged row counts.
-        leave_out: columns that the model must not see.
-        untuned: leave out of account what tuning chose.
-        seed: of all draws.
+        window: length of the training period, such as `14d`; "" takes `train.window`.
+        quick: use fewer rows and trees.
+        budget: time limit, such as `2m`, that requests and trees are chosen to fit into.
+        requests: maximum number of requests to learn from; 0 takes all.
+        rows: learn from logged answers, or from clicks with the candidates of that time.
+        architecture: "" takes the tuned one, or `gbdt`.
+        retrieval: source of candidates; "" takes `train.retrieval`.
+        incremental: neural networks: continue from the weights of the last training.
+        parameters: neural networks: overrides of the architecture's defaults.
+        processes: neural networks: number of processes that share each batch.
+        position: how the position of a logged row enters the model.
+        leave_out: columns to exclude from the model.
+        untuned: ignore tuned settings.
+        seed: seed of all random draws.
     """
 
     window: str = ""
     quick: bool = False
     budget: str = ""
-    requests: int = REQUESTS
+    requests: int = DEFAULT_REQUESTS
     rows: Rows = "auto"
     architecture: Architecture | Literal[""] = ""
     retrieval: Retrieval = ""
@@ -78,10 +76,10 @@ class TrainOptions:
     seed: int = 7
 
     def settings(self, project: Project, slot: Slot) -> TrainSettings:
-        """Resolve the options over the project's settings and what tuning chose.
+        """Resolve the options with the project's settings and the tuned settings.
 
         Raises:
-            UsageError: options that do not go together, or a column that does not exist.
+            UsageError: options contradict each other, or a column does not exist.
         """
         from tailorbird.training.budget import measure_speed, plan_budget
         from tailorbird.training.tune.tuned import FILE, apply_tuned
@@ -113,19 +111,19 @@ class TrainOptions:
         if self.budget:
             lake = Lake(project.paths.lake)
             events = lake.count("events") if lake.exists("events") else 0
-            seconds = span_of(self.budget, "--budget") / SECOND
+            seconds = parse_span(self.budget, "--budget") / SECOND
             settings = plan_budget(seconds, measure_speed(), events).apply(settings)
         check_settings(settings, bool(self.parameters))
         return settings
 
-    def of_slots_alone(self) -> list[str]:
-        """Return the options that were given and say nothing to a churn model."""
+    def slot_only_options(self) -> list[str]:
+        """Return the given options that do not apply to a churn model."""
         default = TrainOptions()
-        both = ("quick", "leave_out", "seed")
+        shared = ("quick", "leave_out", "seed")
         return [
             name
             for name in self.__dataclass_fields__
-            if name not in both and getattr(self, name) != getattr(default, name)
+            if name not in shared and getattr(self, name) != getattr(default, name)
         ]
 
 
@@ -138,29 +136,28 @@ def train(
     as_of: str = "",
     by: str = "",
     progress: Progress = no_progress,
-    notify: Notify = ignore_note,
+    notify: Notify = discard_note,
 ) -> "TrainReport | ChurnReport":
-    """Train a model for a slot, or of churn, judge it beside baselines, and promote it if it
-    passes the gate.
+    """Train a ranking or churn model, and promote it if it passes the gate.
 
     Args:
         name: a slot of slots.py, a churn model of churn.py; "" takes `train.slot`.
-        as_of: train as if it were this time; `latest` is the end of the log.
-        by: who signs in the registry; the name of this account unless told otherwise.
-        notify: gets what a reader must know, in a sentence.
+        as_of: train as of this time; `latest` is the end of the log.
+        by: author in the registry; by default the name of this account.
+        notify: called with notices for the user.
 
     Raises:
-        UsageError: options that do not go together.
-        NotReadyError: the lake is empty, or holds too little to learn from.
+        UsageError: options contradict each other.
+        NotReadyError: the lake has too little data to learn from.
     """
     from tailorbird.training.baseline import ensure_champion
     from tailorbird.training.train import train as train_slot
 
     options = options or TrainOptions()
-    settled = for_training(project, SystemClock())
-    project = settled.project
-    if settled.notice:
-        notify(settled.notice)
+    decision = resolve_for_training(project, SystemClock())
+    project = decision.project
+    if decision.notice:
+        notify(decision.notice)
     declared, by = project.slot_or_churn(name), by or getpass.getuser()
     if isinstance(declared, Churn):
         clock = clock_as_of(as_of, project, notify=notify)
@@ -206,8 +203,8 @@ def _train_churn(
     from tailorbird.training.churn.train import ChurnSettings, train_churn
     from tailorbird.training.churn.vectors import SMALL
 
-    if given := options.of_slots_alone():
-        flags = [f"--{option.replace('_', '-')}" for option in given]
+    if inapplicable := options.slot_only_options():
+        flags = [f"--{option.replace('_', '-')}" for option in inapplicable]
         raise UsageError(
             f"{name} is a churn model, and {', '.join(flags)} {'are' if flags[1:] else 'is'} "
             "of a slot's",
@@ -216,8 +213,8 @@ def _train_churn(
             "its window",
         )
     churn = project.churn[name]
-    without = known_columns(options.leave_out, project.features)
-    churn = replace(churn, leave_out=(*churn.leave_out, *without))
+    excluded = checked_columns(options.leave_out, project.features)
+    churn = replace(churn, leave_out=(*churn.leave_out, *excluded))
     quick = options.quick
     settings = ChurnSettings(
         FitSettings(seed=options.seed),
@@ -249,13 +246,13 @@ def _train_churn(
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """An evaluation with what its reader must know.
+class EvaluationOutcome:
+    """An evaluation with its notes.
 
     Attributes:
-        slot: whose requests were judged.
-        learned_until: version → the moment up to which it has learned, ISO 8601.
-        note: why another version than the champion was judged, "" otherwise.
+        slot: slot whose requests were evaluated.
+        learned_until: version → end of its training data, ISO 8601.
+        note: why another version than the champion was evaluated, otherwise "".
     """
 
     slot: str
@@ -263,8 +260,8 @@ class Evaluated:
     learned_until: dict[str, str]
     note: str = ""
 
-    def plain(self) -> dict[str, Any]:
-        """Return it as JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the outcome as JSON types."""
         return {
             "slot": self.slot,
             "learned_until": self.learned_until,
@@ -283,10 +280,11 @@ def evaluate(
     rows: Rows = "auto",
     as_of: str = "",
     progress: Progress = no_progress,
-    notify: Notify = ignore_note,
-) -> Evaluated:
-    """Judge the champion, or the versions named, beside all baselines on the newest part of what
-    the lake holds. Changes nothing.
+    notify: Notify = discard_note,
+) -> EvaluationOutcome:
+    """Compare the champion, or named versions, with all baselines on the newest data.
+
+    Changes nothing.
 
     Raises:
         NotReadyError: there is no champion yet, or no model.
@@ -296,29 +294,30 @@ def evaluate(
     declared = project.slot(slot)
     clock = clock_as_of(as_of, project, notify=notify)
     registry = Registry(project.paths.registry, clock=clock)
-    chosen, note = _versions_to_judge(registry, versions)
-    learned = {version: to_iso(registry.verify(version).window.ts_to) for version in chosen}
+    selected, note = _versions_to_evaluate(registry, versions)
+    learned_until = {version: to_iso(registry.verify(version).window.ts_to) for version in selected}
     evaluation = evaluate_versions(
         project.features,
         declared,
-        tuple(chosen),
+        tuple(selected),
         lake=project.paths.lake,
         registry=project.paths.registry,
         clock=clock,
         settings=TrainSettings(
-            window_us=window_of(window, project),
+            window_us=window_us(window, project),
             lateness_us=project.plan.lateness_us,
             quick=quick,
             rows=rows,
         ),
         progress=progress,
     )
-    return Evaluated(declared.name, evaluation, learned, note)
+    return EvaluationOutcome(declared.name, evaluation, learned_until, note)
 
 
-def _versions_to_judge(registry: Registry, versions: Sequence[str]) -> tuple[list[str], str]:
-    """Return the versions to judge, and what to say of the choice: a champion without a model is
-    judged as the baseline that it is.
+def _versions_to_evaluate(registry: Registry, versions: Sequence[str]) -> tuple[list[str], str]:
+    """Return the versions to evaluate, and a note on the choice.
+
+    A champion without a model is a baseline, so the newest model is evaluated instead.
     """
     if not versions and registry.champion() is None:
         names = ", ".join(info.version for info in registry.versions())
@@ -328,16 +327,16 @@ def _versions_to_judge(registry: Registry, versions: Sequence[str]) -> tuple[lis
             else "tailorbird train makes one"
         )
         raise NotReadyError("there is no champion to judge yet", where=str(registry.path), fix=fix)
-    chosen = [registry.resolve(name).name for name in versions or ("champion",)]
-    if versions or registry.info(chosen[0]).heads:
-        return chosen, ""
+    selected = [registry.resolve(name).name for name in versions or ("champion",)]
+    if versions or registry.info(selected[0]).heads:
+        return selected, ""
     models = [info.version for info in registry.versions() if info.heads]
     if not models:
-        problem = f"{chosen[0]} has no model, and no other version has one"
+        problem = f"{selected[0]} has no model, and no other version has one"
         raise NotReadyError(problem, where=str(registry.path), fix="tailorbird train")
     return (
         models[-1:],
-        f"{chosen[0]} answers, by a baseline that stands among the others. Judged is the "
+        f"{selected[0]} answers, by a baseline that stands among the others. Judged is the "
         f"newest model, {models[-1]}.",
     )
 
@@ -348,18 +347,19 @@ def tune(
     settings: "TuneSettings",
     *,
     space: Path | None = None,
-    more: bool = False,
+    resume: bool = False,
     as_of: str = "",
     progress: Progress = no_progress,
-    notify: Notify = ignore_note,
+    notify: Notify = discard_note,
 ) -> "TuneReport":
-    """Look for better settings than the defaults on several splits in time. Keeps nothing:
-    `keep_tuned` does.
+    """Search for better settings than the defaults on several splits in time.
+
+    Stores nothing; `keep_tuned` does.
 
     Args:
-        project: as `for_training` gives it.
-        space: a file that says what is tried; None takes tune.toml.
-        more: go on with the last study.
+        project: the project that `resolve_for_training` returns.
+        space: file with the search space; None takes tune.toml.
+        resume: continue the last study.
     """
     from tailorbird.training.tune.architectures import ARCHITECTURES
     from tailorbird.training.tune.run import tune as run_study
@@ -369,7 +369,7 @@ def tune(
         raise UsageError("no such file", where=f"--space {space}")
     spaces = override_spaces(
         space or project.root / FILE,
-        {name: one.full_space() for name, one in ARCHITECTURES.items()},
+        {name: architecture.full_space() for name, architecture in ARCHITECTURES.items()},
     )
     declared = project.slot(slot)
     return run_study(
@@ -380,23 +380,23 @@ def tune(
         out=project.paths.data / "tune" / declared.name,
         settings=settings,
         spaces=spaces,
-        extend=more,
+        extend=resume,
         progress=progress,
     )
 
 
 def keep_tuned(project: Project, report: "TuneReport") -> bool:
-    """Write what tuning chose to tuned.toml, where training takes it; whether anything was."""
+    """Write the tuned settings to tuned.toml, and return whether there were any."""
     from tailorbird.training.tune.tuned import FILE, build_tuned, write_tuned
 
     if not report.settings:
         return False
-    taken = report.choice.winner
-    gain = f"{taken.gain:+.4f} (spread {taken.spread:.4f}) over {report.choice.reference.name}"
+    winner = report.choice.winner
+    gain = f"{winner.gain:+.4f} (spread {winner.spread:.4f}) over {report.choice.reference.name}"
     write_tuned(
         project.root / FILE,
         report.slot,
-        build_tuned(taken.trial.architecture, report.settings, report.until, gain),
+        build_tuned(winner.trial.architecture, report.settings, report.until, gain),
     )
     return True
 
@@ -410,15 +410,16 @@ def backtest(
     variants: bool = True,
     as_of: str = "",
     progress: Progress = no_progress,
-    notify: Notify = ignore_note,
+    notify: Notify = discard_note,
 ) -> "ValidationReport":
-    """Train the slot's model at several origins in time and judge it on what follows; look for
-    leaks, and hold it against itself with less. Changes nothing.
+    """Train the slot's model at several past cuts, evaluate each, and check for leakage.
+
+    It is also compared with variants that use less data. Changes nothing.
 
     Args:
-        options: as for `train`; budget, requests and retrieval are not heeded.
-        splits: origins in time.
-        variants: try less data, fewer columns and unseen people too.
+        options: as for `train`; budget, requests and retrieval are ignored.
+        splits: number of past cuts.
+        variants: also evaluate with less data, with fewer columns and on unseen people.
     """
     import msgspec
 
@@ -426,7 +427,7 @@ def backtest(
     from tailorbird.training.validate.run import ValidateSettings, validate
 
     options = options or TrainOptions()
-    project = for_training(project, SystemClock()).project
+    project = resolve_for_training(project, SystemClock()).project
     declared = project.slot(slot)
     settings = replace(
         base_settings(
@@ -440,20 +441,20 @@ def backtest(
         parameters=checked_parameters(options.parameters or {}, options.architecture or "gbdt"),
         seed=options.seed,
     )
-    tuned_to = ""
+    tuned_architecture = ""
     if not options.untuned:
         path = project.root / FILE
         settings = apply_tuned(
             settings, declared.name, path, architecture_requested=bool(options.architecture)
         )
         tuned = read_tuned(path).get(declared.name)
-        tuned_to = tuned.architecture if tuned and not settings.tuned else ""
+        tuned_architecture = tuned.architecture if tuned and not settings.tuned else ""
     check_parameters(settings, bool(options.parameters))
     target = next(iter(declared.objective))
     signals = project.paths.reports / f"signals-{declared.name}-{target}" / "signals.json"
     try:
         ranked = msgspec.json.decode(signals.read_bytes())
-    except (OSError, msgspec.DecodeError):  # nobody ranked features, or the file is cut short
+    except (OSError, msgspec.DecodeError):  # Features were never ranked, or the file is truncated.
         ranked = None
     return validate(
         project.features,
@@ -461,7 +462,11 @@ def backtest(
         lake=project.paths.lake,
         clock=clock_as_of(as_of, project, notify=notify),
         settings=ValidateSettings(
-            train=settings, splits=splits, variants=variants, seed=options.seed, tuned_to=tuned_to
+            train=settings,
+            splits=splits,
+            variants=variants,
+            seed=options.seed,
+            tuned_to=tuned_architecture,
         ),
         signals=ranked if isinstance(ranked, dict) else None,
         progress=progress,
@@ -471,36 +476,36 @@ def backtest(
 def base_settings(
     project: Project, *, window: str, rows: Rows, leave_out: Sequence[str], quick: bool
 ) -> TrainSettings:
-    """Return what training, tuning and backtests take alike from their options and the project."""
+    """Return the settings that training, tuning and backtests share."""
     return TrainSettings(
-        window_us=window_of(window, project),
+        window_us=window_us(window, project),
         lateness_us=project.plan.lateness_us,
         quick=quick,
         rows=rows,
-        leave_out=known_columns(leave_out, project.features),
+        leave_out=checked_columns(leave_out, project.features),
         meaning=project.meaning,
     )
 
 
-def window_of(text: str, project: Project) -> int:
-    """Return the microseconds of `--window`, or of the project's own where that is not given."""
+def window_us(text: str, project: Project) -> int:
+    """Return `--window`, or the project's default, in microseconds."""
     return (
-        span_of(text, "--window")
+        parse_span(text, "--window")
         if text
-        else span_of(project.settings.train.window, "train.window")
+        else parse_span(project.settings.train.window, "train.window")
     )
 
 
-def span_of(text: str, option: str) -> int:
-    """Return the microseconds of a duration that an option gives."""
+def parse_span(text: str, option: str) -> int:
+    """Parse the duration that an option gives to microseconds."""
     try:
         return parse_duration(text)
     except UsageError as error:
         raise UsageError(error.message, where=option) from None
 
 
-def known_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, ...]:
-    """Return the columns of `--leave-out`. Raises UsageError where one does not exist."""
+def checked_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, ...]:
+    """Return the columns of `--leave-out`; raises UsageError if one does not exist."""
     from tailorbird.features.declare import CANDIDATE_COLUMN, COMPUTED_NAMES, VECTOR_NAMES
 
     columns = (
@@ -508,28 +513,28 @@ def known_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, ...]
         *features.categorical,
         *COMPUTED_NAMES,
         *VECTOR_NAMES,
-        *(one.name for one in features.similarities),
-        *(one.output for one in features.transforms),
+        *(similarity.name for similarity in features.similarities),
+        *(transform.output for transform in features.transforms),
     )
-    if wrong := [
+    if unknown := [
         name for name in names if name not in columns and not CANDIDATE_COLUMN.fullmatch(name)
     ]:
-        fix = suggest_name(wrong[0], columns, "tailorbird features list")
-        raise UsageError(f"there is no column {wrong[0]!r}", where="--leave-out", fix=fix)
+        fix = suggest_name(unknown[0], columns, "tailorbird features list")
+        raise UsageError(f"there is no column {unknown[0]!r}", where="--leave-out", fix=fix)
     return tuple(names)
 
 
 def checked_parameters(parameters: Mapping[str, Any], architecture: str) -> dict[str, Any]:
-    """Return the parameters of a net. Raises UsageError where the architecture has none of a name."""
+    """Return the parameters of a neural network; raises UsageError if it has no such parameter."""
     from tailorbird.models.deep.parameters import DEFAULTS, resolve_parameters
 
     resolve_parameters(architecture if architecture in DEFAULTS else "mmoe", dict(parameters))
     return dict(parameters)
 
 
-def check_settings(settings: TrainSettings, parameters: bool) -> None:
-    """Raise UsageError where options do not go together."""
-    check_parameters(settings, parameters)
+def check_settings(settings: TrainSettings, has_parameters: bool) -> None:
+    """Raise UsageError if options contradict each other."""
+    check_parameters(settings, has_parameters)
     if settings.incremental and settings.architecture == "gbdt":
         raise UsageError(
             "trees are grown anew each time: no weights to go on from",
@@ -548,9 +553,9 @@ def check_settings(settings: TrainSettings, parameters: bool) -> None:
         )
 
 
-def check_parameters(settings: TrainSettings, parameters: bool) -> None:
-    """Raise UsageError where parameters of nets are given to trees."""
-    if parameters and settings.architecture == "gbdt":
+def check_parameters(settings: TrainSettings, has_parameters: bool) -> None:
+    """Raise UsageError if parameters of neural networks are given to trees."""
+    if has_parameters and settings.architecture == "gbdt":
         raise UsageError(
             "these are parameters of nets, and trees were asked for",
             where="--parameters",

@@ -1,5 +1,6 @@
-"""Items to look in: their attributes, full text, vectors and clusters. What people do with them is
-in `candidates`.
+"""The item index: attributes, full text, vectors and clusters.
+
+Interactions with items are in `candidates`.
 """
 
 from tailorbird.retrieval.build import build_index

@@ -1,5 +1,6 @@
-"""Arrays in bundles: NumPy's `.npy` format, without pickle, and without trusting what the header
-says of the length.
+"""Read and write NumPy's `.npy` arrays in bundles.
+
+Pickles are refused, and the length in the header is checked against the data.
 """
 
 import io
@@ -12,24 +13,27 @@ import numpy.typing as npt
 
 
 def read_array(data: bytes) -> npt.NDArray[Any]:
-    """The array in a `.npy` file. Raises ValueError if the bytes are none, or not as many as the
-    header says.
+    """Return the array in a `.npy` file.
+
+    Raises ValueError if the bytes are no array or do not have the length that the header gives.
     """
     file = io.BytesIO(data)
     try:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError("expected version 1.0 of the format")
-        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=10_000)
-    except Exception as error:  # NumPy's reader lets errors of Python's tokenizer through
+        shape, is_fortran_order, dtype = np.lib.format.read_array_header_1_0(
+            file, max_header_size=10_000
+        )
+    except Exception as error:  # NumPy's reader lets errors of Python's tokenizer through.
         raise ValueError(f"is no array: {error}") from error
     content = data[file.tell() :]
     if (
         dtype.hasobject
-        or any(each < 0 for each in shape)
+        or any(length < 0 for length in shape)
         or math.prod(shape) * dtype.itemsize != len(content)
     ):
         raise ValueError(f"is no array of {dtype} with the shape {shape}")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if by_columns else "C")
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if is_fortran_order else "C")
 
 
 def write_array(path: Path, array: npt.NDArray[Any]) -> None:
@@ -39,7 +43,7 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> None:
 
 
 def array_bytes(array: npt.NDArray[Any]) -> bytes:
-    """What `write_array` writes."""
+    """Return the bytes that `write_array` writes."""
     file = io.BytesIO()
     np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
     return file.getvalue()

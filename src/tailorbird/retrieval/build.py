@@ -1,6 +1,4 @@
-"""Building an index from the items and events of the lake, as columns. What it holds stands in
-`retrieval.index`.
-"""
+"""Build an index from the items and events of the lake; see `retrieval.index` for its content."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +20,7 @@ from tailorbird.retrieval.index import FORMAT, TRUTH, Meta
 from tailorbird.retrieval.meaning import MeaningSettings, texts_to_encode, write_meaning
 from tailorbird.retrieval.text import documents_of, write_text_index
 
-_NUMPY = npt.NDArray[np.int64]
+_Ints = npt.NDArray[np.int64]
 
 
 def build_index(
@@ -39,20 +37,20 @@ def build_index(
     """Build an index in a new folder from what was known before `as_of`.
 
     Args:
-        folder: made here.
-        events: with at least `type, ts, item_id`; `agent` and `counts` are heeded if there. Any
+        folder: created here.
+        events: columns `type, ts, item_id`, and optionally `agent` and `counts`, in any
             order.
-        items: `id, valid_from, attributes` (JSON) and, if there, `timeless` and `p`: of each item
-            the newest version counts.
-        as_of: later events and versions are left out.
-        event_types: which events show that there is an item.
-        until: items that came until then are there too, as they were when they came.
-        texts: whether it can be searched.
-        meaning: how it gets text vectors; None searches by words alone.
+        items: columns `id, valid_from, attributes` (JSON), and optionally `timeless` and `p`;
+            the newest version of each item counts.
+        as_of: later events and versions are ignored.
+        event_types: types of events that prove that an item exists.
+        until: also include items that appeared until then, with their first attributes.
+        texts: whether to build the text index.
+        meaning: settings of the text vectors; None searches by words alone.
     """
     until = as_of if until is None else until
-    seen = _interests(events, until, event_types)
-    profiles, valid_from = _profiles(items, as_of, until)
+    seen = _item_events(events, until, event_types)
+    profiles, valid_from = _item_profiles(items, as_of, until)
     ids = sorted(set(profiles) | set(pc.unique(seen["item_id"]).to_pylist()))
     keys = hash64s(ids)
     order = np.argsort(keys, kind="stable")
@@ -64,7 +62,7 @@ def build_index(
 
     row = pc.index_in(seen["item_id"], pa.array(ids, pa.string())).to_numpy().astype(np.int64)
     first_seen = _first_seen(ids, valid_from, row, micros(seen["ts"]))
-    attributes = columns_of([profiles.get(each, {}) for each in ids])
+    attributes = columns_of([profiles.get(item_id, {}) for item_id in ids])
     folder.mkdir(parents=True)
     _write_items(
         folder / "items.arrow", ids, keys, first_seen, attributes, truths_in(profiles.values())
@@ -76,41 +74,45 @@ def build_index(
             write_meaning(folder, meaning, texts_to_encode(documents))
     for name, data in find_clusters(attributes, len(ids)).files().items():
         (folder / name).write_bytes(data)
-    (folder / "meta.json").write_bytes(msgspec.json.encode(Meta(FORMAT, as_of, _newest(items))))
+    (folder / "meta.json").write_bytes(
+        msgspec.json.encode(Meta(FORMAT, as_of, _newest_position(items)))
+    )
 
 
-def _newest(items: pa.Table) -> int:
-    p = pc.max(items["p"]).as_py() if "p" in items.column_names else None
-    return 0 if p is None else p
+def _newest_position(items: pa.Table) -> int:
+    position = pc.max(items["p"]).as_py() if "p" in items.column_names else None
+    return 0 if position is None else position
 
 
-def _interests(events: pa.Table, until: int, event_types: Sequence[str]) -> pa.Table:
-    """The events that name an item, before a moment; those of bots and late ones are left out."""
+def _item_events(events: pa.Table, until: int, event_types: Sequence[str]) -> pa.Table:
+    """Return the events before `until` that name an item, without those of bots and late ones."""
     columns = [
         name for name in ("type", "ts", "item_id", "agent", "counts") if name in events.column_names
     ]
     table = events.select(columns)
-    kept = pc.and_(
+    mask = pc.and_(
         pc.is_in(table["type"], pa.array(event_types, pa.string())), pc.is_valid(table["item_id"])
     )
-    kept = pc.and_(kept, pc.less(table["ts"].cast(pa.int64()), until))
+    mask = pc.and_(mask, pc.less(table["ts"].cast(pa.int64()), until))
     if "agent" in columns:
-        kept = pc.and_(kept, pc.fill_null(pc.not_equal(table["agent"], "bot"), True))
+        mask = pc.and_(mask, pc.fill_null(pc.not_equal(table["agent"], "bot"), True))
     if "counts" in columns:
-        kept = pc.and_(kept, pc.fill_null(table["counts"], True))
-    return table.filter(kept).select(["ts", "item_id"])
+        mask = pc.and_(mask, pc.fill_null(table["counts"], True))
+    return table.filter(mask).select(["ts", "item_id"])
 
 
-def _profiles(
+def _item_profiles(
     items: pa.Table, as_of: int, until: int
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
-    """Of each item the newest version at `as_of`, or the first before `until`, and when its first
-    dated version began.
+    """Return each item's attributes and the start of its first dated version.
+
+    The newest version before `as_of` counts. If an item appeared later, its first version before
+    `until` counts.
     """
     profiles: dict[str, dict[str, Any]] = {}
-    began: dict[str, int] = {}
+    first_versions: dict[str, int] = {}
     if not items.num_rows:
-        return profiles, began
+        return profiles, first_versions
     table = items.set_column(
         items.column_names.index("valid_from"),
         "valid_from",
@@ -128,21 +130,21 @@ def _profiles(
         timeless,
         strict=True,
     )
-    for each, start, attributes, always in sorted(
+    for item_id, start, attributes, is_timeless in sorted(
         rows, key=lambda entry: (0 if entry[3] else entry[1], entry[2] or "")
     ):
-        if not always and start >= (until if each not in profiles else as_of):
+        if not is_timeless and start >= (until if item_id not in profiles else as_of):
             continue
-        profiles[each] = msgspec.json.decode(attributes) if attributes else {}
-        if not always:
-            began.setdefault(each, start)
-    return profiles, began
+        profiles[item_id] = msgspec.json.decode(attributes) if attributes else {}
+        if not is_timeless:
+            first_versions.setdefault(item_id, start)
+    return profiles, first_versions
 
 
-def _first_seen(ids: Sequence[str], valid_from: dict[str, int], row: _NUMPY, ts: _NUMPY) -> _NUMPY:
-    """When each item came: its first dated version or its first event; 0 if it has neither."""
+def _first_seen(ids: Sequence[str], valid_from: dict[str, int], row: _Ints, ts: _Ints) -> _Ints:
+    """Return when each item appeared: its first dated version or event; 0 if it has neither."""
     never = np.iinfo(np.int64).max
-    first = np.array([valid_from.get(each, never) for each in ids], np.int64)
+    first = np.array([valid_from.get(item_id, never) for item_id in ids], np.int64)
     np.minimum.at(first, row, ts)
     first[first == never] = 0
     return first
@@ -152,9 +154,9 @@ def _write_items(
     path: Path,
     ids: Sequence[str],
     keys: Any,
-    first_seen: _NUMPY,
+    first_seen: _Ints,
     attributes: dict[str, Column],
-    truths: frozenset[str],
+    boolean_names: frozenset[str],
 ) -> None:
     columns: dict[str, pa.Array] = {
         "id": pa.array(ids, pa.string()),
@@ -162,10 +164,10 @@ def _write_items(
         "first_seen": pa.array(first_seen, pa.int64()),
     }
     columns |= {f"a:{name}": to_arrow(column) for name, column in attributes.items()}
-    marked = {f"a:{name}" for name in truths}
+    boolean_columns = {f"a:{name}" for name in boolean_names}
     fields = [
-        pa.field(name, each.type, metadata={TRUTH: b"1"} if name in marked else None)
-        for name, each in columns.items()
+        pa.field(name, column.type, metadata={TRUTH: b"1"} if name in boolean_columns else None)
+        for name, column in columns.items()
     ]
     table = pa.table(columns, schema=pa.schema(fields))
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:

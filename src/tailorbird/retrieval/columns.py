@@ -1,8 +1,7 @@
-"""Attributes of items as columns: numbers as float64 with NaN, texts as codes into a dictionary of
-distinct values.
+"""Attributes of items as columns: float64 with NaN, or dictionary-encoded texts.
 
-A list of texts is one text with `|` between its parts. How attributes are found in profiles stands
-in `retrieval.build`.
+A list of texts is one text with `|` between its parts. `retrieval.build` extracts the attributes
+from profiles.
 """
 
 import logging
@@ -20,17 +19,17 @@ Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int32]
 
 ATTRIBUTES_MAX = (
-    300  # each is a column over all items, and whoever may send items makes up their names
+    300  # Each attribute is a column over all items, and whoever sends items chooses the names.
 )
-NUMBERS_SHARE = (
-    0.95  # of what is there, from which on an attribute is a number, and a text among it a mistake
+NUMERIC_SHARE_MIN = (
+    0.95  # Minimum share of numbers for a numeric attribute; a text in it counts as a mistake.
 )
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TextColumn:
-    """Texts of n items: `codes` (n,) into `values`, -1 where the attribute is missing."""
+    """Texts of n items: `codes` (n,) index into `values`; -1 if the attribute is missing."""
 
     codes: Codes
     values: tuple[str, ...]
@@ -40,42 +39,40 @@ class TextColumn:
         return {value: code for code, value in enumerate(self.values)}
 
     def code(self, value: str) -> int:
-        """The code of a value, -2 if no item has it."""
+        """Return the code of a value; -2 if no item has it."""
         return self._code_of.get(value, -2)
 
     def text(self, row: int) -> str:
-        """The text of one item, "" if missing."""
+        """Return the text of an item; "" if missing."""
         code = int(self.codes[row])
         return self.values[code] if code >= 0 else ""
 
     def take(self, rows: npt.NDArray[np.intp]) -> "TextColumn":
-        """The same column for some items; the dictionary is shared."""
-        taken = TextColumn(self.codes[rows], self.values)
-        taken.__dict__["_code_of"] = (
-            self._code_of
-        )  # built once for the whole index, not once a request
-        return taken
+        """Return the column for some rows; the dictionary is shared."""
+        selection = TextColumn(self.codes[rows], self.values)
+        # Built once for the whole index and not once per request.
+        selection.__dict__["_code_of"] = self._code_of
+        return selection
 
 
 Column = Floats | TextColumn
 
 
 def column_of(values: Sequence[Any]) -> Column:
-    """A column from values as JSON gave them: numbers if nearly all present ones are numbers or
-    booleans, else texts.
+    """Return a column from JSON values: numeric if nearly all of them are numbers or booleans.
 
-    A text among numbers is missing: one item whose stock is "n/a" would else make `item.stock > 0`
-    false for all.
+    A text among numbers counts as missing. Otherwise one item with a stock of "n/a" would make
+    `item.stock > 0` false for all items.
     """
-    present = sum(value is not None for value in values)
-    numbers = sum(isinstance(value, (int, float)) for value in values)
-    if numbers and numbers >= NUMBERS_SHARE * present:
+    present_count = sum(value is not None for value in values)
+    number_count = sum(isinstance(value, (int, float)) for value in values)
+    if number_count and number_count >= NUMERIC_SHARE_MIN * present_count:
         return np.array([_as_number(value) for value in values], np.float64)
     return text_column(None if value is None else _as_text(value) for value in values)
 
 
 def _as_number(value: Any) -> float:
-    """A value as a number; what is none, or an integer that no float holds, is missing."""
+    """Return a value as a number; missing for anything else, and for integers beyond float."""
     try:
         return float(value) if isinstance(value, (int, float)) else np.nan
     except OverflowError:
@@ -83,67 +80,70 @@ def _as_number(value: Any) -> float:
 
 
 def text_column(texts: Iterable[str | None]) -> TextColumn:
-    """A dictionary-encoded column; codes in order of first appearance."""
-    known: dict[str, int] = {}
+    """Return a dictionary-encoded column, with codes in order of first appearance."""
+    code_of: dict[str, int] = {}
     codes = np.array(
         [
-            -1 if text is None or text == "" else known.setdefault(text, len(known))
+            -1 if text is None or text == "" else code_of.setdefault(text, len(code_of))
             for text in texts
         ],
         np.int32,
     )
-    return TextColumn(codes, tuple(known))
+    return TextColumn(codes, tuple(code_of))
 
 
 def columns_of(profiles: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
-    """The attributes that profiles have, by name: all of them, or the most frequent
-    `ATTRIBUTES_MAX`.
-    """
-    names = names_kept(profiles)
+    """Return the attributes of profiles by name: all, or the most frequent `ATTRIBUTES_MAX`."""
+    names = select_names(profiles)
     columns = {}
     for name in names:
         values = [profile.get(name) for profile in profiles]
         column = columns[name] = column_of(values)
         if not isinstance(column, TextColumn) and (
-            odd := sum(isinstance(value, (str, list, dict)) for value in values)
+            text_count := sum(isinstance(value, (str, list, dict)) for value in values)
         ):
             log.warning(
                 "attribute %s is a number, and %d items have a text there: it counts as missing",
                 name,
-                odd,
+                text_count,
             )
     return columns
 
 
-def names_kept(profiles: Iterable[Mapping[str, Any]], known: Collection[str] = ()) -> list[str]:
-    """The names of attributes that become columns, in order: those that are known already, then
-    what most profiles have, as long as there is room. What is left out is told in the log.
+def select_names(
+    profiles: Iterable[Mapping[str, Any]], existing: Collection[str] = ()
+) -> list[str]:
+    """Return the sorted names of attributes that become columns.
+
+    Existing columns come first, then the most frequent names until the limit. Dropped names are
+    logged.
     """
-    counts = Counter(name for profile in profiles for name in profile if name not in known)
-    new = sorted(counts, key=lambda name: (-counts[name], name))
-    room = max(0, ATTRIBUTES_MAX - len(known))
-    if left_out := new[room:]:
-        told = (
-            f"items have {len(known) + len(new)} attributes, and {ATTRIBUTES_MAX} are kept: "
+    counts = Counter(name for profile in profiles for name in profile if name not in existing)
+    new_names = sorted(counts, key=lambda name: (-counts[name], name))
+    room = max(0, ATTRIBUTES_MAX - len(existing))
+    if left_out := new_names[room:]:
+        summary = (
+            f"items have {len(existing) + len(new_names)} attributes, and {ATTRIBUTES_MAX} "
+            "are kept: "
             f"{len(left_out)} that few have are left out"
         )
-        log.warning("%s, such as %s", told, ", ".join(repr(name[:40]) for name in left_out[:3]))
-    return sorted([*known, *new[:room]])
+        log.warning("%s, such as %s", summary, ", ".join(repr(name[:40]) for name in left_out[:3]))
+    return sorted([*existing, *new_names[:room]])
 
 
 def truths_in(profiles: Iterable[Mapping[str, Any]]) -> frozenset[str]:
-    """Attributes of which every value is true or false: a column keeps them as 1 and 0."""
+    """Return the attributes whose values are all true or false; columns store them as 1 and 0."""
     names: set[str] = set()
-    others: set[str] = set()
+    other_names: set[str] = set()
     for profile in profiles:
         for name, value in profile.items():
             if value is not None:
-                (names if isinstance(value, bool) else others).add(name)
-    return frozenset(names - others)
+                (names if isinstance(value, bool) else other_names).add(name)
+    return frozenset(names - other_names)
 
 
 def from_arrow(column: pa.ChunkedArray) -> Column:
-    """A column as an index keeps it: numbers, or dictionary-encoded texts."""
+    """Return an Arrow column as a numeric or text column of an index."""
     if not pa.types.is_dictionary(column.type):
         return column.to_numpy()
     array = column.combine_chunks()
@@ -154,7 +154,7 @@ def from_arrow(column: pa.ChunkedArray) -> Column:
 
 
 def to_arrow(column: Column) -> pa.Array:
-    """The same as an index's file keeps it: what `from_arrow` reads."""
+    """Return a column as an index file stores it, which `from_arrow` reads."""
     if not isinstance(column, TextColumn):
         return pa.array(column, pa.float64())
     return pa.DictionaryArray.from_arrays(
@@ -163,9 +163,12 @@ def to_arrow(column: Column) -> pa.Array:
     )
 
 
-def extended(column: Column | None, length: int, values: Mapping[int, Any], total: int) -> Column:
-    """A copy of `column` (`length` items, or None: missing for all) for `total` items, with
-    `values` set at their rows.
+def extend_column(
+    column: Column | None, length: int, values: Mapping[int, Any], total: int
+) -> Column:
+    """Return a copy of `column` for `total` items, with `values` set at their rows.
+
+    `column` has `length` items; None is missing for all.
     """
     numeric = all(isinstance(value, (int, float)) for value in values.values() if value is not None)
     if column is None:
@@ -173,16 +176,16 @@ def extended(column: Column | None, length: int, values: Mapping[int, Any], tota
             np.full(length, np.nan) if numeric else TextColumn(np.full(length, -1, np.int32), ())
         )
     if isinstance(column, TextColumn):
-        known = column._code_of  # shared with the old column as long as no value is new
+        code_of = column._code_of  # Shared with the old column until a value is new.
         codes = np.concatenate([column.codes, np.full(total - length, -1, np.int32)])
         for row, value in values.items():
             text = "" if value is None else _as_text(value)
-            if text and text not in known:
-                known = dict(known) if known is column._code_of else known
-                known[text] = len(known)
-            codes[row] = known[text] if text else -1
-        grown = TextColumn(codes, column.values if known is column._code_of else tuple(known))
-        grown.__dict__["_code_of"] = known
+            if text and text not in code_of:
+                code_of = dict(code_of) if code_of is column._code_of else code_of
+                code_of[text] = len(code_of)
+            codes[row] = code_of[text] if text else -1
+        grown = TextColumn(codes, column.values if code_of is column._code_of else tuple(code_of))
+        grown.__dict__["_code_of"] = code_of
         return grown
     numbers = np.concatenate([column, np.full(total - length, np.nan)])
     for row, value in values.items():
@@ -190,20 +193,18 @@ def extended(column: Column | None, length: int, values: Mapping[int, Any], tota
     return numbers
 
 
-def of_other_texts(
+def rows_with_changed_text(
     before: Mapping[str, Column], after: Mapping[str, Column], rows: npt.NDArray[np.intp]
 ) -> npt.NDArray[np.intp]:
-    """Those of some rows in which a text has become another; `after` is `extended` from `before`,
-    by name.
-    """
-    other = np.zeros(rows.size, bool)
+    """Return those of `rows` in which a text differs; `after` extends `before` by name."""
+    has_changed = np.zeros(rows.size, bool)
     for name, column in after.items():
         if isinstance(column, TextColumn):
-            known = before.get(name)
-            other |= column.codes[rows] != (
-                known.codes[rows] if isinstance(known, TextColumn) else -1
+            previous = before.get(name)
+            has_changed |= column.codes[rows] != (
+                previous.codes[rows] if isinstance(previous, TextColumn) else -1
             )
-    return rows[other]
+    return rows[has_changed]
 
 
 def _as_text(value: Any) -> str:
@@ -215,14 +216,14 @@ def _as_text(value: Any) -> str:
 
 
 def is_boolean(column: Column) -> bool:
-    """Whether a column has nothing but truths, which are kept as 1 and 0."""
+    """Return whether a column has only the values 1 and 0, which stand for true and false."""
     return not isinstance(column, TextColumn) and not np.any(
         (column != 0) & (column != 1) & ~np.isnan(column)
     )
 
 
-def says_same(one: Column | None, other: Column | None) -> bool:
-    """Whether two columns of as many items say the same, as far as that is cheap to see."""
-    if isinstance(one, TextColumn) and isinstance(other, TextColumn):
-        return one.values is other.values and np.array_equal(one.codes, other.codes)
-    return one is other
+def is_same_column(first: Column | None, second: Column | None) -> bool:
+    """Return whether two columns of the same items are equal, if that is cheap to determine."""
+    if isinstance(first, TextColumn) and isinstance(second, TextColumn):
+        return first.values is second.values and np.array_equal(first.codes, second.codes)
+    return first is second

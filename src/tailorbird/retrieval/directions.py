@@ -1,6 +1,4 @@
-"""Vectors of length 1 brought together: k-means on directions, for clusters of items and for lists
-of neighbours.
-"""
+"""k-means on unit vectors, for clusters of items and for inverted lists."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,35 +6,39 @@ import numpy.typing as npt
 Rows = npt.NDArray[np.intp]
 Matrix = npt.NDArray[np.float32]
 
-_AT_ONCE = 16_384
+_CHUNK_ROWS = 16_384
 
 
-def spherical_kmeans(units: Matrix, at: Matrix, rounds: int) -> Matrix:
-    """Where clusters come to lie, (k, width), of length 1: k-means on directions (spherical,
-    Dhillon and Modha, 2001).
+def spherical_kmeans(units: Matrix, centroids: Matrix, max_rounds: int) -> Matrix:
+    """Return cluster centroids, (k, width), of unit length, by spherical k-means.
+
+    Source: Dhillon and Modha, 2001.
 
     Args:
-        units: (n, width), of length 1.
-        at: where they begin. A cluster that loses all its members stays where it was.
-        rounds: after which it ends, even if they still move.
+        units: vectors, (n, width), of unit length.
+        centroids: initial centroids. A cluster that loses all its members keeps its centroid.
+        max_rounds: maximum number of iterations.
     """
-    for _ in range(rounds):
-        sums = np.zeros_like(at)
-        np.add.at(sums, nearest_of(units, at), units)
+    for _ in range(max_rounds):
+        sums = np.zeros_like(centroids)
+        np.add.at(sums, nearest_centroids(units, centroids), units)
         length = np.linalg.norm(sums, axis=1, keepdims=True)
-        moved = np.where(length > 0, sums / np.maximum(length, 1e-12), at).astype(np.float32)
-        if np.allclose(moved, at, atol=1e-6):
+        updated = np.where(length > 0, sums / np.maximum(length, 1e-12), centroids).astype(
+            np.float32
+        )
+        if np.allclose(updated, centroids, atol=1e-6):
             break
-        at = moved
-    return at
+        centroids = updated
+    return centroids
 
 
-def nearest_of(units: Matrix, at: Matrix) -> Rows:
-    """The nearest of `at` for each, some at a time: all products at once would be as many as items
-    times clusters.
+def nearest_centroids(units: Matrix, centroids: Matrix) -> Rows:
+    """Return the nearest centroid of each vector.
+
+    Works in chunks, since one matrix of all products would have items times clusters entries.
     """
-    parts = [
-        np.argmax(units[low : low + _AT_ONCE] @ at.T, axis=1)
-        for low in range(0, len(units), _AT_ONCE)
+    chunks = [
+        np.argmax(units[start : start + _CHUNK_ROWS] @ centroids.T, axis=1)
+        for start in range(0, len(units), _CHUNK_ROWS)
     ]
-    return np.concatenate(parts) if parts else np.zeros(0, np.intp)
+    return np.concatenate(chunks) if chunks else np.zeros(0, np.intp)

@@ -1,7 +1,7 @@
-"""Dense vectors of texts by a sentence encoder in ONNX, for search by meaning.
+"""Dense vectors of texts by a sentence encoder in ONNX, for semantic search.
 
 An encoder is a folder with two files, as sentence-transformers and Optimum export them:
-`model.onnx` (inputs `input_ids` and `attention_mask`, perhaps `token_type_ids`) and
+`model.onnx` (inputs `input_ids`, `attention_mask` and optionally `token_type_ids`) and
 `tokenizer.json` (of the library `tokenizers`, extra `text`). Vectors have unit length, so that
 their product is the cosine.
 
@@ -20,15 +20,15 @@ from tailorbird.errors import BundleError, UsageError
 Floats = npt.NDArray[np.float32]
 
 MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
-TOKENS_MAX = 64  # a title and its category are shorter
+TOKENS_MAX = 64  # A title and its category are shorter.
 BATCH = 64
 
 
 class TextEncoder:
-    """A sentence encoder. Safe to use from several threads.
+    """A sentence encoder, safe to use from several threads.
 
     Attributes:
-        digest: identifies the encoder: vectors of two encoders cannot be compared.
+        digest: identifies the encoder; vectors of two encoders are not comparable.
     """
 
     def __init__(self, model: bytes, tokenizer: bytes) -> None:
@@ -36,7 +36,7 @@ class TextEncoder:
 
         Raises:
             UsageError: the extra `text` is not installed.
-            BundleError: a file cannot be read, or the model has other inputs.
+            BundleError: a file is unreadable, or the model has other inputs.
         """
         try:
             from tokenizers import Tokenizer
@@ -53,21 +53,21 @@ class TextEncoder:
         try:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             self._tokenizer = Tokenizer.from_buffer(tokenizer)
-        except Exception as error:  # both libraries raise exceptions of their own kinds
+        except Exception as error:  # Both libraries raise exceptions of their own types.
             raise BundleError(
                 f"the text encoder cannot be loaded: {error}",
                 fix=f"export {MODEL} and {TOKENIZER} again, see docs/how-to/search.md",
             ) from error
         self._tokenizer.enable_truncation(TOKENS_MAX)
         self._tokenizer.enable_padding()
-        self._inputs = {one.name for one in self._session.get_inputs()}
+        self._inputs = {entry.name for entry in self._session.get_inputs()}
         unexpected = self._inputs - {"input_ids", "attention_mask", "token_type_ids"}
         if unexpected or "input_ids" not in self._inputs:
             raise BundleError(
                 f"the text encoder has the inputs {sorted(self._inputs)}",
                 fix="export it with input_ids, attention_mask and, if needed, token_type_ids",
             )
-        names = [one.name for one in self._session.get_outputs()]
+        names = [entry.name for entry in self._session.get_outputs()]
         self._output = "sentence_embedding" if "sentence_embedding" in names else names[0]
         self.digest = blake2b(model + tokenizer, digest_size=8).hexdigest()
 
@@ -87,9 +87,9 @@ class TextEncoder:
         return cls(files[MODEL], files[TOKENIZER])
 
     def encode(self, texts: Sequence[str]) -> Floats:
-        """Return the vector of each text, float32 (n, d), of unit length; zeros for an empty text."""
+        """Return the unit vector of each text, float32 (n, d); zeros for an empty text."""
         lengths = np.array([len(text) for text in texts])
-        order = np.argsort(lengths, kind="stable")  # texts of one length need little padding
+        order = np.argsort(lengths, kind="stable")  # Texts of similar length need little padding.
         parts = [
             self._encode_batch([texts[i] for i in order[start : start + BATCH].tolist()])
             for start in range(0, len(texts), BATCH)
@@ -103,11 +103,11 @@ class TextEncoder:
 
     def _encode_batch(self, texts: list[str]) -> Floats:
         encodings = self._tokenizer.encode_batch(texts)
-        mask = np.array([one.attention_mask for one in encodings], np.int64)
+        mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
         values = {
-            "input_ids": np.array([one.ids for one in encodings], np.int64),
+            "input_ids": np.array([encoding.ids for encoding in encodings], np.int64),
             "attention_mask": mask,
-            "token_type_ids": np.array([one.type_ids for one in encodings], np.int64),
+            "token_type_ids": np.array([encoding.type_ids for encoding in encodings], np.int64),
         }
         inputs = {name: values[name] for name in self._inputs}
         output = np.asarray(self._session.run([self._output], inputs)[0], np.float32)
@@ -118,6 +118,6 @@ class TextEncoder:
         return output / np.maximum(norms, 1e-9)
 
 
-def encoder_files(files: Mapping[str, bytes]) -> "TextEncoder":
+def load_encoder(files: Mapping[str, bytes]) -> "TextEncoder":
     """Load an encoder from the files of an index, see `retrieval.index`."""
     return TextEncoder(files[f"encoder/{MODEL}"], files[f"encoder/{TOKENIZER}"])

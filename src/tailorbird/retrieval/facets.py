@@ -1,4 +1,4 @@
-"""Facets: how the hits of a search divide by an attribute, for the lists of boxes beside them."""
+"""Facets: counts of attribute values among the matches of a search."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ VALUES_MAX = 30
 
 @dataclass(frozen=True)
 class Facet:
-    """What some items have of one attribute.
+    """The distribution of one attribute over some items.
 
     Attributes:
-        counts: value → how many items have it, the most frequent first, at most `VALUES_MAX`; an
-            item with a list counts for each part. Empty where the attribute is a number.
-        missing: how many items have none. low, high: of an attribute that is a number; None where
-        it is not, or no item has it.
+        counts: value → number of items, the most frequent first, at most `VALUES_MAX`; an
+            item with a list counts for each part. Empty if the attribute is numeric.
+        missing: number of items without a value.
+        low, high: range of a numeric attribute; None if it is not numeric or has no value.
     """
 
     counts: dict[str, int]
@@ -29,22 +29,20 @@ class Facet:
 
 
 def facet_of(index: Index, rows: Rows, name: str) -> Facet | None:
-    """How the items at `rows` divide by the attribute `name`; None where no item of the index has
-    such an attribute.
-    """
+    """Return the facet of the items at `rows`; None if the index has no such attribute."""
     column = index.attributes.get(name)
     if column is None:
         return None
     if not isinstance(column, TextColumn):
         numbers = column[rows]
-        there = numbers[~np.isnan(numbers)]
-        low, high = (float(there.min()), float(there.max())) if there.size else (None, None)
-        return Facet({}, int(numbers.size - there.size), low, high)
+        present = numbers[~np.isnan(numbers)]
+        low, high = (float(present.min()), float(present.max())) if present.size else (None, None)
+        return Facet({}, int(numbers.size - present.size), low, high)
     codes = column.codes[rows]
-    there, counts = np.unique(codes[codes >= 0], return_counts=True)
+    present, counts = np.unique(codes[codes >= 0], return_counts=True)
     parts: Counter[str] = Counter()
-    for code, count in zip(there.tolist(), counts.tolist(), strict=True):
+    for code, count in zip(present.tolist(), counts.tolist(), strict=True):
         for part in dict.fromkeys(column.values[code].split("|")):
             parts[part] += count
-    best = sorted(parts.items(), key=lambda one: (-one[1], one[0]))[:VALUES_MAX]
-    return Facet(dict(best), int((codes < 0).sum()))
+    most_frequent = sorted(parts.items(), key=lambda entry: (-entry[1], entry[0]))[:VALUES_MAX]
+    return Facet(dict(most_frequent), int((codes < 0).sum()))

@@ -1,18 +1,18 @@
-"""The loaded index: items with their attributes, full text, vectors and clusters, asked by row.
+"""The loaded item index: attributes, full text, vectors and clusters, addressed by row.
 
-A row is the number of an item within one `Index`; ids and keys lead to rows by `find`. Every answer
-is a `Found`: rows and scores, best first. An `Index` never changes; `retrieval.overlay` makes a new
-one that also knows items which came later. What people do with items is not in it: that is read
-live, see `candidates`.
+A row is the number of an item within one `Index`. `find` maps ids and keys to rows. Queries return
+`Matches`: rows and scores, best first. An `Index` is immutable. `retrieval.overlay` derives a new
+one with items that appeared later. Interactions with items are not in it; they are read live, see
+`candidates`.
 
-    items.arrow    id, key, first_seen, and each attribute as `a:NAME`, marked if a truth
+    items.arrow    id, key, first_seen, and each attribute as `a:NAME`, marked if boolean
     text/          see `retrieval.text`
-    text_vectors*  see `retrieval.meaning`; not in every index
-    vectors*       see `retrieval.vectors`; not in every index
-    clusters*      see `retrieval.clusters`; not in every index
+    text_vectors*  see `retrieval.meaning`; optional
+    vectors*       see `retrieval.vectors`; optional
+    clusters*      see `retrieval.clusters`; optional
     meta.json      format, as_of, p
 
-How it is built stands in `retrieval.build`.
+`retrieval.build` builds it.
 """
 
 import dataclasses
@@ -41,15 +41,15 @@ Times = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 FORMAT = 2
-TRUTH = b"truth"  # what marks a column of items.arrow that is 1 for true and 0 for false
-RERANKED_MIN = 1_000  # hits of words that are ordered by meaning too
-SEARCHED_MAX = 10_000  # hits that are looked at where few are shown
-# Computed once: the first by which items there are, the second by their categories too.
-_OF_ITEMS, _OF_CATEGORIES = ("_key_order",), ("category",)
+TRUTH = b"truth"  # Marks a column of items.arrow that stores true and false as 1 and 0.
+RERANKED_MIN = 1_000  # Text matches that are also ordered by meaning.
+SEARCH_DEPTH_MAX = 10_000  # Text matches to examine at most if few of them are visible.
+# Orders that are computed once: they depend on the set of items, and on their categories.
+_ITEM_ORDERS, _CATEGORY_ORDERS = ("_key_order",), ("category",)
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`meta.json`."""
+    """The content of `meta.json`."""
 
     format: int
     as_of: int
@@ -58,8 +58,9 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Found:
-    """Items, best first: `rows` (n,) of the index and `scores` (n,), of whose scale only the order
-    is promised.
+    """Items, best first: `rows` (n,) of the index and `scores` (n,).
+
+    Only the order of the scores is guaranteed, not their scale.
     """
 
     rows: Rows
@@ -71,23 +72,23 @@ NOTHING = Found(np.zeros(0, np.intp), np.zeros(0))
 
 @dataclass(frozen=True)
 class Index:
-    """Items, as of one moment.
+    """Items as of one moment.
 
-    Attributes:
-        as_of: profiles are those before this, microseconds.
-        ids: of n items.
-        keys: uint64 (n,): `events.hash64` of the ids.
-        first_seen: int64 (n,): when the item came; 0 if it has been there from the beginning.
-        attributes: name → column of n.
-        truths: names of those that are true or false, and no numbers.
-        p: position in the routed log of the newest profile that it was built from; 0 where that is
-            not known.
-        text: full text, or None.
-        meaning: dense vectors of their texts, or None.
-        later_at: the row from which on items came later than the index was built.
-        shown: bool (n,): which items sources may find, see `only`; None is all.
-        vectors: of the items, or None.
-        together: clusters of the items, or None.
+        Attributes:
+            as_of: profiles are those before this time, microseconds.
+            ids: ids of the n items.
+            keys: uint64 (n,): `events.hash64` of the ids.
+            first_seen: int64 (n,): when the item appeared; 0 if it was there from the start.
+            attributes: name → column of length n.
+            boolean_names: names of boolean attributes.
+            p: position in the routed log of the newest profile that it was built from; 0 if
+    unknown.
+            text: full text, or None.
+            meaning: dense vectors of the texts, or None.
+            first_added_row: first row of the items that were added after the index was built.
+            visible: bool (n,): items that sources may return, see `restrict`; None is all.
+            vectors: vectors of the items, or None.
+            item_clusters: clusters of the items, or None.
     """
 
     as_of: int
@@ -96,10 +97,10 @@ class Index:
     first_seen: npt.NDArray[np.int64]
     attributes: Mapping[str, Column]
     text: TextIndex | None = None
-    later_at: int = 0
+    first_added_row: int = 0
     shown: npt.NDArray[np.bool_] | None = None
     vectors: ItemVectors | None = None
-    together: Clusters | None = None
+    item_clusters: Clusters | None = None
     truths: frozenset[str] = frozenset()
     p: int = 0
     meaning: Meaning | None = None
@@ -111,7 +112,7 @@ class Index:
 
     @classmethod
     def load(cls, files: Mapping[str, bytes]) -> "Index":
-        """An index from the bytes of its files, as `registry.read_sealed` gives them."""
+        """Load an index from the bytes of its files, as `registry.read_sealed` returns them."""
         try:
             meta = msgspec.json.decode(files["meta.json"], type=Meta)
             if meta.format != FORMAT:
@@ -119,9 +120,8 @@ class Index:
                     f"the index has format {meta.format}, expected {FORMAT}", fix="tailorbird train"
                 )
             table = pa.ipc.open_file(pa.BufferReader(files["items.arrow"])).read_all()
-            table.validate(
-                full=True
-            )  # Arrow trusts offsets and codes otherwise, and reads beyond its buffers
+            # Without validation Arrow trusts offsets and codes, and reads beyond its buffers.
+            table.validate(full=True)
             texts = {
                 name.removeprefix("text/"): data
                 for name, data in files.items()
@@ -139,17 +139,17 @@ class Index:
             }
             ids = tuple(table["id"].to_pylist())
             keys, first_seen = table["key"].to_numpy(), table["first_seen"].to_numpy()
-            vectors, together = (
+            vectors, item_clusters = (
                 ItemVectors.read(files, table.num_rows),
                 Clusters.read(files, table.num_rows),
             )
-            truths = frozenset(
+            boolean_names = frozenset(
                 field.name[2:] for field in table.schema if TRUTH in (field.metadata or {})
             )
-            more = {
+            optional = {
                 "vectors": vectors,
-                "together": together,
-                "truths": truths,
+                "item_clusters": item_clusters,
+                "truths": boolean_names,
                 "p": meta.p,
                 "meaning": Meaning.read(files, table.num_rows) if text is not None else None,
             }
@@ -157,13 +157,13 @@ class Index:
             raise BundleError(
                 f"the index cannot be read: {error}", fix="tailorbird train"
             ) from error
-        index = cls(meta.as_of, ids, keys, first_seen, attributes, text, len(ids), **more)
+        index = cls(meta.as_of, ids, keys, first_seen, attributes, text, len(ids), **optional)
         index.prepare()
         return index
 
     @classmethod
     def open(cls, folder: Path) -> "Index":
-        """An index from its folder, unchecked: for building and for tests."""
+        """Load an index from its folder without checksums, for building and for tests."""
         return cls.load(
             {
                 path.relative_to(folder).as_posix(): path.read_bytes()
@@ -174,31 +174,29 @@ class Index:
 
     @classmethod
     def bare(cls, ids: Sequence[str], vectors: ItemVectors | None = None) -> "Index":
-        """Items of which nothing is known but perhaps their vectors."""
+        """Return an index of items without attributes, optionally with vectors."""
         keys = hash64s(ids) if len(ids) else np.zeros(0, np.uint64)
         return cls(
             0, tuple(ids), keys, np.zeros(len(ids), np.int64), {}, None, len(ids), vectors=vectors
         )
 
-    def prepare(self, before: "Index | None" = None, *, categories: bool = False) -> None:
-        """Compute every order now rather than during the first request.
+    def prepare(self, previous: "Index | None" = None, *, same_categories: bool = False) -> None:
+        """Compute all orders now instead of during the first request.
 
         Args:
-            before: an index of the same items, whose orders are the same then.
-            categories: whether its items are in the same categories too.
+            previous: an index of the same items, whose orders can be reused.
+            same_categories: whether its items are also in the same categories.
         """
-        if before is not None:
-            for name in (*_OF_ITEMS, *(_OF_CATEGORIES if categories else ())):
-                self.__dict__[name] = getattr(before, name)
-        for name in (*_OF_ITEMS, *_OF_CATEGORIES):
+        if previous is not None:
+            for name in (*_ITEM_ORDERS, *(_CATEGORY_ORDERS if same_categories else ())):
+                self.__dict__[name] = getattr(previous, name)
+        for name in (*_ITEM_ORDERS, *_CATEGORY_ORDERS):
             getattr(self, name)
 
-    def only(self, shown: npt.NDArray[np.bool_]) -> "Index":
-        """The same items in the same rows, of which sources find no others than `shown` (n,). What
-        is told of an item stays as it is.
-        """
-        view = dataclasses.replace(self, shown=shown)
-        for name in (*_OF_ITEMS, *_OF_CATEGORIES):
+    def only(self, visible: npt.NDArray[np.bool_]) -> "Index":
+        """Return the same items, of which sources return only `visible` ones (n,)."""
+        view = dataclasses.replace(self, shown=visible)
+        for name in (*_ITEM_ORDERS, *_CATEGORY_ORDERS):
             view.__dict__[name] = getattr(self, name)
         return view
 
@@ -211,7 +209,7 @@ class Index:
 
     @cached_property
     def category(self) -> TextColumn:
-        """The attribute `category`; missing for all where no item has one."""
+        """Return the attribute `category`; missing for all if no item has one."""
         column = self.attributes.get("category")
         if isinstance(column, TextColumn):
             return column
@@ -224,72 +222,72 @@ class Index:
     # Questions
 
     def find(self, keys: Keys) -> Rows:
-        """Rows of items by key, -1 where unknown."""
-        known, order = self._key_order
-        if not known.size:
+        """Return the rows of items by key; -1 if unknown."""
+        sorted_keys, order = self._key_order
+        if not sorted_keys.size:
             return np.full(keys.shape, -1, np.intp)
-        at = np.minimum(np.searchsorted(known, keys), known.size - 1)
-        return np.where(known[at] == keys, order[at], -1)
+        at = np.minimum(np.searchsorted(sorted_keys, keys), sorted_keys.size - 1)
+        return np.where(sorted_keys[at] == keys, order[at], -1)
 
     def find_ids(self, ids: Sequence[str]) -> Rows:
-        """Rows of items by id, -1 where unknown."""
+        """Return the rows of items by id; -1 if unknown."""
         return self.find(hash64s(ids))
 
     def title(self, row: int) -> str:
-        """What an item is called: its title, else its id."""
+        """Return the title of an item, or its id without one."""
         column = self.attributes.get("title")
         text = column.text(row) if isinstance(column, TextColumn) else ""
         return text or self.ids[row]
 
     def clusters(self, recent: Rows, decay: Floats, counts: npt.NDArray[np.int64], n: int) -> Found:
-        """Something of each cluster of items, more of those that a person's newest items are of.
+        """Return items of every cluster, with more from the clusters of a person's newest items.
 
         Args:
-            recent, decay: rows of the newest items, and what each weighs.
-            counts: of each item (n,), how much it is wanted.
+            recent, decay: rows of the newest items, and the weight of each.
+            counts: popularity of each item, (n,).
         """
-        if self.together is None:
+        if self.item_clusters is None:
             return NOTHING
-        scores = self.together.scores(counts, recent, decay)
+        scores = self.item_clusters.scores(counts, recent, decay)
         scores[recent] = 0.0
         if self.shown is not None:
             scores[~self.shown] = 0.0
         return _best(np.arange(len(self)), scores, n)
 
-    def search(self, text: str, n: int, beside: Sequence[Phrase] = ()) -> Found:
-        """Return the items that match a query as typed, best first; empty without a text index.
+    def search(self, text: str, n: int, synonyms: Sequence[Phrase] = ()) -> Found:
+        """Return the items that match a query as typed, best first; none without a text index.
 
-        With text vectors, hits are ordered by words and meaning, and items near in meaning are
-        added, see `retrieval.meaning`.
+        With text vectors, matches are ordered by words and meaning, and items of similar meaning
+        are added, see `retrieval.meaning`.
 
         Args:
-            beside: phrases that mean the same, see `retrieval.synonyms`.
+            synonyms: phrases with the same meaning, see `retrieval.synonyms`.
         Raises:
-            BundleError: the text index is damaged, which a checksum did not show. No query does
-                this.
+            BundleError: the text index is damaged, which its checksum did not detect. No query
+                causes this.
         """
         if self.meaning is not None:
-            words = self._by_words(text, max(n, RERANKED_MIN), beside)
+            words = self._match_words(text, max(n, RERANKED_MIN), synonyms)
             rows, scores = self.meaning.mix(text, words.rows, words.scores, self.shown)
             return _best(rows, scores, n)
-        return self._by_words(text, n, beside)
+        return self._match_words(text, n, synonyms)
 
-    def _by_words(self, text: str, n: int, beside: Sequence[Phrase]) -> Found:
+    def _match_words(self, text: str, n: int, synonyms: Sequence[Phrase]) -> Found:
         if self.shown is None:
-            return self._matching(text, n, beside)
-        asked = n
-        while True:  # until enough of the hits are shown, or there are no more
-            found = self._matching(text, asked, beside)
-            kept = np.flatnonzero(self.shown[found.rows])[:n]
-            if kept.size == n or found.rows.size < asked or asked >= SEARCHED_MAX:
-                return Found(found.rows[kept], found.scores[kept])
-            asked *= 4
+            return self._match_all(text, n, synonyms)
+        depth = n
+        while True:  # Repeat until enough matches are visible or there are no more.
+            matches = self._match_all(text, depth, synonyms)
+            visible_rows = np.flatnonzero(self.shown[matches.rows])[:n]
+            if visible_rows.size == n or matches.rows.size < depth or depth >= SEARCH_DEPTH_MAX:
+                return Found(matches.rows[visible_rows], matches.scores[visible_rows])
+            depth *= 4
 
-    def _matching(self, text: str, n: int, beside: Sequence[Phrase]) -> Found:
+    def _match_all(self, text: str, n: int, synonyms: Sequence[Phrase]) -> Found:
         if self.text is None:
             return NOTHING
         try:
-            rows, scores = self.text.search(text, n, beside)
+            rows, scores = self.text.search(text, n, synonyms)
         except (ValueError, OSError) as error:
             raise BundleError(
                 f"cannot search: {error}", fix="tailorbird models rollback"
@@ -298,9 +296,11 @@ class Index:
 
 
 def _best(rows: Rows, scores: Floats, n: int) -> Found:
-    """The n best with a score above 0, best first; ties by row."""
-    kept = np.flatnonzero(scores > 0)
-    if kept.size > n:
-        kept = kept[np.argpartition(-scores[kept], n - 1)[:n]] if n > 0 else kept[:0]
-    kept = kept[np.lexsort((rows[kept], -scores[kept]))]
-    return Found(rows[kept], scores[kept])
+    """Return the n best with a score above 0, best first; ties by row."""
+    selected = np.flatnonzero(scores > 0)
+    if selected.size > n:
+        selected = (
+            selected[np.argpartition(-scores[selected], n - 1)[:n]] if n > 0 else selected[:0]
+        )
+    selected = selected[np.lexsort((rows[selected], -scores[selected]))]
+    return Found(rows[selected], scores[selected])

@@ -1,24 +1,22 @@
-"""An inverted file over the vectors of items: the nearest of very many, without a product with
-each.
+"""An inverted file over item vectors: approximate nearest neighbours in large catalogues.
 
     inverted_rows.npy    int32 (n,): the items of the index, list by list
     inverted_begin.npy   int64 (k + 1,): where each list begins among them
-    inverted.json        `Measured`: how many lists are looked into, and what that was measured to find
+    inverted.json        `Calibration`: number of lists to probe, and the measured recall
 
-Items whose vectors point alike share a list (`directions.centres`), k = 2 √n of them. Lists are
-looked into in the order of
+Items whose vectors have similar directions share a list (`directions.spherical_kmeans`), with k = 2
+√n lists. Lists are probed in the order of
 
     reach of a list = user · mean of its vectors + 2 · |user| · their deviation by coordinate
 
-so that a long or a wide list, which holds more than its mean says, comes earlier. How many are
-looked into is measured when the index is built: as many as find `RECALL` of the nearest `NEAREST`
-of people that the tower knows. Where that saves nothing, as among vectors without any order, there
-is no inverted file, and all items are looked at.
+so that a long or wide list, which holds more than its mean suggests, comes earlier. The number of
+lists to probe is calibrated when the index is built: as many as find `RECALL` of the nearest
+`NEAREST` items of people that the tower knows. If that saves too little, as with vectors without
+structure, there is no inverted file, and all items are compared.
 
-log Σ exp over all items, which `vector_score` is told from, is exact over the lists that are looked
-into; each of the others counts as if its products were normally distributed: size · exp(user · mean
-+ |user|² · variance ÷ 2). Items that are newer than the file, or have changed, are looked at beside
-the lists.
+`vector_score` needs log Σ exp over all items. It is exact over the probed lists. Each of the others
+counts as if its products were normally distributed: size · exp(user · mean + |user|² · variance ÷
+2). Items that are newer than the file, or have changed, are compared in addition to the lists.
 """
 
 from collections.abc import Mapping
@@ -30,22 +28,23 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.retrieval.arrays import array_bytes, read_array
-from tailorbird.retrieval.directions import nearest_of, spherical_kmeans
+from tailorbird.retrieval.directions import nearest_centroids, spherical_kmeans
 
 Matrix = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.intp]
 
 FILES = ("inverted_rows.npy", "inverted_begin.npy", "inverted.json")
-RECALL, NEAREST = 0.99, 100  # what a new file must find, of so many of the nearest
-SAVED = 0.65  # of the items, that it must spare to look at
-LEARNED_FROM = 50  # items a list
+RECALL, NEAREST = 0.99, 100  # Share of so many nearest items that a new file must find.
+SAVINGS_MIN = 0.65  # Minimum share of the items that it must save comparing.
+SAMPLES_PER_LIST = 50  # Items per list to learn the centroids from.
 ROUNDS = 8
-_WIDER = 2.0
+_DEVIATION_WEIGHT = 2.0
 
 
-class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`inverted.json`: lists that are looked into, and the recall of the nearest 100 and the share
-    of all items that this was.
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of `inverted.json`: lists to probe, with the measured recall and cost.
+
+    `recall` is that of the nearest 100, and `share` the share of all items that are compared.
     """
 
     lists: int
@@ -55,8 +54,10 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What was found near one person so far: rows and products (m,), the lists in their order, how
-    many of these were looked into, and log Σ exp of the products of all items.
+    """The items found near one person so far.
+
+    `rows` and `products` (m,) are the items and their scores, `order` the lists by reach, `lists`
+    the number of probed lists, and `total` log Σ exp of the products of all items.
     """
 
     rows: Rows
@@ -68,110 +69,121 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class Inverted:
-    """The file over its vectors. It never changes.
+    """An inverted file with its vectors. Immutable.
 
     Attributes:
         vectors: float32 (n, width), list by list.
-        rows: of the index, int32 (n,).
-        begin: int64 (k + 1,).
-        stale: bool (rows of the index,): what is looked at beside the lists; None is nothing.
+        rows: rows of the index, int32 (n,).
+        offsets: int64 (k + 1,): where each list begins.
+        stale: bool (rows of the index,): items to compare in addition to the lists.
     """
 
     vectors: Matrix
     rows: npt.NDArray[np.int32]
     begin: npt.NDArray[np.int64]
-    measured: Measured
+    measured: Calibration
     stale: npt.NDArray[np.bool_] | None = None
 
     @cached_property
-    def _means(self) -> tuple[Matrix, Matrix]:
-        """The mean of each list, (k, width), and its deviation by coordinate, (k,)."""
-        size = np.maximum(np.diff(self.begin), 1)[:, None]
-        means = (_sums(self.vectors, self.begin) / size).astype(np.float32)
-        squares = (
+    def _moments(self) -> tuple[Matrix, Matrix]:
+        """Return the mean of each list, (k, width), and its deviation by coordinate, (k,)."""
+        sizes = np.maximum(np.diff(self.begin), 1)[:, None]
+        means = (_sums(self.vectors, self.begin) / sizes).astype(np.float32)
+        mean_squares = (
             _sums(np.einsum("ij,ij->i", self.vectors, self.vectors)[:, None], self.begin)[:, 0]
-            / size[:, 0]
+            / sizes[:, 0]
         )
-        left = np.maximum(squares - np.einsum("ij,ij->i", means, means), 0.0)
-        return means, np.sqrt(left / self.vectors.shape[1]).astype(np.float32)
+        variances = np.maximum(mean_squares - np.einsum("ij,ij->i", means, means), 0.0)
+        return means, np.sqrt(variances / self.vectors.shape[1]).astype(np.float32)
 
     @cached_property
-    def _beside(self) -> Rows:
+    def _stale_rows(self) -> Rows:
         return np.flatnonzero(self.stale) if self.stale is not None else np.zeros(0, np.intp)
 
-    def look(self, user: Matrix, among: Matrix) -> ProbeResult:
-        """Look into as many lists as was measured to be enough.
+    def look(self, user: Matrix, all_vectors: Matrix) -> ProbeResult:
+        """Probe as many lists as the calibration requires.
 
         Args:
-            among: the vectors of all items as they are now, for those that are looked at beside the
-                lists.
+            all_vectors: the current vectors of all items, for those that are compared in addition
+                to the lists.
         """
-        means, deviation = self._means
-        middle, length = means @ user, np.float32(np.linalg.norm(user))
-        order = np.argsort(-(middle + _WIDER * length * deviation), kind="stable")
-        rows, products = self._of(order[: self.measured.lists], user)
+        means, deviation = self._moments
+        means_products, length = means @ user, np.float32(np.linalg.norm(user))
+        order = np.argsort(
+            -(means_products + _DEVIATION_WEIGHT * length * deviation), kind="stable"
+        )
+        rows, products = self._compare_lists(order[: self.measured.lists], user)
         rows, products = (
-            np.concatenate([rows, self._beside]),
-            np.concatenate([products, among[self._beside] @ user]),
+            np.concatenate([rows, self._stale_rows]),
+            np.concatenate([products, all_vectors[self._stale_rows] @ user]),
         )
         rest = order[self.measured.lists :]
-        size = np.diff(self.begin)[rest]
-        told = np.where(
-            size > 0,
-            np.log(np.maximum(size, 1)) + middle[rest] + (length * deviation[rest]) ** 2 / 2,
+        sizes = np.diff(self.begin)[rest]
+        rest_log_sums = np.where(
+            sizes > 0,
+            np.log(np.maximum(sizes, 1))
+            + means_products[rest]
+            + (length * deviation[rest]) ** 2 / 2,
             -np.inf,
         )
-        most = max(float(products.max(initial=-np.inf)), float(told.max(initial=-np.inf)))
+        maximum = max(
+            float(products.max(initial=-np.inf)), float(rest_log_sums.max(initial=-np.inf))
+        )
         total = (
-            most
-            + float(np.log(np.exp(products - np.float32(most)).sum() + np.exp(told - most).sum()))
-            if np.isfinite(most)
+            maximum
+            + float(
+                np.log(
+                    np.exp(products - np.float32(maximum)).sum()
+                    + np.exp(rest_log_sums - maximum).sum()
+                )
+            )
+            if np.isfinite(maximum)
             else 0.0
         )
         return ProbeResult(rows, products, order, self.measured.lists, total)
 
-    def further(self, looked: ProbeResult, user: Matrix) -> ProbeResult | None:
-        """As many lists again; None where all were looked into."""
-        more = looked.order[looked.lists : 2 * looked.lists]
-        if not more.size:
+    def further(self, result: ProbeResult, user: Matrix) -> ProbeResult | None:
+        """Probe as many lists again; return None if all were probed."""
+        lists = result.order[result.lists : 2 * result.lists]
+        if not lists.size:
             return None
-        rows, products = self._of(more, user)
+        rows, products = self._compare_lists(lists, user)
         rows, products = (
-            np.concatenate([looked.rows, rows]),
-            np.concatenate([looked.products, products]),
+            np.concatenate([result.rows, rows]),
+            np.concatenate([result.products, products]),
         )
-        return replace(looked, rows=rows, products=products, lists=looked.lists + more.size)
+        return replace(result, rows=rows, products=products, lists=result.lists + lists.size)
 
     def extended(self, changed: Rows, total: int) -> "Inverted":
-        """Over an index of `total` rows, of which these changed and the last are new."""
+        """Return the file for `total` rows, with changed rows and new ones at the end."""
         stale = np.zeros(total, np.bool_)
         if self.stale is not None:
             stale[: self.stale.size] = self.stale
         stale[len(self.rows) :] = True
         stale[changed] = True
-        made = replace(self, stale=stale)
-        made.__dict__["_means"] = self._means
-        return made
+        extended = replace(self, stale=stale)
+        extended.__dict__["_means"] = self._moments
+        return extended
 
-    def _of(self, lists: Rows, user: Matrix) -> tuple[Rows, Matrix]:
-        """The items of some lists and their products."""
-        begins, ends = self.begin[lists], self.begin[lists + 1]
-        places = np.concatenate([[0], np.cumsum(ends - begins)]).tolist()
-        products, rows = np.empty(places[-1], np.float32), np.empty(places[-1], np.intp)
-        for begin, end, low, high in zip(
-            begins.tolist(), ends.tolist(), places, places[1:], strict=False
+    def _compare_lists(self, lists: Rows, user: Matrix) -> tuple[Rows, Matrix]:
+        """Return the items of some lists and their products."""
+        starts, stops = self.begin[lists], self.begin[lists + 1]
+        positions = np.concatenate([[0], np.cumsum(stops - starts)]).tolist()
+        products, rows = np.empty(positions[-1], np.float32), np.empty(positions[-1], np.intp)
+        for start, stop, low, high in zip(
+            starts.tolist(), stops.tolist(), positions, positions[1:], strict=False
         ):
-            np.dot(self.vectors[begin:end], user, out=products[low:high])
-            rows[low:high] = self.rows[begin:end]
+            np.dot(self.vectors[start:stop], user, out=products[low:high])
+            rows[low:high] = self.rows[start:stop]
         if self.stale is None:
             return rows, products
-        kept = ~self.stale[rows]
-        return rows[kept], products[kept]
+        is_current = ~self.stale[rows]
+        return rows[is_current], products[is_current]
 
     # Files of an index
 
     def files(self) -> dict[str, bytes]:
-        """File → bytes; what is looked at beside the lists is not among them."""
+        """Return file name → bytes; stale items are not stored."""
         return dict(
             zip(
                 FILES,
@@ -186,86 +198,91 @@ class Inverted:
 
     @classmethod
     def read(cls, files: Mapping[str, bytes], vectors: Matrix) -> "Inverted | None":
-        """From the files of an index, None where it has none. Raises ValueError, KeyError or
-        DecodeError if they are damaged.
+        """Read the inverted file of an index; None if it has none.
+
+        Raises ValueError, KeyError or DecodeError if the files are damaged.
         """
         if not any(name in files for name in FILES):
             return None
-        rows, begin = (read_array(files[name]) for name in FILES[:2])
-        measured = msgspec.json.decode(files[FILES[2]], type=Measured)
+        rows, offsets = (read_array(files[name]) for name in FILES[:2])
+        calibration = msgspec.json.decode(files[FILES[2]], type=Calibration)
         n = len(vectors)
         if (
             rows.dtype != np.int32
             or rows.shape != (n,)
-            or begin.dtype != np.int64
-            or begin.ndim != 1
-            or begin.size < 2
+            or offsets.dtype != np.int64
+            or offsets.ndim != 1
+            or offsets.size < 2
         ):
             raise ValueError("the lists of the inverted file have another shape than the items")
         if (
-            begin[0] != 0
-            or begin[-1] != n
-            or (np.diff(begin) < 0).any()
-            or not 1 <= measured.lists < begin.size
+            offsets[0] != 0
+            or offsets[-1] != n
+            or (np.diff(offsets) < 0).any()
+            or not 1 <= calibration.lists < offsets.size
         ):
             raise ValueError("the lists of the inverted file do not follow each other")
-        there = np.zeros(n, np.bool_)
-        there[rows[(rows >= 0) & (rows < n)]] = True
-        if not there.all():
+        is_listed = np.zeros(n, np.bool_)
+        is_listed[rows[(rows >= 0) & (rows < n)]] = True
+        if not is_listed.all():
             raise ValueError("the lists of the inverted file leave items out")
-        made = cls(vectors[rows], rows, begin, measured)
-        _ = made._means
-        return made
+        inverted = cls(vectors[rows], rows, offsets, calibration)
+        _ = inverted._moments
+        return inverted
 
 
 def build_inverted(vectors: Matrix, users: Matrix, *, seed: int = 0) -> Inverted | None:
-    """An inverted file, or None where it would spare too little.
+    """Build an inverted file; return None if it would save too little.
 
     Args:
-        vectors: of items, (n, width).
-        users: of some people, (m, width), by whom is measured how many lists it takes.
+        vectors: vectors of items, (n, width).
+        users: vectors of some people, (m, width), to calibrate the number of lists by.
     """
     n = len(vectors)
     k = int(2 * np.sqrt(n))
     if k < 2 or not len(users):
         return None
     rng = np.random.default_rng(seed)
-    some = _units(vectors[np.sort(rng.choice(n, min(n, LEARNED_FROM * k), replace=False))])
-    at = spherical_kmeans(some, some[rng.choice(len(some), k, replace=False)], ROUNDS)
-    of = nearest_of(_units(vectors), at)
-    rows = np.argsort(of, kind="stable").astype(np.int32)
-    begin = np.concatenate([[0], np.cumsum(np.bincount(of, minlength=k))]).astype(np.int64)
-    bare = Inverted(vectors[rows], rows, begin, Measured(1, 0.0, 0.0))
-    measured = _measured(bare, vectors, of, users)
-    return replace(bare, measured=measured) if measured.share <= 1 - SAVED else None
+    sample = _units(vectors[np.sort(rng.choice(n, min(n, SAMPLES_PER_LIST * k), replace=False))])
+    centroids = spherical_kmeans(sample, sample[rng.choice(len(sample), k, replace=False)], ROUNDS)
+    labels = nearest_centroids(_units(vectors), centroids)
+    rows = np.argsort(labels, kind="stable").astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=k))]).astype(np.int64)
+    uncalibrated = Inverted(vectors[rows], rows, offsets, Calibration(1, 0.0, 0.0))
+    calibration = _calibrate(uncalibrated, vectors, labels, users)
+    return (
+        replace(uncalibrated, measured=calibration)
+        if calibration.share <= 1 - SAVINGS_MIN
+        else None
+    )
 
 
-def _measured(made: Inverted, vectors: Matrix, of: Rows, users: Matrix) -> Measured:
-    """How many lists hold enough of the nearest of some people."""
-    size = np.diff(made.begin)
-    needed, passed = [], []
+def _calibrate(inverted: Inverted, vectors: Matrix, labels: Rows, users: Matrix) -> Calibration:
+    """Measure how many lists find enough of the nearest items of some people."""
+    sizes = np.diff(inverted.begin)
+    ranks, compared = [], []
     for user in users:
-        order = made.look(user, vectors).order
+        order = inverted.look(user, vectors).order
         rank = np.empty(order.size, np.intp)
         rank[order] = np.arange(order.size)
         products = vectors @ user
         nearest = np.argpartition(-products, min(NEAREST, products.size) - 1)[:NEAREST]
-        needed.append(rank[of[nearest]])
-        passed.append(np.cumsum(size[order]))
-    lists = int(np.quantile(np.concatenate(needed), RECALL, method="higher")) + 1
-    recall = float(np.mean(np.concatenate(needed) < lists))
-    share = float(np.mean([one[lists - 1] for one in passed])) / max(len(vectors), 1)
-    return Measured(lists, round(recall, 4), round(share, 4))
+        ranks.append(rank[labels[nearest]])
+        compared.append(np.cumsum(sizes[order]))
+    lists = int(np.quantile(np.concatenate(ranks), RECALL, method="higher")) + 1
+    recall = float(np.mean(np.concatenate(ranks) < lists))
+    share = float(np.mean([one[lists - 1] for one in compared])) / max(len(vectors), 1)
+    return Calibration(lists, round(recall, 4), round(share, 4))
 
 
 def _units(vectors: Matrix) -> Matrix:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
 
 
-def _sums(values: Matrix, begin: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """The sum of each list's rows, (k, width)."""
-    sums = np.zeros((begin.size - 1, values.shape[1]))
-    filled = np.flatnonzero(np.diff(begin) > 0)
-    if filled.size:
-        sums[filled] = np.add.reduceat(values, begin[:-1][filled], axis=0, dtype=np.float64)
+def _sums(values: Matrix, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return the sum of each list's rows, (k, width)."""
+    sums = np.zeros((offsets.size - 1, values.shape[1]))
+    nonempty = np.flatnonzero(np.diff(offsets) > 0)
+    if nonempty.size:
+        sums[nonempty] = np.add.reduceat(values, offsets[:-1][nonempty], axis=0, dtype=np.float64)
     return sums

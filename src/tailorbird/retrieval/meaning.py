@@ -1,9 +1,9 @@
-"""Search by meaning: the cosine between a query and each item, mixed with what BM25 finds.
+"""Semantic search: the cosine between a query and each item, combined with BM25.
 
-A hit's score is its share of the best BM25 score plus `weight` times its cosine. Hits of BM25 are
-kept, so that part numbers are found as before; the nearest items by cosine are added to them.
+A match's score is its share of the best BM25 score plus `weight` times its cosine. All BM25 matches
+are returned, so that part numbers still match; the nearest items by cosine are added.
 
-    text_vectors.npy   float32 (n, d), of the items in their order
+    text_vectors.npy   float32 (n, d), in the order of the items
     encoder/           see `retrieval.encoder`
     meaning.json       the weight
 """
@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tailorbird.events.keys import hash64s
-from tailorbird.retrieval.encoder import MODEL, TOKENIZER, TextEncoder, encoder_files
+from tailorbird.retrieval.encoder import MODEL, TOKENIZER, TextEncoder, load_encoder
 from tailorbird.whole import atomic_write
 
 Rows = npt.NDArray[np.intp]
@@ -28,28 +28,28 @@ Floats = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
 
 VECTORS, META = "text_vectors.npy", "meaning.json"
-NEAREST = 50  # items that are added to the hits of BM25
-COSINE_MIN = 0.3  # below it an item that shares no word with the query is not added
-# Up to here a query is compared with each item (20 ms for 200,000); in a larger catalogue only the
-# hits of BM25 are ordered by meaning too.
-COMPARED_MAX = 200_000
-QUERIES_KEPT = 4096
+NEAREST = 50  # Items to add to the BM25 matches.
+COSINE_MIN = 0.3  # Minimum cosine of an item that shares no word with the query.
+# Largest catalogue in which a query is compared with every item (20 ms for 200,000). In a larger
+# one only the order of the BM25 matches uses meaning.
+EXHAUSTIVE_MAX = 200_000
+QUERY_CACHE_SIZE = 4096
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`meaning.json`."""
+    """The content of `meaning.json`."""
 
     weight: float
 
 
 @dataclass(frozen=True)
 class MeaningSettings:
-    """How an index gets its text vectors.
+    """Settings of the text vectors of an index.
 
     Attributes:
-        encoder: the folder of the encoder.
-        weight: of the cosine against the share of the best BM25 score.
-        cache: a file that keeps vectors by text, so that the next index encodes only new texts.
+        encoder: folder of the encoder.
+        weight: weight of the cosine relative to the share of the best BM25 score.
+        cache: file that stores vectors by text, so that the next index encodes only new texts.
     """
 
     encoder: Path
@@ -62,9 +62,9 @@ class Meaning:
     """Dense vectors of the items of an index.
 
     Attributes:
-        encoder: of the queries, and of items that come later.
+        encoder: encoder of queries and of new items.
         vectors: float32 (n, d), of unit length.
-        weight: of the cosine against the share of the best BM25 score.
+        weight: weight of the cosine relative to the share of the best BM25 score.
     """
 
     encoder: TextEncoder
@@ -72,14 +72,14 @@ class Meaning:
     weight: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_query", lru_cache(QUERIES_KEPT)(self._encode_query))
+        object.__setattr__(self, "_query", lru_cache(QUERY_CACHE_SIZE)(self._encode_query))
 
     @classmethod
     def read(cls, files: Mapping[str, bytes], n: int) -> "Meaning | None":
-        """Read the vectors of an index of `n` items; None where it has none.
+        """Read the vectors of an index of `n` items; None if it has none.
 
         Raises:
-            ValueError: the files are of another number of items.
+            ValueError: the files have another number of items.
         """
         if VECTORS not in files:
             return None
@@ -87,10 +87,10 @@ class Meaning:
         if vectors.ndim != 2 or len(vectors) != n:
             raise ValueError(f"its text vectors have shape {vectors.shape}, and it has {n} items")
         weight = msgspec.json.decode(files[META], type=Meta).weight
-        return cls(encoder_files(files), vectors, weight)
+        return cls(load_encoder(files), vectors, weight)
 
     def extended(self, rows: Rows, texts: Sequence[str], n: int) -> "Meaning":
-        """Return the vectors of `n` items, with those of `rows` made of new texts."""
+        """Return the vectors of `n` items, with those of `rows` encoded from new texts."""
         vectors = np.zeros((n, self.vectors.shape[1]), np.float32)
         vectors[: len(self.vectors)] = self.vectors
         if rows.size:
@@ -98,29 +98,29 @@ class Meaning:
         return replace(self, vectors=vectors)
 
     def mix(
-        self, query: str, rows: Rows, scores: Floats, shown: npt.NDArray[np.bool_] | None
+        self, query: str, rows: Rows, scores: Floats, visible: npt.NDArray[np.bool_] | None
     ) -> tuple[Rows, Floats]:
-        """Order the hits of BM25 by words and meaning, and add the nearest items.
+        """Order BM25 matches by words and meaning, and add the nearest items.
 
         Args:
             query: as typed.
-            rows, scores: of the hits of BM25, best first.
-            shown: bool (n,): which items may be added; None is all.
+            rows, scores: BM25 matches, best first.
+            visible: bool (n,): items that may be added; None is all.
         """
         vector: Vectors = self._query(query)  # type: ignore[attr-defined]
-        if vector.size != self.vectors.shape[1]:  # nothing was typed
+        if vector.size != self.vectors.shape[1]:  # The query is empty.
             return rows, scores
-        share = scores / max(float(scores.max(initial=0.0)), 1e-9)
-        if len(self.vectors) > COMPARED_MAX:
+        bm25_shares = scores / max(float(scores.max(initial=0.0)), 1e-9)
+        if len(self.vectors) > EXHAUSTIVE_MAX:
             cosines = self.vectors[rows] @ vector
-            return rows, share + self.weight * np.maximum(cosines, 0.0)
+            return rows, bm25_shares + self.weight * np.maximum(cosines, 0.0)
         cosines = self.vectors @ vector
-        near = np.argpartition(-cosines, min(NEAREST, len(cosines) - 1))[:NEAREST]
-        near = near[(cosines[near] >= COSINE_MIN) & ~np.isin(near, rows)]
-        if shown is not None:
-            near = near[shown[near]]
-        all_rows = np.concatenate([rows, near])
-        shares = np.concatenate([share, np.zeros(near.size)])
+        nearest = np.argpartition(-cosines, min(NEAREST, len(cosines) - 1))[:NEAREST]
+        nearest = nearest[(cosines[nearest] >= COSINE_MIN) & ~np.isin(nearest, rows)]
+        if visible is not None:
+            nearest = nearest[visible[nearest]]
+        all_rows = np.concatenate([rows, nearest])
+        shares = np.concatenate([bm25_shares, np.zeros(nearest.size)])
         return all_rows, shares + self.weight * np.maximum(cosines[all_rows], 0.0)
 
     def _encode_query(self, query: str) -> Vectors:
@@ -128,7 +128,7 @@ class Meaning:
 
 
 def texts_to_encode(documents: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return what an encoder reads of each item: title, category and brand, else all its text."""
+    """Return the text to encode for each item: title, category and brand, or else all its text."""
     rows = zip(*(documents[name] for name in ("title", "category", "brand", "text")), strict=True)
     return [
         ". ".join(filter(None, (title, category, brand))) if title else text
@@ -137,7 +137,7 @@ def texts_to_encode(documents: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def write_meaning(folder: Path, settings: MeaningSettings, texts: Sequence[str]) -> None:
-    """Write the vectors of the items of an index and their encoder into its folder."""
+    """Encode the items of an index; write their vectors and the encoder into its folder."""
     model = TextEncoder.from_folder(settings.encoder)
     vectors = _encode_cached(model, texts, settings.cache)
     np.save(folder / VECTORS, vectors, allow_pickle=False)
@@ -148,19 +148,19 @@ def write_meaning(folder: Path, settings: MeaningSettings, texts: Sequence[str])
 
 
 def _encode_cached(model: TextEncoder, texts: Sequence[str], cache: Path | None) -> Vectors:
-    """Return the vector of each text, (n, d); texts that the cache has are not encoded again."""
+    """Return the vector of each text, (n, d); cached texts are not encoded again."""
     keys = hash64s([f"{model.digest}\n{text}" for text in texts])
     cached_keys, cached = _read_cache(cache)
-    at = {key: row for row, key in enumerate(cached_keys.tolist())}
-    missing = [row for row, key in enumerate(keys.tolist()) if key not in at]
+    cached_row_of = {key: row for row, key in enumerate(cached_keys.tolist())}
+    missing = [row for row, key in enumerate(keys.tolist()) if key not in cached_row_of]
     if not missing:
-        return cached[[at[key] for key in keys.tolist()]]
-    fresh = model.encode([texts[row] for row in missing])
-    vectors = np.zeros((len(texts), fresh.shape[1]), np.float32)
-    vectors[missing] = fresh
+        return cached[[cached_row_of[key] for key in keys.tolist()]]
+    new_vectors = model.encode([texts[row] for row in missing])
+    vectors = np.zeros((len(texts), new_vectors.shape[1]), np.float32)
+    vectors[missing] = new_vectors
     hits = np.setdiff1d(np.arange(len(texts)), missing)
     if hits.size:
-        vectors[hits] = cached[[at[key] for key in keys[hits].tolist()]]
+        vectors[hits] = cached[[cached_row_of[key] for key in keys[hits].tolist()]]
     if cache is not None:
         _write_cache(cache, keys, vectors)
     return vectors
@@ -176,7 +176,7 @@ def _read_cache(path: Path | None) -> tuple[npt.NDArray[np.uint64], Vectors]:
         values = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return table["key"].to_numpy(), values.reshape(table.num_rows, -1).astype(np.float32)
     except (OSError, ValueError, KeyError, pa.ArrowException):
-        return empty  # a damaged cache costs the time to encode again, and nothing else
+        return empty  # A damaged cache costs only the time to encode again.
 
 
 def _write_cache(path: Path, keys: npt.NDArray[np.uint64], vectors: Vectors) -> None:

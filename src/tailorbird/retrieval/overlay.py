@@ -1,5 +1,6 @@
-"""What the catalogue said of items since an index was built, laid over it: for servers, and for who
-computes their scores again.
+"""Overlay catalogue changes on an index that was built earlier.
+
+Servers use it, and jobs that recompute their scores.
 """
 
 import logging
@@ -14,10 +15,10 @@ import numpy.typing as npt
 from tailorbird.events.keys import hash64s
 from tailorbird.retrieval.columns import (
     Column,
-    extended,
-    names_kept,
-    of_other_texts,
-    says_same,
+    extend_column,
+    is_same_column,
+    rows_with_changed_text,
+    select_names,
     truths_in,
 )
 from tailorbird.retrieval.index import Index
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NewItem:
-    """An item that came, or changed, after the index was built."""
+    """An item that was added or changed after the index was built."""
 
     id: str
     attributes: Mapping[str, Any]
@@ -38,10 +39,11 @@ class NewItem:
 
 @dataclass(frozen=True)
 class ItemVersion:
-    """A profile of an item: its attributes as JSON, when it came to be, since when it is known, and
-    where it stands in the routed log.
+    """A version of an item's profile.
 
-    `p` may be too large: of what was deleted from the log, only where the log begins is known.
+    `attributes` is JSON, `valid_from` the start of the version, `recorded_at` when it became known,
+    and `p` its position in the routed log. `p` may be too large, because for rows deleted from the
+    log only the start of the log is known.
     """
 
     attributes: str
@@ -50,24 +52,24 @@ class ItemVersion:
     p: int = field(compare=False)
 
     def is_later_than(self, index: Index) -> bool:
-        """Whether an index that knows the item was built without this version."""
-        # Of a log that was brought in afterwards, all is known later than an index of its end, and
-        # stands before it nevertheless.
+        """Return whether an index that contains the item was built without this version."""
+        # Rows of a log that was imported afterwards are recorded later than an index of its end,
+        # but have smaller positions.
         return self.known_since >= index.as_of and (
             self.valid_from >= index.as_of or self.p > index.p
         )
 
-    def item(self, item_id: str) -> NewItem:
+    def to_new_item(self, item_id: str) -> NewItem:
         attributes = msgspec.json.decode(self.attributes)
         return NewItem(item_id, attributes if isinstance(attributes, dict) else {}, self.valid_from)
 
 
 def update_newest(newest: dict[str, ItemVersion], item_id: str, version: ItemVersion) -> None:
-    """Let a version take the place of the one before, unless that is newer."""
-    before = newest.get(item_id)
-    if before is None or (version.valid_from, version.known_since) >= (
-        before.valid_from,
-        before.known_since,
+    """Replace the newest version of an item unless the existing one is newer."""
+    current = newest.get(item_id)
+    if current is None or (version.valid_from, version.known_since) >= (
+        current.valid_from,
+        current.known_since,
     ):
         newest[item_id] = version
 
@@ -75,33 +77,33 @@ def update_newest(newest: dict[str, ItemVersion], item_id: str, version: ItemVer
 def overlay_versions(
     index: Index,
     newest: Mapping[str, ItemVersion],
-    bare: Sequence[NewItem] = (),
+    unprofiled: Sequence[NewItem] = (),
     *,
     texts: bool = True,
 ) -> Index:
-    """An index that also knows the items that it lacks, and what was known since it was built;
-    itself where that is nothing.
+    """Return an index with missing items and newer profiles; itself if there are none.
 
     Args:
-        bare: items without a profile, none of which the index knows.
-        texts: whether search is to know them too.
+        unprofiled: items without a profile that the index lacks.
+        texts: whether to update the text index too.
     """
     rows = index.find_ids(list(newest)).tolist()
-    later = [
-        version.item(item_id)
+    new_items = [
+        version.to_new_item(item_id)
         for (item_id, version), row in zip(newest.items(), rows, strict=True)
         if row < 0 or version.is_later_than(index)
     ]
-    later = [*(one for one in bare if one.id not in newest), *later]
-    return with_items(index, later, texts=texts) if later else index
+    new_items = [*(one for one in unprofiled if one.id not in newest), *new_items]
+    return with_items(index, new_items, texts=texts) if new_items else index
 
 
 def with_items(index: Index, items: Sequence[NewItem], *, texts: bool = True) -> Index:
-    """An index with items added, or their attributes replaced where it knows them. Some ms at
-    100,000 items: not in a request.
+    """Return an index with items added, or with their attributes replaced.
+
+    It takes some milliseconds at 100,000 items, so do not call it in a request.
 
     Args:
-        texts: whether search is to know them too.
+        texts: whether to update the text index too.
     """
     unique = {item.id: item for item in items}
     rows = dict(zip(unique, index.find_ids(list(unique)).tolist(), strict=True))
@@ -111,11 +113,11 @@ def with_items(index: Index, items: Sequence[NewItem], *, texts: bool = True) ->
         rows[item.id] = len(index) + offset
     changed = np.array(sorted(row for row in rows.values() if row < len(index)), np.intp)
     attributes: dict[str, Column] = {}
-    for name in names_kept((item.attributes for item in unique.values()), index.attributes):
+    for name in select_names((item.attributes for item in unique.values()), index.attributes):
         values = {rows[item.id]: item.attributes.get(name) for item in unique.values()}
-        attributes[name] = extended(index.attributes.get(name), len(index), values, total)
-    before, together, vectors = index.attributes, index.together, index.vectors
-    made = replace(
+        attributes[name] = extend_column(index.attributes.get(name), len(index), values, total)
+    old_attributes, item_clusters, vectors = index.attributes, index.item_clusters, index.vectors
+    updated = replace(
         index,
         ids=(*index.ids, *(item.id for item in added)),
         keys=np.concatenate([index.keys, hash64s(item.id for item in added)]),
@@ -123,66 +125,77 @@ def with_items(index: Index, items: Sequence[NewItem], *, texts: bool = True) ->
             [index.first_seen, np.array([item.first_seen for item in added], np.int64)]
         ),
         attributes=attributes,
-        truths=_truths(index, unique.values()),
+        truths=_boolean_names(index, unique.values()),
         shown=None,
-        together=together.extended(before, attributes, total) if together is not None else None,
-        vectors=vectors.extended(before, attributes, changed, total)
+        item_clusters=item_clusters.extended(old_attributes, attributes, total)
+        if item_clusters is not None
+        else None,
+        vectors=vectors.extended(old_attributes, attributes, changed, total)
         if vectors is not None
         else None,
-        text=_retold(index, attributes, changed, total) if texts else index.text,
-        meaning=_with_meanings(index, attributes, changed, total) if texts else index.meaning,
+        text=_update_texts(index, attributes, changed, total) if texts else index.text,
+        meaning=_update_text_vectors(index, attributes, changed, total) if texts else index.meaning,
     )
-    if not added and index.shown is None:  # a price that changed moves nothing in these orders
-        made.prepare(
-            index, categories=says_same(before.get("category"), attributes.get("category"))
+    # Changed attributes such as a price do not affect these orders.
+    if not added and index.shown is None:
+        updated.prepare(
+            index,
+            same_categories=is_same_column(
+                old_attributes.get("category"), attributes.get("category")
+            ),
         )
     else:
-        made.prepare()
-    return made
+        updated.prepare()
+    return updated
 
 
-def _truths(index: Index, items: Collection[NewItem]) -> frozenset[str]:
-    """The attributes that are truths, and stay so or are new."""
-    told = {name for item in items for name, value in item.attributes.items() if value is not None}
-    true = truths_in(item.attributes for item in items)
-    return (index.truths - told) | {
-        name for name in true if name in index.truths or name not in index.attributes
+def _boolean_names(index: Index, items: Collection[NewItem]) -> frozenset[str]:
+    """Return the attributes that stay boolean or are new and boolean."""
+    updated = {
+        name for item in items for name, value in item.attributes.items() if value is not None
+    }
+    boolean = truths_in(item.attributes for item in items)
+    return (index.truths - updated) | {
+        name for name in boolean if name in index.truths or name not in index.attributes
     }
 
 
-def _with_meanings(
+def _update_text_vectors(
     index: Index, attributes: Mapping[str, Column], changed: npt.NDArray[np.intp], total: int
 ) -> Meaning | None:
-    """Return the text vectors of an index, with those of items that came or whose texts changed."""
+    """Return the text vectors of an index, updated for items whose texts are new or changed."""
     if index.meaning is None:
         return None
     rows = np.concatenate(
-        [of_other_texts(index.attributes, attributes, changed), np.arange(len(index), total)]
+        [
+            rows_with_changed_text(index.attributes, attributes, changed),
+            np.arange(len(index), total),
+        ]
     ).astype(np.intp)
     texts = texts_to_encode(documents_of(attributes, rows)) if rows.size else []
     return index.meaning.extended(rows, texts, total)
 
 
-def _retold(
+def _update_texts(
     index: Index, attributes: Mapping[str, Column], changed: npt.NDArray[np.intp], total: int
 ) -> TextIndex | None:
-    """The texts of an index, with those of items that came or changed."""
+    """Return the text index, updated for items whose texts are new or changed."""
     text = index.text if index.text is not None else TextIndex.empty()
-    told = np.concatenate(
+    updated_rows = np.concatenate(
         [
-            text.told,
-            of_other_texts(index.attributes, attributes, changed),
+            text.overlay_rows,
+            rows_with_changed_text(index.attributes, attributes, changed),
             np.arange(len(index), total),
         ]
     )
-    if not told.size:
+    if not updated_rows.size:
         return index.text
-    rows = np.unique(told)
+    rows = np.unique(updated_rows)
     try:
         return text.with_documents(rows, documents_of(attributes, rows))
     except (
         ValueError,
         OSError,
-    ) as error:  # no room for temporary files, say: all else goes on with what is new
-        log.error("search does not know yet what came or changed lately: %s", error)
+    ) as error:  # For example no space for temporary files. Everything else is updated.
+        log.error("search does not have new and changed items yet: %s", error)
         return index.text

@@ -1,12 +1,10 @@
-"""Sequences as a tower reads them: windows of the newest items, the newest last, one row a
-question.
+"""Windows of the newest items of a sequence, as a tower reads them, the newest last.
 
     row     rows of an index; START before a sequence's first item; PAD further left
-    gap     ⌊log2(1 + seconds between an item and the one before it)⌋, at most 31; NO_GAP where there is none, and at the oldest place:
-            a state may hold no item before those of the window
+    gap     ⌊log2(1 + seconds since the previous item)⌋, at most 31; NO_GAP if there is none,
+            and at the oldest position, since a state may hold no items before the window
 
-Learning (`models.retrievers.transformer`) and serving (`ranking.tower`) cut windows by this one
-function.
+Training (`models.retrievers.transformer`) and serving (`ranking.tower`) both use this function.
 """
 
 import numpy as np
@@ -22,30 +20,30 @@ GAPS = NO_GAP + 1
 
 
 def windows(offsets: Ints, row: Ints, ts: Ints, length: int) -> tuple[Ints, Ints]:
-    """Rows and gaps, shape (questions, length) each. Items that are not known are skipped.
+    """Return rows and gaps, shape (questions, length) each; unknown items are skipped.
 
     Args:
         offsets: shape (questions + 1,): question q owns entries offsets[q]:offsets[q + 1], oldest
-        first. row, ts: shape (n,): what was done and when, microseconds; row −1 is an item that is
-        not known.
+            first.
+        row, ts: shape (n,): items and times in microseconds; row −1 is an unknown item.
     """
-    known = row >= 0
-    if not known.all():
-        offsets = np.concatenate(([0], np.cumsum(known)))[offsets].astype(np.int64)
-        row, ts = row[known], ts[known]
+    is_known_item = row >= 0
+    if not is_known_item.all():
+        offsets = np.concatenate(([0], np.cumsum(is_known_item)))[offsets].astype(np.int64)
+        row, ts = row[is_known_item], ts[is_known_item]
     if not len(row):
         row, ts = np.zeros(1, np.int64), np.zeros(1, np.int64)
-    end, begin = offsets[1:, None], offsets[:-1, None]
-    at = end + np.arange(-length, 0)[None, :]
-    inside = at >= begin
-    place = np.clip(at, 0, len(row) - 1)
-    rows = np.where(inside, row[place], np.where(at == begin - 1, START, PAD))
-    gap = np.where(at > begin, gap_of(ts[place] - ts[np.maximum(place - 1, 0)]), NO_GAP)
+    stop, start = offsets[1:, None], offsets[:-1, None]
+    positions = stop + np.arange(-length, 0)[None, :]
+    inside = positions >= start
+    clipped = np.clip(positions, 0, len(row) - 1)
+    rows = np.where(inside, row[clipped], np.where(positions == start - 1, START, PAD))
+    gap = np.where(positions > start, gap_of(ts[clipped] - ts[np.maximum(clipped - 1, 0)]), NO_GAP)
     gap[:, 0] = NO_GAP
     return rows, np.where(inside, gap, NO_GAP)
 
 
-def gap_of(passed: Ints) -> Ints:
-    """The bucket of a time between two interactions."""
-    seconds = np.maximum(passed, 0) // SECOND
+def gap_of(elapsed_us: Ints) -> Ints:
+    """Return the bucket of the time between two interactions."""
+    seconds = np.maximum(elapsed_us, 0) // SECOND
     return np.minimum(np.floor(np.log2(seconds + 1.0)).astype(np.int64), NO_GAP - 1)

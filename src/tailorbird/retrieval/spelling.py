@@ -1,9 +1,8 @@
-"""Typing errors: words of a query that no item has, or hardly one beside a word a letter away, and
-what was probably meant.
+"""Spelling corrections for query words that no item, or hardly any, contains.
 
-A word is looked up by its stem, as the text index has it. What is a letter more, fewer or other
-away, or has two neighbours exchanged, is looked up in the words of titles, categories and brands.
-Words with digits are part numbers, whose neighbours are other parts.
+Words are looked up by their stem, as in the text index. Variants have one letter more, fewer or
+different, or two neighbours swapped. They are looked up in the words of titles, categories and
+brands. Words with digits are part numbers, whose variants are other parts.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,19 +10,20 @@ from dataclasses import dataclass
 
 import tantivy
 
-LETTERS = range(4, 21)  # of a word that is looked at: shorter ones have too many neighbours
-WORDS_MAX = 4  # of a query
-VARIANTS_MAX = 3  # of a word
-RARE_MAX = 3  # items that have a word which may still be an error
-FAR = 50  # times as many that have the other word, then
+WORD_LENGTHS = range(4, 21)  # Shorter words have too many variants.
+WORDS_MAX = 4  # Corrected words per query.
+VARIANTS_MAX = 3  # Corrections per word.
+RARE_MAX = 3  # A word in so many items may still be a typing error …
+FREQUENCY_RATIO = 50  # … if the correction is in so many times as many items.
 
+# Same as the tokenizer `en_stem` of the text index.
 _analyze = (
     tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
     .filter(tantivy.Filter.lowercase())
     .filter(tantivy.Filter.stemmer("english"))
     .build()
     .analyze
-)  # as the tokenizer `en_stem` of the text index
+)
 
 
 @dataclass(frozen=True)
@@ -31,60 +31,64 @@ class Spelling:
     """The words of an index.
 
     Attributes:
-        counts: stem → how many items have it in a title, category or brand; letters only.
-        letters: that occur in these.
-        elsewhere: how many items have a stem in their other texts.
+        counts: stem → number of items with it in a title, category or brand; letters only.
+        letters: letters that occur in these stems.
+        count_elsewhere: returns the number of items with a stem in their other texts.
     """
 
     counts: Mapping[str, int]
     letters: str
-    elsewhere: Callable[[str], int]
+    count_elsewhere: Callable[[str], int]
 
     @classmethod
-    def of(cls, terms: Iterable[tuple[str, int]], elsewhere: Callable[[str], int]) -> "Spelling":
-        """From the stems of fields, with how many items have each."""
-        return cls({}, "", elsewhere).with_terms(terms, elsewhere)
+    def from_terms(
+        cls, terms: Iterable[tuple[str, int]], count_elsewhere: Callable[[str], int]
+    ) -> "Spelling":
+        """Create it from the stems of fields, with the number of items of each."""
+        return cls({}, "", count_elsewhere).with_terms(terms, count_elsewhere)
 
     def with_terms(
-        self, terms: Iterable[tuple[str, int]], elsewhere: Callable[[str], int]
+        self, terms: Iterable[tuple[str, int]], count_elsewhere: Callable[[str], int]
     ) -> "Spelling":
-        """With stems of fields that more items have now than before."""
+        """Return it with stems whose item counts have grown."""
         added: dict[str, int] = {}
         for stem, count in terms:
             if stem.isalpha():
                 added[stem] = max(count, added.get(stem) or self.counts.get(stem, 0))
         return Spelling(
-            {**self.counts, **added}, "".join(sorted(set(self.letters).union(*added))), elsewhere
+            {**self.counts, **added},
+            "".join(sorted(set(self.letters).union(*added))),
+            count_elsewhere,
         )
 
-    def items(self, stem: str) -> int:
-        """How many items have it anywhere."""
-        return max(self.counts.get(stem, 0), self.elsewhere(stem))
+    def count_items(self, stem: str) -> int:
+        """Return the number of items that contain a stem anywhere."""
+        return max(self.counts.get(stem, 0), self.count_elsewhere(stem))
 
 
-def corrections(words: Sequence[str], known: Spelling) -> list[str]:
-    """The stems that were probably meant beside some words of a query, in lower case."""
-    found: dict[str, None] = {}
-    looked = 0
+def corrections(words: Sequence[str], spelling: Spelling) -> list[str]:
+    """Return likely corrections of query words, as stems in lower case."""
+    stems: dict[str, None] = {}
+    checked_words = 0
     for word in words:
-        if len(word) not in LETTERS or not word.isalpha():
+        if len(word) not in WORD_LENGTHS or not word.isalpha():
             continue
-        own = _stem(word)
-        there = known.items(own)
-        if there > RARE_MAX or looked == WORDS_MAX:
+        own_stem = _stem(word)
+        item_count = spelling.count_items(own_stem)
+        if item_count > RARE_MAX or checked_words == WORDS_MAX:
             continue
-        looked += 1
-        near = {
-            stem: known.counts.get(stem, 0)
-            for stem in {_stem(edit) for edit in _edits(word, known.letters)} - {own}
+        checked_words += 1
+        variants = {
+            stem: spelling.counts.get(stem, 0)
+            for stem in {_stem(edit) for edit in _edits(word, spelling.letters)} - {own_stem}
         }
-        least = max(1, FAR * there)
+        count_min = max(1, FREQUENCY_RATIO * item_count)
         best = sorted(
-            (stem for stem, count in near.items() if count >= least),
-            key=lambda stem: (-near[stem], stem),
+            (stem for stem, count in variants.items() if count >= count_min),
+            key=lambda stem: (-variants[stem], stem),
         )
-        found.update(dict.fromkeys(best[:VARIANTS_MAX]))
-    return list(found)
+        stems.update(dict.fromkeys(best[:VARIANTS_MAX]))
+    return list(stems)
 
 
 def _stem(word: str) -> str:
@@ -92,9 +96,9 @@ def _stem(word: str) -> str:
 
 
 def _edits(word: str, letters: str) -> Iterator[str]:
-    """What is one edit away."""
-    for at in range(len(word) + 1):
-        head, tail = word[:at], word[at:]
+    """Yield all variants at edit distance one."""
+    for position in range(len(word) + 1):
+        head, tail = word[:position], word[position:]
         yield from (head + letter + tail for letter in letters)
         if tail:
             yield head + tail[1:]

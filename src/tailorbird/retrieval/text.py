@@ -1,14 +1,14 @@
-"""Full text over items: BM25 by tantivy, as typed and with what was probably meant
-(`retrieval.spelling`), then with one typing error a word if that found too little.
+"""Full text search over items: BM25 by tantivy, with corrections and a fuzzy fallback.
 
-An index is a folder of files. Serving opens a private copy of the bytes that were checked, since
-tantivy maps files and writes lock files beside them; the copy is unlinked at once and lives on in
-the mappings.
+A query is searched as typed and with likely corrections (`retrieval.spelling`). If that finds too
+little, one typing error per word is allowed. An index is a folder of files. Serving opens a private
+copy of the verified bytes, since tantivy maps files and writes lock files next to them. The copy is
+unlinked at once and lives on in the mappings.
 
-What came later becomes a segment of its own, and is laid beside those of the index as it was built
-(`TextIndex.with_documents`): one searcher over both knows how rare a word is among all. Nothing of
-what was built is copied or written again, since whatever tantivy's threads trip over in it would
-end the process.
+Later changes become a segment of their own next to those of the built index
+(`TextIndex.with_documents`). One searcher over both sees the frequency of a word among all items.
+Nothing of the built index is copied or rewritten, since an error in tantivy's threads would end the
+process.
 """
 
 import os
@@ -30,85 +30,86 @@ import tantivy
 
 from tailorbird.retrieval.columns import Column, TextColumn
 from tailorbird.retrieval.spelling import Spelling, corrections
-from tailorbird.retrieval.synonyms import Phrase, words_of
+from tailorbird.retrieval.synonyms import Phrase, split_words
 
-# Field and weight: a word of the title says more than one of the description.
+# Field and weight: a word in the title says more than one in the description.
 FIELDS = {"title": 3.0, "category": 2.0, "brand": 2.0, "text": 1.0}
 QUERY_CHARACTERS_MAX = 256
-SYNONYM = 0.8  # what was typed comes first
-CORRECTED = 0.6  # likewise
-# letters of a word that may have an error: a letter away from shorter ones is half of the language
-LOOSE_MIN = 3
-_WRITER_BYTES = 64_000_000
-_LATER_BYTES = 15_000_000
+SYNONYM_WEIGHT = 0.8  # The typed words rank first.
+CORRECTION_WEIGHT = 0.6  # The typed words rank first.
+# Minimum letters of a word that may have an error; shorter words have too many neighbours.
+FUZZY_LETTERS_MIN = 3
+_BUILD_HEAP_BYTES = 64_000_000
+_OVERLAY_HEAP_BYTES = 15_000_000
 _ITEM_FIELDS = ("title", "category", "brand")
-_MEMORY = (
-    "/dev/shm"  # tantivy syncs each file, and the disk that it would wait for is that of the logs
+_MEMORY_FOLDER = (
+    "/dev/shm"  # Tantivy syncs each file, which would compete with the logs for the disk.
 )
-_META = "meta.json"  # where tantivy lists an index's segments
+_META_FILE = "meta.json"  # The file in which tantivy lists an index's segments.
 
 Rows = npt.NDArray[np.intp]
 Documents = Mapping[str, Sequence[str]]  # field → the text of each item
 
 
-class Built:
-    """What an index was built as: its files, which are open but in no folder any more, and what was
-    laid over it last.
+class BaseIndex:
+    """The files of a built index, which stay open without a folder, and the newest overlay.
 
     Attributes:
-        documents: how many items it has.
-        spelling: the words of these.
-        segments: as tantivy lists them.
+        documents: number of its items.
+        spelling: words of these items.
+        segments: segments as tantivy lists them.
     """
 
     def __init__(self, folder: Path | None, documents: int, spelling: Spelling) -> None:
         self.documents, self.spelling = documents, spelling
         self.segments: list[Any] = []
-        self._files: dict[str, int] = {}
-        self._last: tuple[bytes, weakref.ref[TextIndex] | None] = b"", None
-        weakref.finalize(self, _close, self._files)
+        self._descriptors: dict[str, int] = {}
+        self._last_overlay: tuple[bytes, weakref.ref[TextIndex] | None] = b"", None
+        weakref.finalize(self, _close, self._descriptors)
         if folder is not None:
-            self.segments = msgspec.json.decode((folder / _META).read_bytes())["segments"]
+            self.segments = msgspec.json.decode((folder / _META_FILE).read_bytes())["segments"]
             for path in folder.iterdir():
                 if path.suffix not in (".json", ".lock"):
-                    self._files[path.name] = os.open(path, os.O_RDONLY)
+                    self._descriptors[path.name] = os.open(path, os.O_RDONLY)
 
-    def lay_into(self, folder: Path) -> None:
-        """Put its segments before those of another index, in whose folder its files become links to
-        what is open.
-        """
-        for name, number in self._files.items():
-            (folder / name).symlink_to(f"/dev/fd/{number}")
-        meta = msgspec.json.decode((folder / _META).read_bytes())
+    def link_into(self, folder: Path) -> None:
+        """Insert its segments before those of another index, with links to the open files."""
+        for name, descriptor in self._descriptors.items():
+            (folder / name).symlink_to(f"/dev/fd/{descriptor}")
+        meta = msgspec.json.decode((folder / _META_FILE).read_bytes())
         meta["segments"] = [*self.segments, *meta["segments"]]
-        (folder / _META).write_bytes(msgspec.json.encode(meta))
+        (folder / _META_FILE).write_bytes(msgspec.json.encode(meta))
 
-    def last(self, digest: bytes) -> "TextIndex | None":
-        """What was laid over it last, if it was the same and is still in use."""
-        return self._last[1]() if self._last[1] is not None and self._last[0] == digest else None
+    def cached_overlay(self, digest: bytes) -> "TextIndex | None":
+        """Return the last overlay if it had the same digest and is still in use."""
+        return (
+            self._last_overlay[1]()
+            if self._last_overlay[1] is not None and self._last_overlay[0] == digest
+            else None
+        )
 
-    def remember(self, digest: bytes, made: "TextIndex") -> None:
-        self._last = digest, weakref.ref(made)
+    def cache_overlay(self, digest: bytes, overlay: "TextIndex") -> None:
+        self._last_overlay = digest, weakref.ref(overlay)
 
 
-def _close(files: dict[str, int]) -> None:
-    for number in files.values():
-        os.close(number)
+def _close(descriptors: dict[str, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)
 
 
 @dataclass(frozen=True)
 class TextIndex:
-    """An open index. `search` gives rows of the items that it was built from, or that came later.
+    """An open index; `search` returns rows of built and of overlaid items.
 
     Attributes:
-        told: rows, ascending, of the items that came or changed after it was built. Their documents
-            stand behind those it was built of.
+        overlay_rows: ascending rows of the items that are new or changed. Their documents
+            follow those of the built index.
     """
 
     index: tantivy.Index
     spelling: Spelling
-    built: Built
-    told: Rows = field(default_factory=lambda: np.zeros(0, np.intp))
+    built: BaseIndex
+    overlay_rows: Rows = field(default_factory=lambda: np.zeros(0, np.intp))
 
     @classmethod
     def load(cls, files: Mapping[str, bytes]) -> "TextIndex":
@@ -118,67 +119,66 @@ class TextIndex:
                 if "/" in name:
                     raise ValueError(f"the text index has a file {name!r}")
                 (folder / name).write_bytes(data)
-            with _panics_told():
-                index = _opened(tantivy.Index.open(str(folder)))
+            with _panics_as_errors():
+                index = _reload_manually(tantivy.Index.open(str(folder)))
                 searcher = index.searcher()
-                spelling = Spelling.of(_terms(searcher), _elsewhere(searcher))
-                return cls(index, spelling, Built(folder, searcher.num_docs, spelling))
+                spelling = Spelling.from_terms(_terms(searcher), _text_counter(searcher))
+                return cls(index, spelling, BaseIndex(folder, searcher.num_docs, spelling))
 
     @classmethod
-    def of(cls, documents: Documents) -> "TextIndex":
-        """An index of a few documents, in the order of their rows."""
+    def from_documents(cls, documents: Documents) -> "TextIndex":
+        """Return an index of a few documents, in the order of their rows."""
         count = len(next(iter(documents.values()), ()))
         return cls.empty().with_documents(np.arange(count), documents)
 
     @classmethod
     @cache
     def empty(cls) -> "TextIndex":
-        """An index of nothing, over which all is laid."""
+        """Return an empty index, for overlays without a built index."""
         index = tantivy.Index(_schema())
-        spelling = Spelling.of((), _elsewhere(index.searcher()))
-        return cls(index, spelling, Built(None, 0, spelling))
+        spelling = Spelling.from_terms((), _text_counter(index.searcher()))
+        return cls(index, spelling, BaseIndex(None, 0, spelling))
 
     def with_documents(self, rows: Rows, documents: Documents) -> "TextIndex":
-        """The index as it was built, and some items beside, or in place of what it had of them.
+        """Return the built index overlaid with some items, which replace their old documents.
 
-        Words that an item had before still count for how rare they are, but do not find it any
-        more.
+        Words of replaced documents still count for word frequencies, but do not match any more.
 
         Args:
-            rows: of these items, ascending.
+            rows: rows of these items, ascending.
             documents: in the order of `rows`.
         """
         digest = blake2b(rows.tobytes() + msgspec.json.encode(documents)).digest()
-        made = self.built.last(digest)
-        if made is None:  # else a price changed, and no word
+        overlay = self.built.cached_overlay(digest)
+        if overlay is None:  # Often only a price changed, and no text.
             try:
-                made = self._told(rows, documents, _MEMORY)
-            except (ValueError, OSError):  # there is none of that name, or no room in it
-                made = self._told(rows, documents, None)
-            self.built.remember(digest, made)
-        return made
+                overlay = self._build_overlay(rows, documents, _MEMORY_FOLDER)
+            except (ValueError, OSError):  # The memory file system is missing or full.
+                overlay = self._build_overlay(rows, documents, None)
+            self.built.cache_overlay(digest, overlay)
+        return overlay
 
-    def _told(self, rows: Rows, documents: Documents, where: str | None) -> "TextIndex":
-        with _private_folder(where) as folder, _panics_told():
-            index = later = _opened(
+    def _build_overlay(self, rows: Rows, documents: Documents, parent: str | None) -> "TextIndex":
+        with _private_folder(parent) as folder, _panics_as_errors():
+            index = overlay = _reload_manually(
                 tantivy.Index(self.index.schema, path=str(folder) if self.built.segments else None)
             )
-            _write(later, documents, heap=_LATER_BYTES, first=self.built.documents)
-            later.reload()
-            alone = later.searcher()
+            _write(overlay, documents, heap=_OVERLAY_HEAP_BYTES, first=self.built.documents)
+            overlay.reload()
+            overlay_searcher = overlay.searcher()
             stems = [
                 (name, stem)
                 for name in _ITEM_FIELDS
-                for stem, _ in alone.terms_with_prefix(name, "")
+                for stem, _ in overlay_searcher.terms_with_prefix(name, "")
             ]
             if self.built.segments:
-                self.built.lay_into(folder)
-                index = _opened(tantivy.Index.open(str(folder)))
+                self.built.link_into(folder)
+                index = _reload_manually(tantivy.Index.open(str(folder)))
             searcher = index.searcher()
-            counted = [(stem, searcher.doc_freq(name, stem)) for name, stem in stems]
+            counts = [(stem, searcher.doc_freq(name, stem)) for name, stem in stems]
             return TextIndex(
                 index,
-                self.built.spelling.with_terms(counted, _elsewhere(searcher)),
+                self.built.spelling.with_terms(counts, _text_counter(searcher)),
                 self.built,
                 rows,
             )
@@ -187,94 +187,108 @@ class TextIndex:
         self,
         query: str,
         limit: int,
-        beside: Sequence[Phrase] = (),
-        meant: Sequence[str] | None = None,
+        synonyms: Sequence[Phrase] = (),
+        corrected_stems: Sequence[str] | None = None,
     ) -> tuple[Rows, npt.NDArray[np.float64]]:
-        """Rows and scores of the best items for a query as a person typed it, best first. Never
-        raises on its syntax.
+        """Return rows and scores of the best items for a query as typed, best first.
+
+        Never raises on the syntax of a query.
 
         Args:
-            beside: phrases that mean the same as what was typed, see `retrieval.synonyms`; they
-                count `SYNONYM` times.
-            meant: stems that were probably meant, see `retrieval.spelling`; they count `CORRECTED`
-                times. Without, what `corrections` says.
+            synonyms: phrases that mean the same as typed ones, see `retrieval.synonyms`; they
+                have the weight `SYNONYM_WEIGHT`.
+            corrected_stems: likely corrections, see `retrieval.spelling`; they have the weight
+                `CORRECTION_WEIGHT`. None calls `corrections`.
         """
-        typed = words_of(query[:QUERY_CHARACTERS_MAX])
-        words = " ".join(typed)
+        typed_words = split_words(query[:QUERY_CHARACTERS_MAX])
+        words = " ".join(typed_words)
         if not words or limit < 1:
             return np.zeros(0, np.intp), np.zeros(0)
-        if meant is None:
-            with _panics_told():
-                meant = corrections(typed, self.spelling)
+        if corrected_stems is None:
+            with _panics_as_errors():
+                corrected_stems = corrections(typed_words, self.spelling)
         exact = self._search(
-            words + "".join(f' "{" ".join(phrase)}"^{SYNONYM}' for phrase in beside),
+            words + "".join(f' "{" ".join(phrase)}"^{SYNONYM_WEIGHT}' for phrase in synonyms),
             limit,
-            meant=meant,
+            corrected_stems=corrected_stems,
         )
         if exact[0].size >= min(limit, 3):
             return exact
-        long = " ".join(word for word in typed if len(word) >= LOOSE_MIN)
-        if not long:
+        long_words = " ".join(word for word in typed_words if len(word) >= FUZZY_LETTERS_MIN)
+        if not long_words:
             return exact
-        loose = self._search(long, limit, fuzzy=True)
-        fresh = ~np.isin(loose[0], exact[0])
-        # A loose hit never stands above an exact one: fuzzy scores are constants of another scale.
+        fuzzy = self._search(long_words, limit, fuzzy=True)
+        is_new = ~np.isin(fuzzy[0], exact[0])
+        # A fuzzy match never ranks above an exact one; its scores are constants on another scale.
         ceiling = (
-            0.5 * float(exact[1].min()) / max(float(loose[1].max(initial=0.0)), 1e-9)
+            0.5 * float(exact[1].min()) / max(float(fuzzy[1].max(initial=0.0)), 1e-9)
             if exact[0].size
             else 1.0
         )
-        rows = np.concatenate([exact[0], loose[0][fresh]])[:limit]
-        return rows, np.concatenate([exact[1], loose[1][fresh] * min(ceiling, 1.0)])[:limit]
+        rows = np.concatenate([exact[0], fuzzy[0][is_new]])[:limit]
+        return rows, np.concatenate([exact[1], fuzzy[1][is_new] * min(ceiling, 1.0)])[:limit]
 
     def _search(
-        self, words: str, limit: int, *, fuzzy: bool = False, meant: Sequence[str] = ()
+        self, words: str, limit: int, *, fuzzy: bool = False, corrected_stems: Sequence[str] = ()
     ) -> tuple[Rows, npt.NDArray[np.float64]]:
-        # Words are in lower case: AND, OR and NOT are words of a person here, no operators.
-        spelt = dict.fromkeys(FIELDS, (False, 1, True)) if fuzzy else None
-        replaced = int(np.searchsorted(self.told, self.built.documents))
-        # Some more than will be no hits any more, if those that were replaced are found as often as
-        # others.
-        asked = limit + min(replaced, 10 + 2 * limit * replaced // max(self.built.documents, 1))
-        with _panics_told():
-            parsed, _ = self.index.parse_query_lenient(words, list(FIELDS), FIELDS, spelt)
-            if meant:
+        # Words are in lower case, so that AND, OR and NOT are search words and not operators.
+        fuzzy_fields = dict.fromkeys(FIELDS, (False, 1, True)) if fuzzy else None
+        replaced_count = int(np.searchsorted(self.overlay_rows, self.built.documents))
+        # Fetch more than needed, as replaced documents are dropped, assuming that they match as
+        # often as others.
+        depth = limit + min(
+            replaced_count, 10 + 2 * limit * replaced_count // max(self.built.documents, 1)
+        )
+        with _panics_as_errors():
+            parsed, _ = self.index.parse_query_lenient(words, list(FIELDS), FIELDS, fuzzy_fields)
+            if corrected_stems:
                 parsed = tantivy.Query.boolean_query(
-                    [(tantivy.Occur.Should, parsed), *self._meant(meant)]
+                    [(tantivy.Occur.Should, parsed), *self._correction_clauses(corrected_stems)]
                 )
             searcher = self.index.searcher()
-            while (
-                True
-            ):  # until enough of the hits are no documents that were replaced, or there are no more
-                hits = searcher.search(parsed, asked, count=False).hits
-                rows = self._rows(
+            while True:  # Repeat until enough matches are current documents or there are no more.
+                hits = searcher.search(parsed, depth, count=False).hits
+                rows = self._to_rows(
                     searcher.fast_field_values("row", [address for _, address in hits])
                 )
-                kept = np.flatnonzero(rows >= 0)[:limit]
-                if kept.size == limit or len(hits) < asked:
-                    return rows[kept], np.array([score for score, _ in hits], np.float64)[kept]
-                asked *= 4
+                current = np.flatnonzero(rows >= 0)[:limit]
+                if current.size == limit or len(hits) < depth:
+                    return rows[current], np.array([score for score, _ in hits], np.float64)[
+                        current
+                    ]
+                depth *= 4
 
-    def _rows(self, numbers: Sequence[float | None]) -> Rows:
-        """Items of documents by their numbers, -1 where a later one took the place."""
-        if None in numbers:
+    def _to_rows(self, document_numbers: Sequence[float | None]) -> Rows:
+        """Return the rows of documents by their numbers; -1 for a replaced document."""
+        if None in document_numbers:
             raise ValueError("the text index names no row for a document")
-        found, built, told = np.array(numbers, np.intp), self.built.documents, self.told
-        if found.size and not (found.min() >= 0 and found.max() < built + told.size):
+        numbers, base_count, overlay_rows = (
+            np.array(document_numbers, np.intp),
+            self.built.documents,
+            self.overlay_rows,
+        )
+        if numbers.size and not (
+            numbers.min() >= 0 and numbers.max() < base_count + overlay_rows.size
+        ):
             raise ValueError("the text index names an item that does not exist")
-        if not told.size:
-            return found
-        of_later = told[np.clip(found - built, 0, told.size - 1)]
-        replaced = told[np.minimum(np.searchsorted(told, found), told.size - 1)] == found
-        return np.where(found >= built, of_later, np.where(replaced, -1, found))
+        if not overlay_rows.size:
+            return numbers
+        overlay_row = overlay_rows[np.clip(numbers - base_count, 0, overlay_rows.size - 1)]
+        is_replaced = (
+            overlay_rows[np.minimum(np.searchsorted(overlay_rows, numbers), overlay_rows.size - 1)]
+            == numbers
+        )
+        return np.where(numbers >= base_count, overlay_row, np.where(is_replaced, -1, numbers))
 
-    def _meant(self, stems: Sequence[str]) -> list[tuple[tantivy.Occur, tantivy.Query]]:
+    def _correction_clauses(
+        self, stems: Sequence[str]
+    ) -> list[tuple[tantivy.Occur, tantivy.Query]]:
         schema = self.index.schema
         return [
             (
                 tantivy.Occur.Should,
                 tantivy.Query.boost_query(
-                    tantivy.Query.term_query(schema, name, stem), CORRECTED * weight
+                    tantivy.Query.term_query(schema, name, stem), CORRECTION_WEIGHT * weight
                 ),
             )
             for stem in stems
@@ -283,9 +297,10 @@ class TextIndex:
 
 
 @contextmanager
-def _panics_told() -> Iterator[None]:
-    """Turn a panic of tantivy into a ValueError: a panic is no Exception in Python and would end
-    the server.
+def _panics_as_errors() -> Iterator[None]:
+    """Turn a panic of tantivy into a ValueError.
+
+    A panic is not an `Exception` in Python and would end the server.
     """
     try:
         yield
@@ -296,36 +311,36 @@ def _panics_told() -> Iterator[None]:
 
 
 @contextmanager
-def _private_folder(where: str | None = None) -> Iterator[Path]:
-    """A folder in another, or where temporary files are, that is gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="tailorbird-text-", dir=where))
+def _private_folder(parent: str | None = None) -> Iterator[Path]:
+    """Create a temporary folder in `parent` for the duration of the block."""
+    folder = Path(tempfile.mkdtemp(prefix="tailorbird-text-", dir=parent))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _opened(index: tantivy.Index) -> tantivy.Index:
-    """An index as it is now: one that looked for changes would keep a thread."""
+def _reload_manually(index: tantivy.Index) -> tantivy.Index:
+    """Return the index as it is now; automatic reloads would need a thread."""
     index.config_reader(reload_policy="manual")
     index.reload()
     return index
 
 
 def _terms(searcher: tantivy.Searcher) -> list[tuple[str, int]]:
-    """The stems of titles, categories and brands, and how many items have each."""
+    """Return the stems of titles, categories and brands, with the number of items of each."""
     return [term for name in _ITEM_FIELDS for term in searcher.terms_with_prefix(name, "")]
 
 
-def _elsewhere(searcher: tantivy.Searcher) -> Callable[[str], int]:
+def _text_counter(searcher: tantivy.Searcher) -> Callable[[str], int]:
     return lambda stem: searcher.doc_freq("text", stem)
 
 
 def write_text_index(folder: Path, documents: Documents) -> None:
-    """Build an index in a new folder of documents in the order of their rows."""
+    """Build an index in a new folder from documents in the order of their rows."""
     folder.mkdir(parents=True)
     index = tantivy.Index(_schema(), path=str(folder))
-    _write(index, documents, heap=_WRITER_BYTES)
+    _write(index, documents, heap=_BUILD_HEAP_BYTES)
     del index
     for lock in folder.glob(".*.lock"):
         lock.unlink()
@@ -334,20 +349,18 @@ def write_text_index(folder: Path, documents: Documents) -> None:
 def documents_of(
     attributes: Mapping[str, Column], rows: npt.NDArray[np.intp]
 ) -> dict[str, list[str]]:
-    """The texts of some items by field of the text index; attributes that are no field of their own
-    go into `text`.
-    """
+    """Return the texts of some items by field; all other attributes go into `text`."""
     fields: dict[str, list[str]] = {
         name: _texts(attributes.get(name), rows) for name in _ITEM_FIELDS
     }
-    rest = [
+    other_texts = [
         _texts(column, rows)
         for name, column in sorted(attributes.items())
         if name not in _ITEM_FIELDS and isinstance(column, TextColumn)
     ]
     fields["text"] = (
-        [" ".join(filter(None, parts)) for parts in zip(*rest, strict=True)]
-        if rest
+        [" ".join(filter(None, parts)) for parts in zip(*other_texts, strict=True)]
+        if other_texts
         else [""] * rows.size
     )
     return fields
@@ -356,7 +369,7 @@ def documents_of(
 def _texts(column: Column | None, rows: npt.NDArray[np.intp]) -> list[str]:
     if not isinstance(column, TextColumn):
         return [""] * rows.size
-    values = (*column.values, "")  # code -1 is the last
+    values = (*column.values, "")  # Code -1 selects the last value.
     return [values[code].replace("|", " ") for code in column.codes[rows].tolist()]
 
 
@@ -369,15 +382,14 @@ def _schema() -> tantivy.Schema:
 
 
 def _write(index: tantivy.Index, documents: Documents, *, heap: int, first: int = 0) -> None:
-    """Add documents, whose numbers go on from `first`."""
-    writer = index.writer(
-        heap_size=heap, num_threads=1
-    )  # one thread: the same input gives the same segments
-    used = [name for name in FIELDS if name in documents]
-    for number, texts in enumerate(zip(*(documents[name] for name in used), strict=True), first):
+    """Add documents, numbered from `first`."""
+    # With one thread, the same input gives the same segments.
+    writer = index.writer(heap_size=heap, num_threads=1)
+    fields = [name for name in FIELDS if name in documents]
+    for number, texts in enumerate(zip(*(documents[name] for name in fields), strict=True), first):
         document = tantivy.Document()
-        document.add_unsigned("row", number)  # as a keyword it would be a signed column
-        for name, text in zip(used, texts, strict=True):
+        document.add_unsigned("row", number)  # A keyword argument would create a signed column.
+        for name, text in zip(fields, texts, strict=True):
             if text:
                 document.add_text(name, text)
         writer.add_document(document)

@@ -1,16 +1,15 @@
-"""Vectors of items: of those that were learned from, and of any other by what it is. They belong to
-an index, row by row.
+"""Vectors of the items of an index, learned or computed from content.
 
     vectors.npy            float32 (n, width)        row i is the item in row i of the index
-    vectors_tokens.npy     float32 (tokens, width)   what each token of an item adds, see `Content`; row 0 is 0
-    vectors_unknown.npy    float32 (width,)          in place of what was learned of the item itself
+    vectors_tokens.npy     float32 (tokens, width)   vectors of content tokens, see `Content`;
+                                                     row 0 is 0
+    vectors_unknown.npy    float32 (width,)          for items without a learned vector
     vectors.json           `Content`
 
-    vector of an item that nobody has met yet = unknown + mean of what its tokens add
+    vector of an item without interactions = unknown + mean of its tokens' vectors
 
-Nearest is exact, a product with every item and of those the largest, unless there are many: then by
-`retrieval.inverted`. How vectors are learned stands in `models.retrievers.transformer`, how a
-person gets one in `ranking.tower`.
+Nearest neighbours are exact, by a product with every item. Large indexes use `retrieval.inverted`.
+`models.retrievers.transformer` learns the vectors, and `ranking.tower` computes those of people.
 """
 
 from collections.abc import Mapping
@@ -32,59 +31,63 @@ Rows = npt.NDArray[np.intp]
 Ints = npt.NDArray[np.int64]
 
 FILES = ("vectors.npy", "vectors_tokens.npy", "vectors_unknown.npy", "vectors.json")
-BUCKETS = 512  # of each attribute
-WORDS, VALUES = 8, 4  # at most so many tokens of a title, and of another attribute
+BUCKETS = 512  # Of each attribute.
+TITLE_TOKENS_MAX, VALUE_TOKENS_MAX = 8, 4  # Maximum tokens of a title, and of another attribute.
 ATTRIBUTES_MAX = 8
 INVERTED_ITEMS_MIN = (
-    100_000  # items: where an inverted file halves the time, by `python -m benchmarks.nearest`
+    100_000  # An inverted file halves the time from here on, by `python -m benchmarks.nearest`.
 )
-SHARED = 2.0  # items a value, at least: what hardly two items share says nothing of a third
-_BLOCK = 64  # products of which a block's largest is looked at first
+# Minimum; a value that hardly two items share says nothing about a third.
+ITEMS_PER_VALUE_MIN = 2.0
+_BLOCK = 64  # Products per block, whose maximum is examined first.
 
 
 class Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an item is, as tokens: values and words of some of its attributes, hashed."""
+    """The content of an item as tokens: hashed values and words of some of its attributes."""
 
     parts: tuple[Words, ...] = ()
 
     @property
     def size(self) -> int:
-        """How many tokens there are, "none" included."""
+        """Return the number of tokens, "none" included."""
         return 1 + sum(part.buckets for part in self.parts)
 
     def tokens(self, attributes: Mapping[str, Column], rows: Rows) -> Ints:
-        """Tokens of items, shape (n, at least 1), from 1; 0 where there is less."""
-        found, first = [np.zeros((rows.size, 1), np.int64)], 1
+        """Return the tokens of items, shape (n, at least 1), from 1; padded with 0."""
+        columns, offset = [np.zeros((rows.size, 1), np.int64)], 1
         for part in self.parts:
-            code = part.columns(attributes, rows).astype(np.int64)  # 0 none, 2 … buckets + 1
-            found.append(np.where(code > 0, code - 2 + first, 0))
-            first += part.buckets
-        return np.concatenate(found[1:] or found, axis=1)
+            # 0 is none, then 2 … buckets + 1.
+            code = part.columns(attributes, rows).astype(np.int64)
+            columns.append(np.where(code > 0, code - 2 + offset, 0))
+            offset += part.buckets
+        return np.concatenate(columns[1:] or columns, axis=1)
 
 
 def content_of(attributes: Mapping[str, Column]) -> Content:
-    """Titles by their words, other texts by their values, as far as items share them."""
+    """Return titles as words and other texts as values, as far as items share them."""
     parts = []
     for name, column in sorted(attributes.items()):
         if not isinstance(column, TextColumn) or not column.values:
             continue
-        listed = is_listed(column)
+        is_list = is_listed(column)
         if name == "title":
-            parts.append(Words(name, WORDS, BUCKETS, listed))
-        elif listed or np.count_nonzero(column.codes >= 0) >= SHARED * len(column.values):
-            parts.append(Words(name, VALUES if listed else 1, BUCKETS, listed=True))
+            parts.append(Words(name, TITLE_TOKENS_MAX, BUCKETS, is_list))
+        elif is_list or np.count_nonzero(column.codes >= 0) >= ITEMS_PER_VALUE_MIN * len(
+            column.values
+        ):
+            parts.append(Words(name, VALUE_TOKENS_MAX if is_list else 1, BUCKETS, listed=True))
     return Content(tuple(parts[:ATTRIBUTES_MAX]))
 
 
 @dataclass(frozen=True)
 class ItemVectors:
-    """The vectors of an index's items, and what those of new ones are made of. It never changes.
+    """The vectors of an index's items, and the parts to compute those of new ones. Immutable.
 
     Attributes:
         vectors: float32 (n, width).
         tokens: float32 (content.size, width).
         unknown: float32 (width,).
-        inverted: where to look for the nearest; None looks at all.
+        inverted: inverted file for the nearest items; None compares all.
     """
 
     vectors: Matrix
@@ -99,24 +102,22 @@ class ItemVectors:
 
     @cached_property
     def norms(self) -> Matrix:
-        """Lengths of the vectors, (n,)."""
+        """Return the lengths of the vectors, (n,)."""
         return np.sqrt(np.einsum("ij,ij->i", self.vectors, self.vectors))
 
     def products(self, user: Matrix) -> Matrix:
-        """How near each item is to a person's vector, float32 (n,)."""
+        """Return the product of each item with a person's vector, float32 (n,)."""
         return self.vectors @ user
 
     def of_content(self, attributes: Mapping[str, Column], rows: Rows) -> Matrix:
-        """What items are, (n, width): their part of a vector that needs nobody to have met them.
-        Tokens never seen count for nothing.
-        """
+        """Return the content part of the items' vectors, (n, width), by learned tokens."""
         tokens = self.content.tokens(attributes, rows)
-        tokens = np.where(self._heard[tokens], tokens, 0)
+        tokens = np.where(self._is_learned_token[tokens], tokens, 0)
         count = np.maximum((tokens > 0).sum(axis=1, keepdims=True), 1).astype(np.float32)
         return self.tokens[tokens].sum(axis=1) / count
 
     @cached_property
-    def _heard(self) -> npt.NDArray[np.bool_]:
+    def _is_learned_token(self) -> npt.NDArray[np.bool_]:
         return np.any(self.tokens != 0, axis=1)
 
     def extended(
@@ -126,42 +127,39 @@ class ItemVectors:
         changed: Rows,
         total: int,
     ) -> "ItemVectors":
-        """With rows up to `total`, which are new items; `changed` ones of the old rows take on what
-        they have become.
-        """
+        """Return vectors of `total` rows, with new items at the end and changed rows updated."""
         vectors = np.concatenate(
             [self.vectors, np.empty((total - len(self.vectors), self.width), np.float32)]
         )
-        new = np.arange(len(self.vectors), total)
-        vectors[new] = self.unknown + self.of_content(attributes, new)
+        new_rows = np.arange(len(self.vectors), total)
+        vectors[new_rows] = self.unknown + self.of_content(attributes, new_rows)
         if changed.size:
             vectors[changed] += self.of_content(attributes, changed) - self.of_content(
                 before, changed
             )
         inverted = self.inverted.extended(changed, total) if self.inverted is not None else None
-        made = replace(self, vectors=vectors, inverted=inverted)
-        made.__dict__["_heard"] = self._heard
-        return made
+        extended = replace(self, vectors=vectors, inverted=inverted)
+        extended.__dict__["_is_learned_token"] = self._is_learned_token
+        return extended
 
     def indexed(self, users: Matrix) -> "ItemVectors":
-        """With an inverted file, if there are `INVERTED_ITEMS_MIN` items and it helps; `users`: some
-        people's vectors, to measure that by.
+        """Return it with an inverted file if there are `INVERTED_ITEMS_MIN` items and it helps.
+
+        `users` are vectors of some people to calibrate the file by.
         """
         if len(self.vectors) < INVERTED_ITEMS_MIN:
             return self
         return replace(self, inverted=build_inverted(self.vectors, users))
 
     def check(self, rows: int) -> None:
-        """Raise ValueError unless these are finite vectors of so many items, by as many tokens as
-        the content has.
-        """
+        """Raise ValueError unless there is a finite vector for each item and for each token."""
         shapes = (self.vectors.shape, self.tokens.shape, self.unknown.shape)
         width = self.unknown.shape[0] if self.unknown.ndim == 1 else 0
         if not width or shapes != ((rows, width), (self.content.size, width), (width,)):
             raise ValueError("the vectors of items have another shape than the items")
         if any(
-            each.dtype != np.float32 or not np.isfinite(each).all()
-            for each in (self.vectors, self.tokens, self.unknown)
+            array.dtype != np.float32 or not np.isfinite(array).all()
+            for array in (self.vectors, self.tokens, self.unknown)
         ):
             raise ValueError("the vectors of items hold what is no finite float32")
 
@@ -172,30 +170,31 @@ class ItemVectors:
             (folder / name).write_bytes(data)
 
     def files(self) -> dict[str, bytes]:
-        """File → bytes."""
+        """Return file name → bytes."""
         arrays = zip(FILES, (self.vectors, self.tokens, self.unknown), strict=False)
-        found = {name: array_bytes(np.asarray(array, np.float32)) for name, array in arrays}
-        more = self.inverted.files() if self.inverted is not None else {}
-        return found | {FILES[-1]: msgspec.json.encode(self.content)} | more
+        contents = {name: array_bytes(np.asarray(array, np.float32)) for name, array in arrays}
+        inverted_contents = self.inverted.files() if self.inverted is not None else {}
+        return contents | {FILES[-1]: msgspec.json.encode(self.content)} | inverted_contents
 
     @classmethod
     def read(cls, files: Mapping[str, bytes], rows: int) -> "ItemVectors | None":
-        """From the files of an index, None where it has none. Raises ValueError, KeyError or
-        DecodeError if they are damaged.
+        """Read the vectors of an index; None if it has none.
+
+        Raises ValueError, KeyError or DecodeError if the files are damaged.
         """
         if not any(name in files for name in FILES):
             return None
         content = msgspec.json.decode(files[FILES[-1]], type=Content)
         vectors, tokens, unknown = (read_array(files[name]) for name in FILES[:-1])
-        found = cls(vectors, tokens, unknown, content)
-        found.check(rows)
-        found = replace(found, inverted=Inverted.read(files, found.vectors))
-        _ = found._heard, found.norms
-        return found
+        item_vectors = cls(vectors, tokens, unknown, content)
+        item_vectors.check(rows)
+        item_vectors = replace(item_vectors, inverted=Inverted.read(files, item_vectors.vectors))
+        _ = item_vectors._is_learned_token, item_vectors.norms
+        return item_vectors
 
 
 def largest_indices(values: Matrix, n: int) -> Rows:
-    """Where the `n` largest are, the largest first, ties by place. Exact.
+    """Return the indices of the `n` largest values, the largest first, ties by index; exact.
 
     The n-th largest of the maxima of blocks is not above the n-th largest of all, so that only what
     reaches it needs to be sorted.
@@ -203,11 +202,11 @@ def largest_indices(values: Matrix, n: int) -> Rows:
     n = min(n, values.size)
     if n <= 0:
         return np.zeros(0, np.intp)
-    whole = values.size // _BLOCK
-    if whole > n:
-        tops = values[: whole * _BLOCK].reshape(whole, _BLOCK).max(axis=1)
-        least = np.partition(tops, whole - n)[whole - n]
+    blocks = values.size // _BLOCK
+    if blocks > n:
+        maxima = values[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
+        threshold = np.partition(maxima, blocks - n)[blocks - n]
     else:
-        least = np.partition(values, values.size - n)[values.size - n]
-    at = np.flatnonzero(values >= least)
-    return at[np.lexsort((at, -values[at]))[:n]]
+        threshold = np.partition(values, values.size - n)[values.size - n]
+    indices = np.flatnonzero(values >= threshold)
+    return indices[np.lexsort((indices, -values[indices]))[:n]]

@@ -1,7 +1,6 @@
-"""What an item is, as codes: hashed words of its title, values of its lists and of other
-attributes.
+"""Content of items as codes: hashed words of titles, and values of lists and other attributes.
 
-ATTRIBUTE_word_1 … _W         0 where there is none, else 2 + hash; 1 is not used
+ATTRIBUTE_word_1 … _W         0 for none, else 2 + hash; 1 is unused
 """
 
 import re
@@ -20,7 +19,7 @@ Rows = npt.NDArray[np.intp]
 
 MISSING = 0
 WIDTH_MAX = 32
-LISTED_SHARE = 0.05  # of an attribute's values that hold `|`: it is a list
+LIST_SHARE_MIN = 0.05  # Share of an attribute's values with `|` from which on it is a list.
 _WORD = re.compile(r"\w+")
 
 
@@ -28,11 +27,11 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """Hashed words of an attribute of the candidate.
 
     Attributes:
-        attribute: of the index.
-        width: at most so many of an item.
-        buckets: that they are hashed into.
-        listed: whether the attribute is a list with `|` between its values, which are taken whole;
-            else a text, which is cut into words.
+        attribute: name of the attribute of the index.
+        width: maximum number of words of an item.
+        buckets: number of hash buckets.
+        listed: whether the attribute is a list with `|` between its values, which are not split;
+            else a text, which is split into words.
     """
 
     attribute: str
@@ -50,11 +49,11 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
     @property
     def size(self) -> int:
-        """How many codes there are, missing and unknown included."""
+        """Return the number of codes, missing and unknown included."""
         return self.buckets + 2
 
     def columns(self, attributes: Mapping[str, Column], rows: Rows) -> Matrix:
-        """The columns (n, width) of n rows of an index; −1 is an item that it does not know."""
+        """Return the columns (n, width) of n rows of an index; −1 is an unknown item."""
         column = attributes.get(self.attribute)
         if not isinstance(column, TextColumn) or not column.codes.size:
             return np.full((rows.size, self.width), MISSING, np.float32)
@@ -62,26 +61,27 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         return self._table(column.values)[code + 1]
 
     def _table(self, values: tuple[str, ...]) -> Matrix:
-        """Codes by value, after a row for none: an index that grew has the old values first, so
-        only new ones are read.
+        """Return codes by value, after a row for none.
+
+        An index that grew has the old values first, so only the new ones are hashed.
         """
-        known, table = self.__dict__.get("_read", ((), np.zeros((1, self.width), np.float32)))
-        if known is values:
+        read_values, table = self.__dict__.get("_read", ((), np.zeros((1, self.width), np.float32)))
+        if read_values is values:
             return table
-        same = len(known) if values[: len(known)] == known else 0
-        fresh = np.zeros((len(values) - same, self.width), np.float32)
-        for place, value in enumerate(values[same:]):
+        unchanged = len(read_values) if values[: len(read_values)] == read_values else 0
+        new_codes = np.zeros((len(values) - unchanged, self.width), np.float32)
+        for row, value in enumerate(values[unchanged:]):
             words = self.cut(value)[: self.width]
             if words:
-                fresh[place, : len(words)] = 2 + (hash64s(words) % np.uint64(self.buckets)).astype(
-                    np.float32
-                )
-        table = np.concatenate([table[: same + 1], fresh])
-        self.__dict__["_read"] = values, table  # one assignment, as several threads may be here
+                new_codes[row, : len(words)] = 2 + (
+                    hash64s(words) % np.uint64(self.buckets)
+                ).astype(np.float32)
+        table = np.concatenate([table[: unchanged + 1], new_codes])
+        self.__dict__["_read"] = values, table  # One assignment, as several threads may run this.
         return table
 
     def cut(self, value: str) -> list[str]:
-        """The words of a value, each once."""
+        """Return the words of a value, each once."""
         parts = (
             [part.strip() for part in value.split("|")]
             if self.listed
@@ -90,12 +90,12 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         return list(dict.fromkeys(part for part in parts if part))
 
     def told(self) -> dict[str, str]:
-        """What each column is, in words."""
+        """Return a description of each column."""
         return dict.fromkeys(
             self.names, f"a word of the item's {self.attribute}, hashed into {self.buckets:,}"
         )
 
 
 def is_listed(column: TextColumn) -> bool:
-    """Whether the values of an attribute are lists."""
-    return sum("|" in value for value in column.values) > LISTED_SHARE * len(column.values)
+    """Return whether the values of an attribute are lists."""
+    return sum("|" in value for value in column.values) > LIST_SHARE_MIN * len(column.values)

@@ -1,5 +1,6 @@
-"""`tailorbird demo`: the whole loop on a synthetic shop, with a page to click on. The stages are in
-`story`.
+"""`tailorbird demo`: the complete loop on a synthetic shop, with a page to click on.
+
+The stages are in `story`.
 """
 
 import time
@@ -17,12 +18,13 @@ def demo(
     small: bool = False,
     json: Json = False,
 ) -> None:
-    """Run the whole loop on a synthetic shop on this machine: no account, no download, nothing is
-    sent anywhere.
+    """Run the complete loop on a synthetic shop on this machine.
 
-    Makes a shop with a past, imports and trains on it, opens a page where every click changes the
-    list, runs an experiment on simulated visitors, shifts their tastes, notices, trains anew, and
-    prints every figure as measured.
+    The demo needs no account and no download, and sends nothing anywhere.
+
+    It creates a shop with a history, imports it and trains a model. It opens a page where every
+    click changes the list, and runs an experiment on simulated visitors. Then it shifts their
+    tastes, detects the fall, retrains, and prints all measured figures.
 
     Example:  tailorbird demo
 
@@ -31,15 +33,15 @@ def demo(
     Parameters
     ----------
     once:
-        end when the loop is through, instead of keeping the shop open
+        end when the loop is complete, instead of keeping the shop open
     folder:
-        where to put it; an earlier demo there is replaced
+        folder of the demo; an earlier demo there is replaced
     port:
-        of the page, 8642 or the next free one unless told otherwise
+        port of the page; by default 8642 or the next free one
     seed:
-        another seed is another shop
+        random seed; another seed creates another shop
     small:
-        a tenth of the size, too small for its figures to mean much: for tests
+        run at a tenth of the size, for tests; the figures then mean little
     """
     from tailorbird.cli.demo.figures import print_figures, say
     from tailorbird.cli.demo.scale import FULL, SMALL
@@ -58,12 +60,12 @@ def demo(
     assert story.shop is not None
     try:
         if json:
-            print_json(figures.plain())
+            print_json(figures.to_dict())
         else:
             print_figures(figures)
         if not once:
             say(f"\nThe shop stays open: {story.shop.url}/shop   Ctrl-C closes it.", quiet=json)
-            while story.shop.alive():
+            while story.shop.is_alive():
                 time.sleep(0.5)
             console(stderr=True).print("The shop's processes have ended.")
     finally:

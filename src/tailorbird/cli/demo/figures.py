@@ -1,6 +1,4 @@
-"""What the demo prints at its end: one object of figures as measured, and the same as a table for
-people.
-"""
+"""The figures that the demo prints at its end, as JSON and as a table."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +9,7 @@ from tailorbird.simulator import InjectedCounts
 
 @dataclass
 class Figures:
-    """Filled stage by stage; `plain` is what `--json` prints."""
+    """The measured figures, filled stage by stage."""
 
     events: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
@@ -24,30 +22,31 @@ class Figures:
     first_page_s: float = 0.0
     stages_s: dict[str, float] = field(default_factory=dict)
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return dict(vars(self))
 
 
 def event_figures(
     accepted: int, duplicates: int, quarantined: int, injected: list[InjectedCounts], answers: int
 ) -> dict[str, Any]:
-    """What the router decided beside what the simulator sent and what was answered; `found` says
-    whether they agree to the event.
+    """Compare the router's decisions with what the simulator sent and injected.
+
+    `found` in the result tells whether all counts match exactly.
 
     Args:
-        answers: answers that the door took during live traffic, each an event of our own.
+        answers: responses that the collector logged during live traffic; each is an event.
     """
     expected = {
-        "accepted": sum(each.events for each in injected) + answers,
-        "duplicates": sum(each.duplicates for each in injected),
-        "quarantined": sum(each.malformed_total for each in injected),
+        "accepted": sum(chunk.events for chunk in injected) + answers,
+        "duplicates": sum(chunk.duplicates for chunk in injected),
+        "quarantined": sum(chunk.malformed_total for chunk in injected),
     }
     decided = {"accepted": accepted, "duplicates": duplicates, "quarantined": quarantined}
     return {**decided, "expected": expected, "answers": answers, "found": decided == expected}
 
 
 def print_figures(figures: Figures) -> None:
-    """The closing table."""
+    """Print the closing table."""
     online, parity, events = figures.online, figures.parity, figures.events
     rows: list[tuple[str, str]] = [
         (
@@ -64,7 +63,9 @@ def print_figures(figures: Figures) -> None:
             f"{parity['unequal']:,} unequal",
         )
     )
-    rows += [(f"offline {name}", _offline(metrics)) for name, metrics in figures.offline.items()]
+    rows += [
+        (f"offline {name}", _offline_figures(metrics)) for name, metrics in figures.offline.items()
+    ]
     for arm, values in online["arms"].items():
         rows.append(
             (
@@ -81,7 +82,7 @@ def print_figures(figures: Figures) -> None:
             f" split p = {online['srm_p']:.3f}",
         )
     )
-    rows.append(("retrained", _retrained(figures.retrained)))
+    rows.append(("retrained", _retraining_summary(figures.retrained)))
     rows.append(("latency", _milliseconds(figures.latency_ms, "request → answer")))
     rows.append(
         ("freshness", _milliseconds(figures.freshness_ms, "click accepted → changed answer"))
@@ -90,34 +91,34 @@ def print_figures(figures: Figures) -> None:
     print_table("\nThe loop, as measured", ["", ""], rows)
 
 
-def _offline(metrics: dict[str, Any]) -> str:
-    shown = [name for name in ("ndcg_10", "auc") if metrics.get(name) is not None]
+def _offline_figures(metrics: dict[str, Any]) -> str:
+    metric_names = [name for name in ("ndcg_10", "auc") if metrics.get(name) is not None]
     return ", ".join(
         f"{name} {metrics[name]:.4f} ({metrics[name + '_low']:.4f} to "
         f"{metrics[name + '_high']:.4f})"
-        for name in shown
+        for name in metric_names
     )
 
 
-def _retrained(retrained: dict[str, Any]) -> str:
+def _retraining_summary(retrained: dict[str, Any]) -> str:
     if not retrained.get("trigger"):
         return "nothing called for it"
     outcome = "promoted" if retrained["promoted"] else "kept, not promoted"
-    fell = f"lift {retrained['figure_before']:+.1%} → {retrained['figure_fallen']:+.1%}"
+    fall = f"lift {retrained['figure_before']:+.1%} → {retrained['figure_fallen']:+.1%}"
     return (
-        f"{fell}, {retrained['old']} → {retrained['new']} ({outcome}), then "
+        f"{fall}, {retrained['old']} → {retrained['new']} ({outcome}), then "
         f"{retrained['figure_after']:+.1%}"
     )
 
 
-def _milliseconds(values: dict[str, float], what: str) -> str:
+def _milliseconds(values: dict[str, float], label: str) -> str:
     return (
-        f"{what}: median {values['p50']:.1f} ms, p99 {values['p99']:.1f} ms ({values['n']:,} "
+        f"{label}: median {values['p50']:.1f} ms, p99 {values['p99']:.1f} ms ({values['n']:,} "
         "measured)"
     )
 
 
 def say(text: str, *, quiet: bool, style: str | None = None) -> None:
-    """A line on the terminal, unless a machine listens."""
+    """Print a line unless the output is for a machine."""
     if not quiet:
         console().print(text, style=style)

@@ -1,6 +1,4 @@
-"""The demo's visitors over HTTP: real requests to the real server, for latency, and clicks whose
-answers are awaited, for freshness.
-"""
+"""The demo's visitors over HTTP: real requests to measure latency and freshness."""
 
 import http.client
 import time
@@ -19,14 +17,14 @@ WAIT_S = 10.0
 
 @dataclass
 class HttpFigures:
-    """What was measured.
+    """The measured figures of the HTTP requests.
 
     Attributes:
-        latency_ms: from sending a request for a list to having read its answer.
-        freshness_ms: from the moment that a click was acknowledged to having read the first answer
-            that differs because of it.
-        unchanged: clicks after which no answer changed within `WAIT_S` seconds.
-        failed: requests that were not answered with items and status 200.
+        latency_ms: time from sending a request to having read its response.
+        freshness_ms: time from the acknowledgement of a click to having read the first response
+            that it changed.
+        unchanged: clicks that changed no response within `WAIT_S` seconds.
+        failed: requests without status 200 and items.
     """
 
     latency_ms: list[float] = field(default_factory=list)
@@ -40,7 +38,7 @@ class HttpFigures:
 
 
 class Client:
-    """One connection that is kept open, as a site's backend would."""
+    """One persistent connection, as a site's backend would use."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -64,9 +62,9 @@ class Client:
 
 
 def wait_until_ready(url: str, deadline_s: float) -> None:
-    """Return once `/readyz` says yes. Raises NotReadyError after `deadline_s`."""
-    give_up = time.monotonic() + deadline_s
-    while time.monotonic() < give_up:
+    """Wait until `/readyz` reports ready; raises NotReadyError after `deadline_s`."""
+    deadline = time.monotonic() + deadline_s
+    while time.monotonic() < deadline:
         client = Client(url)
         try:
             status, text = client.get("/readyz")
@@ -87,9 +85,7 @@ def wait_until_ready(url: str, deadline_s: float) -> None:
 def measure(
     url: str, users: list[str], requests: int, *, progress: Report, seed: int = 1
 ) -> HttpFigures:
-    """Send `requests` requests for lists, a fifth of which follow a click of the same person and
-    wait for its effect.
-    """
+    """Send `requests` requests; a fifth of them follow a click and await its effect."""
     figures = HttpFigures()
     client = Client(url)
     rng = np.random.default_rng(seed)
@@ -97,10 +93,10 @@ def measure(
     try:
         while sent < requests:
             user = users[int(rng.integers(len(users)))]
-            answer = _ask(client, user, f"http-{sent}", figures)
+            answer = _recommend(client, user, f"http-{sent}", figures)
             sent += 1
             if answer is not None and sent % 5 == 0 and answer["items"]:
-                sent += _click_and_wait(
+                sent += _measure_freshness(
                     client,
                     user,
                     f"http-{sent}",
@@ -114,7 +110,9 @@ def measure(
     return figures
 
 
-def _ask(client: Client, user: str, session: str, figures: HttpFigures) -> dict[str, Any] | None:
+def _recommend(
+    client: Client, user: str, session: str, figures: HttpFigures
+) -> dict[str, Any] | None:
     start = time.perf_counter()
     status, answer = client.post(
         "/v1/recommend", {"slot": "front", "user_id": user, "session_id": session}
@@ -126,44 +124,45 @@ def _ask(client: Client, user: str, session: str, figures: HttpFigures) -> dict[
     return answer
 
 
-def _click_and_wait(
+def _measure_freshness(
     client: Client,
     user: str,
     session: str,
     answer: dict[str, Any],
-    place: int,
+    index: int,
     figures: HttpFigures,
 ) -> int:
-    """Click an item and ask until the answer differs from the one before; how many requests that
-    took.
-    """
-    before = _ask(client, user, session, figures)
+    """Click an item and repeat the request until the response changes; return the request count."""
+    response_before = _recommend(client, user, session, figures)
     click = {
-        "event_id": f"{answer['request_id']}-{place}",
+        "event_id": f"{answer['request_id']}-{index}",
         "type": "click",
         "user_id": user,
         "session_id": session,
-        "item_id": answer["items"][place]["item_id"],
+        "item_id": answer["items"][index]["item_id"],
         "request_id": answer["request_id"],
     }
     status, receipts = client.post("/v1/events", click)
     accepted = time.perf_counter()
-    if status != 200 or receipts["accepted"] != 1 or before is None:
+    if status != 200 or receipts["accepted"] != 1 or response_before is None:
         figures.failed += 1
         return 1
-    asked = 1
+    request_count = 1
     while time.perf_counter() - accepted < WAIT_S:
-        after = _ask(client, user, session, figures)
-        asked += 1
-        if after is not None and _content(after) != _content(before):
+        response = _recommend(client, user, session, figures)
+        request_count += 1
+        if response is not None and _items_and_scores(response) != _items_and_scores(
+            response_before
+        ):
             figures.freshness_ms.append((time.perf_counter() - accepted) * 1e3)
-            return asked
+            return request_count
     figures.unchanged += 1
-    return asked
+    return request_count
 
 
-def _content(answer: dict[str, Any]) -> list[tuple[str, float | None]]:
-    """What is shown and how it scored; the slot explores nothing, so it changes only when features,
-    items or the model do.
+def _items_and_scores(answer: dict[str, Any]) -> list[tuple[str, float | None]]:
+    """Return the items and scores of a response.
+
+    The slot does not explore, so they change only with features, items or the model.
     """
     return [(item["item_id"], item["score"]) for item in answer["items"]]

@@ -1,4 +1,4 @@
-"""How large the demo is. The figures it prints come from these sizes and from nothing else."""
+"""The sizes of the demo, which alone determine the figures that it prints."""
 
 from dataclasses import dataclass
 
@@ -10,19 +10,19 @@ class Scale:
     """Sizes of a run.
 
     Attributes:
-        history_days: before last midnight, imported and trained on.
-        trial_days: live traffic under the experiment, before tastes shift.
-        shift_strength: how much of people's tastes changes then, in [0, 1].
-        fall_days_max: how long monitoring may take to ask for a new model before the demo says that
-            it did not.
-        learn_days: how long after the fall began the first new model is trained; one that the gate
-            refuses is followed by another a day later, with a day more of data.
-        attempts: how many new models are trained at most.
-        recovery_days: live traffic with the new model.
-        tick_us: how often, on the simulated clock, what came in is routed and counted.
-        http_requests: requests to the real server.
-        truth_every: every so many requests are judged by the simulator's truth under both arms.
-        parity_answers: logged answers whose every feature is recomputed from the lake.
+        history_days: days before the last midnight to import and train on.
+        trial_days: days of live traffic under the experiment before tastes shift.
+        shift_strength: share of tastes that changes then, in [0, 1].
+        fall_days_max: maximum days for monitoring to request a new model; after that the demo
+            reports a failure.
+        learn_days: days after the start of the fall when the first new model is trained. After a
+            model that the gate refused, another follows a day later with a day more of data.
+        attempts: maximum number of new models.
+        recovery_days: days of live traffic with the new model.
+        tick_us: interval on the simulated clock in which new events are routed and counted.
+        http_requests: number of requests to the real server.
+        truth_every: one in so many requests is evaluated by the simulator's truth for both arms.
+        parity_answers: number of logged answers whose features are recomputed from the lake.
     """
 
     users: int = 1_500

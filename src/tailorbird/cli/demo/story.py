@@ -1,8 +1,7 @@
-"""The demo, stage by stage: history → import → train → serve → trial → report → tastes shift →
-figures fall → retrain → recover.
+"""The demo, stage by stage, from the history of a shop to a retrained model.
 
-Each stage does what the commands do, with the same functions. Nothing is staged: what does not come
-out is printed so.
+Each stage calls the same functions as the commands. Nothing is staged: a failure is printed as
+such.
 """
 
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from tailorbird.cli.demo.figures import Figures, event_figures, say
 from tailorbird.cli.demo.http import measure
 from tailorbird.cli.demo.scale import Scale
-from tailorbird.cli.demo.traffic import Judged, Traffic
+from tailorbird.cli.demo.traffic import PairedLists, Traffic
 from tailorbird.cli.demo.world import (
     Shop,
     copy_project,
@@ -40,27 +39,28 @@ from tailorbird.simulator import History, Site
 from tailorbird.stream.importer import import_files
 
 SLOT = "home"
-# What each stage does, at the sizes of a `Scale`, and about how long the full one takes on two
-# quiet cores.
+# The description of each stage. Times are those of the full size on two idle cores.
 STAGES = {
-    "site": "A shop is made up: {items:,} items, {users:,} people, {history_days} days of what "
-    "they did. A few seconds.",
-    "import": "Its log is imported: each event is checked, counted in features, and put into the "
+    "site": "A shop is generated: {items:,} items, {users:,} people, {history_days} days of "
+    "history. A few seconds.",
+    "import": "Its log is imported: each event is validated, counted in features, and loaded into "
+    "the "
     "lake. 15 seconds.",
-    "train": "A first model is trained on what people clicked, and judged beside baselines. 25 "
-    "seconds.",
-    "serve": "The shop opens: server, router, feature worker, candidates and lake, each a "
-    "process. 6 seconds.",
-    "trial": "{trial_days} days of visitors come, half of them without the model: an experiment. "
+    "train": "A first model is trained on clicks and compared with baselines. 25 seconds.",
+    "serve": "The shop opens: server, router, feature worker, candidates and lake, one "
+    "process each. 6 seconds.",
+    "trial": "{trial_days} days of traffic in an experiment: half of the visitors without the "
+    "model. "
     "About a minute.",
-    "shift": "Everybody's taste changes overnight. Monitoring looks at the clicks until it "
-    "notices. About a minute.",
-    "retrain": "A new model is trained on the days since, and goes live if it wins; "
+    "shift": "All tastes change overnight. Monitoring checks the clicks until it detects "
+    "the fall. About a minute.",
+    "retrain": "A new model is trained on the days since and promoted if it wins; "
     "{recovery_days} days follow. Three minutes.",
-    "settle": "What is still under way is counted.",
-    "http": "{http_requests:,} requests to the open shop are timed, and how soon a click changes "
-    "an answer. Half a minute.",
-    "verify": "Every event is held against what was sent, and logged features against the lake. "
+    "settle": "Late events are counted.",
+    "http": "{http_requests:,} requests to the open shop measure latency, and how soon a click "
+    "changes "
+    "a response. Half a minute.",
+    "verify": "Events are compared with what was sent, and logged features with the lake. "
     "Half a minute.",
 }
 
@@ -82,10 +82,10 @@ class Story:
         self.progress = progress
         self.figures = Figures()
         self.shop: Shop | None = None
-        self._begun = time.monotonic()
+        self._started_at = time.monotonic()
 
     def run(self) -> Figures:
-        """The whole loop; the shop is left running."""
+        """Run all stages and return the figures; the shop keeps running."""
         with self._stage("site"):
             make_folder(self.folder)
             make_project(self.folder / "loop")
@@ -97,18 +97,18 @@ class Story:
         with self._stage("import"):
             decided = self._import(project, path, clock)
         with self._stage("train"):
-            first = train_once(project, clock, SLOT, quick=True, progress=self.progress)
-            self._tell_training(first)
-            self.figures.offline = first.offline
+            outcome = train_once(project, clock, SLOT, quick=True, progress=self.progress)
+            self._print_training(outcome)
+            self.figures.offline = outcome.offline
         with self._stage("serve"):
             copy_project(project.root, self.folder / "shop")
             self.shop = Shop(self.folder / "shop", self.port)
             url = self.shop.wait()
-            self.figures.first_page_s = round(time.monotonic() - self._begun, 1)
-            say(_opened(url, self.figures.first_page_s), quiet=self.quiet)
+            self.figures.first_page_s = round(time.monotonic() - self._started_at, 1)
+            say(_open_message(url, self.figures.first_page_s), quiet=self.quiet)
         traffic = Traffic(project, site, history.population, clock, self.scale, self.seed)
         try:
-            self._live(project, site, clock, traffic)
+            self._run_live_traffic(project, site, clock, traffic)
         finally:
             traffic.close()
         with self._stage("http"):
@@ -138,27 +138,29 @@ class Story:
         )
         return decided
 
-    def _live(self, project: Project, site: Site, clock: SimulatedClock, traffic: Traffic) -> None:
-        opened, judged = clock.now(), Judged()
+    def _run_live_traffic(
+        self, project: Project, site: Site, clock: SimulatedClock, traffic: Traffic
+    ) -> None:
+        live_from, judged = clock.now(), PairedLists()
         with self._stage("trial"):
             traffic.run(
-                opened + self.scale.trial_days * DAY,
+                live_from + self.scale.trial_days * DAY,
                 judged,
                 self.progress,
                 "trial: model and popular",
             )
             shifted = clock.now()
-            self._report(project, site, judged, opened, shifted)
+            self._report(project, site, judged, live_from, shifted)
         with self._stage("shift"):
             site.shift(shifted, self.scale.shift_strength)
-            decision = self._watch(project, clock, traffic, opened, shifted)
+            decision = self._await_fall(project, clock, traffic, live_from, shifted)
         with self._stage("retrain"):
             self._retrain(project, clock, traffic, decision, shifted)
         with self._stage("settle"):
             traffic.settle()
 
     def _report(
-        self, project: Project, site: Site, judged: Judged, ts_from: int, ts_to: int
+        self, project: Project, site: Site, judged: PairedLists, ts_from: int, ts_to: int
     ) -> None:
         experiment = _experiment(project)
         report = experiment_report(
@@ -185,12 +187,15 @@ class Story:
         }
         say(f"  {report.verdict}", quiet=self.quiet)
 
-    def _watch(
-        self, project: Project, clock: SimulatedClock, traffic: Traffic, opened: int, shifted: int
+    def _await_fall(
+        self,
+        project: Project,
+        clock: SimulatedClock,
+        traffic: Traffic,
+        live_from: int,
+        shifted: int,
     ) -> Decision:
-        """Let time pass, and look at the live figures every six hours, until they call for a new
-        model.
-        """
+        """Advance the clock and check the live metrics until they require a new model."""
         trigger = self._trigger(project)
         lake = Lake(project.paths.lake)
         until = shifted + self.scale.fall_days_max * DAY
@@ -198,9 +203,9 @@ class Story:
             traffic.run(
                 min(clock.now() + 6 * HOUR, until), None, self.progress, "tastes have shifted"
             )
-            events = lake.events(COLUMNS, ts_from=opened)
+            events = lake.events(COLUMNS, ts_from=live_from)
             decision = decide_retrain(
-                events, trigger, reference_from=opened, reference_to=shifted, until=clock.now()
+                events, trigger, reference_from=live_from, reference_to=shifted, until=clock.now()
             )
             if decision.retrain or clock.now() >= until:
                 say(f"  monitoring: {decision.reason}", quiet=self.quiet)
@@ -225,9 +230,9 @@ class Story:
         assert decision.since is not None
         outcome, attempts = None, 0
         while attempts < self.scale.attempts and (outcome is None or not outcome.promoted):
-            enough = decision.since + int((self.scale.learn_days + attempts) * DAY)
-            if clock.now() < enough:
-                traffic.run(enough, None, self.progress, "tastes have shifted")
+            train_at = decision.since + int((self.scale.learn_days + attempts) * DAY)
+            if clock.now() < train_at:
+                traffic.run(train_at, None, self.progress, "tastes have shifted")
             outcome = train_once(
                 project,
                 clock,
@@ -237,15 +242,15 @@ class Story:
                 by="demo",
                 progress=self.progress,
             )
-            self._tell_training(outcome)
+            self._print_training(outcome)
             attempts += 1
         assert outcome is not None
-        traffic.parts.refresh()
-        renewed = clock.now()
+        traffic.server.refresh()
+        retrained_at = clock.now()
         traffic.run(
-            renewed + self.scale.recovery_days * DAY, None, self.progress, "with the new model"
+            retrained_at + self.scale.recovery_days * DAY, None, self.progress, "with the new model"
         )
-        lift_fallen = self._lift(project, shifted, renewed)
+        lift_fallen = self._lift(project, shifted, retrained_at)
         figures.update(
             trigger=decision.reason,
             old=outcome.incumbent,
@@ -256,21 +261,21 @@ class Story:
             figure="lift of model over popular",
             figure_before=decision.figure_before,
             figure_fallen=lift_fallen,
-            figure_after=self._lift(project, renewed, clock.now()),
-            detected_after_h=round(((decision.decided_at or renewed) - shifted) / HOUR, 1),
+            figure_after=self._lift(project, retrained_at, clock.now()),
+            detected_after_h=round(((decision.decided_at or retrained_at) - shifted) / HOUR, 1),
         )
 
     def _lift(self, project: Project, ts_from: int, ts_to: int) -> float:
         events = Lake(project.paths.lake).events(COLUMNS, ts_from=ts_from, ts_to=ts_to)
         experiment = _experiment(project)
-        found = figures_by_period(
+        figures = figures_by_period(
             events, SLOT, baseline="popular", period=1_000 * DAY, experiment=experiment.name
         )
-        return next((figure.lift for figure in found if figure.arm == "model"), float("nan"))
+        return next((figure.lift for figure in figures if figure.arm == "model"), float("nan"))
 
     def _http(self, url: str, site: Site) -> None:
         assert self.shop is not None
-        if not self.shop.alive():
+        if not self.shop.is_alive():
             raise NotReadyError(
                 "the shop's processes ended",
                 where=str(self.folder / "shop" / "data" / "run" / "up.log"),
@@ -288,9 +293,7 @@ class Story:
     def _verify(
         self, project: Project, decided: tuple[int, int, int], history: History, traffic: Traffic
     ) -> None:
-        """Hold what was found against what was injected, and logged features against the lake, by a
-        reader of its own.
-        """
+        """Compare event counts with the injected ones, and logged features with the lake."""
         roles = traffic.roles
         totals = [
             a + b
@@ -303,12 +306,12 @@ class Story:
             totals[1],
             totals[2],
             [history.injected, traffic.live.injected],
-            traffic.answers,
+            traffic.response_count,
         )
         lake = Lake(project.paths.lake)
         answers = lake.table("answers")
-        step = max(1, answers.num_rows // self.scale.parity_answers)
-        sample = answers.take(list(range(0, answers.num_rows, step)))
+        stride = max(1, answers.num_rows // self.scale.parity_answers)
+        sample = answers.take(list(range(0, answers.num_rows, stride)))
         report = parity(project.features, JoinedEvents(lake, project.features).table(), sample)
         self.figures.parity = {
             "answers": report.answers,
@@ -317,19 +320,19 @@ class Story:
             "by_feature": {name: count for name, count in report.by_feature.items() if count},
         }
 
-    def _tell_training(self, outcome: TrainOutcome) -> None:
-        what = "goes live" if outcome.promoted else "is kept, not promoted"
+    def _print_training(self, outcome: TrainOutcome) -> None:
+        verdict = "goes live" if outcome.promoted else "is kept, not promoted"
         say(
-            f"  {outcome.version} {what}: {outcome.reason}\n  report: {outcome.report}",
+            f"  {outcome.version} {verdict}: {outcome.reason}\n  report: {outcome.report}",
             quiet=self.quiet,
         )
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
         start = time.monotonic()
-        told = STAGES[name].format(**asdict(self.scale))
+        description = STAGES[name].format(**asdict(self.scale))
         say(
-            f"{len(self.figures.stages_s) + 1} of {len(STAGES)}  {told}",
+            f"{len(self.figures.stages_s) + 1} of {len(STAGES)}  {description}",
             quiet=self.quiet,
             style="bold",
         )
@@ -337,7 +340,7 @@ class Story:
         self.figures.stages_s[name] = round(time.monotonic() - start, 1)
 
 
-def _opened(url: str, seconds: float) -> str:
+def _open_message(url: str, seconds: float) -> str:
     return (
         f"\n  The shop is open after {seconds:.0f} s: {url}/shop\n"
         "  Click on something: the list changes, and the panel beside it says which features "

@@ -1,10 +1,10 @@
-"""Bulk traffic of the demo: simulated visitors through the real pipeline, door, router and worker,
-on a simulated clock.
+"""Bulk traffic of the demo: simulated visitors through the real pipeline on a simulated clock.
 
-    every tick:  what browsers sent reaches the door ─► router ─► worker;  then the visitors of the tick are answered
+    every tick:  events that browsers sent → collector → router → worker;
+                 then the visitors of the tick get their responses
 
-Nothing is answered from the simulator's knowledge; the truth is only asked afterwards, about lists
-that both arms would have shown to the same visitor.
+The simulator's knowledge never enters a response. Its truth is only used afterwards, to compare the
+lists that both arms would have shown to the same visitor.
 """
 
 from dataclasses import dataclass, field, replace
@@ -26,10 +26,8 @@ PRODUCER = "live"
 
 
 @dataclass
-class Judged:
-    """Requests that were also answered, unlogged, under both arms, for the simulator's truth to
-    judge.
-    """
+class PairedLists:
+    """Requests that were also answered for both arms without logging, to compare by the truth."""
 
     users: list[int] = field(default_factory=list)
     at: list[int] = field(default_factory=list)
@@ -37,14 +35,12 @@ class Judged:
     popular: list[list[str]] = field(default_factory=list)
 
     def true_uplift(self, site: Site) -> float:
-        """Expected clicks per item seen of the model's lists over the popular ones, relative,
-        without any noise of clicks.
-        """
+        """Return the model's relative uplift in expected clicks, without sampling noise."""
         return site.truth.uplift(self.users, self.model, self.popular, self.at)
 
 
 class Traffic:
-    """Live traffic on one project; `run(until)` moves the clock."""
+    """Live traffic on one project; `run(until)` advances the clock."""
 
     def __init__(
         self,
@@ -57,85 +53,86 @@ class Traffic:
     ) -> None:
         self._project, self._site, self._clock, self._scale = project, site, clock, scale
         self.roles = Roles(project, clock)
-        self._door = EventCollector(
+        self._collector = EventCollector(
             project.paths.stream, PRODUCER, project.plan, clock, pseudonyms=project.pseudonyms()
         )
-        self.parts = InProcessServer(project, clock, collector=self._door, seed=seed)
+        self.server = InProcessServer(project, clock, collector=self._collector, seed=seed)
         self.live: LiveTraffic = site.live(clock.now(), population, prefix="l")
         self._outbox = Outbox()
-        self._arms = {policy: self._arm(policy, seed) for policy in ("model", "popular")}
-        self.requests = 0
-        self.answers = 0  # answers that the door took, known when everything has settled
+        self._arms = {policy: self._arm_pipeline(policy, seed) for policy in ("model", "popular")}
+        self.request_count = 0
+        # Responses that the collector logged, known once all events are delivered.
+        self.response_count = 0
 
-    def _arm(self, policy: str, seed: int) -> Pipeline:
-        """A pipeline that gives everybody one arm's list and logs nothing."""
+    def _arm_pipeline(self, policy: str, seed: int) -> Pipeline:
+        """Return a pipeline that gives everyone the list of one arm and logs nothing."""
         slots = {name: _with_policy(slot, policy) for name, slot in self._project.slots.items()}
-        return self.parts.pipeline_for(slots, seed + 1)
+        return self.server.pipeline_for(slots, seed + 1)
 
     def run(
         self,
         until: int,
-        judged: Judged | None = None,
+        paired: PairedLists | None = None,
         progress: Report = lambda stage, done, total: None,
         label: str = "live",
     ) -> None:
-        """Let the site live until the simulated time `until`."""
+        """Generate traffic until the simulated time `until`."""
         start, clock = self._clock.now(), self._clock
         next_lake = start + 6 * HOUR
         while clock.now() < until:
-            edge = min(clock.now() + self._scale.tick_us, until)
+            tick_end = min(clock.now() + self._scale.tick_us, until)
             self._deliver(clock.now())
-            self.parts.refresh()
-            for request in self.live.requests(edge):
+            self.server.refresh()
+            for request in self.live.requests(tick_end):
                 clock.advance_to(max(clock.now(), request.at))
-                self._answer(request, judged)
-            clock.advance_to(edge)
-            self._outbox.add(self.live.background(edge))
-            if edge >= next_lake:
+                self._answer(request, paired)
+            clock.advance_to(tick_end)
+            self._outbox.add(self.live.background(tick_end))
+            if tick_end >= next_lake:
                 self.roles.lake.step()
                 next_lake += 6 * HOUR
-            progress(label, (edge - start) // HOUR, (until - start) // HOUR)
+            progress(label, (tick_end - start) // HOUR, (until - start) // HOUR)
         self._deliver(clock.now())
         self.roles.drain()
 
     def _deliver(self, now: int) -> None:
         due = self._outbox.due(now)
         if due:
-            self._door.submit(b"\n".join(arrival.body for arrival in due), "ndjson")
+            self._collector.submit(b"\n".join(arrival.body for arrival in due), "ndjson")
         while self.roles.step():
             pass
 
-    def _answer(self, request: Request, judged: Judged | None) -> None:
-        self.requests += 1
+    def _answer(self, request: Request, paired: PairedLists | None) -> None:
+        self.request_count += 1
         if (
-            judged is not None
+            paired is not None
             and request.query is None
             and request.visitor >= 0
-            and self.requests % self._scale.truth_every == 0
+            and self.request_count % self._scale.truth_every == 0
         ):
-            judged.users.append(request.visitor)
-            judged.at.append(request.at)
-            judged.model.append(_ids(self._arms["model"].answer(_query(request))))
-            judged.popular.append(_ids(self._arms["popular"].answer(_query(request))))
-        answer = ask(self.parts.pipeline, request)
+            paired.users.append(request.visitor)
+            paired.at.append(request.at)
+            paired.model.append(_ids(self._arms["model"].answer(_query(request))))
+            paired.popular.append(_ids(self._arms["popular"].answer(_query(request))))
+        answer = answer_request(self.server.pipeline, request)
         self._outbox.add(self.live.respond(request, _ids(answer), answer.request_id))
 
     def settle(self) -> None:
-        """Hand over everything that is still on its way, however late, and drain."""
+        """Deliver all pending events, however late, and drain."""
         while len(self._outbox):
             self._clock.advance_to(self._clock.now() + HOUR)
             self._deliver(self._clock.now())
         self.roles.drain()
-        self.answers = self._door.figures().answers
+        self.response_count = self._collector.figures().answers
 
     def close(self) -> None:
-        self._door.close()
-        self.parts.close()
+        self._collector.close()
+        self.server.close()
         self.roles.close()
 
 
-def ask(pipeline: Pipeline, request: Request) -> Answer:
-    """A simulated visitor's request, answered."""
+def answer_request(pipeline: Pipeline, request: Request) -> Answer:
+    """Answer a request of a simulated visitor."""
     if request.query is None:
         return pipeline.answer(_query(request))
     query = _query(request)

@@ -1,6 +1,4 @@
-"""The demo's site and projects: a synthetic shop, its history as files, and two project folders
-made from the same templates.
-"""
+"""The demo's site and projects: a synthetic shop, its history, and two project folders."""
 
 import hashlib
 import os
@@ -21,10 +19,10 @@ from tailorbird.events import DAY
 from tailorbird.platform.supervisor import PARENT_VARIABLE
 from tailorbird.simulator import History, Site
 
-MARK = ".tailorbird-demo"
+MARKER_FILE = ".tailorbird-demo"
 
-# Without an experiment or exploration, so that only what the visitor does changes the list. What
-# they looked at is not shown again.
+# Without experiment and exploration, so that only the visitor's actions change the list. Items that
+# they clicked on are not shown again.
 FRONT = """
 front = Slot(  # the demo's page
     "front",
@@ -39,13 +37,13 @@ front = Slot(  # the demo's page
 
 
 def make_folder(folder: Path) -> None:
-    """An empty folder for the demo; an earlier demo's is replaced.
+    """Create an empty folder for the demo; an earlier demo is replaced.
 
     Raises:
-        UsageError: something else is there.
+        UsageError: the folder has other content.
     """
     if folder.exists():
-        if not (folder / MARK).exists() and any(folder.iterdir()):
+        if not (folder / MARKER_FILE).exists() and any(folder.iterdir()):
             raise UsageError(
                 "not empty, and not from an earlier demo; nothing was touched",
                 where=str(folder),
@@ -53,11 +51,11 @@ def make_folder(folder: Path) -> None:
             )
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    (folder / MARK).touch()
+    (folder / MARKER_FILE).touch()
 
 
 def make_project(folder: Path) -> None:
-    """A project from the templates of `tailorbird init`, and the slot of the demo's page."""
+    """Create a project from the `tailorbird init` templates, with the slot of the demo's page."""
     folder.mkdir(parents=True)
     for name in ("tailorbird.toml", "features.py", "slots.py"):
         text = (files("tailorbird.platform") / "templates" / name).read_text()
@@ -65,16 +63,14 @@ def make_project(folder: Path) -> None:
 
 
 def with_experiment(slots: str) -> str:
-    """Return the template's slots with the experiment that it shows as a comment, which the demo's
-    story is about.
-    """
+    """Return the template's slots with its commented-out experiment enabled."""
     return slots.replace("# from tailorbird.experiments", "from tailorbird.experiments").replace(
         "# experiment=", "experiment="
     )
 
 
 def make_site(scale: Scale, seed: int, now: int) -> Site:
-    """A shop whose history ends at the last midnight, UTC."""
+    """Create a shop whose history ends at the last midnight, UTC."""
     start = (now // DAY - scale.history_days) * DAY
     return Site(
         seed, users=scale.users, items=scale.items, start=start, days=scale.history_days + 60
@@ -82,7 +78,7 @@ def make_site(scale: Scale, seed: int, now: int) -> Site:
 
 
 def write_history(site: Site, scale: Scale, folder: Path, progress: Report) -> tuple[History, Path]:
-    """The site's past as JSON lines with a SHA256SUMS beside them."""
+    """Write the site's history as JSON lines, with SHA256SUMS next to it."""
     folder.mkdir(parents=True)
     path = folder / "history.jsonl"
     history = site.history(scale.history_days)
@@ -100,7 +96,7 @@ def write_history(site: Site, scale: Scale, folder: Path, progress: Report) -> t
 
 
 def copy_project(source: Path, target: Path) -> None:
-    """The project with its data, while no role runs on it; locks and address files stay behind."""
+    """Copy a project with its data, without locks and address files; no role may run on it."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.lock", "run"))
 
 
@@ -134,20 +130,20 @@ class Shop:
         self.url = ""
 
     def wait(self, deadline_s: float = 60.0) -> str:
-        """The address, once it answers with features and a model.
+        """Wait until the server responds with features and a model, and return its URL.
 
         Raises:
-            NotReadyError: it did not come up; shows the last line of its log.
+            NotReadyError: the server did not start; shows the last line of its log.
         """
-        give_up = time.monotonic() + deadline_s
-        while time.monotonic() < give_up:
+        deadline = time.monotonic() + deadline_s
+        while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise NotReadyError(
                     f"the shop ended at its start: {self._last_line()}", where=str(self._log)
                 )
             for path in self._run.glob("serve*.json"):
                 self.url = msgspec.json.decode(path.read_bytes())["url"]
-                wait_until_ready(self.url, give_up - time.monotonic())
+                wait_until_ready(self.url, deadline - time.monotonic())
                 return self.url
             time.sleep(0.05)
         raise NotReadyError(
@@ -159,7 +155,7 @@ class Shop:
         lines = self._log.read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "no output"
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return self._process.poll() is None
 
     def stop(self) -> None:

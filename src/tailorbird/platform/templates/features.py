@@ -1,8 +1,7 @@
-"""What is known about people and items, declared once: the stream keeps it, training reads it,
-answers use it.
+"""The features of users and items, shared by the stream, training and serving.
 
-`tailorbird check` says whether it loads; `tailorbird features show user:u000001` shows values and
-the events behind them. A window is written 1h, 7d, 28d; money is counted in `unit`s up to `max`, so
+`tailorbird check` validates this file. `tailorbird features show user:u000001` shows values and the
+events behind them. Windows are written 1h, 7d, 28d. Money is counted in `unit`s up to `max`, so
 that sums are exact.
 """
 
@@ -30,7 +29,7 @@ age_category = entity("user.age_group", "item.category")
 everyone = entity()
 PEOPLE = "agent != 'bot'"
 
-# items: how much they are wanted, now and lately
+# Items: popularity, now and recently.
 item_clicks_1d = count("item_clicks_1d", item, "click", window="1d", where=PEOPLE)
 item_clicks_7d = count("item_clicks_7d", item, "click", window="7d", where=PEOPLE)
 item_ctr_7d = ratio(
@@ -48,7 +47,7 @@ category_ctr_7d = ratio(
     where=PEOPLE,
 )
 
-# people: habits
+# People: habits.
 user_clicks_7d = count("user_clicks_7d", user, "click", window="7d")
 user_spend_28d = total(
     "user_spend_28d", user, "purchase", of="price", unit=0.01, max=10_000, window="28d"
@@ -63,7 +62,7 @@ user_last_category = last(
 user_recent = sequence("user_recent", user, ["click", "cart", "purchase"], length=64)
 session_clicks = session("session_clicks", "click")
 
-# people and items: what this person thinks of this category
+# People and items: affinity of a person to a category.
 user_category_clicks_1h = count("user_category_clicks_1h", user_category, "click", window="1h")
 user_category_clicks_28d = count("user_category_clicks_28d", user_category, "click", window="28d")
 user_category_ctr_28d = ratio(
@@ -76,8 +75,7 @@ user_category_ctr_28d = ratio(
     weight=10,
 )
 
-# people alike and items: what those of one country, and of one age group where profiles have it,
-# think of this category
+# Groups and items: affinity of a country, and of an age group if profiles have it, to a category.
 country_category_ctr_28d = ratio(
     "country_category_ctr_28d",
     country_category,
@@ -99,14 +97,14 @@ age_category_ctr_28d = ratio(
     where=PEOPLE,
 )
 
-# profiles and the request
+# Profiles and the request.
 item_category = attribute("category", item, "category", kind="categorical")
 item_price = attribute("price", item, "price", kind="numeric")
 device = context("device")
 local_hour = context("local_hour")
 
-# from the others: how far each rate is above the category's, and their product, which trees are
-# slow to find by themselves
+# Derived: each rate relative to the category's, and their product, which trees are slow to find by
+# themselves.
 item_lift = derived("item_lift", "item_ctr_7d / category_ctr_7d")
 user_lift = derived("user_lift", "user_category_ctr_28d / category_ctr_7d")
 country_lift = derived(

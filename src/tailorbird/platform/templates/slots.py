@@ -1,7 +1,6 @@
-"""The places of the site that show something: where candidates come from, what is forbidden, what
-is aimed at, what is tried.
+"""The slots of the site: their candidate sources, rules, objectives and experiments.
 
-A request names a slot; `tailorbird recommend --slot home --user u000001` asks from the shell.
+A request names a slot. Try one with `tailorbird recommend --slot home --user u000001`.
 """
 
 # from tailorbird.experiments import Experiment
@@ -17,14 +16,13 @@ home = Slot(
         "popular": 100,
         "new_items": 30,
     },
-    objective={"click": 1.0, "purchase": 5.0},  # what a click and a purchase are worth
+    objective={"click": 1.0, "purchase": 5.0},  # The value of a click and of a purchase.
     rules=["item.stock > 0"],
     hide_seen=("purchase",),
     per_category=5,
-    explore=Explore(
-        rate=0.2, pool=50
-    ),  # one item in five answers is drawn by chance, with a known probability
-    # what the model brings, measured on people who get no model:
+    # One item in every five answers is drawn at random, with a known probability.
+    explore=Explore(rate=0.2, pool=50),
+    # Measure the uplift of the model against people who get no model:
     # experiment=Experiment("home-model", arms={"popular": 0.5, "model": 0.5}),
 )
 

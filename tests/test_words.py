@@ -15,7 +15,7 @@ OUTSIDE = sorted((*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob(
 # Parts of names that say that something was done, but not what the thing is; or pronouns.
 # docs/conventions.md says what to write instead.
 VAGUE = frozenset(
-    [
+    (
         "told",
         "tell",
         "tells",
@@ -63,7 +63,7 @@ VAGUE = frozenset(
         "plain",
         "whole",
         "ought",
-    ]
+    )
 )
 PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 CLAUSE = re.compile(r"^(What|Whether|How|Which|Who|Whose|Where|When|Why|That|As|See)\b")

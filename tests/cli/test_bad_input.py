@@ -135,9 +135,9 @@ def wrong_use_results(
 @pytest.mark.parametrize(
     "place", range(len(WRONG_USE)), ids=lambda place: " ".join(WRONG_USE[place][0])
 )
-def test_wrong_use(of_wrong_use: list[subprocess.CompletedProcess[str]], place: int) -> None:
+def test_wrong_use(wrong_use_results: list[subprocess.CompletedProcess[str]], place: int) -> None:
     _, expected, status = WRONG_USE[place]
-    refused(of_wrong_use[place], expected, status=status)
+    refused(wrong_use_results[place], expected, status=status)
 
 
 def test_a_folder_that_is_no_project(tmp_path: Path) -> None:

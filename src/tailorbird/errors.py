@@ -65,7 +65,7 @@ class LockedError(TailorbirdError):
 
 
 class DamageError(TailorbirdError):
-    """StoredBlock data does not match its checksum or the ledger.
+    """Stored data does not match its checksum or the ledger.
 
     The role stops instead of continuing with wrong data.
     """

@@ -1,4 +1,4 @@
-"""Evaluator the canary by the log, and advance, promote or end it."""
+"""Judge the canary by the log, and advance, promote or end it."""
 
 import logging
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def advance_canary(project: Project, clock: Clock) -> str:
-    """Evaluator the canary by the log, and act on it. Return what was done: `wait`, `advance`,
+    """Judge the canary by the log, and act on it. Return what was done: `wait`, `advance`,
     `promote`, `end`, or "" without a canary.
     """
     registry = Registry(project.paths.registry, clock=clock)

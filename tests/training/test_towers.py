@@ -189,7 +189,7 @@ def test_many_items_get_an_inverted_file_that_people_of_the_log_measured(
     assert one.indexed(space).vectors.inverted is None  # so few are looked at one by one
     for module in (towers, vectors):
         monkeypatch.setattr(module, "INVERTED_ITEMS_MIN", 1)
-    monkeypatch.setattr(inverted, "SAVED", 0.0)  # of so few it spares hardly any
+    monkeypatch.setattr(inverted, "SAVINGS_MIN", 0.0)  # of so few it spares hardly any
     made = one.indexed(space)
     assert made.vectors.inverted.measured.recall >= 0.99
     made.vectors.write(tmp_path)

@@ -37,28 +37,24 @@ ENV_OTHER = frozenset(f"TAILORBIRD_{name}" for name in _OTHER_VARIABLES)
 
 
 class ProjectSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    name: Annotated[str, Meta(description="what pages and reports call the project")] = "shop"
+    name: Annotated[str, Meta(description="name of the project on pages and in reports")] = "shop"
     owner: Annotated[
         str,
-        Meta(
-            description="who answers for the models, such as a team's address; stands in their "
-            "cards"
-        ),
+        Meta(description="owner of the models, such as a team's address; printed in model cards"),
     ] = ""
-    data: Annotated[
-        str, Meta(description="folder of everything that is stored, relative to the project")
-    ] = "data"
+    data: Annotated[str, Meta(description="folder of all stored data, relative to the project")] = (
+        "data"
+    )
 
 
 class EventsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     types: Annotated[
-        list[str], Meta(description="event types of your own beside the built-in ones")
+        list[str], Meta(description="event types of your own, in addition to the built-in ones")
     ] = []
     skew: Annotated[
         str,
         Meta(
-            description="how far a client's ts may lie in the future before the event is "
-            "quarantined"
+            description="how far a client's ts may be in the future before the event is quarantined"
         ),
     ] = "5m"
     lateness: Annotated[
@@ -70,7 +66,7 @@ class EventsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     pseudonym_key: Annotated[
         str,
         Meta(
-            description="hides ids of people behind hashes with this key before anything is "
+            description="key to replace ids of people by keyed hashes before anything is "
             "written; set it by environment"
         ),
     ] = ""
@@ -81,23 +77,25 @@ class EventsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     host: Annotated[
-        str, Meta(description="address to bind; anything but 127.0.0.1 needs a key")
+        str, Meta(description="address to bind; any other than 127.0.0.1 needs a key")
     ] = "127.0.0.1"
     port: Annotated[
         int,
-        Meta(ge=0, le=65_535, description="port to bind; the next free one is taken if it is busy"),
+        Meta(
+            ge=0, le=65_535, description="port to bind; the next free one is taken if it is in use"
+        ),
     ] = 8642
     write_keys: Annotated[
         list[str], Meta(description="keys that may send events; set them by environment")
     ] = []
     read_keys: Annotated[
-        list[str], Meta(description="keys that may ask for answers; set them by environment")
+        list[str], Meta(description="keys that may request answers; set them by environment")
     ] = []
     admin_keys: Annotated[
         list[str],
         Meta(
-            description="keys that may see what the server does, and read and change the formulas "
-            "of slots; set them by environment"
+            description="keys that may see the server's status, and read and change the "
+            "formulas of slots; set them by environment"
         ),
     ] = []
     keys_file: Annotated[
@@ -109,135 +107,136 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     ] = "keys.json"
     origins: Annotated[list[str], Meta(description="web origins that browsers may call from")] = []
     body_bytes_max: Annotated[
-        int, Meta(ge=1_024, description="largest request body, after decompression")
+        int, Meta(ge=1_024, description="maximum size of a request body after decompression")
     ] = 1_048_576
     disk_reserve_mb: Annotated[
         int,
         Meta(
             ge=0,
-            description="megabytes of disk, but at most a twentieth of it, that events leave free "
-            "for the other roles; 0: none",
+            description="megabytes of disk, at most a twentieth of it, that events leave "
+            "free for the other roles; 0: none",
         ),
     ] = 256
-    batch_max: Annotated[int, Meta(ge=0, description="most events of one body; 0: no limit")] = (
-        10_000
-    )
+    batch_max: Annotated[
+        int, Meta(ge=0, description="maximum number of events in one body; 0: no limit")
+    ] = 10_000
     requests_per_s: Annotated[
         float,
         Meta(
-            ge=0, description="most questions a second by one key, on average of ten; 0: no limit"
+            ge=0,
+            description="maximum requests per second of one key, averaged over ten seconds; "
+            "0: no limit",
         ),
     ] = 0
     events_per_s: Annotated[
         float,
-        Meta(ge=0, description="most events a second by one key, on average of ten; 0: no limit"),
+        Meta(
+            ge=0,
+            description="maximum events per second of one key, averaged over ten seconds; 0:"
+            " no limit",
+        ),
     ] = 0
     ids_per_hour: Annotated[
         int,
         Meta(
             ge=0,
-            description="most different people and items in the events of one key within an hour; "
-            "0: no limit",
+            description="maximum number of distinct people and items in the events of one "
+            "key per hour; 0: no limit",
         ),
     ] = 2_000_000
     address_events_per_s: Annotated[
         float,
         Meta(
             ge=0,
-            description="most events a second from one address with a browser's key; 0: no limit",
+            description="maximum events per second from one address with a browser's key; 0:"
+            " no limit",
         ),
     ] = 50
     address_clicks_per_hour: Annotated[
         float,
         Meta(
             ge=0,
-            description="most clicks and the like from one address with a browser's key, at once "
-            "and an hour; 0: no limit",
+            description="maximum clicks and similar events per hour, and at once, from one "
+            "address with a browser's key; 0: no limit",
         ),
     ] = 5_000
     address_connections: Annotated[
         int,
         Meta(
             ge=0,
-            description="most open connections from one address that is not in `proxies`; 0: no "
-            "limit",
+            description="maximum open connections from one address that is not in `proxies`;"
+            " 0: no limit",
         ),
     ] = 512
     proxies: Annotated[
         list[str],
         Meta(
             description="addresses or networks (10.0.0.0/8) of your proxies, whose "
-            "X-Forwarded-For is believed"
+            "X-Forwarded-For is trusted"
         ),
     ] = []
     drain: Annotated[
         str,
         Meta(
-            description="how long a server that was told to stop still answers, while /readyz "
-            "says 503; behind a balancer longer than that "
-            "needs to notice, such as 10s"
+            description="how long a stopping server still answers while /readyz returns 503;"
+            " behind a load balancer longer than it needs to react, such as 10s"
         ),
     ] = "250ms"
     keep_alive: Annotated[
         str,
         Meta(
-            description="how long a connection that asks nothing is kept; the idle time of a "
-            "proxy in front has to be shorter"
+            description="how long an idle connection is kept open; the idle timeout of a "
+            "proxy in front must be shorter"
         ),
     ] = "75s"
     wait_ms: Annotated[
         int,
         Meta(
             ge=1,
-            description="how long a question may have to wait for its turn; who would wait longer "
-            "is told to come again",
+            description="how long a request may wait in the queue; a request that would wait"
+            " longer is refused with a retry time",
         ),
     ] = 250
     retrieval_ms: Annotated[
         int,
         Meta(
             ge=1,
-            description="time for finding candidates; then the sources not asked yet are left out",
+            description="time budget for finding candidates; after it, the remaining sources"
+            " are skipped",
         ),
     ] = 50
     features_ms: Annotated[
         int,
         Meta(
             ge=1,
-            description="time for reading features; after three reads that took longer, last "
-            "known ones serve for a second",
+            description="time budget for reading features; after three slower reads, stale "
+            "features are used for a second",
         ),
     ] = 100
     ranking_ms: Annotated[
         int,
         Meta(
             ge=1,
-            description="time for scoring; no more candidates are scored than fit, by what a row "
-            "cost lately",
+            description="time budget for scoring; limits the number of scored candidates by "
+            "the recent cost per row",
         ),
     ] = 100
     policy_ms: Annotated[
         int,
         Meta(
             ge=1,
-            description="time for choosing; after three choices that took longer, diversity is "
-            "left out for a second",
+            description="time budget for the selection; after three slower ones, diversity "
+            "is skipped for a second",
         ),
     ] = 50
     log: Annotated[
-        Literal["text", "json"],
-        Meta(description="how the server writes its log: lines for people, or JSON"),
+        Literal["text", "json"], Meta(description="format of the server's log: text lines or JSON")
     ] = "text"
     log_requests: Annotated[
-        bool,
-        Meta(description="write a line for every request, not only for those refused or failed"),
+        bool, Meta(description="log every request, not only those that were refused or failed")
     ] = False
     gorse_slot: Annotated[
-        str,
-        Meta(
-            description="speak Gorse's REST API under /api too, with the answers of this slot; "
-            "off where empty"
-        ),
+        str, Meta(description="slot to serve through Gorse's REST API under /api; empty: off")
     ] = ""
 
 
@@ -245,37 +244,33 @@ class StreamSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     url: Annotated[
         str,
         Meta(
-            description="kafka://host:9092/prefix to keep the logs in topics; empty: this "
-            "machine's files"
+            description="kafka://host:9092/prefix to store the logs in topics; empty: files "
+            "on this machine"
         ),
     ] = ""
-    tls: Annotated[bool, Meta(description="speak TLS to the brokers")] = False
+    tls: Annotated[bool, Meta(description="use TLS to the brokers")] = False
     ca_file: Annotated[
-        str,
-        Meta(
-            description="certificates that the brokers' must descend from; empty: those of the "
-            "system"
-        ),
+        str, Meta(description="CA certificates of the brokers; empty: those of the system")
     ] = ""
     cert_file: Annotated[
-        str, Meta(description="our own certificate, where the brokers ask for one")
+        str, Meta(description="client certificate, if the brokers require one")
     ] = ""
-    key_file: Annotated[str, Meta(description="the key of cert_file")] = ""
-    key_password: Annotated[str, Meta(description="what opens key_file; set it by environment")] = (
-        ""
-    )
+    key_file: Annotated[str, Meta(description="private key of cert_file")] = ""
+    key_password: Annotated[
+        str, Meta(description="password of key_file; set it by environment")
+    ] = ""
     sasl: Annotated[
         str, Meta(description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; empty: no SASL")
     ] = ""
-    sasl_user: Annotated[str, Meta(description="who we are to the brokers")] = ""
+    sasl_user: Annotated[str, Meta(description="user name for SASL")] = ""
     sasl_password: Annotated[
-        str, Meta(description="the password of sasl_user; set it by environment")
+        str, Meta(description="password of sasl_user; set it by environment")
     ] = ""
     replication: Annotated[
         int,
         Meta(
             ge=1,
-            description="copies of each topic that is made; 3 for production, with "
+            description="replication factor of new topics; 3 for production, with "
             "min.insync.replicas=2",
         ),
     ] = 1
@@ -284,8 +279,8 @@ class StreamSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         Meta(
             ge=1,
             le=64,
-            description="into how many the topics are cut, by visitor; as many routers can share "
-            "the work. Fixed once they are made",
+            description="number of partitions of the topics, by visitor; as many routers can"
+            " share the work. It cannot be changed later",
         ),
     ] = 1
     routers: Annotated[
@@ -293,31 +288,30 @@ class StreamSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         Meta(
             ge=1,
             le=64,
-            description="router processes that `up` runs on this machine, where there are several "
-            "partitions",
+            description="number of router processes that `up` runs on this machine, if there"
+            " are several partitions",
         ),
     ] = 1
     snapshot_rows: Annotated[
         int,
         Meta(
             ge=1_000,
-            description="rows of a partition that are routed until its router puts a snapshot of "
-            "its tables into a topic; what lies before "
-            "may then be deleted",
+            description="routed rows of a partition after which its router writes a snapshot"
+            " of its tables to a topic; earlier rows may then be deleted",
         ),
     ] = 500_000
     session: Annotated[
         str,
         Meta(
-            description="after how long without a sign of life a router's partitions are given to "
-            "others; brokers want 6s at least"
+            description="time without a heartbeat after which a router's partitions are "
+            "given to others; brokers require at least 6s"
         ),
     ] = "10s"
     timeout: Annotated[
-        str, Meta(description="how long a broker may take to answer before a write or a read fails")
+        str, Meta(description="time limit for a broker's response before a write or a read fails")
     ] = "10s"
     client: Annotated[
-        list[str], Meta(description="more settings of librdkafka, each `name=value`")
+        list[str], Meta(description="further settings of librdkafka, each `name=value`")
     ] = []
 
 
@@ -326,8 +320,8 @@ class RouterSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         int,
         Meta(
             ge=1,
-            description="megabytes of identities and profiles that the router holds in memory, "
-            "about; the others it reads from disk",
+            description="approximate megabytes of identities and profiles that the router "
+            "keeps in memory; it reads others from disk",
         ),
     ] = 256
 
@@ -336,29 +330,32 @@ class StoreSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     url: Annotated[
         str,
         Meta(
-            description="a Valkey or Redis to copy features to and read them from, such as "
-            "valkey://host:6379, valkey+cluster://host:6379, "
-            "or with TLS valkeys://host:6379?ssl_ca_certs=FILE (also ssl_certfile, "
-            "ssl_keyfile); empty: this machine's files"
+            description="Valkey or Redis to copy features to and read them from, such as "
+            "valkey://host:6379, valkey+cluster://host:6379, or with TLS "
+            "valkeys://host:6379?ssl_ca_certs=FILE (also ssl_certfile, "
+            "ssl_keyfile); empty: files on this machine"
         ),
     ] = ""
     password: Annotated[
-        str, Meta(description="of the Valkey, in place of one in the url; set it by environment")
+        str,
+        Meta(
+            description="password of the Valkey, instead of one in the url; set it by environment"
+        ),
     ] = ""
     prefix: Annotated[
         str,
         Meta(
-            description="what this project's keys begin with, where several share the Valkey; "
-            "empty: the prefix of stream.url, without "
-            "topics an id in data/project-id. Change it, and all is copied anew: `features "
-            "republish`"
+            description="prefix of this project's keys, if several projects share the "
+            "Valkey; empty: the prefix of stream.url, or without topics an id in"
+            " data/project-id. After a change, copy all records again: `features"
+            " republish`"
         ),
     ] = ""
     replica: Annotated[
         str,
         Meta(
-            description="a replica of the Valkey, which a read is asked of that takes long; "
-            "empty: asked again over another connection"
+            description="replica of the Valkey to repeat slow reads on; empty: they are "
+            "repeated over another connection"
         ),
     ] = ""
     hedge: Annotated[
@@ -366,15 +363,14 @@ class StoreSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         Meta(
             ge=0,
             le=0.5,
-            description="share of the reads that may be asked a second time, when they take long; "
-            "0: none",
+            description="maximum share of reads that are repeated when they are slow; 0: none",
         ),
     ] = 0.05
     stale_after: Annotated[
         str,
         Meta(
-            description="answers name `freshness` as missing, when nobody has brought the Valkey "
-            "up to date for so long"
+            description="time without an update of the Valkey after which answers name "
+            "`freshness` as degraded"
         ),
     ] = "30s"
 
@@ -385,16 +381,16 @@ class FeaturesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         Meta(
             ge=1,
             le=64,
-            description="how many workers share the entities of each schema; another number "
-            "builds the states anew",
+            description="number of workers that share the entities of each schema; a change "
+            "rebuilds the states",
         ),
     ] = 1
     entities_max: Annotated[
         int,
         Meta(
             ge=1_000,
-            description="past so many users, items or crosses, those of the kind that are idle "
-            "longest are dropped, and counted",
+            description="maximum number of users, items or crosses; beyond it, those that "
+            "are idle longest are evicted and counted",
         ),
     ] = 20_000_000
 
@@ -403,48 +399,43 @@ class LakeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     url: Annotated[
         str,
         Meta(
-            description="s3://bucket/prefix to keep the lake in a bucket (credentials: AWS_ "
-            "variables); empty: this machine's files"
+            description="s3://bucket/prefix to store the lake in a bucket (credentials: AWS_"
+            " variables); empty: files on this machine"
         ),
     ] = ""
-    commit_every: Annotated[
-        str, Meta(description="how often the lake commits what has come in")
-    ] = "2s"
-    commit_rows: Annotated[int, Meta(ge=1_000, description="rows that make it commit sooner")] = (
-        500_000
-    )
+    commit_every: Annotated[str, Meta(description="interval of the lake's commits")] = "2s"
+    commit_rows: Annotated[
+        int, Meta(ge=1_000, description="number of rows after which the lake commits earlier")
+    ] = 500_000
     history: Annotated[
-        str,
-        Meta(
-            description="for how long files stay whose rows were put together with others; then "
-            "they are deleted"
-        ),
+        str, Meta(description="how long files are kept after their rows were compacted into others")
     ] = "7d"
     sort: Annotated[
         Literal["position", "person"],
         Meta(
-            description="how old days are sorted: person reads one person faster, builds a new "
-            "state slower"
+            description="sort order of past days: person reads one person faster and builds "
+            "a new state slower"
         ),
     ] = "position"
 
 
 class ScoreSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     keep: Annotated[
-        str, Meta(description="for how long scores stay in their log; consumers have as much time")
+        str,
+        Meta(description="how long scores stay in their log, and so how much time consumers have"),
     ] = "7d"
 
 
 class ChecksSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     after: Annotated[
-        str, Meta(description="how long after the end of a day (UTC) its data is checked")
+        str, Meta(description="time after the end of a day (UTC) when its data is checked")
     ] = "1h"
     alert: Annotated[
         str,
         Meta(
-            description="a URL that gets a day's report by POST when a check fails, or a command "
-            "that gets it on its input, started "
-            "without a shell: for `|` and `>` write `sh -c '…'`"
+            description="URL that receives a day's report by POST if a check fails, or a "
+            "command that gets it on stdin, started without a shell: for `|` and"
+            " `>` write `sh -c '…'`"
         ),
     ] = ""
 
@@ -453,8 +444,8 @@ class SearchSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     encoder: Annotated[
         str,
         Meta(
-            description="folder of a sentence encoder (model.onnx, tokenizer.json): search orders "
-            "by words and meaning; empty: by words alone"
+            description="folder of a sentence encoder (model.onnx, tokenizer.json) to order "
+            "search results by words and meaning; empty: by words alone"
         ),
     ] = ""
     weight: Annotated[
@@ -462,33 +453,35 @@ class SearchSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         Meta(
             ge=0.0,
             le=10.0,
-            description="of the encoder's cosine, against the share of the best score by words",
+            description="weight of the encoder's cosine, relative to the share of the best "
+            "score by words",
         ),
     ] = 0.5
 
 
 class TrainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    slot: Annotated[
-        str, Meta(description="the slot that `tailorbird train` trains for unless told otherwise")
-    ] = "home"
-    window: Annotated[str, Meta(description="how much of the past a training set covers")] = "28d"
+    slot: Annotated[str, Meta(description="default slot of `tailorbird train`")] = "home"
+    window: Annotated[str, Meta(description="length of the past that a training set covers")] = (
+        "28d"
+    )
     retrieval: Annotated[
         Literal["auto", "tables", "sequence"],
         Meta(
-            description="where candidates come from: tables, vectors too (`sequence`), or vectors "
-            "where they find more"
+            description="source of candidates: tables, vectors too (`sequence`), or vectors "
+            "if they find more (auto)"
         ),
     ] = "auto"
     every: Annotated[
         str,
         Meta(
-            description="how often the trainer trains anew, whatever the figures say, so that a "
-            "model stays fresh; empty: never"
+            description="interval of scheduled trainings, which keep the model fresh; empty: never"
         ),
     ] = "1d"
     check_every: Annotated[
         str,
-        Meta(description="how often live figures are checked for a fall that calls for retraining"),
+        Meta(
+            description="interval of the checks for a fall of live metrics that requires retraining"
+        ),
     ] = "1h"
 
 
@@ -497,8 +490,8 @@ class CanarySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         int,
         Meta(
             ge=1,
-            description="answers of a step, of the canary and of the champion, before a canary is "
-            "judged",
+            description="minimum answers per step, of the canary and of the champion, before"
+            " a canary is judged",
         ),
     ] = 500
     errors: Annotated[
@@ -506,16 +499,16 @@ class CanarySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         Meta(
             ge=0,
             le=1,
-            description="share of its answers that it may fail beyond the champion's; past it a "
-            "canary is ended",
+            description="maximum share of failed answers above the champion's; a canary "
+            "beyond it is ended",
         ),
     ] = 0.005
     latency: Annotated[
         float,
         Meta(
             gt=0,
-            description="how many times the champion's 95th percentile its own may be; past it a "
-            "canary is ended",
+            description="maximum ratio of the 95th percentile of latency to the champion's; "
+            "a canary beyond it is ended",
         ),
     ] = 1.5
     margin: Annotated[
@@ -523,8 +516,8 @@ class CanarySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         Meta(
             gt=0,
             lt=1,
-            description="relative fall in clicks per item seen that must be excluded before a "
-            "canary goes on",
+            description="relative fall in clicks per item seen that must be excluded before "
+            "a canary advances",
         ),
     ] = 0.1
 

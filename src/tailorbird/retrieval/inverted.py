@@ -162,7 +162,7 @@ class Inverted:
         stale[len(self.rows) :] = True
         stale[changed] = True
         extended = replace(self, stale=stale)
-        extended.__dict__["_means"] = self._moments
+        extended.__dict__["_moments"] = self._moments
         return extended
 
     def _compare_lists(self, lists: Rows, user: Matrix) -> tuple[Rows, Matrix]:

@@ -120,7 +120,7 @@ def test_copies_read_like_the_state_and_a_loss_is_reported_and_repaired(
                     remote.read(requests(kit.T0)[0], ITEMS)
                 server.start()
             for worker in workers:
-                assert worker._store.settle(30), worker._store.problem
+                assert worker._store.wait_until_copied(30), worker._store.problem
             for request in requests(kit.T0 + (step + 1) * 20 * SECOND):
                 assert_equal(remote.read(request, ITEMS), local.read(request, ITEMS))
         local.close(), remote.close(), [worker.close() for worker in workers], log.close()
@@ -151,7 +151,7 @@ def test_two_projects_with_the_same_features_share_a_server_and_each_reads_its_o
             ) as worker:
                 if logged:
                     worker.step()
-                assert worker._store.settle(30), worker._store.problem
+                assert worker._store.wait_until_copied(30), worker._store.problem
         for name in ("one", "other"):
             reader = StateReader(
                 tmp_path / "nowhere", features, copies=CopyTarget(server.url, name), retry_s=0
@@ -191,7 +191,7 @@ def test_metrics_say_how_old_the_copies_are_and_that_they_cannot_be_renewed(
         with FeatureWorker(
             log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0), copies=at
         ) as worker:
-            assert worker._store.settle(30), worker._store.problem
+            assert worker._store.wait_until_copied(30), worker._store.problem
             worker.publish_figures()
             assert figure(metrics, "failing") == figure(metrics, "behind_rows") == 0
             assert figure(metrics, "age_seconds") < 30

@@ -99,7 +99,7 @@ def test_a_person_alone_is_read_as_with_items_and_item_columns_are_missing(runni
         click(running.kit, running.kit.T0 + 1, event_id="e2", user_id="u2"),
     )
     with_items = running.read()
-    alone = running.reader.person(ReadRequest(person="u1", now=running.kit.T0 + SECOND))
+    alone = running.reader.read_person(ReadRequest(person="u1", now=running.kit.T0 + SECOND))
     assert alone.numeric[0, 0] == with_items.numeric[0, 0] == 1
     assert np.isnan(alone.numeric[0, 1:]).all()
     assert alone.categorical.tolist() == [[0]]

@@ -270,13 +270,13 @@ def test_a_workers_counters_are_exposed_and_survive_a_restart(kit, tmp_path):
             log.path, tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)
         ) as worker:
             worker.step(rows_max=1)
-            worker.tell()
+            worker.publish_figures()
             assert (
                 f'tailorbird_worker_behind_rows{{schema="{schema}"}} 3.0' in metrics.text().decode()
             )
             while worker.step().rows:
                 pass
-            worker.tell()
+            worker.publish_figures()
         exposed = metrics.text().decode()
     log.close()
     for line in (

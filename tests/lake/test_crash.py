@@ -15,16 +15,16 @@ CHILD = """
 import sys
 from pathlib import Path
 from tailorbird.events import SystemClock
-from tailorbird.places import place_of
+from tailorbird.places import open_storage
 from tailorbird.lake import LakeRole, compaction, delta
-from tailorbird.loops import leave
+from tailorbird.loops import exit_process
 delta.CHECKPOINT_EVERY = compaction.SMALL_FILES = 2
-with LakeRole(Path(sys.argv[1]), place_of(sys.argv[2], Path()), clock=SystemClock()) as role:
+with LakeRole(Path(sys.argv[1]), open_storage(sys.argv[2], Path()), clock=SystemClock()) as role:
     while not role.step(rows_max=10, flush=True).idle:
         while role.upkeep():
             pass
         role.vacuum(keep_us=0)
-leave(0)
+exit_process(0)
 """
 
 SITES = [

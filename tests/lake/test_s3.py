@@ -255,11 +255,11 @@ import sys, threading
 from pathlib import Path
 from tailorbird.events import SystemClock
 from tailorbird.lake import run
-from tailorbird.places import place_of
-from tailorbird.serving.door import Door
+from tailorbird.places import open_storage
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.pruning import Pruner
 from tailorbird.stream import read_released
-lake = place_of(sys.argv[2], Path())
+lake = open_storage(sys.argv[2], Path())
 run(Path(sys.argv[1]), lake, SystemClock(), threading.Event(), commit_every_us=1)
 """
 

@@ -91,7 +91,7 @@ def test_a_hundred_canaries_are_nowhere_and_others_keep_their_values(tmp_path: P
             clock=CLOCK,
             copies=project.copy_target(),
         ) as worker:
-            assert worker._store.settle(30)
+            assert worker._store.wait_until_copied(30)
         must("-C", site.root, "features", "backfill", "--out", site.root / "training-set")
         server.ask("SAVE")
         needles = [CANARY, *site.hashes, *(one.encode() for one in site.requests)]

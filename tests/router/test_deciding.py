@@ -37,9 +37,9 @@ def test_a_router_is_known_while_it_runs_and_by_what_it_refuses(tmp_path: Path) 
 def test_one_that_was_killed_counts_no_more(tmp_path: Path) -> None:
     program = (
         "import sys, time, pathlib; from tailorbird.events import RoutePlan; from "
-        "tailorbird.router.deciding import noted\n"
+        "tailorbird.router.deciding import register_router\n"
     )
-    program += "with noted(pathlib.Path(sys.argv[1]), RoutePlan()):\n    time.sleep(60)"
+    program += "with register_router(pathlib.Path(sys.argv[1]), RoutePlan()):\n    time.sleep(60)"
     router = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
     other = RoutePlan(skew_us=1)
     until(

@@ -162,7 +162,7 @@ def post(site, number):
 
 
 def route(router, rows_max):
-    while router.step(rows_max).more:
+    while router.step(rows_max).has_more:
         pass
 
 
@@ -282,7 +282,7 @@ def test_an_order_that_was_cut_short_goes_on_with_the_next_writer_and_an_older_o
     first = Sequencer(parted.stream, parted.folder / "a", clock=clock)
     router = parted.share(1)
     parted.post(*[event for event, source in traffic(9) if source == "door"])
-    assert router.step().more
+    assert router.step().has_more
     with Sequencer(parted.stream, parted.folder / "b", clock=clock) as second:
         assert second.step() > 0
         with pytest.raises(LockedError):

@@ -48,11 +48,11 @@ class Model:
     def with_index(self, index):
         return self
 
-    def score(self, rows, keys, *, objective, asked=None, live=None):
+    def score(self, rows, keys, *, objective, user_query=None, live=None):
         self.calls += 1
         if isinstance(self.gives, Exception):
             raise self.gives
-        scores = self._bundle.score(rows, keys, objective=objective, asked=asked, live=live)
+        scores = self._bundle.score(rows, keys, objective=objective, user_query=user_query, live=live)
         return (
             scores if self.gives is None else replace(scores, value=np.full(len(keys), self.gives))
         )

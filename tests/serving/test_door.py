@@ -306,8 +306,8 @@ import sys, os
 from pathlib import Path
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.events.answer_record import AnswerRecord
-from tailorbird.serving.door import Door
-door = Door(Path(sys.argv[1]), "serve-1", RoutePlan(), SystemClock())
+from tailorbird.serving.door import EventCollector
+door = EventCollector(Path(sys.argv[1]), "serve-1", RoutePlan(), SystemClock())
 print("lost", door.figures().answers_lost, flush=True)
 for number in range(100_000):
     door.record_answer(b'{"event_id": "a%d"}' % number, AnswerRecord(request_id=f"r{number}", ts=1, p=1, commit=1, schema_hash="x"))

@@ -81,7 +81,7 @@ def answered(features, bundle, *items):
             event("click", shop.NOW - HOUR, f"q{n}", one.id) for n, one in enumerate(items)
         )
     )
-    overlay = type("Overlay", (), {"over": lambda self, index: later})()
+    overlay = type("Overlay", (), {"overlay_for": lambda self, index: later})()
     pipeline = Pipeline(
         slots={"home": HOME},
         bundles=FixedBundle(bundle),

@@ -97,7 +97,7 @@ def test_a_new_item_is_found_by_what_it_is(bundle, features):
     shown = near(make(bundle, features, reader, Grown(hat, coat)).answer(query))
     assert "nhats" not in shown  # six others have more of their own
     space = bundle.with_index(with_items(bundle.index, [hat, coat])).space
-    user_vector = space.ask(
+    user_vector = space.query(
         reader.read(ReadRequest(person="u1", now=shop.NOW), ["i1"]).sequences["recent"]
     )
     rows = space.index.find_ids(["nhats", "ncoats", "i2"])
@@ -119,7 +119,7 @@ def test_columns_of_one_request_and_of_many_are_equal(bundle, features):
     space = bundle.space
     online = [
         bundle.encoder.encode_request(
-            each, keys, bundle.index, space, space.ask(each.sequences["recent"])
+            each, keys, bundle.index, space, space.query(each.sequences["recent"])
         )
         for each in rows
     ]
@@ -155,7 +155,7 @@ def test_what_retrieval_asked_of_another_sequence_or_version_is_not_taken(
 ):
     reader = shop.FakeReader(features, {"u1": [(1, "click")]})
     rows = reader.read(ReadRequest(person="u1", now=shop.NOW), list(bundle.index.ids))
-    stale = bundle.space.ask(None)
+    stale = bundle.space.query(None)
     right = bundle.score(rows, bundle.index.keys).value
     np.testing.assert_array_equal(bundle.score(rows, bundle.index.keys, asked=stale).value, right)
     elsewhere = Bundle.load(bundle_folder, schema_hash=None).space.query(

@@ -18,7 +18,7 @@ class Copied:
 
     def write(self, change):
         result = self._published.write(change)
-        assert self._published.settle(20), self._published.problem
+        assert self._published.wait_until_copied(20), self._published.problem
         return result
 
     @contextmanager

@@ -40,7 +40,7 @@ def put(store, *records):
 
 
 def settled(published):
-    assert published.settle(30), published.problem
+    assert published.wait_until_copied(30), published.problem
     return published
 
 

@@ -208,7 +208,7 @@ def test_a_history_that_is_too_short_leaves_it_uncalibrated_and_states_it(shop):
         in note
     )
     assert f"that takes {cuts} origins, which a history of {days} days has" in note
-    assert "calibration none, as " in report.plain()["choice"]
+    assert "calibration none, as " in report.to_dict()["choice"]
     assert "hazards are read as if nobody came back within the gap" in report.notes
 
     def walked(days):

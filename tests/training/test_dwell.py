@@ -219,11 +219,11 @@ def bundle_path(shop, report):
 
 
 def test_reports_compare_its_error_with_a_constant(shop, report):
-    amounts = report.plain()["amounts"]["dwell_s"]
+    amounts = report.to_dict()["amounts"]["dwell_s"]
     assert amounts["mae_low"] <= amounts["mae"] <= amounts["mae_high"]
     assert amounts["deviance"] < amounts["deviance_mean"]  # it knows more than a constant
     assert amounts["expected"] == pytest.approx(amounts["happened"], rel=0.25)
-    assert "dwell_s" not in report.plain()["heads"]
+    assert "dwell_s" not in report.to_dict()["heads"]
     card = bundle_of(shop, "dwell", report.version).manifest.card
     assert "0.002 · E(dwell_s)" in card
     line = next(
@@ -259,7 +259,7 @@ def test_delayed_dwell_is_scaled_by_available_labels(shop):
 def test_without_it_no_head_is_trained(shop):
     report = shop.train("plain", Slot("home", formula="1.0*click + 5.0*purchase"))
     assert bundle_of(shop, "plain", report.version).heads == ("click", "purchase")
-    assert report.plain()["amounts"] == {}
+    assert report.to_dict()["amounts"] == {}
 
 
 def test_rows_in_files_are_sampled_evenly_up_to_the_limit():

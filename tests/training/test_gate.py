@@ -155,7 +155,7 @@ def test_probabilities_and_lists_within_bounds_are_no_matter() -> None:
 
 
 def test_an_incumbent_that_could_not_be_evaluated_is_reported() -> None:
-    verdict = decision(unjudged=describe_unevaluated("v0003", "predicts view"))
+    verdict = decision(incumbent_note=describe_unevaluated("v0003", "predicts view"))
     assert verdict.promote
     assert any(
         "v0003 could not be judged on this test part: it predicts view" in reason

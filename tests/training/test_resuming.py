@@ -14,9 +14,9 @@ from tailorbird.training.resuming import UnfinishedRun, exclusive
 HOLDS = """
 import sys
 from pathlib import Path
-from tailorbird.training.resuming import alone
+from tailorbird.training.resuming import exclusive
 
-with alone(Path(sys.argv[1]), "a net is trained"):
+with exclusive(Path(sys.argv[1]), "a net is trained"):
     print("held", flush=True)
     sys.stdin.read()
 """

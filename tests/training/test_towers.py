@@ -199,7 +199,7 @@ def test_many_items_get_an_inverted_file_that_people_of_the_log_measured(
     served = replace(made, index=replace(made.index, vectors=read))
     for numbers in ([], [5], [5, 17, 29]):
         past = session_query(numbers)
-        exact, nearest = (way.nearest(way.ask(past), 50).rows for way in (space, served))
+        exact, nearest = (way.nearest(way.query(past), 50).rows for way in (space, served))
         assert np.isin(exact, nearest).mean() >= 0.9
 
 

@@ -156,7 +156,7 @@ def report(shop):
 
 
 def test_the_report_describes_the_training(report):
-    fields = report.plain()
+    fields = report.to_dict()
     assert report.version == "v0001"
     assert set(fields["results"]) == {
         "tailorbird",
@@ -182,7 +182,7 @@ def test_the_bundle_is_what_was_trained_over_an_index_of_now(shop, report):
     assert bundle.manifest.index_as_of == shop.clock.now()
     assert bundle.manifest.window.ts_to == report.about["window"]["test_from"]
     assert (
-        bundle.manifest.metrics["results"]["tailorbird"] == report.plain()["results"]["tailorbird"]
+        bundle.manifest.metrics["results"]["tailorbird"] == report.to_dict()["results"]["tailorbird"]
     )
     assert "## Limits" in bundle.manifest.card
     read = bundle.manifest.metrics["about"]["lake"]["events"]
@@ -218,7 +218,7 @@ def test_the_page_holds_tables_and_pictures_and_nothing_from_the_net(report):
 
 
 def test_the_report_has_cost_and_quality(report):
-    costs = {one["name"]: one for one in report.plain()["serving"]}
+    costs = {one["name"]: one for one in report.to_dict()["serving"]}
     assert set(costs) == set(report.evaluation.figures)
     assert [one["us"] for one in report.priced] == sorted(one["us"] for one in report.priced)
     for one in costs.values():
@@ -271,7 +271,7 @@ def test_the_same_seed_gives_the_same_model(shop, report):
         for name in ("registry", "other")
     ]
     assert files[0] == files[1]
-    assert other.plain()["results"] == report.plain()["results"]
+    assert other.to_dict()["results"] == report.to_dict()["results"]
 
 
 @pytest.mark.slow
@@ -292,12 +292,12 @@ def test_shuffled_labels_are_rejected_and_stored_with_the_reason(shop):
     assert not report.promoted
     assert "over the best baseline" in report.decision.reason
     registry = Registry(shop.folder / "shuffled", clock=shop.clock)
-    assert {info.version for info in registry.versions()} == {"v0001", report.instead}
+    assert {info.version for info in registry.versions()} == {"v0001", report.fallback_version}
     reasons = next(info for info in registry.versions() if info.version == "v0001").metrics[
         "decision"
     ]
     assert reasons == list(report.decision.reasons)
-    assert report.plain()["instead"] == report.instead
+    assert report.to_dict()["instead"] == report.fallback_version
 
 
 @pytest.mark.slow
@@ -460,7 +460,7 @@ def test_the_bundle_carries_heads_of_all_slots(shop, several):
 @pytest.mark.slow
 def test_other_slots_heads_have_no_part_in_the_judgement(shop, several):
     alone = shop.train("alone", slot=CLICKS)
-    assert several.plain()["results"] == alone.plain()["results"]
+    assert several.to_dict()["results"] == alone.to_dict()["results"]
     assert several.decision == alone.decision
     assert several.rows == alone.rows
 
@@ -510,7 +510,7 @@ def test_probabilities_are_calibrated_by_what_was_best_on_the_next_day(shop, rep
 
 
 def test_calibration_is_reported_per_slice(report):
-    head = report.evaluation.plain()["heads"]["click"]
+    head = report.evaluation.to_dict()["heads"]["click"]
     slices = head["calibration_slices"]
     assert slices["new users"]["rows"] + slices["known users"]["rows"] == head["rows"]
     for each in slices.values():

@@ -105,8 +105,8 @@ class TargetStep(Table):
 @dataclass(frozen=True)
 class HashingStep(Step):
     buckets: int
-    takes = KEY
-    gives = CODE
+    input_kind = KEY
+    output_kind = CODE
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class VectorsStep(Step):
     texts: tuple[str, ...] = field(repr=False)
     rows: tuple[tuple[float, ...], ...] = field(repr=False)
     trained_until: int
-    takes = KEY
+    input_kind = KEY
 
 
 @dataclass(frozen=True)

@@ -186,11 +186,11 @@ def test_many_items_get_an_inverted_file_that_people_of_the_log_measured(
     learned, monkeypatch, tmp_path
 ):
     one, space = learned
-    assert one.indexed(space).vectors.inverted is None  # so few are looked at one by one
+    assert one.add_inverted_file(space).vectors.inverted is None  # so few are looked at one by one
     for module in (towers, vectors):
         monkeypatch.setattr(module, "INVERTED_ITEMS_MIN", 1)
     monkeypatch.setattr(inverted, "SAVINGS_MIN", 0.0)  # of so few it spares hardly any
-    made = one.indexed(space)
+    made = one.add_inverted_file(space)
     assert made.vectors.inverted.measured.recall >= 0.99
     made.vectors.write(tmp_path)
     read = vectors.ItemVectors.read(

@@ -307,7 +307,7 @@ def test_where_nothing_serves_and_the_gate_refuses_the_best_judged_baseline_does
     """
     refused = shop.train("baseline", shuffle=True)
     registry = Registry(shop.folder / "baseline", clock=shop.clock)
-    assert registry.champion().name == refused.instead
+    assert registry.champion().name == refused.fallback_version
     bundle = Bundle.load(registry.champion(), schema_hash=shop.features.schema_hash)
     assert (bundle.heads, bundle.baseline) == ((), refused.evaluation.best_baseline)
     assert bundle.baseline == report.evaluation.best_baseline, (
@@ -318,7 +318,7 @@ def test_where_nothing_serves_and_the_gate_refuses_the_best_judged_baseline_does
     assert "the gate refused the model" in bundle.manifest.card
     again = shop.train("baseline", shuffle=True)
     assert (again.incumbent, again.instead) == ("", ""), "it serves already"
-    assert registry.champion().name == refused.instead
+    assert registry.champion().name == refused.fallback_version
 
 
 def test_a_champion_that_was_judged_stays_where_the_gate_refuses(shop):
@@ -327,7 +327,7 @@ def test_a_champion_that_was_judged_stays_where_the_gate_refuses(shop):
         first.version, by="test", why="an incumbent"
     )
     refused = shop.train("stays", shuffle=True)
-    assert (refused.incumbent, refused.promoted, refused.instead) == (first.version, False, "")
+    assert (refused.incumbent, refused.promoted, refused.fallback_version) == (first.version, False, "")
     assert Registry(shop.folder / "stays", clock=shop.clock).champion().name == first.version
 
 

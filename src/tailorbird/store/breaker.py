@@ -17,12 +17,12 @@ class Breaker:
 
     >>> moment = [0.0]
     >>> breaker = Breaker(failures=2, open_s=1.0, now=lambda: moment[0])
-    >>> breaker.failed(), breaker.lets(), breaker.failed(), breaker.lets()
+    >>> breaker.record_failure(), breaker.allow(), breaker.record_failure(), breaker.allow()
     (None, True, None, False)
     >>> moment[0] = 1.0
-    >>> breaker.lets(), breaker.lets()  # one probe, the others fail at once
+    >>> breaker.allow(), breaker.allow()  # one probe, the others fail at once
     (True, False)
-    >>> breaker.answered(), breaker.lets()
+    >>> breaker.record_success(), breaker.allow()
     (None, True)
     """
 

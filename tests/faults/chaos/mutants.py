@@ -254,7 +254,7 @@ def _the_manifest_before_its_file() -> None:
 
 def _pruned_before_it_is_verified() -> None:
     """Trust the router's word."""
-    released.Released.raw = lambda self, producer: 1 << 40  # pyrefly: ignore
+    released.Released.raw_position = lambda self, producer: 1 << 40  # pyrefly: ignore
     released.Released.routed_position = lambda self: 1 << 40  # pyrefly: ignore
 
 

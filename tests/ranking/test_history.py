@@ -43,7 +43,9 @@ def test_a_person_without_a_past_has_no_items_and_no_gaps(encoder, index):
     matrix = encoder.encode_request(world.make_rows([1]), world.keys_of([1]), index)
     at = encoder.names.index("item_code")
     np.testing.assert_array_equal(matrix[0, at : at + 7], [3, 0, 0, 0, np.nan, np.nan, np.nan])
-    np.testing.assert_array_equal(encoder.missing_row[at : at + 7], [0, 0, 0, 0, np.nan, np.nan, np.nan])
+    np.testing.assert_array_equal(
+        encoder.missing_row[at : at + 7], [0, 0, 0, 0, np.nan, np.nan, np.nan]
+    )
 
 
 def test_many_requests_at_once_give_the_same_bits(encoder, index):

@@ -52,7 +52,9 @@ class Model:
         self.calls += 1
         if isinstance(self.gives, Exception):
             raise self.gives
-        scores = self._bundle.score(rows, keys, objective=objective, user_query=user_query, live=live)
+        scores = self._bundle.score(
+            rows, keys, objective=objective, user_query=user_query, live=live
+        )
         return (
             scores if self.gives is None else replace(scores, value=np.full(len(keys), self.gives))
         )

@@ -76,7 +76,7 @@ def test_a_server_lists_and_scores_what_the_tables_say(make, bundle, features, l
         shop.FakeReader(features, {"u1": [(3, "click"), (8, "click")]}),
         AnswerRecorder(),
     )
-    recent = reader.read_person(ReadRequest(person="u1", now=shop.NOW)).sequences["recent"]
+    recent = reader.person(ReadRequest(person="u1", now=shop.NOW)).sequences["recent"]
     answer = make(reader, answer_log).answer(QUERY)
     with live.tables() as tables:
         lists = RequestLists(tables, CandidateRequest(recent.item, recent.ts))

@@ -157,12 +157,16 @@ def test_what_retrieval_asked_of_another_sequence_or_version_is_not_taken(
     rows = reader.read(ReadRequest(person="u1", now=shop.NOW), list(bundle.index.ids))
     stale = bundle.space.query(None)
     right = bundle.score(rows, bundle.index.keys).value
-    np.testing.assert_array_equal(bundle.score(rows, bundle.index.keys, user_query=stale).value, right)
+    np.testing.assert_array_equal(
+        bundle.score(rows, bundle.index.keys, user_query=stale).value, right
+    )
     elsewhere = Bundle.load(bundle_folder, schema_hash=None).space.query(
         rows.sequences["recent"]
     )  # of another version, say
     wrong = replace(elsewhere, products=-elsewhere.products)
-    np.testing.assert_array_equal(bundle.score(rows, bundle.index.keys, user_query=wrong).value, right)
+    np.testing.assert_array_equal(
+        bundle.score(rows, bundle.index.keys, user_query=wrong).value, right
+    )
 
 
 def test_a_tower_that_fails_is_done_without(bundle, features):

@@ -155,7 +155,7 @@ def off(probability, churned):
 def test_a_wrong_level_is_mended_in_what_the_gate_judges(report: ChurnReport):
     cut = report.last.cut
     raw = cut.scores.raw[cut.choice.model]
-    assert cut.choice.table.name != "none"
+    assert cut.choice.calibrator.name != "none"
     assert off(raw, cut.churned) > 0.2
     assert off(cut.probability, cut.churned) < 0.1
     assert (
@@ -163,7 +163,7 @@ def test_a_wrong_level_is_mended_in_what_the_gate_judges(report: ChurnReport):
     )
     assert cut.choice.scale < 1
     assert (
-        f"calibration {cut.choice.table.name}, by log loss on the next of {PROOFS} periods"
+        f"calibration {cut.choice.calibrator.name}, by log loss on the next of {PROOFS} periods"
         in report.to_dict()["origins"][-1]["choice"]
     )
     assert len(report.figures) < CUTS_MAX, "the first ones only choose and calibrate"
@@ -173,7 +173,7 @@ def test_a_wrong_level_is_mended_in_what_the_gate_judges(report: ChurnReport):
 def test_scores_of_the_bundle_are_calibrated(shop, report: ChurnReport):
     """Compare scores with outcomes after the training, which are in the same lake."""
     bundle = ChurnBundle.load(shop.folder / "registry" / report.version, schema_hash=None)
-    assert bundle.calibration.name == report.choice.table.name != "none"
+    assert bundle.calibration.name == report.choice.calibrator.name != "none"
     scores = score_people(bundle, CHURN, lake=shop.lake, now=day(NOW)).table
     raw = score_people(
         replace(bundle, calibration=Identity()), CHURN, lake=shop.lake, now=day(NOW)
@@ -197,7 +197,7 @@ def test_scores_of_the_bundle_are_calibrated(shop, report: ChurnReport):
 def test_a_history_that_is_too_short_leaves_it_uncalibrated_and_states_it(shop):
     churn = replace(CHURN, window="112d", period="28d")
     report = shop.train(churn, "short")
-    assert report.choice.table.name == report.last.cut.choice.table.name == "none"
+    assert report.choice.calibrator.name == report.last.cut.choice.calibrator.name == "none"
     (note,) = [note for note in report.notes if note.startswith("not calibrated")]
     cuts, days = (
         cuts_to_calibrate(churn, judged=False),
@@ -225,11 +225,11 @@ def test_the_report_notes_a_calibrated_bundle_with_uncalibrated_metrics(shop):
     report = shop.train(
         CHURN, "between", replace(SETTINGS, fit=replace(SETTINGS.fit, rows=1_500), cuts=cuts)
     )
-    assert report.choice.table.name != "none"
-    assert report.last.cut.choice.table.name == "none"
+    assert report.choice.calibrator.name != "none"
+    assert report.last.cut.choice.calibrator.name == "none"
     (note,) = [note for note in report.notes if note.startswith("the bundle has")]
     assert note.startswith(
-        f"the bundle has {report.choice.model} calibrated by {report.choice.table.name}, "
+        f"the bundle has {report.choice.model} calibrated by {report.choice.calibrator.name}, "
         "while the gate"
     )
     assert (

@@ -109,7 +109,7 @@ def backtest():
 
 def test_vectors_are_used_if_they_separate_people(backtest: ChurnBacktest):
     assert backtest.tower is not None
-    assert "are among the columns" in backtest.vectors
+    assert "are among the columns" in backtest.vectors_note
     assert backtest.people.columns.numeric[-1] == "user_vector_4"
     without_vectors = run_backtest(
         declared(), CHURN, log(), now=BEGIN + 200 * DAY, settings=replace(SETTINGS, vectors=None)

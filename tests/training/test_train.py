@@ -182,7 +182,8 @@ def test_the_bundle_is_what_was_trained_over_an_index_of_now(shop, report):
     assert bundle.manifest.index_as_of == shop.clock.now()
     assert bundle.manifest.window.ts_to == report.about["window"]["test_from"]
     assert (
-        bundle.manifest.metrics["results"]["tailorbird"] == report.to_dict()["results"]["tailorbird"]
+        bundle.manifest.metrics["results"]["tailorbird"]
+        == report.to_dict()["results"]["tailorbird"]
     )
     assert "## Limits" in bundle.manifest.card
     read = bundle.manifest.metrics["about"]["lake"]["events"]
@@ -327,7 +328,11 @@ def test_a_champion_that_was_judged_stays_where_the_gate_refuses(shop):
         first.version, by="test", why="an incumbent"
     )
     refused = shop.train("stays", shuffle=True)
-    assert (refused.incumbent, refused.promoted, refused.fallback_version) == (first.version, False, "")
+    assert (refused.incumbent, refused.promoted, refused.fallback_version) == (
+        first.version,
+        False,
+        "",
+    )
     assert Registry(shop.folder / "stays", clock=shop.clock).champion().name == first.version
 
 

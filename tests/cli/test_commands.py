@@ -21,6 +21,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from tests.cli.kit import EXAMPLE_USER, environment, must, must_json, refused, tailorbird
 from tests.cli.test_init import address_of
+from tests.faults.roles import until
 
 from tailorbird.lock import FileLock
 from tailorbird.platform.supervisor import STOP_S
@@ -57,6 +58,15 @@ def served(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
+
+
+def is_answering(url: str) -> bool:
+    """Return whether a server answers: it drains only what it has begun to serve."""
+    try:
+        with urllib.request.urlopen(f"{url}/healthz", timeout=10) as response:
+            return response.status == 200
+    except OSError:
+        return False
 
 
 def _post(url: str, body: dict[str, Any]) -> Any:
@@ -646,7 +656,8 @@ def test_up_waits_for_a_server_that_drains_longer_than_another_role_may_take_to_
         env=environment(TAILORBIRD_SERVE__DRAIN=f"{drain_s:.0f}s"),
     )
     try:
-        address_of(copy, up)
+        url = address_of(copy, up)
+        until(lambda: is_answering(url), 60, "the server does not answer")
         stopped_at = time.monotonic()
         up.send_signal(signal.SIGTERM)
         output, _ = up.communicate(timeout=120)

@@ -33,7 +33,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     clicks = names["shop"].lake.sql("SELECT count(*) AS n FROM events WHERE type = 'click'")
     assert clicks["n"][0].as_py() >= 24_000
-    html = [value._repr_html_() for value in shown if hasattr(value, "_repr_html_")]
+    html = [value._repr_html_() or "" for value in shown if hasattr(value, "_repr_html_")]
     assert sum("<table>" in text for text in html) >= 5
     result, slate = names["result"], names["slate"]
     assert result.results["tailorbird"]["ndcg_10"] > result.results["popular:7d"]["ndcg_10"]

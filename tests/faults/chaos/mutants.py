@@ -2,7 +2,7 @@
 
 A checker that never failed proves nothing. A mutant is patched into the child that plays a scene
 (or into its judge too, if it changes a decision of the router). Nothing in the package knows of
-them, but for the two measures that `faults.cut` switches off. Those of the feature engine are in
+them, but for the two measures that `faults.is_disabled` switches off. Those of the feature engine are in
 `tests/features/fuzz_mutants.py`, each with a scene of its own; they run here too, so that the list
 is complete.
 """

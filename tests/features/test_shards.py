@@ -278,7 +278,7 @@ def most():
     return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 few = lambda columns: (piece.slice(0, 10) for piece in pieces_of(columns))
-backfill_to(features, few, asked.part(0, 9, slice(0, 9)), Path(sys.argv[1]) / "0")
+backfill_to(features, few, asked.slice_requests(0, 9, slice(0, 9)), Path(sys.argv[1]) / "0")
 before = most()
 backfill_to(features, pieces_of, asked, Path(sys.argv[1]) / "1", memory_bytes=memory)
 print((most() - before) // 1024)

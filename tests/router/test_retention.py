@@ -52,7 +52,7 @@ def step_and_delete(site, times=60, keep_rows=3, rows=50):
     delete what can go after each.
     """
     for number in range(times):
-        site.stream.measure_rewards.clear()
+        site.stream._listed_producers.clear()
         site.stream.folder = site.folder / f"machine-{os.getpid()}-{number}"
         with closing(open_router(site.stream, PLAN, clock=SimulatedClock(NOW))) as router:
             more = router.step(rows).has_more
@@ -184,7 +184,7 @@ def test_an_index_that_ends_before_the_topic_begins_is_replaced_and_without_a_sn
     retention(topics).prune()
     begin, end = span(topics)
     with monkeypatch.context() as patched:
-        patched.setattr(snapshots.LatestSnapshot, "look", lambda self: None)
+        patched.setattr(snapshots.LatestSnapshot, "refresh", lambda self: None)
         with pytest.raises(DamageError, match=f"the topic begins at {begin}"):
             elsewhere.router()
     with elsewhere.router() as router:

@@ -133,7 +133,7 @@ def session_query(*numbers):
 
 def test_trained_exported_and_served_are_equal(learned, tmp_path):
     one, space = learned
-    files = one.files(space)
+    files = one.export_files(space)
     space.vectors.write(tmp_path)
     served = Space(read_tower(files, space.vectors, where="here"), space.index)
     rng = np.random.default_rng(1)
@@ -171,11 +171,11 @@ def test_an_export_is_compared_on_10_000_windows_and_rejected_if_it_differs(lear
         compared.append(len(is_learned))
         return space.tower.net(is_learned, inside, gap)
 
-    one.files(replace(space, tower=replace(space.tower, net=net)))
+    one.export_files(replace(space, tower=replace(space.tower, net=net)))
     assert compared == [10_000]
     off = replace(space.tower, net=lambda *window: space.tower.net(*window) + 2 * TOLERANCE)
     with pytest.raises(BundleError, match="the exported tower differs from the trained one by"):
-        one.files(replace(space, tower=off))
+        one.export_files(replace(space, tower=off))
 
 
 def _ends(ragged):
@@ -207,7 +207,7 @@ def test_golden_windows_contain_no_user_data(learned, loyal):
     one, space = learned
     from tailorbird.retrieval.arrays import read_array
 
-    rows = read_array(one.files(space)["golden_row.npy"])
+    rows = read_array(one.export_files(space)["golden_row.npy"])
     of = {tuple(sorted(each)) for each in (row[row >= 0].tolist() for row in rows) if len(each) > 2}
     assert of
     done = {}

@@ -126,20 +126,12 @@ def sources_for(request: Request, sources: Mapping[str, int]) -> dict[str, int]:
     """
     limits = dict(sources)
     bundle = request.bundle
-    if (
-        bundle is not None
-        and bundle.baseline
-        and request.text is None  # a search answers with what matches
-        and request.policy == "model"
-    ):
-        limits = dict.fromkeys(Baseline.parse(bundle.baseline).sources, BASELINE_ITEMS) | limits
-    if (
-        bundle is not None
-        and bundle.tower is not None
-        and request.text is None
-        and request.policy == "model"
-    ):
-        limits = add_sequence_source(limits, bundle.tower.plan.share)
+    # A search answers with what matches, whichever bundle orders it.
+    if bundle is not None and request.text is None and request.policy == "model":
+        if bundle.baseline:
+            limits = dict.fromkeys(Baseline.parse(bundle.baseline).sources, BASELINE_ITEMS) | limits
+        if bundle.tower is not None:
+            limits = add_sequence_source(limits, bundle.tower.plan.share)
     return bounded(limits)
 
 

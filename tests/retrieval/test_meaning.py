@@ -86,3 +86,17 @@ def test_a_folder_without_an_encoder_names_the_missing_file(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"none")
     with pytest.raises(BundleError, match="cannot be loaded"):
         TextEncoder.from_folder(tmp_path)
+
+
+def test_a_new_text_is_encoded_once_however_often_the_catalogue_changes(index, monkeypatch):
+    encoded: list[str] = []
+    encode = TextEncoder.encode
+    monkeypatch.setattr(
+        TextEncoder, "encode", lambda self, texts: encoded.extend(texts) or encode(self, texts)
+    )
+    cape = NewItem("cape", {"title": "Anorak cape"}, shop.AS_OF)
+    beanie = NewItem("beanie", {"title": "Headgear beanie"}, shop.AS_OF)
+    for items in ([cape], [cape, beanie], [cape, beanie]):
+        later = with_items(index, items)
+        assert "cape" in hits(later, "jacket for rainy days")
+    assert encoded == ["Anorak cape", "jacket for rainy days", "Headgear beanie"]

@@ -10,7 +10,6 @@ are returned, so that part numbers still match; the nearest items by cosine are 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -33,7 +32,6 @@ COSINE_MIN = 0.3  # Minimum cosine of an item that shares no word with the query
 # Largest catalogue in which a query is compared with every item (20 ms for 200,000). In a larger
 # one only the order of the BM25 matches uses meaning.
 EXHAUSTIVE_MAX = 200_000
-QUERY_CACHE_SIZE = 4096
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,9 +69,6 @@ class Meaning:
     vectors: Vectors
     weight: float
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_query", lru_cache(QUERY_CACHE_SIZE)(self._encode_query))
-
     @classmethod
     def read(cls, files: Mapping[str, bytes], n: int) -> "Meaning | None":
         """Read the vectors of an index of `n` items; None if it has none.
@@ -94,7 +89,8 @@ class Meaning:
         vectors = np.zeros((n, self.vectors.shape[1]), np.float32)
         vectors[: len(self.vectors)] = self.vectors
         if rows.size:
-            vectors[rows] = self.encoder.encode(texts)
+            # Every overlay starts from the index, so the same texts come again and again.
+            vectors[rows] = self.encoder.encode_remembered(texts)
         return replace(self, vectors=vectors)
 
     def mix(
@@ -107,9 +103,7 @@ class Meaning:
             rows, scores: BM25 matches, best first.
             visible: bool (n,): items that may be added; None is all.
         """
-        vector: Vectors = self._query(query)  # type: ignore[attr-defined]
-        if vector.size != self.vectors.shape[1]:  # The query is empty.
-            return rows, scores
+        vector = self.encoder.encode_remembered([query])[0]
         bm25_shares = scores / max(float(scores.max(initial=0.0)), 1e-9)
         if len(self.vectors) > EXHAUSTIVE_MAX:
             cosines = self.vectors[rows] @ vector
@@ -122,9 +116,6 @@ class Meaning:
         all_rows = np.concatenate([rows, nearest])
         shares = np.concatenate([bm25_shares, np.zeros(nearest.size)])
         return all_rows, shares + self.weight * np.maximum(cosines[all_rows], 0.0)
-
-    def _encode_query(self, query: str) -> Vectors:
-        return self.encoder.encode([query])[0]
 
 
 def texts_to_encode(documents: Mapping[str, Sequence[str]]) -> list[str]:

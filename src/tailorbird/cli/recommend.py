@@ -9,7 +9,7 @@ import msgspec
 
 from tailorbird.cli.output import Json, console, print_json, print_table, this_command
 from tailorbird.errors import NotReadyError, UsageError
-from tailorbird.platform.servers import running_servers
+from tailorbird.platform.servers import plain_key, running_servers
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -167,9 +167,7 @@ def _row(item: dict) -> tuple[object, ...]:
 
 def _post(url: str, path: str, body: dict, keys: list[str]) -> dict:
     headers = {"content-type": "application/json"}
-    key = os.environ.get("TAILORBIRD_KEY") or next(
-        (key for key in keys if not key.startswith("sha256:")), ""
-    )
+    key = os.environ.get("TAILORBIRD_KEY") or plain_key(keys)
     if key:
         headers["authorization"] = f"Bearer {key}"
     request = urllib.request.Request(url + path, msgspec.json.encode(body), headers)

@@ -15,6 +15,7 @@ from pathlib import Path
 from tailorbird.client import Client
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError
+from tailorbird.platform.servers import plain_key
 
 POLL_S = 0.1
 LOG_LINES = 20
@@ -33,12 +34,9 @@ def run_server(project: Project, *, train: bool, timeout_s: float) -> Iterator[C
             command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     url = f"http://127.0.0.1:{port}"
-    write_key = next(
-        (key for key in project.settings.serve.write_keys if not key.startswith("sha256:")), ""
-    )
     try:
         _wait_until_ready(url, process, log, timeout_s)
-        with Client(url, key=write_key) as client:
+        with Client(url, key=plain_key(project.settings.serve.write_keys)) as client:
             yield client
     finally:
         if process.poll() is None:

@@ -206,16 +206,14 @@ class Project:
         """
         from tailorbird.platform.training import evaluate
 
-        return EvaluationResult(
-            evaluate(
-                open_project(self.root, applied=True),
-                versions,
-                slot=slot,
-                window=window,
-                quick=quick,
-                as_of=as_of,
-                progress=progress,
-            )
+        return evaluate(
+            open_project(self.root, applied=True),
+            versions,
+            slot=slot,
+            window=window,
+            quick=quick,
+            as_of=as_of,
+            progress=progress,
         )
 
     def backtest(
@@ -363,8 +361,10 @@ class Project:
     def _repr_html_(self) -> str:
         from html import escape
 
-        slots = ", ".join(escape(name) for name in self.slots)
-        return f"<p><b>{escape(self.name)}</b> in {escape(str(self.root))}: slots {slots}</p>"
+        declared = self.declared
+        slots = ", ".join(escape(name) for name in declared.slots)
+        name = escape(declared.settings.project.name)
+        return f"<p><b>{name}</b> in {escape(str(self.root))}: slots {slots}</p>"
 
 
 def _train_options(options: dict[str, Any]) -> Any:

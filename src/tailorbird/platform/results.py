@@ -1,19 +1,29 @@
 """Results of a project's calls, which print well in terminals and notebooks."""
 
 import html
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.platform.frames import Frame, figures_frame, plot_figures
-from tailorbird.platform.training import EvaluationOutcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tailorbird.serving.messages import Answer
     from tailorbird.training.churn.report import ChurnReport
+    from tailorbird.training.judge import Evaluation
     from tailorbird.training.settings import TrainReport
+
+
+def _text(lines: Iterable[str], frame: Frame) -> str:
+    return "\n".join((*lines, repr(frame)))
+
+
+def _html(lines: Iterable[str], frame: Frame) -> str:
+    paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    return f"{paragraphs}{frame._repr_html_()}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -21,7 +31,7 @@ class TrainResult:
     """A trained model and how it compares with the baselines.
 
     Attributes:
-        report: all figures; `report.plain()` is what `tailorbird train --json` prints.
+        report: all figures; `report.to_dict()` is what `tailorbird train --json` prints.
     """
 
     report: "TrainReport | ChurnReport"
@@ -51,24 +61,24 @@ class TrainResult:
         """The figures of the model and its baselines, by name."""
         return self.report.to_dict()["results"]
 
+    @property
+    def _header(self) -> str:
+        state = "promoted" if self.is_promoted else "not promoted"
+        return f"{self.version}, {state}: {self.reason}"
+
     def to_frame(self) -> Frame:
         """Return the figures as a table, the best model first."""
         return figures_frame(self.results)
 
     def plot(self, metric: str = "ndcg_10") -> "Figure":
-        """Draw one metric of the model and its baselines, with 95 % intervals."""
+        """Draw one metric of all models, with 95 % intervals."""
         return plot_figures(self.results, metric)
 
     def __repr__(self) -> str:
-        state = "promoted" if self.is_promoted else "not promoted"
-        return f"{self.version}, {state}: {self.reason}\n{self.to_frame()!r}"
+        return _text([self._header], self.to_frame())
 
     def _repr_html_(self) -> str:
-        state = "promoted" if self.is_promoted else "not promoted"
-        return (
-            f"<p><b>{self.version}</b>, {state}: {html.escape(self.reason)}</p>"
-            f"{self.to_frame()._repr_html_()}"
-        )
+        return _html([self._header], self.to_frame())
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,36 +86,49 @@ class EvaluationResult:
     """Versions compared with all baselines on the newest part of the log.
 
     Attributes:
-        evaluated: the evaluation with its notes.
+        slot: slot whose requests were evaluated.
+        evaluation: all figures.
+        learned_until: version → end of its training data, ISO 8601.
+        note: why another version than the champion was evaluated, otherwise "".
     """
 
-    evaluated: EvaluationOutcome
+    slot: str
+    evaluation: "Evaluation"
+    learned_until: dict[str, str]
+    note: str = ""
 
     @property
     def results(self) -> dict[str, dict[str, Any]]:
         """The figures of each version and baseline, by name."""
-        return self.evaluated.evaluation.to_dict()["results"]
+        return self.evaluation.to_dict()["results"]
+
+    @property
+    def _header(self) -> str:
+        requests, people = self.evaluation.requests, self.evaluation.people
+        return f"slot {self.slot}: {requests:,} requests, {people:,} people"
 
     def to_frame(self) -> Frame:
-        """Return the figures as a table, the best first."""
+        """Return the figures as a table, the best model first."""
         return figures_frame(self.results)
 
     def plot(self, metric: str = "ndcg_10") -> "Figure":
-        """Draw one metric with its 95 % intervals."""
+        """Draw one metric of all models, with 95 % intervals."""
         return plot_figures(self.results, metric)
 
     def __repr__(self) -> str:
-        evaluation = self.evaluated.evaluation
-        header = f"slot {self.evaluated.slot}: {evaluation.requests:,} requests"
-        return f"{header}, {evaluation.people:,} people\n{self.to_frame()!r}"
+        return _text([self._header], self.to_frame())
 
     def _repr_html_(self) -> str:
-        evaluation = self.evaluated.evaluation
-        header = f"slot {self.evaluated.slot}: {evaluation.requests:,} requests"
-        return (
-            f"<p>{html.escape(header)}, {evaluation.people:,} people</p>"
-            f"{self.to_frame()._repr_html_()}"
-        )
+        return _html([self._header], self.to_frame())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `tailorbird evaluate --json` prints."""
+        return {
+            "slot": self.slot,
+            "learned_until": self.learned_until,
+            "source": self.evaluation.about["source"],
+            **self.evaluation.to_dict(),
+        }
 
 
 @dataclass(frozen=True, repr=False)
@@ -145,11 +168,13 @@ class Slate:
     def __len__(self) -> int:
         return len(self.response.items)
 
+    @property
+    def _header(self) -> list[str]:
+        about = f"slot {self.response.slot}, model {self.response.model}"
+        return [self.note, about] if self.note else [about]
+
     def __repr__(self) -> str:
-        header = f"slot {self.response.slot}, model {self.response.model}"
-        return "\n".join(filter(None, (self.note, header, repr(self.to_frame()))))
+        return _text(self._header, self.to_frame())
 
     def _repr_html_(self) -> str:
-        note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
-        header = html.escape(f"slot {self.response.slot}, model {self.response.model}")
-        return f"{note}<p>{header}</p>{self.to_frame()._repr_html_()}"
+        return _html(self._header, self.to_frame())

@@ -1,7 +1,7 @@
 """Find the servers of a project that run on this machine, by their files (`serving.server`)."""
 
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -35,3 +35,8 @@ def running_servers(run: Path) -> Iterator[str]:
                 yield address
         except OSError:  # The server has stopped, or was killed and left its file.
             continue
+
+
+def plain_key(keys: Iterable[str]) -> str:
+    """Return the first key that is not only a hash, as settings may hold them; "" without one."""
+    return next((key for key in keys if not key.startswith("sha256:")), "")

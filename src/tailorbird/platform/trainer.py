@@ -35,10 +35,10 @@ from tailorbird.loops import PeriodicTask
 from tailorbird.monitoring import Trigger, decide_retrain
 from tailorbird.platform.canary import advance_canary_safely
 from tailorbird.platform.progress import Progress, no_progress
+from tailorbird.platform.training import train_slot
 from tailorbird.ranking import Slot
 from tailorbird.registry import Registry
-from tailorbird.training.baseline import ensure_champion
-from tailorbird.training.train import TrainReport, TrainSettings, train
+from tailorbird.training.settings import TrainReport, TrainSettings
 from tailorbird.training.tune.tuned import FILE, apply_tuned
 
 REFERENCE_US = 2 * DAY  # Live traffic after a promotion that serves as reference.
@@ -91,42 +91,7 @@ def train_once(
     )
     settings = apply_tuned(settings, slot, project.root / FILE)
     return to_outcome(
-        run_train(project, clock, project.slots[slot], settings, by=by, progress=progress)
-    )
-
-
-def run_train(
-    project: Project,
-    clock: Clock,
-    slot: Slot,
-    settings: TrainSettings,
-    *,
-    by: str,
-    progress: Progress,
-) -> TrainReport:
-    """Call `training.train` with the folders of a project."""
-    paths = project.paths
-    ensure_champion(
-        project.features,
-        lake=paths.lake,
-        registry=paths.registry,
-        clock=clock,
-        by=by,
-        owner=project.settings.project.owner,
-        meaning=project.meaning,
-    )
-    return train(
-        project.features,
-        slot,
-        lake=paths.lake,
-        registry=paths.registry,
-        reports=paths.reports,
-        clock=clock,
-        settings=settings,
-        by=by,
-        owner=project.settings.project.owner,
-        heads=[head for other in project.slots.values() for head in other.objective],
-        progress=progress,
+        train_slot(project, clock, project.slots[slot], settings, by=by, progress=progress)
     )
 
 

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from tailorbird.config import Project
 from tailorbird.config.schemas import resolve_for_training
 from tailorbird.errors import NotReadyError, UsageError, suggest_name
-from tailorbird.events import SECOND, SystemClock, parse_duration, to_iso
+from tailorbird.events import SECOND, Clock, SystemClock, parse_duration, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.platform.moment import clock_as_of
 from tailorbird.platform.progress import Progress, no_progress
+from tailorbird.platform.results import EvaluationResult
 from tailorbird.ranking import Churn, Slot
 from tailorbird.registry import Registry
 from tailorbird.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from tailorbird.training.churn.train import ChurnReport
-    from tailorbird.training.judge import Evaluation
     from tailorbird.training.settings import TrainReport
     from tailorbird.training.tune.run import TuneReport, TuneSettings
     from tailorbird.training.validate.run import ValidationReport
@@ -82,8 +82,30 @@ class TrainOptions:
             UsageError: options contradict each other, or a column does not exist.
         """
         from tailorbird.training.budget import measure_speed, plan_budget
+
+        settings = replace(
+            self.model_settings(project, slot),
+            requests=self.requests,
+            retrieval=self.retrieval
+            or ("tables" if self.quick else project.settings.train.retrieval),
+            incremental=self.incremental,
+            processes=self.processes,
+            position=self.position,
+            mlflow=os.environ.get("MLFLOW_TRACKING_URI", ""),
+        )
+        if self.budget:
+            lake = Lake(project.paths.lake)
+            events = lake.count("events") if lake.exists("events") else 0
+            seconds = parse_span(self.budget, "--budget") / SECOND
+            settings = plan_budget(seconds, measure_speed(), events).apply(settings)
+        check_settings(settings, bool(self.parameters))
+        return settings
+
+    def model_settings(self, project: Project, slot: Slot) -> TrainSettings:
+        """Resolve the options that a training and a backtest share."""
         from tailorbird.training.tune.tuned import FILE, apply_tuned
 
+        architecture = self.architecture or "gbdt"
         settings = replace(
             base_settings(
                 project,
@@ -92,29 +114,15 @@ class TrainOptions:
                 leave_out=self.leave_out,
                 quick=self.quick,
             ),
-            requests=self.requests,
-            architecture=self.architecture or "gbdt",
-            retrieval=self.retrieval
-            or ("tables" if self.quick else project.settings.train.retrieval),
-            incremental=self.incremental,
-            parameters=checked_parameters(self.parameters or {}, self.architecture or "gbdt"),
-            processes=self.processes,
-            position=self.position,
+            architecture=architecture,
+            parameters=checked_parameters(self.parameters or {}, architecture),
             seed=self.seed,
-            mlflow=os.environ.get("MLFLOW_TRACKING_URI", ""),
         )
-        if not self.untuned:
-            path = project.root / FILE
-            settings = apply_tuned(
-                settings, slot.name, path, architecture_requested=bool(self.architecture)
-            )
-        if self.budget:
-            lake = Lake(project.paths.lake)
-            events = lake.count("events") if lake.exists("events") else 0
-            seconds = parse_span(self.budget, "--budget") / SECOND
-            settings = plan_budget(seconds, measure_speed(), events).apply(settings)
-        check_settings(settings, bool(self.parameters))
-        return settings
+        if self.untuned:
+            return settings
+        return apply_tuned(
+            settings, slot.name, project.root / FILE, architecture_requested=bool(self.architecture)
+        )
 
     def slot_only_options(self) -> list[str]:
         """Return the given options that do not apply to a churn model."""
@@ -150,9 +158,6 @@ def train(
         UsageError: options contradict each other.
         NotReadyError: the lake has too little data to learn from.
     """
-    from tailorbird.training.baseline import ensure_champion
-    from tailorbird.training.train import train as train_slot
-
     options = options or TrainOptions()
     decision = resolve_for_training(project, SystemClock())
     project = decision.project
@@ -163,19 +168,51 @@ def train(
         clock = clock_as_of(as_of, project, notify=notify)
         return _train_churn(project, name, options, promote, clock, by, progress)
     settings = options.settings(project, declared)
-    paths, clock = project.paths, clock_as_of(as_of, project, notify=notify)
+    return train_slot(
+        project,
+        clock_as_of(as_of, project, notify=notify),
+        declared,
+        settings,
+        by=by,
+        promote=promote,
+        work=project.paths.data / "training",
+        progress=progress,
+    )
+
+
+def train_slot(
+    project: Project,
+    clock: Clock,
+    slot: Slot,
+    settings: TrainSettings,
+    *,
+    by: str,
+    promote: bool = True,
+    work: Path | None = None,
+    progress: Progress = no_progress,
+) -> "TrainReport":
+    """Train a slot's model in the folders of a project. A popularity baseline is promoted first if
+    there is no champion.
+
+    Args:
+        work: folder that nets keep between trainings, see `training.train.train`; None keeps none.
+    """
+    from tailorbird.training.baseline import ensure_champion
+    from tailorbird.training.train import train
+
+    paths, owner = project.paths, project.settings.project.owner
     ensure_champion(
         project.features,
         lake=paths.lake,
         registry=paths.registry,
         clock=clock,
         by=by,
-        owner=project.settings.project.owner,
+        owner=owner,
         meaning=project.meaning,
     )
-    return train_slot(
+    return train(
         project.features,
-        declared,
+        slot,
         lake=paths.lake,
         registry=paths.registry,
         reports=paths.reports,
@@ -183,9 +220,9 @@ def train(
         settings=settings,
         heads=[head for other in project.slots.values() for head in other.objective],
         by=by,
-        owner=project.settings.project.owner,
+        owner=owner,
         promote=promote,
-        work=paths.data / "training",
+        work=work,
         progress=progress,
     )
 
@@ -195,7 +232,7 @@ def _train_churn(
     name: str,
     options: TrainOptions,
     promote: bool,
-    clock: Any,
+    clock: Clock,
     by: str,
     progress: Progress,
 ) -> "ChurnReport":
@@ -245,31 +282,6 @@ def _train_churn(
     )
 
 
-@dataclass(frozen=True)
-class EvaluationOutcome:
-    """An evaluation with its notes.
-
-    Attributes:
-        slot: slot whose requests were evaluated.
-        learned_until: version → end of its training data, ISO 8601.
-        note: why another version than the champion was evaluated, otherwise "".
-    """
-
-    slot: str
-    evaluation: "Evaluation"
-    learned_until: dict[str, str]
-    note: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the outcome as JSON types."""
-        return {
-            "slot": self.slot,
-            "learned_until": self.learned_until,
-            "source": self.evaluation.about["source"],
-            **self.evaluation.to_dict(),
-        }
-
-
 def evaluate(
     project: Project,
     versions: Sequence[str] = (),
@@ -281,7 +293,7 @@ def evaluate(
     as_of: str = "",
     progress: Progress = no_progress,
     notify: Notify = discard_note,
-) -> EvaluationOutcome:
+) -> EvaluationResult:
     """Compare the champion, or named versions, with all baselines on the newest data.
 
     Changes nothing.
@@ -311,7 +323,7 @@ def evaluate(
         ),
         progress=progress,
     )
-    return EvaluationOutcome(declared.name, evaluation, learned_until, note)
+    return EvaluationResult(declared.name, evaluation, learned_until, note)
 
 
 def _versions_to_evaluate(registry: Registry, versions: Sequence[str]) -> tuple[list[str], str]:
@@ -423,31 +435,16 @@ def backtest(
     """
     import msgspec
 
-    from tailorbird.training.tune.tuned import FILE, apply_tuned, read_tuned
+    from tailorbird.training.tune.tuned import FILE, read_tuned
     from tailorbird.training.validate.run import ValidateSettings, validate
 
     options = options or TrainOptions()
     project = resolve_for_training(project, SystemClock()).project
     declared = project.slot(slot)
-    settings = replace(
-        base_settings(
-            project,
-            window=options.window,
-            rows=options.rows,
-            leave_out=options.leave_out,
-            quick=options.quick,
-        ),
-        architecture=options.architecture or "gbdt",
-        parameters=checked_parameters(options.parameters or {}, options.architecture or "gbdt"),
-        seed=options.seed,
-    )
+    settings = options.model_settings(project, declared)
     tuned_architecture = ""
     if not options.untuned:
-        path = project.root / FILE
-        settings = apply_tuned(
-            settings, declared.name, path, architecture_requested=bool(options.architecture)
-        )
-        tuned = read_tuned(path).get(declared.name)
+        tuned = read_tuned(project.root / FILE).get(declared.name)
         tuned_architecture = tuned.architecture if tuned and not settings.tuned else ""
     check_parameters(settings, bool(options.parameters))
     target = next(iter(declared.objective))

@@ -29,7 +29,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CopiesFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """The lag of the copies behind the state; see `store.published.Publishing`."""
+    """The lag of the copies behind the state; see `store.published.PublishStatus`."""
 
     at: int = 0
     commits: int = 0

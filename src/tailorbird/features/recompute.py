@@ -27,7 +27,7 @@ Bools = npt.NDArray[np.bool_]
 ROWS_MAX = 200_000  # rows (items of responses) recomputed at a time
 EXAMPLES_MAX = 20
 # Mark in `degraded`: events behind the response's features were erased from the lake since, see
-# `privacy.rows`
+# `privacy.rewrite_tables`
 UNLINKED = "erased"
 
 

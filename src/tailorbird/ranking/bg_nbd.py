@@ -110,7 +110,7 @@ def hypergeometric(a: Floats | float, b: Floats | float, c: Floats, z: Floats) -
 def replace_overflow(
     expectation: Floats, shape: Floats, scale: Floats, a: float, b: Floats, span: float
 ) -> Floats:
-    """Replace impossible expectations of the series by `integrated`.
+    """Replace impossible expectations of the series by `integrate_expectation`.
 
     A possible expectation lies between 0 and the full purchase rate. At the limits of the fit (all
     users at the same rate, say) the series overflows.

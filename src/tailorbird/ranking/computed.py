@@ -30,7 +30,7 @@ assert tuple(COMPUTED) == COMPUTED_NAMES
 
 
 class RaggedLike(Protocol):
-    """The concatenated sequences of many requests: `features.RaggedSequence`.
+    """The concatenated sequences of many requests: `features.bulk.RaggedSequence`.
 
     Request r has offsets[r]:offsets[r + 1].
     """

@@ -52,7 +52,7 @@ class Overlay(Protocol):
 
 
 class Tables(Protocol):
-    """Opens the published candidate tables for a request, as `candidates.LiveTables` does."""
+    """Opens the published candidate tables for a request, as `serving.candidates.LiveTables` does."""
 
     def tables(self) -> AbstractContextManager[CandidateTables]: ...
     def ages(self) -> Mapping[str, int]: ...

@@ -105,7 +105,7 @@ class Pipeline:
         formulas: the value of an item to each slot; by default, as slots declare it.
         stale_us: age of feature copies beyond which an answer names `freshness` as missing.
         budgets: how long each stage may take; unbounded by default.
-        tables: opens the published candidate tables; `candidates.LiveTables`.
+        tables: opens the published candidate tables; `serving.candidates.LiveTables`.
         editorial_lists: has the editorial lists.
     Raises:
         DeclarationError: a slot's rule is not of the language.

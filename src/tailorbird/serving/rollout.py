@@ -8,7 +8,7 @@ nobody.
 
 One file of the registry names all three, and each server follows it, so that one command on any
 machine is enough. A version that one alias has loaded is not loaded again for another, so promoting
-the canary and rolling back take one check of that file. `monitoring.rollout` decides what becomes
+the canary and rolling back take one check of that file. `monitoring.canary` decides what becomes
 of a canary.
 """
 
@@ -42,7 +42,7 @@ class _SecondaryWatcher:
 
 
 class TableCoverage(Protocol):
-    """Decides whether the published candidate tables suffice, as `candidates.LiveTables` does."""
+    """Decides whether the published candidate tables suffice, as `serving.candidates.LiveTables` does."""
 
     def covers(self, sources: Collection[str]) -> bool: ...
 

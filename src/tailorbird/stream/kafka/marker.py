@@ -22,11 +22,11 @@ def new_owner() -> str:
 
 
 def set_marker(cluster: Cluster, owner: str) -> None:
-    """Keep new writers out until `unmark`. Idempotent.
+    """Keep new writers out until `clear_marker`. Idempotent.
 
     Raises:
         NotReadyError: another erasure is unfinished.
-        StorageError: it is unknown whether the marker exists; `unmark` checks.
+        StorageError: it is unknown whether the marker exists; `clear_marker` checks.
     """
     admin = cluster.admin()
     settings = topic_settings(cluster.replication)  # the owner's message must not expire

@@ -94,7 +94,7 @@ def taste_groups(
 ) -> dict[str, npt.NDArray[np.bool_]]:
     """Return groups of people with similar vectors, (n,) each, named by their typical items.
 
-    The groups are k-means clusters on directions (`retrieval.directions.centres`), seeded as in
+    The groups are k-means clusters on directions (`retrieval.directions.spherical_kmeans`), seeded as in
     k-means++.
     """
     units = users / np.maximum(np.linalg.norm(users, axis=1, keepdims=True), 1e-12)

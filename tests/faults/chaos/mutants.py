@@ -75,7 +75,7 @@ def _synchronous_normal_instead_of_full() -> None:
 
 
 def _acknowledge_what_was_not_committed() -> None:
-    def reject(self: EventCollector, entries: list, *, under_way: bool = False) -> None:
+    def reject(self: EventCollector, entries: list, *, in_flight: bool = False) -> None:
         self._acknowledge(entries)
 
     EventCollector._reject = reject  # pyrefly: ignore

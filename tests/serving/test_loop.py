@@ -194,7 +194,7 @@ def test_who_asks_does_not_change_within_a_request(loop, monkeypatch, who, event
         loop.settle()
         return rows
 
-    monkeypatch.setattr(loop.reader, "read_person", meanwhile)
+    monkeypatch.setattr(loop.reader, "person", meanwhile)
     answer = loop.pipeline.answer(RecommendQuery(slot="home", explain=True, **queries))
     assert answer.items[0].explanation.features["user_clicks"] == 0
     monkeypatch.undo()

@@ -318,7 +318,7 @@ def test_where_nothing_serves_and_the_gate_refuses_the_best_judged_baseline_does
     assert len(bundle.index) >= 250
     assert "the gate refused the model" in bundle.manifest.card
     again = shop.train("baseline", shuffle=True)
-    assert (again.incumbent, again.instead) == ("", ""), "it serves already"
+    assert (again.incumbent, again.fallback_version) == ("", ""), "it serves already"
     assert registry.champion().name == refused.fallback_version
 
 
@@ -458,7 +458,7 @@ def test_the_bundle_carries_heads_of_all_slots(shop, several):
     assert any("head share was left out: 0 positives" in note for note in several.notes)
     assert any(note.startswith("carries purchase for other slots") for note in several.notes)
     assert (
-        shop.evaluate("several", CARTS, several.version).figures[several.version]["ndcg_10"].known
+        shop.evaluate("several", CARTS, several.version).figures[several.version]["ndcg_10"].has_bounds
     )
 
 

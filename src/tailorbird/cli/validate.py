@@ -171,7 +171,7 @@ def _format_interval(figure: Any) -> str:
     if figure.value != figure.value:
         return ""
     return f"{figure.value:.4f}" + (
-        f" ({figure.low:.4f} – {figure.high:.4f})" if figure.known else ""
+        f" ({figure.low:.4f} – {figure.high:.4f})" if figure.has_bounds else ""
     )
 
 

@@ -34,7 +34,7 @@ class EncodedIdRoute(Route):
     ) -> None:
         super().__init__(path, endpoint, methods=methods)
         if allow_slashes:
-            self.path_regex = re.compile(self.path_regex.pattern.replace("[^/]+", ".+"))
+            self.path_regex = re.compile(self.path_regex.pattern.replace("[^/]+", "(?s:.+)"))
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match a request against this route and extract the ids from its path."""

@@ -325,7 +325,7 @@ def _select_heads(
             )
             continue
         leakage = find_leakage(encoder.names, *_labelled_rows(matrix, label_sample[head]))
-        leaking = leakage.known
+        leaking = leakage.leaks
         if leaking and head not in objective:
             notes.append(
                 f"head {head} of another slot was left out: columns that look as if they "

@@ -36,7 +36,7 @@ class LeakageReport:
         rest_auc: the best AUC of the rest.
     """
 
-    known: dict[str, str]
+    leaks: dict[str, str]
     ahead: dict[str, float]
     rest_auc: float = 0.0
 
@@ -93,7 +93,7 @@ def find_leaking_columns(
     columns: Sequence[str], matrix: Matrix, label: npt.NDArray, *, limit: float = LEAK_AUC
 ) -> dict[str, str]:
     """Return the columns of `LeakageReport.leaks`."""
-    return find_leakage(columns, matrix, label, limit=limit).known
+    return find_leakage(columns, matrix, label, limit=limit).leaks
 
 
 def find_ahead(aucs: Mapping[str, float]) -> tuple[list[str], float]:

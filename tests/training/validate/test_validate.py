@@ -204,7 +204,7 @@ def test_a_planted_column_is_refused_by_the_gate_by_name(shop, monkeypatch):
         for reason in report.decision.reasons
     )
     assert "column price looks as if it knew the answer" in report.report.read_text()
-    assert Registry(shop.folder / "planted", clock=shop.clock).champion().name == report.instead, (
+    assert Registry(shop.folder / "planted", clock=shop.clock).champion().name == report.fallback_version, (
         "a baseline serves"
     )
 

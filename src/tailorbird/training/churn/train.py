@@ -220,7 +220,7 @@ def run_backtest(
         if name not in churn.rfm
     }
     return ChurnBacktest(
-        activity, people, grid, cuts, figures, leakage.known, dominant, vectors_note, tower
+        activity, people, grid, cuts, figures, leakage.leaks, dominant, vectors_note, tower
     )
 
 

@@ -70,7 +70,7 @@ def find_target_leakage(
 ) -> list[Finding]:
     """Return columns that alone predict a target suspiciously well."""
     leakage = find_leakage(names, matrix, label)
-    findings = [Finding(LEAK, name, f"{why} for {head}") for name, why in leakage.known.items()]
+    findings = [Finding(LEAK, name, f"{why} for {head}") for name, why in leakage.leaks.items()]
     return findings + [
         Finding(LEAK, name, why) for name, why in leakage.describe_ahead(head).items()
     ]

@@ -44,14 +44,14 @@ test-s3: setup-dev    ## the whole suite of the lake on object storage too (five
 	TAILORBIRD_TEST_S3=all $(BIN)/python -m pytest -q tests/lake
 
 fuzz: setup-dev    ## features drawn at random against each other for FUZZ_MINUTES=15; keeps what fails in fuzz-failures/; FUZZ=--mutants tries the suite itself
-	$(BIN)/python -m tests.features.fuzz --minutes $(or $(FUZZ_MINUTES),15) $(FUZZ)
+	$(BIN)/python -m tests.features.fuzzing.run --minutes $(or $(FUZZ_MINUTES),15) $(FUZZ)
 
 fuzz-http: setup-dev    ## requests drawn from the API's own document, and damaged bodies: FUZZ_EXAMPLES=2000 of each kind
-	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),2000) $(BIN)/python -m pytest -q tests/serving/test_schemathesis.py tests/serving/test_fuzz.py
+	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),2000) $(BIN)/python -m pytest -q tests/serving/http/test_schemathesis.py tests/serving/http/test_fuzz.py
 
 fuzz-decoder: setup-dev    ## bodies that Atheris makes by watching the decoder's branches: FUZZ_SECONDS=60; Linux with a wheel of atheris
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
-	$(BIN)/python -m tests.serving.fuzz_decoder $(or $(FUZZ_SECONDS),60)
+	$(BIN)/python -m tests.serving.http.fuzz_decoder $(or $(FUZZ_SECONDS),60)
 
 chaos: setup-dev    ## kills at every sync and write of every role, power cuts, full disks: KILLS=1500; CHAOS=--mutants tries the checks themselves
 	@sh tests/system_packages.sh

@@ -32,9 +32,9 @@ import pyarrow as pa
 from benchmarks.features_backfill_peers import installed_formulations
 from benchmarks.forty import TYPES, forty_features
 from tailorbird.events.clock import DAY, HOUR
-from tailorbird.events.schema import TIME
+from tailorbird.events.contract.schema import TIME
 from tailorbird.features import FeatureSet, entity, total
-from tailorbird.features.backfill import Requests, backfill
+from tailorbird.features.offline.backfill import Requests, backfill
 
 START = 1_700_000_000 * 1_000_000 // DAY * DAY
 SPAN = 60 * DAY

@@ -27,9 +27,9 @@ from benchmarks.forty import forty_features
 from benchmarks.site import START, Site
 from tailorbird.events.keys import hash64s
 from tailorbird.features import ReadRequest
-from tailorbird.features.read import Reader
-from tailorbird.features.state import open_state
-from tailorbird.features.worker import FeatureWorker
+from tailorbird.features.online.read import Reader
+from tailorbird.features.online.worker import FeatureWorker
+from tailorbird.features.state.state import open_state
 from tailorbird.router import Router
 from tailorbird.store.embedded import EmbeddedSnapshot
 from tailorbird.stream import routed_path

@@ -31,10 +31,10 @@ from benchmarks.features_stream import CLOCK, Stage, run_router_stage
 from benchmarks.forty import forty_features
 from benchmarks.site import Site
 from tailorbird.features import FeatureSet
-from tailorbird.features.keypart import ALL_KEYS, KeyPart, all_parts
-from tailorbird.features.shuffle import Shuffle
-from tailorbird.features.state import open_state
-from tailorbird.features.worker import FeatureWorker
+from tailorbird.features.online.shuffle import Shuffle
+from tailorbird.features.online.worker import FeatureWorker
+from tailorbird.features.state.key_partition import ALL_KEYS, KeyPart, all_parts
+from tailorbird.features.state.state import open_state
 from tailorbird.stream import routed_path
 
 COUNTS = (2, 4, 8)

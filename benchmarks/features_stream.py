@@ -42,15 +42,15 @@ from benchmarks.forty import forty_features
 from benchmarks.site import SPAN, START, TYPES, Site, to_blocks
 from tailorbird.events import DAY, RoutePlan, SimulatedClock
 from tailorbird.features import FeatureSet
-from tailorbird.features.idle import tallies
-from tailorbird.features.layout import PEAKS
-from tailorbird.features.read import Reader
-from tailorbird.features.state import all_records, open_state
-from tailorbird.features.worker import FeatureWorker
-from tailorbird.features.worker import run as run_worker
+from tailorbird.features.layout.layout import PEAKS
+from tailorbird.features.online.read import Reader
+from tailorbird.features.online.worker import FeatureWorker
+from tailorbird.features.online.worker import run as run_worker
+from tailorbird.features.state.eviction import tallies
+from tailorbird.features.state.state import all_records, open_state
 from tailorbird.router import Router
 from tailorbird.router import run_router as run_router
-from tailorbird.router.dedup import ENTRY
+from tailorbird.router.decide.dedup import ENTRY
 from tailorbird.stream import open_writer, raw_path, routed_path
 
 CLOCK = SimulatedClock(START)

@@ -39,14 +39,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tailorbird.events import DAY, Receipt, RoutePlan, SimulatedClock
-from tailorbird.events.columnwise import Contract
-from tailorbird.events.rules import Rule
+from tailorbird.events.contract.columnwise import Contract
+from tailorbird.events.contract.rules import Rule
 from tailorbird.features import FeatureSet, count, entity, mean, ratio, sequence, time_since
-from tailorbird.features.worker import FeatureWorker
+from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
-from tailorbird.loops import exit_process
+from tailorbird.periodic import exit_process
 from tailorbird.router import Router
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.stream import Block, open_reader, open_writer, raw_path, routed_path
 
 START = 1_764_072_000_000_000

@@ -38,9 +38,9 @@ import pyarrow.dataset as ds
 
 from benchmarks.ingest import BODY_ROWS, PLAN, START, Stopwatch, cpu_name, make_bodies
 from tailorbird.events import DAY, Receipt, SimulatedClock
-from tailorbird.events.columnwise import Contract
+from tailorbird.events.contract.columnwise import Contract
 from tailorbird.lake import Lake, LakeRole
-from tailorbird.loops import exit_process
+from tailorbird.periodic import exit_process
 from tailorbird.router import Router
 from tailorbird.stream import Block, open_reader, open_writer, raw_path, routed_path
 

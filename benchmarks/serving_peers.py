@@ -28,12 +28,12 @@ from benchmarks.peers.install import SERVING, interpreter, last_error
 from benchmarks.serving_site import CATEGORIES, CLOCK, SLOTS, Site, item
 from tailorbird.events.keys import hash64s
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.ranking.encoders import Encoder
+from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.parts import FixedBundle
-from tailorbird.serving.pipeline import Pipeline
-from tailorbird.serving.schemas import OneSchema
-from tailorbird.serving.state import StateReader
+from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.state import StateReader
+from tailorbird.serving.pipeline.pipeline import Pipeline
+from tailorbird.serving.pipeline.protocols import FixedBundle
 
 SCRIPT = Path(__file__).with_name("peers") / "serving.py"
 SHOWN = 20

@@ -25,27 +25,27 @@ from tailorbird.candidates.protocol import CandidateRequest
 from tailorbird.candidates.query import RequestLists, live_sources
 from tailorbird.candidates.role import CandidatesRole
 from tailorbird.events import DAY, MINUTE, RoutePlan, SimulatedClock
+from tailorbird.events.contract.schema import ROUTED
 from tailorbird.events.keys import hash64s
-from tailorbird.events.schema import ROUTED
 from tailorbird.features import FeatureSet, ReadRequest, Rows
-from tailorbird.features.read import Reader
-from tailorbird.features.worker import FeatureWorker
+from tailorbird.features.online.read import Reader
+from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.models.export import gbdt_to_onnx
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle, write_bundle
-from tailorbird.ranking.computed import COMPUTED
-from tailorbird.ranking.encoders import Matrix, fit_encoder
-from tailorbird.ranking.live import LiveColumns
+from tailorbird.ranking.encode.computed import COMPUTED
+from tailorbird.ranking.encode.encoder import Matrix, fit_encoder
+from tailorbird.ranking.encode.live import LiveColumns
 from tailorbird.ranking.tower import VECTOR_COLUMNS, Space
 from tailorbird.registry import Head, Registry
 from tailorbird.retrieval import Index, build_index
 from tailorbird.retrieval.vectors import content_of
-from tailorbird.serving.candidates import LiveTables
+from tailorbird.serving.models.candidates import LiveTables
 from tailorbird.stream import routed_path
-from tailorbird.training.coding import Codes
-from tailorbird.training.matrix import bundle_columns
-from tailorbird.training.replaying import select_live_columns
+from tailorbird.training.dataset.codes import Codes
+from tailorbird.training.dataset.matrix import bundle_columns
+from tailorbird.training.dataset.replay import select_live_columns
 
 SPAN = 3 * DAY
 CATEGORIES, BRANDS, COUNTRIES = 500, 3_000, ("NO", "SE", "DK", "FI")
@@ -285,7 +285,7 @@ class Site:
 
     def _tower(self, drawn: "EventDraw", index: Index) -> tuple[Space, dict[str, bytes]]:
         """Return barely trained vectors: their cost does not depend on training."""
-        from tailorbird.training.towers import TowerLearner, TowerSettings, find_sequence
+        from tailorbird.training.fit.towers import TowerLearner, TowerSettings, find_sequence
 
         events = pa.concat_tables(drawn.tables())
         declared = find_sequence(self.features)

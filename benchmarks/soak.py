@@ -41,9 +41,9 @@ import numpy as np
 from benchmarks.ingest import cpu_name
 from tailorbird.cli.init import init
 from tailorbird.config import Project, open_project
-from tailorbird.features.figures import routed_log_offsets
+from tailorbird.features.state.progress import routed_log_offsets
 from tailorbird.lake import Lake
-from tailorbird.loops import exit_process
+from tailorbird.periodic import exit_process
 from tailorbird.stream.lag import LagMeter
 
 LOGS = ("raw log", "raw log in use", "routed log", "routed log in use", "index of repeats")

@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from tailorbird.events import hash64s
-from tailorbird.ranking.encoders import Ragged
+from tailorbird.ranking.encode.encoder import Ragged
 from tailorbird.ranking.onnx_session import start_session
 from tailorbird.ranking.tower import VECTOR_COLUMNS, OnnxNet, Space, Tower, TowerPlan
 from tailorbird.retrieval import Index

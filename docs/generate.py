@@ -22,7 +22,12 @@ from tailorbird.cli.main import build_app
 from tailorbird.config import Settings
 from tailorbird.config.settings import ENV_PREFIX, SECRET
 from tailorbird.features import transforms
-from tailorbird.features.declare import CONTEXT_FIELDS, EVENT_FIELDS, REQUEST_COLUMNS, RESERVED
+from tailorbird.features.declare.declarations import (
+    CONTEXT_FIELDS,
+    EVENT_FIELDS,
+    REQUEST_COLUMNS,
+    RESERVED,
+)
 
 FOLDER = Path(__file__).parent / "reference"
 _SECTIONS = {"Args:": "Arguments", "Raises:": "Raises", "Attributes:": "Attributes"}
@@ -251,7 +256,7 @@ def _call(function: Callable[..., Any]) -> list[str]:
     """Return the section of a call: its signature and its docstring."""
     name = function.__name__
     signature = re.sub(
-        r"(tailorbird\.features\.\w+|collections\.abc|typing)\.",
+        r"(tailorbird\.features(?:\.\w+)*|collections\.abc|typing)\.",
         "",
         str(inspect.signature(function)).partition(" -> ")[0],
     )

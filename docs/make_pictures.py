@@ -14,8 +14,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.cli.kit import must, must_json  # noqa: E402
-from tests.console.shop_server import launch, serving  # noqa: E402
+from tests.support.commands import must, must_json  # noqa: E402
+from tests.support.shop_server import launch, serving  # noqa: E402
 
 from tailorbird.cli.demo.world import FRONT  # noqa: E402
 

@@ -17,16 +17,16 @@ from pathlib import Path
 import msgspec
 import pytest
 from docs.generate import FOLDER, PAGES
-from tests.cli.kit import environment
 from tests.cli.test_help import parse
 from tests.cli.test_init import address_of
+from tests.support.commands import environment
 
 from tailorbird.cli.main import build_app
 from tailorbird.config import load_settings
 from tailorbird.config.contract_file import EventContract, load_contract
 from tailorbird.events import EVENT_TYPES, Receipt, RoutePlan, check
 from tailorbird.events.adapters.mapping import parse_mapping
-from tailorbird.serving.editorial import read_lists
+from tailorbird.serving.pipeline.editorial import read_lists
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(path for path in (ROOT / "docs").rglob("*.md"))

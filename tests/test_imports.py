@@ -12,7 +12,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "tailorbird"
 
-BASE = {"errors", "faults", "version", "places", "whole", "lock", "loops", "health"}
+BASE = {"errors", "faults", "version", "storage", "atomic_write", "file_lock", "periodic", "probes"}
 EVERYTHING = {
     "events",
     "stream",
@@ -51,19 +51,11 @@ ALLOWED: dict[str, set[str]] = {
     "candidates.role": {"events", "store", "stream"},
     "candidates.history": {"events", "store", "lake", "stream"},
     "features": {"events", "store"},
-    "features.worker": {"events", "store", "stream"},
-    "features.receipts": {"events", "store", "stream"},
-    "features.shuffle": {"events", "store", "stream"},
     "features.schemas": {"events", "store", "stream"},
-    "features.backfill": {"events", "store", "lake", "stream"},
-    "features.attached": {"events", "store", "lake", "stream"},
-    "features.bootstrap": {"events", "store", "lake", "stream"},
-    "features.erase": {"events", "store", "lake", "stream"},
-    "features.plan": {"events", "store", "lake", "stream"},
-    "features.recompute": {"events", "store", "lake", "stream"},
-    "features.bounded": {"events", "store", "lake", "stream"},
-    "features.sampled": {"events", "store", "lake", "stream"},
-    "features.watch": {"events", "store", "lake", "stream"},
+    "features.online": {"events", "store", "stream"},
+    "features.offline": {"events", "store", "lake", "stream"},
+    "features.parity": {"events", "store", "lake", "stream"},
+    "features.migration": {"events", "store", "lake", "stream"},
     "registry": set(),
     "experiments.assign": {"events"},
     "experiments": {"events", "lake", "ranking"},
@@ -105,12 +97,12 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": {"client", "experiments", "platform", "ranking"},
     "errors": set(),
     "faults": set(),
-    "places": set(),
+    "storage": set(),
     "version": set(),
-    "whole": set(),
-    "lock": set(),
-    "loops": set(),
-    "health": set(),
+    "atomic_write": set(),
+    "file_lock": set(),
+    "periodic": set(),
+    "probes": set(),
 }
 OFFLINE_ONLY = {
     "candidates.fold.",  # not `candidates.folder`
@@ -125,19 +117,12 @@ OFFLINE_ONLY = {
     "candidates.replay",
     "candidates.role",
     "candidates.session_knn.fold",
-    "features.attached",
-    "features.backfill",
-    "features.plan",
-    "features.shards",
-    "features.kernels",
-    "features.hashing",
-    "features.bootstrap",
-    "features.erase",
-    "features.recompute",
-    "features.bounded",
-    "features.sampled",
-    "features.watch",
-    "features.chains",
+    "features.offline",
+    "features.parity.bounds",
+    "features.parity.recompute",
+    "features.parity.sampled",
+    "features.parity.watch",
+    "features.migration",
 }
 NEVER_IN_A_SERVER = (
     "torch",

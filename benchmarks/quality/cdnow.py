@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.quality import cdnow_ceiling
 from benchmarks.quality.leaving import Case, Plan, main
+from benchmarks.quality.parts import cdnow_ceiling
 from tailorbird.events import DAY
 from tailorbird.training.churn.labels import Window
 

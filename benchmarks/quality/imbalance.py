@@ -24,8 +24,8 @@ from tailorbird.models.architectures import Net, fit_net
 from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.layout import build_layout
 from tailorbird.simulator import Site
-from tailorbird.training.metrics import auc, log_loss
-from tailorbird.training.position import Examination, click_weights, estimate_examination
+from tailorbird.training.evaluation.metrics import auc, log_loss
+from tailorbird.training.fit.examination import Examination, click_weights, estimate_examination
 
 Floats = npt.NDArray[np.float64]
 

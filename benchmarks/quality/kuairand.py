@@ -26,9 +26,9 @@ from benchmarks.quality.running import environment, make_parser, require_data_se
 from tailorbird.models.architectures import fit, is_available
 from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.layout import History, Layout
-from tailorbird.training.bootstrap import Bootstrap, Interval
-from tailorbird.training.metrics import auc, auc_influence, log_losses
-from tailorbird.training.resuming import load_or_make_arrays
+from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
+from tailorbird.training.evaluation.metrics import auc, auc_influence, log_losses
+from tailorbird.training.fit.resume import load_or_make_arrays
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

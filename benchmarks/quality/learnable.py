@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.quality.learnable_taste import (
+from benchmarks.quality.parts.learnable_taste import (
     Rows,
     Taste,
     expected_reward,
@@ -35,8 +35,8 @@ from tailorbird.simulator.house import HousePolicy
 from tailorbird.simulator.population import new_population
 from tailorbird.simulator.traffic import Requests, draw_requests, draw_visits, pleasures, respond
 from tailorbird.simulator.world import Floats, Ints
-from tailorbird.training.bootstrap import Bootstrap
-from tailorbird.training.resuming import load_or_make_arrays
+from tailorbird.training.evaluation.bootstrap import Bootstrap
+from tailorbird.training.fit.resume import load_or_make_arrays
 
 LENGTHS = (7, 14, 30)
 QUESTIONS, NEWEST, POPULAR_DAYS = 600, 0.15, 7.0

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.quality.running import PROJECTS, Counted, environment, make_parser, require_data_set
 from tailorbird.config import open_project
 from tailorbird.events import DAY, micros
-from tailorbird.features.attached import JoinedEvents
+from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.lake import Lake
 from tailorbird.training.churn.contact import contact_curve
 from tailorbird.training.churn.fit import FitSettings

@@ -48,12 +48,12 @@ from tailorbird.features import (
     time_since_first,
     trend,
 )
-from tailorbird.features.attached import JoinedEvents
-from tailorbird.features.backfill import History, event_columns
-from tailorbird.features.read import Reader
-from tailorbird.features.recompute import ParityReport, empty_report
-from tailorbird.features.sampled import SampledRead, compare, read_sample, requests_of
-from tailorbird.features.worker import FeatureWorker
+from tailorbird.features.offline.backfill import History, event_columns
+from tailorbird.features.offline.profile_join import JoinedEvents
+from tailorbird.features.online.read import Reader
+from tailorbird.features.online.worker import FeatureWorker
+from tailorbird.features.parity.recompute import ParityReport, empty_report
+from tailorbird.features.parity.sampled import SampledRead, compare, read_sample, requests_of
 from tailorbird.lake import Lake
 
 FOLDER, CLICKS = "globo-clicks", "clicks.parquet"

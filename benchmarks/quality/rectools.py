@@ -156,10 +156,10 @@ def list_tailorbird(case: Case, seed: int) -> Arrays:
     from tailorbird.platform.moment import clock_as_of
     from tailorbird.platform.training import base_settings
     from tailorbird.retrieval import Index
-    from tailorbird.training.indexes import build_series, write_index
-    from tailorbird.training.retrieval import EVENTS_MIN
-    from tailorbird.training.rows import load_material
-    from tailorbird.training.towers import add_spaces, make_learner
+    from tailorbird.training.dataset.indexes import build_series, write_index
+    from tailorbird.training.dataset.rows import load_material
+    from tailorbird.training.fit.retrieval import EVENTS_MIN
+    from tailorbird.training.fit.towers import add_spaces, make_learner
     from tailorbird.training.train import index_moments, split_requests
 
     site = open_project(case.root)

@@ -17,7 +17,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality import leaving_page, product_page, rectools_page, search_page, tasks_page
+from benchmarks.quality.pages import (
+    leaving_page,
+    product_page,
+    rectools_page,
+    search_page,
+    tasks_page,
+)
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"

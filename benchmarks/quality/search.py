@@ -48,8 +48,8 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from threadpoolctl import threadpool_limits
 
+from benchmarks.quality.parts.search_shops import GRADES, WANDS, Judged, Shop, chorus, wands
 from benchmarks.quality.running import default_data, environment, require_data_set
-from benchmarks.quality.search_shops import GRADES, WANDS, Judged, Shop, chorus, wands
 from tailorbird.config.settings import SearchSection
 from tailorbird.retrieval.index import RERANKED_MIN
 from tailorbird.retrieval.meaning import Meaning, MeaningSettings, texts_to_encode, write_meaning

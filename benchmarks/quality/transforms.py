@@ -26,8 +26,8 @@ from tailorbird.features.transforms import Transform, frequency, hashing, target
 from tailorbird.lake import Lake
 from tailorbird.registry import Registry
 from tailorbird.simulator import Site
-from tailorbird.training.judge import PRIMARY
-from tailorbird.training.replaying import select_live_columns
+from tailorbird.training.dataset.replay import select_live_columns
+from tailorbird.training.evaluation.judge import PRIMARY
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
 

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from tests.training import routed
+from tests.support import routed
 
 from tailorbird.candidates.batch import COLUMNS, segment_keys, to_event_batch
 from tailorbird.candidates.contract import Board, contract_of, parse_source

@@ -9,7 +9,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from tests.candidates.logs import CONTRACT, Line, random_askers, random_log, request_of, table_of
+from tests.support.candidate_logs import (
+    CONTRACT,
+    Line,
+    random_askers,
+    random_log,
+    request_of,
+    table_of,
+)
 
 from tailorbird.candidates.batch import to_event_batch
 from tailorbird.candidates.contract import Contract

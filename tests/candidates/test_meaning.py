@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.candidates.logs import (
+from tests.support.candidate_logs import (
     BOARDS,
     CONTRACT,
     random_askers,

@@ -7,7 +7,14 @@ import random
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.candidates.logs import CONTRACT, Line, random_askers, random_log, request_of, table_of
+from tests.support.candidate_logs import (
+    CONTRACT,
+    Line,
+    random_askers,
+    random_log,
+    request_of,
+    table_of,
+)
 
 from tailorbird.candidates.batch import to_event_batch
 from tailorbird.candidates.fold import CandidateFold

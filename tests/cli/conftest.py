@@ -2,7 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.cli.kit import make_shop, must
+from tests.support.commands import make_shop, must
 
 
 @pytest.fixture(scope="session")

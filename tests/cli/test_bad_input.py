@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.cli.kit import each, environment, must, must_json, refused, tailorbird
+from tests.support.commands import each, environment, must, must_json, refused, tailorbird
 
 from tailorbird.platform.supervisor import PARENT_VARIABLE, STABLE_S
 

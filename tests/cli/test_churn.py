@@ -18,19 +18,19 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from tests.cli.kit import environment, must, must_json, tailorbird
+from tests.support.commands import environment, must, must_json, tailorbird
 
-from tailorbird.cli.churn import print_training
+from tailorbird.cli.training.churn import print_training
 from tailorbird.config import open_project
 from tailorbird.events import HOUR, SimulatedClock
 from tailorbird.lake import Lake
 from tailorbird.privacy.files import made_by
-from tailorbird.ranking.churn_bundle import ChurnBundle
-from tailorbird.serving.churn import ChurnModels
+from tailorbird.ranking.churn.bundle import ChurnBundle
 from tailorbird.serving.metrics import Metrics
-from tailorbird.serving.schemas import Schemas
+from tailorbird.serving.models.churn import ChurnModels
+from tailorbird.serving.models.schemas import Schemas
+from tailorbird.training.backtest.leaks import find_backdated_imports
 from tailorbird.training.churn.score import score_people
-from tailorbird.training.validate.leaks import find_backdated_imports
 
 pytestmark = pytest.mark.slow
 
@@ -316,7 +316,9 @@ def test_options_of_a_slot_are_refused_for_a_churn_model(project):
 
 
 def make_shop_with_plans(folder: Path) -> None:
-    """Of a churn model with the attribute `plan`; the purchases lie there and are not imported yet."""
+    """Of a churn model with the attribute `plan`; the purchases lie there and are not imported
+    yet.
+    """
     must("init", folder)
     plan = 'attribute("plan", user, "plan", kind="categorical")\n'
     (folder / "features.py").write_text(

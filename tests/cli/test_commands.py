@@ -19,11 +19,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from tests.cli.kit import EXAMPLE_USER, environment, must, must_json, refused, tailorbird
 from tests.cli.test_init import address_of
-from tests.faults.roles import until
+from tests.support.commands import EXAMPLE_USER, environment, must, must_json, refused, tailorbird
+from tests.support.roles import until
 
-from tailorbird.lock import FileLock
+from tailorbird.file_lock import FileLock
 from tailorbird.platform.supervisor import STOP_S
 
 pytestmark = pytest.mark.slow

@@ -10,16 +10,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.cli.kit import each
-from tests.privacy.kit import CANARY, CLOCK, left_of, present, refused
+from tests.support.commands import each
+from tests.support.people import CANARY, CLOCK, left_of, present, refused
 
 from tailorbird.config import open_project
-from tailorbird.lake.made import made
+from tailorbird.lake.write.labels import made
 from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase
 from tailorbird.privacy.files import find_scratch, made_by
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 
 # Every kind of file that a command writes below a project's data, and what an erasure does with it.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cyclopts import App
 from docs.generate import commands_of, examples_of, prose_of
-from tests.cli.kit import must, tailorbird
+from tests.support.commands import must, tailorbird
 
 from tailorbird.cli.main import build_app
 

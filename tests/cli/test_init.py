@@ -12,8 +12,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from tests.cli.kit import environment, must, must_json, refused, tailorbird
-from tests.faults.roles import until
+from tests.support.commands import environment, must, must_json, refused, tailorbird
+from tests.support.roles import until
 
 CLICKS, USERS, ITEMS = 3_000, 120, 40
 

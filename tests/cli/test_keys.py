@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.cli.kit import must, must_json, refused, tailorbird
+from tests.support.commands import must, must_json, refused, tailorbird
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ from tailorbird.config.log_end import settle_clock
 from tailorbird.config.project import Paths
 from tailorbird.errors import DamageError
 from tailorbird.events import DAY, HOUR, MINUTE, SystemClock
+from tailorbird.events.contract.schema import ROUTED
 from tailorbird.events.log_clock import LogClock
-from tailorbird.events.schema import ROUTED
 from tailorbird.lake.tables import TABLES
 from tailorbird.platform.moment import clock_as_of, clock_of_answers
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from tests.cli.kit import must, must_json
+from tests.support.commands import must, must_json
 
 DATA = Path(os.environ.get("TAILORBIRD_DATA") or Path(__file__).parents[3] / "shared" / "data")
 USE_ALL_ROWS = os.environ.get("TAILORBIRD_TEST_DATA") == "whole"
@@ -41,7 +41,9 @@ def _project(folder: Path, kind: str) -> Path:
 
 
 def _part(file: Path, folder: Path, row_groups: int) -> tuple[Path, pa.Table]:
-    """The first groups of rows of a file, in a file of the same name in `folder`, and as a table."""
+    """The first groups of rows of a file, in a file of the same name in `folder`, and as a
+    table.
+    """
     source = pq.ParquetFile(file)
     rows = source.read() if USE_ALL_ROWS else source.read_row_groups(list(range(row_groups)))
     folder.mkdir(exist_ok=True)

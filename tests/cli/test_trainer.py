@@ -12,7 +12,7 @@ from deltalake import write_deltalake
 from tailorbird.config.project import Paths
 from tailorbird.config.settings import Settings, TrainSection
 from tailorbird.events import DAY, HOUR, SimulatedClock
-from tailorbird.events.schema import ROUTED
+from tailorbird.events.contract.schema import ROUTED
 from tailorbird.experiments import Experiment
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake

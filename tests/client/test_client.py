@@ -19,7 +19,7 @@ from typing import get_type_hints
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.client.servers import Served, serving
+from tests.support.servers import Served, serving
 
 import tailorbird
 from tailorbird.client import (
@@ -42,7 +42,7 @@ from tailorbird.client.parameters import (
 from tailorbird.client.patience import BUDGET_MAX, RetryBudget, Throttle, backoff_s
 from tailorbird.errors import StorageError, UsageError
 from tailorbird.events import Event
-from tailorbird.serving.keys import Keys
+from tailorbird.serving.auth.keys import Keys
 from tailorbird.serving.messages import Query, RankQuery, RecommendQuery, SearchQuery
 
 WRITE, READ = "write-key-0123456789", "read-key-0123456789"

@@ -12,10 +12,10 @@ from cloudevents.core.bindings.http import to_binary_event, to_structured_event
 from cloudevents.core.v1.event import CloudEvent
 from gorse import Gorse, GorseException
 from segment.analytics.client import Client
-from tests.client.servers import serving
 from tests.events.adapters.test_metarank import CLICK, ITEM, RANKING, USER
+from tests.support.servers import serving
 
-from tailorbird.serving.keys import Keys
+from tailorbird.serving.auth.keys import Keys
 
 KEY = "write-key-0123456789"
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, sync_playwright
-from tests.client.servers import Served, serving
 from tests.client.test_client import until
-from tests.console.shop_server import chromium, launch
+from tests.support.servers import Served, serving
+from tests.support.shop_server import chromium, launch
 
-from tailorbird.serving.keyfile import create_key
-from tailorbird.serving.keys import Keys
+from tailorbird.serving.auth.keyfile import create_key
+from tailorbird.serving.auth.keys import Keys
 
 pytestmark = pytest.mark.slow
 

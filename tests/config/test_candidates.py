@@ -52,7 +52,9 @@ def test_slots_keep_what_they_name_and_what_their_rankers_read(project: SimpleNa
 
 
 def test_tables_of_live_bundles_are_maintained(project: SimpleNamespace) -> None:
-    """Also the one before: a rollback must find its tables. What neither serves nor may is let go."""
+    """Also the one before: a rollback must find its tables. What neither serves nor may is let
+    go.
+    """
     first, second, third = (
         bundle(project, *sources) for sources in (["popular:15m"], ["stan"], ["popular:28d"])
     )

@@ -7,7 +7,7 @@ from tailorbird.config import open_project
 from tailorbird.config.contract_file import EventContract, load_contract
 from tailorbird.errors import ConfigError
 from tailorbird.events import EVENT_TYPES, HOUR
-from tailorbird.events.rules import Rule
+from tailorbird.events.contract.rules import Rule
 
 TEXT = """
 [purchase]

@@ -5,7 +5,7 @@ two notes of it is lost or damaged.
 from pathlib import Path
 
 import pytest
-from tests.cli.kit import must, must_json, refused, tailorbird
+from tests.support.commands import must, must_json, refused, tailorbird
 
 from tailorbird.config.pseudonyms import FILE, pseudonyms_of
 from tailorbird.errors import ConfigError

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.cli.kit import must, must_json
-from tests.console.shop_server import (
+from tests.first_hour.layouts import rees46
+from tests.support.commands import must, must_json
+from tests.support.shop_server import (
     PHONE,
     browsing,
     chromium,
@@ -20,7 +21,6 @@ from tests.console.shop_server import (
     violations,
     watched,
 )
-from tests.first_hour.layouts import rees46
 
 from tailorbird.config import Project, open_project
 

@@ -8,8 +8,8 @@ from importlib.resources import files
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.cli.kit import make_shop
-from tests.console.shop_server import (
+from tests.support.commands import make_shop
+from tests.support.shop_server import (
     PHONE,
     browsing,
     chromium,

@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.events.test_contract import ANSWER, CLICK, EVENTS, NOW, click, deep
 
-from tailorbird.events import DAY, MINUTE, Receipt, RoutePlan, check, columnwise
-from tailorbird.events.columnwise import Contract, EventColumns
-from tailorbird.events.contract import PROPERTIES_BYTES_MAX, Refusal, split_body
-from tailorbird.events.envelope import Event
-from tailorbird.events.rules import Rule
+from tailorbird.events import DAY, MINUTE, Receipt, RoutePlan, check
+from tailorbird.events.contract import columnwise
+from tailorbird.events.contract.columnwise import Contract, EventColumns
+from tailorbird.events.contract.contract import PROPERTIES_BYTES_MAX, Refusal, split_body
+from tailorbird.events.contract.envelope import Event
+from tailorbird.events.contract.rules import Rule
 
 SOURCES = ["door", "browser", "browser+identify", "import", "server", "unheard of"]
 RULES = (

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from tailorbird.events import Receipt, RoutePlan, SimulatedClock, check
-from tailorbird.events.rules import Rule
+from tailorbird.events.contract.rules import Rule
 from tailorbird.router import Router
 from tailorbird.router.columns import to_table
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.stream import open_reader, routed_path
 
 NOW = 1_764_072_000_000_000

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from tailorbird.events import MINUTE
-from tailorbird.events.schema import ROUTED, TIME
+from tailorbird.events.contract.schema import ROUTED, TIME
 from tailorbird.experiments import Experiment
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.experiments.drawing import report_html, report_svg

@@ -25,9 +25,9 @@ ATTACKS = (
         "no key, a wrong one, one of another scope, on any route",
         "401 or 403; a route that nobody declared fails the build.",
         (
-            "tests/serving/test_matrix.py::test_every_route_that_can_be_served_is_declared",
-            "tests/serving/test_matrix.py::test_each_route_takes_its_own_scope_only",
-            "tests/serving/test_matrix.py::test_no_other_method_reaches_a_handler",
+            "tests/serving/http/test_matrix.py::test_every_route_that_can_be_served_is_declared",
+            "tests/serving/http/test_matrix.py::test_each_route_takes_its_own_scope_only",
+            "tests/serving/http/test_matrix.py::test_no_other_method_reaches_a_handler",
         ),
     ),
     Attack(
@@ -35,9 +35,9 @@ ATTACKS = (
         "a public address without a key",
         "Refuses to start; the default is 127.0.0.1.",
         (
-            "tests/serving/test_attacks.py::test_only_this_machine_is_served_without_a_key",
-            "tests/serving/test_attacks.py::test_the_default_is_this_machine_and_a_public_start_without_a_key_is_refused",
-            "tests/serving/test_keys.py::test_a_public_bind_is_safe_with_a_file_of_keys",
+            "tests/serving/http/test_attacks.py::test_only_this_machine_is_served_without_a_key",
+            "tests/serving/http/test_attacks.py::test_the_default_is_this_machine_and_a_public_start_without_a_key_is_refused",
+            "tests/serving/auth/test_keys.py::test_a_public_bind_is_safe_with_a_file_of_keys",
         ),
     ),
     Attack(
@@ -45,8 +45,8 @@ ATTACKS = (
         "fields that are the server's, sent by a client",
         "Refused or left out, in every format; never believed.",
         (
-            "tests/serving/test_attacks.py::test_no_field_of_the_servers_is_taken_from_a_client",
-            "tests/serving/test_attacks.py::test_nor_through_the_formats_of_others",
+            "tests/serving/http/test_attacks.py::test_no_field_of_the_servers_is_taken_from_a_client",
+            "tests/serving/http/test_attacks.py::test_nor_through_the_formats_of_others",
         ),
     ),
     Attack(
@@ -54,9 +54,9 @@ ATTACKS = (
         "large bodies, bombs, deep JSON, endless numbers",
         "413 or 400 while the body is read; memory has a bound over all bodies.",
         (
-            "tests/serving/test_limits.py::test_a_bomb_is_told_by_its_ratio_before_it_is_large",
-            "tests/serving/test_app.py::test_a_body_of_unknown_length_is_cut_off_while_it_comes",
-            "tests/serving/test_attacks.py::test_depth_length_and_numbers_beyond_sense_are_refused_at_once",
+            "tests/serving/auth/test_limits.py::test_a_bomb_is_told_by_its_ratio_before_it_is_large",
+            "tests/serving/http/test_app.py::test_a_body_of_unknown_length_is_cut_off_while_it_comes",
+            "tests/serving/http/test_attacks.py::test_depth_length_and_numbers_beyond_sense_are_refused_at_once",
             "tests/faults/test_overload.py::test_at_ten_times_its_capacity_it_refuses_early_loses_nothing_and_recovers",
         ),
     ),
@@ -86,9 +86,9 @@ ATTACKS = (
         "floods from one key, one address, with many ids",
         "429 with `Retry-After`; questions have buckets of their own.",
         (
-            "tests/serving/test_limits.py::test_a_key_may_send_so_many_events_and_then_waits_as_it_is_told",
-            "tests/serving/test_limits.py::test_a_flood_from_one_address_does_not_stop_the_page_for_others",
-            "tests/serving/test_limits.py::test_a_key_that_invents_people_is_stopped_until_the_hour_is_over",
+            "tests/serving/auth/test_limits.py::test_a_key_may_send_so_many_events_and_then_waits_as_it_is_told",
+            "tests/serving/auth/test_limits.py::test_a_flood_from_one_address_does_not_stop_the_page_for_others",
+            "tests/serving/auth/test_limits.py::test_a_key_that_invents_people_is_stopped_until_the_hour_is_over",
         ),
     ),
     Attack(
@@ -96,9 +96,9 @@ ATTACKS = (
         "lines and labels injected into logs and metrics",
         "Escaped; nothing that is sent becomes a label.",
         (
-            "tests/serving/test_logs.py::test_nobody_writes_a_line_of_their_own",
-            "tests/serving/test_logs.py::test_an_id_that_is_not_fit_for_a_log_is_replaced",
-            "tests/serving/test_attacks.py::test_nothing_that_is_sent_becomes_a_label",
+            "tests/serving/http/test_logs.py::test_nobody_writes_a_line_of_their_own",
+            "tests/serving/http/test_logs.py::test_an_id_that_is_not_fit_for_a_log_is_replaced",
+            "tests/serving/http/test_attacks.py::test_nothing_that_is_sent_becomes_a_label",
         ),
     ),
     Attack(
@@ -108,9 +108,9 @@ ATTACKS = (
         "clicks and the like an address has at most "
         "`serve.address_clicks_per_hour` at once and as many an hour.",
         (
-            "tests/serving/test_browser_keys.py::test_each_key_sends_its_types_of_events_only",
-            "tests/serving/test_keys.py::test_a_key_of_the_page_holds_for_its_origins_only",
-            "tests/serving/test_limits.py::test_forged_clicks_of_one_address_are_bounded",
+            "tests/serving/auth/test_browser_keys.py::test_each_key_sends_its_types_of_events_only",
+            "tests/serving/auth/test_keys.py::test_a_key_of_the_page_holds_for_its_origins_only",
+            "tests/serving/auth/test_limits.py::test_forged_clicks_of_one_address_are_bounded",
         ),
         "What a share of forged clicks does to a trained ranking is not measured.",
     ),
@@ -118,7 +118,7 @@ ATTACKS = (
         "door",
         "paths that lead out of what is served",
         "404.",
-        ("tests/serving/test_attacks.py::test_no_path_leads_out_of_what_is_served",),
+        ("tests/serving/http/test_attacks.py::test_no_path_leads_out_of_what_is_served",),
     ),
     Attack(
         "lake",
@@ -164,8 +164,8 @@ ATTACKS = (
         "Stored as hashes or not at all; shown as stars; in no output.",
         (
             "tests/faults/test_secrets.py::test_no_secret_of_the_environment_is_in_any_output_or_file",
-            "tests/serving/test_logs.py::test_no_output_tells_ids_questions_or_keys",
-            "tests/serving/test_keys.py::test_the_file_holds_no_key_and_only_its_owner_reads_it",
+            "tests/serving/http/test_logs.py::test_no_output_tells_ids_questions_or_keys",
+            "tests/serving/auth/test_keys.py::test_the_file_holds_no_key_and_only_its_owner_reads_it",
             "tests/stream/test_secured.py::test_a_wrong_password_is_called_one_and_shown_nowhere",
         ),
         "Memory dumps of a process hold them.",

@@ -51,7 +51,7 @@ FAULTS = (
         "sync of the folder.",
         (
             "chaos: sync",
-            "tests/serving/test_door.py::test_a_failed_commit_refuses_and_takes_no_writes_until_reopened",
+            "tests/serving/collector/test_collector.py::test_a_failed_commit_refuses_and_takes_no_writes_until_reopened",
             "tests/lake/test_durable.py::test_a_failed_sync_is_not_tried_again",
             "tests/stream/test_embedded.py::test_what_a_writer_left_in_the_wal_is_written_anew_before_it_is_synced",
         ),
@@ -69,7 +69,7 @@ FAULTS = (
         (
             "chaos: full",
             "chaos: a full disk",
-            "tests/serving/test_door.py::test_an_almost_full_disk_refuses_before_it_is_full_and_goes_on_by_itself",
+            "tests/serving/collector/test_collector.py::test_an_almost_full_disk_refuses_before_it_is_full_and_goes_on_by_itself",
             "tests/stream/test_embedded.py::test_a_full_disk_is_told_and_what_was_acknowledged_stays",
         ),
     ),
@@ -83,8 +83,8 @@ FAULTS = (
         "the next start and built anew.",
         (
             "chaos: lost",
-            "tests/features/test_starting.py::test_a_damaged_state_is_rebuilt_by_the_start_after_a_crash",
-            "tests/features/test_starting.py::test_a_damaged_list_of_free_pages_is_detected",
+            "tests/features/online/test_crash_loop.py::test_a_damaged_state_is_rebuilt_by_the_start_after_a_crash",
+            "tests/features/online/test_crash_loop.py::test_a_damaged_list_of_free_pages_is_detected",
             "tests/stream/test_embedded.py::test_last_blocks_that_the_disk_lost_are_told_though_nobody_had_read_them",
             "tests/stream/test_embedded.py::test_damage_in_the_middle_stops_readers_and_writer_and_names_the_offset",
         ),
@@ -190,11 +190,11 @@ FAULTS = (
         (
             "chaos: Kafka and Valkey",
             "tests/faults/test_drills.py::test_every_request_is_answered_with_items",
-            "tests/serving/test_degrading.py::test_without_the_store_a_person_is_scored_by_what_was_read_last",
+            "tests/serving/pipeline/test_degraded.py::test_without_the_store_a_person_is_scored_by_what_was_read_last",
             "tests/store/test_hedge.py::test_a_replica_that_lags_is_not_believed",
             "tests/store/test_published.py::test_lost_copies_are_told_to_readers_and_written_anew",
             "tests/store/test_published.py::test_a_full_server_stops_the_copies_and_not_the_store",
-            "tests/features/test_copies.py::test_copies_read_like_the_state_and_a_loss_is_reported_and_repaired",
+            "tests/features/online/test_copies.py::test_copies_read_like_the_state_and_a_loss_is_reported_and_repaired",
         ),
         "A stale replica that is promoted is not tried.",
     ),
@@ -206,7 +206,7 @@ FAULTS = (
         (
             "tests/store/test_embedded.py::test_the_map_grows_when_it_is_full_and_the_change_is_run_again",
             "tests/store/test_embedded.py::test_a_dead_reader_does_not_hold_pages_back_for_ever",
-            "tests/features/test_starting.py::test_a_damaged_state_is_rebuilt_by_the_start_after_a_crash",
+            "tests/features/online/test_crash_loop.py::test_a_damaged_state_is_rebuilt_by_the_start_after_a_crash",
         ),
     ),
     Fault(
@@ -239,10 +239,10 @@ FAULTS = (
         "Bounded before it is taken: 413 or 429, with `Retry-After`; entities beyond a cap "
         "are dropped, idle longest first, and counted.",
         (
-            "tests/serving/test_limits.py::test_bodies_that_do_not_fit_together_are_refused_and_their_room_is_given_back",
-            "tests/serving/test_limits.py::test_a_bomb_is_told_by_its_ratio_before_it_is_large",
-            "tests/serving/test_door.py::test_a_full_queue_refuses_before_memory_grows",
-            "tests/features/test_idle.py::test_past_the_cap_those_idle_longest_are_dropped_and_counted",
+            "tests/serving/auth/test_limits.py::test_bodies_that_do_not_fit_together_are_refused_and_their_room_is_given_back",
+            "tests/serving/auth/test_limits.py::test_a_bomb_is_told_by_its_ratio_before_it_is_large",
+            "tests/serving/collector/test_collector.py::test_a_full_queue_refuses_before_memory_grows",
+            "tests/features/state/test_eviction.py::test_past_the_cap_those_idle_longest_are_dropped_and_counted",
         ),
         "No role is run under a limit of the kernel's; being killed by it is F1.",
     ),
@@ -252,7 +252,7 @@ FAULTS = (
         "Senders of events wait for it; answers do not.",
         (
             "tests/faults/test_slow_disk.py::test_events_wait_for_a_slow_disk_and_answers_do_not",
-            "tests/serving/test_limits.py::test_a_stalled_disk_is_felt_by_the_senders_and_not_by_memory",
+            "tests/serving/auth/test_limits.py::test_a_stalled_disk_is_felt_by_the_senders_and_not_by_memory",
         ),
     ),
     Fault(
@@ -267,8 +267,8 @@ FAULTS = (
             "tests/faults/test_overload.py::test_at_ten_times_its_capacity_it_refuses_early_loses_nothing_and_recovers",
             "tests/faults/test_overload.py::test_a_thousand_slow_senders_leave_others_working_and_are_closed",
             "tests/serving/test_server.py::test_whoever_comes_while_all_connections_are_taken_is_told_when_to_come_again",
-            "tests/serving/test_limits.py::test_a_key_may_send_so_many_events_and_then_waits_as_it_is_told",
-            "tests/serving/test_door.py::test_a_full_queue_refuses_before_memory_grows",
+            "tests/serving/auth/test_limits.py::test_a_key_may_send_so_many_events_and_then_waits_as_it_is_told",
+            "tests/serving/collector/test_collector.py::test_a_full_queue_refuses_before_memory_grows",
         ),
         "Events are refused by the room that they take, not by how long they wait: up to "
         "that bound senders wait for seconds. The sender of the "
@@ -294,11 +294,11 @@ FAULTS = (
         "process first. One whose scores turn out to be no numbers "
         "leaves its answers to the one before.",
         (
-            "tests/serving/test_artifacts.py::test_a_damaged_champion_is_refused_the_one_before_answers_and_an_alarm_counts",
-            "tests/serving/test_artifacts.py::test_a_model_that_ends_or_holds_its_loader_does_so_to_a_child_alone",
-            "tests/serving/test_artifacts.py::test_a_model_that_passes_its_golden_rows_and_gives_no_numbers_later_is_left_for_the_one_before",
-            "tests/serving/test_bundles.py::test_a_damaged_champion_is_refused_and_the_previous_one_serves_on",
-            "tests/serving/test_bundles.py::test_a_loader_that_dies_of_a_bundle_dies_alone",
+            "tests/serving/models/test_artifacts.py::test_a_damaged_champion_is_refused_the_one_before_answers_and_an_alarm_counts",
+            "tests/serving/models/test_artifacts.py::test_a_model_that_ends_or_holds_its_loader_does_so_to_a_child_alone",
+            "tests/serving/models/test_artifacts.py::test_a_model_that_passes_its_golden_rows_and_gives_no_numbers_later_is_left_for_the_one_before",
+            "tests/serving/models/test_bundles.py::test_a_damaged_champion_is_refused_and_the_previous_one_serves_on",
+            "tests/serving/models/test_bundles.py::test_a_loader_that_dies_of_a_bundle_dies_alone",
             "tests/ranking/test_bundle.py::test_damage_under_fitting_checksums_is_refused_or_harmless_and_never_crashes",
         ),
     ),
@@ -307,9 +307,9 @@ FAULTS = (
         "events made to break whoever reads them",
         "Accepted, or refused with a code and kept whole in the quarantine; no role ends.",
         (
-            "tests/serving/test_fuzz.py::test_each_row_of_a_damaged_body_is_accepted_or_refused_for_a_reason",
+            "tests/serving/http/test_fuzz.py::test_each_row_of_a_damaged_body_is_accepted_or_refused_for_a_reason",
             "tests/faults/test_bad_events.py::test_a_bad_event_is_refused_with_its_reason_and_counts_nowhere",
-            "tests/serving/test_codes.py::test_door_and_quarantine_name_the_same_reason",
+            "tests/serving/http/test_codes.py::test_door_and_quarantine_name_the_same_reason",
         ),
         "`make fuzz-decoder` goes on for as long as it is let.",
     ),
@@ -358,7 +358,7 @@ FAULTS = (
             "tests/stream/test_held.py::test_a_lost_log_goes_on_behind_what_was_read_of_it",
             "tests/stream/test_held.py::test_a_log_that_was_lost_before_the_archive_has_a_file_of_it_goes_on",
             "tests/stream/test_held.py::test_an_older_copy_is_kept_beside_the_log_that_goes_on",
-            "tests/serving/test_door_kafka.py::test_a_topic_that_lost_what_the_lake_has_is_not_written_to",
+            "tests/serving/collector/test_collector_kafka.py::test_a_topic_that_lost_what_the_lake_has_is_not_written_to",
             "tests/stream/test_lost_topics.py::test_a_server_under_another_name_goes_on",
         ),
         "A log restored from a copy that ends where its consumers are is not told from the "

@@ -8,7 +8,7 @@ reference, to the bit.
 import msgspec
 import pyarrow as pa
 import pytest
-from tests.features.fuzz_world import BASE, World
+from tests.features.fuzzing.world import BASE, World
 
 from tailorbird.events import DAY, SECOND, Receipt
 from tailorbird.features import ReadRequest

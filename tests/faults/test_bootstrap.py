@@ -12,20 +12,20 @@ import threading
 from functools import partial
 
 import pytest
-from tests.faults.roles import make_project, until
+from tests.support.roles import make_project, until
 
 from tailorbird.config import open_project
 from tailorbird.config.schemas import releasable_offset as _released
 from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.events import SECOND, SimulatedClock
 from tailorbird.features import ReadRequest
-from tailorbird.features.bootstrap import build_from_lake
-from tailorbird.features.state import open_state
-from tailorbird.features.worker import FeatureWorker
+from tailorbird.features.migration.bootstrap import build_from_lake
+from tailorbird.features.online.worker import FeatureWorker
+from tailorbird.features.state.state import open_state
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.router import Router
-from tailorbird.serving.door import EventCollector
-from tailorbird.serving.state import StateReader
+from tailorbird.serving.collector.collector import EventCollector
+from tailorbird.serving.models.state import StateReader
 
 NOW = 1_764_072_000_000_000
 ROWS, LATER = 400, 60

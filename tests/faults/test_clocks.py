@@ -8,10 +8,10 @@ from itertools import pairwise
 
 import apsw
 import pytest
-from tests.faults.oracle import unequal_state
-from tests.faults.roles import make_project, until
+from tests.support.oracle import unequal_state
+from tests.support.roles import make_project, until
 
-from tailorbird.cli.doctor_clock import dated_ahead
+from tailorbird.cli.doctor.clock import dated_ahead
 from tailorbird.events import (
     BACKWARD_TOLERANCE,
     DAY,
@@ -24,12 +24,12 @@ from tailorbird.events import (
 )
 from tailorbird.events.answer_record import AnswerRecord
 from tailorbird.features import ReadRequest
-from tailorbird.features.read import Reader
+from tailorbird.features.online.read import Reader
+from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.request import Rows
-from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole, run, verify
 from tailorbird.router import Router
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 
 NOW = SystemClock().now()
 YEAR = 365 * DAY

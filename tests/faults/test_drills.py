@@ -17,11 +17,11 @@ from tests.faults.drills.child import Part
 from tests.faults.drills.judging import DrillResult, judge
 from tests.faults.drills.loads import Phase, sum_phases
 from tests.faults.drills.site import ROOT
-from tests.faults.roles import until
-from tests.ports import free_port
-from tests.serving import shop
-from tests.store.servers import needs_valkey
-from tests.stream.brokers import needs_kafka
+from tests.support import serving_shop
+from tests.support.brokers import needs_kafka
+from tests.support.ports import free_port
+from tests.support.roles import until
+from tests.support.stores import needs_valkey
 
 from tailorbird.events import SystemClock
 from tailorbird.registry import Registry
@@ -50,7 +50,9 @@ def test_requests_to_a_starting_server_are_refused_at_once(
     monkeypatch.setenv("TAILORBIRD_FAULTS", "serving.before_bundle_load=stall:30")
     registry = Registry(tmp_path / "registry", clock=SystemClock())
     registry.promote(
-        registry.add(shop.write(tmp_path / "bundle", shop.feature_set())), by="test", why="first"
+        registry.add(serving_shop.write(tmp_path / "bundle", serving_shop.feature_set())),
+        by="test",
+        why="first",
     )
     port = free_port()
     part = json.dumps(asdict(Part(str(tmp_path), port=port)))

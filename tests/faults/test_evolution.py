@@ -22,24 +22,24 @@ import msgspec
 import numpy as np
 import pyarrow.compute as pc
 import pytest
-from tests.faults.roles import Up, make_project, until
-from tests.serving import shop
+from tests.support import serving_shop
+from tests.support.roles import Up, make_project, until
 
 from tailorbird.config import Project, open_project
 from tailorbird.config.schemas import active_schemas, apply_declared, champion_features
 from tailorbird.events import SystemClock
 from tailorbird.features import FeatureSet
-from tailorbird.features.attached import JoinedEvents
-from tailorbird.features.recompute import parity
+from tailorbird.features.offline.profile_join import JoinedEvents
+from tailorbird.features.parity.recompute import parity
 from tailorbird.features.schemas import apply, read_applied, revert
 from tailorbird.lake import Lake
 from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.platform.supervisor import STABLE_S
 from tailorbird.ranking.bundle import write_bundle
-from tailorbird.ranking.encoders import fit_encoder
+from tailorbird.ranking.encode.encoder import fit_encoder
 from tailorbird.registry import Columns, Head, Registry
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.stream import open_reader, read_released
 
@@ -74,15 +74,15 @@ def change(project: Project) -> Project:
 def bundle_of(folder: Path, features: FeatureSet) -> Path:
     """Write a bundle whose model uses the clicks of an item."""
     index = folder.with_name(f"{folder.name}-index")
-    shop.build(index)
+    serving_shop.build(index)
     columns = Columns(features.numeric, features.categorical, features.sequences)
     encoder = fit_encoder(columns, np.zeros((0, len(columns.categorical)), np.uint64))
     write_bundle(
         folder,
-        created_at=shop.NOW,
+        created_at=serving_shop.NOW,
         features=features,
         encoder=encoder,
-        models={"model/click.onnx": shop.model(encoder.names, {"item_clicks_7d": 0.1})},
+        models={"model/click.onnx": serving_shop.model(encoder.names, {"item_clicks_7d": 0.1})},
         heads=[Head("click", "model/click.onnx")],
         index=index,
         golden=np.zeros((4, len(encoder.names)), np.float32),
@@ -99,7 +99,10 @@ def promote(project: Project, features: FeatureSet, name: str) -> str:
 
 
 def item_events() -> list[dict]:
-    profiles = [shop.profile(number) | {"brand": f"b{number % 5}"} for number in range(shop.ITEMS)]
+    profiles = [
+        serving_shop.profile(number) | {"brand": f"b{number % 5}"}
+        for number in range(serving_shop.ITEMS)
+    ]
     return [
         {"event_id": f"item-{n}", "type": "item", "item_id": f"i{n}", "properties": profile}
         for n, profile in enumerate(profiles)

@@ -14,20 +14,20 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tests.faults.names import ITEMS
-from tests.faults.oracle import PEOPLE, Ledger, Load, check, in_lake, kill_under_load
-from tests.faults.roles import Up, make_project, until
-from tests.features.three_readings import payload
-from tests.stream.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
+from tests.support.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
+from tests.support.names import ITEMS
+from tests.support.oracle import PEOPLE, Ledger, Load, check, in_lake, kill_under_load
+from tests.support.roles import Up, make_project, until
+from tests.support.three_readings import payload
 
 from tailorbird.config import Project, open_project
 from tailorbird.errors import LockedError, NotReadyError
 from tailorbird.events import ROUTED, SystemClock
 from tailorbird.features import FeatureSet, count, entity
-from tailorbird.features.keypart import all_parts
-from tailorbird.features.receipts import events_of
-from tailorbird.features.shuffle import Shuffle
-from tailorbird.features.state import Position, read_local_position
+from tailorbird.features.online.receipts import events_of
+from tailorbird.features.online.shuffle import Shuffle
+from tailorbird.features.state.key_partition import all_parts
+from tailorbird.features.state.state import Position, read_local_position
 from tailorbird.lake import Lake
 from tailorbird.platform.roles import drain
 from tailorbird.stream import Block, open_reader, open_writer

@@ -20,11 +20,9 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from tests.faults.oracle import Ledger
-from tests.faults.roles import until
-from tests.serving.test_door_kafka import door_on, ids, stream_on
-from tests.stream.brokers import needs_kafka
-from tests.stream.mock_cluster import (
+from tests.serving.collector.test_collector_kafka import door_on, ids, stream_on
+from tests.support.brokers import needs_kafka
+from tests.support.mock_cluster import (
     NOT_ENOUGH_REPLICAS,
     NOT_LEADER,
     PRODUCE,
@@ -33,8 +31,10 @@ from tests.stream.mock_cluster import (
     MockCluster,
     mock_cluster,
 )
+from tests.support.oracle import Ledger
+from tests.support.roles import until
 
-from tailorbird.serving.app import Service, create_app
+from tailorbird.serving.http.app import Service, create_app
 
 pytestmark = [pytest.mark.slow, needs_kafka]
 SENDERS = 6
@@ -190,7 +190,8 @@ def test_a_door_that_does_not_wait_for_the_delivery_report_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "tailorbird.serving.door.faults.is_disabled", lambda site: site == "door.sync_before_ack"
+        "tailorbird.serving.collector.collector.faults.is_disabled",
+        lambda site: site == "door.sync_before_ack",
     )
 
     def away(cluster: MockCluster) -> Counter[str]:

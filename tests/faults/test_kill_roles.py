@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.faults.oracle import Ledger, Load, check, kill_under_load
-from tests.faults.roles import ROLES, Up, make_project, until
+from tests.support.oracle import Ledger, Load, check, kill_under_load
+from tests.support.roles import ROLES, Up, make_project, until
 
 from tailorbird.events import SystemClock
 from tailorbird.platform.roles import drain

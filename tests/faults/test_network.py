@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.faults.lines import Line, line
-from tests.faults.names import ITEMS
-from tests.faults.oracle import Ledger, Load, check, in_lake
-from tests.faults.roles import Up, make_project, until
 from tests.faults.test_kafka import on_kafka
-from tests.lake.bucket import BUCKET, s3_server
-from tests.ports import free_port
-from tests.store.servers import needs_valkey, running
-from tests.stream.brokers import NAMED, broker, needs_kafka
+from tests.support.brokers import NAMED, broker, needs_kafka
+from tests.support.bucket import BUCKET, s3_server
+from tests.support.lines import Line, line
+from tests.support.names import ITEMS
+from tests.support.oracle import Ledger, Load, check, in_lake
+from tests.support.ports import free_port
+from tests.support.roles import Up, make_project, until
+from tests.support.stores import needs_valkey, running
 
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError

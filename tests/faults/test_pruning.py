@@ -6,21 +6,21 @@ from contextlib import contextmanager
 from functools import partial
 
 import pytest
-from tests.faults.roles import make_project, until
+from tests.support.roles import make_project, until
 
 from tailorbird.config.schemas import releasable_offset as _released
 from tailorbird.events import SystemClock
 from tailorbird.features import ReadRequest
-from tailorbird.features.read import Reader
-from tailorbird.features.worker import FeatureWorker
-from tailorbird.features.worker import run as run_worker
+from tailorbird.features.online.read import Reader
+from tailorbird.features.online.worker import FeatureWorker
+from tailorbird.features.online.worker import run as run_worker
 from tailorbird.lake import Lake, LakeRole, verify
-from tailorbird.lake.idle import prune_idle
+from tailorbird.lake.write.log_pruning import prune_idle
 from tailorbird.router import Router
 from tailorbird.router import run_router as run_router
-from tailorbird.serving.catalogue import Catalogue
-from tailorbird.serving.door import EventCollector
-from tailorbird.serving.pruning import Pruner
+from tailorbird.serving.collector.collector import EventCollector
+from tailorbird.serving.collector.pruning import Pruner
+from tailorbird.serving.models.catalogue import Catalogue
 from tailorbird.stream import open_reader, open_writer, raw_path, response_log_path
 from tailorbird.stream.importer import import_files
 

@@ -20,16 +20,17 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from tests.faults.chaos.site import CLOCK, Site, make_site, submit
 
-from tailorbird.cli.lake_repair import _router
+from tailorbird.cli.lake.repair import _router
 from tailorbird.config import open_project
 from tailorbird.config.schemas import releasable_offset
 from tailorbird.errors import DamageError, LockedError, TailorbirdError
-from tailorbird.lake import Lake, LakeRole, delta, verify
-from tailorbird.lake.idle import prune_idle
-from tailorbird.lake.ledger import Ledger
+from tailorbird.lake import Lake, LakeRole, verify
+from tailorbird.lake.delta import table as delta
+from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.rebuild import Rebuilder
 from tailorbird.lake.rebuild.logs import log_corruption
 from tailorbird.lake.tables import TABLES
+from tailorbird.lake.write.log_pruning import prune_idle
 from tailorbird.platform.roles import Roles
 from tailorbird.router import Router
 
@@ -717,7 +718,7 @@ def test_a_repair_must_be_alone(base, tmp_path: Path) -> None:
     site, _, _ = _corrupt(original, tmp_path / "site", "commit file", _flip, 0)
     project = open_project(site.folder / "shop")
     lake = project.paths.lake
-    from tailorbird.lake.lease import acquire_writer_lock
+    from tailorbird.lake.files.lease import acquire_writer_lock
 
     lock = acquire_writer_lock(lake / "ledger.jsonl", CLOCK)
     try:

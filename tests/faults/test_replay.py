@@ -4,17 +4,17 @@ import json
 from pathlib import Path
 
 import msgspec
-from tests.faults.oracle import unequal_state
-from tests.faults.roles import make_project
+from tests.support.oracle import unequal_state
+from tests.support.roles import make_project
 
 from tailorbird.config import open_project
 from tailorbird.events import DAY, HOUR, SystemClock, to_iso
-from tailorbird.events.plan import EVENT_TYPES
+from tailorbird.events.contract.plan import EVENT_TYPES
 from tailorbird.features import ReadRequest
-from tailorbird.features.read import Reader
+from tailorbird.features.online.read import Reader
 from tailorbird.lake import verify
-from tailorbird.lake.refused import QuarantineFilter
-from tailorbird.lake.replay import replay
+from tailorbird.lake.quarantine import QuarantineFilter
+from tailorbird.lake.write.replay import replay
 from tailorbird.platform.roles import Roles
 from tailorbird.router import Router
 from tailorbird.stream.importer import import_files

@@ -9,10 +9,10 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-from tests.faults.roles import until
 from tests.router.conftest import PLAN
 from tests.router.test_partitions import COUNT, PEOPLE, Parted
-from tests.stream.brokers import WHY_NOT, broker, needs_kafka
+from tests.support.brokers import WHY_NOT, broker, needs_kafka
+from tests.support.roles import until
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import SECOND
@@ -26,10 +26,10 @@ pytestmark = [
 CHILD = """
 import logging, msgspec, signal, sys, threading
 from pathlib import Path
-from tests.stream.brokers import OPTIONS
+from tests.support.brokers import OPTIONS
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.router import group
-from tailorbird.router.group import run_member
+from tailorbird.router.partitions.group import run_member
 from tailorbird.stream.kafka import Cluster
 from tailorbird.stream.kafka.logs import KafkaStream
 group.WAITING_TOLD_S = 0.2

@@ -8,8 +8,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from tests.faults.oracle import in_lake
-from tests.faults.roles import Up, make_project, until
+from tests.support.oracle import in_lake
+from tests.support.roles import Up, make_project, until
 
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError

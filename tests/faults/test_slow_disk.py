@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.faults.roles import Up, make_project
+from tests.support.roles import Up, make_project
 
 pytestmark = pytest.mark.slow
 REQUESTS = 60

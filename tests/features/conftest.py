@@ -1,4 +1,4 @@
-"""Provide `kit.py` to the tests, whose modules are imported one by one."""
+"""Provide `tests/support/features.py` to the tests, whose modules are imported one by one."""
 
 import importlib.util
 import sys
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def kit() -> ModuleType:
-    path = Path(__file__).with_name("kit.py")
+    path = Path(__file__).parents[1] / "support" / "features.py"
     spec = importlib.util.spec_from_file_location("features_kit", path)
     assert spec is not None
     assert spec.loader is not None

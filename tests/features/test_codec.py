@@ -13,7 +13,7 @@ from tests.features.test_equality import declarations
 from tailorbird.errors import DamageError, DeclarationError
 from tailorbird.features import FeatureSet, similarity
 from tailorbird.features.codec import decode_features, encode_features, kinds
-from tailorbird.features.declare import Counted, Feature, OfSession
+from tailorbird.features.declare.declarations import Counted, Feature, OfSession
 from tailorbird.features.transforms import (
     Step,
     Table,

@@ -16,14 +16,14 @@ import msgspec
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
-from tests.features.drawn_events import ITEMS, START, Post, Step, posts, steps
-from tests.features.drawn_features import KINDS, declarations
-from tests.features.three_readings import SampledRead, differences, stream
+from tests.support.drawn_events import ITEMS, START, Post, Step, posts, steps
+from tests.support.drawn_features import KINDS, declarations
+from tests.support.three_readings import SampledRead, differences, stream
 
 from tailorbird import faults
 from tailorbird.events import Receipt, RoutePlan
 from tailorbird.events.clock import SECOND, SimulatedClock
-from tailorbird.events.schema import ROUTED
+from tailorbird.events.contract.schema import ROUTED
 from tailorbird.features import (
     FeatureSet,
     ReadRequest,
@@ -38,8 +38,8 @@ from tailorbird.features import (
     time_since,
     total,
 )
-from tailorbird.features.read import Reader
-from tailorbird.features.worker import FeatureWorker
+from tailorbird.features.online.read import Reader
+from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.router import Router
 from tailorbird.stream import Block, open_reader, open_writer, raw_path, routed_path
 

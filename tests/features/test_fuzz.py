@@ -14,19 +14,19 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
-from tests.features import fuzz_words as words
-from tests.features import kit
-from tests.features.drawn_events import ITEMS
-from tests.features.drawn_events import event as routed_event
-from tests.features.fuzz_machine import Site, kinds_left_out
-from tests.features.fuzz_mutants import MUTANTS, Mutant, Scene, mutated
-from tests.features.fuzz_mutants import differences as scene_differences
-from tests.features.fuzz_world import BASE
-from tests.features.three_readings import SampledRead, differences
+from tests.features.fuzzing import words
+from tests.features.fuzzing.machine import Site, kinds_left_out
+from tests.features.fuzzing.mutants import MUTANTS, Mutant, Scene, mutated
+from tests.features.fuzzing.mutants import differences as scene_differences
+from tests.features.fuzzing.world import BASE
+from tests.support import features as kit
+from tests.support.drawn_events import ITEMS
+from tests.support.drawn_events import event as routed_event
+from tests.support.three_readings import SampledRead, differences
 
 from tailorbird.events.clock import SECOND
 from tailorbird.features import ReadRequest
-from tailorbird.features.read import Reader
+from tailorbird.features.online.read import Reader
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 
@@ -133,7 +133,7 @@ def test_a_worker_that_is_killed_resumes_without_a_trace(
 
 def _worker(folder: Path, armed: str) -> subprocess.CompletedProcess[str]:
     """A worker in a process of its own that takes in all that there is, a block a step."""
-    program = [sys.executable, "-m", "tests.features.fuzz", "--worker", str(folder)]
+    program = [sys.executable, "-m", "tests.features.fuzzing.run", "--worker", str(folder)]
     return subprocess.run(
         program,
         env={**os.environ, "TAILORBIRD_FAULTS": armed},

@@ -6,11 +6,11 @@ from importlib.resources import as_file, files
 
 import numpy as np
 import pytest
-from tests.features.drawn_events import ITEMS, START, Step
-from tests.features.three_readings import differences, stream
+from tests.support.drawn_events import ITEMS, START, Step
+from tests.support.three_readings import differences, stream
 
 from tailorbird.events.clock import HOUR, SECOND
-from tailorbird.events.schema import ROUTED
+from tailorbird.events.contract.schema import ROUTED
 from tailorbird.features import (
     FeatureSet,
     ReadRequest,

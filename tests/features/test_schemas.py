@@ -5,6 +5,7 @@ import pytest
 from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.events import SimulatedClock
 from tailorbird.features import FeatureSet, count, entity
+from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.schemas import (
     applied_features,
     apply,
@@ -14,7 +15,6 @@ from tailorbird.features.schemas import (
     revert,
     state_folders,
 )
-from tailorbird.features.worker import FeatureWorker
 
 
 def declared(*names: str) -> FeatureSet:

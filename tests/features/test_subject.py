@@ -4,8 +4,8 @@ events are its own.
 
 import numpy as np
 import pytest
-from tests.features.drawn_events import ITEMS, START, Step
-from tests.features.three_readings import bits, stream
+from tests.support.drawn_events import ITEMS, START, Step
+from tests.support.three_readings import bits, stream
 
 from tailorbird.errors import UsageError
 from tailorbird.events import HOUR, ROUTED
@@ -26,8 +26,8 @@ from tailorbird.features import (
     time_since,
 )
 from tailorbird.features.explain import explain
-from tailorbird.features.read import Reader
-from tailorbird.features.reference import routed_events
+from tailorbird.features.online.read import Reader
+from tailorbird.features.reference.reference import routed_events
 from tailorbird.features.subject import Subject
 
 user, item, category, visit, query = (

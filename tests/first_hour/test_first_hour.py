@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from tests.cli.kit import each, tailorbird
 from tests.first_hour.layouts import LAYOUTS, Layout
+from tests.support.commands import each, tailorbird
 
 SIZE = 12
 

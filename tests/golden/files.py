@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 from tests.golden.shapes import readable, shape
 from tests.golden.site import RecordedShop
 
-from tailorbird.events.schema import ROUTED
+from tailorbird.events.contract.schema import ROUTED
 
 _PASSING = re.compile(r"(\.lock|-wal|-shm|/lock|/lock\.mdb)$")  # is there or not, as it happens
 _VARYING = (

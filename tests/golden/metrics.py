@@ -12,16 +12,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.golden.site import RecordedShop
 
 from tailorbird.candidates.query import table_group
-from tailorbird.features.compared import ParityTotals
-from tailorbird.features.figures import CopiesFigures, Figures, Kind
-from tailorbird.health import ProgressEvent
-from tailorbird.loops import PeriodicTask
-from tailorbird.serving.collectors import ScoresCollector, role_metrics
-from tailorbird.serving.decisions import CollectorFigures
+from tailorbird.features.parity.totals import ParityTotals
+from tailorbird.features.state.progress import CopiesFigures, Figures, Kind
+from tailorbird.periodic import PeriodicTask
+from tailorbird.probes import ProgressEvent
+from tailorbird.serving.collector.decisions import CollectorFigures
+from tailorbird.serving.load_shedding import Shedder
+from tailorbird.serving.metric_collectors import ScoresCollector, role_metrics
 from tailorbird.serving.metrics import Metrics
-from tailorbird.serving.patience import BreakerState
-from tailorbird.serving.score_log import ScoreFigures
-from tailorbird.serving.shedding import Shedder
+from tailorbird.serving.pipeline.deadlines import BreakerState
+from tailorbird.serving.scores.log import ScoreFigures
 from tailorbird.store.hedge import Hedge
 from tailorbird.stream.lag import Lag
 

@@ -20,9 +20,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tests.cli.kit import environment
 from tests.cli.test_churn import CHURN, FEATURES, MAPPING, purchases
-from tests.ports import free_port
+from tests.support.commands import environment
+from tests.support.ports import free_port
 
 from tailorbird.cli.demo.world import with_experiment
 from tailorbird.cli.main import run

@@ -11,14 +11,14 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.lake.bucket import BUCKET, Home, s3_server
+from tests.support.bucket import BUCKET, Home, s3_server
 
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
 from tailorbird.events.clock import DAY, SECOND
-from tailorbird.events.contract import Receipt
-from tailorbird.events.schema import QUARANTINE, ROUTED
+from tailorbird.events.contract.contract import Receipt
+from tailorbird.events.contract.schema import QUARANTINE, ROUTED
 from tailorbird.lake.tables import DUPLICATES
-from tailorbird.places import Storage, open_storage
+from tailorbird.storage import Storage, open_storage
 from tailorbird.stream import Block, open_writer, raw_path, response_log_path, routed_path
 
 START = 20_000 * DAY  # 2024-10-04

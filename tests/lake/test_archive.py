@@ -4,7 +4,7 @@ import pytest
 
 from tailorbird.errors import DamageError
 from tailorbird.events import SystemClock
-from tailorbird.lake.archive import Archive
+from tailorbird.lake.files.archive import Archive
 from tailorbird.stream import Block, open_reader, open_writer, raw_path
 
 

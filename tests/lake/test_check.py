@@ -8,8 +8,9 @@ from deltalake import DeltaTable, write_deltalake
 
 from tailorbird.errors import DamageError
 from tailorbird.events import SystemClock
-from tailorbird.lake import Lake, LakeRole, delta, safe_positions, verify
-from tailorbird.places import ObjectPath, client_options
+from tailorbird.lake import Lake, LakeRole, safe_positions, verify
+from tailorbird.lake.delta import table as delta
+from tailorbird.storage import ObjectPath, client_options
 
 
 def open_role(tmp_path):

@@ -5,7 +5,10 @@ import pytest
 
 from tailorbird.errors import DamageError
 from tailorbird.events import SystemClock
-from tailorbird.lake import Lake, LakeRole, compaction, delta, role, tables, verify
+from tailorbird.lake import Lake, LakeRole, tables, verify
+from tailorbird.lake.delta import compaction
+from tailorbird.lake.delta import table as delta
+from tailorbird.lake.write import role
 
 NEW = ("propensities", "rating")
 

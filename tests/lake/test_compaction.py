@@ -7,7 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tailorbird.events import DAY, SimulatedClock
-from tailorbird.lake import Lake, LakeRole, compaction, delta, verify
+from tailorbird.lake import Lake, LakeRole, verify
+from tailorbird.lake.delta import compaction
+from tailorbird.lake.delta import table as delta
 
 pytestmark = pytest.mark.long_on_s3
 

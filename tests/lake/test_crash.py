@@ -15,9 +15,9 @@ CHILD = """
 import sys
 from pathlib import Path
 from tailorbird.events import SystemClock
-from tailorbird.places import open_storage
+from tailorbird.storage import open_storage
 from tailorbird.lake import LakeRole, compaction, delta
-from tailorbird.loops import exit_process
+from tailorbird.periodic import exit_process
 delta.CHECKPOINT_EVERY = compaction.SMALL_FILES = 2
 with LakeRole(Path(sys.argv[1]), open_storage(sys.argv[2], Path()), clock=SystemClock()) as role:
     while not role.step(rows_max=10, flush=True).idle:

@@ -7,7 +7,7 @@ import pytest
 from tests.faults.chaos.site import CLOCK, Site, make_site, submit
 
 from tailorbird.lake import deep_verify, verify
-from tailorbird.lake.archive import Archive
+from tailorbird.lake.files.archive import Archive
 from tailorbird.platform.roles import Roles
 
 

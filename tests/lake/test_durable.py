@@ -8,7 +8,8 @@ import pytest
 from tailorbird import faults
 from tailorbird.errors import StorageError
 from tailorbird.events import SystemClock
-from tailorbird.lake import LakeRole, durable, verify
+from tailorbird.lake import LakeRole, verify
+from tailorbird.lake.files import durable
 
 
 class Watch:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from tailorbird.events import SystemClock
 from tailorbird.events.clock import DAY
-from tailorbird.events.schema import ROUTED
-from tailorbird.lake import Lake, LakeRole, etl, verify
+from tailorbird.events.contract.schema import ROUTED
+from tailorbird.lake import Lake, LakeRole, verify
+from tailorbird.lake.write import etl
 from tailorbird.stream import Block, open_writer, raw_path, routed_path
 
 

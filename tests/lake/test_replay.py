@@ -15,12 +15,12 @@ import pytest
 from tailorbird.events import MINUTE, SECOND, Receipt, RoutePlan, SimulatedClock
 from tailorbird.events.adapters.webhook import body_to_lines
 from tailorbird.events.clock import DAY
-from tailorbird.events.contract import Origin
-from tailorbird.events.plan import EVENT_TYPES
+from tailorbird.events.contract.contract import Origin
+from tailorbird.events.contract.plan import EVENT_TYPES
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake import Lake, LakeRole, verify
-from tailorbird.lake.refused import QuarantineFilter, reasons, samples, slices
-from tailorbird.lake.replay import ReplayReport, replay, replayed
+from tailorbird.lake.quarantine import QuarantineFilter, reasons, samples, slices
+from tailorbird.lake.write.replay import ReplayReport, replay, replayed
 from tailorbird.router import Router
 from tailorbird.stream import REPLAYS, Block, open_reader, open_writer, raw_path
 
@@ -372,7 +372,7 @@ from pathlib import Path
 import msgspec
 from tailorbird.events import RoutePlan, SimulatedClock
 from tailorbird.lake import refused
-from tailorbird.lake.replay import replay
+from tailorbird.lake.write.replay import replay
 plan = msgspec.json.decode(sys.argv[3], type=RoutePlan)
 refused.slices.__defaults__ = (3,)  # many small transactions
 clock = SimulatedClock(1_764_072_000_000_000)

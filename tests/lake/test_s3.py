@@ -8,15 +8,18 @@ import sys
 import time
 
 import pytest
-from tests.lake.bucket import SECRET, Proxy
+from tests.support.bucket import SECRET, Proxy
 
 from tailorbird.errors import ConfigError, LockedError, StorageError
 from tailorbird.events import DAY, SECOND, RoutePlan, SimulatedClock, SystemClock
-from tailorbird.lake import Lake, LakeRole, compaction, delta, tails, verify, version_at
-from tailorbird.lake.ledger import Ledger
-from tailorbird.places import open_storage
-from tailorbird.serving.door import EventCollector
-from tailorbird.serving.pruning import Pruner
+from tailorbird.lake import Lake, LakeRole, verify, version_at
+from tailorbird.lake.delta import compaction
+from tailorbird.lake.delta import table as delta
+from tailorbird.lake.files import append_only
+from tailorbird.lake.files.ledger import Ledger
+from tailorbird.serving.collector.collector import EventCollector
+from tailorbird.serving.collector.pruning import Pruner
+from tailorbird.storage import open_storage
 from tailorbird.stream import read_released
 
 pytestmark = pytest.mark.slow
@@ -206,7 +209,7 @@ def test_a_role_that_missed_that_it_was_overtaken_is_refused_by_ledger_and_table
 
 
 def test_a_ledger_is_closed_in_pieces_and_read_as_one(tmp_path, bucket, site, monkeypatch):
-    monkeypatch.setattr(tails, "END_BYTES", 4_000)
+    monkeypatch.setattr(append_only, "END_BYTES", 4_000)
     with open_role(tmp_path, bucket) as role:
         for _ in range(3):
             role.drain()
@@ -255,9 +258,9 @@ import sys, threading
 from pathlib import Path
 from tailorbird.events import SystemClock
 from tailorbird.lake import run
-from tailorbird.places import open_storage
-from tailorbird.serving.door import EventCollector
-from tailorbird.serving.pruning import Pruner
+from tailorbird.storage import open_storage
+from tailorbird.serving.collector.collector import EventCollector
+from tailorbird.serving.collector.pruning import Pruner
 from tailorbird.stream import read_released
 lake = open_storage(sys.argv[2], Path())
 run(Path(sys.argv[1]), lake, SystemClock(), threading.Event(), commit_every_us=1)
@@ -284,7 +287,7 @@ def test_killed_at_any_moment_the_role_loses_and_repeats_nothing(tmp_path, bucke
 
 def test_errors_say_where_and_hold_no_credentials(tmp_path, bucket, site, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("tailorbird.places.RETRIES", 0)
+    monkeypatch.setattr("tailorbird.storage.RETRIES", 0)
     with pytest.raises(StorageError) as caught:
         open_role(tmp_path, open_storage(str(bucket), tmp_path))
     assert str(bucket) in str(caught.value)
@@ -309,7 +312,7 @@ def test_a_writer_that_cannot_ask_what_is_released_goes_on_and_deletes_nothing(
     tmp_path, bucket, monkeypatch
 ):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("tailorbird.places.RETRIES", 0)
+    monkeypatch.setattr("tailorbird.storage.RETRIES", 0)
     place = open_storage(str(bucket), tmp_path)
     with pytest.raises(StorageError, match="did not answer"):
         read_released(place)

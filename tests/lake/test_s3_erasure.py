@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 from tests.lake.test_s3_project import copied
-from tests.privacy.kit import CANARY, CLOCK, left_of, make_site, rebuilt_states, states
+from tests.support.people import CANARY, CLOCK, left_of, make_site, rebuilt_states, states
 
-from tailorbird.lake import tails, verify
+from tailorbird.lake import verify
+from tailorbird.lake.files import append_only
 from tailorbird.privacy import erase
 
 pytestmark = pytest.mark.slow
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 def test_nothing_is_left_in_a_bucket(tmp_path: Path, bucket, monkeypatch) -> None:
     monkeypatch.setattr(
-        tails, "END_BYTES", 2_000
+        append_only, "END_BYTES", 2_000
     )  # so that the manifest's and the ledger's ends are closed now and then
     site = make_site(tmp_path, canaries=3, others=24, settings=f'\n[lake]\nurl = "{bucket}"\n')
     assert left_of(copied(bucket, tmp_path / "before"), CANARY)

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from tests.cli.kit import must, must_json, refused, tailorbird
-from tests.lake.bucket import SECRET
+from tests.support.bucket import SECRET
+from tests.support.commands import must, must_json, refused, tailorbird
 
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock
 from tailorbird.lake import Lake
-from tailorbird.training.rows import load_material
+from tailorbird.training.dataset.rows import load_material
 from tailorbird.training.settings import TrainSettings
 
 pytestmark = pytest.mark.slow

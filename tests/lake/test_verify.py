@@ -8,7 +8,7 @@ import pytest
 from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.events import SystemClock
 from tailorbird.lake import LakeRole, verify
-from tailorbird.lake.positions import load_positions
+from tailorbird.lake.write.positions import load_positions
 from tailorbird.stream import Block
 
 pytestmark = pytest.mark.long_on_s3

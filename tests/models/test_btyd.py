@@ -14,7 +14,7 @@ from scipy.special import hyp2f1
 from tailorbird.errors import NotReadyError
 from tailorbird.models.btyd import BgNbd, ColumnBgNbd, Purchases, bg_nbd_to_onnx, fit_bg_nbd
 from tailorbird.models.export import score_onnx
-from tailorbird.ranking.bg_nbd import BgNbdColumns, hypergeometric, integrate_expectation
+from tailorbird.ranking.churn.bg_nbd import BgNbdColumns, hypergeometric, integrate_expectation
 
 DATA = (
     Path(os.environ.get("TAILORBIRD_DATA") or Path(__file__).parents[3] / "shared" / "data")

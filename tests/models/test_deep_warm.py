@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra deep: pip install 'tailorbird[deep]'")
 
-from tests.models.deep import LAYOUT, world  # noqa: E402
+from tests.support.nets import LAYOUT, world  # noqa: E402
 
 from tailorbird.errors import DamageError, UsageError  # noqa: E402
 from tailorbird.models.architectures import fit_net  # noqa: E402

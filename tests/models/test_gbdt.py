@@ -7,7 +7,7 @@ import pytest
 from tailorbird.errors import BundleError, UsageError
 from tailorbird.models.export import gbdt_to_onnx, largest_difference, refuse_external, score_onnx
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
-from tailorbird.training import metrics
+from tailorbird.training.evaluation import metrics
 
 COLUMNS = ("price", "clicks 7d", "category", "noise")
 

@@ -6,11 +6,11 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.serving import shop
+from tests.support import serving_shop
 
 from tailorbird.config.settings import CanarySection
 from tailorbird.events import HOUR, MINUTE, SimulatedClock
-from tailorbird.events.schema import TIME
+from tailorbird.events.contract.schema import TIME
 from tailorbird.experiments.statistics import Moments
 from tailorbird.monitoring.canary import (
     ANSWERS,
@@ -76,7 +76,10 @@ def test_each_step_is_judged_by_what_happened_since_it_started(tmp_path):
     """Else clicks of an hour in which it had 1 % would stand beside those of an hour in which it
     has half, of which people click more.
     """
-    clock, folder = SimulatedClock(NOW), shop.write(tmp_path / "dear", shop.feature_set())
+    clock, folder = (
+        SimulatedClock(NOW),
+        serving_shop.write(tmp_path / "dear", serving_shop.feature_set()),
+    )
     registry = Registry(tmp_path / "registry", clock=clock)
     for _ in range(2):
         registry.add(folder)

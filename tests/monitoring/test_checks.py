@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from tests.cli.kit import environment
+from tests.support.commands import environment
 
 from tailorbird.events import DAY, HOUR, MINUTE, SECOND, SimulatedClock, to_iso
-from tailorbird.events.schema import QUARANTINE, ROUTED
+from tailorbird.events.contract.schema import QUARANTINE, ROUTED
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.monitoring import daily
 from tailorbird.monitoring.amounts import DayExpectations

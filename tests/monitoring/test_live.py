@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from tailorbird.events import DAY, HOUR
-from tailorbird.events.schema import ROUTED
+from tailorbird.events.contract.schema import ROUTED
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.monitoring import figures_by_period
 from tailorbird.monitoring.live import calibration

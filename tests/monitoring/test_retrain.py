@@ -10,7 +10,7 @@ import pytest
 
 from tailorbird.errors import UsageError
 from tailorbird.events import DAY, HOUR
-from tailorbird.events.schema import ROUTED
+from tailorbird.events.contract.schema import ROUTED
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.experiments.statistics import proportion_interval
 from tailorbird.monitoring import Trigger, decide_from_steps, decide_retrain

@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.kit import must_json
-from tests.lake.bucket import BUCKET, s3_server
 from tests.lake.test_s3_project import copied
-from tests.privacy.kit import CANARY, CLOCK, Site, find_ids, in_topics, left_of, make_site
 from tests.privacy.test_topics import on
-from tests.store.servers import Server, needs_valkey, running
-from tests.stream.brokers import broker, needs_kafka
+from tests.support.brokers import broker, needs_kafka
+from tests.support.bucket import BUCKET, s3_server
+from tests.support.commands import must_json
+from tests.support.people import CANARY, CLOCK, Site, find_ids, in_topics, left_of, make_site
+from tests.support.stores import Server, needs_valkey, running
 
-from tailorbird.features.worker import FeatureWorker
+from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.lake import Lake, verify
-from tailorbird.places import open_storage
 from tailorbird.privacy import erase
+from tailorbird.storage import open_storage
 
 pytestmark = [needs_kafka, needs_valkey, pytest.mark.slow]
 HELD = {"event": 6 + 1 + 7 + 2, "profile": 2, "answer": 1, "refused": 1, "repeat": 7}

@@ -10,25 +10,25 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from tests.cli.kit import each, refused, tailorbird
-from tests.faults.roles import make_project
 from tests.faults.test_evolution import bundle_of
-from tests.privacy.kit import CANARY, CLOCK, Site, left_of, make_site
 from tests.privacy.test_people import click, sent
+from tests.support.commands import each, refused, tailorbird
+from tests.support.people import CANARY, CLOCK, Site, left_of, make_site
+from tests.support.roles import make_project
 
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import DAY
 from tailorbird.events.suppression import require_finished
 from tailorbird.lake import Lake, verify
-from tailorbird.lake.archive import Archive
-from tailorbird.lake.role import LakeRole
+from tailorbird.lake.files.archive import Archive
+from tailorbird.lake.write.role import LakeRole
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, preview
 from tailorbird.registry import Registry
 from tailorbird.registry.manifest import MANIFEST, Manifest, Window, seal
 from tailorbird.router import Router
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.stream import open_writer, raw_path
 
 COMPARED = [

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.cli.kit import must
-from tests.privacy.kit import (
+from tests.support.commands import must
+from tests.support.people import (
     CANARY,
     CLOCK,
     Site,
@@ -19,14 +19,14 @@ from tests.privacy.kit import (
     rebuilt_states,
     states,
 )
-from tests.store.servers import needs_valkey, running
+from tests.support.stores import needs_valkey, running
 
-from tailorbird.features.recompute import parity
-from tailorbird.features.worker import FeatureWorker
+from tailorbird.features.online.worker import FeatureWorker
+from tailorbird.features.parity.recompute import parity
 from tailorbird.lake import Lake, verify
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 
 pytestmark = pytest.mark.slow
 OTHERS = [f"other-user-{number:03d}" for number in range(24)]

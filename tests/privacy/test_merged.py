@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.privacy.kit import CLOCK, left_of
 from tests.privacy.test_people import click, people_of, sent
+from tests.support.people import CLOCK, left_of
 
 from tailorbird.config import Project
 from tailorbird.events import HOUR
 from tailorbird.lake import Lake, verify
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person, find_people
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.stream.importer import import_files
 
 pytestmark = pytest.mark.slow

@@ -12,11 +12,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from tests.cli.kit import environment
 from tests.faults.test_evolution import bundle_of
-from tests.privacy.kit import CLOCK, left_of
 from tests.privacy.test_people import click, sent
-from tests.retrieval import shop
+from tests.support import retrieval_shop
+from tests.support.commands import environment
+from tests.support.people import CLOCK, left_of
 
 from tailorbird.config import Project
 from tailorbird.privacy import erase
@@ -77,9 +77,9 @@ def project_with_models(folder: Path) -> Project:
         shutil.rmtree(made / "index")
         build_index(
             made / "index",
-            shop.events(),
-            shop.items([(item, shop.AS_OF - 1, said) for item, said in SAID]),
-            as_of=shop.AS_OF,
+            retrieval_shop.events(),
+            retrieval_shop.items([(item, retrieval_shop.AS_OF - 1, said) for item, said in SAID]),
+            as_of=retrieval_shop.AS_OF,
         )
         manifest = msgspec.json.decode((made / MANIFEST).read_bytes(), type=Manifest)
         seal(made, msgspec.structs.replace(manifest, files={}))

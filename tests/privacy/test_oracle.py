@@ -11,18 +11,18 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from tests.faults.roles import make_project
 from tests.faults.test_evolution import item_events, promote
-from tests.privacy.kit import CLOCK, everything, make_site, past, read_values
 from tests.privacy.test_people import click
+from tests.support.people import CLOCK, everything, make_site, past, read_values
+from tests.support.roles import make_project
 
 from tailorbird.config import Project, open_project
-from tailorbird.features.recompute import UNLINKED, parity
+from tailorbird.features.parity.recompute import UNLINKED, parity
 from tailorbird.lake import Lake
 from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.stream.importer import import_files
 

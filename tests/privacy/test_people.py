@@ -11,20 +11,20 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.cli.kit import each, environment, refused
-from tests.faults.roles import make_project, until
-from tests.privacy.kit import CANARY, CLOCK, Site, find_ids, left_of, make_site
+from tests.support.commands import each, environment, refused
+from tests.support.people import CANARY, CLOCK, Site, find_ids, left_of, make_site
+from tests.support.roles import make_project, until
 
 from tailorbird.config import Project, open_project
 from tailorbird.config.erasures import READ_LOCK, hold_off_erasures
 from tailorbird.errors import DamageError
 from tailorbird.events import HOUR
+from tailorbird.file_lock import FileLock
 from tailorbird.lake import Lake, verify
-from tailorbird.lock import FileLock
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person, find_people
 from tailorbird.privacy.people import pseudonymise_ids
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.stream import IMPORTS, open_writer, raw_path
 from tailorbird.stream.importer import import_files
 

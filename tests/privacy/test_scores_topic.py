@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.privacy.kit import CANARY, CLOCK, Site, in_topics, present
 from tests.privacy.test_topics import in_topics_of, left
-from tests.serving.scored import ByRule
-from tests.stream.brokers import needs_kafka
+from tests.support.brokers import needs_kafka
+from tests.support.people import CANARY, CLOCK, Site, in_topics, present
+from tests.support.scored import ByRule
 
 from tailorbird.config import Project
 from tailorbird.events import HOUR
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person
 from tailorbird.ranking import NextBest
-from tailorbird.serving.door import EventCollector
-from tailorbird.serving.score_log import ScoreFeed, scores_address
-from tailorbird.serving.scoring import ScoreRole
+from tailorbird.serving.collector.collector import EventCollector
+from tailorbird.serving.scores.log import ScoreFeed, scores_address
+from tailorbird.serving.scores.role import ScoreRole
 
 pytestmark = [pytest.mark.slow, needs_kafka]
 DECLARED = [NextBest("home", size=2, on=["click", "purchase"], every="1s")]

@@ -8,23 +8,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.privacy.kit import CANARY, CLOCK, Site, find_ids, in_topics, left_of, make_site, present
 from tests.privacy.test_topics import on
-from tests.stream.brokers import broker, needs_kafka
+from tests.support.brokers import broker, needs_kafka
+from tests.support.people import (
+    CANARY,
+    CLOCK,
+    Site,
+    find_ids,
+    in_topics,
+    left_of,
+    make_site,
+    present,
+)
 
 from tailorbird.config import Project
 from tailorbird.config.schemas import required_offsets, shuffled_logs, worker_log
 from tailorbird.errors import LockedError
-from tailorbird.features.erase import remake_state
-from tailorbird.features.keypart import ALL_KEYS, all_parts
-from tailorbird.features.shuffle import Shuffle
-from tailorbird.features.state import Records, open_state
-from tailorbird.features.worker import FeatureWorker
+from tailorbird.features.migration.erase import remake_state
+from tailorbird.features.online.shuffle import Shuffle
+from tailorbird.features.online.worker import FeatureWorker
+from tailorbird.features.state.key_partition import ALL_KEYS, all_parts
+from tailorbird.features.state.state import Records, open_state
 from tailorbird.lake import verify
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase
 from tailorbird.router import open_router
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.stream import Address, Block, open_reader, open_writer
 
 pytestmark = needs_kafka

@@ -6,20 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cli.kit import each
-from tests.privacy.kit import CANARY, CLOCK, Site, left_of, make_site, past, present, refused
+from tests.support.commands import each
+from tests.support.people import CANARY, CLOCK, Site, left_of, make_site, past, present, refused
 
 from tailorbird.config import open_project
 from tailorbird.errors import DamageError
 from tailorbird.events import DAY, HOUR, Receipt
-from tailorbird.events.contract import ERASED
+from tailorbird.events.contract.contract import ERASED
 from tailorbird.events.suppression import FILE, KEY_FILE, MARK, SuppressionList
 from tailorbird.lake import Lake, verify
-from tailorbird.lake.refused import QuarantineFilter
-from tailorbird.lake.replay import replay
+from tailorbird.lake.quarantine import QuarantineFilter
+from tailorbird.lake.write.replay import replay
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.stream.importer import import_files
 
 AT = 1_795_000_000_000_000

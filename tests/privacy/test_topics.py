@@ -13,8 +13,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tests.cli.kit import environment
-from tests.privacy.kit import (
+from tests.privacy.test_merged import merge
+from tests.privacy.test_people import click
+from tests.support.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
+from tests.support.commands import environment
+from tests.support.people import (
     CANARY,
     CLOCK,
     Site,
@@ -26,9 +29,6 @@ from tests.privacy.kit import (
     rebuilt_states,
     states,
 )
-from tests.privacy.test_merged import merge
-from tests.privacy.test_people import click
-from tests.stream.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
 
 from tailorbird.config import Project, open_project
 from tailorbird.config.erasures import apply_remote_erasures
@@ -39,8 +39,8 @@ from tailorbird.lake import Lake, verify
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person, is_unfinished
 from tailorbird.router import open_router
-from tailorbird.serving.catalogue import Catalogue
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
+from tailorbird.serving.models.catalogue import Catalogue
 from tailorbird.stream import Block, open_writer, sqlite
 from tailorbird.stream.kafka import emptied, marker
 
@@ -286,7 +286,7 @@ def test_who_writes_elsewhere_is_stopped_and_kept_out(tmp_path: Path) -> None:
 _KILLS = """
 import os, sys
 from pathlib import Path
-from tests.privacy.kit import CLOCK
+from tests.support.people import CLOCK
 from tailorbird import faults
 from tailorbird.config import open_project
 from tailorbird.privacy import erase

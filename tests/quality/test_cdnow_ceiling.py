@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from benchmarks.quality.cdnow_ceiling import compute_ceilings, draw_bg_nbd, draw_pareto_nbd, format_ceilings
-from benchmarks.quality.leaving_page import _ceiling_section
+from benchmarks.quality.pages.leaving_page import _ceiling_section
+from benchmarks.quality.parts.cdnow_ceiling import compute_ceilings, draw_bg_nbd, draw_pareto_nbd, format_ceilings
 
 from tailorbird.models.btyd import BgNbd
 from tailorbird.training.churn.pareto import ParetoNbd

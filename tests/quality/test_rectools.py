@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.quality import rectools, rectools_page
+from benchmarks.quality import rectools
+from benchmarks.quality.pages import rectools_page
 from benchmarks.quality.product.log import Log, Questions
 from benchmarks.quality.product.sets import MOVIELENS, Cut
 from benchmarks.quality.rectools import Case

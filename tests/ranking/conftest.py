@@ -1,21 +1,21 @@
 """The index, the candidate tables and the bundle of the sample shop in `world.py`, made once."""
 
 import pytest
-from tests.ranking import world
+from tests.support import ranking_world
 
 
 @pytest.fixture(scope="session")
 def index(tmp_path_factory):
-    return world.make_index(tmp_path_factory.mktemp("shop") / "index")
+    return ranking_world.make_index(tmp_path_factory.mktemp("shop") / "index")
 
 
 @pytest.fixture(scope="session")
 def tables():
-    return world.make_tables()
+    return ranking_world.make_tables()
 
 
 @pytest.fixture(scope="session")
 def bundle_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
-    world.make_bundle(folder)
+    ranking_world.make_bundle(folder)
     return folder

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from tests.ranking import world
+from tests.support import ranking_world
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.ranking.bundle import Bundle
@@ -30,9 +30,11 @@ def mutate(data, source):
 
 def use(folder):
     bundle = Bundle.load(folder, schema_hash=None)
-    bundle.score(world.make_rows([1, 2, 3], recent=[4, 5]), world.keys_of([1, 2, 3]))
+    bundle.score(
+        ranking_world.make_rows([1, 2, 3], recent=[4, 5]), ranking_world.keys_of([1, 2, 3])
+    )
     bundle.index.search("rain coat", 3)
-    rows = bundle.index.find(world.keys_of([4]))
+    rows = bundle.index.find(ranking_world.keys_of([4]))
     bundle.index.clusters(rows, np.ones(len(rows)), np.ones(len(bundle.index), np.int64), 5)
     bundle.index.category.text(0)
 

@@ -4,12 +4,12 @@ breaks ties, and a name is checked.
 
 import numpy as np
 import pytest
-from tests.ranking import world
+from tests.support import ranking_world
 
 from tailorbird.errors import DeclarationError
 from tailorbird.ranking.baseline import Baseline, default_baselines
 
-KEYS = world.keys_of(range(world.ITEMS))
+KEYS = ranking_world.keys_of(range(ranking_world.ITEMS))
 
 
 def order_of(values):
@@ -17,7 +17,7 @@ def order_of(values):
 
 
 def test_a_board_orders_by_its_share_and_leaves_out_nothing(tables):
-    lists = world.lists_of(tables)
+    lists = ranking_world.lists_of(tables)
     values = Baseline.parse("popular").values(lists, KEYS)
     listed = lists.get("popular").keys.tolist()
     assert order_of(values)[: len(listed)] == listed
@@ -26,22 +26,24 @@ def test_a_board_orders_by_its_share_and_leaves_out_nothing(tables):
 
 def test_the_first_source_that_knows_an_item_decides():
     """Items seen twice come first, then those seen once, then popular ones."""
-    lists = world.lists_of(world.make_tables("popular:28d"), [30, 7, 30])
+    lists = ranking_world.lists_of(ranking_world.make_tables("popular:28d"), [30, 7, 30])
     baseline = Baseline.parse("repeat+popular:28d")
     assert str(baseline) == "repeat+popular:28d"
     popular = [
-        key for key in lists.get("popular:28d").keys.tolist() if key not in world.keys_of([30, 7])
+        key
+        for key in lists.get("popular:28d").keys.tolist()
+        if key not in ranking_world.keys_of([30, 7])
     ]
     assert order_of(baseline.values(lists, KEYS))[:12] == [
-        *world.keys_of([30, 7]).tolist(),
+        *ranking_world.keys_of([30, 7]).tolist(),
         *popular[:10],
     ]
-    top = baseline.top(lists, without=world.keys_of([30]), limit=3).tolist()
-    assert top == [*world.keys_of([7]).tolist(), *popular[:2]]
+    top = baseline.top(lists, without=ranking_world.keys_of([30]), limit=3).tolist()
+    assert top == [*ranking_world.keys_of([7]).tolist(), *popular[:2]]
 
 
 def test_without_a_past_popularity_decides(tables):
-    new_user, returning_user = world.lists_of(tables), world.lists_of(tables, [4])
+    new_user, returning_user = ranking_world.lists_of(tables), ranking_world.lists_of(tables, [4])
     combined, popular = Baseline.parse("item_knn + popular"), Baseline.parse("popular")
     assert order_of(combined.values(new_user, KEYS)) == order_of(popular.values(new_user, KEYS))
     neighbours = returning_user.get("item_knn").keys

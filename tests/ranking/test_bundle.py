@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tests.ranking import world
+from tests.support import ranking_world
 
 from tailorbird.candidates.query import CandidateColumns
 from tailorbird.errors import BundleError
@@ -25,7 +25,7 @@ SCHEMA = "abc123abc123"
 
 class Clock:
     def now(self):
-        return world.T0
+        return ranking_world.T0
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def copy(bundle_folder, tmp_path):
 def test_scores_are_the_formula_over_calibrated_heads(bundle_folder):
     bundle = Bundle.load(bundle_folder, schema_hash=SCHEMA)
     numbers = list(range(20))
-    rows, keys = world.make_rows(numbers, recent=[3, 4, 5]), world.keys_of(numbers)
+    rows, keys = ranking_world.make_rows(numbers, recent=[3, 4, 5]), ranking_world.keys_of(numbers)
 
     scores = bundle.score(rows, keys)
 
@@ -50,7 +50,7 @@ def test_scores_are_the_formula_over_calibrated_heads(bundle_folder):
 
 def test_an_objective_may_name_a_head_that_is_not_there_but_not_only_such(bundle_folder):
     bundle = Bundle.load(bundle_folder, schema_hash=SCHEMA)
-    rows, keys = world.make_rows([1, 2]), world.keys_of([1, 2])
+    rows, keys = ranking_world.make_rows([1, 2]), ranking_world.keys_of([1, 2])
     scores = bundle.score(rows, keys, objective={"click": 1.0, "dwell": 3.0})
     np.testing.assert_array_equal(scores.value, scores.heads["click"])
     with pytest.raises(BundleError, match="objective asks for dwell"):
@@ -91,7 +91,7 @@ def test_a_net_scores_an_item_independently_of_the_batch():
 
 def test_no_items_are_no_scores(bundle_folder):
     bundle = Bundle.load(bundle_folder, schema_hash=SCHEMA)
-    assert bundle.score(world.make_rows([]), world.keys_of([])).value.shape == (0,)
+    assert bundle.score(ranking_world.make_rows([]), ranking_world.keys_of([])).value.shape == (0,)
 
 
 def test_a_bundle_for_other_features_is_refused(bundle_folder):
@@ -106,7 +106,7 @@ def test_scores_survive_the_registry(bundle_folder, tmp_path):
     registry.promote(version, by="test", why="first")
     served = Bundle.load(registry.champion(), schema_hash=SCHEMA)
     assert served.version == "v0001"
-    rows, keys = world.make_rows([1, 2, 3], recent=[7]), world.keys_of([1, 2, 3])
+    rows, keys = ranking_world.make_rows([1, 2, 3], recent=[7]), ranking_world.keys_of([1, 2, 3])
     written = Bundle.load(bundle_folder, schema_hash=SCHEMA)
     np.testing.assert_array_equal(served.score(rows, keys).value, written.score(rows, keys).value)
 
@@ -175,13 +175,13 @@ def test_links_are_refused(copy, tmp_path):
     ["../secret.bin", "/etc/hostname", "weights.bin", "model/weights.bin", "*/_ORT_MEM_ADDR_/*"],
 )
 def test_a_model_with_tensors_in_another_file_is_refused(copy, where, tmp_path, monkeypatch):
-    encoder = world.make_encoder()
+    encoder = ranking_world.make_encoder()
     (tmp_path / "weights.bin").write_bytes(
         b"\0" * 4096
     )  # what from-bytes loading would read from the current directory
     monkeypatch.chdir(tmp_path)
     (copy / "model" / "all.onnx").write_bytes(
-        world.linear_model(len(encoder.names), external=where)
+        ranking_world.linear_model(len(encoder.names), external=where)
     )
     seal(copy, read_manifest(copy))
     with pytest.raises(BundleError, match="keeps a tensor in another file"):
@@ -189,8 +189,8 @@ def test_a_model_with_tensors_in_another_file_is_refused(copy, where, tmp_path, 
 
 
 def test_a_model_that_answers_its_golden_rows_differently_is_refused(copy):
-    width = len(world.make_encoder().names)
-    (copy / "model" / "all.onnx").write_bytes(world.linear_model(width, seed=5))
+    width = len(ranking_world.make_encoder().names)
+    (copy / "model" / "all.onnx").write_bytes(ranking_world.linear_model(width, seed=5))
     seal(copy, read_manifest(copy))
     with pytest.raises(BundleError, match="golden rows differently"):
         Bundle.load(copy, schema_hash=SCHEMA)
@@ -215,7 +215,7 @@ def test_what_is_no_model_is_refused(copy, content):
 
 
 def test_a_model_of_another_width_is_refused(copy):
-    (copy / "model" / "all.onnx").write_bytes(world.linear_model(3))
+    (copy / "model" / "all.onnx").write_bytes(ranking_world.linear_model(3))
     seal(copy, read_manifest(copy))
     with pytest.raises(BundleError, match="one float matrix"):
         Bundle.load(copy, schema_hash=SCHEMA)
@@ -279,15 +279,15 @@ def test_a_bundle_that_reads_sources_which_are_none_is_refused(copy, changed):
 
 def test_sources_of_the_encoder_are_in_the_manifest(tmp_path):
     live = CandidateColumns(("trending", "item_knn:2"))
-    encoder = world.make_encoder(candidates=live, computed=live.names)
+    encoder = ranking_world.make_encoder(candidates=live, computed=live.names)
     models, golden = (
-        {"model/all.onnx": world.linear_model(len(encoder.names))},
+        {"model/all.onnx": ranking_world.linear_model(len(encoder.names))},
         np.zeros((1, len(encoder.names)), np.float32),
     )
-    world.make_bundle(tmp_path / "bundle", encoder=encoder, models=models, golden=golden)
+    ranking_world.make_bundle(tmp_path / "bundle", encoder=encoder, models=models, golden=golden)
     bundle = Bundle.load(tmp_path / "bundle", schema_hash=SCHEMA)
     assert bundle.sources == ("trending", "item_knn:2")
-    rows, keys = world.make_rows([1, 2]), world.keys_of([1, 2])
+    rows, keys = ranking_world.make_rows([1, 2]), ranking_world.keys_of([1, 2])
     live_columns = np.ones((2, 4), np.float32)
     expected = bundle.score_matrix(
         bundle.encoder.encode_request(rows, keys, bundle.index, live=live_columns)

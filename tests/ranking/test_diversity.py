@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailorbird.ranking import Promotion, Quota
-from tailorbird.ranking.diversity import (
+from tailorbird.ranking.policy.diversity import (
     SELF_SIMILARITY,
     SlateConstraints,
     apply_constraints,

@@ -13,8 +13,13 @@ from hypothesis import strategies as st
 
 from tailorbird.errors import DeclarationError
 from tailorbird.ranking import Boost, Cap, Diversity, Explore, Pin, Promotion, Quota, Slot
-from tailorbird.ranking.diversity import SlateConstraints, apply_constraints
-from tailorbird.ranking.exploration import DRAWN_MAX, draw_slate, draw_uniform_slate, marginals
+from tailorbird.ranking.policy.diversity import SlateConstraints, apply_constraints
+from tailorbird.ranking.policy.exploration import (
+    DRAWN_MAX,
+    draw_slate,
+    draw_uniform_slate,
+    marginals,
+)
 
 
 def by_value(values):

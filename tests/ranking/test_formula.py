@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 
 from tailorbird.errors import BundleError, DeclarationError
 from tailorbird.ranking import Slot
-from tailorbird.ranking.formula import compute_value, format_formula, parse_formula, require_heads
+from tailorbird.ranking.policy.formula import (
+    compute_value,
+    format_formula,
+    parse_formula,
+    require_heads,
+)
 
 WEIGHTS = st.dictionaries(
     st.sampled_from(["click", "purchase", "dwell_30s", "hide"]),

@@ -5,12 +5,12 @@ encoded at once.
 import msgspec
 import numpy as np
 import pytest
-from tests.ranking import world
+from tests.support import ranking_world
 
 from tailorbird.errors import BundleError
 from tailorbird.events import HOUR
-from tailorbird.ranking.encoders import Ragged, read_encoder
-from tailorbird.ranking.history import History
+from tailorbird.ranking.encode.encoder import Ragged, read_encoder
+from tailorbird.ranking.encode.history import History
 from tailorbird.retrieval import Index, NewItem, with_items
 from tailorbird.retrieval.columns import TextColumn
 from tailorbird.retrieval.words import Words
@@ -18,17 +18,17 @@ from tailorbird.retrieval.words import Words
 
 @pytest.fixture
 def encoder():
-    history = History("recent", 3, world.keys_of([4, 1]).tolist())
+    history = History("recent", 3, ranking_world.keys_of([4, 1]).tolist())
     return msgspec.structs.replace(
-        world.make_encoder(),
+        ranking_world.make_encoder(),
         history=history,
         words=(Words("title", 4, 1_000), Words("tags", 2, 50, listed=True)),
     )
 
 
 def test_newest_items_come_first_with_the_hours_since(encoder, index):
-    rows = world.make_rows([4, 9], recent=[7, 1, 4])
-    matrix = encoder.encode_request(rows, world.keys_of([4, 9]), index)
+    rows = ranking_world.make_rows([4, 9], recent=[7, 1, 4])
+    matrix = encoder.encode_request(rows, ranking_world.keys_of([4, 9]), index)
     at = encoder.names.index("item_code")
     np.testing.assert_array_equal(
         matrix[:, at], [2, 1]
@@ -40,7 +40,7 @@ def test_newest_items_come_first_with_the_hours_since(encoder, index):
 
 
 def test_a_person_without_a_past_has_no_items_and_no_gaps(encoder, index):
-    matrix = encoder.encode_request(world.make_rows([1]), world.keys_of([1]), index)
+    matrix = encoder.encode_request(ranking_world.make_rows([1]), ranking_world.keys_of([1]), index)
     at = encoder.names.index("item_code")
     np.testing.assert_array_equal(matrix[0, at : at + 7], [3, 0, 0, 0, np.nan, np.nan, np.nan])
     np.testing.assert_array_equal(
@@ -50,12 +50,12 @@ def test_a_person_without_a_past_has_no_items_and_no_gaps(encoder, index):
 
 def test_many_requests_at_once_give_the_same_bits(encoder, index):
     requests = [
-        world.make_rows([3, 4], recent=[1, 2, 3, 4]),
-        world.make_rows([9]),
-        world.make_rows([4, 2, 1], recent=[4]),
+        ranking_world.make_rows([3, 4], recent=[1, 2, 3, 4]),
+        ranking_world.make_rows([9]),
+        ranking_world.make_rows([4, 2, 1], recent=[4]),
     ]
     alone = [
-        encoder.encode_request(rows, world.keys_of(items), index)
+        encoder.encode_request(rows, ranking_world.keys_of(items), index)
         for rows, items in zip(requests, ([3, 4], [9], [4, 2, 1]), strict=True)
     ]
     past = [rows.sequences.get("recent") for rows in requests]
@@ -68,7 +68,7 @@ def test_many_requests_at_once_give_the_same_bits(encoder, index):
     together = encoder.encode(
         np.concatenate([rows.numeric for rows in requests]),
         np.concatenate([rows.categorical for rows in requests]),
-        world.keys_of([3, 4, 9, 4, 2, 1]),
+        ranking_world.keys_of([3, 4, 9, 4, 2, 1]),
         np.array([0, 0, 1, 2, 2, 2]),
         {"recent": ragged},
         np.array([rows.t for rows in requests]),
@@ -78,7 +78,7 @@ def test_many_requests_at_once_give_the_same_bits(encoder, index):
 
 
 def test_items_without_a_code_are_unknown_or_share_buckets():
-    keys = world.keys_of(range(40))
+    keys = ranking_world.keys_of(range(40))
     alone = History("recent", 2, keys[:10].tolist())
     assert set(alone.codes(keys[10:]).tolist()) == {1}
     assert alone.size == 12

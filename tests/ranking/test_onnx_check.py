@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from tests.ranking import world
+from tests.support import ranking_world
 
 from tailorbird.errors import BundleError
 from tailorbird.ranking.onnx_check import check_onnx
@@ -147,7 +147,7 @@ def test_deep_nesting_is_refused():
         check_onnx(model(inner).SerializeToString(), where="model")
 
 
-GOOD = world.linear_model(4)
+GOOD = ranking_world.linear_model(4)
 
 
 @settings(deadline=None, max_examples=500)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tailorbird.ranking import Diversity, Quota
-from tailorbird.ranking.policy import SlateSpec, arrange_slate, attribute_codes
+from tailorbird.ranking.policy.policy import SlateSpec, arrange_slate, attribute_codes
 
 
 def test_a_quota_holds_in_the_answer_and_leaves_nothing_out(index):

@@ -3,14 +3,14 @@
 import dataclasses
 
 import numpy as np
-from tests.ranking import world
+from tests.support import ranking_world
 
 from tailorbird.events import hash64
 from tailorbird.ranking.reasons import CODES, Reason, explain_items
 
 
 def recent(*items, kind="click"):
-    sequence = world.make_rows([], recent=items).sequences["recent"]
+    sequence = ranking_world.make_rows([], recent=items).sequences["recent"]
     return dataclasses.replace(sequence, type=np.full(len(items), hash64(kind), np.uint64))
 
 
@@ -21,11 +21,11 @@ def rare(lists):
 
 
 def nearest(tables, item, n):
-    return tables.neighbours(world.keys_of([item])).keys[:n]
+    return tables.neighbours(ranking_world.keys_of([item])).keys[:n]
 
 
 def test_an_item_related_to_a_recent_one_names_it(index, tables):
-    shown, lists = index.find(nearest(tables, 4, 3)), rare(world.lists_of(tables, [4]))
+    shown, lists = index.find(nearest(tables, 4, 3)), rare(ranking_world.lists_of(tables, [4]))
     viewed = explain_items(index, shown, ["item_knn"] * 3, lists, recent=recent(4))
     assert viewed[0] == Reason("related", "Because you looked at Thing 4 rain coat", "i4")
     bought = explain_items(index, shown, ["item_knn"] * 3, lists, recent=recent(4, kind="purchase"))
@@ -35,7 +35,7 @@ def test_an_item_related_to_a_recent_one_names_it(index, tables):
 def test_ubiquitous_items_relate_to_nothing(index, tables):
     shown, lists = (
         index.find(nearest(tables, 4, 3)),
-        world.lists_of(tables, [4]),
+        ranking_world.lists_of(tables, [4]),
     )  # popular items, which come with each other by chance
     assert {
         each.code for each in explain_items(index, shown, ["item_knn"] * 3, lists, recent=recent(4))
@@ -45,7 +45,7 @@ def test_ubiquitous_items_relate_to_nothing(index, tables):
 
 
 def test_a_repeated_item_has_only_that_reason(index, tables):
-    shown, lists = index.find_ids(["i4", "i9"]), rare(world.lists_of(tables, [4, 9]))
+    shown, lists = index.find_ids(["i4", "i9"]), rare(ranking_world.lists_of(tables, [4, 9]))
     explanations = explain_items(
         index, shown, ["item_knn", "repeat"], lists, recent=recent(4, kind="purchase")
     )
@@ -66,18 +66,22 @@ def test_the_strongest_of_several_recent_items_is_named(index, tables):
     past, shown = [4, 9, 30], index.find_ids(["i1", "i2", "i3"])
     pull = np.zeros((3, 3))
     for row, item in enumerate(past):
-        neighbours = tables.neighbours(world.keys_of([item]))
+        neighbours = tables.neighbours(ranking_world.keys_of([item]))
         pull[row] = [neighbours.weights[neighbours.keys == key].sum() for key in index.keys[shown]]
     strongest = np.argmax(pull * np.array([[0.64], [0.8], [1.0]]), axis=0)
     assert pull.max(axis=0).all()
     explanations = explain_items(
-        index, shown, ["item_knn"] * 3, rare(world.lists_of(tables, past)), recent=recent(*past)
+        index,
+        shown,
+        ["item_knn"] * 3,
+        rare(ranking_world.lists_of(tables, past)),
+        recent=recent(*past),
     )
     assert [each.item_id for each in explanations] == [f"i{past[place]}" for place in strongest]
 
 
 def test_without_a_past_the_source_gives_the_reason(index, tables):
-    lists = world.lists_of(tables)
+    lists = ranking_world.lists_of(tables)
     rows = index.find_ids(["i0", "i1", "i2", "i3", "i4", "i5"])
     sources = ["popular:7d:category", "popular", "new_items", "search", "given", "popular"]
     explanations = explain_items(index, rows, sources, lists, query="warm", explored=(6,))
@@ -120,7 +124,7 @@ def test_without_a_past_the_source_gives_the_reason(index, tables):
 def test_nothing_shown_needs_no_reason(index, tables):
     assert (
         explain_items(
-            index, np.zeros(0, np.intp), [], world.lists_of(tables, [1]), recent=recent(1)
+            index, np.zeros(0, np.intp), [], ranking_world.lists_of(tables, [1]), recent=recent(1)
         )
         == []
     )

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.ranking import world
+from tests.support import ranking_world
 
 from tailorbird.errors import DeclarationError
 from tailorbird.events import DAY, hash64
 from tailorbird.ranking import Boost, Cap, Diversity, Explore, Pin, Quota, Slot
-from tailorbird.ranking.rule_columns import Request, seen_mask
-from tailorbird.ranking.rules import check_slot, compile_rules
+from tailorbird.ranking.policy.rule_columns import Request, seen_mask
+from tailorbird.ranking.policy.rules import check_slot, compile_rules
 from tailorbird.retrieval import NewItem, with_items
 
-NOW = world.T0 + 9 * DAY
+NOW = ranking_world.T0 + 9 * DAY
 
 
 def mask(index, *rules, **settings_):
@@ -62,7 +62,7 @@ def numbers(index, satisfied):
 )
 def test_a_rule_agrees_with_python(index, rule, expected):
     satisfied = mask(index, rule, context={"country": "NO"}, user={"avg_price": 10})
-    assert numbers(index, satisfied) == [i for i in range(world.ITEMS) if expected(i)]
+    assert numbers(index, satisfied) == [i for i in range(ranking_world.ITEMS) if expected(i)]
 
 
 OPERANDS = st.sampled_from(
@@ -99,10 +99,10 @@ def test_any_rule_agrees_with_python(index, rule):
     scope = {"user": Fields(avg_price=10.0), "context": Fields(country="NO")}
     items = [
         Fields(price=i * 2.0, stock=float(i % 3), category=categories[i % 4])
-        for i in range(world.ITEMS)
+        for i in range(ranking_world.ITEMS)
     ]
     assert numbers(index, satisfied) == [
-        i for i in range(world.ITEMS) if eval(rule, {}, scope | {"item": items[i]})
+        i for i in range(ranking_world.ITEMS) if eval(rule, {}, scope | {"item": items[i]})
     ]
 
 
@@ -137,7 +137,7 @@ def test_parts_of_a_list(index):
 
 
 def test_seen_reads_the_recent_sequence_and_its_time(index):
-    sequence = world.make_rows([], recent=[3, 5]).sequences["recent"]
+    sequence = ranking_world.make_rows([], recent=[3, 5]).sequences["recent"]
     sequence = dataclasses.replace(sequence, ts=np.array([NOW - 40 * DAY, NOW - 2 * DAY]))
     assert numbers(index, ~mask(index, "not seen", recent=sequence)) == [3, 5]
     assert numbers(index, ~mask(index, "not seen(30d)", recent=sequence)) == [5]
@@ -146,7 +146,7 @@ def test_seen_reads_the_recent_sequence_and_its_time(index):
 
 
 def test_seen_by_type_of_event(index):
-    sequence = world.make_rows([], recent=[3, 5]).sequences["recent"]
+    sequence = ranking_world.make_rows([], recent=[3, 5]).sequences["recent"]
     sequence = dataclasses.replace(
         sequence, type=np.array([hash64("click"), hash64("purchase")], np.uint64)
     )
@@ -310,7 +310,7 @@ def test_a_rule_may_stand_on_several_lines(index):
             and item.price < 50
     """
     assert numbers(index, mask(index, rule)) == [
-        i for i in range(world.ITEMS) if i % 3 > 0 and i * 2 < 50
+        i for i in range(ranking_world.ITEMS) if i % 3 > 0 and i * 2 < 50
     ]
     two = compile_rules(["not seen(30d)\nand item.stock > 0", "item.title != 'seen(30d)'"])
     assert [one.is_item_only for one in two.rules] == [False, True]

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.ranking import world
+from tests.support import ranking_world
 
 from tailorbird.errors import BundleError
 from tailorbird.events import hash64
-from tailorbird.features import FeatureSet, declare, entity, reference_learned, sequence, similarity
-from tailorbird.ranking.encoders import FORMAT, read_encoder
-from tailorbird.ranking.similarities import Similarity
+from tailorbird.features import FeatureSet, entity, sequence, similarity
+from tailorbird.features.declare import declarations
+from tailorbird.features.reference import learned
+from tailorbird.ranking.encode.encoder import FORMAT, read_encoder
+from tailorbird.ranking.encode.similarities import Similarity
 
 NAMES = ("sum", "best", "last")
 
@@ -25,13 +27,18 @@ def encoder(**changes):
         Similarity("best", "recent", how="max", length=5, decay=0.5),
         Similarity("last", "recent", length=1, decay=1.0),
     )
-    return world.make_encoder(**{"similarities": made, "computed": (*NAMES, "age_days")} | changes)
+    return ranking_world.make_encoder(
+        **{"similarities": made, "computed": (*NAMES, "age_days")} | changes
+    )
 
 
 @pytest.fixture(scope="module")
 def reference_table(tables):
     """Item → what goes with it, as a dictionary of dictionaries."""
-    names = {hash64(world.item_id(number)): world.item_id(number) for number in range(world.ITEMS)}
+    names = {
+        hash64(ranking_world.item_id(number)): ranking_world.item_id(number)
+        for number in range(ranking_world.ITEMS)
+    }
     table = {}
     for key, item in names.items():
         neighbours = tables.neighbours(np.array([key], np.uint64))
@@ -44,7 +51,7 @@ def reference_table(tables):
     return table
 
 
-def declared(column: Similarity) -> declare.Similarity:
+def declared(column: Similarity) -> declarations.Similarity:
     return similarity(
         column.name,
         of=column.of,
@@ -56,13 +63,16 @@ def declared(column: Similarity) -> declare.Similarity:
 
 
 def reference(column: Similarity, recent, candidate, table):
-    items = [world.item_id(number) for number in recent]
-    return reference_learned.similarity(declared(column), items, world.item_id(candidate), table)
+    items = [ranking_world.item_id(number) for number in recent]
+    return learned.similarity(declared(column), items, ranking_world.item_id(candidate), table)
 
 
 def encoded(fitted, index, tables, candidates, recent, lists=None):
-    rows, keys = world.make_rows(candidates, recent=recent), world.keys_of(candidates)
-    lists = lists or world.lists_of(tables, recent)
+    rows, keys = (
+        ranking_world.make_rows(candidates, recent=recent),
+        ranking_world.keys_of(candidates),
+    )
+    lists = lists or ranking_world.lists_of(tables, recent)
     return fitted.encode_request(rows, keys, index, live=fitted.read_live(lists, rows, keys))
 
 
@@ -91,7 +101,7 @@ def test_a_sequence_of_another_length_is_looked_up_separately(index, tables, ref
         encoder(similarities=(Similarity("sum", "recent", length=14),), computed=("sum",)),
         list(range(14)),
     )
-    matrix = encoded(fitted, index, tables, [20], recent, world.lists_of(tables, [39]))
+    matrix = encoded(fitted, index, tables, [20], recent, ranking_world.lists_of(tables, [39]))
     assert bits(matrix[:, fitted.names.index("sum")]) == bits(
         [reference(fitted.similarities[0], recent, 20, reference_table)]
     )
@@ -118,7 +128,7 @@ def test_missing_without_a_past_and_with_an_unknown_past_and_nothing_for_an_unkn
         assert np.isnan(encoded(fitted, index, tables, [1, 2], recent)[:, at]).all()
     indexed, unindexed = encoded(fitted, index, tables, [1, 9999], [3])[:, at]
     assert indexed > 0 == unindexed
-    rows, keys = world.make_rows([1, 2], recent=[3]), world.keys_of([1, 2])
+    rows, keys = ranking_world.make_rows([1, 2], recent=[3]), ranking_world.keys_of([1, 2])
     assert np.isnan(fitted.encode_request(rows, keys, index)[:, at]).all(), "without live columns"
 
 
@@ -160,7 +170,7 @@ def test_an_encoder_is_read_back_with_its_similarities_and_refuses_what_is_none(
 
 
 def test_a_feature_set_gives_the_encoder_what_it_declares():
-    from tailorbird.ranking.encoders import fit_encoder
+    from tailorbird.ranking.encode.encoder import fit_encoder
 
     user = entity("user")
     features = FeatureSet.from_declarations(
@@ -170,9 +180,9 @@ def test_a_feature_set_gives_the_encoder_what_it_declares():
         ]
     )
     settings = {"similarities": features.similarities, "computed": ("age_days",)}
-    fitted = fit_encoder(world.COLUMNS, np.zeros((0, 2), np.uint64), **settings)
+    fitted = fit_encoder(ranking_world.COLUMNS, np.zeros((0, 2), np.uint64), **settings)
     assert fitted.similarities == (Similarity("near", "recent", "cooccurrence", "max", 4, 0.9),)
     assert fitted.computed == ("age_days", "near")
     assert fit_encoder(
-        world.COLUMNS, np.zeros((0, 2), np.uint64), leave_out=("near",), **settings
+        ranking_world.COLUMNS, np.zeros((0, 2), np.uint64), leave_out=("near",), **settings
     ).computed == ("age_days",)

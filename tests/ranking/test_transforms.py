@@ -12,14 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tests.ranking import world
+from tests.support import ranking_world
 
 from tailorbird.candidates.query import CandidateColumns
 from tailorbird.errors import BundleError
 from tailorbird.events import hash64
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.ranking.encoders import FORMAT, Encoder, Ragged, read_encoder
-from tailorbird.ranking.steps import (
+from tailorbird.ranking.encode.blocks import ROWS_AT_ONCE, group_transforms
+from tailorbird.ranking.encode.encoder import FORMAT, Encoder, Ragged, read_encoder
+from tailorbird.ranking.encode.steps import (
     Clip,
     Codes,
     Fill,
@@ -34,8 +35,7 @@ from tailorbird.ranking.steps import (
     Vectors,
     log1p,
 )
-from tailorbird.ranking.together import ROWS_AT_ONCE, group_transforms
-from tailorbird.ranking.transforms import Output
+from tailorbird.ranking.encode.transforms import Output
 
 GOLDEN_LOG1P = [
     4591532242907186886,
@@ -71,7 +71,7 @@ CATEGORICAL = (
 
 
 def make_encoder(outputs=NUMERIC + CATEGORICAL, **changes):
-    return world.make_encoder(
+    return ranking_world.make_encoder(
         **(
             {
                 "numeric": (),
@@ -175,15 +175,18 @@ def test_a_value_is_independent_of_the_batch(x, data):
 @given(st.lists(st.lists(st.integers(0, 50), max_size=9), min_size=1, max_size=6))
 def test_in_bulk_and_one_request_at_a_time_are_the_same_bits(index, requests):
     encoder = make_encoder(numeric=("price",), computed=("recent_age",))
-    rows = [world.make_rows(candidates, seed=number) for number, candidates in enumerate(requests)]
+    rows = [
+        ranking_world.make_rows(candidates, seed=number)
+        for number, candidates in enumerate(requests)
+    ]
     singles = [
-        encoder.encode_request(each, world.keys_of(candidates), index)
+        encoder.encode_request(each, ranking_world.keys_of(candidates), index)
         for each, candidates in zip(rows, requests, strict=True)
     ]
     bulk = encoder.encode(
         np.concatenate([each.numeric for each in rows]),
         np.concatenate([each.categorical for each in rows]),
-        np.concatenate([world.keys_of(candidates) for candidates in requests]),
+        np.concatenate([ranking_world.keys_of(candidates) for candidates in requests]),
         np.repeat(np.arange(len(requests)), [len(candidates) for candidates in requests]).astype(
             np.intp
         ),
@@ -223,7 +226,7 @@ def test_together_they_give_the_bits_that_each_gives_alone(index, data):
         )
     outputs.insert(1, CATEGORICAL[-1])
     encoder = make_encoder(tuple(outputs))
-    rows, keys = world.make_rows(range(9)), world.keys_of(range(9))
+    rows, keys = ranking_world.make_rows(range(9)), ranking_world.keys_of(range(9))
     rows.numeric[:, 0] = data.draw(
         arrays(
             np.float32, 9, elements=st.one_of(st.floats(width=32), st.integers(-3, 3).map(float))
@@ -277,7 +280,7 @@ def test_a_target_encoding_that_training_gives_stands_in_for_the_table(index):
             ),
         )
     )
-    rows, keys = world.make_rows([1, 2]), world.keys_of([1, 2])
+    rows, keys = ranking_world.make_rows([1, 2]), ranking_world.keys_of([1, 2])
     none = {"recent": Ragged(np.zeros(2, np.int64), np.zeros(0, np.uint64))}
     learned = np.array([0.1, 0.6])
     matrix = encoder.encode(
@@ -296,13 +299,13 @@ def test_a_target_encoding_that_training_gives_stands_in_for_the_table(index):
 
 def test_a_transform_may_be_made_of_the_position(index):
     encoder = make_encoder((Output("position", "position", (Standardise(3, 2),)),))
-    rows, keys = world.make_rows([1, 2]), world.keys_of([1, 2])
+    rows, keys = ranking_world.make_rows([1, 2]), ranking_world.keys_of([1, 2])
     np.testing.assert_array_equal(encoder.encode_request(rows, keys, index)[:, 0], [-1, -1])
 
 
 def test_embedding_sizes_and_the_missing_row():
     encoder = make_encoder(
-        vocabularies=world.make_encoder().vocabularies, outputs=NUMERIC + CATEGORICAL[1:4]
+        vocabularies=ranking_world.make_encoder().vocabularies, outputs=NUMERIC + CATEGORICAL[1:4]
     )
     assert encoder.sizes == {"category": 5, "filled": 4, "bucket": 7}
     assert encoder.categorical_names == ("category", "filled", "bucket")
@@ -475,7 +478,7 @@ ODD = [
 @given(st.data())
 def test_any_damage_is_refused_or_still_gives_a_matrix(index, data):
     made = make_encoder(
-        vocabularies=world.make_encoder().vocabularies,
+        vocabularies=ranking_world.make_encoder().vocabularies,
         outputs=NUMERIC + CATEGORICAL[1:],
         candidates=CandidateColumns(("popular:24h", "item_knn:2")),
     )
@@ -491,10 +494,12 @@ def test_any_damage_is_refused_or_still_gives_a_matrix(index, data):
     try:
         encoder = read_encoder(json.dumps(document).encode(), where="here")
         # A matrix of other columns than the manifest names is refused by the bundle.
-        if encoder.columns == world.COLUMNS:
+        if encoder.columns == ranking_world.COLUMNS:
             with np.errstate(all="ignore"):
                 matrix = encoder.encode_request(
-                    world.make_rows(range(9), recent=[1]), world.keys_of(range(9)), index
+                    ranking_world.make_rows(range(9), recent=[1]),
+                    ranking_world.keys_of(range(9)),
+                    index,
                 )
             assert matrix.shape == (9, len(encoder.names))
             assert encoder.missing_row.shape == (len(encoder.names),)
@@ -510,10 +515,10 @@ def test_two_columns_of_one_name_are_refused():
 def test_a_bundle_scores_through_its_transforms(index, tmp_path):
     encoder = make_encoder(NUMERIC + CATEGORICAL)
     numbers = list(range(20))
-    rows, keys = world.make_rows(numbers, recent=[3]), world.keys_of(numbers)
+    rows, keys = ranking_world.make_rows(numbers, recent=[3]), ranking_world.keys_of(numbers)
     golden = encoder.encode_request(rows, keys, index)
-    models = {"model/all.onnx": world.linear_model(len(encoder.names))}
-    world.make_bundle(tmp_path / "bundle", encoder=encoder, models=models, golden=golden)
+    models = {"model/all.onnx": ranking_world.linear_model(len(encoder.names))}
+    ranking_world.make_bundle(tmp_path / "bundle", encoder=encoder, models=models, golden=golden)
     bundle = Bundle.load(tmp_path / "bundle", schema_hash="abc123abc123")
     assert isinstance(bundle.encoder, Encoder)
     weights = np.random.default_rng(0).normal(size=(len(encoder.names), 2)).astype(np.float32) * 0.1

@@ -1,7 +1,7 @@
 """The index of the small shop in `shop.py`, built once."""
 
 import pytest
-from tests.retrieval import shop
+from tests.support import retrieval_shop
 
 from tailorbird.retrieval import Index, build_index
 
@@ -9,5 +9,5 @@ from tailorbird.retrieval import Index, build_index
 @pytest.fixture(scope="session")
 def index(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop") / "index"
-    build_index(folder, shop.events(), shop.items(), as_of=shop.AS_OF)
+    build_index(folder, retrieval_shop.events(), retrieval_shop.items(), as_of=retrieval_shop.AS_OF)
     return Index.open(folder)

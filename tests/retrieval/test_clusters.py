@@ -4,7 +4,7 @@ place for new items.
 
 import numpy as np
 import pytest
-from tests.ranking import world
+from tests.support import ranking_world
 
 from tailorbird.errors import BundleError
 from tailorbird.retrieval import Index, NewItem, with_items
@@ -14,7 +14,7 @@ from tailorbird.retrieval.arrays import array_bytes
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("clusters") / "index"
-    world.make_index(path)
+    ranking_world.make_index(path)
     return path
 
 
@@ -28,8 +28,10 @@ def categories(index, rows):
 
 
 def cluster_matches(index, past, n):
-    """Return the matches for a history, the newest item first; lower item numbers are more popular."""
-    rows = index.find(world.keys_of(past))
+    """Return the matches for a history, the newest item first; lower item numbers are more
+    popular.
+    """
+    rows = index.find(ranking_world.keys_of(past))
     return index.clusters(rows, 0.8 ** np.arange(len(rows)), np.arange(len(index), 0, -1), n)
 
 
@@ -65,7 +67,11 @@ def test_what_may_not_be_shown_is_left_out(index):
 
 @pytest.mark.parametrize(
     "array",
-    [np.zeros(3, np.int16), np.full(world.ITEMS, 99, np.int16), np.zeros(world.ITEMS, np.int64)],
+    [
+        np.zeros(3, np.int16),
+        np.full(ranking_world.ITEMS, 99, np.int16),
+        np.zeros(ranking_world.ITEMS, np.int64),
+    ],
 )
 def test_damaged_clusters_are_refused(folder, array):
     files = {

@@ -5,12 +5,12 @@ from collections import Counter
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.retrieval import shop
+from tests.support import retrieval_shop
 
 from tailorbird.retrieval import NewItem, with_items
 from tailorbird.retrieval.facets import VALUES_MAX, facet_of
 
-EMPTY = shop.nothing()
+EMPTY = retrieval_shop.nothing()
 COLOURS = st.lists(st.sampled_from(["red", "blue", "grey"]), max_size=3)
 
 

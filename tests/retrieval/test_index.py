@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.retrieval import shop
+from tests.support import retrieval_shop
 
 from tailorbird.errors import BundleError
 from tailorbird.events import DAY, HOUR, hash64s
@@ -17,8 +17,8 @@ def test_items_are_those_with_a_profile_or_an_event(index):
     assert set(index.ids) == ALL
     np.testing.assert_array_equal(index.keys, hash64s(index.ids))
     assert index.find_ids(["nothing"]).tolist() == [-1]
-    assert shop.ids(index, index.find_ids(["hat", "coat"])) == ["hat", "coat"]
-    assert index.as_of == shop.AS_OF
+    assert retrieval_shop.ids(index, index.find_ids(["hat", "coat"])) == ["hat", "coat"]
+    assert index.as_of == retrieval_shop.AS_OF
 
 
 def test_attributes_keep_their_kinds(index):
@@ -38,11 +38,16 @@ def test_attributes_keep_their_kinds(index):
 
 def test_bots_late_events_impressions_and_the_future_make_no_item(tmp_path):
     rows = [
-        (person, f"{item}-{person}", *more) for person, item, *more in shop.EVENTS if item == "gift"
+        (person, f"{item}-{person}", *more)
+        for person, item, *more in retrieval_shop.EVENTS
+        if item == "gift"
     ]
     assert {item for _, item, *_ in rows} == {"gift-robot", "gift-late", "gift-w", "gift-future"}
     build_index(
-        tmp_path / "index", shop.events([*shop.EVENTS, *rows]), shop.items(), as_of=shop.AS_OF
+        tmp_path / "index",
+        retrieval_shop.events([*retrieval_shop.EVENTS, *rows]),
+        retrieval_shop.items(),
+        as_of=retrieval_shop.AS_OF,
     )
     assert set(Index.open(tmp_path / "index").ids) == ALL
 
@@ -51,10 +56,23 @@ def test_first_seen_is_the_first_dated_version_or_event(tmp_path, index):
     first_seen = dict(zip(index.ids, index.first_seen.tolist(), strict=True))
     # The hat is timeless: its first event dates it. The unlisted item came with its event, as old
     # as the parka's and the cap's.
-    assert first_seen["hat"] == shop.AS_OF - 5 * HOUR
-    assert (first_seen["coat"], first_seen["gift"]) == (shop.T0, shop.T0 + 9 * DAY)
-    assert first_seen["parka"] == first_seen["cap"] == first_seen["unlisted"] == shop.T0 + DAY
-    build_index(tmp_path / "index", shop.events().slice(0, 0), shop.items(), as_of=shop.AS_OF)
+    assert first_seen["hat"] == retrieval_shop.AS_OF - 5 * HOUR
+    assert (first_seen["coat"], first_seen["gift"]) == (
+        retrieval_shop.T0,
+        retrieval_shop.T0 + 9 * DAY,
+    )
+    assert (
+        first_seen["parka"]
+        == first_seen["cap"]
+        == first_seen["unlisted"]
+        == retrieval_shop.T0 + DAY
+    )
+    build_index(
+        tmp_path / "index",
+        retrieval_shop.events().slice(0, 0),
+        retrieval_shop.items(),
+        as_of=retrieval_shop.AS_OF,
+    )
     quiet = Index.open(tmp_path / "index")
     assert quiet.first_seen[quiet.find_ids(["hat"])[0]] == 0, (
         "there from the beginning, for all that is known"
@@ -80,7 +98,7 @@ def test_first_seen_is_the_first_dated_version_or_event(tmp_path, index):
     ],
 )
 def test_search_by_words_as_people_type_them(index, query, expected):
-    matches = shop.ids(index, index.search(query, 10).rows)
+    matches = retrieval_shop.ids(index, index.search(query, 10).rows)
     if expected is not None:
         assert set(matches) == set(expected)
         assert matches[:1] == expected[:1]
@@ -89,43 +107,55 @@ def test_search_by_words_as_people_type_them(index, query, expected):
 
 def test_a_later_version_replaces_attributes_and_a_future_one_does_not(tmp_path):
     versions = [
-        ("coat", shop.T0 + 2 * DAY, {"title": "Storm coat", "price": 60}),
-        ("coat", shop.AS_OF, {"title": "Never"}),
+        ("coat", retrieval_shop.T0 + 2 * DAY, {"title": "Storm coat", "price": 60}),
+        ("coat", retrieval_shop.AS_OF, {"title": "Never"}),
     ]
-    build_index(tmp_path / "index", shop.events(), shop.items(versions), as_of=shop.AS_OF)
+    build_index(
+        tmp_path / "index",
+        retrieval_shop.events(),
+        retrieval_shop.items(versions),
+        as_of=retrieval_shop.AS_OF,
+    )
     index = Index.open(tmp_path / "index")
     row = index.find_ids(["coat"])[0]
     assert index.title(row) == "Storm coat"
-    assert index.first_seen[row] == shop.T0
+    assert index.first_seen[row] == retrieval_shop.T0
     assert index.attributes["price"][row] == 60
 
 
 def test_the_order_of_the_events_does_not_matter(tmp_path, index):
-    shuffled = shop.events().take(np.random.default_rng(0).permutation(len(shop.EVENTS)))
-    build_index(tmp_path / "index", shuffled, shop.items(), as_of=shop.AS_OF)
+    shuffled = retrieval_shop.events().take(
+        np.random.default_rng(0).permutation(len(retrieval_shop.EVENTS))
+    )
+    build_index(tmp_path / "index", shuffled, retrieval_shop.items(), as_of=retrieval_shop.AS_OF)
     again = Index.open(tmp_path / "index")
     assert again.ids == index.ids
     np.testing.assert_array_equal(again.first_seen, index.first_seen)
 
 
 def test_without_items_without_events_and_without_either(tmp_path):
-    no_items, no_events = shop.items().slice(0, 0), shop.events().slice(0, 0)
-    build_index(tmp_path / "events", shop.events(), no_items, as_of=shop.AS_OF)
+    no_items, no_events = retrieval_shop.items().slice(0, 0), retrieval_shop.events().slice(0, 0)
+    build_index(tmp_path / "events", retrieval_shop.events(), no_items, as_of=retrieval_shop.AS_OF)
     only_events = Index.open(tmp_path / "events")
     assert set(only_events.ids) == ALL - {"gift"}
     assert only_events.category.code("coats") < 0
     assert only_events.search("coat", 3).rows.size == 0
-    build_index(tmp_path / "items", no_events, shop.items(), as_of=shop.AS_OF)
+    build_index(tmp_path / "items", no_events, retrieval_shop.items(), as_of=retrieval_shop.AS_OF)
     only_items = Index.open(tmp_path / "items")
     assert len(only_items) == 5
-    assert shop.ids(only_items, only_items.search("rain coat", 3).rows) == ["coat", "parka"]
-    build_index(tmp_path / "nothing", no_events, no_items, as_of=shop.AS_OF)
+    assert retrieval_shop.ids(only_items, only_items.search("rain coat", 3).rows) == [
+        "coat",
+        "parka",
+    ]
+    build_index(tmp_path / "nothing", no_events, no_items, as_of=retrieval_shop.AS_OF)
     nothing = Index.open(tmp_path / "nothing")
     assert len(nothing) == 0
     assert nothing.search("x", 3).rows.size == 0
     assert nothing.find_ids(["coat"]).tolist() == [-1]
-    more = with_items(nothing, [NewItem("first", {"title": "First thing", "price": 3}, shop.AS_OF)])
-    assert shop.ids(more, more.search("thing", 3).rows) == ["first"]
+    more = with_items(
+        nothing, [NewItem("first", {"title": "First thing", "price": 3}, retrieval_shop.AS_OF)]
+    )
+    assert retrieval_shop.ids(more, more.search("thing", 3).rows) == ["first"]
 
 
 def test_an_added_item_matches_by_id_words_and_attributes(index):
@@ -135,15 +165,18 @@ def test_an_added_item_matches_by_id_words_and_attributes(index):
             NewItem(
                 "scarf",
                 {"title": "Wool scarf", "category": "scarves", "price": 30, "eco": True},
-                shop.AS_OF + HOUR,
+                retrieval_shop.AS_OF + HOUR,
             )
         ],
     )
     assert len(later) == len(index) + 1
-    assert shop.ids(later, later.search("wool", 5).rows) == ["scarf"]
-    assert shop.ids(later, later.search("rain coat", 1).rows) == ["coat"]
+    assert retrieval_shop.ids(later, later.search("wool", 5).rows) == ["scarf"]
+    assert retrieval_shop.ids(later, later.search("rain coat", 1).rows) == ["coat"]
     row = later.find_ids(["scarf"])[0]
-    assert (later.category.text(row), later.first_seen[row]) == ("scarves", shop.AS_OF + HOUR)
+    assert (later.category.text(row), later.first_seen[row]) == (
+        "scarves",
+        retrieval_shop.AS_OF + HOUR,
+    )
     assert later.attributes["price"][row] == 30
     assert later.attributes["eco"][row] == 1
     assert np.isnan(later.attributes["eco"][0])
@@ -152,14 +185,14 @@ def test_an_added_item_matches_by_id_words_and_attributes(index):
 
 def test_a_boolean_attribute_stays_boolean_while_all_values_are(tmp_path):
     versions = [
-        ("hat", shop.AS_OF - 1, {"eco": True, "stock": 1}),
-        ("cap", shop.AS_OF - 1, {"eco": False, "sale": True, "stock": 0}),
+        ("hat", retrieval_shop.AS_OF - 1, {"eco": True, "stock": 1}),
+        ("cap", retrieval_shop.AS_OF - 1, {"eco": False, "sale": True, "stock": 0}),
     ]
     build_index(
         tmp_path / "index",
-        shop.events(),
-        shop.items([*versions, ("gift", shop.AS_OF - 1, {"sale": 1})]),
-        as_of=shop.AS_OF,
+        retrieval_shop.events(),
+        retrieval_shop.items([*versions, ("gift", retrieval_shop.AS_OF - 1, {"sale": 1})]),
+        as_of=retrieval_shop.AS_OF,
     )
     built = Index.open(tmp_path / "index")
     assert built.truths == {"eco"}
@@ -185,15 +218,20 @@ def test_an_item_that_changed_has_its_new_attributes(index):
         "sale",
         PROFILE["title"],
     )
-    assert later.first_seen[row] == shop.T0
+    assert later.first_seen[row] == retrieval_shop.T0
     twice = with_items(later, [NewItem("x1", {}, 1), NewItem("x2", {"title": "Second"}, 2)])
     twice = with_items(twice, [NewItem("x3", {"title": "Third"}, 3)])
-    assert shop.ids(twice, twice.search("second", 1).rows) == ["x2"]
-    assert shop.ids(twice, twice.search("third", 1).rows) == ["x3"]
+    assert retrieval_shop.ids(twice, twice.search("second", 1).rows) == ["x2"]
+    assert retrieval_shop.ids(twice, twice.search("third", 1).rows) == ["x3"]
 
 
 def test_a_damaged_index_is_refused_with_a_sentence(tmp_path):
-    build_index(tmp_path / "index", shop.events(), shop.items(), as_of=shop.AS_OF)
+    build_index(
+        tmp_path / "index",
+        retrieval_shop.events(),
+        retrieval_shop.items(),
+        as_of=retrieval_shop.AS_OF,
+    )
     files = {
         path.relative_to(tmp_path / "index").as_posix(): path.read_bytes()
         for path in (tmp_path / "index").rglob("*")
@@ -276,10 +314,10 @@ def test_a_column_that_grew_knows_old_and_new_texts():
 
 
 def test_an_event_table_with_chunks_and_dictionaries(tmp_path):
-    table = shop.events()
+    table = retrieval_shop.events()
     chunked = pa.concat_tables([table.slice(0, 7), table.slice(7)])
     coded = chunked.set_column(
         chunked.column_names.index("item_id"), "item_id", chunked["item_id"].dictionary_encode()
     )
-    build_index(tmp_path / "index", coded, shop.items(), as_of=shop.AS_OF)
+    build_index(tmp_path / "index", coded, retrieval_shop.items(), as_of=retrieval_shop.AS_OF)
     assert set(Index.open(tmp_path / "index").ids) == ALL

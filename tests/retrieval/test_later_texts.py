@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.retrieval import shop
+from tests.support import retrieval_shop
 
 from tailorbird.errors import BundleError
 from tailorbird.events import HOUR
@@ -52,7 +52,12 @@ DOCUMENT = st.fixed_dictionaries(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("later")
-    build_index(folder / "index", shop.events(), shop.items(), as_of=shop.AS_OF)
+    build_index(
+        folder / "index",
+        retrieval_shop.events(),
+        retrieval_shop.items(),
+        as_of=retrieval_shop.AS_OF,
+    )
     return folder / "index"
 
 
@@ -100,39 +105,54 @@ def test_many_new_items_that_share_a_word_rank_among_the_old_ones_that_have_it(t
 
 def test_an_item_matches_by_its_new_words_and_not_by_its_old_ones(folder):
     index = Index.open(folder)
-    coat = {**shop.PROFILES["coat"], "title": "Storm jacket", "category": "jackets"}
+    coat = {**retrieval_shop.PROFILES["coat"], "title": "Storm jacket", "category": "jackets"}
     later = with_items(
         index,
-        [NewItem("coat", coat, 0), NewItem("scarf", {"title": "Rain scarf"}, shop.AS_OF + HOUR)],
+        [
+            NewItem("coat", coat, 0),
+            NewItem("scarf", {"title": "Rain scarf"}, retrieval_shop.AS_OF + HOUR),
+        ],
     )
-    assert shop.ids(later, later.search("rain coat", 9).rows) == ["scarf", "parka"]
-    assert shop.ids(later, later.search("rain coat", 2).rows) == ["scarf", "parka"], (
+    assert retrieval_shop.ids(later, later.search("rain coat", 9).rows) == ["scarf", "parka"]
+    assert retrieval_shop.ids(later, later.search("rain coat", 2).rows) == ["scarf", "parka"], (
         "what was replaced takes no place"
     )
     assert (
-        shop.ids(later, later.search("storm", 9).rows)
-        == shop.ids(later, later.search("strom", 9).rows)
+        retrieval_shop.ids(later, later.search("storm", 9).rows)
+        == retrieval_shop.ids(later, later.search("strom", 9).rows)
         == ["coat"]
     )
-    assert shop.ids(later, later.search("nord", 9).rows) == ["coat"], "a word that stays"
+    assert retrieval_shop.ids(later, later.search("nord", 9).rows) == ["coat"], "a word that stays"
     hidden = later.only(np.array([each != "coat" for each in later.ids]))
-    assert shop.ids(hidden, hidden.search("nord storm rain", 9).rows) == ["scarf", "parka"]
-    again = with_items(later, [NewItem("coat", shop.PROFILES["coat"], 0)])
-    assert shop.ids(again, again.search("rain coat", 9).rows) == ["coat", "scarf", "parka"]
-    assert shop.ids(again, again.search("storm", 9).rows) == []
-    assert shop.ids(index, index.search("storm jacket", 9).rows) == [], "an index never changes"
+    assert retrieval_shop.ids(hidden, hidden.search("nord storm rain", 9).rows) == [
+        "scarf",
+        "parka",
+    ]
+    again = with_items(later, [NewItem("coat", retrieval_shop.PROFILES["coat"], 0)])
+    assert retrieval_shop.ids(again, again.search("rain coat", 9).rows) == [
+        "coat",
+        "scarf",
+        "parka",
+    ]
+    assert retrieval_shop.ids(again, again.search("storm", 9).rows) == []
+    assert retrieval_shop.ids(index, index.search("storm jacket", 9).rows) == [], (
+        "an index never changes"
+    )
 
 
 def test_where_no_text_changed_nothing_is_indexed_again(folder):
     index = Index.open(folder)
-    scarf = NewItem("scarf", {"title": "Wool scarf", "price": 30}, shop.AS_OF)
+    scarf = NewItem("scarf", {"title": "Wool scarf", "price": 30}, retrieval_shop.AS_OF)
     later = with_items(index, [scarf])
     dearer = with_items(
-        index, [scarf, NewItem("coat", {**shop.PROFILES["coat"], "price": 99, "stock": 0}, 0)]
+        index,
+        [scarf, NewItem("coat", {**retrieval_shop.PROFILES["coat"], "price": 99, "stock": 0}, 0)],
     )
     assert dearer.text is later.text
     assert (
-        with_items(index, [NewItem("coat", {**shop.PROFILES["coat"], "price": 99}, 0)]).text
+        with_items(
+            index, [NewItem("coat", {**retrieval_shop.PROFILES["coat"], "price": 99}, 0)]
+        ).text
         is index.text
     )
 
@@ -141,23 +161,23 @@ def test_without_room_for_temporary_files_all_but_search_knows_what_is_new(
     folder, monkeypatch, caplog
 ):
     index = Index.open(folder)
-    scarf = [NewItem("scarf", {"title": "Wool scarf"}, shop.AS_OF + HOUR)]
+    scarf = [NewItem("scarf", {"title": "Wool scarf"}, retrieval_shop.AS_OF + HOUR)]
     with monkeypatch.context() as broken:
         broken.setattr("tailorbird.retrieval.text.tempfile.mkdtemp", no_room)
         later = with_items(index, scarf)
     assert "search does not have new and changed items yet" in caplog.text
     assert later.title(int(later.find_ids(["scarf"])[0])) == "Wool scarf"
-    assert shop.ids(later, later.search("rain coat", 1).rows) == ["coat"]
+    assert retrieval_shop.ids(later, later.search("rain coat", 1).rows) == ["coat"]
     mended = with_items(index, scarf)
-    assert shop.ids(mended, mended.search("wool", 1).rows) == ["scarf"]
+    assert retrieval_shop.ids(mended, mended.search("wool", 1).rows) == ["scarf"]
 
 
 def test_where_no_folder_is_in_memory_a_temporary_one_does(folder, monkeypatch):
     monkeypatch.setattr("tailorbird.retrieval.text._MEMORY_FOLDER", "/nowhere")
     later = with_items(
-        Index.open(folder), [NewItem("scarf", {"title": "Wool scarf"}, shop.AS_OF + HOUR)]
+        Index.open(folder), [NewItem("scarf", {"title": "Wool scarf"}, retrieval_shop.AS_OF + HOUR)]
     )
-    assert shop.ids(later, later.search("wool", 1).rows) == ["scarf"]
+    assert retrieval_shop.ids(later, later.search("wool", 1).rows) == ["scarf"]
 
 
 def no_room(**_):
@@ -194,7 +214,7 @@ def test_files_of_an_index_are_closed_with_it(folder):
     assert len(os.listdir("/dev/fd")) > before
     del index
     gc.collect()
-    assert shop.ids(later, later.search("wool", 1).rows) == ["scarf"]
+    assert retrieval_shop.ids(later, later.search("wool", 1).rows) == ["scarf"]
     del later
     gc.collect()
     assert len(os.listdir("/dev/fd")) == before

@@ -1,11 +1,13 @@
-"""Search by words and meaning: what shares no word with a query is found, and part numbers still."""
+"""Search by words and meaning: what shares no word with a query is found, and part numbers
+still.
+"""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.retrieval import shop
-from tests.retrieval.encoder import write_encoder
+from tests.support import retrieval_shop
+from tests.support.encoder import write_encoder
 
 from tailorbird.errors import BundleError, UsageError
 from tailorbird.retrieval import Index, MeaningSettings, NewItem, build_index, with_items
@@ -13,7 +15,13 @@ from tailorbird.retrieval.encoder import TextEncoder
 
 
 def open_index(folder: Path, settings: MeaningSettings | None) -> Index:
-    build_index(folder, shop.events(), shop.items(), as_of=shop.AS_OF, meaning=settings)
+    build_index(
+        folder,
+        retrieval_shop.events(),
+        retrieval_shop.items(),
+        as_of=retrieval_shop.AS_OF,
+        meaning=settings,
+    )
     return Index.open(folder)
 
 
@@ -55,8 +63,8 @@ def test_a_new_or_changed_item_matches_by_its_new_text(index):
     later = with_items(
         index,
         [
-            NewItem("blouson", {"title": "Anorak"}, shop.AS_OF),
-            NewItem("gift", {"title": "Parka voucher"}, shop.AS_OF),
+            NewItem("blouson", {"title": "Anorak"}, retrieval_shop.AS_OF),
+            NewItem("gift", {"title": "Parka voucher"}, retrieval_shop.AS_OF),
         ],
     )
     assert {"blouson", "gift", "coat", "parka"} == set(hits(later, "jacket"))
@@ -94,8 +102,8 @@ def test_a_new_text_is_encoded_once_however_often_the_catalogue_changes(index, m
     monkeypatch.setattr(
         TextEncoder, "encode", lambda self, texts: encoded.extend(texts) or encode(self, texts)
     )
-    cape = NewItem("cape", {"title": "Anorak cape"}, shop.AS_OF)
-    beanie = NewItem("beanie", {"title": "Headgear beanie"}, shop.AS_OF)
+    cape = NewItem("cape", {"title": "Anorak cape"}, retrieval_shop.AS_OF)
+    beanie = NewItem("beanie", {"title": "Headgear beanie"}, retrieval_shop.AS_OF)
     for items in ([cape], [cape, beanie], [cape, beanie]):
         later = with_items(index, items)
         assert "cape" in hits(later, "jacket for rainy days")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.quality.pages.search_page import section
+from benchmarks.quality.parts.search_shops import wands
 from benchmarks.quality.search import ndcg, public_ndcg
-from benchmarks.quality.search_page import section
-from benchmarks.quality.search_shops import wands
 
 COLOURS, THINGS = (
     ("red", "blue", "oak", "velvet", "round", "small"),

@@ -4,7 +4,7 @@ typed, and nothing else changes.
 
 import numpy as np
 import pytest
-from tests.retrieval import shop
+from tests.support import retrieval_shop
 
 from tailorbird.retrieval import Index, NewItem, build_index, with_items
 from tailorbird.retrieval.text import TextIndex
@@ -60,11 +60,18 @@ def test_what_is_no_error_stays(index, query, why):
 
 
 def test_a_word_of_an_added_item_is_no_error(tmp_path):
-    build_index(tmp_path / "index", shop.events(), shop.items(), as_of=shop.AS_OF)
+    build_index(
+        tmp_path / "index",
+        retrieval_shop.events(),
+        retrieval_shop.items(),
+        as_of=retrieval_shop.AS_OF,
+    )
     built = Index.open(tmp_path / "index")
-    assert "hat" in shop.ids(built, built.search("rain gift cap belt", 9).rows), "felt was meant"
-    later = with_items(built, [NewItem("belt", {"title": "Leather belt"}, shop.AS_OF)])
-    assert sorted(shop.ids(later, later.search("rain gift cap belt", 9).rows)) == [
+    assert "hat" in retrieval_shop.ids(built, built.search("rain gift cap belt", 9).rows), (
+        "felt was meant"
+    )
+    later = with_items(built, [NewItem("belt", {"title": "Leather belt"}, retrieval_shop.AS_OF)])
+    assert sorted(retrieval_shop.ids(later, later.search("rain gift cap belt", 9).rows)) == [
         "belt",
         "cap",
         "coat",

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from tests.stream.brokers import started, started_deleting
+from tests.support.brokers import started, started_deleting
 
 from tailorbird.events import Receipt, RoutePlan, SimulatedClock
 from tailorbird.router import Router, to_table

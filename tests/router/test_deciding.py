@@ -11,12 +11,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.cli.kit import tailorbird
-from tests.faults.roles import make_project, until
+from tests.support.commands import tailorbird
+from tests.support.roles import make_project, until
 
 from tailorbird.config import open_project
 from tailorbird.events import RoutePlan
-from tailorbird.router.deciding import find_outdated_routers, register_router
+from tailorbird.router.declarations import find_outdated_routers, register_router
 
 
 def test_a_router_is_known_while_it_runs_and_by_what_it_refuses(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_router_is_known_while_it_runs_and_by_what_it_refuses(tmp_path: Path) 
 def test_one_that_was_killed_counts_no_more(tmp_path: Path) -> None:
     program = (
         "import sys, time, pathlib; from tailorbird.events import RoutePlan; from "
-        "tailorbird.router.deciding import register_router\n"
+        "tailorbird.router.declarations import register_router\n"
     )
     program += "with register_router(pathlib.Path(sys.argv[1]), RoutePlan()):\n    time.sleep(60)"
     router = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])

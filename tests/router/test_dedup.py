@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailorbird.events import DAY, Event
-from tailorbird.router.dedup import ENTRY, TABLE, DedupIndex, fingerprints
+from tailorbird.router.decide.dedup import ENTRY, TABLE, DedupIndex, fingerprints
 
 HORIZON = 7 * DAY
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tailorbird.events import HOUR, MINUTE
-from tailorbird.router.enrich import classify_agent, encode_other_properties, local_hour
+from tailorbird.router.decide.enrich import classify_agent, encode_other_properties, local_hour
 
 PEOPLE = [
     None,

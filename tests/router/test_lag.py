@@ -3,9 +3,9 @@
 from uuid import uuid4
 
 import pytest
-from tests.faults.roles import until
 from tests.router.conftest import NOW, Stream
 from tests.router.test_topic import Topics
+from tests.support.roles import until
 
 from tailorbird.events import SimulatedClock
 from tailorbird.lake import LakeRole

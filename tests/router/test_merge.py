@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailorbird.events import HOUR, SECOND, Receipt
-from tailorbird.router.merge import LogBatch, merge_by_receipt
+from tailorbird.router.partitions.merge import LogBatch, merge_by_receipt
 from tailorbird.stream import Block, EmbeddedReader, StoredBlock
 
 NOW = 1_764_072_000_000_000

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.router.conftest import NOW, PLAN
 from tests.router.test_topic import Topics
-from tests.stream.brokers import OPTIONS
+from tests.support.brokers import OPTIONS
 
 from tailorbird.errors import LockedError
 from tailorbird.events import Receipt, SimulatedClock, check
-from tailorbird.events.columnwise import EventColumns
+from tailorbird.events.contract.columnwise import EventColumns
 from tailorbird.events.parts import partition_of, partition_rows, split_by_partition
 from tailorbird.lake import Lake, LakeRole, verify
 from tailorbird.router import Router, open_router, to_table
@@ -226,7 +226,7 @@ def test_a_profile_stands_before_the_events_that_carry_it(parted):
     """Routers stepped in any order: none applies a profile before the order has it."""
     parted.post(*profiles())
     routers = [parted.share(number) for number in range(COUNT)]
-    from tailorbird.router.order import Sequencer
+    from tailorbird.router.partitions.order import Sequencer
 
     sequencer = Sequencer(parted.stream, parted.folder / "order", clock=SimulatedClock(NOW))
     clicks = [event for event, source in traffic(0) if event["event_id"].startswith("c")]
@@ -275,7 +275,7 @@ def test_a_partition_goes_to_another_machine_and_the_one_before_is_told(parted, 
 
 @pytest.mark.slow
 def test_an_order_that_was_cut_short_goes_on_with_the_next_writer_and_an_older_one_is_told(parted):
-    from tailorbird.router.order import Sequencer
+    from tailorbird.router.partitions.order import Sequencer
 
     fill(parted)
     clock = SimulatedClock(NOW)

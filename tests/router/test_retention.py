@@ -12,12 +12,12 @@ from tests.router.conftest import NOW, PLAN
 from tests.router.test_partitions import COUNT, Parted, post, profiles
 from tests.router.test_recovery import fill
 from tests.router.test_topic import Topics, decided
-from tests.stream.brokers import OPTIONS
+from tests.support.brokers import OPTIONS
 
 from tailorbird.errors import DamageError
 from tailorbird.events import SimulatedClock
 from tailorbird.router import open_router
-from tailorbird.serving.catalogue import Catalogue
+from tailorbird.serving.models.catalogue import Catalogue
 from tailorbird.stream import open_reader
 
 CHILD = """
@@ -42,7 +42,7 @@ def site(folder, servers, prefix, count=1):
 
 
 def retention(site, **settings):
-    from tailorbird.router.retention import Retention
+    from tailorbird.router.routed_log.retention import Retention
 
     return Retention(site.stream, lambda: 1 << 40, **{"keep_rows": 3, "rows_min": 1, **settings})
 
@@ -163,7 +163,7 @@ def test_nothing_is_deleted_that_is_not_released_or_has_no_snapshot(topics, dele
     end = span(topics)[1]
     assert retention(topics, keep_rows=end).prune() == 0
     assert retention(topics, rows_min=end).prune() == 0
-    from tailorbird.router.retention import Retention
+    from tailorbird.router.routed_log.retention import Retention
 
     assert Retention(topics.stream, lambda: 20, keep_rows=0, rows_min=1).prune() > 0
     assert 1 < span(topics)[0] <= 20

@@ -6,7 +6,7 @@ import time
 
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.router.role import run_router
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.stream import open_reader, routed_path
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from tailorbird.errors import DamageError, LockedError
 from tailorbird.events import DAY, HOUR, MINUTE, QUARANTINE, ROUTED, SECOND, Receipt, RoutePlan
-from tailorbird.router import DUPLICATES, dedup, to_table
+from tailorbird.router import DUPLICATES, to_table
+from tailorbird.router.decide import dedup
 from tailorbird.stream import Block, open_writer, raw_path
-from tailorbird.stream.held import read_expected_ends
+from tailorbird.stream.locked import read_expected_ends
 
 NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
 

@@ -6,7 +6,7 @@ import apsw
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailorbird.router.timeline import CACHED_VALUES, KEY_BYTES, VALUE_BYTES, Timeline
+from tailorbird.router.decide.timeline import CACHED_VALUES, KEY_BYTES, VALUE_BYTES, Timeline
 
 PUTS = st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 5)), max_size=40)
 SAVE = ("", -1)

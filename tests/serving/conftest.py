@@ -3,17 +3,17 @@ package.
 """
 
 import pytest
-from tests.serving import shop
+from tests.support import serving_shop
 
 
 @pytest.fixture(scope="session")
 def features():
-    return shop.feature_set()
+    return serving_shop.feature_set()
 
 
 @pytest.fixture(scope="session")
 def bundle_folder(tmp_path_factory, features):
-    return shop.write(tmp_path_factory.mktemp("bundles") / "dear", features)
+    return serving_shop.write(tmp_path_factory.mktemp("bundles") / "dear", features)
 
 
 @pytest.fixture(scope="session")
@@ -25,4 +25,4 @@ def bundle(bundle_folder, features):
 
 @pytest.fixture(scope="session")
 def live():
-    return shop.Live()
+    return serving_shop.Live()

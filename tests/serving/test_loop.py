@@ -8,20 +8,20 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import numpy as np
 import pytest
-from tests.serving import shop
+from tests.support import serving_shop
 
 from tailorbird.events import MINUTE, SECOND, RoutePlan, SimulatedClock, hash64
 from tailorbird.events.answer_record import decode_answers
 from tailorbird.features import FeatureSet, ReadRequest, count, entity, sequence
-from tailorbird.features.worker import FeatureWorker
+from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.router import Router, to_table
-from tailorbird.serving.catalogue import Catalogue
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery, SearchQuery
-from tailorbird.serving.parts import FixedBundle
-from tailorbird.serving.pipeline import Pipeline
-from tailorbird.serving.schemas import OneSchema
-from tailorbird.serving.state import StateReader
+from tailorbird.serving.models.catalogue import Catalogue
+from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.state import StateReader
+from tailorbird.serving.pipeline.pipeline import Pipeline
+from tailorbird.serving.pipeline.protocols import FixedBundle
 from tailorbird.stream import open_reader, response_log_path, routed_path
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -37,7 +37,7 @@ class Loop:
             bundle,
             pseudonyms,
         )
-        self.clock = SimulatedClock(shop.NOW)
+        self.clock = SimulatedClock(serving_shop.NOW)
         plan = RoutePlan(
             user_attributes=features.user_attributes, item_attributes=features.item_attributes
         )
@@ -50,13 +50,13 @@ class Loop:
         )
         self.reader = StateReader(folder / "state", features, retry_s=0)
         self.catalogue = Catalogue(routed_path(folder / "stream"))
-        self.live = shop.Live()
+        self.live = serving_shop.Live()
         self.pipeline = self.make_pipeline(bundle)
         self.sent = self.published = 0
 
     def make_pipeline(self, bundle) -> Pipeline:
         return Pipeline(
-            slots=shop.slots(),
+            slots=serving_shop.slots(),
             bundles=FixedBundle(bundle),
             catalogue=self.catalogue,
             feature_provider=OneSchema(self.features, self.reader),
@@ -110,7 +110,7 @@ def loop(tmp_path, features, bundle):
 
 def test_a_click_is_in_the_next_answer(loop):
     query = RecommendQuery(slot="home", anonymous_id="a1", explain=True)
-    loop.send("item", item_id="i7", properties=shop.profile(7))
+    loop.send("item", item_id="i7", properties=serving_shop.profile(7))
     loop.settle()
     before = loop.pipeline.answer(query)
     assert before.degraded == []
@@ -137,7 +137,7 @@ def test_a_click_gets_what_its_answer_knew(loop):
 
 def test_the_record_holds_what_the_state_says_at_its_time(loop, features):
     for number in (5, 6, 5):
-        loop.send("item", item_id=f"i{number}", properties=shop.profile(number))
+        loop.send("item", item_id=f"i{number}", properties=serving_shop.profile(number))
         loop.send("click", user_id="u1", item_id=f"i{number}")
     loop.settle()
     answer = loop.pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
@@ -215,7 +215,7 @@ def test_who_asks_does_not_change_within_a_request(loop, monkeypatch, who, event
 def test_a_new_item_is_found_and_one_that_sold_out_disappears(loop):
     loop.settle()
     first = loop.pipeline.answer(RecommendQuery(slot="home", user_id="u1")).items[0].item_id
-    loop.send("item", item_id=first, properties=shop.profile(int(first[1:])) | {"stock": 0})
+    loop.send("item", item_id=first, properties=serving_shop.profile(int(first[1:])) | {"stock": 0})
     loop.send(
         "item",
         item_id="brand-new",
@@ -234,7 +234,7 @@ def test_a_new_item_is_found_and_one_that_sold_out_disappears(loop):
 
 
 def test_without_a_bundle_the_items_seen_so_far_are_shown_by_popularity(loop):
-    loop.live = shop.Live(events=shop.log().slice(0, 1))
+    loop.live = serving_shop.Live(events=serving_shop.log().slice(0, 1))
     loop.pipeline = loop.make_pipeline(None)
     for number in (3, 1, 1, 2, 1, 2):
         loop.send("click", user_id=f"u{number}", item_id=f"i{number}")

@@ -19,13 +19,13 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
-from tests.serving import shop
+from tests.support import serving_shop
 
 from tailorbird.config.settings import ServeSection
 from tailorbird.errors import UsageError
 from tailorbird.events import SECOND, Event, SystemClock, parse_duration
 from tailorbird.registry import Registry
-from tailorbird.serving.listening import bind
+from tailorbird.serving.http.listener import bind
 from tailorbird.stream import open_reader, raw_path
 
 NEVER = {
@@ -49,7 +49,7 @@ sys.path.insert(0, sys.argv[1])
 from tests.serving import shop_plan
 from tailorbird.events import RoutePlan
 from tailorbird.serving import body
-from tailorbird.serving.limits import ServerLimits
+from tailorbird.serving.auth.limits import ServerLimits
 from tailorbird.serving.server import ServeOptions, run
 if room := int(os.environ.get("ROOM_FOR_BODIES", "0")):
     body.Budget.__init__.__defaults__ = (room,)
@@ -219,7 +219,7 @@ def test_a_promoted_bundle_is_swapped_in_without_a_failed_request(
     start, registry, features, bundle_folder, tmp_path
 ):
     registry.promote(registry.add(bundle_folder), by="test", why="first")
-    cheap = registry.add(shop.write(tmp_path / "cheap", features, weights={"price": -0.05}))
+    cheap = registry.add(serving_shop.write(tmp_path / "cheap", features, weights={"price": -0.05}))
     server = start()
     answers: list[tuple[str, str]] = []
     stop = threading.Event()
@@ -258,13 +258,13 @@ def test_a_bundle_that_cannot_be_loaded_leaves_the_previous_one(
 ):
     registry.promote(registry.add(bundle_folder), by="test", why="first")
     server = start(probe=True)
-    other = registry.add(shop.write(tmp_path / "other", features, schema_hash="0" * 12))
+    other = registry.add(serving_shop.write(tmp_path / "other", features, schema_hash="0" * 12))
     registry.promote(other, by="test", why="made for other features")
     wait_for(
         lambda: "tailorbird_bundle_load_failures_total 1.0" in server.http.get("/metrics").text, 20
     )
     assert server.recommend()["model"] == "v0001"
-    third = registry.add(shop.write(tmp_path / "third", features))
+    third = registry.add(serving_shop.write(tmp_path / "third", features))
     registry.promote(third, by="test", why="good again")
     wait_for(lambda: server.recommend()["model"] == "v0003", 20)
 

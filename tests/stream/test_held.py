@@ -9,15 +9,15 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from tests.faults.roles import make_project, until
+from tests.support.roles import make_project, until
 
 from tailorbird.errors import DamageError
 from tailorbird.events import SystemClock
-from tailorbird.features.figures import routed_log_offsets
+from tailorbird.features.state.progress import routed_log_offsets
 from tailorbird.lake import Lake, LakeRole, verify
 from tailorbird.lake.rebuild import Rebuilder
 from tailorbird.router import Router
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.stream import open_reader, raw_path
 from tailorbird.stream.importer import import_files
 from tailorbird.stream.lag import LagMeter

@@ -14,7 +14,7 @@ import pytest
 from tailorbird.errors import DamageError, InputError, LockedError, UsageError
 from tailorbird.events import DAY, Receipt, RoutePlan, SimulatedClock, hash64
 from tailorbird.events.adapters import AdapterOptions
-from tailorbird.events.contract import ERASED
+from tailorbird.events.contract.contract import ERASED
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.router import Router
 from tailorbird.stream import open_reader, open_writer
@@ -207,7 +207,7 @@ def test_killed_at_any_commit_it_goes_on_without_loss_or_repeat(tmp_path: Path, 
     command = [
         sys.executable,
         "-m",
-        "tests.stream.importing",
+        "tests.support.importing",
         str(stream),
         str(tmp_path / "e.jsonl"),
         "5000",

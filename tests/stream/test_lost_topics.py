@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.faults.roles import make_project, until
-from tests.stream.brokers import OPTIONS, broker, needs_kafka
+from tests.support.brokers import OPTIONS, broker, needs_kafka
+from tests.support.roles import make_project, until
 
 from tailorbird.config import Project, open_project
 from tailorbird.errors import DamageError
 from tailorbird.events import SystemClock
 from tailorbird.lake import Lake, verify
 from tailorbird.platform.roles import Roles
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 
 pytestmark = needs_kafka
 CLOCK = SystemClock()

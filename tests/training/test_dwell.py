@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from tests.training.test_rows import Lake
+from tests.training.dataset.test_rows import Lake
 from tests.training.test_train import Shop
 
 from tailorbird.events import DAY, HOUR, MINUTE
@@ -20,21 +20,21 @@ from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.calibration import Calibration, Scale, fit_scale
-from tailorbird.ranking.targets import is_amount, item_heads, item_probability_heads
+from tailorbird.ranking.policy.targets import is_amount, item_heads, item_probability_heads
 from tailorbird.registry import Registry
-from tailorbird.training import fit
-from tailorbird.training.amounts import compute_amount_figures
-from tailorbird.training.bootstrap import Bootstrap
-from tailorbird.training.calibrate import choose_scale
-from tailorbird.training.coding import Codes, encode_interactions, seconds_viewed
-from tailorbird.training.dataset import dataset_from_answers
-from tailorbird.training.happened import OutcomeIndex
-from tailorbird.training.metrics import deviances
-from tailorbird.training.pieces import sample_blocks
-from tailorbird.training.rows import RowSettings, load_material
+from tailorbird.training.dataset.chunks import sample_blocks
+from tailorbird.training.dataset.codes import Codes, encode_interactions, seconds_viewed
+from tailorbird.training.dataset.dataset import dataset_from_answers
+from tailorbird.training.dataset.further_labels import OutcomeIndex
+from tailorbird.training.dataset.rows import RowSettings, load_material
+from tailorbird.training.evaluation.amounts import compute_amount_figures
+from tailorbird.training.evaluation.bootstrap import Bootstrap
+from tailorbird.training.evaluation.metrics import deviances
+from tailorbird.training.fit import fit
+from tailorbird.training.fit.calibrate import choose_scale
+from tailorbird.training.fit.trees import export_trees
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
-from tailorbird.training.trees import export_trees
 
 pytestmark = pytest.mark.slow
 

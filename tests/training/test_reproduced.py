@@ -9,12 +9,12 @@ import pytest
 from tailorbird.events import DAY, RoutePlan, SimulatedClock, SlotPlan
 from tailorbird.features import load_features
 from tailorbird.lake import Lake, LakeRole, verify, versions_of
-from tailorbird.lake.versions import from_manifest, to_manifest
+from tailorbird.lake.delta.versions import from_manifest, to_manifest
 from tailorbird.ranking import Slot
 from tailorbird.router import Router
 from tailorbird.simulator import Site
 from tailorbird.stream.importer import import_files
-from tailorbird.training.rows import load_material
+from tailorbird.training.dataset.rows import load_material
 from tailorbird.training.settings import TrainSettings
 
 pytestmark = pytest.mark.slow

@@ -28,12 +28,13 @@ from tailorbird.registry import Registry
 from tailorbird.router import Router
 from tailorbird.simulator import Site
 from tailorbird.stream.importer import import_files
-from tailorbird.training import architecture, fit, matrix
-from tailorbird.training.bootstrap import Interval
-from tailorbird.training.evaluate import evaluate
-from tailorbird.training.gate import NON_INFERIORITY, SUPERIORITY
-from tailorbird.training.pareto import price_models
-from tailorbird.training.replaying import select_live_columns
+from tailorbird.training.dataset import matrix
+from tailorbird.training.dataset.replay import select_live_columns
+from tailorbird.training.evaluation.bootstrap import Interval
+from tailorbird.training.evaluation.evaluate import evaluate
+from tailorbird.training.evaluation.gate import NON_INFERIORITY, SUPERIORITY
+from tailorbird.training.fit import architecture, fit
+from tailorbird.training.report.pareto import price_models
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
 
@@ -458,7 +459,9 @@ def test_the_bundle_carries_heads_of_all_slots(shop, several):
     assert any("head share was left out: 0 positives" in note for note in several.notes)
     assert any(note.startswith("carries purchase for other slots") for note in several.notes)
     assert (
-        shop.evaluate("several", CARTS, several.version).figures[several.version]["ndcg_10"].has_bounds
+        shop.evaluate("several", CARTS, several.version)
+        .figures[several.version]["ndcg_10"]
+        .has_bounds
     )
 
 

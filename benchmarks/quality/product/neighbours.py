@@ -20,7 +20,7 @@ from benchmarks.quality.product.kernels import (
     mark_hidden,
     new_counter,
 )
-from tailorbird.features.kernels import compiled
+from tailorbird.features.offline.kernels.windows import compiled
 
 
 class Recipe(NamedTuple):

@@ -24,7 +24,7 @@ from tailorbird.events import HOUR, MINUTE, Context, Event, Receipt, SimulatedCl
 from tailorbird.events.adapters import FORMATS, AdapterOptions, digest_files, find_files
 from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 
 SIZE = 20

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.over_seeds import mean_over
+from benchmarks.quality.pages.product_page import cell
 from benchmarks.quality.product.baselines import DESCRIPTIONS
 from benchmarks.quality.product.figures import OURS, by_hour, figures
 from benchmarks.quality.product.replay import BATCH_US, CANDIDATES_MAX
 from benchmarks.quality.product.run import CutResult, Run
-from benchmarks.quality.product_page import cell
 from benchmarks.quality.running import environment
 from tailorbird.events import MINUTE, to_iso
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.candidates.contract import CATEGORY_ATTRIBUTE, SEGMENTS, Contract
+from tailorbird.events.contract.schema import ROUTED, micros
 from tailorbird.events.keys import hash64, hash64s
-from tailorbird.events.schema import ROUTED, micros
 
 Keys = npt.NDArray[np.uint64]
 Int64s = npt.NDArray[np.int64]
@@ -85,7 +85,8 @@ def to_event_batch(events: pa.Table, contract: Contract, end: int) -> EventBatch
     """Convert routed events to a batch.
 
     Args:
-        events: columns `COLUMNS` of `events.schema.ROUTED`, in order of p. Those of bots, and those
+        events: columns `COLUMNS` of `events.contract.schema.ROUTED`, in order of p. Those of bots,
+        and those
             that came too late to count, are left out.
         end: position of the last event of the log that was looked at.
     """

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import msgspec
 
+from tailorbird.atomic_write import atomic_write
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.tables import TableReader
 from tailorbird.errors import DamageError, LockedError, NotReadyError
-from tailorbird.lock import FileLock
+from tailorbird.file_lock import FileLock
 from tailorbird.store import open_store
 from tailorbird.store.breaker import Breaker
 from tailorbird.store.valkey import CopiedStore, CopyTarget
-from tailorbird.whole import atomic_write
 
 CURRENT = "current.json"
 ROLE = "role"  # lock name of the writer of a contract's tables

@@ -28,7 +28,7 @@ from tailorbird.candidates.protocol import (
 from tailorbird.candidates.query import RequestLists, live_sources, source_of, table_group
 from tailorbird.candidates.session_knn.query import SIZE as SESSION_SIZE
 from tailorbird.events.clock import MINUTE
-from tailorbird.events.schema import micros
+from tailorbird.events.contract.schema import micros
 
 Int64s = npt.NDArray[np.int64]
 

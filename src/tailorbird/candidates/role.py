@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird import faults
+from tailorbird.atomic_write import sync_folder
 from tailorbird.candidates.batch import COLUMNS, EventBatch, empty_batch, to_event_batch
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.fold import CandidateFold
@@ -31,12 +32,11 @@ from tailorbird.candidates.folder import ROLE, copy_name, folder_of, set_current
 from tailorbird.candidates.publish import Publisher
 from tailorbird.errors import DamageError, NotReadyError, StorageError
 from tailorbird.events.clock import MINUTE, Clock
-from tailorbird.events.schema import ROUTED, number_rows
-from tailorbird.lock import FileLock
+from tailorbird.events.contract.schema import ROUTED, number_rows
+from tailorbird.file_lock import FileLock
 from tailorbird.store import Store, open_store
 from tailorbird.store.valkey import WRITE_TIMEOUT_S, CopyTarget
 from tailorbird.stream import Address, LogReader, StoredBlock, open_reader
-from tailorbird.whole import sync_folder
 
 log = logging.getLogger(__name__)
 

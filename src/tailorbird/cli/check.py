@@ -80,8 +80,8 @@ def check_slots(project: "Project") -> None:
     """
     if find_spec("tantivy") is None:  # Part of the extra `serve`.
         return
-    from tailorbird.ranking.rules import check_slot
-    from tailorbird.serving.editorial import FILE, check_lists
+    from tailorbird.ranking.policy.rules import check_slot
+    from tailorbird.serving.pipeline.editorial import FILE, check_lists
 
     check_lists(project.root / FILE, project.slots.values())
     user_fields = [
@@ -99,7 +99,7 @@ def check_churn(project: "Project") -> None:
     Raises:
         DeclarationError, NotReadyError: see `churn_columns`.
     """
-    from tailorbird.ranking.churn_columns import churn_columns
+    from tailorbird.ranking.churn.columns import churn_columns
 
     for churn in project.churn.values():
         churn_columns(churn, project.features)
@@ -117,7 +117,7 @@ def check_settings(project: "Project") -> None:
     settings = project.settings
     require_gorse_slot(project)
     if find_spec("starlette") is not None:  # Part of the extra `serve`.
-        from tailorbird.serving.limits import Networks
+        from tailorbird.serving.auth.limits import Networks
 
         Networks(settings.serve.proxies)
         _check_access(project)
@@ -150,8 +150,8 @@ def check_settings(project: "Project") -> None:
 
 
 def _check_access(project: "Project") -> None:
-    from tailorbird.serving.access import require_origins, require_safe_bind
-    from tailorbird.serving.keys import Keys
+    from tailorbird.serving.auth.keys import Keys
+    from tailorbird.serving.http.access import require_origins, require_safe_bind
 
     serve = project.settings.serve
     keys = Keys(

@@ -99,7 +99,7 @@ def day_expectations(project: "Project") -> "DayExpectations":
 def features_check(project: "Project", day_number: int) -> "Sequence[Check]":
     """Recompute some answers of the day from the lake and compare their features."""
     from tailorbird.events import DAY
-    from tailorbird.features.watch import RECENT_US, compare_recent
+    from tailorbird.features.parity.watch import RECENT_US, compare_recent
     from tailorbird.lake import Lake
     from tailorbird.monitoring.verdict import FAILED, NONE, OK, Check
 

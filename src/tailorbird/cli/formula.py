@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from tailorbird.cli.models import format_time, open_registry
+from tailorbird.cli.models.commands import format_time, open_registry
 from tailorbird.cli.output import By, Json, Why, console, print_json, print_table
 
 
@@ -24,7 +24,7 @@ def show(*, history: bool = False, json: Json = False) -> None:
     import msgspec
 
     from tailorbird.registry import read_formulas
-    from tailorbird.serving.formulas import describe_formulas
+    from tailorbird.serving.pipeline.formulas import describe_formulas
 
     project, registry = open_registry()
     if history:
@@ -88,7 +88,7 @@ def set(
         a sum of heads, each with its weight
     """
     from tailorbird.errors import UsageError
-    from tailorbird.serving.formulas import set_formula
+    from tailorbird.serving.pipeline.formulas import set_formula
 
     if not formula.strip():
         raise UsageError(
@@ -113,8 +113,8 @@ def reset(slot: str, *, why: Why, by: By = "") -> None:
     slot:
         name of a slot in slots.py
     """
-    from tailorbird.ranking.formula import format_formula
-    from tailorbird.serving.formulas import set_formula
+    from tailorbird.ranking.policy.formula import format_formula
+    from tailorbird.serving.pipeline.formulas import set_formula
 
     project, registry = open_registry()
     declared = project.slot(slot)

@@ -11,7 +11,7 @@ from tailorbird.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tailorbird.serving.keyfile import KeyRecord, Limits
+    from tailorbird.serving.auth.keyfile import KeyRecord, Limits
 
 RepeatedOption = Annotated[list[str] | None, Parameter(negative="")]
 
@@ -66,7 +66,7 @@ def create(
         with --replaces, how long the old key remains valid
     """
     from tailorbird.events import SystemClock, parse_duration, to_iso
-    from tailorbird.serving.keyfile import create_key, read_keys
+    from tailorbird.serving.auth.keyfile import create_key, read_keys
 
     file = _keys_file()
     old = next((record for record in read_keys(file) if record.id == replaces), None)
@@ -105,7 +105,7 @@ def list_(*, json: Json = False) -> None:
 
     Example:  tailorbird -C shop keys list
     """
-    from tailorbird.serving.keyfile import read_keys
+    from tailorbird.serving.auth.keyfile import read_keys
 
     keys = [_to_dict(record) for record in read_keys(_keys_file())]
     if json:
@@ -135,7 +135,7 @@ def revoke(key: str, *, json: Json = False) -> None:
     key:
         id of the key, as `tailorbird keys list` shows it
     """
-    from tailorbird.serving.keyfile import revoke_key
+    from tailorbird.serving.auth.keyfile import revoke_key
 
     if key.startswith("tb_"):
         raise UsageError(
@@ -150,7 +150,7 @@ def revoke(key: str, *, json: Json = False) -> None:
 
 
 def _limits(texts: list[str] | None) -> "Limits":
-    from tailorbird.serving.keyfile import Limits
+    from tailorbird.serving.auth.keyfile import Limits
 
     pairs = {name: value for name, _, value in (word.partition("=") for word in texts or ())}
     try:

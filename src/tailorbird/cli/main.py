@@ -14,7 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from tailorbird.cli.output import STDIN
 from tailorbird.errors import TailorbirdError
-from tailorbird.loops import exit_process
+from tailorbird.periodic import exit_process
 from tailorbird.version import __version__
 
 _HELP = """Turn a site's events into recommendations, learn from them, and measure the uplift.
@@ -27,71 +27,84 @@ Options before the command: `-C DIR` selects the project in DIR (by default the 
 one above it), `--debug` shows tracebacks.
 """
 
-# Command → module and function in this package.
+# Command → module in this package. The function is named after the command.
 _TOP_COMMANDS = {
-    "init": "init:init",
-    "import": "import_files:import_files",
-    "check": "check:check",
-    "up": "up:up",
-    "train": "train:train",
-    "tune": "tune:tune",
-    "validate": "validate:validate",
-    "evaluate": "evaluate:evaluate",
-    "recommend": "recommend:recommend",
-    "sql": "sql:sql",
-    "doctor": "doctor:doctor",
-    "demo": "demo:demo",
-    "simulate": "simulate:simulate",
+    "init": "init",
+    "import": "import_files",
+    "check": "check",
+    "up": "roles.up",
+    "train": "training.train",
+    "tune": "training.tune",
+    "validate": "training.validate",
+    "evaluate": "training.evaluate",
+    "recommend": "recommend",
+    "sql": "sql",
+    "doctor": "doctor.doctor",
+    "demo": "demo",
+    "simulate": "simulate",
 }
-_GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "config": ("Settings and their sources.", ("show",)),
+_GROUPS: dict[str, tuple[str, dict[str, str]]] = {
+    "config": ("Settings and their sources.", {"show": "config"}),
     "run": (
         "Run a single role; `up` runs all of them.",
-        ("serve", "router", "worker", "shuffle", "candidates", "score", "lake", "trainer"),
+        dict.fromkeys(
+            ("serve", "router", "worker", "shuffle", "candidates", "score", "lake", "trainer"),
+            "roles.run",
+        ),
     ),
     "features": (
         "Show, rank, verify and change features.",
-        ("list", "show", "rank", "plan", "apply", "backfill", "prune", "verify", "republish"),
+        {
+            "list": "features.commands",
+            "show": "features.show",
+            "rank": "features.rank",
+            "plan": "features.apply",
+            "apply": "features.apply",
+            "backfill": "features.backfill",
+            "prune": "features.apply",
+            "verify": "features.verify",
+            "republish": "features.republish",
+        },
     ),
-    "score": ("Score all people into a file.", ("churn",)),
-    "scores": ("Scores computed as events arrive.", ("tail",)),
+    "score": ("Score all people into a file.", {"churn": "training.churn"}),
+    "scores": ("Scores computed as events arrive.", {"tail": "scores"}),
     "models": (
         "Versions of the model bundle, and their rollout.",
-        ("list", "show", "verify", "shadow", "canary", "promote", "rollback"),
+        {
+            "list": "models.commands",
+            "show": "models.commands",
+            "verify": "models.verify",
+            "shadow": "models.rollout",
+            "canary": "models.rollout",
+            "promote": "models.commands",
+            "rollback": "models.commands",
+        },
     ),
-    "formula": ("Value formulas of slots, changed without a new model.", ("show", "set", "reset")),
-    "rules": ("Rules of slots and what they cost.", ("report",)),
-    "keys": ("Access keys.", ("create", "list", "revoke", "pseudonym")),
-    "checks": ("Daily data quality checks.", ("run",)),
-    "experiment": ("Results of experiments.", ("report",)),
+    "formula": (
+        "Value formulas of slots, changed without a new model.",
+        dict.fromkeys(("show", "set", "reset"), "formula"),
+    ),
+    "rules": ("Rules of slots and what they cost.", {"report": "rules"}),
+    "keys": ("Access keys.", dict.fromkeys(("create", "list", "revoke", "pseudonym"), "keys")),
+    "checks": ("Daily data quality checks.", {"run": "checks"}),
+    "experiment": ("Results of experiments.", {"report": "experiment"}),
     "lake": (
         "Verify, repair and maintain the lake, replay rejected events, and erase people.",
-        (
-            "verify",
-            "repair",
-            "quarantine",
-            "replay",
-            "compact",
-            "vacuum",
-            "events",
-            "erase",
-            "export-user",
-        ),
+        {
+            "verify": "lake.commands",
+            "repair": "lake.repair",
+            "quarantine": "lake.commands",
+            "replay": "lake.commands",
+            "compact": "lake.upkeep",
+            "vacuum": "lake.upkeep",
+            "events": "lake.upkeep",
+            "erase": "lake.privacy",
+            "export-user": "lake.privacy",
+        },
     ),
 }
-
-# Commands of a group that are not in the module of the group.
-_MODULE_OF_COMMAND = {
-    "score churn": "churn",
-    "features rank": "features_rank",
-    "features republish": "features_republish",
-    "models verify": "models_verify",
-    "models shadow": "models_rollout",
-    "models canary": "models_rollout",
-    "lake repair": "lake_repair",
-    **{f"lake {command}": "lake_upkeep" for command in ("compact", "vacuum", "events")},
-    **{f"lake {command}": "lake_privacy" for command in ("erase", "export-user")},
-}
+# Commands whose function cannot bear their name: a keyword, or a built-in.
+_FUNCTIONS = {"import": "import_files", "list": "list_", "export-user": "export_user"}
 
 _EXCLUDES_ERASURE = (
     "train",
@@ -126,20 +139,14 @@ def build_app() -> App:
         suppress_keyboard_interrupt=False,  # `run` reports what an interrupted command leaves.
         default_parameter=Parameter(show_default=_shown_default),
     )
-    for name, target in _TOP_COMMANDS.items():
-        module, _, function = target.partition(":")
-        app.command(_exclude_erasure(name, _load(module, function)), name=name, version_flags=())
+    for name, module in _TOP_COMMANDS.items():
+        app.command(_exclude_erasure(name, _load(module, name)), name=name, version_flags=())
     for name, (text, commands) in _GROUPS.items():
         # --version belongs to the app; a command without a version must not show it.
         group = App(name=name, help=text, version_flags=())
-        for command in commands:
-            module = _MODULE_OF_COMMAND.get(f"{name} {command}", name)
-            function = _load(
-                module, f"{command}_" if command == "list" else command.replace("-", "_")
-            )
-            group.command(
-                _exclude_erasure(f"{name} {command}", function), name=command, version_flags=()
-            )
+        for command, module in commands.items():
+            function = _exclude_erasure(f"{name} {command}", _load(module, command))
+            group.command(function, name=command, version_flags=())
         app.command(group)
     return app
 
@@ -149,7 +156,8 @@ def _shown_default(default: object) -> object:
     return None if default in ("", None, False) else default
 
 
-def _load(module: str, function: str) -> Callable[..., object]:
+def _load(module: str, command: str) -> Callable[..., object]:
+    function = _FUNCTIONS.get(command, command)
     return getattr(import_module(f"tailorbird.cli.{module}"), function)
 
 
@@ -230,7 +238,7 @@ def _help_command(words: list[str]) -> str:
     """Return the command that prints the help for these arguments."""
     command = words[:1] if words[:1] and words[0] in {**_TOP_COMMANDS, **_GROUPS} else []
     command += [
-        word for word in words[1:2] if command and word in _GROUPS.get(command[0], ("", ()))[1]
+        word for word in words[1:2] if command and word in _GROUPS.get(command[0], ("", {}))[1]
     ]
     return " ".join(["tailorbird", *command, "--help"])
 

@@ -102,7 +102,7 @@ def recommend(
 def _print_notes(project: "Project", answer: dict, user: str) -> None:
     from tailorbird.registry import Registry
     from tailorbird.serving.messages import Answer
-    from tailorbird.serving.why import explain_answer
+    from tailorbird.serving.pipeline.notes import explain_answer
 
     registry = Registry(project.paths.registry, clock=project.clock())
     baseline = registry.info(answer["model"]).baseline

@@ -11,7 +11,7 @@ from tailorbird.errors import NotReadyError, UsageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tailorbird.serving.rule_costs import Cost
+    from tailorbird.serving.pipeline.rule_costs import Cost
 
 _TITLES = ["wish", "changes", "costs a request", "95 %", "of the value"]
 
@@ -40,7 +40,7 @@ def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
     from tailorbird.events import SystemClock
     from tailorbird.lake import Lake
     from tailorbird.platform.inprocess import InProcessServer
-    from tailorbird.serving.rule_costs import VariantComparer, costs
+    from tailorbird.serving.pipeline.rule_costs import VariantComparer, costs
 
     project = open_project(applied=True)
     slot_declared, clock = project.slot(slot), SystemClock()
@@ -113,7 +113,7 @@ def _page(path: Path, slot: str, rule_costs: "list[Cost]", requests: int) -> Pat
     """Write the page if matplotlib is installed."""
     if find_spec("matplotlib") is None:
         return None
-    from tailorbird.training.page import render_table, write_page
+    from tailorbird.training.report.page import render_table, write_page
 
     text = (
         f"<h1>What the wishes of slot {escape(slot)} cost</h1><p>{requests:,} logged "

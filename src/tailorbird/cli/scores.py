@@ -27,7 +27,7 @@ def tail(*, start: int = 0, follow: bool = False) -> None:
 
     from tailorbird.config import open_project
     from tailorbird.errors import NotReadyError
-    from tailorbird.serving.score_log import ScoreFeed, not_scored_error, scores_address
+    from tailorbird.serving.scores.log import ScoreFeed, not_scored_error, scores_address
 
     feed = ScoreFeed(scores_address(open_project(applied=True).stream))
     position = start

@@ -23,11 +23,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from pathlib import Path
 
+from tailorbird.atomic_write import atomic_write
 from tailorbird.client.patience import backoff_s
 from tailorbird.client.talking import RefusedError, UnreachableError
 from tailorbird.errors import StorageError, TailorbirdError
 from tailorbird.serving.messages import Receipts
-from tailorbird.whole import atomic_write
 
 BATCH_MAX = 500
 QUEUE_MAX = 50_000

@@ -25,8 +25,8 @@ import msgspec
 
 from tailorbird.errors import ConfigError, UsageError
 from tailorbird.events import parse_duration
-from tailorbird.events.contract import NUMBERS
-from tailorbird.events.rules import KINDS, Rule, find_violation
+from tailorbird.events.contract.contract import NUMBERS
+from tailorbird.events.contract.rules import KINDS, Rule, find_violation
 
 FILE = "contract.toml"
 _TYPE_KEYS = ("daily_min", "fresh_within")

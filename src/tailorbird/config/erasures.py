@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tailorbird.atomic_write import finish_shredding, write_private
 from tailorbird.config.project import Project
 from tailorbird.errors import DamageError, LockedError, StorageError
 from tailorbird.events.suppression import FILE, FOLDER, JOURNAL, KEY_FILE, TAKEN, require_finished
-from tailorbird.features.keypart import part_folders
 from tailorbird.features.schemas import state_folders
-from tailorbird.lock import FileLock
-from tailorbird.whole import finish_shredding, write_private
+from tailorbird.features.state.key_partition import part_folders
+from tailorbird.file_lock import FileLock
 
 # Held shared by roles and by each command that stores what it reads; an erasure holds it
 # exclusively.
@@ -34,7 +34,7 @@ def apply_remote_erasures(project: Project) -> bool:
     finish_shredding(project.paths.data / FOLDER / JOURNAL)
     if isinstance(project.stream, Path):
         return False
-    from tailorbird.router.retention import FILE as ITEMS
+    from tailorbird.router.routed_log.retention import FILE as ITEMS
     from tailorbird.stream.kafka import emptied
 
     erasure = emptied.last_erasure(project.stream.cluster)

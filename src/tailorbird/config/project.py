@@ -24,10 +24,10 @@ from tailorbird.events.suppression import FOLDER, TAKEN, SuppressionList
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
 from tailorbird.features.transforms import check_heads
-from tailorbird.places import Storage, open_storage, require_unescaped_path
 from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
 from tailorbird.ranking.scores import Score
 from tailorbird.retrieval import MeaningSettings
+from tailorbird.storage import Storage, open_storage, require_unescaped_path
 from tailorbird.store.valkey import CopyTarget
 from tailorbird.stream import Address, Stream, routed_address
 

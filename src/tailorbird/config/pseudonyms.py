@@ -10,10 +10,10 @@ from pathlib import Path
 
 import msgspec
 
+from tailorbird.atomic_write import sync_folder
 from tailorbird.errors import ConfigError, StorageError
 from tailorbird.events.pseudonyms import SETTING, Pseudonyms
-from tailorbird.places import Storage
-from tailorbird.whole import sync_folder
+from tailorbird.storage import Storage
 
 FILE = "pseudonyms.json"
 

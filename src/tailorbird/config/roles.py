@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from tailorbird.whole import atomic_write
+from tailorbird.atomic_write import atomic_write
 
 FILE = "roles.json"
 

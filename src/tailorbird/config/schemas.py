@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tailorbird.atomic_write import FileStamp, file_stamp
 from tailorbird.candidates.folder import CURRENT
 from tailorbird.config.project import Project, compile_plan
 from tailorbird.errors import DeclarationError, LockedError, NotReadyError, TailorbirdError
 from tailorbird.events import Clock, RoutePlan, SystemClock
 from tailorbird.features import FeatureSet
 from tailorbird.features.codec import FILE, read_features
-from tailorbird.features.figures import read_score_offset
-from tailorbird.features.keypart import KeyPart, all_parts
-from tailorbird.features.read import read_copy_position
+from tailorbird.features.online.read import read_copy_position
 from tailorbird.features.schemas import (
     APPLIED,
     applied_features,
@@ -28,11 +27,12 @@ from tailorbird.features.schemas import (
     load_declarations,
     read_applied,
 )
-from tailorbird.features.state import Position, read_local_position
-from tailorbird.lock import FileLock
+from tailorbird.features.state.key_partition import KeyPart, all_parts
+from tailorbird.features.state.progress import read_score_offset
+from tailorbird.features.state.state import Position, read_local_position
+from tailorbird.file_lock import FileLock
 from tailorbird.registry import Registry
 from tailorbird.stream import Address, read_released
-from tailorbird.whole import FileStamp, file_stamp
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog

@@ -15,9 +15,9 @@ from starlette.routing import Route
 
 from tailorbird.console.overview import Overview
 from tailorbird.console.pages import post_person, static_file
-from tailorbird.serving.app import route
-from tailorbird.serving.handling import Handler, Service, as_json, fault, run_in_thread
-from tailorbird.serving.keyfile import ADMIN, OPEN, READ
+from tailorbird.serving.auth.keyfile import ADMIN, OPEN, READ
+from tailorbird.serving.http.app import route
+from tailorbird.serving.http.handling import Handler, Service, as_json, fault, run_in_thread
 
 _FILES = ("style.css", "live.js", "home.js", "icon.svg")
 # Reports contain their own styles and drawings, and no script.

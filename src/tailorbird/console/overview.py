@@ -13,9 +13,9 @@ from tailorbird.console.recent import RecentEvents, recent_events
 from tailorbird.errors import TailorbirdError
 from tailorbird.events import DAY, EVENT_TYPES, to_iso
 from tailorbird.registry import Registry, VersionInfo
-from tailorbird.serving.handling import Service
+from tailorbird.serving.http.handling import Service
 from tailorbird.serving.messages import DEGRADED
-from tailorbird.serving.why import describe_baseline
+from tailorbird.serving.pipeline.notes import describe_baseline
 from tailorbird.stream.lag import Lag
 from tailorbird.version import __version__
 

@@ -14,9 +14,9 @@ from starlette.responses import Response
 
 from tailorbird.errors import NotReadyError
 from tailorbird.features import ReadRequest
-from tailorbird.serving.handling import Handler, Service, read_request_body
+from tailorbird.serving.http.handling import Handler, Service, read_request_body
 from tailorbird.serving.messages import decode
-from tailorbird.serving.pipeline import Pipeline
+from tailorbird.serving.pipeline.pipeline import Pipeline
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "

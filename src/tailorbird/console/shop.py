@@ -11,10 +11,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tailorbird.console.pages import static_file
-from tailorbird.serving.access import SECURITY_HEADERS
-from tailorbird.serving.app import route
-from tailorbird.serving.handling import Service
-from tailorbird.serving.keyfile import OPEN
+from tailorbird.serving.auth.keyfile import OPEN
+from tailorbird.serving.http.access import SECURITY_HEADERS
+from tailorbird.serving.http.app import route
+from tailorbird.serving.http.handling import Service
 from tailorbird.simulator import item_picture
 
 

@@ -13,7 +13,7 @@ from tailorbird.events.clock import (
     parse_duration,
     to_iso,
 )
-from tailorbird.events.contract import (
+from tailorbird.events.contract.contract import (
     BROWSER,
     BROWSER_IDENTIFY,
     COLLECTOR,
@@ -22,10 +22,10 @@ from tailorbird.events.contract import (
     Refusal,
     check,
 )
-from tailorbird.events.envelope import Answer, Context, Event
+from tailorbird.events.contract.envelope import Answer, Context, Event
+from tailorbird.events.contract.plan import EVENT_TYPES, RoutePlan, SlotPlan
+from tailorbird.events.contract.schema import QUARANTINE, ROUTED, micros
 from tailorbird.events.keys import combine, hash64, hash64s
-from tailorbird.events.plan import EVENT_TYPES, RoutePlan, SlotPlan
-from tailorbird.events.schema import QUARANTINE, ROUTED, micros
 
 __all__ = [
     "BACKWARD_TOLERANCE",

@@ -3,7 +3,7 @@
 One record is one response. A block of kind "answers" in `answers-<producer>.db` is the MessagePack
 of a list of records. The lake turns them into rows of its `answers` table, whose columns are these
 fields plus `producer` and `offset`. The response's event goes through the raw log; its columns are
-in `events.schema`.
+in `events.contract.schema`.
 """
 
 from collections.abc import Sequence

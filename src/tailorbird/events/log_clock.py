@@ -8,9 +8,9 @@ machine's time. The first event with today's time, or `up --live`, ends it.
 import json
 from pathlib import Path
 
+from tailorbird.atomic_write import FileStamp, atomic_write, file_stamp
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock, SystemClock
-from tailorbird.whole import FileStamp, atomic_write, file_stamp
 
 FILE = "clock.json"
 

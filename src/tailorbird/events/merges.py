@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events.schema import micros
+from tailorbird.events.contract.schema import micros
 
 COLUMNS = ("type", "user_id", "person", "ts", "p")  # columns of routed events that determine merges
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tailorbird.events.columnwise import EventColumns
-from tailorbird.events.contract import Receipt, split_body
+from tailorbird.events.contract.columnwise import EventColumns
+from tailorbird.events.contract.contract import Receipt, split_body
+from tailorbird.events.contract.plan import SHARED_TYPES
 from tailorbird.events.keys import hash64
-from tailorbird.events.plan import SHARED_TYPES
 
 
 class _Keyed(msgspec.Struct, frozen=True, gc=False):

@@ -26,7 +26,7 @@ import msgspec
 
 from tailorbird.errors import ConfigError
 from tailorbird.events.adapters.batch import ROW_ID_PREFIX, Batch
-from tailorbird.events.contract import (
+from tailorbird.events.contract.contract import (
     ANONYMOUS_PREFIX,
     COUNTRY,
     ID_LENGTH_MAX,
@@ -35,8 +35,8 @@ from tailorbird.events.contract import (
     split_body,
     to_micros,
 )
-from tailorbird.events.envelope import Answer, Context, Event
-from tailorbird.events.plan import EVENT_TYPES, MERGED_INTO
+from tailorbird.events.contract.envelope import Answer, Context, Event
+from tailorbird.events.contract.plan import EVENT_TYPES, MERGED_INTO
 
 KEY_LENGTH_MIN = 32
 SETTING = "events.pseudonym_key"

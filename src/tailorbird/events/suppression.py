@@ -22,10 +22,10 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import DamageError, NotReadyError
-from tailorbird.events.contract import ERASED, Receipt, parse_unread, split_body
-from tailorbird.events.free import as_text, texts_in
-from tailorbird.events.plan import MERGED_INTO
-from tailorbird.places import Storage
+from tailorbird.events.contract.contract import ERASED, Receipt, parse_unread, split_body
+from tailorbird.events.contract.plan import MERGED_INTO
+from tailorbird.events.free_text import as_text, texts_in
+from tailorbird.storage import Storage
 
 FOLDER = "erasure"  # below a project's data
 FILE, KEY_FILE = "suppression.json", "suppression.key"

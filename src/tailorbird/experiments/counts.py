@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events import MINUTE
-from tailorbird.events.schema import micros
+from tailorbird.events.contract.schema import micros
 from tailorbird.experiments.outcomes import (
     ANSWER,
     CLICK,

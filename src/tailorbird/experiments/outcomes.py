@@ -1,4 +1,5 @@
-"""Attribute impressions, clicks and purchases to a slot's responses, as `training.dataset` does.
+"""Attribute impressions, clicks and purchases to a slot's responses, as `training.dataset.dataset`
+does.
 
 An item that was seen, clicked or bought belongs to the response that its request_id names, if that
 response contained it; without a request_id, to the person's last response in the slot with the
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events.schema import micros
+from tailorbird.events.contract.schema import micros
 
 COLUMNS = (
     "type",

@@ -1,39 +1,15 @@
 """Features: declared once, updated by the stream, read at a request, recomputed from the lake.
 
-All give equal bits. A project's `features.py` imports its vocabulary from here. `features.read` and
-`features.worker` are the online half, `features.backfill` the offline one; `features.reference`
-defines every value in plain Python. `features.transforms` declares how a model sees a column.
+All give equal bits. A project's `features.py` imports its vocabulary from here.
+`features.online.read` and `features.online.worker` are the online half, `features.offline.backfill`
+the offline one; `features.reference.reference` defines every value in plain Python.
+`features.transforms` declares how a model sees a column.
 """
 
-from tailorbird.features.declare import Entity, Feature
-from tailorbird.features.featureset import Column, FeatureSet, load_features
-from tailorbird.features.request import ReadRequest, Rows, Sequence
-from tailorbird.features.vocabulary import (
-    count,
-    decayed,
-    distinct,
-    entity,
-    maximum,
-    mean,
-    minimum,
-    quantile,
-    ratio,
-    share,
-    total,
-    trend,
-    variance,
-)
-from tailorbird.features.vocabulary_last import first, last, time_since, time_since_first
-from tailorbird.features.vocabulary_learned import similarity
-from tailorbird.features.vocabulary_profile import (
-    age,
-    attribute,
-    attributes,
-    context,
-    derived,
-    match,
-)
-from tailorbird.features.vocabulary_run import (
+from tailorbird.features.declare.declarations import Entity, Feature
+from tailorbird.features.declare.learned import similarity
+from tailorbird.features.declare.profiles import age, attribute, attributes, context, derived, match
+from tailorbird.features.declare.sequences import (
     favourite,
     gap_deviation,
     gap_last,
@@ -48,6 +24,24 @@ from tailorbird.features.vocabulary_run import (
     session_duration,
     session_length,
 )
+from tailorbird.features.declare.single_events import first, last, time_since, time_since_first
+from tailorbird.features.declare.vocabulary import (
+    count,
+    decayed,
+    distinct,
+    entity,
+    maximum,
+    mean,
+    minimum,
+    quantile,
+    ratio,
+    share,
+    total,
+    trend,
+    variance,
+)
+from tailorbird.features.featureset import Column, FeatureSet, load_features
+from tailorbird.features.request import ReadRequest, Rows, Sequence
 
 __all__ = [
     "Column",

@@ -5,10 +5,11 @@ Records can so be read by a schema whose `features.py` has moved on.
     {"format": 1, "engine": 1, "schema_hash": "8c1f…", "features": [{"is": "Count", "name":
     "clicks", "entity": {"is": "Entity", …}, …}]}
 
-The codec knows no kind by name: each dataclass of `features.declare` and `features.transforms` is a
-kind, its fields are stored, and its type hints validate them. Expressions are stored as text with
-their inferred kind, and are parsed and checked again; nothing is executed. A set whose hash differs
-from the one that it was stored under is refused, so it never reads a record.
+The codec knows no kind by name: each dataclass of `features.declare.declarations` and
+`features.transforms` is a kind, its fields are stored, and its type hints validate them.
+Expressions are stored as text with their inferred kind, and are parsed and checked again; nothing
+is executed. A set whose hash differs from the one that it was stored under is refused, so it never
+reads a record.
 """
 
 import dataclasses
@@ -22,10 +23,11 @@ from typing import Any, get_args
 import msgspec
 
 from tailorbird.errors import DamageError, DeclarationError
-from tailorbird.events.plan import EVENT_TYPES
-from tailorbird.features import declare, transforms
-from tailorbird.features.checks import event_kind
-from tailorbird.features.declare import (
+from tailorbird.events.contract.plan import EVENT_TYPES
+from tailorbird.features import transforms
+from tailorbird.features.declare import declarations
+from tailorbird.features.declare.checks import event_kind
+from tailorbird.features.declare.declarations import (
     HOPS_MAX,
     PRECISION_MAX,
     PRECISION_MIN,
@@ -40,7 +42,7 @@ from tailorbird.features.declare import (
     Similarity,
     Window,
 )
-from tailorbird.features.expression import Expression, ExpressionError, parse
+from tailorbird.features.expr.expression import Expression, ExpressionError, parse
 from tailorbird.features.featureset import ENGINE_VERSION, FeatureSet
 
 FILE = "features.json"
@@ -133,7 +135,7 @@ def decode_features(data: bytes, *, where: str, expect: str | None = None) -> Fe
 
 def kinds() -> dict[str, type]:
     """Return every dataclass that declarations are made of, by name."""
-    named = vars(declare) | vars(transforms)
+    named = vars(declarations) | vars(transforms)
     return {
         name: kind
         for name, kind in named.items()

@@ -1,14 +1,14 @@
 """Explanation of a feature's value: the value at (t, p) and the events that it was computed from.
 
 The plain-Python reference computes one value at a time, for `features show`. It scans every event
-that it is given, so pass only the person's and the item's. `features.recompute` compares entire
-tables.
+that it is given, so pass only the person's and the item's. `features.parity.recompute` compares
+entire tables.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tailorbird.features.declare import (
+from tailorbird.features.declare.declarations import (
     HORIZON,
     Age,
     Attribute,
@@ -39,8 +39,15 @@ from tailorbird.features.declare import (
     Window,
 )
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.reference import Event, Moment, RoutedPositions, Row, Value, make_moment
-from tailorbird.features.reference_counted import shared_by_item
+from tailorbird.features.reference.counted import shared_by_item
+from tailorbird.features.reference.reference import (
+    Event,
+    Moment,
+    RoutedPositions,
+    Row,
+    Value,
+    make_moment,
+)
 from tailorbird.features.request import ReadRequest
 
 

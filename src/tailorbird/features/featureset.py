@@ -1,8 +1,8 @@
 """A project's checked declarations, and the schema hash that identifies everything built from them.
 
 `load_features` runs a project's `features.py`, which is the project's own code, and collects its
-declarations. The vocabulary is in `features.vocabulary`; the records that follow from it, in
-`features.layout`.
+declarations. The vocabulary is in `features.declare.vocabulary`; the records that follow from it,
+in `features.layout.layout`.
 """
 
 import json
@@ -15,10 +15,9 @@ from hashlib import blake2b
 from pathlib import Path
 
 from tailorbird.errors import DeclarationError
-from tailorbird.events.plan import EVENT_TYPES
-from tailorbird.features.checks import collecting
-from tailorbird.features.compile import compile_layout
-from tailorbird.features.declare import (
+from tailorbird.events.contract.plan import EVENT_TYPES
+from tailorbird.features.declare.checks import collecting
+from tailorbird.features.declare.declarations import (
     Amount,
     Attribute,
     Counted,
@@ -31,12 +30,13 @@ from tailorbird.features.declare import (
     SequenceOf,
     Similarity,
 )
-from tailorbird.features.expression import Expression, ExpressionError, parse
-from tailorbird.features.layout import Layout, Spot
-from tailorbird.features.plain import check_computable
-from tailorbird.features.steps import attribute_spot
+from tailorbird.features.declare.learned import check_similarities
+from tailorbird.features.declare.scalars import check_computable
+from tailorbird.features.expr.expression import Expression, ExpressionError, parse
+from tailorbird.features.layout.compile import compile_layout
+from tailorbird.features.layout.layout import Layout, Spot
+from tailorbird.features.layout.steps import attribute_spot
 from tailorbird.features.transforms import Transform, check_transforms, collecting_transforms
-from tailorbird.features.vocabulary_learned import check_similarities
 
 # Part of the schema hash: raise it when the same declarations lead to other records or other bits.
 ENGINE_VERSION = 2

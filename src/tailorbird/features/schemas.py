@@ -17,13 +17,13 @@ from pathlib import Path
 
 import msgspec
 
+from tailorbird.atomic_write import sync_folder
 from tailorbird.errors import DamageError, LockedError, NotReadyError, StorageError
 from tailorbird.features.codec import FILE, encode_features, read_features
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.figures import SHUFFLE_FILE
-from tailorbird.features.keypart import all_parts, part_folders
-from tailorbird.lock import FileLock
-from tailorbird.whole import sync_folder
+from tailorbird.features.state.key_partition import all_parts, part_folders
+from tailorbird.features.state.progress import SHUFFLE_FILE
+from tailorbird.file_lock import FileLock
 
 APPLIED = "applied.json"
 _HISTORY_MAX = 50

@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from tailorbird.errors import UsageError
-from tailorbird.features.checks import is_profile_field
-from tailorbird.features.declare import (
+from tailorbird.features.declare.checks import is_profile_field
+from tailorbird.features.declare.declarations import (
     ENTITY_FIELDS,
     INTEGER_FIELDS,
     Counted,
@@ -26,9 +26,9 @@ from tailorbird.features.declare import (
     Ratio,
     Seen,
 )
+from tailorbird.features.declare.scalars import query_text
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.plain import query_text
-from tailorbird.features.reference import (
+from tailorbird.features.reference.reference import (
     Event,
     RoutedPositions,
     Row,

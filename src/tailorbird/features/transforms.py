@@ -6,8 +6,8 @@
 
 A column without a transform is handled by the model's preset. A column with transforms is handled
 by these alone: each gives a column of the matrix. Transforms are no part of the schema: they do not
-affect records, and a bundle carries its own. `training.transforms` learns them, and
-`ranking.transforms` applies them, in training and at a request alike.
+affect records, and a bundle carries its own. `training.fit.transforms` learns them, and
+`ranking.encode.transforms` applies them, in training and at a request alike.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,8 +18,8 @@ from typing import Literal, get_args
 
 from tailorbird.errors import DeclarationError
 from tailorbird.events.clock import SECOND
-from tailorbird.features.checks import check_name, declaration_error
-from tailorbird.features.declare import RESERVED
+from tailorbird.features.declare.checks import check_name, declaration_error
+from tailorbird.features.declare.declarations import RESERVED
 
 NUMBER, KEY, CODE = "a number", "a category", "a code"
 CODES_MAX = (1 << 24) - 2  # float32 represents every integer up to here

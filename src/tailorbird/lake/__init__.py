@@ -3,12 +3,12 @@
 Read with `Lake`, write with `LakeRole` or its loop `run`, check with `verify`.
 """
 
+from tailorbird.lake.delta.versions import TableVersion, version_at, versions_of
 from tailorbird.lake.lake import Lake, span
-from tailorbird.lake.loop import run
-from tailorbird.lake.positions import safe_positions
-from tailorbird.lake.role import LakeReport, LakeRole
 from tailorbird.lake.verify import VerifyReport, verify
-from tailorbird.lake.versions import TableVersion, version_at, versions_of
+from tailorbird.lake.write.positions import safe_positions
+from tailorbird.lake.write.process import run
+from tailorbird.lake.write.role import LakeReport, LakeRole
 
 __all__ = [
     "Lake",

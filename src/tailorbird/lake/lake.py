@@ -1,7 +1,7 @@
 """Read the lake: tables as Arrow, restricted to columns and a time span, and SQL. Never writes.
 
-It reads the current versions, or earlier ones (`lake.versions`): `Lake(path, at=versions_of(path))`
-reads the same rows for ever.
+It reads the current versions, or earlier ones (`lake.delta.versions`): `Lake(path,
+at=versions_of(path))` reads the same rows for ever.
 
 Times are int64 microseconds; `ts_from` is inclusive, `ts_to` exclusive. Rows come in no particular
 order.
@@ -21,14 +21,14 @@ from deltalake import DeltaTable
 
 from tailorbird.errors import NotReadyError, TailorbirdError, UsageError
 from tailorbird.events.clock import DAY
-from tailorbird.events.schema import ROUTED, TIME
-from tailorbird.lake.check import opening_errors
-from tailorbird.lake.corruption import blamed_file, reading_errors
-from tailorbird.lake.opening import delta_table
+from tailorbird.events.contract.schema import ROUTED, TIME
+from tailorbird.lake.delta.connection import delta_table
+from tailorbird.lake.delta.corruption import blamed_file, reading_errors
+from tailorbird.lake.delta.recovery import opening_errors
+from tailorbird.lake.delta.versions import TableVersion, rows_of, versions_of
 from tailorbird.lake.query import run_query
 from tailorbird.lake.tables import TABLES
-from tailorbird.lake.versions import TableVersion, rows_of, versions_of
-from tailorbird.places import Storage
+from tailorbird.storage import Storage
 
 _EPOCH = date(1970, 1, 1)
 
@@ -115,7 +115,7 @@ class Lake:
         ts_to: int | None = None,
     ) -> pa.Table:
         """Return the events in [ts_from, ts_to), by default with the columns of
-        `events.schema.ROUTED`.
+        `events.contract.schema.ROUTED`.
         """
         return self.table(
             "events", columns if columns is not None else ROUTED.names, span("day", ts_from, ts_to)

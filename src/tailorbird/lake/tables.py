@@ -1,8 +1,8 @@
 """The tables of the lake: columns, partitioning, and the columns with statistics.
 
-The columns of `events` and `quarantine` are those of the routed log (`events.schema`), those of
-`answers` the fields of `events.answer_record.AnswerRecord`. `lake.etl` makes the rows, `lake.delta`
-writes the files.
+The columns of `events` and `quarantine` are those of the routed log (`events.contract.schema`),
+those of `answers` the fields of `events.answer_record.AnswerRecord`. `lake.write.etl` makes the
+rows, `lake.delta.table` writes the files.
 
     table       rows                                                  fed by log
     events      accepted events, by day of `ts`                       routed
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from tailorbird.events.schema import QUARANTINE, ROUTED, TIME
+from tailorbird.events.contract.schema import QUARANTINE, ROUTED, TIME
 
 DAY = pa.field("day", pa.date32())  # of `ts`, UTC; in the file's path, not in the file
 

@@ -23,23 +23,23 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tailorbird.errors import DamageError, NotReadyError, StorageError, TailorbirdError
-from tailorbird.lake import swap
-from tailorbird.lake.archive import Archive, Archived
-from tailorbird.lake.check import commit_corruption
-from tailorbird.lake.corruption import file_corruption
 from tailorbird.lake.deep_verify import content_differences
-from tailorbird.lake.foreign import find_orphans
+from tailorbird.lake.delta.corruption import file_corruption
+from tailorbird.lake.delta.orphans import find_orphans
+from tailorbird.lake.delta.recovery import commit_corruption
+from tailorbird.lake.files import swap
+from tailorbird.lake.files.archive import Archive, Archived
+from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.lake import Lake
-from tailorbird.lake.ledger import Ledger
-from tailorbird.lake.positions import (
+from tailorbird.lake.tables import TABLES
+from tailorbird.lake.write.positions import (
     Positions,
     beyond_logs,
     load_positions,
     no_ledger,
     positions_lost,
 )
-from tailorbird.lake.tables import TABLES
-from tailorbird.places import Storage
+from tailorbird.storage import Storage
 from tailorbird.stream import Stream, open_reader, response_log_addresses, routed_address
 
 _RAW = ["raw_partition", "raw_offset", "raw_row"]

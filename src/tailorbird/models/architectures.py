@@ -3,7 +3,7 @@
     fit("gbdt", {"leaves": 15}, layout, rows, validation)          LightGBM, a booster per head
     fit("mmoe", {"experts": 3}, layout, rows, validation, seed=3)  a net; needs the extra `deep`
 
-`tune` draws parameters and calls this; `training.fit` calls it with a project's settings. The
+`tune` draws parameters and calls this; `training.fit.fit` calls it with a project's settings. The
 parameters are documented in `models.gbdt` (`GbdtSettings`) and `models.deep.parameters`
 (`DeepParameters`).
 """

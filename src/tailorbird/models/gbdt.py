@@ -3,8 +3,8 @@
 A binary booster returns the probability of its target. A `lambdarank` booster returns a score that
 orders a list and has no scale before calibration. A `poisson` booster returns an expected count, a
 `tweedie` booster an expected amount that is mostly 0. Early stopping uses the validation part,
-which is later in time than the training part. `ranking.encoders` makes the columns, `models.export`
-the file that serving loads.
+which is later in time than the training part. `ranking.encode.encoder` makes the columns,
+`models.export` the file that serving loads.
 """
 
 import os

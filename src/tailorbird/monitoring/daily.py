@@ -22,6 +22,7 @@ from pathlib import Path
 
 import msgspec
 
+from tailorbird.atomic_write import atomic_write
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import DAY, Clock, to_iso
 from tailorbird.lake import Lake
@@ -30,8 +31,7 @@ from tailorbird.monitoring.checks import run_checks
 from tailorbird.monitoring.daily_page import write_page
 from tailorbird.monitoring.day import load_day
 from tailorbird.monitoring.verdict import FAILED, Check
-from tailorbird.places import Storage
-from tailorbird.whole import atomic_write
+from tailorbird.storage import Storage
 
 PAGE = "index.html"
 ALERT_S = 15.0

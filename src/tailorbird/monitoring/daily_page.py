@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailorbird.whole import atomic_write
+from tailorbird.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     from tailorbird.monitoring.daily import DayReport

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from tailorbird.events import DAY, HOUR, micros
-from tailorbird.events.contract import NUMBERS
-from tailorbird.events.schema import TIME
+from tailorbird.events.contract.contract import NUMBERS
+from tailorbird.events.contract.schema import TIME
 from tailorbird.lake import Lake
 
 HISTORY_DAYS = 7

@@ -9,8 +9,8 @@ from pathlib import Path
 from tailorbird.errors import UsageError
 from tailorbird.events import SystemClock
 from tailorbird.events.guess import Answers
-from tailorbird.places import require_unescaped_path
 from tailorbird.proposal import Proposal, propose
+from tailorbird.storage import require_unescaped_path
 
 FILES = ("tailorbird.toml", "features.py", "slots.py")
 _GITIGNORE = "data/\nkeys.json\n"

@@ -15,16 +15,16 @@ from tailorbird.config.candidates import required_contract
 from tailorbird.events import Clock
 from tailorbird.ranking import Slot
 from tailorbird.registry import Registry
-from tailorbird.serving.candidates import LiveTables
-from tailorbird.serving.catalogue import Catalogue
-from tailorbird.serving.door import EventCollector
-from tailorbird.serving.editorial import FILE as LISTS_FILE
-from tailorbird.serving.editorial import LiveLists
-from tailorbird.serving.formulas import LiveFormulas
+from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.metrics import Metrics
-from tailorbird.serving.pipeline import Pipeline, load_bundle
-from tailorbird.serving.rollout import Rollout
-from tailorbird.serving.schemas import Schemas
+from tailorbird.serving.models.candidates import LiveTables
+from tailorbird.serving.models.catalogue import Catalogue
+from tailorbird.serving.models.rollout import Rollout
+from tailorbird.serving.models.schemas import Schemas
+from tailorbird.serving.pipeline.editorial import FILE as LISTS_FILE
+from tailorbird.serving.pipeline.editorial import LiveLists
+from tailorbird.serving.pipeline.formulas import LiveFormulas
+from tailorbird.serving.pipeline.pipeline import Pipeline, load_bundle
 from tailorbird.store.valkey import CopyTarget
 
 
@@ -39,7 +39,8 @@ class InProcessServer:
         pseudonymise: hash the user ids of requests, which come from outside; ids in our own
             logs are hashed already.
         copies: a Valkey to read features from, as servers do; None reads the local state.
-        probe: tries each bundle in a child process first (see `serving.bundles`), for processes
+        probe: tries each bundle in a child process first (see `serving.models.bundles`), for
+        processes
             that must survive a bundle that crashes its loader.
     """
 

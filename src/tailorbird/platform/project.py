@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from tailorbird.platform.registry import RegistryView
     from tailorbird.platform.tables import FeatureView, LakeView
     from tailorbird.ranking import Slot
-    from tailorbird.training.tune.run import TuneReport
-    from tailorbird.training.validate.run import ValidationReport
+    from tailorbird.training.backtest.run import ValidationReport
+    from tailorbird.training.tuning.run import TuneReport
 
 
 class Project:
@@ -272,7 +272,7 @@ class Project:
         from tailorbird.config.schemas import resolve_for_training
         from tailorbird.events import SystemClock
         from tailorbird.platform.training import base_settings, keep_tuned, tune
-        from tailorbird.training.tune.run import TuneSettings
+        from tailorbird.training.tuning.run import TuneSettings
 
         declared = resolve_for_training(self.declared, SystemClock()).project
         base = base_settings(declared, window=window, rows="auto", leave_out=(), quick=quick)

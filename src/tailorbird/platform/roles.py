@@ -17,15 +17,15 @@ from tailorbird.config.schemas import (
     route_plan_for,
 )
 from tailorbird.events import Clock, RoutePlan, parse_duration
-from tailorbird.features.bootstrap import build_from_lake, catch_up, is_lake_ahead
-from tailorbird.features.keypart import KeyPart, all_parts
-from tailorbird.features.worker import FeatureWorker
+from tailorbird.features.migration.bootstrap import build_from_lake, catch_up, is_lake_ahead
+from tailorbird.features.online.worker import FeatureWorker
+from tailorbird.features.state.key_partition import KeyPart, all_parts
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.router import Router, open_router
 
 if TYPE_CHECKING:
-    from tailorbird.router.whole import PartitionedRouter
+    from tailorbird.router.partitions.single_process import PartitionedRouter
 
 
 class Roles:

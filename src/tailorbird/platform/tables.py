@@ -10,7 +10,7 @@ import pyarrow as pa
 from tailorbird.config import open_project
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import SystemClock, parse_duration
-from tailorbird.events.schema import TIME
+from tailorbird.events.contract.schema import TIME
 from tailorbird.lake import Lake
 from tailorbird.platform.frames import Frame
 
@@ -102,9 +102,9 @@ class FeatureView:
         Raises:
             UsageError: a column is missing, or a feature does not exist.
         """
-        from tailorbird.features.attached import JoinedEvents
-        from tailorbird.features.backfill import backfill, event_columns
-        from tailorbird.features.bulk import Requests
+        from tailorbird.features.offline.backfill import backfill, event_columns
+        from tailorbird.features.offline.bulk import Requests
+        from tailorbird.features.offline.profile_join import JoinedEvents
 
         project = open_project(self._root, applied=True)
         table = _as_arrow(entity_table)
@@ -138,7 +138,7 @@ class FeatureView:
             item_ids: ids of the items; without any, only the user's features are read.
         """
         from tailorbird.features import ReadRequest
-        from tailorbird.features.read import Reader
+        from tailorbird.features.online.read import Reader
 
         project = open_project(self._root, applied=True)
         items = list(item_ids) or [""]

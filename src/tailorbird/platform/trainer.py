@@ -31,15 +31,15 @@ from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import DAY, HOUR, Clock, micros, parse_duration
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
-from tailorbird.loops import PeriodicTask
 from tailorbird.monitoring import Trigger, decide_retrain
+from tailorbird.periodic import PeriodicTask
 from tailorbird.platform.canary import advance_canary_safely
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.training import train_slot
 from tailorbird.ranking import Slot
 from tailorbird.registry import Registry
 from tailorbird.training.settings import TrainReport, TrainSettings
-from tailorbird.training.tune.tuned import FILE, apply_tuned
+from tailorbird.training.tuning.tuned import FILE, apply_tuned
 
 REFERENCE_US = 2 * DAY  # Live traffic after a promotion that serves as reference.
 RETRAIN_US = 2 * DAY  # Minimum traffic since the fall began to learn from.

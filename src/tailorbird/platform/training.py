@@ -21,10 +21,10 @@ from tailorbird.registry import Registry
 from tailorbird.training.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from tailorbird.training.backtest.run import ValidationReport
     from tailorbird.training.churn.train import ChurnReport
     from tailorbird.training.settings import TrainReport
-    from tailorbird.training.tune.run import TuneReport, TuneSettings
-    from tailorbird.training.validate.run import ValidationReport
+    from tailorbird.training.tuning.run import TuneReport, TuneSettings
 
 Rows = Literal["auto", "answers", "clicks"]
 Position = Literal["column", "weights", "none"]
@@ -103,7 +103,7 @@ class TrainOptions:
 
     def model_settings(self, project: Project, slot: Slot) -> TrainSettings:
         """Resolve the options that a training and a backtest share."""
-        from tailorbird.training.tune.tuned import FILE, apply_tuned
+        from tailorbird.training.tuning.tuned import FILE, apply_tuned
 
         architecture = self.architecture or "gbdt"
         settings = replace(
@@ -197,7 +197,7 @@ def train_slot(
     Args:
         work: folder that nets keep between trainings, see `training.train.train`; None keeps none.
     """
-    from tailorbird.training.baseline import ensure_champion
+    from tailorbird.training.baseline_bundle import ensure_champion
     from tailorbird.training.train import train
 
     paths, owner = project.paths, project.settings.project.owner
@@ -301,7 +301,7 @@ def evaluate(
     Raises:
         NotReadyError: there is no champion yet, or no model.
     """
-    from tailorbird.training.evaluate import evaluate as evaluate_versions
+    from tailorbird.training.evaluation.evaluate import evaluate as evaluate_versions
 
     declared = project.slot(slot)
     clock = clock_as_of(as_of, project, notify=notify)
@@ -373,9 +373,9 @@ def tune(
         space: file with the search space; None takes tune.toml.
         resume: continue the last study.
     """
-    from tailorbird.training.tune.architectures import ARCHITECTURES
-    from tailorbird.training.tune.run import tune as run_study
-    from tailorbird.training.tune.space import FILE, override_spaces
+    from tailorbird.training.tuning.architectures import ARCHITECTURES
+    from tailorbird.training.tuning.run import tune as run_study
+    from tailorbird.training.tuning.space import FILE, override_spaces
 
     if space is not None and not space.is_file():
         raise UsageError("no such file", where=f"--space {space}")
@@ -399,7 +399,7 @@ def tune(
 
 def keep_tuned(project: Project, report: "TuneReport") -> bool:
     """Write the tuned settings to tuned.toml, and return whether there were any."""
-    from tailorbird.training.tune.tuned import FILE, build_tuned, write_tuned
+    from tailorbird.training.tuning.tuned import FILE, build_tuned, write_tuned
 
     if not report.settings:
         return False
@@ -435,8 +435,8 @@ def backtest(
     """
     import msgspec
 
-    from tailorbird.training.tune.tuned import FILE, read_tuned
-    from tailorbird.training.validate.run import ValidateSettings, validate
+    from tailorbird.training.backtest.run import ValidateSettings, validate
+    from tailorbird.training.tuning.tuned import FILE, read_tuned
 
     options = options or TrainOptions()
     project = resolve_for_training(project, SystemClock()).project
@@ -503,7 +503,11 @@ def parse_span(text: str, option: str) -> int:
 
 def checked_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, ...]:
     """Return the columns of `--leave-out`; raises UsageError if one does not exist."""
-    from tailorbird.features.declare import CANDIDATE_COLUMN, COMPUTED_NAMES, VECTOR_NAMES
+    from tailorbird.features.declare.declarations import (
+        CANDIDATE_COLUMN,
+        COMPUTED_NAMES,
+        VECTOR_NAMES,
+    )
 
     columns = (
         *features.numeric,

@@ -1,4 +1,5 @@
-"""Erasing people: steps in order, each of which can be repeated, and the journal of how far it came.
+"""Erasing people: steps in order, each of which can be repeated, and the journal of how far it
+came.
 
     suppression   later events of theirs are dropped from now on
     archive       bodies written again, and the manifest's chain
@@ -13,8 +14,8 @@
     files         what commands made of their data deleted
     search        every byte searched; a receipt is written, and the journal destroyed
 
-A crash anywhere leaves the journal; `erase` goes on with it first. Many people cost hardly more than
-one: reading the lake and building states is what takes time.
+A crash anywhere leaves the journal; `erase` goes on with it first. Many people cost hardly more
+than one: reading the lake and building states is what takes time.
 """
 
 import secrets
@@ -35,9 +36,10 @@ from tailorbird.errors import NotReadyError, StorageError
 from tailorbird.events import Clock
 from tailorbird.events.suppression import FILE, FOLDER, KEY_FILE, MARK, SuppressionList
 from tailorbird.features import FeatureSet, schemas
-from tailorbird.features.erase import remake_state, sensitivity
-from tailorbird.features.keypart import all_parts
-from tailorbird.lake import Lake, durable
+from tailorbird.features.migration.erase import remake_state, sensitivity
+from tailorbird.features.state.key_partition import all_parts
+from tailorbird.lake import Lake
+from tailorbird.lake.files import durable
 from tailorbird.privacy.files import find_derived, find_scratch, local_roots
 from tailorbird.privacy.footprint import find_footprint
 from tailorbird.privacy.journal import (
@@ -60,8 +62,8 @@ from tailorbird.privacy.rewrite_tables import TableRewriter
 from tailorbird.privacy.search import Progress, SearchReport, is_below, search_project
 from tailorbird.privacy.writers import Writers, find_set_aside, open_writers
 from tailorbird.registry import Registry
-from tailorbird.router.erase import ErasedCounts
-from tailorbird.router.erase import erase_from_file as erase_router
+from tailorbird.router.erasure.erase import ErasedCounts
+from tailorbird.router.erasure.erase import erase_from_file as erase_router
 from tailorbird.stream import read_released, sqlite
 from tailorbird.stream.importer import erase_paths
 

@@ -26,19 +26,19 @@ from tailorbird.config import Project
 from tailorbird.config.schemas import active_schemas
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, Receipt, to_iso
-from tailorbird.events.contract import split_body
+from tailorbird.events.contract.contract import split_body
 from tailorbird.events.suppression import whose_of
 from tailorbird.features import FeatureSet
-from tailorbird.features.read import Reader
+from tailorbird.features.online.read import Reader
 from tailorbird.features.request import ReadRequest
 from tailorbird.lake import Lake
-from tailorbird.lake.positions import load_positions
-from tailorbird.lake.refused import ROW_KEY_COLUMNS
+from tailorbird.lake.quarantine import ROW_KEY_COLUMNS
 from tailorbird.lake.tables import TABLES
+from tailorbird.lake.write.positions import load_positions
 from tailorbird.privacy.footprint import TEXTS, THINGS, find_refused
 from tailorbird.privacy.mentions import Mentions, attribute_names
 from tailorbird.privacy.people import Mask, People, find_people, is_any, one_of
-from tailorbird.serving.score_log import ScoreFeed, scores_address
+from tailorbird.serving.scores.log import ScoreFeed, scores_address
 from tailorbird.stream import open_reader, raw_addresses, read_released
 
 _ITEMS_READ = 20  # of which the features are told, those touched last
@@ -190,7 +190,9 @@ def _mentioning(text: str, mentions: Mentions) -> Record:
 
 
 def _waiting(project: Project, mentions: Mentions) -> Iterator[tuple[str, bytes]]:
-    """Yield the rows of raw logs that name them and are not yet in the lake, with their producer."""
+    """Yield the rows of raw logs that name them and are not yet in the lake, with their
+    producer.
+    """
     released, routed = read_released(project.paths.lake), load_positions(project.paths.lake).routed
     for producer, address in raw_addresses(project.stream).items():
         try:

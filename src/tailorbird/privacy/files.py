@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 
 from tailorbird.config import Project
 from tailorbird.errors import TailorbirdError
-from tailorbird.features import parts
-from tailorbird.lake.made import MADE
-from tailorbird.training.resuming import UNFINISHED_FOLDER
+from tailorbird.features.offline import parts
+from tailorbird.lake.write.labels import MADE
+from tailorbird.training.fit.resume import UNFINISHED_FOLDER
 
 _DRAFT = re.compile(r"(.+\.(new|part|copy|fresh)|\..+\.\d+)\Z")
 _TRAINING_SET = ("rows-*.parquet", "requests-*.parquet", "categories.parquet", "*.new")
@@ -19,7 +19,9 @@ _EXPORT = b'{"source":"person"'
 
 
 def local_roots(project: Project) -> list[Path]:
-    """Return where a project keeps things on this machine: its folder, and its data if elsewhere."""
+    """Return where a project keeps things on this machine: its folder, and its data if
+    elsewhere.
+    """
     data = project.paths.data
     return [project.root, *([] if project.root in data.parents else [data])]
 

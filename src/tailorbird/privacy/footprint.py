@@ -11,10 +11,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events.schema import micros
+from tailorbird.events.contract.schema import micros
 from tailorbird.events.suppression import subject_of, whose_of
 from tailorbird.lake import Lake
-from tailorbird.lake.refused import ROW_KEY_COLUMNS, row_keys
+from tailorbird.lake.quarantine import ROW_KEY_COLUMNS, row_keys
 from tailorbird.privacy.mentions import Mentions
 from tailorbird.privacy.people import People, is_any, one_of
 

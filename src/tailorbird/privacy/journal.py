@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from tailorbird import whole
+from tailorbird import atomic_write
 from tailorbird.errors import DamageError
 from tailorbird.events.suppression import FOLDER, JOURNAL
-from tailorbird.lake import durable
+from tailorbird.lake.files import durable
 from tailorbird.privacy.footprint import Footprint
 from tailorbird.privacy.people import People
 
@@ -49,7 +49,7 @@ def read_journal(data: Path) -> Journal | None:
     """Return the journal of an erasure that was cut off, if there is one. Raises DamageError."""
     path = journal_path(data)
     with durable.disk_errors(path):
-        whole.finish_shredding(path)
+        atomic_write.finish_shredding(path)
     try:
         return msgspec.json.decode(path.read_bytes(), type=Journal)
     except FileNotFoundError:
@@ -71,11 +71,11 @@ def write_private(path: Path, content: bytes) -> None:
     """Replace a file, durably, by one that only its owner can read."""
     durable.make_folder(path.parent)
     with durable.disk_errors(path):
-        whole.write_private(path, content)
+        atomic_write.write_private(path, content)
 
 
 def destroy_journal(data: Path) -> None:
     """Overwrite the journal and delete it."""
     path = journal_path(data)
     with durable.disk_errors(path):
-        whole.shred(path)
+        atomic_write.shred(path)

@@ -14,7 +14,7 @@ from urllib.parse import quote, quote_plus
 import msgspec
 import numpy as np
 
-from tailorbird.events.free import EMBEDDED_ID_LENGTH_MIN, is_number
+from tailorbird.events.free_text import EMBEDDED_ID_LENGTH_MIN, is_number
 
 _TABLE_BITS = 22
 _MIX = np.uint64(0x9E3779B97F4A7C15)

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events import free
-from tailorbird.events.contract import NUMBERS
-from tailorbird.events.free import (
+from tailorbird.events import free_text
+from tailorbird.events.contract.contract import NUMBERS
+from tailorbird.events.contract.plan import RoutePlan
+from tailorbird.events.free_text import (
     EMBEDDED_ID_LENGTH_MIN,
     FIELD_NAME,
     SITE_IDS,
@@ -24,7 +25,6 @@ from tailorbird.events.free import (
     is_number,
     leaves,
 )
-from tailorbird.events.plan import RoutePlan
 from tailorbird.privacy.matching import IdMatcher
 
 _STRUCTURE = ("type", "item_id", "items")
@@ -107,13 +107,13 @@ class Mentions:
 
     def of_another(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Return an event of somebody else, as it came in, without mentions."""
-        event = free.redact_event(event, self._says, self._is_name)
+        event = free_text.redact_event(event, self._says, self._is_name)
         things = {name: event[name] for name in SITE_IDS if isinstance(event.get(name), str)}
         return event | {name: self.renamed(id_) for name, id_ in things.items()}
 
     def without(self, value: object) -> object:
         """Return a JSON value with null for each mention, without fields named after an id."""
-        return free.redact(value, self._says, self._is_name)
+        return free_text.redact(value, self._says, self._is_name)
 
     def rewritten(self, text: str) -> str | None:
         """Return a JSON text `without` mentions; None where it has none."""

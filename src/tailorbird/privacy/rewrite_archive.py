@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from tailorbird.events import Receipt, RoutePlan, check
-from tailorbird.events.contract import ERASED, split_body
-from tailorbird.events.plan import MERGED_INTO
+from tailorbird.events.contract.contract import ERASED, split_body
+from tailorbird.events.contract.plan import MERGED_INTO
 from tailorbird.events.suppression import Whose, joined, subject_of, whose_of
-from tailorbird.lake.archive import Archived
+from tailorbird.lake.files.archive import Archived
 from tailorbird.privacy.footprint import Footprint, Place
 from tailorbird.privacy.mentions import Mentions
 from tailorbird.privacy.people import People

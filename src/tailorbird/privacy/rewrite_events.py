@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from tailorbird.events.contract import ANONYMOUS_PREFIX
-from tailorbird.events.plan import INTO_ERASED, MERGED_INTO
+from tailorbird.events.contract.contract import ANONYMOUS_PREFIX
+from tailorbird.events.contract.plan import INTO_ERASED, MERGED_INTO
 from tailorbird.events.suppression import RENAMED
 from tailorbird.privacy.footprint import TEXTS
 

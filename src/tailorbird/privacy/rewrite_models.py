@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from tailorbird import faults
-from tailorbird.lake import durable
+from tailorbird.lake.files import durable
 from tailorbird.privacy.mentions import Mentions
 from tailorbird.retrieval.columns import Column, TextColumn, from_arrow, text_column, to_arrow
 from tailorbird.retrieval.text import documents_of, write_text_index

@@ -18,14 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events.contract import ERASED
+from tailorbird.events.contract.contract import ERASED
+from tailorbird.events.contract.schema import micros
 from tailorbird.events.keys import hash64s
-from tailorbird.events.schema import micros
 from tailorbird.events.suppression import subject_of
-from tailorbird.features.erase import Sensitivity
-from tailorbird.features.recompute import UNLINKED
+from tailorbird.features.migration.erase import Sensitivity
+from tailorbird.features.parity.recompute import UNLINKED
 from tailorbird.features.request import pack_sequences, unpack_sequences
-from tailorbird.lake.refused import row_keys
+from tailorbird.lake.quarantine import row_keys
 from tailorbird.privacy.footprint import JSON, TEXTS, THINGS, Footprint, changed_rows
 from tailorbird.privacy.mentions import Mentions
 from tailorbird.privacy.people import Mask, People, is_any

@@ -16,7 +16,7 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock
 from tailorbird.events.suppression import FOLDER, TAKEN
 from tailorbird.privacy.journal import journal_path, write_private
-from tailorbird.router.emptying import RoutedTopics, lock_routed_topics
+from tailorbird.router.erasure.topics import RoutedTopics, lock_routed_topics
 from tailorbird.stream import Block, open_reader, open_writer
 from tailorbird.stream.kafka import Cluster, KafkaLog, emptied, marker
 from tailorbird.stream.kafka.emptied import TopicSpec
@@ -112,7 +112,9 @@ class Topics:
 def hold_topics(
     stream: KafkaStream, data: Path, topics: list[TopicSpec] | None
 ) -> Iterator[Topics]:
-    """Hold all topics; `topics` are those of an erasure that was cut off and may have deleted some."""
+    """Hold all topics; `topics` are those of an erasure that was cut off and may have deleted
+    some.
+    """
     stream = KafkaStream(replace(stream.cluster, erasing=True), stream.folder)
     owner = _owner(data) or marker.new_owner()
     write_private(

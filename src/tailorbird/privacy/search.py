@@ -3,9 +3,9 @@
     bytes       every file and its name: the id as written, JSON-escaped, URL-encoded
     unpacked    Parquet, Arrow, zstd, gzip, bzip2, xz, LZ4, zip, the tables of SQLite files
 
-An id counts where it stands alone, see `privacy.matching`. An id that is shorter than six characters,
-or that is also an item's or another value of others, counts only where a field says who it was:
-`"user_id":"42"`, or a column of that name.
+An id counts where it stands alone, see `privacy.matching`. An id that is shorter than six
+characters, or that is also an item's or another value of others, counts only where a field says who
+it was: `"user_id":"42"`, or a column of that name.
 """
 
 import bz2
@@ -25,16 +25,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tailorbird.config import Project
-from tailorbird.events.contract import ANONYMOUS_PREFIX
-from tailorbird.events.free import EMBEDDED_ID_LENGTH_MIN
-from tailorbird.events.plan import EVENT_TYPES
+from tailorbird.events.contract.contract import ANONYMOUS_PREFIX
+from tailorbird.events.contract.plan import EVENT_TYPES
+from tailorbird.events.free_text import EMBEDDED_ID_LENGTH_MIN
 from tailorbird.events.tables.files import DAMAGED
 from tailorbird.lake import Lake
-from tailorbird.places import ObjectPath, Storage
 from tailorbird.privacy.files import local_roots
 from tailorbird.privacy.matching import IdMatcher, StringMatcher
 from tailorbird.privacy.mentions import attribute_names
 from tailorbird.privacy.people import People
+from tailorbird.storage import ObjectPath, Storage
 from tailorbird.stream import Block
 
 Progress = Callable[[str, int, int | None], None]
@@ -57,7 +57,7 @@ _UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompres
 _WHO = {"user_id": "user_id", "anonymous_id": "anonymous_id", "person": "person", "id": "user_id"}
 _VALUES = ("type", "item_id", "device", "country", "slot", "experiment", "arm", "model")
 _ARROW_BLOCKS = ("events", "quarantine", "duplicates")
-_ZSTD_BLOCKS = ("index", "piece")  # the router's tables, see `router.topic`
+_ZSTD_BLOCKS = ("index", "piece")  # the router's tables, see `router.routed_log.topic`
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,9 @@ def search_project(
 
 
 def roots_of(project: Project) -> list[Storage]:
-    """Return where a project keeps things: on this machine, and its lake where that is elsewhere."""
+    """Return where a project keeps things: on this machine, and its lake where that is
+    elsewhere.
+    """
     lake, local = project.paths.lake, local_roots(project)
     is_local = isinstance(lake, Path) and any(folder in lake.parents for folder in local)
     return [*local, *([] if is_local else [lake])]
@@ -367,7 +369,9 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _leaves(column: pa.Array) -> Iterator[pa.Array]:
-    """Yield what a column is made of: elements of lists, fields of structs, values of dictionaries."""
+    """Yield what a column is made of: elements of lists, fields of structs, values of
+    dictionaries.
+    """
     kind = column.type
     if isinstance(kind, pa.MapType):
         yield from (*_leaves(column.keys), *_leaves(column.items))

@@ -14,11 +14,11 @@ from tailorbird.config import Project
 from tailorbird.config.erasures import READ_LOCK
 from tailorbird.errors import LagError, LockedError, UsageError
 from tailorbird.events import Clock, parse_duration
-from tailorbird.features.keypart import part_folders, part_name
 from tailorbird.features.schemas import state_folders
+from tailorbird.features.state.key_partition import part_folders, part_name
+from tailorbird.file_lock import FileLock
 from tailorbird.lake import LakeRole
-from tailorbird.lock import FileLock
-from tailorbird.places import Storage
+from tailorbird.storage import Storage
 from tailorbird.stream import (
     EmbeddedWriter,
     open_reader,

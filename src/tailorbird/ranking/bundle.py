@@ -2,7 +2,7 @@
 
     manifest.json, manifest.sha256    see `registry.manifest`
     features.json                     the feature declarations, see `features.codec`
-    encoder.json                      see `ranking.encoders`
+    encoder.json                      see `ranking.encode.encoder`
     calibration.json                  head → table, see `ranking.calibration`
     model/NAME.onnx                   one input (n, D) float32; tensors inside
     trees/HEAD.msgpack                forests, for explanations, see `ranking.tree_shap`; optional
@@ -10,7 +10,8 @@
     index/…                           see `retrieval.index`
     tower/…                           see `ranking.tower`; not in every bundle
 
-`Bundle.load` uses the very bytes that it verified. `ranking.policy` turns values into a slate.
+`Bundle.load` uses the very bytes that it verified. `ranking.policy.policy` turns values into a
+slate.
 
 A bundle without heads holds an index for search, or names a baseline that orders items until a
 model is better. Interaction data is in no bundle: it names the candidate sources that it reads,
@@ -36,9 +37,9 @@ from tailorbird.features.codec import FILE as DECLARED
 from tailorbird.features.codec import decode_features, encode_features
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.calibration import Calibration, Identity
-from tailorbird.ranking.encoders import Encoder, Keys, Matrix, RowsLike, read_encoder
-from tailorbird.ranking.formula import compute_value
+from tailorbird.ranking.encode.encoder import Encoder, Keys, Matrix, RowsLike, read_encoder
 from tailorbird.ranking.onnx_session import start_session
+from tailorbird.ranking.policy.formula import compute_value
 from tailorbird.ranking.tower import FOLDER as TOWER
 from tailorbird.ranking.tower import Space, Tower, UserQuery, read_tower
 from tailorbird.ranking.tree_shap import FOLDER as TREES

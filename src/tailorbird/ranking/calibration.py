@@ -3,8 +3,8 @@
 Maps are monotone and stored as small JSON tables.
 
 The `fit_…` functions are for training; `Calibration.apply` runs in every response.
-`training.calibrate` chooses the method, if any. `Beta` and `Temperature` take probabilities, the
-others any score.
+`training.fit.calibrate` chooses the method, if any. `Beta` and `Temperature` take probabilities,
+the others any score.
 """
 
 from typing import ClassVar

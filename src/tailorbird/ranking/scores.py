@@ -6,7 +6,7 @@ leaving = ChurnScore("churn", above=0.7, on=["view", "purchase"])
 next_home = NextBest("home", size=5, on=["click", "cart"], every="10m")
 
 `tailorbird run score` (and `up`) scores the user of each such event, and appends the result to a
-log of its own, see `serving.scoring`.
+log of its own, see `serving.scores.role`.
 """
 
 from collections.abc import Sequence

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from tailorbird.candidates.contract import parse_source
 from tailorbird.errors import DeclarationError, TailorbirdError
 from tailorbird.events.clock import parse_duration
-from tailorbird.events.contract import ITEMS_MAX
+from tailorbird.events.contract.contract import ITEMS_MAX
 from tailorbird.experiments.assign import Experiment
-from tailorbird.ranking.declared import require_types
-from tailorbird.ranking.formula import parse_formula, require_items, validate_weights
+from tailorbird.ranking.policy.formula import parse_formula, require_items, validate_weights
+from tailorbird.ranking.type_checks import require_types
 from tailorbird.retrieval.synonyms import Synonyms
 
 ARM_POLICIES = ("model", "popular", "recent", "random")
@@ -36,7 +36,7 @@ SOURCES = {"item_knn": 150, "trending": 150, "popular": 150, "new_items": 50}
 class Explore:
     """Exploration with known propensities, from position `first` on.
 
-    `ranking.exploration` explains each method.
+    `ranking.policy.exploration` explains each method.
 
     Args:
         method: `item`: with probability `rate` one position shows an item drawn evenly from the
@@ -204,7 +204,7 @@ class Cap:
 class Diversity:
     """Diversification of a slate by attributes that items share.
 
-    See `ranking.diversity`.
+    See `ranking.policy.diversity`.
 
     Args:
         by: attributes; two items are as alike as the share of these in which they agree.
@@ -246,9 +246,9 @@ class Slot:
         objective: the value formula: head → weight of its calibrated probability. A head is an
             event type such as `click`, or `dwell_30s`: a view of at least so long; or `return_7d`,
             whether the person comes back within seven days; or `dwell_s`, the seconds that are
-            expected to be spent on it. See `ranking.targets`.
+            expected to be spent on it. See `ranking.policy.targets`.
         formula: the same as text, such as `1.0*click + 8.0*purchase + 0.002*dwell_s`, instead of
-            `objective`. Either can be changed without a new model, see `ranking.formula`.
+            `objective`. Either can be changed without a new model, see `ranking.policy.formula`.
         sources: candidate source → how many candidates it adds to those of the sources before it;
             see `candidates.contract`. What one lacks, the next gives more. Where training chose
             vectors of people, a share of them comes from `sequence`, unless it is named here.

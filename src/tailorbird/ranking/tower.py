@@ -30,8 +30,8 @@ import onnxruntime as ort
 
 from tailorbird.candidates.query import reads_neighbours
 from tailorbird.errors import BundleError
-from tailorbird.features.declare import VECTOR_NAMES
-from tailorbird.ranking.computed import Keys, RaggedLike, Rows, Times
+from tailorbird.features.declare.declarations import VECTOR_NAMES
+from tailorbird.ranking.encode.computed import Keys, RaggedLike, Rows, Times
 from tailorbird.ranking.onnx_session import start_session
 from tailorbird.retrieval import Found, Index
 from tailorbird.retrieval.arrays import read_array

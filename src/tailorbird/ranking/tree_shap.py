@@ -1,6 +1,6 @@
 """Exact Shapley values of a forest (path-dependent TreeSHAP), without LightGBM.
 
-    trees/HEAD.msgpack of a bundle: `Trees`, written by `training.trees` beside the head's ONNX
+    trees/HEAD.msgpack of a bundle: `Trees`, written by `training.fit.trees` beside the head's ONNX
     file, which holds no covers
 
 A leaf's path tests d different columns. For each, let o be 1 if the row follows the path at all of

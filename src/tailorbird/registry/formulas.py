@@ -8,7 +8,7 @@ change.
 
 The newest change of a slot is in force; an empty text returns the slot to `slots.py`. The file is
 replaced atomically, so a server, which polls it five times a second, reads one state or the next.
-`ranking.formula` interprets formulas.
+`ranking.policy.formula` interprets formulas.
 """
 
 from pathlib import Path

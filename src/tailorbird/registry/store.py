@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import msgspec
 
 from tailorbird import faults
+from tailorbird.atomic_write import sync_folder
 from tailorbird.errors import BundleError, DamageError, NotReadyError, StorageError, UsageError
 from tailorbird.registry.formulas import FILE as FORMULAS
 from tailorbird.registry.formulas import FormulaChange, encode_formulas, read_formulas
@@ -36,7 +37,6 @@ from tailorbird.registry.manifest import (
     read_sealed,
     with_checksums,
 )
-from tailorbird.whole import sync_folder
 
 _HISTORY_MAX = 50
 # the resolution of assignments, see `experiments.assign`; a smaller share would select no person

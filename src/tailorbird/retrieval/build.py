@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from tailorbird.candidates.contract import INTERESTS
 from tailorbird.errors import InputError
+from tailorbird.events.contract.schema import micros
 from tailorbird.events.keys import hash64s
-from tailorbird.events.schema import micros
 from tailorbird.retrieval.clusters import find_clusters
 from tailorbird.retrieval.columns import Column, columns_of, to_arrow, truths_in
 from tailorbird.retrieval.index import FORMAT, TRUTH, Meta

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tailorbird.atomic_write import atomic_write
 from tailorbird.events.keys import hash64s
 from tailorbird.retrieval.encoder import MODEL, TOKENIZER, TextEncoder, load_encoder
-from tailorbird.whole import atomic_write
 
 Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]

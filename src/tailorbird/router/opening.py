@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from tailorbird.events import Clock, RoutePlan
 from tailorbird.events.suppression import SuppressionList
-from tailorbird.router.route import MEMORY_BYTES
+from tailorbird.router.decide.route import MEMORY_BYTES
 from tailorbird.router.router import Router
 from tailorbird.stream import Stream
 
 if TYPE_CHECKING:
-    from tailorbird.router.whole import PartitionedRouter
+    from tailorbird.router.partitions.single_process import PartitionedRouter
 
 
 def open_router(
@@ -33,7 +33,7 @@ def open_router(
         return Router(
             stream, plan, clock=clock, suppression_list=suppression_list, memory_bytes=memory_bytes
         )
-    from tailorbird.router.whole import PartitionedRouter
+    from tailorbird.router.partitions.single_process import PartitionedRouter
 
     return PartitionedRouter(
         stream, plan, clock=clock, suppression_list=suppression_list, memory_bytes=memory_bytes

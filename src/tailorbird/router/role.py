@@ -11,7 +11,7 @@ from collections.abc import Callable
 from tailorbird.errors import TailorbirdError
 from tailorbird.events import Clock, RoutePlan
 from tailorbird.events.suppression import SuppressionList
-from tailorbird.router.route import MEMORY_BYTES
+from tailorbird.router.decide.route import MEMORY_BYTES
 from tailorbird.router.router import Router
 from tailorbird.stream import Stream
 

@@ -3,8 +3,8 @@
 It alone writes `routed.db`. A step is one transaction over blocks, dedup index, responses,
 identities, profiles and raw positions, so a kill at any point leaves all of a step or none of it.
 Decisions depend on the raw logs, the plan and the order of the steps, never on the clock. With
-Kafka the log is a topic, see `router.topic`. `router.merge` orders the logs, `router.route`
-decides, and `router.role` is the loop that calls `step`.
+Kafka the log is a topic, see `router.routed_log.topic`. `router.partitions.merge` orders the logs,
+`router.decide.route` decides, and `router.role` is the loop that calls `step`.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,9 @@ import pyarrow as pa
 from tailorbird import faults
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, RoutePlan
-from tailorbird.events.columnwise import Contract
-from tailorbird.events.contract import CONTRACT_VERSION
+from tailorbird.events.contract.columnwise import Contract
+from tailorbird.events.contract.contract import CONTRACT_VERSION
 from tailorbird.events.suppression import SuppressionList
-from tailorbird.router import follow, pruned
-from tailorbird.router.arrivals import Arrivals, ArrivalsBuilder, Body
 from tailorbird.router.columns import (
     DUPLICATES,
     RefusedRow,
@@ -33,9 +31,12 @@ from tailorbird.router.columns import (
     quarantine_batch,
     to_block,
 )
-from tailorbird.router.follow import ProfileFollower
-from tailorbird.router.merge import LogBatch, merge_by_receipt
-from tailorbird.router.route import MEMORY_BYTES, RouterMemory, route
+from tailorbird.router.decide.arrivals import Arrivals, ArrivalsBuilder, Body
+from tailorbird.router.decide.route import MEMORY_BYTES, RouterMemory, route
+from tailorbird.router.partitions import follow
+from tailorbird.router.partitions.follow import ProfileFollower
+from tailorbird.router.partitions.merge import LogBatch, merge_by_receipt
+from tailorbird.router.routed_log import pruned
 from tailorbird.stream import (
     HISTORICAL_PRODUCERS,
     Block,
@@ -53,7 +54,7 @@ from tailorbird.stream import (
 )
 
 if TYPE_CHECKING:
-    from tailorbird.router.topic import RoutedTopic
+    from tailorbird.router.routed_log.topic import RoutedTopic
 
 FIRST_P = 1
 _BYTES_MAX = 32 << 20  # of raw bodies a step, shared by the producers
@@ -263,7 +264,7 @@ class Router:
     def prune_some(self, before: int) -> int:
         """Delete some blocks in one transaction and return how many; 0 when none are left.
 
-        A summary of their items stays, see `router.pruned`.
+        A summary of their items stays, see `router.routed_log.pruned`.
         """
         return self._log.prune_some(
             before, before_delete=partial(pruned.summarize_blocks, self._log.connection)
@@ -412,7 +413,7 @@ class Router:
 
 def _open_log(stream: Share) -> "EmbeddedWriter | RoutedTopic":
     if not isinstance(stream, Path):
-        from tailorbird.router.topic import RoutedTopic
+        from tailorbird.router.routed_log.topic import RoutedTopic
 
         return RoutedTopic(
             stream.routed,

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from tailorbird.errors import UsageError
 from tailorbird.events import Context
-from tailorbird.serving.keys import KeyFigures
+from tailorbird.serving.auth.keys import KeyFigures
 
 T = TypeVar("T")
 

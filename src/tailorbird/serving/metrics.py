@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from tailorbird.features.compared import ParityTotals
-from tailorbird.features.figures import Figures
-from tailorbird.loops import PeriodicTask
-from tailorbird.serving.collectors import (
+from tailorbird.features.parity.totals import ParityTotals
+from tailorbird.features.state.progress import Figures
+from tailorbird.periodic import PeriodicTask
+from tailorbird.serving.collector.decisions import CollectorFigures
+from tailorbird.serving.load_shedding import Shedder
+from tailorbird.serving.metric_collectors import (
     BreakerCollector,
     CandidatesCollector,
     CollectorMetrics,
@@ -27,9 +29,7 @@ from tailorbird.serving.collectors import (
     ThreadsCollector,
     WorkersCollector,
 )
-from tailorbird.serving.decisions import CollectorFigures
-from tailorbird.serving.patience import BreakerState
-from tailorbird.serving.shedding import Shedder
+from tailorbird.serving.pipeline.deadlines import BreakerState
 from tailorbird.store.hedge import Hedge
 from tailorbird.stream.lag import LagWatch
 

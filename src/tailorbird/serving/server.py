@@ -1,7 +1,7 @@
 """The serve process: a socket, one event loop, threads for answers, and an orderly start and stop.
 
 It writes `<producer>.json` with its address into the run folder once it listens. SIGTERM drains,
-see `serving.listening`: `/readyz` fails while everything else is still answered, and at the end the
+see `serving.http.listener`: `/readyz` fails while everything else is still answered, and at the end the
 log is flushed.
 """
 
@@ -30,26 +30,22 @@ from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.features import FeatureSet
-from tailorbird.features.compared import read_parity_totals
-from tailorbird.features.figures import figures_by_schema, routed_log_offsets
-from tailorbird.places import Storage
+from tailorbird.features.parity.totals import read_parity_totals
+from tailorbird.features.state.progress import figures_by_schema, routed_log_offsets
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
-from tailorbird.serving.access import LOCAL_HOSTS, Perimeter, is_local, require_safe_bind
-from tailorbird.serving.app import create_app
-from tailorbird.serving.body import BODY_BYTES_MAX
-from tailorbird.serving.bundles import probe_in_child
-from tailorbird.serving.candidates import LiveTables
-from tailorbird.serving.catalogue import Catalogue
-from tailorbird.serving.churn import ChurnModels
-from tailorbird.serving.door import EventCollector
-from tailorbird.serving.editorial import LiveLists
-from tailorbird.serving.formulas import LiveFormulas
-from tailorbird.serving.handling import WAIT_S, Service
-from tailorbird.serving.keys import Keys
-from tailorbird.serving.limits import Connections, Limiter, ServerLimits
-from tailorbird.serving.listening import (
+from tailorbird.serving.auth.keys import Keys
+from tailorbird.serving.auth.limits import Connections, Limiter, ServerLimits
+from tailorbird.serving.collector.collector import EventCollector
+from tailorbird.serving.collector.disk_reserve import RESERVE_BYTES
+from tailorbird.serving.collector.naming import open_collector
+from tailorbird.serving.collector.pruning import Pruner
+from tailorbird.serving.http.access import LOCAL_HOSTS, Perimeter, is_local, require_safe_bind
+from tailorbird.serving.http.app import create_app
+from tailorbird.serving.http.body import BODY_BYTES_MAX
+from tailorbird.serving.http.handling import WAIT_S, Service
+from tailorbird.serving.http.listener import (
     CONNECTIONS_MAX,
     DRAIN_S,
     HEADER_DEADLINE_S,
@@ -57,18 +53,22 @@ from tailorbird.serving.listening import (
     HttpServer,
     bind,
 )
-from tailorbird.serving.logs import RequestLog
+from tailorbird.serving.http.logs import RequestLog
+from tailorbird.serving.http.overload import EarlyRefusal
 from tailorbird.serving.metrics import Metrics
-from tailorbird.serving.naming import open_collector
-from tailorbird.serving.patience import Budgets
-from tailorbird.serving.pipeline import STALE_US, Pipeline, load_bundle
-from tailorbird.serving.pruning import Pruner
-from tailorbird.serving.reserve import RESERVE_BYTES
-from tailorbird.serving.rollout import Rollout
-from tailorbird.serving.schemas import Schemas
-from tailorbird.serving.score_log import ScoreFeed
-from tailorbird.serving.turning_away import EarlyRefusal
-from tailorbird.serving.warming import Warming, warm
+from tailorbird.serving.models.bundles import probe_in_child
+from tailorbird.serving.models.candidates import LiveTables
+from tailorbird.serving.models.catalogue import Catalogue
+from tailorbird.serving.models.churn import ChurnModels
+from tailorbird.serving.models.rollout import Rollout
+from tailorbird.serving.models.schemas import Schemas
+from tailorbird.serving.models.warm_up import Warming, warm
+from tailorbird.serving.pipeline.deadlines import Budgets
+from tailorbird.serving.pipeline.editorial import LiveLists
+from tailorbird.serving.pipeline.formulas import LiveFormulas
+from tailorbird.serving.pipeline.pipeline import STALE_US, Pipeline, load_bundle
+from tailorbird.serving.scores.log import ScoreFeed
+from tailorbird.storage import Storage
 from tailorbird.store.valkey import CopyTarget
 from tailorbird.stream import Address, Stream
 from tailorbird.stream.lag import LagMeter, LagWatch
@@ -85,7 +85,7 @@ class ServeOptions:
 
     Attributes:
         stream, routed, state, registry, run: folders and files of a project, see `config.Paths`.
-        features: the applied ones, read while there is no bundle; see `serving.schemas`.
+        features: the applied ones, read while there is no bundle; see `serving.models.schemas`.
         is_port_explicit: whether the port was named; only a default one is replaced by the next
             free one.
         limits: of keys that have none of their own.
@@ -93,7 +93,7 @@ class ServeOptions:
         suppression_list: erased people, whose old events are not taken again.
         log_requests: a line for every request, not only for refused and failed ones.
         reserve_bytes: disk space that events leave free for the other roles.
-        keys_file: keys with their scopes, reloaded when it changes; see `serving.keyfile`.
+        keys_file: keys with their scopes, reloaded when it changes; see `serving.auth.keyfile`.
         lake: the lake's folder, whose released offsets let our logs be pruned; None never prunes.
         probe: load each bundle in a child process first.
         threads: how many answers are made at a time.

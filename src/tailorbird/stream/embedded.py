@@ -22,7 +22,7 @@ import msgspec
 
 from tailorbird import faults
 from tailorbird.errors import InputError, StorageError
-from tailorbird.lock import FileLock
+from tailorbird.file_lock import FileLock
 from tailorbird.stream import chain, sqlite
 from tailorbird.stream.protocol import Block, StoredBlock
 from tailorbird.stream.reading import (
@@ -62,7 +62,7 @@ def open_writer(
         damaged_tail: "set_aside" moves damaged last blocks into a file beside the log and
             continues, "stop" raises DamageError.
         expected_end: highest position that a reader has read; a log that ends before it was lost,
-            and a new one begins there, see `stream.held`.
+            and a new one begins there, see `stream.locked`.
     Raises:
         LockedError: another writer has the log.
         DamageError: a block does not match its checksum, or the file is no log.

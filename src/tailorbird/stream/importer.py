@@ -29,9 +29,9 @@ from tailorbird.events import Clock, Receipt, RoutePlan, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, Batch, digest_files, find_files
 from tailorbird.events.pseudonyms import SETTING, Pseudonyms
 from tailorbird.events.suppression import SuppressionList
-from tailorbird.places import Storage
+from tailorbird.storage import Storage
 from tailorbird.stream.embedded import EmbeddedWriter, open_writer
-from tailorbird.stream.held import read_expected_ends
+from tailorbird.stream.locked import read_expected_ends
 from tailorbird.stream.partitions import IMPORTS, raw_path
 from tailorbird.stream.protocol import Block
 from tailorbird.stream.runs import ExternalSort, RefusedLines
@@ -103,7 +103,7 @@ def import_files(
         pseudonyms: replaces ids of people in every row before it is checked and written.
         stopped: suppression list of erased people, see `events.suppression`.
         lake: has the position up to which the log was loaded; a lost log begins again there, see
-            `stream.held`.
+            `stream.locked`.
         run_rows: number of rows sorted in memory at once; the order does not depend on it.
 
     Raises:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.loops import PeriodicTask
-from tailorbird.places import Storage
-from tailorbird.stream.held import router_positions
+from tailorbird.periodic import PeriodicTask
+from tailorbird.storage import Storage
+from tailorbird.stream.locked import router_positions
 from tailorbird.stream.opening import open_reader
 from tailorbird.stream.partitions import (
     Address,

@@ -96,7 +96,8 @@ def open_writer(
         partition: name of the log, fixed at its creation.
         first: offset of the first row of a new log.
         damaged_tail: handling of a file's damaged last blocks, see `stream.embedded`.
-        held: highest position that a reader has read, by the stem of the log, see `stream.held`. A
+        held: highest position that a reader has read, by the stem of the log, see `stream.locked`.
+        A
             file that ends before is set aside and replaced; a topic is not written to.
     Raises:
         LockedError: another writer has the log.

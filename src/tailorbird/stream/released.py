@@ -1,6 +1,6 @@
 """Positions up to which the lake has released each log for pruning.
 
-The lake writes them (`lake.positions`), and the writer of a log prunes by them.
+The lake writes them (`lake.write.positions`), and the writer of a log prunes by them.
 
     positions.json   {"safe": {"raw-serve-1": 812, "answers-serve-1": 90, "routed": 60001},
                       "routed": {"serve-1": 900}, …}
@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import DamageError
-from tailorbird.places import Storage, UnreachableError
+from tailorbird.storage import Storage, UnreachableError
 
 FILE = "positions.json"
 _CHECKSUM = "checksum"

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events.adapters.batch import ROW_ID_PREFIX
-from tailorbird.events.contract import ERASED
+from tailorbird.events.contract.contract import ERASED
 
 _RUN_BYTES, _REFUSED_BYTES = 1 << 30, 64 << 20  # held in memory
 _SLICE_ROWS = 2_000

@@ -14,8 +14,8 @@ from pathlib import Path
 import apsw
 import msgspec
 
+from tailorbird.atomic_write import sync_folder
 from tailorbird.errors import DamageError, NotReadyError, StorageError
-from tailorbird.whole import sync_folder
 
 CHECKPOINT_BYTES = 8 << 20  # WAL size from which a commit is followed by a checkpoint
 WAL_BYTES_MAX = 256 << 20  # WAL size from which a checkpoint waits for readers

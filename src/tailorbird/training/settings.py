@@ -9,12 +9,12 @@ from tailorbird.errors import UsageError
 from tailorbird.events import DAY
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.retrieval import MeaningSettings
-from tailorbird.training.clicks import Scheme
-from tailorbird.training.gate import Decision
-from tailorbird.training.judge import Evaluation
-from tailorbird.training.retrieval import Choice
-from tailorbird.training.rows import Rows, RowSettings
-from tailorbird.training.towers import TowerSettings
+from tailorbird.training.dataset.clicks import Scheme
+from tailorbird.training.dataset.rows import Rows, RowSettings
+from tailorbird.training.evaluation.gate import Decision
+from tailorbird.training.evaluation.judge import Evaluation
+from tailorbird.training.fit.retrieval import Choice
+from tailorbird.training.fit.towers import TowerSettings
 
 Progress = Callable[[str, int, int], None]
 
@@ -54,9 +54,11 @@ class TrainSettings:
         index_parts: number of item indexes over the training part.
         architecture: one of `models.architectures`, or `auto`: a net if the validation part shows
             that it beats boosters.
-        retrieval, tower: candidate retrieval, see `training.retrieval`, and the size of the tower.
-        position: use of logged positions: as a `column`, which serving sets to the first, where
-            rows are all that was shown; by `weights` of clicks, see `training.position`; or `none`.
+        retrieval, tower: candidate retrieval, see `training.fit.retrieval`, and the size of the
+        tower. position: use of logged positions: as a `column`, which serving sets to the first,
+        where
+            rows are all that was shown; by `weights` of clicks, see `training.fit.examination`; or
+            `none`.
         parameters: parameters of a net that differ from the architecture's defaults; boosters use
             `gbdt`.
         processes: processes that share the training of a net, see `models.deep.parallel`.
@@ -66,12 +68,12 @@ class TrainSettings:
             by epoch for TensorBoard, and weights for the next incremental training; None keeps
             none.
         mlflow: tracking URI that nets are logged to, where MLflow is installed; "" logs none.
-        rows_in_memory: with more rows, nets read them from files, see `training.pieces`.
+        rows_in_memory: with more rows, nets read them from files, see `training.dataset.chunks`.
         leave_out: columns that the model must not see.
         seed: seed of every draw: requests, rows and columns of trees, initial weights of nets; the
             seed of `gbdt` is ignored.
         preset: treatment of columns without a declared transform: for `trees` or for `nets`; see
-            `training.transforms`.
+            `training.fit.transforms`.
         shuffle: train on shuffled labels, to check that the gate rejects the result.
         meaning: how the index of items gets text vectors; None searches by words alone.
         budget: the plan of a time budget, see `training.budget`; empty without one.

@@ -24,29 +24,31 @@ from tailorbird.errors import BundleError, UsageError
 from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
-from tailorbird.lake.versions import to_manifest
+from tailorbird.lake.delta.versions import to_manifest
 from tailorbird.models.gbdt import Gbdt
-from tailorbird.places import Storage
 from tailorbird.ranking.baseline import default_baselines
 from tailorbird.ranking.bundle import Bundle, write_bundle
-from tailorbird.ranking.live import LiveColumns
+from tailorbird.ranking.encode.live import LiveColumns
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Head, Registry, Window
 from tailorbird.retrieval import Index
-from tailorbird.training.baseline import serve_best_baseline
-from tailorbird.training.card import render_model_card
-from tailorbird.training.clicks import sample_negatives
-from tailorbird.training.dataset import Dataset
-from tailorbird.training.dated_back import describe_backdated_profiles
-from tailorbird.training.evaluate import (
+from tailorbird.storage import Storage
+from tailorbird.training.baseline_bundle import serve_best_baseline
+from tailorbird.training.dataset.clicks import sample_negatives
+from tailorbird.training.dataset.dataset import Dataset
+from tailorbird.training.dataset.indexes import IndexSeries, build_series, write_index
+from tailorbird.training.dataset.replay import Replay, select_live_columns
+from tailorbird.training.dataset.rows import NEGATIVES, Material, load_material
+from tailorbird.training.dataset.sampling import thin
+from tailorbird.training.dataset.split import Split, split_at, split_by_time
+from tailorbird.training.evaluation.evaluate import (
     Scorer,
     evaluate_scorers,
     explain_mismatch,
     merge_live_columns,
     version_scorer,
 )
-from tailorbird.training.fit import FittedModel, Parts, fit
-from tailorbird.training.gate import (
+from tailorbird.training.evaluation.gate import (
     SUPERIORITY,
     Decision,
     Evidence,
@@ -54,18 +56,16 @@ from tailorbird.training.gate import (
     decide,
     describe_unevaluated,
 )
-from tailorbird.training.incremental import open_working_folder
-from tailorbird.training.indexes import IndexSeries, build_series, write_index
-from tailorbird.training.judge import PRIMARY, Evaluation, K
-from tailorbird.training.replaying import Replay, select_live_columns
-from tailorbird.training.resuming import UnfinishedRun
-from tailorbird.training.retrieval import RetrievalChoice, choose_retrieval
-from tailorbird.training.rows import NEGATIVES, Material, load_material
-from tailorbird.training.sampling import thin
+from tailorbird.training.evaluation.judge import PRIMARY, Evaluation, K
+from tailorbird.training.fit.fit import FittedModel, Parts, fit
+from tailorbird.training.fit.incremental import open_working_folder
+from tailorbird.training.fit.resume import UnfinishedRun
+from tailorbird.training.fit.retrieval import RetrievalChoice, choose_retrieval
+from tailorbird.training.fit.trees import export_trees
+from tailorbird.training.leakage.backdated import describe_backdated_profiles
+from tailorbird.training.report.card import render_model_card
 from tailorbird.training.settings import QUICK_ANSWER_REQUESTS, Progress, TrainReport, TrainSettings
-from tailorbird.training.split import Split, split_at, split_by_time
-from tailorbird.training.trees import export_trees
-from tailorbird.training.watch import StageTimer
+from tailorbird.training.stage_times import StageTimer
 
 MODEL_NAME = "tailorbird"
 
@@ -342,13 +342,13 @@ def _add_report(
 ) -> TrainReport:
     """Return the report with the cost of everything evaluated, and write its page."""
     # Importing matplotlib takes half a second, so only reports do it.
-    from tailorbird.training.pareto import (
+    from tailorbird.training.report.pareto import (
         measure_baseline_us,
         measure_bundle_us,
         measure_model_us,
         price_models,
     )
-    from tailorbird.training.report import write_report
+    from tailorbird.training.report.report import write_report
 
     lookup_us = measure_baseline_us(items)
     us = {

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.events.adapters.kit import events, refusals
+from tests.support.adapters import events, refusals
 
 OURS = {"user_id": "u", "item_id": "i", "properties": {"dwell_ms": 5}}
 ENVELOPE = {

@@ -5,7 +5,7 @@ tried in `tests/first_hour`.
 from pathlib import Path
 
 import pytest
-from tests.events.adapters.kit import events, refusals
+from tests.support.adapters import events, refusals
 
 from tailorbird.errors import InputError
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.events.adapters.kit import NOW
+from tests.support.adapters import NOW
 
 from tailorbird.errors import InputError
 from tailorbird.events import Receipt, RoutePlan, check

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.events.adapters.kit import events, refusals
+from tests.support.adapters import events, refusals
 
 
 def _write(folder: Path, *records: Any, name: str = "data.jsonl") -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.events.adapters.kit import lines, mapped, refusals
+from tests.support.adapters import lines, mapped, refusals
 
 from tailorbird.errors import InputError
 

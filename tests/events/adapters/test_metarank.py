@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.events.adapters.kit import events, lines, refusals
+from tests.support.adapters import events, lines, refusals
 
 
 def _write(folder: Path, *records: dict[str, Any]) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.events.adapters.kit import events, lines, refusals
+from tests.support.adapters import events, lines, refusals
 
 from tailorbird.errors import InputError
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.events.adapters import test_ga4, test_snowplow
-from tests.events.adapters.kit import lines
+from tests.support.adapters import lines
 
 NAMES = ("Item", "user", "MERGE", "Identify", "answer")
 EVENT = {

@@ -5,7 +5,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.events.adapters.kit import events, lines
+from tests.support.adapters import events, lines
 
 from tailorbird.errors import InputError
 

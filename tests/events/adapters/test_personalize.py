@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.events.adapters.kit import events, lines, refusals
+from tests.support.adapters import events, lines, refusals
 
 from tailorbird.errors import InputError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.events.adapters.kit import NOW, events, lines, refusals
+from tests.support.adapters import NOW, events, lines, refusals
 
 from tailorbird.errors import UsageError
 from tailorbird.events import Accepted, Receipt, RoutePlan, check

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.events.adapters.kit import events, lines, refusals
+from tests.support.adapters import events, lines, refusals
 
 from tailorbird.events.adapters import snowplow
 

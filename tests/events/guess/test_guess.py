@@ -3,7 +3,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.events.adapters.kit import NOW, mapped
+from tests.support.adapters import NOW, mapped
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters import FORMATS, AdapterOptions

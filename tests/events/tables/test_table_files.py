@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.events.adapters.kit import lines
+from tests.support.adapters import lines
 
 from tailorbird.errors import DamageError, InputError
 from tailorbird.events.adapters import FORMATS, digest_files, find_files

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from tests.faults.chaos.injection import Tell
 from tests.faults.chaos.site import CLOCK, Site, Told
-from tests.faults.names import ITEMS
-from tests.privacy.kit import left_of
+from tests.support.names import ITEMS
+from tests.support.people import left_of
 
-from tailorbird.events.contract import ANONYMOUS_PREFIX
+from tailorbird.events.contract.contract import ANONYMOUS_PREFIX
 from tailorbird.events.suppression import RENAMED
 from tailorbird.lake import Lake
 from tailorbird.platform.roles import Roles

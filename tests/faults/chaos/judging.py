@@ -22,14 +22,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from tests.faults.chaos.site import CLOCK, Site, Told, body, submit
-from tests.faults.names import ITEMS
-from tests.faults.oracle import in_lake, unequal_state, wrong_persons
+from tests.support.names import ITEMS
+from tests.support.oracle import in_lake, unequal_state, wrong_persons
 
 from tailorbird.config import Project
 from tailorbird.errors import TailorbirdError
 from tailorbird.events import EVENT_TYPES
 from tailorbird.features import load_features
-from tailorbird.features.backfill import Requests, backfill
+from tailorbird.features.offline.backfill import Requests, backfill
 from tailorbird.lake import Lake, verify
 from tailorbird.platform.roles import Roles
 

@@ -1,6 +1,6 @@
 """Drills with the real processes under load: killed at random, without power, without space.
 
-Processes run as `tailorbird up` starts them. The load is `tests.faults.oracle.Load`, whose ledger
+Processes run as `tailorbird up` starts them. The load is `tests.support.oracle.Load`, whose ledger
 is synced before anything is sent. A drill ends when everything acknowledged has reached the lake by
 itself; then it is judged as the scenes are.
 """
@@ -23,12 +23,12 @@ from typing import Any
 from tests.faults.chaos import injection, overloaded, power
 from tests.faults.chaos.judging import LedgerSets, Verdict, count
 from tests.faults.chaos.site import CLOCK
-from tests.faults.oracle import Ledger, Load, in_lake
-from tests.faults.overload import ROWS
-from tests.faults.roles import Up, make_project, until
 from tests.faults.test_kafka import on_kafka
-from tests.store.servers import BINARY, running
-from tests.stream.brokers import WHY_NOT, broker
+from tests.support.brokers import WHY_NOT, broker
+from tests.support.oracle import Ledger, Load, in_lake
+from tests.support.overload import ROWS
+from tests.support.roles import Up, make_project, until
+from tests.support.stores import BINARY, running
 
 from tailorbird.config import Project, open_project
 from tailorbird.platform.roles import drain

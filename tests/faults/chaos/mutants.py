@@ -2,9 +2,9 @@
 
 A checker that never failed proves nothing. A mutant is patched into the child that plays a scene
 (or into its judge too, if it changes a decision of the router). Nothing in the package knows of
-them, but for the two measures that `faults.is_disabled` switches off. Those of the feature engine are in
-`tests/features/fuzz_mutants.py`, each with a scene of its own; they run here too, so that the list
-is complete.
+them, but for the two measures that `faults.is_disabled` switches off. Those of the feature engine
+are in `tests/features/fuzzing/mutants.py`, each with a scene of its own; they run here too, so that
+the list is complete.
 """
 
 import os
@@ -19,15 +19,18 @@ import apsw
 from tests.faults.chaos import injection, trials
 from tests.faults.chaos.plan import evenly
 from tests.faults.chaos.site import CLOCK
-from tests.features import fuzz_mutants
+from tests.features.fuzzing import mutants
 
 from tailorbird import faults
-from tailorbird.events import columnwise
-from tailorbird.features import worker
-from tailorbird.lake import archive, delta, durable, vacuum
-from tailorbird.lock import FileLock
-from tailorbird.router import identity, route, router
-from tailorbird.serving.door import EventCollector
+from tailorbird.events.contract import columnwise
+from tailorbird.features.online import worker
+from tailorbird.file_lock import FileLock
+from tailorbird.lake.delta import table as delta
+from tailorbird.lake.delta import vacuum
+from tailorbird.lake.files import archive, durable
+from tailorbird.router import router
+from tailorbird.router.decide import identity, route
+from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.store.embedded import EmbeddedSnapshot, EmbeddedStore
 from tailorbird.stream import embedded, released, sqlite
 
@@ -323,7 +326,7 @@ MUTANTS = (
     Mutant(_small_files_deleted_before_the_large_one_counts, ("compaction",), "kill"),
     Mutant(_putting_files_together_drops_a_row, ("compaction",), "none"),
 )
-ENGINE = tuple(mutant.name for mutant in fuzz_mutants.MUTANTS)
+ENGINE = tuple(mutant.name for mutant in mutants.MUTANTS)
 
 
 def names(*, engine: bool = True) -> list[str]:
@@ -365,14 +368,12 @@ def attempt(root: Path, name: str, room: Path) -> dict[str, Any]:
 
 def _attempt_engine(name: str, room: Path) -> dict[str, Any]:
     mutant = next(
-        mutant
-        for mutant in fuzz_mutants.MUTANTS
-        if f"engine: {mutant.name.replace('_', ' ')}" == name
+        mutant for mutant in mutants.MUTANTS if f"engine: {mutant.name.replace('_', ' ')}" == name
     )
 
     def play(report: injection.Tell) -> None:
-        with fuzz_mutants.mutated(mutant):
-            differences = fuzz_mutants.differences(mutant.scene, room / f"engine-{mutant.name}")
+        with mutants.mutated(mutant):
+            differences = mutants.differences(mutant.scene, room / f"engine-{mutant.name}")
         report(found=[one[:200] for one in differences[:1]])
 
     room.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 from tests.faults.chaos.judging import Verdict, count_rest
-from tests.faults.overload import ROWS
-from tests.faults.proc import cpu_s
+from tests.support.overload import ROWS
+from tests.support.proc import cpu_s
 
 from tailorbird.config import Project
 from tailorbird.lake import Lake
@@ -87,7 +87,7 @@ def load(
     command = [
         sys.executable,
         "-m",
-        "tests.faults.overload",
+        "tests.support.overload",
         f"http://127.0.0.1:{port}",
         "--run",
         str(run),

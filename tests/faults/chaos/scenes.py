@@ -21,13 +21,14 @@ from tests.faults.chaos.site import CLOCK, Site, Told, body_of_its_own, make_sit
 
 from tailorbird.config.schemas import releasable_offset
 from tailorbird.events import DAY, HOUR, to_iso
-from tailorbird.features.bootstrap import build_from_lake
-from tailorbird.features.worker import FeatureWorker
-from tailorbird.lake import Lake, LakeRole, compaction, delta
-from tailorbird.lake.idle import prune_idle
+from tailorbird.features.migration.bootstrap import build_from_lake
+from tailorbird.features.online.worker import FeatureWorker
+from tailorbird.lake import Lake, LakeRole
+from tailorbird.lake.delta import compaction, table
+from tailorbird.lake.write.log_pruning import prune_idle
 from tailorbird.platform.roles import Roles
 from tailorbird.router import Router
-from tailorbird.serving.pruning import Pruner
+from tailorbird.serving.collector.pruning import Pruner
 from tailorbird.stream import sqlite
 from tailorbird.stream.importer import import_files
 
@@ -67,7 +68,7 @@ def _shrink_limits(checkpoints: bool = True) -> None:
     """Lower the limits, so that rare work happens in each step."""
     if checkpoints:
         sqlite.CHECKPOINT_BYTES = 0
-    delta.CHECKPOINT_EVERY = compaction.SMALL_FILES = 2
+    table.CHECKPOINT_EVERY = compaction.SMALL_FILES = 2
 
 
 def _send(site: Site, first: int, end: int) -> None:

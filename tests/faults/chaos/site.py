@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tests.faults.names import ITEMS
-from tests.faults.oracle import an_event
-from tests.faults.roles import make_project
+from tests.support.names import ITEMS
+from tests.support.oracle import an_event
+from tests.support.roles import make_project
 
 from tailorbird.config import Project, open_project
 from tailorbird.events import SystemClock
 from tailorbird.events.answer_record import AnswerRecord
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 
 CLOCK = SystemClock()
 PRODUCER = "serve-1"

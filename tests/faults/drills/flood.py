@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvloop
-from tests.faults.proc import cpu_s
+from tests.support.proc import cpu_s
 
 CONNECTIONS = 800
 ADDRESSES = 4  # that they are from

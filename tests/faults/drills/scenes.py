@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 from tests.faults.drills.judging import DrillResult, Span, judge, span
 from tests.faults.drills.site import RATE, Asking, Serving, Site, pause, site
-from tests.faults.roles import until
-from tests.serving import shop
-from tests.stream.brokers import Broker
+from tests.support import serving_shop
+from tests.support.brokers import Broker
+from tests.support.roles import until
 
 SWAPPED_S = 1.0
 STOOD_STILL_S = 8.0  # longer than the collector waits for the broker
@@ -46,7 +46,9 @@ def model(folder: Path, requests: int) -> DrillResult:
     with site(folder) as site_:
         asking = Asking(site_, requests)
         while not asking.over():
-            version = site_.registry.add(shop.write(folder / f"more-{len(spans)}", site_.features))
+            version = site_.registry.add(
+                serving_shop.write(folder / f"more-{len(spans)}", site_.features)
+            )
             flip(site_.registry.path / version / "model" / "click.onnx", draw)
             pause(2, asking.over)
             with span(spans):
@@ -73,7 +75,7 @@ def scores(folder: Path, requests: int) -> DrillResult:
     spans: list[Span] = []
     with site(folder) as site_:
         asking = Asking(site_, requests)
-        version = site_.registry.add(shop.write_not_finite(folder / "nan", site_.features))
+        version = site_.registry.add(serving_shop.write_not_finite(folder / "nan", site_.features))
         while not asking.over():
             pause(2, asking.over)
             with span(spans):
@@ -218,7 +220,7 @@ def swap(folder: Path, requests: int) -> DrillResult:
             "the champion before is not held ready",
         )
         asking = Asking(site_, requests)
-        version_ = site_.registry.add(shop.write(folder / "fresh", site_.features))
+        version_ = site_.registry.add(serving_shop.write(folder / "fresh", site_.features))
         with span(spans):
             started = time.monotonic()
             site_.registry.promote(version_, by="drill", why="a version that no server has loaded")

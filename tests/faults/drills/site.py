@@ -18,15 +18,15 @@ from pathlib import Path
 import httpx
 import numpy as np
 from tests.faults.drills.child import Part, open_stream
-from tests.faults.roles import until
-from tests.features import kit
-from tests.serving import shop, shop_plan
-from tests.store.servers import Server as Valkey
+from tests.support import features as kit
+from tests.support import serving_shop, shop_plan
+from tests.support.roles import until
+from tests.support.stores import Server as Valkey
 
 from tailorbird.candidates.role import CandidatesRole
 from tailorbird.errors import StorageError
 from tailorbird.events import SECOND, SystemClock
-from tailorbird.features.worker import FeatureWorker
+from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.registry import Registry
 from tailorbird.store.valkey import CopyTarget
 from tailorbird.stream import open_reader, raw_addresses
@@ -100,11 +100,13 @@ class Site:
         kafka: str = "",
         cpu: int | None = None,
     ) -> None:
-        self.folder, self.kafka, self.features = folder, kafka, shop.feature_set()
+        self.folder, self.kafka, self.features = folder, kafka, serving_shop.feature_set()
         folder.mkdir(parents=True, exist_ok=True)
         self.registry = Registry(folder / "registry", clock=SystemClock())
-        self.registry.add(shop.write(folder / "dear", self.features))
-        self.registry.add(shop.write(folder / "cheap", self.features, weights={"price": -0.05}))
+        self.registry.add(serving_shop.write(folder / "dear", self.features))
+        self.registry.add(
+            serving_shop.write(folder / "cheap", self.features, weights={"price": -0.05})
+        )
         for version in ("v0001", "v0002"):
             self.registry.promote(version, by="drill", why="first")
         self.valkey = Valkey(folder / "valkey")
@@ -225,11 +227,16 @@ class Site:
         log, now = kit.Log(self.folder), SystemClock().now() - 3_600 * SECOND
         draw = np.random.default_rng(3)
         events = [
-            kit.event("item", now + n, item_id=f"i{n}", properties=json.dumps(shop.profile(n)))
-            for n in range(shop.ITEMS)
+            kit.event(
+                "item", now + n, item_id=f"i{n}", properties=json.dumps(serving_shop.profile(n))
+            )
+            for n in range(serving_shop.ITEMS)
         ]
         for n in range(2_000):
-            person, item = f"u{int(draw.integers(200))}", f"i{int(draw.integers(shop.ITEMS))}"
+            person, item = (
+                f"u{int(draw.integers(200))}",
+                f"i{int(draw.integers(serving_shop.ITEMS))}",
+            )
             events.append(kit.event("click", now + SECOND + n, user_id=person, item_id=item))
         log.append([kit.routed(events)])
         log.close()

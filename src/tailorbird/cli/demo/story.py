@@ -29,8 +29,8 @@ from tailorbird.events import DAY, HOUR, SimulatedClock, SystemClock
 from tailorbird.experiments import Experiment
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.experiments.report import experiment_report
-from tailorbird.features.attached import JoinedEvents
-from tailorbird.features.recompute import parity
+from tailorbird.features.offline.profile_join import JoinedEvents
+from tailorbird.features.parity.recompute import parity
 from tailorbird.lake import Lake
 from tailorbird.monitoring import Decision, Trigger, decide_retrain, figures_by_period
 from tailorbird.platform.roles import Roles

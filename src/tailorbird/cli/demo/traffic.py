@@ -17,9 +17,9 @@ from tailorbird.experiments import Experiment
 from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.ranking import Slot
-from tailorbird.serving.door import EventCollector
+from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import Answer, RecommendQuery, SearchQuery
-from tailorbird.serving.pipeline import Pipeline
+from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.simulator import LiveTraffic, Outbox, Population, Request, Site
 
 PRODUCER = "live"

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from tailorbird.events.envelope import Event
+from tailorbird.events.contract.envelope import Event
 from tailorbird.events.tables.files import BATCH_ROWS
 
 BATCH_BYTES = 64 << 20  # rows that are no events may be of any length

@@ -38,9 +38,9 @@ from tailorbird.events.adapters.record import (
     from_validation_error,
     record_batches,
 )
-from tailorbird.events.contract import ID_LENGTH_MAX
-from tailorbird.events.envelope import Event
-from tailorbird.events.plan import EVENT_TYPES, SHARED_TYPES
+from tailorbird.events.contract.contract import ID_LENGTH_MAX
+from tailorbird.events.contract.envelope import Event
+from tailorbird.events.contract.plan import EVENT_TYPES, SHARED_TYPES
 from tailorbird.events.tables.files import read_records
 
 FORMAT = "cloudevents"

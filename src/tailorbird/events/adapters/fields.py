@@ -10,9 +10,9 @@ from math import isfinite
 from typing import Any
 
 from tailorbird.events.adapters.record import Record, UnreadableError
-from tailorbird.events.contract import TEXT_LENGTH_MAX, format_value
-from tailorbird.events.envelope import Context
-from tailorbird.events.plan import SHARED_TYPES
+from tailorbird.events.contract.contract import TEXT_LENGTH_MAX, format_value
+from tailorbird.events.contract.envelope import Context
+from tailorbird.events.contract.plan import SHARED_TYPES
 
 _MICROS_MAX = 10**16  # in the year 2286
 _UNITS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}

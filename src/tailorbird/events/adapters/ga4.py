@@ -46,7 +46,7 @@ from tailorbird.events.adapters.fields import (
 )
 from tailorbird.events.adapters.products import parse_numeric_properties, product_events
 from tailorbird.events.adapters.record import LeftOutError, Record, record_batches
-from tailorbird.events.envelope import Event
+from tailorbird.events.contract.envelope import Event
 from tailorbird.events.tables.files import NO_SUFFIX, bare_suffix, parquet_batches, read_records
 
 FORMAT = "ga4"

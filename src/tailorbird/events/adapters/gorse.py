@@ -34,7 +34,7 @@ from tailorbird.events.adapters.fields import (
     time_of_text,
 )
 from tailorbird.events.adapters.record import Record, UnreadableError, record_batches
-from tailorbird.events.envelope import Event
+from tailorbird.events.contract.envelope import Event
 from tailorbird.events.tables.files import read_records
 
 FORMAT = "gorse"

@@ -24,7 +24,7 @@ from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, to_batches
 from tailorbird.events.adapters.record import unread_row, unread_rows
 from tailorbird.events.clock import DAY, HOUR, SECOND
-from tailorbird.events.envelope import Event
+from tailorbird.events.contract.envelope import Event
 from tailorbird.events.tables.columns import read_columns
 from tailorbird.events.tables.files import bare_name
 from tailorbird.events.tables.forms import Join, TableForm

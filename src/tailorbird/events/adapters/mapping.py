@@ -50,8 +50,8 @@ from tailorbird.events.adapters.batch import (
 )
 from tailorbird.events.adapters.fields import safe_event_type
 from tailorbird.events.adapters.record import NO_RECORD, WRONG_ROW, unread_rows
-from tailorbird.events.contract import NUMBERS
-from tailorbird.events.envelope import Context, Event
+from tailorbird.events.contract.contract import NUMBERS
+from tailorbird.events.contract.envelope import Context, Event
 from tailorbird.events.tables.columns import (
     column_names,
     prevailing_type,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, to_batches
 from tailorbird.events.adapters.record import unread_row
-from tailorbird.events.envelope import Answer, Event
+from tailorbird.events.contract.envelope import Answer, Event
 from tailorbird.events.tables.files import read_lines
 
 FORMAT = "mind"

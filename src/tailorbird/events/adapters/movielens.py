@@ -27,7 +27,7 @@ from tailorbird.events.adapters.batch import (
     with_content_id,
 )
 from tailorbird.events.adapters.record import unread_row
-from tailorbird.events.envelope import Event
+from tailorbird.events.contract.envelope import Event
 from tailorbird.events.tables.encodings import open_table
 from tailorbird.events.tables.files import DAMAGED, bare_name, open_file, parquet_batches
 from tailorbird.events.tables.quotes import Lines, next_row

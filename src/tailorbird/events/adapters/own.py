@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, to_batches
-from tailorbird.events.envelope import Event
+from tailorbird.events.contract.envelope import Event
 from tailorbird.events.tables.files import bare_suffix, parquet_batches, read_lines
 
 PATTERNS = ("*.jsonl", "*.ndjson", "*.json", "*.parquet")

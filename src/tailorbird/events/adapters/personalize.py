@@ -39,7 +39,7 @@ from tailorbird.events.adapters.fields import (
     time_since_1970,
 )
 from tailorbird.events.adapters.record import WRONG_ROW, Record, UnreadableError, record_batches
-from tailorbird.events.envelope import Event
+from tailorbird.events.contract.envelope import Event
 from tailorbird.events.tables.encodings import open_table
 from tailorbird.events.tables.files import DAMAGED
 from tailorbird.events.tables.quotes import Lines, next_row

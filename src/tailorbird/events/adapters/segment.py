@@ -49,8 +49,8 @@ from tailorbird.events.adapters.fields import (
 )
 from tailorbird.events.adapters.products import parse_numeric_properties, product_events
 from tailorbird.events.adapters.record import LeftOutError, Record, UnreadableError, record_batches
-from tailorbird.events.envelope import Context, Event
-from tailorbird.events.plan import MERGED_INTO
+from tailorbird.events.contract.envelope import Context, Event
+from tailorbird.events.contract.plan import MERGED_INTO
 from tailorbird.events.tables.files import NO_SUFFIX, read_records
 
 FORMAT = "segment"

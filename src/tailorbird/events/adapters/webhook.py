@@ -10,7 +10,7 @@ from tailorbird.errors import UsageError
 from tailorbird.events.adapters import cloudevents, metarank, segment
 from tailorbird.events.adapters.batch import encode_event
 from tailorbird.events.adapters.record import Convert, Record, record_to_lines
-from tailorbird.events.envelope import Event
+from tailorbird.events.contract.envelope import Event
 from tailorbird.events.tables.files import count_records, split_records
 
 WEBHOOKS: dict[str, Convert] = {

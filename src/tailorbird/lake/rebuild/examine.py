@@ -13,18 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tailorbird.errors import DamageError, TailorbirdError
-from tailorbird.lake import etl, foreign
-from tailorbird.lake.archive import Archive, Archived
-from tailorbird.lake.corruption import file_corruption
-from tailorbird.lake.ledger import Ledger
-from tailorbird.lake.positions import Positions, beyond_logs, load_positions, positions_lost
+from tailorbird.lake.delta import orphans
+from tailorbird.lake.delta.corruption import file_corruption
+from tailorbird.lake.files.archive import Archive, Archived
+from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.rebuild import missing
 from tailorbird.lake.rebuild.intact import IntactRows
 from tailorbird.lake.rebuild.plan import Plan, Rebuilt, Unrecoverable
 from tailorbird.lake.rebuild.received import Action, archived_content, examine_logs
-from tailorbird.lake.rebuild.routing import RouteAgain, route_archive
+from tailorbird.lake.rebuild.reroute import RouteAgain, route_archive
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.verify import Fault, count_raw_rows, describe_gap, ends_of, table_faults
+from tailorbird.lake.write import etl
+from tailorbird.lake.write.positions import Positions, beyond_logs, load_positions, positions_lost
 from tailorbird.stream import Stream
 from tailorbird.stream.released import FILE
 
@@ -43,7 +44,7 @@ class Examination:
         tables: the tables to rebuild, of rows of `intact`.
         files: new content of files of the lake, by path.
         positions: the new positions, if their file is missing or corrupt.
-        evidence: what to set aside, as `lake.swap` takes it.
+        evidence: what to set aside, as `lake.files.swap` takes it.
         actions: what rebuilds logs.
     """
 
@@ -171,10 +172,10 @@ class Examiner:
         unknown = [
             path.name
             for path in sorted(log.iterdir())
-            if foreign.CHECKPOINT.match(path.name) and path.name not in vouched
+            if orphans.CHECKPOINT.match(path.name) and path.name not in vouched
         ]
-        if unknown and (log / foreign.HINT).exists():
-            unknown.append(foreign.HINT)
+        if unknown and (log / orphans.HINT).exists():
+            unknown.append(orphans.HINT)
         what = "the ledger does not know it, and the table is not what the ledger says"
         causes = [Fault(f"{name}/_delta_log/{file_name}", what) for file_name in unknown]
         return [fault for fault in faults if fault.where != name or not causes] + causes
@@ -277,8 +278,8 @@ class Examiner:
         commits = self._ledger.commits(name)
         own_files = {file.path for line in commits.values() for file in line.files}
         paths: list[str] = []
-        for orphan in reversed(foreign.find_orphans(self._lake / name, commits)):
-            paths += [f"{name}/{path}" for path in foreign.data_files(orphan.file, own_files)]
+        for orphan in reversed(orphans.find_orphans(self._lake / name, commits)):
+            paths += [f"{name}/{path}" for path in orphans.data_files(orphan.file, own_files)]
             paths.append(f"{name}/_delta_log/{orphan.file.name}")
         paths += [
             fault.where for fault in self._faults[name] if (self._lake / fault.where).is_file()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from tailorbird.lake.ledger import File, Ledger
+from tailorbird.lake.files.ledger import File, Ledger
 from tailorbird.lake.tables import DAY, TABLES
 
 

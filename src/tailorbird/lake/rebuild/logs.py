@@ -20,7 +20,7 @@ import apsw
 
 from tailorbird import faults
 from tailorbird.errors import TailorbirdError
-from tailorbird.lake import durable
+from tailorbird.lake.files import durable
 from tailorbird.stream import EmbeddedReader, StoredBlock, embedded, sqlite
 from tailorbird.stream.reading import COLUMNS, decode_block, head_row
 

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import TailorbirdError
-from tailorbird.lake import etl
 from tailorbird.lake.rebuild.intact import IntactRows
 from tailorbird.lake.tables import TABLES
+from tailorbird.lake.write import etl
 from tailorbird.stream import Stream, open_reader, response_log_addresses, routed_address
 
 RAW_COLUMNS = ["raw_partition", "raw_offset", "raw_row"]

@@ -2,9 +2,9 @@
 
 One way for every table: a new one is written in a scratch folder, with the data files that match
 the ledger and the rows that the others held (`rebuild.examine`). It is verified there and then
-swapped in (`lake.swap`). So a corrupt commit file, a checkpoint that nothing vouches for and an
-orphan commit are all left behind with the old table. What has no second source is named with what
-is lost, and stays as it is.
+swapped in (`lake.files.swap`). So a corrupt commit file, a checkpoint that nothing vouches for and
+an orphan commit are all left behind with the old table. What has no second source is named with
+what is lost, and stays as it is.
 """
 
 import tempfile
@@ -14,19 +14,19 @@ from pathlib import Path
 
 from tailorbird.errors import DamageError, UsageError
 from tailorbird.events.clock import Clock
-from tailorbird.lake import durable, swap
-from tailorbird.lake.check import enter_commits, ledger_is_lost
-from tailorbird.lake.delta import DurableTable, commit_path, create_table
-from tailorbird.lake.lease import acquire_writer_lock
-from tailorbird.lake.ledger import Ledger
-from tailorbird.lake.opening import delta_errors
-from tailorbird.lake.positions import load_positions, no_ledger, store_positions
+from tailorbird.lake.delta.connection import delta_errors
+from tailorbird.lake.delta.recovery import enter_commits, ledger_is_lost
+from tailorbird.lake.delta.table import DurableTable, commit_path, create_table
+from tailorbird.lake.files import durable, swap
+from tailorbird.lake.files.lease import acquire_writer_lock
+from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.rebuild.examine import BACKUP, LEDGER, MIRROR, Examination, Examiner, reached
 from tailorbird.lake.rebuild.plan import Plan, Rebuilt, Unrecoverable
-from tailorbird.lake.rebuild.routing import RouteAgain
-from tailorbird.lake.role import LakeRole
+from tailorbird.lake.rebuild.reroute import RouteAgain
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.verify import table_faults
+from tailorbird.lake.write.positions import load_positions, no_ledger, store_positions
+from tailorbird.lake.write.role import LakeRole
 from tailorbird.stream import Stream
 from tailorbird.stream.released import FILE
 

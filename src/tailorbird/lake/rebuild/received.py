@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from tailorbird.errors import DamageError, TailorbirdError
-from tailorbird.lake.archive import Archive, Archived, packed
-from tailorbird.lake.positions import Positions
+from tailorbird.file_lock import FileLock
+from tailorbird.lake.files.archive import Archive, Archived, packed
+from tailorbird.lake.files.swap import SET_ASIDE
 from tailorbird.lake.rebuild import logs
 from tailorbird.lake.rebuild.plan import Plan, Rebuilt, Unrecoverable
-from tailorbird.lake.swap import SET_ASIDE
-from tailorbird.lock import FileLock
+from tailorbird.lake.write.positions import Positions
 from tailorbird.stream import (
     StoredBlock,
     Stream,

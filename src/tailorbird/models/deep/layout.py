@@ -7,7 +7,7 @@
     history     the candidate's code, L codes of the person's newest items (newest first) and L
                 gaps in hours (NaN if empty)
 
-`ranking.encoders` makes such a matrix, and knows nothing of nets.
+`ranking.encode.encoder` makes such a matrix, and knows nothing of nets.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -32,7 +32,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tailorbird.errors import LockedError, TailorbirdError, UsageError
-from tailorbird.lock import acquire
+from tailorbird.file_lock import acquire
 from tailorbird.models.deep.batches import Blocks, PartRows, write_blocks
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.loop import Peers, Run

@@ -76,7 +76,9 @@ class KafkaStream:
         return KafkaLog(self.cluster, "order", "order", folder)
 
     def shuffled(self, schema: str, count: int) -> tuple[KafkaLog, ...]:
-        """Return the shuffled log of a schema, a partition per worker; see `features.shuffle`."""
+        """Return the shuffled log of a schema, a partition per worker; see
+        `features.online.shuffle`.
+        """
         topic = f"{SHUFFLED}.{schema}-{count}"
         return tuple(
             KafkaLog(self.cluster, topic, f"shuffled.{number}", self.folder, number, count)
@@ -99,12 +101,12 @@ class KafkaStream:
 
     @property
     def scores(self) -> KafkaLog:
-        """The log of online scores, see `serving.score_log`."""
+        """The log of online scores, see `serving.scores.log`."""
         return KafkaLog(self.cluster, "scores", "scores", self.folder)
 
     @property
     def item_summary(self) -> KafkaLog:
-        """The topic of the item summary of deleted rows, see `router.retention`."""
+        """The topic of the item summary of deleted rows, see `router.routed_log.retention`."""
         return item_summary_log(self.routed)
 
     def producers(self) -> list[str]:

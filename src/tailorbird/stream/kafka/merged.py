@@ -5,7 +5,7 @@
     routed[2]    1 … 7                                      merged positions 41 … 47
 
 All readers of the routed log use this order, so `p` is the same for all, and workers, lake and
-recomputation work as with one partition. `router.order` writes the order.
+recomputation work as with one partition. `router.partitions.order` writes the order.
 """
 
 from dataclasses import dataclass

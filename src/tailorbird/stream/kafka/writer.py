@@ -15,7 +15,7 @@ from typing import Any
 
 from tailorbird import faults
 from tailorbird.errors import DamageError, InputError, LockedError, StorageError, TailorbirdError
-from tailorbird.lock import FileLock
+from tailorbird.file_lock import FileLock
 from tailorbird.stream.kafka.client import Producer
 from tailorbird.stream.kafka.cluster import KafkaLog, ensure_topic, errors
 from tailorbird.stream.kafka.frames import OPENED, Piece, split_run
@@ -31,7 +31,7 @@ class KafkaWriter:
 
     Args:
         first: position of the first row of a new log.
-        expected_end: highest position that a reader has read, see `stream.held`.
+        expected_end: highest position that a reader has read, see `stream.locked`.
     Raises:
         LockedError: another writer of this machine has it.
         ConfigError: the topic exists and cannot be a log.

@@ -8,5 +8,5 @@ Read `train` first.
     pareto    Pareto/NBD fit                     page      HTML report
     score     scores of all people, by a bundle
 
-The declaration is `ranking.churn`; serving loads `ranking.churn_bundle`.
+The declaration is `ranking.churn.declaration`; serving loads `ranking.churn.bundle`.
 """

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tailorbird.events import to_iso
-from tailorbird.ranking.churn import Churn
-from tailorbird.training.card import NO_OWNER
-from tailorbird.training.churn.judge import CutMetrics
-from tailorbird.training.churn.walk import Choice
-from tailorbird.training.gate import Decision
+from tailorbird.ranking.churn.declaration import Churn
+from tailorbird.training.churn.evaluation import CutMetrics
+from tailorbird.training.churn.rolling_origin import Choice
+from tailorbird.training.evaluation.gate import Decision
+from tailorbird.training.report.card import NO_OWNER
 
 SHOWN = ("auc", "ap", "log_loss", "lift_10", "calibration_error_debiased")
 LIMITS = (

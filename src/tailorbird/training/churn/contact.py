@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.ranking.churn import Contact
+from tailorbird.ranking.churn.declaration import Contact
 
 Floats = npt.NDArray[np.float64]
 CURVE_POINTS_MAX = 101

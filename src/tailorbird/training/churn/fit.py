@@ -15,7 +15,8 @@ of origins whose window is censored.
 Training rows lose half their weight for each window that their origin lies back, except those of
 `purchases`, which all weigh the same. `blend` is the mean of the models' log-odds. Expected
 purchases come from the trees; if the columns are named, they come from the mean of trees and BG/NBD
-(`trees_bg_nbd`), or from BG/NBD or Pareto/NBD alone. `training.churn.walk` decides which is used.
+(`trees_bg_nbd`), or from BG/NBD or Pareto/NBD alone. `training.churn.rolling_origin` decides which
+is used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,10 +32,10 @@ from tailorbird.models.btyd import ColumnBgNbd, bg_nbd_to_onnx, fit_bg_nbd
 from tailorbird.models.export import gbdt_to_onnx
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.models.logistic import Logistic, fit_logistic, logistic_to_onnx
-from tailorbird.ranking.bg_nbd import BgNbdColumns
-from tailorbird.ranking.churn_bundle import average_log_odds
-from tailorbird.ranking.encoders import Encoder, fit_encoder
-from tailorbird.ranking.pareto_nbd import ParetoNbdColumns
+from tailorbird.ranking.churn.bg_nbd import BgNbdColumns
+from tailorbird.ranking.churn.bundle import average_log_odds
+from tailorbird.ranking.churn.pareto_nbd import ParetoNbdColumns
+from tailorbird.ranking.encode.encoder import Encoder, fit_encoder
 from tailorbird.training.churn.labels import Activity, Floats, Ints, Window
 from tailorbird.training.churn.pareto import fit_pareto_nbd
 from tailorbird.training.churn.rows import FeatureTable, Matrix

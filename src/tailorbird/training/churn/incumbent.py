@@ -26,22 +26,22 @@ import numpy as np
 from tailorbird.errors import BundleError, DeclarationError, NotReadyError
 from tailorbird.events import to_iso
 from tailorbird.features import FeatureSet
-from tailorbird.features.backfill import subset
-from tailorbird.ranking.churn import Churn
-from tailorbird.ranking.churn_bundle import ChurnBundle
+from tailorbird.features.offline.backfill import subset
+from tailorbird.ranking.churn.bundle import ChurnBundle
+from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.registry import Columns, Registry
-from tailorbird.training.bootstrap import Bootstrap, Interval
 from tailorbird.training.churn.fit import FitSettings
 from tailorbird.training.churn.labels import Activity, Floats
-from tailorbird.training.churn.rows import PeopleFeatures
-from tailorbird.training.churn.walk import (
+from tailorbird.training.churn.rolling_origin import (
     Cut,
     build_grid,
     feature_horizon,
     run_cuts,
     score_people_at,
 )
-from tailorbird.training.metrics import log_losses
+from tailorbird.training.churn.rows import PeopleFeatures
+from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
+from tailorbird.training.evaluation.metrics import log_losses
 
 RECIPE = "recipe"  # among what a bundle says about its training
 

@@ -5,7 +5,7 @@
 
 An `Activity` holds what had been received by `known_until` and refuses to read later. A window that
 ends later is *censored*: its label is unknown, not "gone". So is the label of a user who was merged
-into another within the window. A user who is already merged (`training.churn.merged`) is not
+into another within the window. A user who is already merged (`training.churn.merges`) is not
 present. `training.churn.rows` computes the features of the same people.
 """
 
@@ -22,9 +22,9 @@ from tailorbird.events import DAY, micros, to_iso
 from tailorbird.models.btyd import Purchases
 from tailorbird.models.interactions import Counter
 from tailorbird.models.rfm import Rfm
-from tailorbird.ranking.churn import Churn
-from tailorbird.training.churn.merged import MergeHistory
-from tailorbird.training.coding import Codes, human_mask
+from tailorbird.ranking.churn.declaration import Churn
+from tailorbird.training.churn.merges import MergeHistory
+from tailorbird.training.dataset.codes import Codes, human_mask
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -216,8 +216,9 @@ def build_activity(events: pa.Table, churn: Churn, read_at: int, lateness_us: in
     """Return the activity in a table of events.
 
     Args:
-        events: columns of `events.schema.ROUTED`; people without a user id and bots are left out.
-        read_at: the moment of reading; events of the last `lateness_us` before it may still be
+        events: columns of `events.contract.schema.ROUTED`; people without a user id and bots are
+        left out. read_at: the moment of reading; events of the last `lateness_us` before it may
+        still be
             incomplete and are left out.
 
     Raises:

@@ -9,12 +9,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tailorbird.events import to_iso
-from tailorbird.ranking.churn import Churn
-from tailorbird.training import page
-from tailorbird.training.bootstrap import Interval
+from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.training.churn.contact import ContactCurve
-from tailorbird.training.churn.judge import OURS, CutMetrics
-from tailorbird.training.page import MUTED_COLOUR, clean_axes, render_table, to_svg
+from tailorbird.training.churn.evaluation import OURS, CutMetrics
+from tailorbird.training.evaluation.bootstrap import Interval
+from tailorbird.training.report import page
+from tailorbird.training.report.page import MUTED_COLOUR, clean_axes, render_table, to_svg
 
 if TYPE_CHECKING:
     from tailorbird.training.churn.report import ChurnReport

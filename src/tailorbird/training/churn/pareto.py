@@ -1,7 +1,7 @@
 """Pareto/NBD: repeat purchases of customers without a contract, fitted by maximum likelihood.
 
 Unlike with BG/NBD, a customer may leave at any time, even after one purchase. Predictions are
-computed in `ranking.pareto_nbd`, which has the source.
+computed in `ranking.churn.pareto_nbd`, which has the source.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from scipy.special import gammaln
 
 from tailorbird.errors import NotReadyError
 from tailorbird.models.btyd import CUSTOMERS_MIN, Floats, Purchases, distinct
-from tailorbird.ranking.pareto_nbd import SHARES, STEPS, expected, odds_of_having_left
+from tailorbird.ranking.churn.pareto_nbd import SHARES, STEPS, expected, odds_of_having_left
 
 KINDS_MAX = 20_000  # distinct customers in a fit; the likelihood of each needs an integral
 

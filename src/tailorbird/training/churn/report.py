@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from tailorbird.events import DAY, to_iso
-from tailorbird.ranking.churn import Churn
+from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.training.churn.contact import ContactCurve
+from tailorbird.training.churn.evaluation import CutMetrics, flatten_intervals
 from tailorbird.training.churn.fit import Grid
-from tailorbird.training.churn.judge import CutMetrics, flatten_intervals
 from tailorbird.training.churn.labels import Activity
-from tailorbird.training.churn.walk import Choice, cuts_to_calibrate, required_history_us
-from tailorbird.training.gate import Decision
+from tailorbird.training.churn.rolling_origin import Choice, cuts_to_calibrate, required_history_us
+from tailorbird.training.evaluation.gate import Decision
 
 EVENTS_PER_DAY_MAX = 1.2  # a frequency column with more does not count days
 

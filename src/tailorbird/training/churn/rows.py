@@ -21,12 +21,16 @@ import pyarrow.compute as pc
 
 from tailorbird.errors import LeakError
 from tailorbird.features import FeatureSet
-from tailorbird.features.backfill import History, Requests, event_columns
-from tailorbird.ranking.churn_bundle import with_vectors
+from tailorbird.features.offline.backfill import History, Requests, event_columns
+from tailorbird.ranking.churn.bundle import with_vectors
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Columns
 from tailorbird.training.churn.labels import Activity, Ints
-from tailorbird.training.dated_back import PROFILE_COLUMNS, drop_attributes, find_backdated_profiles
+from tailorbird.training.leakage.backdated import (
+    PROFILE_COLUMNS,
+    drop_attributes,
+    find_backdated_profiles,
+)
 
 Matrix = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]
@@ -169,7 +173,7 @@ class PeopleFeatures:
 
         Removed are, for features at an origin: all events that happened or arrived after it; then
         profiles without a time, which are valid from the beginning and may know the future; then
-        backdated profiles, see `training.dated_back`.
+        backdated profiles, see `training.leakage.backdated`.
         """
         rng = np.random.default_rng(seed)
         reasons: dict[str, str] = {}

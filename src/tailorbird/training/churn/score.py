@@ -6,17 +6,17 @@ import numpy as np
 import pyarrow as pa
 
 from tailorbird.errors import BundleError, NotReadyError
-from tailorbird.features.attached import JoinedEvents
+from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.lake import Lake, span
-from tailorbird.places import Storage
-from tailorbird.ranking.churn import Churn
-from tailorbird.ranking.churn_bundle import ChurnBundle
-from tailorbird.ranking.churn_columns import duration_columns
-from tailorbird.ranking.churn_reasons import churn_reasons
+from tailorbird.ranking.churn.bundle import ChurnBundle
+from tailorbird.ranking.churn.columns import duration_columns
+from tailorbird.ranking.churn.declaration import Churn
+from tailorbird.ranking.churn.reasons import churn_reasons
+from tailorbird.storage import Storage
 from tailorbird.training.churn.labels import build_activity
 from tailorbird.training.churn.rows import PeopleFeatures, needed_columns
 from tailorbird.training.churn.segments import Segment, find_segments, taste_groups
-from tailorbird.training.rows import log_end
+from tailorbird.training.dataset.rows import log_end
 from tailorbird.training.settings import Progress
 
 PEOPLE_PER_CHUNK = 20_000

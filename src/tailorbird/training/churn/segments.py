@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.ranking.churn import Contact
-from tailorbird.ranking.churn_reasons import format_column_value
+from tailorbird.ranking.churn.declaration import Contact
+from tailorbird.ranking.churn.reasons import format_column_value
 from tailorbird.ranking.tower import Space
 from tailorbird.retrieval.directions import spherical_kmeans
 from tailorbird.retrieval.vectors import largest_indices
@@ -94,8 +94,8 @@ def taste_groups(
 ) -> dict[str, npt.NDArray[np.bool_]]:
     """Return groups of people with similar vectors, (n,) each, named by their typical items.
 
-    The groups are k-means clusters on directions (`retrieval.directions.spherical_kmeans`), seeded as in
-    k-means++.
+    The groups are k-means clusters on directions (`retrieval.directions.spherical_kmeans`), seeded
+    as in k-means++.
     """
     units = users / np.maximum(np.linalg.norm(users, axis=1, keepdims=True), 1e-12)
     if len(units) < TASTE_GROUPS * PEOPLE_MIN or not len(space.index):

@@ -18,20 +18,20 @@ import pyarrow as pa
 from tailorbird.errors import BundleError, LeakError, NotReadyError, UsageError
 from tailorbird.events import DAY, Clock, to_iso
 from tailorbird.features import FeatureSet
-from tailorbird.features.attached import JoinedEvents
+from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.lake import Lake, span
 from tailorbird.models.export import TOLERANCE, score_onnx
 from tailorbird.models.gbdt import Gbdt
-from tailorbird.places import Storage
-from tailorbird.ranking.churn import Churn
-from tailorbird.ranking.churn_bundle import ChurnPlan, Part, space_files, write_churn_bundle
-from tailorbird.ranking.churn_columns import churn_columns
+from tailorbird.ranking.churn.bundle import ChurnPlan, Part, space_files, write_churn_bundle
+from tailorbird.ranking.churn.columns import churn_columns
+from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Registry
 from tailorbird.registry import Window as Span
-from tailorbird.training.bootstrap import Interval
+from tailorbird.storage import Storage
 from tailorbird.training.churn.card import churn_card
 from tailorbird.training.churn.contact import contact_curve
+from tailorbird.training.churn.evaluation import CutMetrics, evaluate_cut, flatten_intervals
 from tailorbird.training.churn.fit import (
     BLEND,
     HAZARD,
@@ -49,12 +49,9 @@ from tailorbird.training.churn.incumbent import (
     compare_with_champion,
     load_champion,
 )
-from tailorbird.training.churn.judge import CutMetrics, evaluate_cut, flatten_intervals
 from tailorbird.training.churn.labels import Activity, Window, build_activity
 from tailorbird.training.churn.report import ChurnReport, describe_choices, describe_day_mismatch
-from tailorbird.training.churn.rows import PeopleFeatures, needed_columns
-from tailorbird.training.churn.vectors import fit_tower_before, vectors_help
-from tailorbird.training.churn.walk import (
+from tailorbird.training.churn.rolling_origin import (
     CUTS_MAX,
     Choice,
     Cut,
@@ -66,13 +63,22 @@ from tailorbird.training.churn.walk import (
     period_starts,
     run_cuts,
 )
-from tailorbird.training.gate import Decision, Evidence, Rival, decide, describe_unevaluated
-from tailorbird.training.leakage import ahead_notes, find_leakage
-from tailorbird.training.rows import log_end
+from tailorbird.training.churn.rows import PeopleFeatures, needed_columns
+from tailorbird.training.churn.vectors import fit_tower_before, vectors_help
+from tailorbird.training.dataset.rows import log_end
+from tailorbird.training.evaluation.bootstrap import Interval
+from tailorbird.training.evaluation.gate import (
+    Decision,
+    Evidence,
+    Rival,
+    decide,
+    describe_unevaluated,
+)
+from tailorbird.training.fit.towers import TowerLearner, TowerSettings
+from tailorbird.training.fit.trees import export_trees
+from tailorbird.training.leakage.columns import ahead_notes, find_leakage
 from tailorbird.training.settings import Progress
-from tailorbird.training.towers import TowerLearner, TowerSettings
-from tailorbird.training.trees import export_trees
-from tailorbird.training.watch import StageTimer
+from tailorbird.training.stage_times import StageTimer
 
 JUDGED_MAX = 6
 PARITY_ROWS = 10_000  # of the grid, over the whole history, on which model and export are compared
@@ -362,8 +368,8 @@ def train_churn(
     if reports is None:
         return report
     from tailorbird.training.churn.page import (
-        write_page,
-    )  # imported here because matplotlib takes half a second to load
+        write_page,  # imported here because matplotlib takes half a second to load
+    )
 
     return replace(
         report, report=write_page(reports / f"churn-{churn.name}-{version}.html", report, churn)

@@ -18,11 +18,11 @@ from tailorbird.features import FeatureSet
 from tailorbird.ranking.tower import Space
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.vectors import Content
-from tailorbird.training.bootstrap import Bootstrap, Interval
-from tailorbird.training.churn.walk import Cut
-from tailorbird.training.coding import Codes
-from tailorbird.training.metrics import log_losses
-from tailorbird.training.towers import (
+from tailorbird.training.churn.rolling_origin import Cut
+from tailorbird.training.dataset.codes import Codes
+from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
+from tailorbird.training.evaluation.metrics import log_losses
+from tailorbird.training.fit.towers import (
     TowerLearner,
     TowerSettings,
     explain_missing_tower,

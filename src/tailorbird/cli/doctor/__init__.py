@@ -1,0 +1,1 @@
+"""`tailorbird doctor`: diagnose this machine and this project."""

@@ -1,0 +1,1 @@
+"""`tailorbird features`: list, show, verify, backfill and change features."""

@@ -1,0 +1,330 @@
+"""`tailorbird features backfill`: compute historical features into a folder of Parquet files."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from tailorbird.cli.limits import parse_size
+from tailorbird.cli.output import Json, console, print_json, progress_bars, this_command
+from tailorbird.errors import NotReadyError, TailorbirdError, UsageError, suggest_name
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    from tailorbird.config import Project
+    from tailorbird.features.featureset import FeatureSet
+    from tailorbird.features.offline.backfill import Requests
+    from tailorbird.lake import Lake
+
+    Tables = Callable[[Sequence[str]], Iterator[pa.Table]]
+
+# The subfolder of computed columns; complete ones are never computed again.
+WORK_FOLDER = "columns"
+_LOCK = f"{WORK_FOLDER}.lock"
+_CONTEXT_COLUMNS = ("session_id", "device", "country", "local_hour", "query")
+
+
+def backfill(
+    *,
+    out: Path,
+    from_: Annotated[str, Parameter(name="--from")] = "",
+    to: str = "",
+    requests: Path | None = None,
+    only: Annotated[list[str] | None, Parameter(negative=())] = None,
+    memory: str = "2GB",
+    json: Json = False,
+) -> None:
+    """Compute historical features of past requests, each as it was known then, into Parquet files.
+
+    The requests are the logged answers of a time span, or the rows of a Parquet file. The file has
+    the columns person, item and ts, and optionally session_id, device, country, local_hour, query
+    and p. `p` is the routed position up to which events were known; by default it is everything
+    that the lake has at the first run. Existing values in the folder are reused: an interrupted run
+    continues, and with an additional feature only that one is computed. A folder always refers to
+    the requests and events of its first run.
+
+    rows-*.parquet have a row per request and item with the features (categories as hashes, 0 if
+    missing). requests-*.parquet have the sequences of each request. categories.parquet maps hashes
+    to texts. Together they have every column of the folder that is still declared.
+
+    Example:  tailorbird -C shop features backfill --from 2026-03-01 --to 2026-04-01 --out march
+
+    Example:  tailorbird -C shop features backfill --requests ids.parquet --only item_ctr_7d --out ids
+
+    Parameters
+    ----------
+    out:
+        the folder, new or with the same requests
+    from_:
+        start of the answers to take, such as 2026-03-01; by default the first answer
+    to:
+        exclusive end of the answers to take; by default after the newest answer
+    requests:
+        a Parquet file of requests to use instead of logged answers
+    only:
+        name of a feature to compute; may be given several times; by default all
+    memory:
+        memory limit of the computation, in addition to the requests themselves
+    """
+    import pyarrow.dataset as ds
+
+    from tailorbird.config import open_project
+    from tailorbird.features.offline.entity_table import read_backfill_inputs
+    from tailorbird.features.offline.profile_join import JoinedEvents
+    from tailorbird.features.offline.shards import backfill_to, definitions
+    from tailorbird.file_lock import FileLock
+
+    project = open_project()
+    size = parse_size(memory)
+    chosen = only or []
+    _require_declared([feature.name for feature in project.features.features], chosen)
+    if requests is not None and (from_ or to):
+        raise UsageError(
+            "--requests brings its own times", where="--from", fix="leave --from and --to away"
+        )
+    read_backfill_inputs(out, lock=_LOCK)  # Checked before a file of ours is created there.
+    is_new = not out.exists()
+    lock = FileLock(out / WORK_FOLDER)  # Two runs at a time would overwrite each other.
+    try:
+        try:
+            lake, requests_, ids = _open_requests(project, out, requests, from_, to)
+        except TailorbirdError:
+            _remove_if_empty(out, folder=is_new)
+            raise
+        newest = int(requests_.p.max(initial=0))
+        events = partial(
+            JoinedEvents(lake, project.features).batches, where=ds.field("p") <= newest
+        )
+        with progress_bars(quiet=json) as progress:
+            backfill_to(
+                project.features,
+                events,
+                requests_,
+                out / WORK_FOLDER,
+                memory_bytes=size,
+                only=chosen or None,
+                version=_version(newest),
+                progress=progress,
+            )
+            names, keys = _write_rows(out, definitions(project.features), requests_, ids)
+            progress("texts of categories", 0, None)
+            _write_texts(out, keys, requests_, events, project.features, names)
+    finally:
+        lock.release()
+    if json:
+        print_json(
+            {
+                "folder": str(out),
+                "requests": len(requests_.t),
+                "rows": len(requests_.row_request),
+                "columns": names,
+                "p": newest,
+            }
+        )
+        return
+    summary = (
+        f"{len(names)} features of {len(requests_.row_request):,} rows of "
+        f"{len(requests_.t):,} requests"
+    )
+    console().print(f"{summary} are in {out}/rows-*.parquet.")
+
+
+def _remove_if_empty(out: Path, *, folder: bool) -> None:
+    """Remove the lock file from an otherwise empty folder, and the folder too if it was created."""
+    if [path.name for path in out.iterdir()] == [_LOCK]:
+        (out / _LOCK).unlink()
+        if folder:
+            out.rmdir()
+
+
+def _open_requests(
+    project: "Project", out: Path, file: Path | None, since: str, to: str
+) -> "tuple[Lake, Requests, pa.Array | None]":
+    """Return the lake as of the folder's first run, and the requests; record both then."""
+    from tailorbird.features.offline.entity_table import (
+        BackfillInputs,
+        read_backfill_inputs,
+        requests_of_file,
+        write_backfill_inputs,
+    )
+    from tailorbird.features.offline.shards import hash_inputs
+    from tailorbird.lake import Lake
+    from tailorbird.lake.delta.versions import from_manifest, to_manifest, versions_of
+
+    path = project.paths.lake
+    recorded = read_backfill_inputs(out, lock=_LOCK)
+    lake = Lake(path, at=versions_of(path) if recorded is None else from_manifest(recorded.lake))
+    if not lake.exists("events"):
+        raise NotReadyError(
+            "the lake is empty", where=str(path), fix="tailorbird import brings events in"
+        )
+    requests, ids = (
+        (requests_of_file(file, lake.newest_p()), None)
+        if file is not None
+        else _requests_of_answers(lake, since, to)
+    )
+    current = BackfillInputs(
+        hash_inputs(requests, _version(int(requests.p.max(initial=0)))), to_manifest(lake.at or {})
+    )
+    if recorded is None:
+        write_backfill_inputs(out, current)
+    elif current.inputs != recorded.inputs:
+        problem = "holds the features of other requests"
+        raise UsageError(
+            problem, where=str(out), fix="choose another folder for these, or remove this one"
+        )
+    return lake, requests, ids
+
+
+def _version(newest: int) -> str:
+    """Return a name for the events, which later events do not change."""
+    return f"p{newest}"
+
+
+def _requests_of_answers(lake: "Lake", since: str, to: str) -> "tuple[Requests, pa.Array | None]":
+    import pyarrow.compute as pc
+
+    from tailorbird.features.parity.recompute import requests_of
+    from tailorbird.platform.moment import parse_time
+
+    if not lake.exists("answers") or not lake.count("answers"):
+        raise NotReadyError(
+            "no answer has been logged yet",
+            where=str(lake.path),
+            fix="--requests FILE brings requests of your own",
+        )
+    columns = ["ts", "p", "positions", "person", "items", "request_id", *_CONTEXT_COLUMNS]
+    answers = lake.answers(
+        columns,
+        parse_time(since, "--from") if since else None,
+        parse_time(to, "--to") if to else None,
+    )
+    # An answer can reach the lake before the events that it used.
+    has_events = pc.and_(
+        pc.greater(pc.list_value_length(answers["items"]), 0),
+        pc.less_equal(answers["p"], lake.newest_p()),
+    )
+    answers = answers.filter(has_events).sort_by([("ts", "ascending"), ("request_id", "ascending")])
+    if not answers.num_rows:
+        raise NotReadyError(
+            "no answer was logged in that time",
+            where=str(lake.path),
+            fix="choose another span: --from, --to",
+        )
+    return requests_of(answers.combine_chunks()), answers["request_id"].combine_chunks()
+
+
+def _write_rows(
+    out: Path, declared: "dict[str, str]", requests: "Requests", ids: "pa.Array | None"
+) -> "tuple[list[str], npt.NDArray[np.uint64]]":
+    """Write rows and requests with the computed columns; return their columns and hashes."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tailorbird.features.offline.parts import read_manifest, read_parts
+    from tailorbird.features.offline.positions import newest_positions
+
+    manifest = read_manifest(out / WORK_FOLDER)
+    available = {
+        name: definition
+        for name, definition in declared.items()
+        if manifest.group_of(name, definition) is not None
+    }
+    times = pa.array(requests.t).cast(pa.timestamp("us", "UTC"))
+    optional = {
+        "request_id": ids,
+        "person": requests.person,
+        "ts": times,
+        "p": pa.array(newest_positions(requests.p)),
+    }
+    request_columns = {
+        name: values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
+        for name, values in optional.items()
+        if values is not None
+    }
+    keys = np.zeros(0, np.uint64)
+    for number, part in enumerate(read_parts(out / WORK_FOLDER, available)):
+        part_requests = pa.table(
+            {
+                name: values.slice(part.start, part.stop - part.start)
+                for name, values in request_columns.items()
+            }
+        )
+        indices = pa.array(requests.row_request[part.row_start : part.row_stop] - part.start)
+        rows = part_requests.take(indices).append_column(
+            "item", pa.array(requests.row_item[part.row_start : part.row_stop])
+        )
+        for values, names in (
+            (part.rows.numeric, part.rows.numeric_names),
+            (part.rows.categorical, part.rows.categorical_names),
+        ):
+            for column, name in enumerate(names):
+                rows = rows.append_column(name, pa.array(values[:, column].copy()))
+        keys = np.union1d(keys, part.rows.categorical)
+        for name, sequence in part.rows.sequences.items():
+            hashed = [
+                sequence.item,
+                sequence.type,
+                *(values for values in sequence.values.values() if values.dtype == np.uint64),
+            ]
+            keys = np.union1d(keys, np.concatenate(hashed))
+            for column, values in (
+                ("item", sequence.item),
+                ("type", sequence.type),
+                ("ts", sequence.ts),
+                *sequence.values.items(),
+            ):
+                lists = pa.LargeListArray.from_arrays(pa.array(sequence.offsets), pa.array(values))
+                part_requests = part_requests.append_column(f"{name}.{column}", lists)
+        for kind, table in (("rows", rows), ("requests", part_requests)):
+            unfinished = out / f"{kind}-{number:05d}.new"
+            pq.write_table(table, unfinished)
+            unfinished.replace(unfinished.with_suffix(".parquet"))
+    for kind in ("rows", "requests"):  # Files of an earlier run with more requests.
+        for file in out.glob(f"{kind}-*.parquet"):
+            if int(file.stem.partition("-")[2]) >= manifest.parts:
+                file.unlink()
+    return list(available), keys
+
+
+def _write_texts(
+    out: Path,
+    keys: "npt.NDArray[np.uint64]",
+    requests: "Requests",
+    events: "Tables",
+    features: "FeatureSet",
+    names: list[str],
+) -> None:
+    """Write the text of each hash, reusing those of an earlier run."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tailorbird.features.offline.backfill import event_columns, subset
+    from tailorbird.features.offline.dictionary import texts_by_hash
+
+    file = out / "categories.parquet"
+    text_columns = [
+        name for name in names if name in features.categorical or name in features.sequences
+    ]
+    if not text_columns:
+        return
+    existing = [pq.read_table(file)] if file.exists() else []
+    missing = np.setdiff1d(keys, existing[0]["hash"].to_numpy()) if existing else keys
+    texts = texts_by_hash(missing, requests, events(event_columns(subset(features, text_columns))))
+    unfinished = out / "categories.new"
+    pq.write_table(pa.concat_tables([*existing, texts]).sort_by("hash"), unfinished)
+    unfinished.replace(file)
+
+
+def _require_declared(declared: Sequence[str], only: Sequence[str]) -> None:
+    for name in only:
+        if name not in declared:
+            fix = suggest_name(name, declared, f"{this_command()} features list")
+            raise UsageError(f"features.py declares no feature {name!r}", where="--only", fix=fix)

@@ -1,0 +1,112 @@
+"""`tailorbird features list`."""
+
+from typing import TYPE_CHECKING
+
+from tailorbird.cli.output import Json, console, print_json, print_table
+
+if TYPE_CHECKING:
+    from tailorbird.config import Project
+
+
+def list_(*, bytes: bool = False, json: Json = False) -> None:
+    """List the declared features with their entity and description.
+
+    With `--bytes` it lists what the state holds instead: the number of entities of each kind, the
+    size of their records, and how many were evicted because they were idle or because there were
+    too many. It also prints the number of anonymous ids that are linked to a user, since such links
+    are stored permanently.
+
+    Example:  tailorbird -C shop features list
+
+    Example:  tailorbird -C shop features list --bytes
+
+    Parameters
+    ----------
+    bytes:
+        list entities and bytes by kind
+    """
+    from tailorbird.config import open_project
+
+    project = open_project()
+    features = project.features
+    if bytes:
+        _list_bytes(project, json)
+        return
+    columns = [
+        (column.name, column.kind, column.entity, column.description) for column in features.columns
+    ]
+    if json:
+        keys = ("name", "kind", "entity", "description")
+        print_json(
+            {
+                "schema_hash": features.schema_hash,
+                "features": [dict(zip(keys, row, strict=True)) for row in columns],
+            }
+        )
+        return
+    print_table(f"Schema {features.schema_hash}", ["feature", "kind", "of", "what it is"], columns)
+
+
+def _list_bytes(project: "Project", json: bool) -> None:
+    from tailorbird.features.state.eviction import merge_tallies, tallies
+    from tailorbird.features.state.key_partition import all_parts
+    from tailorbird.features.state.state import count_aliases, open_state
+
+    parts, aliases, alias_bytes, disk = [], 0, 0, 0
+    for part in all_parts(project.workers):
+        store = open_state(project.paths.state, project.features, part)
+        try:
+            with store.snapshot() as snapshot:
+                parts.append(tallies(snapshot, project.features.layout))
+                count, size = count_aliases(snapshot)
+            aliases, alias_bytes, disk = (
+                aliases + count,
+                alias_bytes + size,
+                disk + store.size_bytes(),
+            )
+        finally:
+            store.close()
+    tallies_by_entity = merge_tallies(parts)
+    widths = {entry.entity.name: entry.reading_bytes for entry in project.features.layout.entities}
+    kinds = [
+        {
+            "entity": name,
+            "entities": tally.entities,
+            "state_bytes_each": round(tally.state_bytes / max(1, tally.entities)),
+            "reading_bytes_each": widths[name],
+            "bytes": tally.state_bytes + widths[name] * tally.entities,
+            "expired": tally.expired,
+            "dropped": tally.dropped,
+        }
+        for name, tally in tallies_by_entity.items()
+    ]
+    if json:
+        print_json(
+            {
+                "schema_hash": project.features.schema_hash,
+                "disk_bytes": disk,
+                "entities_max": project.settings.features.entities_max,
+                "kinds": kinds,
+                "aliases": {"count": aliases, "bytes": alias_bytes},
+            }
+        )
+        return
+    headings = [
+        "kind",
+        "entities",
+        "state bytes each",
+        "reading bytes each",
+        "bytes",
+        "expired",
+        "dropped",
+    ]
+    rows = [
+        tuple(cell if isinstance(cell, str) else f"{cell:,}" for cell in kind.values())
+        for kind in kinds
+    ]
+    print_table(
+        f"Schema {project.features.schema_hash}: {disk:,} bytes on disk, free pages included",
+        headings,
+        rows,
+    )
+    console().print(f"{aliases:,} anonymous ids are linked to a user, in {alias_bytes:,} bytes.")

@@ -1,0 +1,260 @@
+"""`tailorbird features rank`: importance and cost of each column."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tailorbird.cli.output import (
+    Json,
+    console,
+    print_json,
+    print_note,
+    print_table,
+    progress_bars,
+    this_command,
+)
+from tailorbird.cli.training.train import Rows
+from tailorbird.errors import UsageError
+
+if TYPE_CHECKING:
+    from tailorbird.config import Project
+    from tailorbird.ranking.slot import Slot
+    from tailorbird.training.selection.signals import RankSettings, SignalReport
+    from tailorbird.training.selection.subset import Signal
+
+_BAR_WIDTH = 12
+
+
+def rank(
+    *,
+    slot: str = "",
+    target: str = "",
+    window: str = "",
+    requests: int = 6_000,
+    tolerance: float = 0.002,
+    rows: Rows = "auto",
+    seed: int = 7,
+    as_of: str = "",
+    out: Path | None = None,
+    json: Json = False,
+) -> None:
+    """Rank the columns of a model by importance and cost, and propose which to keep.
+
+    Changes nothing. Trees learn from the first part of the time. On later data each column is
+    permuted, and the drop of NDCG@10 is its importance. The report also has the gain against
+    shuffled labels, the information of the column alone, groups of interchangeable columns, drift,
+    missing values and the cost per request. A column that leaks the label is reported and excluded.
+    The subset is chosen on one part of the later data, and its loss is measured on another.
+
+    Writes a page, a picture and the figures. An interrupted run continues with the same command.
+
+    Example:  tailorbird -C shop features rank
+
+    Example:  tailorbird -C shop features rank --slot home --target purchase --requests 20000
+
+    Parameters
+    ----------
+    slot:
+        name of the slot; by default train.slot
+    target:
+        the label that columns should predict; by default the first of the slot's objective
+    window:
+        length of the past to learn from; by default train.window
+    requests:
+        maximum number of requests to learn from; as many with an outcome are used to choose and to
+        evaluate
+    tolerance:
+        maximum loss of NDCG@10 for leaving out a redundant or unstable column
+    rows:
+        use logged answers, or clicks and other events with the candidates of that time; auto takes
+        answers if enough of them have a known outcome
+    seed:
+        random seed; the same seed and data give the same figures
+    as_of:
+        rank as of this time, such as 2026-11-25, or `latest`: the end of the history in the lake,
+        or now while events arrive
+    out:
+        folder of the report; by default signals-SLOT-TARGET in the project's reports
+    """
+    from tailorbird.config import open_project
+    from tailorbird.platform.training import window_us
+    from tailorbird.training.selection.signals import RankSettings
+    from tailorbird.training.selection.signals_page import write_signals
+
+    _check_options(requests, tolerance)
+    project = open_project()
+    declared = project.slot(slot)
+    label = target or next(iter(declared.objective))
+    folder = out or project.paths.reports / f"signals-{declared.name}-{label}"
+    _check_out(folder)
+    settings = RankSettings(
+        window_us=window_us(window, project),
+        lateness_us=project.plan.lateness_us,
+        rows=rows,
+        requests=requests,
+        tolerance=tolerance,
+        seed=seed,
+    )
+    report = _rank(project, declared, label, as_of, folder, settings, quiet=json)
+    instructions = removal_instructions(report)
+    page, image = write_signals(folder, report, instructions)
+    if json:
+        print_json({**report.to_dict(), "report": str(page), "picture": str(image)})
+        return
+    _print(report)
+    for line in ("", *instructions, "", f"Report: {page}", f"Picture: {image}"):
+        console().print(line)
+
+
+def _check_options(requests: int, tolerance: float) -> None:
+    if requests < 1:
+        raise UsageError(
+            f"expected at least 1 request, got {requests}",
+            where="--requests",
+            fix="leave it out, or give some thousands",
+        )
+    if not tolerance >= 0:
+        raise UsageError(f"expected 0 or more, got {tolerance}", where="--tolerance")
+
+
+def _check_out(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file", where="--out", fix="name a folder")
+
+
+def _rank(
+    project: "Project",
+    slot: "Slot",
+    target: str,
+    as_of: str,
+    out: Path,
+    settings: "RankSettings",
+    *,
+    quiet: bool,
+) -> "SignalReport":
+    from tailorbird.platform.moment import clock_as_of
+    from tailorbird.training.selection.signals import rank_signals
+
+    with progress_bars(quiet=quiet) as progress:
+        return rank_signals(
+            project.features,
+            slot,
+            lake=project.paths.lake,
+            clock=clock_as_of(as_of, project, notify=print_note),
+            out=out,
+            target=target,
+            settings=settings,
+            event_types=project.plan.event_types,
+            progress=progress,
+        )
+
+
+def removal_instructions(report: "SignalReport") -> list[str]:
+    """Return the declarations to remove with their lines, and the command to train without them."""
+    subset = report.subset
+    if not subset.remove:
+        return ["No column is proposed for removal."]
+    places = {signal.name: signal.place for signal in report.signals}
+    removable = subset.about["declarations_to_remove"]
+    lines = [
+        "To try it, with all declarations as they are:",
+        f"  {this_command()} train {report.about['slot']} --leave-out {','.join(subset.remove)}",
+    ]
+    if removable:
+        lines.append("To do without them altogether, remove from features.py:")
+        lines += [
+            f"  {places[name]}  {name}"
+            for name in sorted(removable, key=lambda name: _location_key(places[name]))
+        ]
+    if needed := subset.about["declarations_that_others_need"]:
+        lines.append(
+            f"Others are made from {', '.join(needed)}: leave these out of the model only."
+        )
+    return lines
+
+
+def _location_key(place: str) -> tuple[str, int]:
+    file, _, line = place.rpartition(":")
+    return (file, int(line)) if line.isdigit() else (place, 0)
+
+
+def _print(report: "SignalReport") -> None:
+    finite = [
+        signal.importance.value
+        for signal in report.signals
+        if signal.importance.value == signal.importance.value
+    ]
+    maximum = max([*finite, 1e-9])
+    titles = [
+        "column",
+        "",
+        "importance",
+        "null z",
+        "mbit",
+        "drift",
+        "missing",
+        "bytes",
+        "µs",
+        "verdict",
+    ]
+    table = []
+    for signal in report.signals:
+        value = signal.importance
+        is_known = value.value == value.value
+        share = max(value.value, 0.0) / maximum if is_known else 0.0
+        table.append(
+            (
+                signal.name + (" †" if signal.of_request else ""),
+                "█" * round(_BAR_WIDTH * share),
+                f"{value.value:+.4f} ({value.low:+.4f} – {value.high:+.4f})" if is_known else "",
+                f"{signal.null_z:.1f}" if is_known else "",
+                f"{1000 * signal.bits:.2f}",
+                f"{signal.drift:.2f}{'!' if signal.unstable else ''}",
+                f"{signal.missing:.0%}",
+                signal.request_bytes,
+                f"{signal.finish_us:.1f}" if signal.finish_us == signal.finish_us else "",
+                _verdict(report.signals, signal),
+            )
+        )
+    print_table(
+        f"Columns that predict {report.target} in slot {report.about['slot']}",
+        titles,
+        table,
+        right=titles[3:-1],
+    )
+    subset, out = report.subset, console()
+    out.print("† equal for all items of a request: it orders them only together with other columns")
+    for note in report.notes:
+        out.print(note)
+    out.print(
+        f"\n{len(subset.keep)} of {len(report.signals)} columns are proposed to stay: "
+        f"{', '.join(subset.keep)}.\n"
+        f"On {report.about['parts']['judge']['with_something_to_find']:,} requests that had "
+        "no say in the choice, NDCG@10 is "
+        f"{subset.subset} with them and {subset.full} with all: it loses {subset.loss}."
+    )
+    if "read_us" in subset.about:
+        from tailorbird.training.report.serving_cost import ITEMS
+
+        costs = subset.about
+        out.print(
+            f"A request for {ITEMS} items reads {costs['request_bytes_subset']:,} bytes of "
+            f"records instead of {costs['request_bytes']:,}, "
+            f"in {costs['read_us_subset']:,.0f} µs instead of {costs['read_us']:,.0f}."
+        )
+
+
+def _verdict(signals: Sequence["Signal"], signal: "Signal") -> str:
+    similar = [
+        other.name
+        for other in signals
+        if signal.cluster and other.cluster == signal.cluster and other is not signal
+    ]
+    verdict = signal.verdict + (f" (goes with {', '.join(similar)})" if similar else "")
+    return (
+        verdict
+        if signal.kept == (signal.verdict == "signal")
+        else f"{verdict}, stays"
+        if signal.kept
+        else f"{verdict}, out"
+    )

@@ -1,0 +1,248 @@
+"""`tailorbird features show` for sessions, queries, categories and combined entities."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tailorbird.cli.output import console, print_json, print_table
+from tailorbird.errors import NotReadyError, UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tailorbird.config import Project
+    from tailorbird.features.subject import Subject
+
+_EVENT_COLUMNS = ("ts", "type", "person", "item_id", "request_id", "p")
+
+
+@dataclass(frozen=True)
+class EntityQuery:
+    """The arguments of `features show` for an entity.
+
+    Attributes:
+        t: time to show values as of.
+        known: routed positions up to which events count, one per part if there are several
+            workers.
+        past: show values of the past by the lake, instead of present ones by the state.
+        events: number of the newest events to show.
+    """
+
+    texts: Sequence[str]
+    t: int
+    known: tuple[int, ...]
+    past: bool
+    events: int
+
+    @property
+    def p(self) -> int:
+        return max(self.known)
+
+
+def show_about(project: "Project", query: EntityQuery, json: bool) -> None:
+    """Show each numeric feature of exactly this entity, and its newest events."""
+    from tailorbird.events import to_iso
+    from tailorbird.features.subject import Subject
+
+    subject = Subject.parse(query.texts, project.features)
+    person = _person(project, subject, query.p)
+    result: dict[str, Any] = {
+        "about": dict(subject.parts),
+        "person": person,
+        "t": query.t,
+        "p": query.p,
+    }
+    if query.past:
+        result["features"] = subject.values(
+            project.features,
+            person,
+            query.t,
+            query.known,
+            _countable_events(project, subject, query.t),
+        )
+        try:
+            result["now"] = _read_state(project, subject, result)
+        except NotReadyError:  # There is no state yet, or it is being built.
+            result["now"] = {}
+        result |= {"t": query.t, "p": query.p}
+    else:
+        result["features"] = _read_state(project, subject, result)
+    newest = [
+        _event_row(event)
+        for event in subject.newest_events(
+            _subject_events(project, subject, person, result), person, max(1, query.events)
+        )
+    ]
+    result |= {
+        "unheard_of": [] if newest else [subject.title],
+        "events": newest[: max(0, query.events)],
+    }
+    if json:
+        print_json(
+            result
+            | {name: _present(result[name]) for name in ("features", "now") if name in result}
+        )
+        return
+    title = f"{subject.title} at {to_iso(result['t'])}, known up to {result['p']:,}"
+    if query.past:
+        rows = [
+            (name, _none_if_missing(value), _none_if_missing(result["now"].get(name)))
+            for name, value in result["features"].items()
+        ]
+        print_table(title, ["feature", "then", "now"], rows, right=["then", "now"])
+    else:
+        print_table(
+            title, ["feature", "value"], list(_present(result["features"]).items()), right=["value"]
+        )
+        missing = [name for name, value in result["features"].items() if value != value]
+        if missing:
+            console().print(f"missing: {', '.join(missing)}")
+    if not newest:
+        console().print(
+            f"\nThe lake has no event of {subject.title}: what is counted is 0, and the rest "
+            "is missing."
+        )
+    print_table(
+        "\nNewest events" + (" then" if query.past else ""),
+        list(_EVENT_COLUMNS),
+        [list(event.values()) for event in result["events"]],
+    )
+
+
+def explain_about(project: "Project", query: EntityQuery, name: str, json: bool) -> None:
+    """Explain one feature by its events."""
+    from tailorbird.cli.features.show import print_missing_fields
+    from tailorbird.events import to_iso
+    from tailorbird.features.explain import explain
+    from tailorbird.features.reference.reference import routed_events
+    from tailorbird.features.subject import Subject
+
+    subject = Subject.parse(query.texts, project.features)
+    if name not in subject.columns(project.features):
+        alternatives = ", ".join(subject.columns(project.features))
+        raise UsageError(
+            f"{name} is not about {subject.title} alone",
+            where="--why",
+            fix=f"one of {alternatives}; or say about what else it is",
+        )
+    person = _person(project, subject, query.p)
+    events = routed_events(_countable_events(project, subject, query.t))
+    explanation = explain(
+        project.features,
+        name,
+        subject.request(query.t, person),
+        subject.item or None,
+        query.t,
+        query.known,
+        events,
+    )
+    rows = [_event_row(event) for event in explanation.events]
+    if json:
+        alternatives = {
+            "feature": name,
+            "t": query.t,
+            "p": query.p,
+            "value": explanation.value,
+            "lacks": explanation.lacks,
+            "events": rows,
+        }
+        print_json({"about": dict(subject.parts), **alternatives})
+        return
+    out = console()
+    out.print(
+        f"{name} of {subject.title} at {to_iso(query.t)}, known up to {query.p:,}: "
+        f"{explanation.value}"
+    )
+    for read in explanation.reads:
+        out.print(f"  {read.name}: {read.value}")
+    print_missing_fields(explanation, query.texts)
+    print_table("", list(_EVENT_COLUMNS), [list(row.values()) for row in rows])
+
+
+def _read_state(project: "Project", subject: "Subject", result: dict[str, Any]) -> dict[str, float]:
+    """Return each feature by the present state; adds its time and person to `result`."""
+    from tailorbird.events import SystemClock
+    from tailorbird.features.online.read import Reader
+
+    reader = Reader(project.paths.state, project.features, workers=project.workers)
+    try:
+        rows = reader.read(subject.request(SystemClock().now()), [subject.item])
+    finally:
+        reader.close()
+    result |= {
+        "person": rows.person or result["person"],
+        "t": rows.t,
+        "p": rows.p,
+        "commit": rows.commit,
+    }
+    columns = subject.columns(project.features)
+    return {
+        name: value
+        for name, value in zip(project.features.numeric, rows.numeric[0].tolist(), strict=True)
+        if name in columns
+    }
+
+
+def _person(project: "Project", subject: "Subject", p: int) -> str:
+    """Return the person that the subject names, or ""."""
+    from tailorbird.cli.features.show import resolve_anonymous
+    from tailorbird.features.subject import ANONYMOUS
+
+    anonymous = subject.parts.get(ANONYMOUS)
+    return (
+        subject.parts.get("user", "")
+        if anonymous is None
+        else resolve_anonymous(project, anonymous, p)
+    )
+
+
+def _countable_events(project: "Project", subject: "Subject", t: int) -> "pa.Table":
+    """Return all events that the subject's columns may count."""
+    import pyarrow.dataset as ds
+
+    from tailorbird.features.offline.profile_join import JoinedEvents
+    from tailorbird.lake import Lake, span
+
+    counted = ds.field("type").isin(list(subject.types(project.features)))
+    return JoinedEvents(Lake(project.paths.lake), project.features).table(
+        where=span(ts_to=t) & counted
+    )
+
+
+def _subject_events(
+    project: "Project", subject: "Subject", person: str, result: dict[str, Any]
+) -> "list[pa.Table]":
+    """Return the events of the subject in order of time."""
+    import pyarrow.dataset as ds
+
+    from tailorbird.features.offline.profile_join import JoinedEvents
+    from tailorbird.lake import Lake, span
+
+    where = span(ts_to=result["t"]) & (ds.field("p") <= result["p"])
+    for field, column in (
+        ("user", "person"),
+        ("anonymous", "person"),
+        ("session", "session_id"),
+        ("device", "device"),
+        ("country", "country"),
+    ):
+        if field in subject.parts:
+            where &= ds.field(column) == (person if column == "person" else subject.parts[field])
+    events = JoinedEvents(Lake(project.paths.lake), project.features).table(where=where)
+    return [events.sort_by([("ts", "ascending"), ("event_id", "ascending")]).combine_chunks()]
+
+
+def _event_row(event: Any) -> dict[str, Any]:
+    from tailorbird.events import to_iso
+
+    return {
+        name: to_iso(event["ts"]) if name == "ts" else event.get(name) for name in _EVENT_COLUMNS
+    }
+
+
+def _present(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value == value}
+
+
+def _none_if_missing(value: Any) -> Any:
+    return value if value is not None and value == value else None

@@ -1,0 +1,1 @@
+"""`tailorbird lake`: verify, repair and maintain the lake, and erase people."""

@@ -1,0 +1,355 @@
+"""`tailorbird lake verify|quarantine|replay`."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars
+from tailorbird.errors import LockedError, NotReadyError, UsageError
+
+if TYPE_CHECKING:
+    from tailorbird.config import Project
+    from tailorbird.lake.quarantine import QuarantineFilter
+    from tailorbird.lake.write.replay import ReplayReport
+
+_BODY_SHOWN = 160
+_PATHS_SHOWN = 3
+
+
+def verify(*, erased: str = "", deep: bool = False, json: Json = False) -> None:
+    """Check archive, ledger and tables against each other, to the last row and checksum. Ends with
+    status 1 if anything differs.
+
+    Example:  tailorbird -C shop lake verify
+
+    Example:  tailorbird -C shop lake verify --deep
+
+    Example:  tailorbird -C shop lake verify --erased 42
+
+    Parameters
+    ----------
+    erased:
+        search every byte of the project for this user instead, who was erased; - reads the id from
+            standard input
+    deep:
+        compare the content of each archived row with the tables' too; takes several times as long
+    """
+    import msgspec
+
+    if erased:
+        from tailorbird.cli.lake.privacy import print_search
+
+        print_search(erased, json)
+
+    from tailorbird.config import open_project
+    from tailorbird.errors import DamageError
+    from tailorbird.lake import verify as run_verify
+    from tailorbird.lake.verify import Fault
+
+    project = open_project()
+    report = run_verify(project.paths.lake, stream=project.stream, deep=deep)
+    try:
+        project.suppression_list()
+    except DamageError as error:
+        report.faults.append(Fault(error.where, error.message))
+    if json:
+        print_json(msgspec.to_builtins(report))
+    else:
+        console().print(str(report))
+    raise SystemExit(0 if report.clean else 1)
+
+
+def quarantine(
+    *,
+    reason: list[str] | None = None,
+    path: str = "",
+    since: str = "",
+    limit: Annotated[int, Parameter(name=["--limit", "--rows"])] = 10,
+    json: Json = False,
+) -> None:
+    """Show refused rows: by reason their number, first and last time and fields, and samples.
+    They are kept exactly as received.
+
+    After a fix, `lake replay` sends it again; `replayed` counts the rows that were.
+
+    Example:  tailorbird -C shop lake quarantine
+
+    Example:  tailorbird -C shop lake quarantine --reason bad_time --limit 3
+
+    Parameters
+    ----------
+    reason:
+        only this reason; may be given several times
+    path:
+        only where this field was wrong, or one below it, such as $.properties
+    since:
+        only what came in at this time or later
+    limit:
+        how many samples to print, the newest first
+    """
+    from tailorbird.config import open_project
+    from tailorbird.events import to_iso
+    from tailorbird.lake import Lake
+    from tailorbird.lake import quarantine as refused
+    from tailorbird.lake.write.replay import replayed
+
+    if limit < 0:
+        raise UsageError(f"expected 0 or more, got {limit}", where="--limit")
+    project = open_project()
+    lake, choice = Lake(project.paths.lake), _choice(reason, path, since)
+    _check_reasons(project, choice)
+    reason_counts = refused.reasons(lake, choice, replayed(project.paths.stream))
+    shown = refused.samples(lake, choice, limit)
+    if json:
+        counts = [
+            {
+                "code": reason_count.code,
+                "rows": reason_count.rows,
+                "replayed": reason_count.replayed,
+                "first": to_iso(reason_count.first),
+                "last": to_iso(reason_count.last),
+                "paths": reason_count.paths,
+            }
+            for reason_count in reason_counts
+        ]
+        print_json(
+            {
+                "counts": counts,
+                "samples": [{**row, "body": _decode_body(row["body"])} for row in shown],
+            }
+        )
+        return
+    if not reason_counts:
+        console().print(
+            "The quarantine is empty."
+            if choice.filter() is None
+            else "Nothing was refused for that."
+        )
+        return
+    rows = [
+        (
+            one.code,
+            one.rows,
+            one.replayed,
+            _format_time(one.first),
+            _format_time(one.last),
+            _format_paths(one.paths),
+        )
+        for one in reason_counts
+    ]
+    print_table(
+        "Refused, by reason",
+        ["code", "rows", "replayed", "first", "last", "fields"],
+        rows,
+        right=["rows", "replayed"],
+    )
+    if shown:
+        print_table(
+            "Samples",
+            ["code", "path", "message", "body"],
+            [
+                (row["code"], row["path"], row["message"], _format_record(row["body"]))
+                for row in shown
+            ],
+        )
+
+
+def replay(
+    *,
+    reason: list[str],
+    path: str = "",
+    since: str = "",
+    dry_run: bool = False,
+    route: bool = True,
+    json: Json = False,
+) -> None:
+    """Resend refused rows after the declarations, an adapter or the contract were fixed.
+
+    What is accepted now goes through the raw log as it came, with the time at which it was first
+    received, and from there into features and lake; what is still refused stays in the quarantine.
+    Nothing is taken twice: not by a second replay, not where the sender has sent it again
+    meanwhile. A replay that was interrupted goes on where it was. Roles that are running decide by
+    the declarations with which they were started: start `up` again first. A router on this machine
+    that was not is an error.
+
+    Example:  tailorbird -C shop lake replay --reason unknown_type --dry-run
+
+    Example:  tailorbird -C shop lake replay --reason bad_time --path $.ts --since 2026-11-01
+
+    Parameters
+    ----------
+    reason:
+        which reason, as `lake quarantine` lists them; may be given several times
+    path:
+        only where this field was wrong, or one below it, such as $.properties
+    since:
+        only what came in at this time or later
+    dry_run:
+        only say what would be accepted
+    route:
+        also route the events and load the lake here; not needed where `up` is running
+    """
+    from tailorbird.config import open_project
+    from tailorbird.config.erasures import apply_remote_erasures
+    from tailorbird.events import SystemClock
+    from tailorbird.lake.write.replay import replay as run_replay
+    from tailorbird.platform.roles import drain
+
+    project, choice = open_project(), _choice(reason, path, since)
+    if not dry_run:
+        apply_remote_erasures(project)
+    _check_reasons(project, choice)
+    if not dry_run:
+        _require_new_routers(project)
+    routed = None
+    with progress_bars(quiet=json) as progress:
+        report = run_replay(
+            project.paths.lake,
+            project.paths.stream,
+            choice,
+            plan=project.plan,
+            clock=SystemClock(),
+            stopped=project.suppression_list(),
+            dry_run=dry_run,
+            progress=progress,
+        )
+        if route and not dry_run:
+            try:
+                routed = drain(project, SystemClock(), progress=progress)
+            except LockedError:
+                routed = None  # a role or another command is at work
+    if json:
+        print_json(_as_json(report, routed, dry_run))
+    else:
+        _print_report(report, routed, dry_run, route)
+
+
+def _require_new_routers(project: "Project") -> None:
+    """Raise NotReadyError if a running router has older declarations and would refuse again."""
+    from tailorbird.router.declarations import find_outdated_routers
+
+    if processes := find_outdated_routers(project.paths.run, project.plan):
+        raise NotReadyError(
+            f"the running router (process {', '.join(map(str, processes))}) decides by "
+            "declarations of before, and would refuse them again",
+            where=str(project.root),
+            fix="stop `tailorbird up`, start it again, and then replay; nothing was sent",
+        )
+
+
+def _choice(reason: list[str] | None, path: str, since: str) -> "QuarantineFilter":
+    from tailorbird.lake.quarantine import QuarantineFilter
+    from tailorbird.platform.moment import parse_time
+
+    return QuarantineFilter(
+        tuple(reason or ()), path, parse_time(since, "--since") if since else None
+    )
+
+
+def _check_reasons(project: "Project", choice: "QuarantineFilter") -> None:
+    """Raise UsageError for a reason that no row was refused for, if any row was refused."""
+    from tailorbird.lake import Lake
+    from tailorbird.lake import quarantine as refused
+
+    known_reasons = [
+        reason_count.code
+        for reason_count in refused.reasons(
+            Lake(project.paths.lake), refused.QuarantineFilter(), frozenset()
+        )
+    ]
+    unknown = [reason for reason in choice.reasons if reason not in known_reasons]
+    if known_reasons and unknown:
+        raise UsageError(
+            f"nothing was refused for {unknown[0]!r}",
+            where="--reason",
+            fix=f"the reasons there are: {', '.join(known_reasons)}",
+        )
+
+
+def _as_json(
+    report: "ReplayReport", routed: dict[str, int] | None, dry_run: bool
+) -> dict[str, Any]:
+    return {
+        "dry_run": dry_run,
+        "examined": report.examined,
+        "replayed_before": report.before,
+        "accepted": report.accepted,
+        "sent": report.sent,
+        "repeats": report.repeats,
+        "left_out": report.left_out,
+        "refused": dict(report.refused),
+        "by_reason": {reason: dict(outcomes) for reason, outcomes in report.by_reason.items()},
+        "examples": report.examples,
+        "routed": routed,
+    }
+
+
+def _print_report(
+    report: "ReplayReport", routed: dict[str, int] | None, dry_run: bool, route: bool
+) -> None:
+    from tailorbird.cli.output import tell_routed
+
+    out = console()
+    if report.before:
+        out.print(f"{report.before:,} rows were replayed before.")
+    if not report.examined:
+        out.print("Nothing else was refused for that.")
+        if route and not dry_run and report.before and (routed is None or any(routed.values())):
+            tell_routed(routed, "replay")
+        return
+    columns = ["accepted", "repeats", "left_out", "refused"]
+    rows = [
+        (reason, *(outcomes.get(column, 0) for column in columns))
+        for reason, outcomes in sorted(report.by_reason.items())
+    ]
+    title = (
+        f"{report.examined:,} rows, as they would be taken now"
+        if dry_run
+        else f"{report.examined:,} rows, read again"
+    )
+    print_table(
+        title,
+        ["refused for", "accepted", "in the lake already", "left out", "refused again"],
+        rows,
+        right=["accepted", "in the lake already", "left out", "refused again"],
+    )
+    if report.refused:
+        out.print(
+            "Refused again for: "
+            f"{', '.join(f'{count:,} {code}' for code, count in report.refused.most_common())}."
+        )
+        for example in report.examples:
+            out.print(f"  {example}")
+    if dry_run:
+        out.print("Nothing was sent.")
+    elif route and (routed is not None or report.sent):
+        tell_routed(routed, "replay")
+
+
+def _format_paths(paths: dict[str, int]) -> str:
+    names = list(paths)
+    return ", ".join(names[:_PATHS_SHOWN]) + (", …" if len(names) > _PATHS_SHOWN else "")
+
+
+def _format_time(moment: int) -> str:
+    from tailorbird.events import to_iso
+
+    return to_iso(moment)[:19] + "Z"
+
+
+def _format_record(body: bytes) -> str:
+    """Return the body as received, without the adapter's wrapper."""
+    import msgspec
+
+    from tailorbird.events.contract.contract import parse_unread
+
+    unread = parse_unread(body)
+    return (
+        _decode_body(body)
+        if unread is None
+        else f"{unread.format}: {msgspec.json.encode(unread.record).decode()}"
+    )[:_BODY_SHOWN]
+
+
+def _decode_body(body: bytes) -> str:
+    return bytes(body).decode(errors="replace")

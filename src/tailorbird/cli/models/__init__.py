@@ -1,0 +1,1 @@
+"""`tailorbird models`: versions of bundles and their rollout."""

@@ -1,0 +1,1 @@
+"""`tailorbird up` and `tailorbird run`: the roles of a project."""

@@ -1,0 +1,95 @@
+"""The models of the score role of `tailorbird run score`."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tailorbird.errors import NotReadyError
+
+if TYPE_CHECKING:
+    from tailorbird.config import Project
+    from tailorbird.events import Clock
+    from tailorbird.features import FeatureSet
+    from tailorbird.serving.messages import Answer, ChurnAnswer, RecommendQuery
+
+
+class Models:
+    """The champions of a project with the features that a server reads."""
+
+    def __init__(self, project: "Project", clock: "Clock") -> None:
+        from tailorbird.platform.inprocess import InProcessServer
+        from tailorbird.ranking import ChurnScore, NextBest
+        from tailorbird.serving.metrics import Metrics
+        from tailorbird.serving.models.bundles import probe_in_child
+        from tailorbird.serving.models.churn import ChurnModels
+        from tailorbird.store.valkey import WRITE_TIMEOUT_S
+
+        target = project.copy_target()
+        # Late scores are not computed at all, so a long timeout does no harm. Ids in the routed log
+        # are pseudonyms already.
+        target = None if target is None else replace(target, read_timeout_s=WRITE_TIMEOUT_S)
+        self._server = InProcessServer(
+            project,
+            clock,
+            collector=None,
+            seed=None,
+            pseudonymise=False,
+            copies=target,
+            probe=probe_in_child,
+        )
+        slots = {
+            score.slot: replace(project.slots[score.slot], explore=None, experiment=None)
+            for score in _scores_of_kind(project, NextBest)
+        }
+        self._pipeline = self._server.pipeline_for(slots, None) if slots else None
+        self._names = sorted({score.model for score in _scores_of_kind(project, ChurnScore)})
+        registries = {name: project.paths.churn(name) for name in self._names}
+        self._churn = ChurnModels(
+            registries, self._server.schemas, clock, Metrics(), probe=probe_in_child
+        )
+        self._churn.start()
+
+    def refresh(self) -> None:
+        self._server.refresh()
+
+    def reached(self) -> int:
+        positions = []
+        for features in self._read_features():
+            with self._server.schemas.access_for(features) as reading:
+                reader = reading.reader
+                try:
+                    positions.append(reader.position() if reader is not None else 0)  # type: ignore[attr-defined]
+                except NotReadyError:
+                    return 0
+        # Without a model nothing is scored, so there is nothing to wait for.
+        return min(positions, default=1 << 62)
+
+    def next_best(self, query: "RecommendQuery") -> "Answer":
+        assert self._pipeline is not None
+        answer = self._pipeline.answer(query)
+        if {"model", "features"} & set(answer.degraded):
+            raise NotReadyError(f"there is no {answer.degraded[0]}", fix="tailorbird train")
+        return answer
+
+    def churn(self, user_id: str, model: str) -> "ChurnAnswer":
+        return self._churn.answer(user_id, model, explain=True)
+
+    def close(self) -> None:
+        self._churn.stop()
+        self._server.close()
+
+    def _read_features(self) -> "list[FeatureSet]":
+        """Return the feature sets that scores are computed from."""
+        bundle = self._server.bundles.current() if self._pipeline is not None else None
+        found = [] if bundle is None or bundle.features is None else [bundle.features]
+        return [
+            *found,
+            *(
+                features
+                for name in self._names
+                if (features := self._churn.features(name)) is not None
+            ),
+        ]
+
+
+def _scores_of_kind(project: "Project", kind: type) -> list:
+    return [score for score in project.scores.values() if isinstance(score, kind)]

@@ -1,0 +1,1 @@
+"""`tailorbird train`, `tune`, `validate`, `evaluate` and `score`."""

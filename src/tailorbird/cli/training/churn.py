@@ -1,0 +1,195 @@
+"""`tailorbird train NAME` for churn models, and `tailorbird score churn`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tailorbird.cli.output import (
+    Json,
+    console,
+    print_json,
+    print_note,
+    print_table,
+    progress_bars,
+    this_command,
+)
+
+if TYPE_CHECKING:
+    from tailorbird.training.churn.train import ChurnReport
+
+COLUMNS = ("auc", "ap", "log_loss", "lift_10", "mae", "bias")
+
+
+def print_training(report: "ChurnReport", name: str) -> None:
+    """Print the result of training a churn model, and the next step."""
+    figures = report.to_dict()
+    out, cut = console(), report.last.cut
+    _print_figures(
+        figures["results"],
+        f"At {figures['origins'][-1]['origin'][:10]}: {len(cut.churned):,} people, "
+        f"{cut.churned.mean():.1%} gone",
+    )
+    out.print(
+        f"\n{report.version} {'goes live' if report.promoted else 'is kept, not promoted'}: "
+        f"{report.decision.reason}"
+    )
+    if not report.promoted:
+        out.print(
+            f"  To let it answer nevertheless:  {this_command()} models promote "
+            f'{report.version} --churn {name} --why "a first try"'
+        )
+    for note in (*report.decision.reasons[1:], *report.notes):
+        out.print(f"  {note}")
+    best = report.curve.best_k
+    if best:
+        value = (
+            f"expected {report.curve.expected[best - 1]:,.0f}, by who left "
+            f"{report.curve.realised[best - 1]:,.0f}"
+        )
+        out.print(f"Contact the first {best:,} of {len(cut.churned):,}: {value}")
+    out.print(f"Report: {report.report}")
+
+
+def _print_figures(results: dict[str, dict[str, Any]], title: str) -> None:
+    """Print the model and its baselines, least log loss first, with 95 % intervals."""
+
+    def cell(figures: dict[str, Any], name: str) -> str:
+        value, low, high = (figures.get(f"{name}{end}") for end in ("", "_low", "_high"))
+        if value is None:
+            return ""
+        return (
+            f"{value:.4f}"
+            if low is None or high is None
+            else f"{value:.4f} ({low:.4f} – {high:.4f})"
+        )
+
+    def loss(pair: tuple[str, dict[str, Any]]) -> tuple[bool, float]:
+        # None if it is not finite, as with a baseline that overflows; such a row comes last.
+        value = pair[1]["log_loss"]
+        return (True, 0.0) if value is None else (False, value)
+
+    ranked = sorted(results.items(), key=loss)
+    print_table(
+        title,
+        ["", *COLUMNS],
+        [(name, *(cell(figures, column) for column in COLUMNS)) for name, figures in ranked],
+        right=COLUMNS,
+    )
+
+
+def churn(
+    name: str = "churn",
+    *,
+    out: Path,
+    version: str = "champion",
+    as_of: str = "",
+    reasons: int = 1_000,
+    json: Json = False,
+) -> None:
+    """Score all people: how likely each is to leave, why, and their expected purchases.
+
+    People are those that the model applies to (`active` in churn.py). The Parquet file has the
+    columns person, gone, purchases, reasons and as_of, most likely first. The command prints the
+    segments that are most worth contacting, by `contact` in churn.py. For one person, use `GET
+    /v1/users/ID/churn`.
+
+    Example:  tailorbird -C shop score churn --out churn.parquet
+
+    Parameters
+    ----------
+    name:
+        name of a churn model in churn.py
+    out:
+        the Parquet file to write; an existing file is replaced
+    version:
+        a version, or champion, previous or challenger
+    as_of:
+        score as of this time, such as 2026-11-25, or `latest`: just after the newest event
+    reasons:
+        number of people, the likeliest to leave, to give reasons for
+    """
+    import pyarrow.parquet as pq
+
+    from tailorbird.config import open_project
+    from tailorbird.errors import NotReadyError, UsageError
+    from tailorbird.events import DAY, to_iso
+    from tailorbird.lake.write.labels import made
+    from tailorbird.platform.moment import clock_as_of
+    from tailorbird.ranking.churn.bundle import ChurnBundle
+    from tailorbird.registry import Registry
+    from tailorbird.training.churn.score import score_people
+
+    project = open_project(applied=True)
+    declared = project.churn_model(name)
+    if not out.parent.is_dir():
+        raise UsageError(
+            f"there is no folder {out.parent}", where="--out", fix="make it, or name another file"
+        )
+    if out.suffix != ".parquet" or out.is_dir():
+        raise UsageError(
+            f"{out} is no name of a Parquet file", where="--out", fix="such as churn.parquet"
+        )
+    clock = clock_as_of(as_of, project, settled=False, notify=print_note)
+    registry = Registry(project.paths.churn(name), clock=clock)
+    versions = registry.versions()
+    if not versions or (version == "champion" and registry.champion() is None):
+        version_command = (
+            f"score churn {name} --version {versions[-1].version} --out {out}" if versions else ""
+        )
+        fix = f"{this_command()} {version_command or f'train {name}'}"
+        raise NotReadyError(f"there is no {version} of {name} yet", fix=fix)
+    bundle = ChurnBundle.load(registry.resolve(version), schema_hash=None)
+    with progress_bars(quiet=json) as progress:
+        scored = score_people(
+            bundle,
+            declared,
+            lake=project.paths.lake,
+            now=clock.now(),
+            reasons=max(reasons, 0),
+            progress=progress,
+        )
+    unfinished = out.with_name(f"{out.name}.part")
+    try:
+        pq.write_table(made(scored.table, "score churn"), unfinished)
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    people, age_us = scored.table.num_rows, clock.now() - scored.until
+    if json:
+        summary = {
+            "version": bundle.version,
+            "people": people,
+            "out": str(out),
+            "log_until": to_iso(scored.until),
+        }
+        print_json({**summary, "segments": [segment.to_dict() for segment in scored.segments]})
+        return
+    rows = [
+        (
+            segment.column,
+            segment.range,
+            f"{segment.people:,}",
+            f"{segment.gone:.1%}",
+            f"{segment.lift:.2f}",
+            f"{segment.expected:,.0f}",
+        )
+        for segment in scored.segments
+    ]
+    if rows:
+        header = ["column", "range", "people", "gone", "lift", "expected"]
+        print_table(
+            "Worth contacting, by what churn.py says of cost and value",
+            header,
+            rows,
+            right=header[2:],
+        )
+    console().print(f"{bundle.version} scored {people:,} people into {out}")
+    if age_us > max(project.plan.lateness_us, DAY):
+        days = age_us // DAY
+        notice = (
+            f"The log ends at {to_iso(scored.until)[:16]}, {days:,} day{'s' * (days != 1)} "
+            "before these scores"
+        )
+        console().print(
+            f"  {notice}: everybody counts as away since. For a log that ended, score with "
+            "--as-of latest."
+        )

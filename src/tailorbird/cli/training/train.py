@@ -1,0 +1,274 @@
+"""`tailorbird train`: train a model."""
+
+from typing import TYPE_CHECKING, Literal
+
+from tailorbird.cli.output import (
+    Json,
+    console,
+    print_json,
+    print_note,
+    print_table,
+    progress_bars,
+    this_command,
+)
+
+if TYPE_CHECKING:
+    from tailorbird.training.evaluation.judge import Evaluation
+    from tailorbird.training.settings import TrainReport
+
+# Repeated from `platform.training`, which takes half a second to import.
+Rows = Literal["auto", "answers", "clicks"]
+Position = Literal["column", "weights", "none"]
+Retrieval = Literal["", "auto", "tables", "sequence"]
+DEFAULT_REQUESTS = 25_000
+Architecture = Literal["gbdt", "mlp", "dcn", "shared", "mmoe", "auto"]
+
+
+def train(
+    name: str = "",
+    *,
+    window: str = "",
+    quick: bool = False,
+    budget: str = "",
+    requests: int = DEFAULT_REQUESTS,
+    promote: bool = True,
+    rows: Rows = "auto",
+    architecture: Architecture | None = None,
+    retrieval: Retrieval = "",
+    incremental: bool = False,
+    parameters: str = "",
+    processes: int = 1,
+    position: Position = "column",
+    leave_out: str = "",
+    untuned: bool = False,
+    seed: int = 7,
+    as_of: str = "",
+    json: Json = False,
+) -> None:
+    """Train a ranking or churn model, and promote it if it passes the gate.
+
+    A name that churn.py declares trains that churn model; any other name is a slot. All data is
+    split by time. The model is promoted only if it beats the incumbent and the best baseline beyond
+    noise; a newer one of the same recipe is promoted if it is not worse. Otherwise it is stored
+    with the reason. A report is written in any case.
+
+    An interrupted training of a neural network continues when the same command runs again within a
+    day. Its metrics by epoch are in data/training/logs for TensorBoard, and in MLflow if that is
+    installed and MLFLOW_TRACKING_URI is set.
+
+    Example:  tailorbird -C shop train
+
+    Example:  tailorbird -C shop train home --window 14d --quick
+
+    Example:  tailorbird -C shop train --budget 2m
+
+    Example:  tailorbird -C news train --as-of latest
+
+    Example:  tailorbird -C shop train --leave-out device,user_spend_28d
+
+    Example:  tailorbird -C shop train --architecture mmoe
+
+    Example:  tailorbird -C shop train --architecture mmoe --incremental
+
+    Example:  tailorbird -C shop train --retrieval sequence
+
+    Example:  tailorbird -C shop train --architecture dcn --parameters '{"negative_share": 0.2}'
+
+    Example:  tailorbird -C shop train --architecture mmoe --processes 4
+
+    Example:  tailorbird -C shop train churn
+
+    Parameters
+    ----------
+    name:
+        a slot of slots.py, by default train.slot, or a churn model of churn.py
+    window:
+        for slots: length of the past to learn from; by default train.window
+    quick:
+        use fewer rows and trees, for a first model within seconds
+    budget:
+        for slots: time limit, such as 2m; as many requests and trees as fit into it on this machine
+        are chosen in advance and stored in the manifest; below 8m no vectors are learned; by
+        default what two idle cores do in ten minutes
+    requests:
+        for slots: maximum number of requests to learn from, drawn evenly over the window; 0 takes
+        all; the default fits into ten minutes on two cores and 8 GB of memory
+    promote:
+        promote the model if it passes the gate
+    rows:
+        for slots: learn from logged answers, or from clicks with the candidates that the slot's
+        sources gave before them; auto takes answers if enough of them have a known outcome
+    architecture:
+        for slots: boosted trees (gbdt), or a neural network, which needs the extra `deep`: mlp and
+        dcn have a network per head, shared and mmoe one for all; auto takes a network only if it
+        orders the validation part better than trees; by default the one in tuned.toml, or gbdt
+    retrieval:
+        for slots: candidates from tables alone, or a third of them from vectors of people and items
+        (`sequence`, needs the extra `deep`); auto takes vectors if as many candidates then contain
+        more of people's next actions in the validation part; by default train.retrieval, and tables
+        with --quick
+    incremental:
+        for neural networks: continue from the weights of the last training, over newer events and
+        as many older ones; new ids get an embedding row, and removed ids lose theirs
+    parameters:
+        for neural networks: overrides of the architecture's defaults, as a JSON object; an unknown
+        name prints the known ones
+    processes:
+        for neural networks: number of processes that share each batch, each on its own GPU if there
+        are any; the result is bit-identical to one process with as many `shards` and `threads`
+    position:
+        for slots: use the position of a row as a column, if rows are complete lists; or weight
+        clicks, learned from lists that were drawn at random; or ignore it; see
+        docs/how-to/imbalance.md
+    leave_out:
+        columns to exclude from the model, separated by commas, as `features rank` proposes them
+    untuned:
+        for slots: ignore the settings that `tailorbird tune` chose
+    seed:
+        random seed; a different seed shows how much of the figures is chance
+    as_of:
+        train as of this time, such as 2026-11-25, or `latest`: the end of the history in the lake
+        with its labels, or now while events arrive, since labels of the last `events.lateness` may
+        still change
+    """
+    from tailorbird.config import open_project
+    from tailorbird.platform.training import TrainOptions
+    from tailorbird.platform.training import train as run_train
+    from tailorbird.training.settings import TrainReport
+
+    options = TrainOptions(
+        window=window,
+        quick=quick,
+        budget=budget,
+        requests=requests,
+        rows=rows,
+        architecture=architecture or "",
+        retrieval=retrieval,
+        incremental=incremental,
+        parameters=parse_parameters(parameters),
+        processes=processes,
+        position=position,
+        leave_out=split_names(leave_out),
+        untuned=untuned,
+        seed=seed,
+    )
+    with progress_bars(quiet=json) as progress:
+        report = run_train(
+            open_project(),
+            name,
+            options,
+            promote=promote,
+            as_of=as_of,
+            progress=progress,
+            notify=print_note,
+        )
+    if json:
+        print_json(report.to_dict())
+    elif isinstance(report, TrainReport):
+        _print(report)
+    else:
+        from tailorbird.cli.training.churn import print_training
+
+        print_training(report, name)
+
+
+def _print(report: "TrainReport") -> None:
+    """Print the result of a training, and the next step."""
+    print_results(
+        report.evaluation.to_dict()["results"],
+        "On the last part of the time, which nothing learned from",
+    )
+    print_long_tail(report.evaluation)
+    out = console()
+    out.print(
+        f"\n{report.version} {'goes live' if report.promoted else 'is kept, not promoted'}: "
+        f"{report.decision.reason}"
+    )
+    if report.fallback_version:
+        out.print(f"{report.fallback_version} serves until then: the best baseline that was judged")
+    if not report.promoted:
+        out.print(
+            f"  To let it answer nevertheless:  {this_command()} models promote "
+            f'{report.version} --why "a first try"'
+        )
+    for note in (*report.decision.reasons[1:], *report.notes):
+        out.print(f"  {note}")
+    out.print(f"Report: {report.report}")
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Return the names of a comma-separated option."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def print_long_tail(evaluation: "Evaluation") -> None:
+    """Print how well items other than the most popular ones are ordered.
+
+    A model can win by showing the same popular items to everyone.
+    """
+    best = evaluation.best_baseline
+    count, figures = evaluation.slices.get("long-tail items", (0, {}))
+    if not count:
+        console().print("Long-tail items: nobody chose one in the test part")
+        return
+    baseline_text = f", {best} {figures[best]}" if best else ""
+    console().print(
+        f"Long-tail items, {count:,} requests: {evaluation.model} "
+        f"{figures[evaluation.model]}{baseline_text}"
+    )
+
+
+def print_cold_start(evaluation: "Evaluation") -> None:
+    """Print NDCG@10 by the number of earlier events of the person, and of the chosen item."""
+    best = evaluation.best_baseline
+    for entity, steps in evaluation.cold.items():
+        rows = [
+            (
+                step.events,
+                f"{step.requests:,}",
+                str(step.figures[evaluation.model]),
+                str(step.figures[best]) if best else "",
+            )
+            for step in steps
+        ]
+        columns = ["events before", "requests", evaluation.model, best or "–"]
+        print_table(f"Cold start, by events of {entity}", columns, rows, right=columns[1:])
+
+
+def parse_parameters(text: str) -> dict[str, object] | None:
+    """Return the object of `--parameters`; None if it is not given."""
+    import msgspec
+
+    from tailorbird.errors import UsageError
+
+    if not text:
+        return None
+    try:
+        return msgspec.json.decode(text, type=dict[str, object])
+    except msgspec.DecodeError as error:
+        fix = """write a JSON object, such as '{"epochs": 5}'"""
+        raise UsageError(f"{text!r} is none: {error}", where="--parameters", fix=fix) from error
+
+
+def print_results(results: dict[str, dict[str, float | None]], title: str) -> None:
+    """Print the figures of a model and its baselines, best first, with 95 % intervals."""
+    columns = ["ndcg_10", "recall_10", "mrr", "auc", "candidate_recall", "coverage_10"]
+    available = [name for name in columns if any(name in figures for figures in results.values())]
+
+    def cell(figures: dict[str, float | None], name: str) -> str:
+        value, low, high = (
+            figures.get(name),
+            figures.get(f"{name}_low"),
+            figures.get(f"{name}_high"),
+        )
+        if value is None:
+            return ""
+        return (
+            f"{value:.4f}"
+            if low is None or high is None
+            else f"{value:.4f} ({low:.4f} – {high:.4f})"
+        )
+
+    ranked = sorted(results.items(), key=lambda pair: -(pair[1].get("ndcg_10") or 0.0))
+    rows = [(name, *(cell(figures, column) for column in available)) for name, figures in ranked]
+    print_table(title, ["", *available], rows, right=available)

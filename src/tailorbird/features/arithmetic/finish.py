@@ -1,0 +1,314 @@
+"""From the lanes of reading records to columns: one fixed order of float64 operations per kind.
+
+Columns are rounded once to float32. Reading and backfill share this module, each with its own
+source of lanes, so that equal sums are equal bits. The arithmetic is + − × ÷ only, whose result
+IEEE 754 defines; NumPy neither fuses nor reorders it within an element.
+
+    count = n    total = S·unit    mean = S·unit / n    ratio = (a + m·(A/B)) / (b + m)
+    since = (t − ts) / 1e6    variance = max(Q/n − (S/n)², 0)·unit², Q = high·2^31 + low
+    extreme = v·unit    trend = (a / b)·(L / l)    share = a / A
+    decayed = (Σ tile·weight, the oldest first)·unit
+    quantile = low + (high − low)·((q·n − below) / count)    match = matched words / query words
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.features.arithmetic.runs import OF_RUN
+from tailorbird.features.arithmetic.sketch import estimate
+from tailorbird.features.declare.declarations import (
+    DECAY_HALF_LIVES,
+    DECAY_STEPS,
+    HORIZON,
+    SQUARE_BITS,
+)
+from tailorbird.features.event_columns.extracts import PEAK_ZERO
+from tailorbird.features.layout.layout import Layout, Spot, Step
+
+Int64s = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Keys = npt.NDArray[np.uint64]
+
+# Lanes of one step (rows,), or of several steps of one operation (steps, rows) with their numbers
+# (steps, 1).
+Operands = Sequence[Int64s]
+Numbers = Sequence[float | Floats]
+Arithmetic = Callable[[Operands, Numbers, Int64s], Floats]
+
+# 2^(−k/4) for k quarters of a half-life, written out: what `**` gives is not the same everywhere.
+# Whole powers are exact.
+_QUARTERS = (1.0, 0.8408964152537145, 0.7071067811865476, 0.5946035575013605)
+DECAY_WEIGHTS = tuple(
+    _QUARTERS[age % DECAY_STEPS] / 2.0 ** (age // DECAY_STEPS)
+    for age in range(DECAY_STEPS * DECAY_HALF_LIVES + 1)
+)
+
+
+class Lanes(Protocol):
+    """The source of lanes for columns. Arrays are (rows,), or (1,) where all rows are the same.
+
+    Where a row does not have an entity (no item.category, no person), `is_present` is False and
+    `lane` is 0 (any value for attributes).
+    """
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def t(self) -> Int64s:
+        """The time at which each row is read."""
+        ...
+
+    def lane(self, spot: Spot) -> Int64s: ...
+
+    def is_present(self, entity: int) -> Bools: ...
+
+    def run_values(self, step: Step) -> npt.NDArray:
+        """Return a step's values over the last events of the request, see `runs.Runs`."""
+        ...
+
+    def query_words(self) -> Keys:
+        """Return the query's first distinct words, 0-padded: (rows, WORDS) or (1, WORDS)."""
+        ...
+
+    def context_number(self, field: str) -> Floats: ...
+
+    def context_key(self, field: str) -> Keys: ...
+
+
+def numeric(layout: Layout, lanes: Lanes) -> npt.NDArray[np.float32]:
+    """Return all numeric columns in order of declaration, shape (rows, columns)."""
+    steps = [step for step in layout.steps if step.kind == "numeric"]
+    table = np.empty((lanes.rows, len(steps)), np.float32)
+    with np.errstate(all="ignore"):
+        for column, step in enumerate(steps):
+            if step.operation != "derived":
+                table[:, column] = number(step, lanes)
+        derive(layout, table)
+    return table
+
+
+def derive(layout: Layout, table: npt.NDArray[np.float32]) -> None:
+    """Write the derived columns of the table (rows, columns), whose other columns are filled."""
+    if not layout.derived_order:
+        return
+    steps = [step for step in layout.steps if step.kind == "numeric"]
+    place = {step.name: column for column, step in enumerate(steps)}
+    for name in layout.derived_order:
+        expression = steps[place[name]].expression
+        assert expression is not None
+        table[:, place[name]] = expression.numbers(
+            lambda other, kind: table[:, place[other]].astype(np.float64), len(table)
+        )
+
+
+def categorical(layout: Layout, lanes: Lanes) -> Keys:
+    """Return all categorical columns in order of declaration, shape (rows, columns)."""
+    steps = [step for step in layout.steps if step.kind == "categorical"]
+    table = np.empty((lanes.rows, len(steps)), np.uint64)
+    for column, step in enumerate(steps):
+        table[:, column] = category(step, lanes)
+    return table
+
+
+def number(step: Step, lanes: Lanes) -> Floats:
+    """Return one numeric column that is not derived, before rounding."""
+    if step.operation == "context":
+        return lanes.context_number(step.text)
+    is_present = lanes.is_present(step.spots[0].entity)
+    if step.operation in OF_RUN:
+        value = lanes.run_values(step)
+    elif step.operation == "match":
+        value = _match(step, lanes)
+    else:
+        value = ARITHMETIC[arithmetic_name(step)](
+            [lanes.lane(spot) for spot in step.spots], step.numbers, lanes.t
+        )
+    return value if is_present.all() else np.where(is_present, value, np.nan)
+
+
+def arithmetic_name(step: Step) -> str:
+    """Return the arithmetic of a step that is computed from lanes alone, "" for other steps."""
+    if step.operation == "ratio" and step.numbers[1] < 0:
+        return "bare ratio"
+    if step.operation == "extreme":
+        return "largest" if step.numbers[0] > 0 else "smallest"
+    return step.operation if step.operation in ARITHMETIC else ""
+
+
+def category(step: Step, lanes: Lanes) -> Keys:
+    if step.operation == "context":
+        return lanes.context_key(step.text)
+    is_present = lanes.is_present(step.spots[0].entity)
+    if step.operation in OF_RUN:
+        return np.where(is_present, lanes.run_values(step), np.uint64(0))
+    value = lanes.lane(step.spots[-1])
+    if step.operation == "attribute" and is_present.all():
+        return value.view(np.uint64)
+    if step.operation == "last":
+        is_present = is_present & _is_recent(lanes.lane(step.spots[0]), lanes.t)
+    if step.operation == "earliest":
+        is_present = is_present & (lanes.lane(step.spots[0]) > 0)
+    return np.where(is_present, value, 0).astype(np.int64).view(np.uint64)
+
+
+def recent_events(t: int, ts: Int64s, *columns: Int64s) -> tuple[Int64s, ...]:
+    """Return times and other columns of a sequence, oldest first, within the horizon of t."""
+    first = int(ts.searchsorted(max(1, t - HORIZON)))
+    return tuple([column[first:] for column in (ts, *columns)])
+
+
+def further_values(step: Step, bits: Iterable[Int64s]) -> dict[str, npt.NDArray]:
+    """Return the further values of a sequence by their text, as numbers or hashes."""
+    return {
+        expression.text: lane.view(np.uint64 if expression.kind == "text" else np.float64)
+        for expression, lane in zip(step.of, bits, strict=True)
+    }
+
+
+def _is_recent(ts: Int64s, t: Int64s) -> Bools:
+    return (ts > 0) & (ts >= t - HORIZON)
+
+
+def _count(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return lanes[0].astype(np.float64)
+
+
+def _total(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return lanes[0].astype(np.float64) * numbers[0]
+
+
+def _mean(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    events = lanes[1].astype(np.float64)
+    return np.where(events > 0, _total(lanes, numbers, t) / events, np.nan)
+
+
+def _variance(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    events, amount, low, high = (lane.astype(np.float64) for lane in lanes)
+    mean = amount / events
+    spread = np.maximum((high * 2.0**SQUARE_BITS + low) / events - mean * mean, 0.0)
+    return np.where(events > 0, spread * (numbers[0] * numbers[0]), np.nan)
+
+
+def _largest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return np.where(lanes[0] > 0, (lanes[0] - PEAK_ZERO).astype(np.float64) * numbers[0], np.nan)
+
+
+def _smallest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return np.where(lanes[0] > 0, (PEAK_ZERO - lanes[0]).astype(np.float64) * -numbers[0], np.nan)
+
+
+def _quantile(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    """Interpolate within the bucket where the counts first reach q of the total.
+
+    A bucket with only one edge gives that edge.
+    """
+    q, *edges = numbers
+    counts = [lane.astype(np.float64) for lane in lanes]
+    events = np.zeros(counts[0].shape)
+    for count in counts:
+        events = events + count
+    rank, below = q * events, np.zeros(events.shape)
+    value = np.full(events.shape, np.nan)
+    for bucket, count in enumerate(counts):
+        reached = np.isnan(value) & (count > 0) & (below + count >= rank)
+        low, high = edges[max(bucket - 1, 0)], edges[min(bucket, len(edges) - 1)]
+        value = np.where(reached, low + (high - low) * ((rank - below) / count), value)
+        below = below + count
+    return value
+
+
+def _distinct(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return estimate(lanes[0], lanes[1], int(numbers[0]))
+
+
+def _bare_ratio(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    a, b = (lane.astype(np.float64) for lane in lanes)
+    return np.where(b > 0, a / b, np.nan)
+
+
+def _ratio(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    a, b, *parents = (lane.astype(np.float64) for lane in lanes)
+    rate, weight = numbers
+    if parents:
+        above, below = parents
+        rate = np.where(below > 0, above / below, 0.0)
+    return np.where(b + weight > 0, (a + weight * rate) / (b + weight), np.nan)
+
+
+def _trend(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    short, long = (lane.astype(np.float64) for lane in lanes)
+    return np.where(long > 0, short / long * numbers[0], np.nan)
+
+
+def _decayed(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return lanes[0].view(np.float64) * numbers[0]
+
+
+def _last(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return np.where(_is_recent(lanes[0], t), lanes[1].view(np.float64), np.nan)
+
+
+def _earliest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return np.where(lanes[0] > 0, lanes[1].view(np.float64), np.nan)
+
+
+def _since(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return np.where(_is_recent(lanes[0], t), (t - lanes[0]).astype(np.float64) / 1e6, np.nan)
+
+
+def _first(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    elapsed = np.minimum(t - (PEAK_ZERO - lanes[0]), HORIZON).astype(np.float64) / 1e6
+    return np.where(lanes[0] > 0, elapsed, np.nan)
+
+
+def _attribute(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return lanes[0].view(np.float64)
+
+
+def _age(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return (t.astype(np.float64) - lanes[0].view(np.float64)) / 1e6
+
+
+def _match(step: Step, lanes: Lanes) -> Floats:
+    query_words, words = (
+        lanes.query_words(),
+        [lanes.lane(spot).view(np.uint64) for spot in step.spots],
+    )
+    matches = np.zeros(lanes.rows)
+    for position in range(query_words.shape[1]):
+        word = query_words[:, position]
+        if word.any():
+            is_match = np.zeros(lanes.rows, np.bool_)
+            for other in words:
+                is_match |= other == word
+            matches += is_match & (word != 0)
+    count = np.count_nonzero(query_words, axis=1).astype(np.float64)
+    return np.where((count > 0) & (words[0] != 0), matches / count, np.nan)
+
+
+ARITHMETIC: dict[str, Arithmetic] = {
+    "count": _count,
+    "total": _total,
+    "mean": _mean,
+    "variance": _variance,
+    "largest": _largest,
+    "smallest": _smallest,
+    "distinct": _distinct,
+    "ratio": _ratio,
+    "bare ratio": _bare_ratio,
+    "trend": _trend,
+    "share": _bare_ratio,
+    "decayed": _decayed,
+    "last": _last,
+    "earliest": _earliest,
+    "since": _since,
+    "first": _first,
+    "attribute": _attribute,
+    "age": _age,
+    "quantile": _quantile,
+}

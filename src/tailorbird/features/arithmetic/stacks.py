@@ -1,0 +1,184 @@
+"""Batched arithmetic for steps of one operation.
+
+At a request with some hundred rows, calls of NumPy cost more than what they compute.
+
+    entity's records (keys, lanes) → operands (lanes, rows), those of a stack contiguous → one
+    arithmetic per stack → table
+
+What a request reads of one person has one row, whatever the number of items; steps of such lanes
+only are stacked separately. The arithmetic is that of `features.arithmetic.finish`, element by
+element, so stacked columns have the same bits as single ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.features.arithmetic import finish
+from tailorbird.features.layout.layout import Layout, Spot, Step
+
+Int64s = npt.NDArray[np.int64]
+Intps = npt.NDArray[np.intp]
+Bools = npt.NDArray[np.bool_]
+Float32s = npt.NDArray[np.float32]
+Numbers = tuple[float, ...]
+
+# Operations that are bit for bit equal to another arithmetic with a unit of 1.
+_EQUIVALENTS: dict[str, tuple[str, Numbers]] = {
+    "count": ("total", (1.0,)),
+    "attribute": ("decayed", (1.0,)),
+    "share": ("bare ratio", ()),
+}
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The reading records of an entity at a request: row i is `readings[row_index[i]]`.
+
+    Without `row_index` it is `readings[i]`, and a single one where all rows are the same.
+    `present`: which rows have the entity at all; `all_present`: whether all have.
+    """
+
+    readings: Int64s
+    row_index: Intps | None
+    present: Bools
+    all_present: bool
+
+    def lane(self, lane: int) -> Int64s:
+        column = self.readings[:, lane]
+        if self.row_index is not None:
+            column = column[self.row_index]
+        return column if self.all_present else np.where(self.present, column, 0)
+
+
+class Stacks:
+    """The numeric columns computed from lanes alone; `unstacked` has the others, with their
+    columns.
+    """
+
+    def __init__(self, layout: Layout, one_row: Sequence[bool]) -> None:
+        steps = [step for step in layout.steps if step.kind == "numeric"]
+        groups: dict[tuple, list[tuple[int, Numbers]]] = {}
+        self.unstacked: list[tuple[int, Step]] = []
+        for column, step in enumerate(steps):
+            name = finish.arithmetic_name(step)
+            if name:
+                name, numbers = _EQUIVALENTS.get(
+                    name, (name, step.numbers if name != "bare ratio" else ())
+                )
+                is_one_row = all(one_row[spot.entity] for spot in step.spots)
+                # A sketch's precision chooses a table, so a stack has a single one.
+                groups.setdefault(
+                    (is_one_row, name, len(step.spots), numbers if name == "distinct" else ()), []
+                ).append((column, numbers))
+            elif step.operation != "derived":
+                self.unstacked.append((column, step))
+        self._columns = len(steps)
+        self._stack_groups = [
+            _StackGroup(
+                steps, {key: members for key, members in groups.items() if key[0] is is_one_row}
+            )
+            for is_one_row in (True, False)
+        ]
+
+    def table(self, entries: Sequence[Entries], t: Int64s, rows: int) -> Float32s:
+        """Return the table, shape (columns, rows), with the columns of the stacks."""
+        table = np.empty((self._columns, rows), np.float32)
+        for group, width in zip(self._stack_groups, (1, rows), strict=True):
+            group.fill(table, entries, t, width)
+        return table
+
+
+@dataclass(frozen=True)
+class _Stack:
+    arithmetic: finish.Arithmetic
+    operands: list[slice]
+    numbers: list[float | npt.NDArray[np.float64]]
+    columns: Intps
+    entities: list[int]  # of each step
+
+
+class _StackGroup:
+    """The stacks whose operands have the same number of rows."""
+
+    def __init__(self, steps: list[Step], groups: dict[tuple, list[tuple[int, Numbers]]]) -> None:
+        spots: list[Spot] = []
+        self._stacks: list[_Stack] = []
+        for (_, name, operands, _), members in groups.items():
+            columns = [column for column, _ in members]
+            stack_steps = [steps[column] for column in columns]
+            operand_slices = []
+            for operand in range(operands):
+                operand_slices.append(slice(len(spots), len(spots) + len(stack_steps)))
+                spots += [step.spots[operand] for step in stack_steps]
+            numbers = [
+                _merge_numbers(numbers_)
+                for numbers_ in zip(*(each for _, each in members), strict=True)
+            ]
+            entities = [step.spots[0].entity for step in stack_steps]
+            self._stacks.append(
+                _Stack(
+                    finish.ARITHMETIC[name], operand_slices, numbers, np.array(columns), entities
+                )
+            )
+        self._operands = len(spots)
+        self._gather_plan: list[
+            tuple[int, Intps, Intps]
+        ] = []  # entity, its lanes, their rows among the operands
+        for entity in dict.fromkeys(spot.entity for spot in spots):
+            operand_rows = [row for row, spot in enumerate(spots) if spot.entity == entity]
+            self._gather_plan.append(
+                (
+                    entity,
+                    np.array([spots[place].lane for place in operand_rows]),
+                    np.array(operand_rows),
+                )
+            )
+
+    def fill(self, table: Float32s, entries: Sequence[Entries], t: Int64s, width: int) -> None:
+        if not self._stacks:
+            return
+        operands = np.empty((self._operands, width), np.int64)
+        for entity, lanes, places in self._gather_plan:
+            entry = entries[entity]
+            lane_values = entry.readings.T[lanes]
+            if entry.row_index is not None:
+                lane_values = lane_values.take(entry.row_index, axis=1)
+            operands[places] = (
+                lane_values if entry.all_present else np.where(entry.present, lane_values, 0)
+            )
+        for stack in self._stacks:
+            values = stack.arithmetic(
+                [operands[operand_slice] for operand_slice in stack.operands], stack.numbers, t
+            )
+            if not all(entries[entity].all_present for entity in stack.entities):
+                present = np.stack(
+                    [np.broadcast_to(entries[entity].present, width) for entity in stack.entities]
+                )
+                values = np.where(present, values, np.nan)
+            table[stack.columns] = values
+
+
+def _merge_numbers(numbers: Numbers) -> float | npt.NDArray[np.float64]:
+    """Return the number of each step, as a scalar where all are equal."""
+    return numbers[0] if len(set(numbers)) == 1 else np.array(numbers)[:, None]
+
+
+def find_one_row_entities(
+    layout: Layout, composite_spots: dict[tuple[int, int], Spot]
+) -> list[bool]:
+    """Return for each entity whether all rows of a request share it: its key does not depend on the
+    item.
+    """
+
+    def has_one_row(entity: int) -> bool:
+        fields = layout.entities[entity].entity.fields
+        parts = (
+            has_one_row(composite_spots[entity, part].entity) if "." in name else name != "item"
+            for part, name in enumerate(fields)
+        )
+        return all(parts)
+
+    return [has_one_row(entity) for entity in range(len(layout.entities))]

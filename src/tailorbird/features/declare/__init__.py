@@ -1,0 +1,1 @@
+"""The vocabulary of `features.py`: declarations, their checks and their transforms."""

@@ -1,0 +1,443 @@
+"""The kinds of declarations, as plain values.
+
+A window of length W with hop H counts, at time t, the events with floor(t/H)·H − W ≤ ts < t: the
+tile that contains t and the W/H tiles before it. The default hop is W/12. A count without a window
+counts the horizon of 400 days with a hop of 25 days. The calls that a `features.py` makes are in
+`features.declare.vocabulary*`. `features.event_columns.extracts` selects the events that a
+declaration counts, `features.layout.compile` turns declarations into records, and
+`features.reference.reference` defines in plain Python what each means.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tailorbird.events.clock import DAY, MINUTE
+from tailorbird.features.expr.expression import Expression
+
+HORIZON = 400 * DAY
+HORIZON_HOP = 25 * DAY
+HOPS_MAX = 64
+HOPS_DEFAULT = 12
+SEQUENCE_LENGTH = 128
+SEQUENCE_LENGTH_MAX = 1_024
+FURTHER_VALUES_MAX = 8  # values per event of a sequence besides item, type and time
+SESSION_GAP = 30 * MINUTE
+SESSION_LENGTH = 64
+GAP_LENGTH = 32
+RUN_LENGTH = 64  # events of `favourite` and `seen`
+SESSION_TYPES = (
+    "cart",
+    "click",
+    "dislike",
+    "hide",
+    "like",
+    "purchase",
+    "rating",
+    "search",
+    "share",
+    "view",
+)
+# A decay has 4 tiles a half-life and forgets what is older than 8, a weight of 1/256.
+DECAY_STEPS = 4
+DECAY_HALF_LIVES = 8
+# Squares are summed in two limbs: what is below this many bits, and the rest.
+SQUARE_BITS = 31
+# A sketch has 2^precision registers; ranks are cut off here, so that sums of 2^−rank are exact.
+PRECISION_MIN, PRECISION_MAX = 4, 8
+RANK_MAX = 40
+# A sum must hold this many events of the largest value.
+EVENTS_MAX = 1 << 30
+EDGES_MAX = 32  # edges of a quantile's buckets
+WORDS = 16  # words of a text or query that are compared
+ELEMENTS_MAX = 256  # columns of one list
+SIMILARITY_LENGTH = 10
+SIMILARITY_LENGTH_MAX = 64  # items that a similarity compares with
+
+# Columns that a model sees besides the features, see `ranking.encode.computed`; reserved names.
+COMPUTED_NAMES = ("recent_age", "category_share", "age_days")
+POSITION = "position"
+VECTOR_NAMES = ("vector_score", "vector_cosine")
+RESERVED = (*COMPUTED_NAMES, *VECTOR_NAMES, POSITION)
+# Columns of candidate sources, see `candidates.query.CandidateColumns`.
+CANDIDATE_COLUMN = re.compile(
+    r"(popular_\d+\w+|item_knn(?:_\d+)?|session_knn|stan|repeat|new_items)_(rank|score)"
+)
+# Columns beside the features in the rows of a backfill; reserved names too.
+REQUEST_COLUMNS = ("request_id", "person", "ts", "p", "item")
+
+# A field added later is no part of the schema where it is empty, so that states without the new
+# kind stay valid.
+LATER = {"later": True}
+
+# Columns of an event that expressions may name; `item.x`, `user.x` and `properties.x` come on top.
+EVENT_FIELDS = {
+    "type": "text",
+    "user": "text",
+    "item": "text",
+    "session": "text",
+    "agent": "text",
+    "device": "text",
+    "country": "text",
+    "page": "text",
+    "referrer": "text",
+    "query": "text",
+    "slot": "text",
+    "experiment": "text",
+    "arm": "text",
+    "model": "text",
+    "answer_query": "text",
+    "local_hour": "number",
+    "weekday": "number",
+    "dwell_ms": "number",
+    "price": "number",
+    "quantity": "number",
+    "rating": "number",
+    "position": "number",
+    "propensity": "number",
+}
+ENTITY_FIELDS = (
+    "user",
+    "item",
+    "session",
+    "device",
+    "country",
+    "query",
+    "local_hour",
+    "weekday",
+    "position",
+)
+INTEGER_FIELDS = ("local_hour", "weekday", "position")  # numbers that are used as categories
+# Argument types, so that editors can offer the values.
+Kind = Literal["numeric", "categorical"]
+LearnedTable = Literal["cooccurrence"]
+How = Literal["sum", "max"]
+ContextField = Literal["device", "country", "query", "local_hour", "weekday"]
+CONTEXT_FIELDS = {
+    "device": "categorical",
+    "country": "categorical",
+    "query": "categorical",
+    "local_hour": "numeric",
+    "weekday": "numeric",
+}
+
+
+@dataclass(frozen=True)
+class Entity:
+    """The subject of a feature: one or several fields (`entity("user", "item.category")`), or
+    everyone.
+    """
+
+    fields: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return "+".join(self.fields) or "everyone"
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window with `length` and `hop` in microseconds; `tiles` is their quotient."""
+
+    length: int
+    hop: int
+
+    @property
+    def tiles(self) -> int:
+        return self.length // self.hop
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A number to sum, in whole `unit`s (rounded half to even) and clipped to ±`max`."""
+
+    of: Expression
+    unit: float
+    max: float
+
+    @property
+    def units_max(self) -> int:
+        return round(self.max / self.unit)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """The fields that all declarations share.
+
+    `place` is the file and line, for messages, and no part of the schema.
+    """
+
+    name: str
+    place: str = field(compare=False)
+    description: str = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Counted(Feature):
+    """A feature made of events of some types about an entity, filtered by `where`."""
+
+    entity: Entity
+    types: tuple[str, ...]
+    where: Expression | None
+
+
+@dataclass(frozen=True)
+class Count(Counted):
+    window: Window
+
+
+@dataclass(frozen=True)
+class Total(Counted):
+    window: Window
+    amount: Amount
+
+
+@dataclass(frozen=True)
+class Mean(Counted):
+    window: Window
+    amount: Amount
+
+
+@dataclass(frozen=True)
+class Variance(Counted):
+    window: Window
+    amount: Amount
+
+
+@dataclass(frozen=True)
+class Extreme(Counted):
+    """The largest amount, or the smallest."""
+
+    window: Window
+    amount: Amount
+    largest: bool
+
+
+@dataclass(frozen=True)
+class Quantile(Counted):
+    """A quantile over bucket counts.
+
+    `buckets` are the conditions for values up to the first edge, between two edges, and above the
+    last edge, each including `where`.
+    """
+
+    of: Expression
+    window: Window
+    q: float
+    edges: tuple[float, ...]
+    buckets: tuple[Expression, ...]
+
+
+@dataclass(frozen=True)
+class Distinct(Counted):
+    """The number of different values of `of`, estimated by a sketch of 2^`precision` registers."""
+
+    of: Expression
+    window: Window
+    precision: int
+
+
+@dataclass(frozen=True)
+class Ratio(Counted):
+    """Events of `types` per event of `below`; `prior` is an entity, a constant rate, or None."""
+
+    below: tuple[str, ...]
+    window: Window
+    prior: Entity | float | None
+    weight: float
+
+
+@dataclass(frozen=True)
+class Trend(Counted):
+    """The rate in the `short` window divided by the rate in the `long` one."""
+
+    short: Window
+    long: Window
+
+
+@dataclass(frozen=True)
+class Share(Counted):
+    """The entity's share of the sum of its `group`: of events, or of an amount."""
+
+    group: Entity
+    window: Window
+    amount: Amount | None
+
+
+@dataclass(frozen=True)
+class Decayed(Counted):
+    """An exponentially decayed count, or a sum where `amount` is given.
+
+    `window` has `DECAY_STEPS` hops per half-life and covers the whole decay.
+    """
+
+    window: Window
+    amount: Amount | None
+
+
+@dataclass(frozen=True)
+class Last(Counted):
+    """The value of the last event; `kind` is "numeric" or "categorical"."""
+
+    of: Expression
+    kind: str
+
+
+@dataclass(frozen=True)
+class First(Counted):
+    """The value of the first event; `kind` is "numeric" or "categorical"."""
+
+    of: Expression
+    kind: str
+
+
+@dataclass(frozen=True)
+class TimeSince(Counted):
+    pass
+
+
+@dataclass(frozen=True)
+class TimeSinceFirst(Counted):
+    pass
+
+
+@dataclass(frozen=True)
+class SequenceOf(Counted):
+    """The last events; `of` are the values stored of each besides item, type and time."""
+
+    length: int
+    of: tuple[Expression, ...] = field(default=(), metadata=LATER)
+
+
+@dataclass(frozen=True)
+class GapMean(Counted):
+    """The mean gap between the last `length` events."""
+
+    length: int
+
+
+@dataclass(frozen=True)
+class GapOf(GapMean):
+    """Another `measure` of the same gaps: "min", "max", "deviation" or "last"."""
+
+    measure: str
+
+
+@dataclass(frozen=True)
+class Favourite(Counted):
+    """The most frequent text `of` the last `length` events that have it."""
+
+    of: Expression
+    length: int
+
+    @property
+    def kind(self) -> str:
+        return "categorical"
+
+
+@dataclass(frozen=True)
+class Seen(Counted):
+    """The number of the last `length` events whose `of` equals the candidate's."""
+
+    of: Expression
+    length: int
+
+
+@dataclass(frozen=True)
+class OfSession(Feature):
+    """A measure of the person's current session.
+
+    `types` are those of the sequence whose end is the session.
+    """
+
+    types: tuple[str, ...]
+
+    @property
+    def measured_types(self) -> tuple[str, ...]:
+        """The event types that the measure uses."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class SessionCount(OfSession):
+    """The number of events of `type`."""
+
+    type: str
+
+    @property
+    def measured_types(self) -> tuple[str, ...]:
+        return (self.type,)
+
+
+@dataclass(frozen=True)
+class SessionMeasure(OfSession):
+    """A measure over the events of the `only` types.
+
+    `measure` is "length" (events), "depth" (different items), "duration" (seconds since the first)
+    or "refinements" (how many events at the end are searches).
+    """
+
+    measure: str
+    only: tuple[str, ...]
+
+    @property
+    def measured_types(self) -> tuple[str, ...]:
+        return self.only
+
+
+@dataclass(frozen=True)
+class Attribute(Feature):
+    """An attribute of the newest profile of the user or the item.
+
+    `kind` is "numeric" or "categorical". `element` is the index in a list, from 1; 0 is the first
+    element too, and additionally stores the attribute with each event.
+    """
+
+    entity: Entity
+    attribute: str
+    kind: str
+    element: int = field(default=0, metadata=LATER)
+
+
+@dataclass(frozen=True)
+class Match(Feature):
+    """The share of the words of the request's query that occur in a text of the newest profile."""
+
+    entity: Entity
+    attribute: str
+
+
+@dataclass(frozen=True)
+class Age(Feature):
+    """Seconds since the time in an attribute of the newest profile."""
+
+    entity: Entity
+    attribute: str
+
+
+@dataclass(frozen=True)
+class ContextValue(Feature):
+    field: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Derived(Feature):
+    """An expression over other columns; `text` is checked once all columns are known."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Similarity(Feature):
+    """The learned similarity of the candidate to the last `length` items of the sequence `of`.
+
+    It is no part of the schema: a bundle brings the table, and the column is computed beside the
+    model's matrix, see `ranking.encode.similarities`.
+    """
+
+    of: str
+    table: str
+    how: str
+    length: int
+    decay: float

@@ -1,0 +1,357 @@
+"""A block of routed events as columns of numbers and hashes, each computed on first use.
+
+Stream and backfill share it. `features.event_columns.fields` converts a field into numbers or
+hashes; `features.event_columns.extracts` computes what accumulators add of a block. A row of a
+frame is an event, or an event and one of its `items` where it has no item_id of its own.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events.contract.schema import micros
+from tailorbird.events.keys import combine, hash64
+from tailorbird.features.declare.declarations import INTEGER_FIELDS, Entity
+from tailorbird.features.declare.scalars import number_of
+from tailorbird.features.event_columns.fields import (
+    JsonColumn,
+    category_key,
+    floats,
+    integer_keys,
+    query_keys,
+    text_keys,
+    weekdays,
+)
+from tailorbird.features.expr.expression import Expression
+from tailorbird.features.layout.layout import Source
+
+if TYPE_CHECKING:
+    from tailorbird.features.event_columns.extracts import Extract
+
+Int64s = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.intp]
+Some = Rows | slice
+
+SHOWN_TYPES = ("answer", "impression")
+NUMBER_MAX = 1.7e308  # the limit of `plain.number_of`
+_JSON_COLUMNS = {"item": "item_profile", "user": "user_profile", "properties": "properties"}
+
+
+def entity_key(entity: Entity, parts: list[Keys]) -> Keys:
+    """Return the key of an entity: the hash of its only field, or a mix of hashes with its name."""
+    if len(parts) == 1:
+        return parts[0]
+    return combine(np.array(hash64(entity.name), np.uint64), *parts)
+
+
+class Frame:
+    """A block of routed events (columns of `events.contract.schema.ROUTED`, in any order), expanded
+    over `items`.
+    """
+
+    def __init__(
+        self,
+        table: pa.Table | pa.RecordBatch,
+        hashes: "Callable[[pa.ChunkedArray], Keys] | None" = None,
+        *,
+        repeated: "Callable[[pa.ChunkedArray], Keys] | None" = None,
+    ) -> None:
+        """Prepare the columns of a block.
+
+        Args:
+            hashes: makes keys of texts.
+            repeated: the same for texts that recur in other frames, so not for the events' own ids.
+        """
+        self._hashes = hashes or text_keys
+        self._repeated = repeated or self._hashes
+        self._table = (
+            pa.Table.from_batches([table])
+            if isinstance(table, pa.RecordBatch)
+            else table.combine_chunks()
+        )
+        self._texts: dict[str, Keys] = {}
+        self._numbers: dict[str, Floats] = {}
+        self._masks: dict[object, Bools] = {}
+        self._bits: dict[Expression, Int64s] = {}
+        self._keys: dict[Entity, tuple[Keys, Bools]] = {}
+        self._json: dict[str, JsonColumn] = {}
+        self.extracts: dict[Source, Extract] = {}
+        self.capped: Counter[str] = (
+            Counter()
+        )  # values clipped at their declared maximum, by the summed expression
+        self.unreadable: Counter[str] = (
+            Counter()
+        )  # present values that are no number or text as required, by field
+        self.converted: Counter[str] = Counter()  # truths and lists used as numbers, by field
+        count = self._table.num_rows
+        lengths = np.zeros(count, np.int64)
+        if self._table["items"].null_count < count:
+            lengths += pc.fill_null(pc.list_value_length(self._table["items"]), 0).to_numpy()
+            lengths[self._table["item_id"].is_valid().to_numpy()] = 0
+        self._lengths = lengths
+        self._id_of, self._has_id = np.zeros(count, np.uint64), np.zeros(count, np.bool_)
+        self._expanded = bool(lengths.any())
+        # Which event each row is; columns of events that are not expanded are taken as they are,
+        # not copied.
+        self._event: Rows | slice = slice(None)
+        # The index in `items`; 0 where an event is not expanded.
+        self.index: Int64s = np.zeros(count, np.int64)
+        if self._expanded:
+            copies = np.maximum(lengths, 1)
+            self._event = np.repeat(np.arange(count), copies)
+            self.index = np.arange(len(self._event)) - np.repeat(np.cumsum(copies) - copies, copies)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def is_expanded(self) -> bool:
+        """True if any event has a row for each of several items."""
+        return self._expanded
+
+    def event(self, rows: Rows) -> Rows:
+        """Return the index in the table of the event of each row."""
+        return rows if isinstance(self._event, slice) else self._event[rows]
+
+    @cached_property
+    def ts(self) -> Int64s:
+        return micros(self._table["ts"])[self._event]
+
+    @cached_property
+    def p(self) -> Int64s:
+        return self._table["p"].to_numpy()[self._event]
+
+    @property
+    def id(self) -> Keys:
+        """The ids of all rows, see `ids`."""
+        return self.ids(np.arange(len(self)))
+
+    def ids(self, rows: Rows) -> Keys:
+        """Return hash(event, owner) + index in `items`.
+
+        The owner scopes event ids: user, anonymous or item. Hashing is expensive, so an event is
+        hashed when one of its rows is first requested.
+        """
+        event = self.event(rows)
+        is_requested = np.zeros(len(self._id_of), np.bool_)
+        is_requested[event] = True
+        unhashed = np.flatnonzero(is_requested & ~self._has_id)
+        if len(unhashed):
+            owners = self._table.select(["event_id", "user_id", "anonymous_id", "item_id"]).take(
+                pa.array(unhashed)
+            )
+            owner = pc.coalesce(
+                owners["user_id"], owners["anonymous_id"], owners["item_id"], pa.scalar("")
+            )
+            self._id_of[unhashed] = combine(self._hashes(owners["event_id"]), self._repeated(owner))
+            self._has_id[unhashed] = True
+        with np.errstate(over="ignore"):
+            return self._id_of[event] + self.index[rows].astype(np.uint64)
+
+    @cached_property
+    def counts(self) -> Bools:
+        """Events that count and have a time: a profile without a time is no event."""
+        return self._table["counts"].to_numpy()[self._event] & (self.ts > 0)
+
+    def of_types(self, types: tuple[str, ...]) -> Bools:
+        mask = self._masks.get(types)
+        if mask is None:
+            codes, type_names = self.types
+            is_selected = np.array([type_name in types for type_name in type_names], np.bool_)
+            mask = (
+                np.ones(len(self), np.bool_)
+                if is_selected.all()
+                else is_selected[codes][self._event]
+            )
+            self._masks[types] = mask
+        return mask
+
+    @cached_property
+    def types(self) -> tuple[npt.NDArray, list[str]]:
+        """The type code of each event and the names of the codes, with "" last if any type is
+        missing.
+        """
+        codes = self._table["type"].combine_chunks()
+        codes = codes if pa.types.is_dictionary(codes.type) else codes.dictionary_encode()
+        type_names = codes.dictionary.to_pylist()
+        if not codes.null_count:
+            return codes.indices.to_numpy(), type_names
+        return pc.fill_null(codes.indices, len(type_names)).to_numpy(), [*type_names, ""]
+
+    def counted_rows(self, per_item: bool) -> Bools:
+        """Return which rows count: each item of impressions and responses, and of others if
+        `per_item`.
+
+        Otherwise only the first row of an event counts.
+        """
+        if per_item or not self._expanded:
+            return np.ones(len(self), np.bool_)
+        return (self.index == 0) | self.of_types(SHOWN_TYPES)
+
+    def text(self, name: str) -> Keys:
+        """Return the hashes of a text column, 0 where it is missing; "user", "item", "session" are
+        entities'.
+        """
+        keys = self._texts.get(name)
+        if keys is None:
+            keys = self._texts[name] = self._text(name)
+        return keys
+
+    def number(self, name: str) -> Floats:
+        """Return a number column as float64, NaN where it is missing."""
+        values = self._numbers.get(name)
+        if values is None:
+            if "." in name:
+                values = self._attribute(name, number_of, np.nan)
+            elif name == "weekday":
+                values = weekdays(self.ts, self.number("local_hour"))
+            else:
+                values = self._finite(name)
+            if name == "position":  # Items shown at once have their index as position.
+                values = np.where(
+                    np.isnan(values) & self.of_types(SHOWN_TYPES) & self._is_expanded_row(),
+                    self.index + 1.0,
+                    values,
+                )
+            self._numbers[name] = values
+        return values
+
+    def _finite(self, name: str) -> Floats:
+        """Return a column of the table; non-finite or too large values are missing, as in a
+        profile.
+        """
+        values = floats(self._table[name])
+        if (
+            len(values) and values.max() <= NUMBER_MAX and values.min() >= -NUMBER_MAX
+        ):  # Both comparisons are False if there is any NaN.
+            return values[self._event]
+        with np.errstate(invalid="ignore"):
+            is_unusable = ~(np.abs(values) <= NUMBER_MAX)
+        unreadable = int(np.count_nonzero(is_unusable)) - self._table[name].null_count
+        if unreadable:
+            self.unreadable[name] += unreadable
+        return (
+            np.where(is_unusable, np.nan, values)[self._event]
+            if is_unusable.any()
+            else values[self._event]
+        )
+
+    def _attribute(
+        self, name: str, make: "Callable[[object], float]", missing: float
+    ) -> npt.NDArray:
+        """Convert a JSON attribute into numbers or hashes, and count values that cannot be
+        converted.
+        """
+        owner, _, attribute = name.partition(".")
+        values, unreadable, converted = self._json_column(owner).values(attribute, make, missing)
+        if unreadable:
+            self.unreadable[name] += unreadable
+        if converted:
+            self.converted[name] += converted
+        return values
+
+    def column(self, name: str, kind: str) -> npt.NDArray:
+        """Return a column for an `Expression`."""
+        return self.text(name) if kind == "text" else self.number(name)
+
+    def holds(self, where: Expression) -> Bools:
+        mask = self._masks.get(where)
+        if mask is None:
+            mask = self._masks[where] = where.truths(self.column, len(self))
+        return mask
+
+    def bits(self, value: Expression) -> Int64s:
+        """Return an expression as 64 bits per row: hash64 (0 if missing) or float64 (NaN if
+        missing).
+        """
+        bits = self._bits.get(value)
+        if bits is None:
+            columns = (
+                value.columns(self.column)
+                if value.kind == "text"
+                else value.numbers(self.column, len(self))
+            )
+            bits = self._bits[value] = np.ascontiguousarray(
+                np.broadcast_to(columns, (len(self),))
+            ).view(np.int64)
+        return bits
+
+    def key(self, entity: Entity) -> tuple[Keys, Bools]:
+        """Return the entity of each row, and whether the row has one."""
+        keyed = self._keys.get(entity)
+        if keyed is None:
+            parts = [self.key_field(entity, name) for name in entity.fields]
+            has = np.ones(len(self), np.bool_)
+            for part in parts:
+                has &= part != 0
+            keyed = self._keys[entity] = (
+                np.broadcast_to(entity_key(entity, parts), (len(self),)),
+                has,
+            )
+        return keyed
+
+    def _text(self, name: str) -> Keys:
+        if "." in name:
+            return self._attribute(name, category_key, 0)
+        if name in INTEGER_FIELDS:
+            return integer_keys(self.number(name))
+        return self.text_column(name, self._repeated)
+
+    def key_field(self, entity: Entity, name: str) -> Keys:
+        """Return a field's part of the entity's key, 0 where it is missing."""
+        return self._queries() if name == "query" else self.text(name)
+
+    def text_column(self, name: str, keyed: Callable[[pa.ChunkedArray], Keys]) -> Keys:
+        """Return a text column as keys computed by a function; 0 where it is missing."""
+        if name == "item":
+            return self._items(keyed)
+        return keyed(self._table[{"user": "person", "session": "session_id"}.get(name, name)])[
+            self._event
+        ]
+
+    def profile_keys(self, ids: pa.ChunkedArray) -> Keys:
+        """Return the keys of users or items with these ids."""
+        return self._hashes(ids)
+
+    def _is_expanded_row(self) -> Bools:
+        """Return the rows that stand for one of an event's `items`."""
+        return (self._lengths > 0)[self._event]
+
+    def _queries(self) -> Keys:
+        """Return the normalised query of each row: its own, or that of the response that it
+        follows.
+        """
+        own, answered = (query_keys(self._table[name]) for name in ("query", "answer_query"))
+        return np.where(own != 0, own, answered)[self._event]
+
+    def _items(self, keyed: Callable[[pa.ChunkedArray], Keys]) -> Keys:
+        own = keyed(self._table["item_id"])
+        if not self._expanded:
+            return own
+        keys = own[self._event]
+        lists = pc.filter(self._table["items"], pa.array(self._lengths > 0))
+        keys[np.repeat(self._lengths > 0, np.maximum(self._lengths, 1))] = keyed(
+            pc.list_flatten(lists)
+        )
+        return keys
+
+    def _json_column(self, owner: str) -> "JsonColumn":
+        if owner not in self._json:
+            self._json[owner] = JsonColumn(
+                self._table[_JSON_COLUMNS[owner]], self._event, self.index
+            )
+        return self._json[owner]
+
+
+def take_rows(values: npt.NDArray, rows: Rows) -> npt.NDArray:
+    """Return the values at ascending rows, without a copy where these are all."""
+    return values if len(rows) == len(values) else values[rows]

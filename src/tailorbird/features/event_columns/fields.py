@@ -1,0 +1,177 @@
+"""Fields of events as columns of numbers and hashes.
+
+Covers texts, integers, queries and their words, weekdays, and attributes in JSON.
+`features.declare.scalars` defines the same conversions for one value.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events.clock import HOUR
+from tailorbird.events.keys import hash64, hash64s
+from tailorbird.features.declare.declarations import WORDS
+from tailorbird.features.declare.scalars import query_text, text_of, words_of
+
+Int64s = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.intp]
+Some = Rows | slice
+
+
+class JsonColumn:
+    """A column of JSON objects, or lists with one object per item; each distinct text is parsed
+    once.
+    """
+
+    def __init__(self, column: pa.ChunkedArray, event: Rows | slice, index: Int64s) -> None:
+        codes = column.combine_chunks().dictionary_encode()
+        codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
+        parsed = [parsed_json(text) for text in codes.dictionary.to_pylist()]
+        self._objects: list[dict | None] = []
+        offsets, lengths = np.zeros(len(parsed) + 1, np.int64), np.zeros(len(parsed) + 1, np.int64)
+        for code, value in enumerate(parsed):
+            offsets[code] = len(self._objects)
+            lengths[code] = len(value) if isinstance(value, list) else -1
+            self._objects += value if isinstance(value, list) else [value]
+        missing = len(self._objects)
+        code = pc.fill_null(codes.indices, len(parsed)).to_numpy()[event].astype(np.int64)
+        length = lengths[code]
+        object_index = offsets[code] + np.where(length >= 0, index, 0)
+        self._object_index = np.where(
+            (code == len(parsed)) | ((length >= 0) & (index >= length)), missing, object_index
+        )
+
+    def values(
+        self, attribute: str, convert: "Callable[[object], float]", missing: float
+    ) -> tuple[npt.NDArray, int, int]:
+        """Convert the attribute in each row.
+
+        Returns:
+            The values, the number of rows whose value cannot be converted, and the number of rows
+            whose list or truth was converted to a number.
+        """
+        raw = [
+            object_.get(attribute) if isinstance(object_, dict) else None
+            for object_ in self._objects
+        ]
+        converted_values = np.array(
+            [*(missing if item is None else convert(item) for item in raw), missing],
+            np.uint64 if missing == 0 else np.float64,
+        )
+        is_unreadable = np.array([*(item is not None and item != [] for item in raw), False]) & (
+            np.isnan(converted_values) if missing != 0 else converted_values == 0
+        )
+        is_converted = np.zeros(len(converted_values), np.bool_)
+        if missing != 0:
+            is_converted = np.array(
+                [*(isinstance(item, bool | list) for item in raw), False]
+            ) & ~np.isnan(converted_values)
+        return (
+            converted_values[self._object_index],
+            self._count_rows(is_unreadable),
+            self._count_rows(is_converted),
+        )
+
+    def _count_rows(self, objects: Bools) -> int:
+        return int(np.count_nonzero(objects[self._object_index])) if objects.any() else 0
+
+
+def parsed_json(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:  # such as NaN, or numbers beyond a float64
+        return json.loads(text)
+
+
+def category_key(value: object) -> int:
+    text = text_of(value)
+    return 0 if text is None else hash64(text)
+
+
+def floats(column: pa.ChunkedArray) -> Floats:
+    return pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy()
+
+
+def weekdays(ts: Int64s, local_hour: Floats) -> Floats:
+    """Return `plain.weekday` for arrays."""
+    hours = ts // HOUR
+    has_hour = ~np.isnan(local_hour)
+    utc_offset = np.where(
+        has_hour, (np.where(has_hour, local_hour, 0).astype(np.int64) - hours + 12) % 24 - 12, 0
+    )
+    return (((hours + utc_offset) // 24 + 3) % 7).astype(np.float64)
+
+
+def integer_keys(numbers: Floats) -> Keys:
+    """Return hash64 of each integer as text, 0 where missing; each distinct one is hashed once."""
+    is_present = ~np.isnan(numbers)
+    unique, inverse = np.unique(numbers[is_present].astype(np.int64), return_inverse=True)
+    keys = np.zeros(len(numbers), np.uint64)
+    keys[is_present] = hash64s(str(number) for number in unique.tolist())[inverse]
+    return keys
+
+
+def query_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
+    """Return hash64 of each query normalised by `plain.query_text`, 0 for none."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    encoded = array.dictionary_encode()
+    texts = [query_text(query) for query in encoded.dictionary.to_pylist()]
+    hashes = np.array([*(0 if text is None else hash64(text) for text in texts), 0], np.uint64)
+    return hashes[pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)]
+
+
+def query_words(column: pa.ChunkedArray | pa.Array) -> Keys:
+    """Return the hashes of each query's first distinct words, 0-padded; shape (n, WORDS)."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    encoded = array.dictionary_encode()
+    hashes = np.zeros((len(encoded.dictionary) + 1, WORDS), np.uint64)
+    for row, text in enumerate(encoded.dictionary.to_pylist()):
+        words = words_of(text)
+        hashes[row, : len(words)] = hash64s(words)
+    return hashes[pc.fill_null(encoded.indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]
+
+
+def text_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
+    """Return hash64 of each text, 0 for null; each distinct text is hashed once."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    encoded = array.dictionary_encode()
+    hashes = np.append(hash64s(encoded.dictionary.to_pylist()), np.uint64(0))
+    return hashes[pc.fill_null(encoded.indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]
+
+
+class TextHashCache:
+    """`text_keys` with a cache: ids of people, items and sessions recur in most events.
+
+    Past `size_max` entries the cache is cleared. That costs one hash per recurring text, and needs
+    no bookkeeping of ages.
+    """
+
+    def __init__(self, size_max: int = 200_000) -> None:
+        self._size_max = size_max
+        self._cache: dict[str, int] = {}
+
+    def __call__(self, column: pa.ChunkedArray | pa.Array) -> Keys:
+        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        encoded = array.dictionary_encode()
+        texts = encoded.dictionary.to_pylist()
+        keys = [self._cache.get(text) for text in texts]
+        if missing := [text for text, key in zip(texts, keys, strict=True) if key is None]:
+            if len(self._cache) + len(missing) > self._size_max:
+                self._cache = {}
+            new_hashes = dict(zip(missing, hash64s(missing).tolist(), strict=True))
+            self._cache.update(new_hashes)
+            keys = [
+                new_hashes[text] if key is None else key
+                for text, key in zip(texts, keys, strict=True)
+            ]
+        hashes = np.array([*keys, 0], np.uint64)
+        return hashes[pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)]

@@ -1,0 +1,1 @@
+"""Expressions of declarations, and arithmetic that is equal bit for bit on every machine."""

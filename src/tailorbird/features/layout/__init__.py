@@ -1,0 +1,1 @@
+"""The layout of records and the steps of columns, compiled from declarations."""

@@ -1,0 +1,102 @@
+"""The sources, measures and profile lanes of declarations.
+
+`features.layout.compile` derives the content of records from them, and `features.layout.steps` the
+spots that columns are finished from.
+"""
+
+from tailorbird.features.declare.declarations import (
+    WORDS,
+    Age,
+    Amount,
+    Attribute,
+    Counted,
+    Decayed,
+    Distinct,
+    Entity,
+    Extreme,
+    Favourite,
+    Feature,
+    First,
+    Last,
+    Match,
+    Mean,
+    OfSession,
+    Quantile,
+    Seen,
+    SequenceOf,
+    Share,
+    Total,
+    Variance,
+)
+from tailorbird.features.expr.expression import Expression
+from tailorbird.features.layout.layout import Source
+
+
+def source_of(
+    feature: Counted, types: tuple[str, ...] | None = None, entity: Entity | None = None
+) -> Source:
+    """Return the source of a feature; `types` and `entity` override its own (ratio denominators,
+    parents).
+    """
+    counted_entity = feature.entity if entity is None else entity
+    value: Amount | Expression | None = None
+    if isinstance(feature, Total | Mean | Variance | Extreme | Share | Decayed):
+        value = feature.amount
+    elif isinstance(feature, Last | First | Distinct | Favourite | Seen):
+        value = feature.of
+    used_names = (
+        [*counted_entity.fields, *feature.entity.fields, *feature.group.fields]
+        if isinstance(feature, Share)
+        else [*counted_entity.fields]
+    )
+    for expression in (feature.where, value.of if isinstance(value, Amount) else value):
+        used_names += [] if expression is None else [name for name, _ in expression.names]
+    per_item = isinstance(feature, SequenceOf) or any(
+        name == "item" or name.startswith("item.") for name in used_names
+    )
+    return Source(
+        counted_entity, feature.types if types is None else types, feature.where, value, per_item
+    )
+
+
+def session_source(feature: OfSession) -> Source:
+    return Source(Entity(("user",)), feature.types, None, None, True)
+
+
+def sequence_values(feature: Feature) -> tuple[Expression, ...]:
+    """Return what a sequence stores of each event besides item, type and time."""
+    if isinstance(feature, SequenceOf):
+        return feature.of
+    return (
+        (feature.of,) if isinstance(feature, Favourite | Seen) and feature.of.text != "item" else ()
+    )
+
+
+def lane_kinds(feature: Attribute | Age | Match) -> list[str]:
+    """Return the kinds of a profile's lanes that a feature needs, see `layout.Profile`."""
+    if isinstance(feature, Match):
+        return [f"word {number}" for number in range(1, WORDS + 1)]
+    if isinstance(feature, Age):
+        return ["time"]
+    return [f"{feature.kind} {feature.element}" if feature.element > 1 else feature.kind]
+
+
+def bucket_sources(feature: Quantile) -> list[Source]:
+    base = source_of(feature)
+    per_item = base.per_item or any(
+        name.partition(".")[0] == "item" for name, _ in feature.of.names
+    )
+    return [
+        Source(feature.entity, feature.types, bucket, None, per_item) for bucket in feature.buckets
+    ]
+
+
+SQUARES = ("count", "sum", "square_low", "square_high")
+
+
+def peak_of(feature: Extreme) -> str:
+    return "largest" if feature.largest else "smallest"
+
+
+def measure_of(feature: Share | Decayed) -> str:
+    return "count" if feature.amount is None else "sum"

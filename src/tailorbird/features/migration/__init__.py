@@ -1,0 +1,1 @@
+"""Changes of declarations on a running system, and states built from the lake."""

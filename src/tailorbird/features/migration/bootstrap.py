@@ -1,0 +1,123 @@
+"""Building a state from the lake where the routed log does not reach back far enough.
+
+That is the case after the declarations changed, or after a state was lost. The worker then
+continues in the log at the exact position after the last event from the lake.
+
+    lake: events with p in [1, P)  ─ in batches, in order of p ─►  state at P - 1  ─►  the log from
+P on
+
+The same happens where the log's next events were routed before the router knew an attribute that
+the declarations name: the lake has the versions of profiles with it
+(`features.offline.profile_join`), and events read from the lake equal what would have been routed.
+
+P is what the lake has released, so every event below it is in its table, synced and read back. In
+the meantime readers are told that the state is not ready, and the router deletes nothing. An
+interrupted build, even by `kill -9`, continues after the last batch that it committed.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.offline.profile_join import JoinedEvents
+from tailorbird.features.online.worker import FeatureWorker
+from tailorbird.lake import Lake
+from tailorbird.stream import read_history_end, read_released
+
+BATCH_ROWS = 100_000
+log = logging.getLogger(__name__)
+
+
+def build_from_lake(
+    worker: FeatureWorker,
+    lake: Lake,
+    stop: threading.Event,
+    *,
+    batch_rows: int = BATCH_ROWS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> bool:
+    """Build the worker's state from `lake`; return False if `stop` was set before it was complete.
+
+    Args:
+        progress: called with the number of rows applied so far and in total.
+    Raises:
+        DamageError: the lake does not have all that the log has deleted.
+    """
+    end = read_history_end(lake.path, worker.log_start())
+    log.info(
+        "building the state of schema %s from %d rows of the lake",
+        worker.features.schema_hash,
+        end - 1 - worker.position.p,
+    )
+    try:
+        worker.bootstrap(
+            lambda after: _history(lake, worker.features, after, end, stop, batch_rows, progress),
+            end - 1,
+        )
+    except _Stopped:
+        return False
+    log.info("built the state of schema %s", worker.features.schema_hash)
+    return True
+
+
+def is_lake_ahead(worker: FeatureWorker, lake: Lake) -> bool:
+    """Return whether the lake has more than the worker has applied, or the log cannot be continued.
+
+    Until then a worker that lacks an attribute waits.
+    """
+    return (
+        not worker.position.ready
+        or worker.has_log_gap()
+        or read_released(lake.path).routed_position() > max(worker.position.offset, 1)
+    )
+
+
+def catch_up(
+    worker: FeatureWorker,
+    lake: Lake,
+    *,
+    progress: Callable[[str, int], None] = lambda stage, p: None,
+) -> None:
+    """Apply all of the log, and from the lake the events that lack an attribute in the log.
+
+    Args:
+        progress: called with the source and the p of the state.
+    """
+    while True:
+        while (report := worker.step()).rows:
+            progress("from the log", report.p)
+        if not worker.waits_for_lake or not is_lake_ahead(worker, lake):
+            return
+        build_from_lake(
+            worker,
+            lake,
+            threading.Event(),
+            progress=lambda done, total: progress("from the lake", done),
+        )
+
+
+class _Stopped(Exception):
+    """Raised when the role has to stop before the state is built."""
+
+
+def _history(
+    lake: Lake,
+    features: FeatureSet,
+    after: int,
+    end: int,
+    stop: threading.Event,
+    batch_rows: int,
+    progress: Callable[[int, int], None],
+) -> Iterator[pa.Table]:
+    events = JoinedEvents(lake, features)
+    for first in range(after + 1, end, batch_rows):
+        if stop.is_set():
+            raise _Stopped
+        progress(first - 1, end - 1)
+        where = (ds.field("p") >= first) & (ds.field("p") < min(first + batch_rows, end))
+        yield events.table(where=where)
+    progress(end - 1, end - 1)

@@ -1,0 +1,121 @@
+"""What an erasure changes in feature values, and states built again.
+
+An erased event keeps type, time, item and numbers. A state that is made of these alone keeps its
+value. Any other state that is not one person's may move by what the erased person contributed;
+`sensitivity` says which states of some declarations these are.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events.clock import Clock
+from tailorbird.features.declare.declarations import Amount, Entity
+from tailorbird.features.expr.expression import Expression
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.layout.layout import EntityLayout
+from tailorbird.features.migration.bootstrap import build_from_lake, catch_up, is_lake_ahead
+from tailorbird.features.online.worker import FeatureWorker
+from tailorbird.features.state.key_partition import ALL_KEYS, KeyPart
+from tailorbird.features.state.state import state_folder
+from tailorbird.lake import Lake
+from tailorbird.storage import Storage
+from tailorbird.stream import Address
+
+_PERSONAL = ("user", "session")  # an entity with one of these fields is one person's
+_STAYS = frozenset(
+    {"item", "type", "agent", "slot", "experiment", "arm", "model", "position", "propensity"}
+    | {"price", "quantity", "rating", "dwell_ms"}
+)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How states that are not one person's depend on whose the events are.
+
+    Attributes:
+        by_item: states of single items do.
+        beyond_items: states of categories, devices, everyone and the like do.
+        attributes: of items and users that such states read, "item.category" for instance.
+    """
+
+    by_item: bool
+    beyond_items: bool
+    attributes: frozenset[str]
+
+
+def sensitivity(sets: Iterable[FeatureSet]) -> Sensitivity:
+    """Return how the shared states of these sets depend on whose the events are."""
+    by_item = beyond_items = False
+    attributes: set[str] = set()
+    for layout in (layout for features in sets for layout in features.layout.entities):
+        if is_personal(layout.entity):
+            continue
+        names = {*layout.entity.fields, *_names(layout)}
+        attributes |= {name for name in names if name.startswith(("item.", "user."))}
+        # Events of one time are ordered by their ids, which are new.
+        is_ordered = bool(layout.lasts or layout.sequences or layout.first_values)
+        if is_ordered or any(not name.startswith("item.") for name in names - _STAYS):
+            by_item |= layout.entity.fields == ("item",)
+            beyond_items |= layout.entity.fields != ("item",)
+    return Sensitivity(by_item, beyond_items, frozenset(attributes))
+
+
+def is_personal(entity: Entity) -> bool:
+    """Return whether an entity is a person, or one of a person's things."""
+    return any(name in _PERSONAL for name in entity.fields)
+
+
+def _names(layout: EntityLayout) -> Iterator[str]:
+    """Yield the columns that the states of a layout read."""
+    sources = [
+        spot.source
+        for spots in (layout.rings, layout.sketches, layout.lasts, layout.firsts)
+        for spot in spots
+    ]
+    sources += [spot.source for spot in (*layout.first_values, *layout.sequences)]
+    of = [one.value.of if isinstance(one.value, Amount) else one.value for one in sources]
+    more = [one for sequence in layout.sequences for one in sequence.of]
+    for expression in (*(one.where for one in sources), *of, *more):
+        if isinstance(expression, Expression):
+            yield from (name for name, _ in expression.names)
+
+
+def remake_state(
+    state: Path,
+    features: FeatureSet,
+    lake: Storage,
+    routed: Address,
+    *,
+    clock: Clock,
+    entities_max: int,
+    part: KeyPart = ALL_KEYS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
+    """Delete the state of a schema, or a part of it, and build it from the lake; return how many
+    rows it took in.
+
+    Raises:
+        LockedError: its worker runs.
+    """
+    folder = state_folder(state, features, part)
+    for name in ("data.mdb", "lock.mdb", "data.mdb.damaged"):
+        (folder / name).unlink(missing_ok=True)
+    with FeatureWorker(
+        routed, state, features, clock=clock, entities_max=entities_max, part=part
+    ) as worker:
+        tables = Lake(lake)
+        if worker.needs_history() and is_lake_ahead(worker, tables):
+            build_from_lake(worker, tables, threading.Event(), progress=progress)
+        catch_up(worker, tables)
+        if not worker.position.ready:
+            raise NotReadyError(
+                "the state could not be built",
+                where=str(folder),
+                fix="tailorbird run worker builds it",
+            )
+        worker.sweep_all()
+        worker.publish_figures()
+        return worker.position.rows

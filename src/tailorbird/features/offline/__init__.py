@@ -1,0 +1,1 @@
+"""Historical features, recomputed from the lake at (t, p)."""

@@ -1,0 +1,53 @@
+"""The largest known value within a window, for many moments at once; extends
+`features.offline.asof`.
+
+A tree of maxima is built over the values in the order of the timeline: a range is the union of
+O(log n) of its nodes.
+
+    values   3  0  7  2 | 5  0  …          range [1, 4): 0, then the node over (7, 2)
+    level 1    3     7  |   5
+
+That covers the part of the window before the first event in flight (happened, not yet routed). The
+remainder is scanned event by event. It is short unless events of crowded entities arrive very late.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.features.offline.asof import Moments, Timeline
+from tailorbird.features.offline.kernels.aggregates import peaks
+from tailorbird.features.offline.kernels.windows import run_parallel
+
+Int64s = npt.NDArray[np.int64]
+
+
+class Peaks:
+    """The values (n,) of a timeline's events in input order; none is negative, and 0 means no
+    value.
+    """
+
+    def __init__(self, timeline: Timeline, values: Int64s) -> None:
+        self._timeline = timeline
+        levels = [values[timeline.order]]
+        while len(levels[-1]) > 1:
+            level = levels[-1]
+            if len(level) & 1:
+                level = levels[-1] = np.append(level, 0)
+            levels.append(level.reshape(-1, 2).max(axis=1))
+        self._flat = np.concatenate(levels)
+        self._levels = np.cumsum([0, *(len(level) for level in levels)])
+
+    def since(self, moments: Moments, since: Int64s) -> Int64s:
+        """Return the largest value of each moment's known events at or after `since`, 0 if there
+        are none.
+        """
+        start, cut, maxima = (
+            moments.before(since).edge,
+            moments.stop,
+            np.empty(len(moments), np.int64),
+        )
+        of_moments = (moments.order, start, cut.edge, cut.first_in_flight(), moments.p)
+        run_parallel(
+            peaks, len(moments), *of_moments, self._timeline.p, self._flat, self._levels, maxima
+        )
+        return maxima

@@ -1,0 +1,175 @@
+"""The last events known at (t, p) and what is computed from them, for many moments at once.
+
+Extends `features.offline.asof`. Runs are walked one moment at a time
+(`features.offline.kernels.runs`) and are only materialised for sequences, whose columns are
+returned. For the few moments with many events in flight, `Series.last` finds the run.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.events.keys import hash64
+from tailorbird.features.declare.declarations import HORIZON, SESSION_GAP
+from tailorbird.features.layout.layout import Step
+from tailorbird.features.offline.asof import Moments, Series, ragged
+from tailorbird.features.offline.kernels import runs
+from tailorbird.features.offline.kernels.windows import gather_parallel, run_parallel
+
+Int64s = npt.NDArray[np.int64]
+Intps = npt.NDArray[np.intp]
+Floats = npt.NDArray[np.float64]
+Keys = npt.NDArray[np.uint64]
+
+_OPERATIONS = {
+    "session": runs.SESSION,
+    "length": runs.SESSION,
+    "depth": runs.DEPTH,
+    "duration": runs.DURATION,
+    "refinements": runs.REFINEMENTS,
+    "gap": runs.GAP,
+}
+COMPILED = frozenset(_OPERATIONS)  # operations of `runs.OF_RUN` that are computed here
+
+
+class Columns:
+    """Hashes of the item and type of each event of a series, and an identity of its session; 0 if
+    missing.
+
+    `rows` (m,) index the columns (n,). Each column is gathered on first use.
+    """
+
+    def __init__(
+        self,
+        rows: Intps,
+        item: Callable[[], Keys],
+        type: Callable[[], Keys],
+        session: Callable[[], Keys],
+    ) -> None:
+        self.rows = rows
+        self._item, self._type, self._session = item, type, session
+
+    @cached_property
+    def item(self) -> Keys:
+        return gather_parallel(self._item(), self.rows)
+
+    @cached_property
+    def type(self) -> Keys:
+        return gather_parallel(self._type(), self.rows)
+
+    @cached_property
+    def session(self) -> Keys:
+        return gather_parallel(self._session(), self.rows)
+
+
+@dataclass(frozen=True)
+class RunEvents:
+    """Concatenated runs, oldest event first: the index within the series of each entry, and its
+    columns.
+    """
+
+    offsets: Int64s
+    indices: Intps
+    ts: Int64s
+    item: Keys
+    type: Keys
+
+
+class LastRuns:
+    """The last `length` events of a series within the horizon, for each moment."""
+
+    def __init__(self, series: Series, columns: Columns, moments: Moments, length: int) -> None:
+        self._series, self._columns, self._moments, self._length = series, columns, moments, length
+        sorted_moments = (
+            moments.order,
+            moments.start,
+            moments.stop.edge,
+            moments.sorted_t,
+            moments.p,
+        )
+        self._kernel_args = (*sorted_moments, series.before, series.ts, series.p, length, HORIZON)
+
+    @property
+    def rows(self) -> Intps:
+        """The row of the columns of each event of the series."""
+        return self._columns.rows
+
+    def compute(self, steps: Sequence[Step], candidates: Keys) -> tuple[Floats, Intps]:
+        """Return the column of each step (q, steps), and the moments that were left undone."""
+        candidates = gather_parallel(candidates, self._moments.order)
+        columns, is_deferred = (
+            np.empty((len(self._moments), len(steps))),
+            np.zeros(len(self._moments), np.bool_),
+        )
+        for start in range(0, len(steps), runs.SEARCHES):
+            batch = steps[start : start + runs.SEARCHES]
+            operations = np.array([_OPERATIONS[step.operation] for step in batch], np.int64)
+            step_bits = self._step_bits(batch)
+            # A gap needs times only.
+            item, session = (
+                (step_bits,) * 2
+                if all(operation == runs.GAP for operation in operations)
+                else self._item_and_session()
+            )
+            of_events = (candidates, item, session, step_bits)
+            batch_columns = columns[:, start : start + len(batch)]
+            run_parallel(
+                runs.run_columns,
+                len(self._moments),
+                *self._kernel_args,
+                *of_events,
+                operations,
+                SESSION_GAP,
+                batch_columns,
+                is_deferred,
+            )
+        return columns, np.flatnonzero(is_deferred)
+
+    def _step_bits(self, steps: Sequence[Step]) -> Keys:
+        """Return for each event a bit per step that uses its type, and one for searches."""
+        if all(step.operation == "gap" for step in steps):
+            return np.zeros(len(self._series.p), np.uint64)
+        types = self._columns.type
+        bits = (types == np.uint64(hash64("search"))).astype(np.uint64) << np.uint64(runs.SEARCHES)
+        masks: dict[tuple[str, ...], npt.NDArray[np.bool_]] = {}
+        for index, step in enumerate(steps):
+            names = step.types or (step.text,)
+            if names not in masks:
+                masks[names] = np.isin(types, np.array([hash64(name) for name in names], np.uint64))
+            bits |= masks[names].astype(np.uint64) << np.uint64(index)
+        return bits
+
+    def _item_and_session(self) -> tuple[Keys, Keys]:
+        return self._columns.item, self._columns.session
+
+    def events(self) -> RunEvents:
+        """Return the runs themselves."""
+        moments, series = self._moments, self._series
+        sizes = np.empty(len(moments), np.int64)
+        run_parallel(runs.run_sizes, len(moments), *self._kernel_args, sizes)
+        deferred = np.flatnonzero(sizes < 0)
+        deferred_runs = (
+            series.last_indices(moments.take(deferred), self._length, moments.t[deferred] - HORIZON)
+            if len(deferred)
+            else None
+        )
+        if deferred_runs is not None:
+            sizes[deferred] = np.diff(deferred_runs[0])
+        offsets = np.concatenate(([0], np.cumsum(sizes)))
+        count = int(offsets[-1])
+        indices, ts = np.empty(count, np.intp), np.empty(count, np.int64)
+        item, type_ = np.empty(count, np.uint64), np.empty(count, np.uint64)
+        of_events = (offsets, self._columns.item, self._columns.type, indices, ts, item, type_)
+        run_parallel(runs.run_events, len(moments), *self._kernel_args, *of_events)
+        if deferred_runs is not None:
+            slots, _ = ragged(offsets[deferred], offsets[deferred + 1])
+            indices[slots] = deferred_runs[1]
+            ts[slots], item[slots], type_[slots] = (
+                series.ts[deferred_runs[1]],
+                self._columns.item[deferred_runs[1]],
+                self._columns.type[deferred_runs[1]],
+            )
+        return RunEvents(offsets, indices, ts, item, type_)

@@ -1,0 +1,257 @@
+"""Compaction of events processed in order of time, for keys whose events do not fit into memory.
+
+    events before c ─┬─ in flight (p above that of a later request)       ─► retained
+                     ├─ could still be selected individually               ─► retained
+                     └─ the rest: known to all later requests              ─► added to tile sums
+
+Events are retained individually, for each key and source, if a request could select them: the
+newest events, the first ones, the largest or smallest of each tile, one event for each register of
+each tile of a sketch, and the newest profiles. A sum over a window is then the sum of the retained
+events, which `features.offline.timelines` computes, plus the sum of the window's tiles, which are
+complete since a window begins on the edge of a tile. Values are therefore equal to those computed
+from all events together. Memory does not grow with the number of events of a key, only with the
+tiles of its windows and the events in flight. `features.offline.shards` decides when this is used.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events.contract.schema import micros
+from tailorbird.features.arithmetic.sketch import registers_and_ranks
+from tailorbird.features.event_columns.extracts import Extract, tile_values
+from tailorbird.features.layout.layout import PEAKS, EntityLayout, Profile, Ring, Source, Spot
+from tailorbird.features.offline.hashing import identities
+from tailorbird.features.offline.timelines import Frames, sources_of
+
+Int64s = npt.NDArray[np.int64]
+Intps = npt.NDArray[np.intp]
+Keys = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+
+
+class TileSums:
+    """The sums of tiles of many keys."""
+
+    def __init__(self) -> None:
+        self._key, self._tile, self._total = (
+            np.zeros(0, np.uint64),
+            np.zeros(0, np.int64),
+            np.zeros(0, np.int64),
+        )
+        self._index()
+
+    def __len__(self) -> int:
+        return len(self._key)
+
+    def add(self, key: Keys, tile: Int64s, value: Int64s, oldest: int) -> None:
+        """Add values to the tiles of these keys, and drop the tiles before `oldest`."""
+        key, tile = np.concatenate((self._key, key)), np.concatenate((self._tile, tile))
+        value = np.concatenate((self._total, value))
+        order = np.lexsort((tile, key))
+        order = order[tile[order] >= oldest]
+        key, tile, value = key[order], tile[order], value[order]
+        first = np.flatnonzero(_changes(key, tile))
+        self._key, self._tile = key[first], tile[first]
+        self._total = np.add.reduceat(value, first) if len(first) else value
+        self._index()
+
+    def since(self, key: Keys, tile: Int64s) -> Int64s:
+        """Return the sum of each key's tiles from `tile` on."""
+        if not len(self):
+            return np.zeros(len(key), np.int64)
+        key_index, is_present = self._numbers(key)
+        start = np.searchsorted(
+            self._code, key_index * self._span + np.clip(tile - self._low, 0, self._span)
+        )
+        end = np.searchsorted(self._code, (key_index + 1) * self._span)
+        return np.where(is_present, self._prefix[end] - self._prefix[start], 0)
+
+    def at(self, key: Keys, tile: Int64s) -> Int64s:
+        """Return the sum of one tile of each key."""
+        return self.since(key, tile) - self.since(key, tile + 1)
+
+    def _index(self) -> None:
+        self._low = int(self._tile.min()) if len(self) else 0
+        self._span = int(self._tile.max()) - self._low + 1 if len(self) else 1
+        self._keys, number = np.unique(self._key, return_inverse=True)
+        self._code = number * self._span + (self._tile - self._low)
+        self._prefix = np.append(0, np.cumsum(self._total))
+
+    def _numbers(self, key: Keys) -> tuple[Intps, Bools]:
+        number = np.minimum(np.searchsorted(self._keys, key), len(self._keys) - 1)
+        return number, self._keys[number] == key
+
+
+class CompactedHistory:
+    """The compacted events before a time, for the keys (by entity) that will be requested."""
+
+    def __init__(
+        self, entities: Sequence[EntityLayout], request_keys: Mapping[int, Keys], empty: pa.Table
+    ) -> None:
+        self.events = empty
+        self._entities = entities
+        self._request_keys = {entity: np.unique(keys) for entity, keys in request_keys.items()}
+        self._tiles: dict[tuple[int, Ring], TileSums] = {}
+
+    def advance(self, frames: Frames, t: int, p: int) -> None:
+        """Absorb the events of the frames, for requests at or after t and p.
+
+        The frames contain the events retained so far and all further ones up to t.
+        """
+        frame, retained = frames.frame, np.zeros(frames.events.num_rows, np.bool_)
+        extracts: list[tuple[EntityLayout, Source, Extract, Intps]] = []
+        for layout in self._entities:
+            key, _ = frame.key(layout.entity)
+            is_requested = _is_among(self._request_keys[layout.index], key)
+            for source in sources_of(layout):
+                extract = frames.extract(source)
+                own_rows = np.flatnonzero(is_requested[extract.rows])
+                is_settled = frame.p[extract.rows[own_rows]] <= p
+                retained[frame.event(extract.rows[own_rows[~is_settled]])] = True
+                own_rows = own_rows[is_settled]
+                extracts.append((layout, source, extract, own_rows))
+                rows = extract.rows[own_rows]
+                for picked in _retained_events(
+                    layout, source, key[rows], frame.ts[rows], extract.value[own_rows], t
+                ):
+                    retained[frame.event(rows[picked])] = True
+            if layout.profile is not None:
+                self._keep_profiles(
+                    layout.profile, self._request_keys[layout.index], frames, p, retained
+                )
+        for layout, source, extract, own_rows in extracts:
+            absorbed = own_rows[~retained[frame.event(extract.rows[own_rows])]]
+            rows, value = extract.rows[absorbed], extract.value[absorbed]
+            key = frame.key(layout.entity)[0][rows]
+            for ring, tiles in _summed_rings(layout).items():
+                if ring.source == source:
+                    sums = self._tiles.setdefault((layout.index, ring), TileSums())
+                    sums.add(
+                        key,
+                        frame.ts[rows] // ring.hop,
+                        tile_values(ring.measure, value),
+                        t // ring.hop - tiles,
+                    )
+        self.events = frames.events.filter(pa.array(retained)).combine_chunks()
+
+    def add_compacted_sums(
+        self, layout: EntityLayout, key: Keys, t: Int64s, values: dict[Spot, Int64s]
+    ) -> None:
+        """Add what was compacted away to the windows' sums of keys at t."""
+        for window in layout.windows:
+            ring = layout.rings[window.ring]
+            tiles = self._tiles.get((layout.index, ring))
+            if tiles is not None:
+                spot = Spot(layout.index, window.reading_lane)
+                values[spot] = values[spot] + tiles.since(key, t // ring.hop - window.tiles)
+
+    def tile_lookup(
+        self, layout: EntityLayout, ring: Ring, key: Keys
+    ) -> Callable[[Int64s], Int64s]:
+        """Return a function from a tile to each key's compacted sum in that tile."""
+        tiles = self._tiles.get((layout.index, ring), TileSums())
+        return lambda tile: tiles.at(key, tile)
+
+    def _keep_profiles(
+        self, profile: Profile, request_keys: Keys, frames: Frames, p: int, retained: Bools
+    ) -> None:
+        """Retain the profiles in flight and the newest ones."""
+        table = frames.events
+        of_type = pc.and_(pc.equal(table["type"], profile.type), table["counts"]).to_numpy()
+        events = np.flatnonzero(of_type)
+        ids = table["item_id" if profile.type == "item" else "user_id"].take(pa.array(events))
+        key = identities(ids, start=frames.start)
+        is_requested = _is_among(request_keys, key)
+        events, key = events[is_requested], key[is_requested]
+        is_settled = table["p"].to_numpy()[events] <= p
+        retained[events[~is_settled]] = True
+        events, key = events[is_settled], key[is_settled]
+        retained[events[_newest_events(key, micros(table["ts"])[events], 1)]] = True
+
+
+def _summed_rings(layout: EntityLayout) -> dict[Ring, int]:
+    """Return the rings that are summed, with the number of tiles that they are read back."""
+    tiles_by_ring: dict[Ring, int] = {}
+    for window in (*layout.windows, *layout.decays):
+        ring = layout.rings[window.ring]
+        if ring.measure not in PEAKS:
+            tiles_by_ring[ring] = max(tiles_by_ring.get(ring, 0), window.tiles)
+    return tiles_by_ring
+
+
+def _retained_events(
+    layout: EntityLayout, source: Source, key: Keys, ts: Int64s, value: Int64s, t: int
+) -> list[Intps]:
+    """Return the events of a source that a request could select; ties in time are all included."""
+    retained = [_newest_events(key, ts, 1) for last in layout.lasts if last.source == source]
+    retained += [
+        _newest_events(key, ts, sequence.length)
+        for sequence in layout.sequences
+        if sequence.source == source
+    ]
+    retained += [
+        _newest_events(key, -ts, 1)
+        for first_ in (*layout.firsts, *layout.first_values)
+        if first_.source == source
+    ]
+    for place, ring in enumerate(layout.rings):
+        if ring.source == source and ring.measure in PEAKS:
+            reach = max(
+                (window.tiles for window in layout.windows if window.ring == place), default=0
+            )
+            tile = ts // ring.hop
+            late = np.flatnonzero(tile >= t // ring.hop - reach)
+            retained.append(
+                late[_largest_events(tile_values(ring.measure, value[late]), key[late], tile[late])]
+            )
+    for number, sketch in enumerate(layout.sketches):
+        if sketch.source == source:
+            reach = max(
+                (distinct.tiles for distinct in layout.distincts if distinct.sketch == number),
+                default=0,
+            )
+            tile = ts // sketch.hop
+            late = np.flatnonzero(tile >= t // sketch.hop - reach)
+            register, rank = registers_and_ranks(value[late].view(np.uint64), sketch.precision)
+            retained.append(late[_largest_events(rank, key[late], tile[late], register)])
+    return retained
+
+
+def _newest_events(key: Keys, ts: Int64s, length: int) -> Intps:
+    """Return the events that are among the `length` newest of their key, including ties."""
+    order = np.lexsort((ts, key))
+    key = key[order]
+    ends = np.flatnonzero(np.append(key[1:] != key[:-1], np.ones(min(len(key), 1), np.bool_)))
+    starts = np.append(0, ends + 1)[: len(ends)]
+    oldest_retained = (
+        ts[order[np.maximum(ends - length + 1, starts)]] if len(ends) else np.zeros(0, np.int64)
+    )
+    return order[ts[order] >= np.repeat(oldest_retained, ends + 1 - starts)]
+
+
+def _largest_events(value: npt.NDArray, *of: npt.NDArray) -> Intps:
+    """Return one event with the largest value of each group."""
+    order = np.lexsort((value, *of))
+    return order[
+        np.append(
+            _changes(*(group[order] for group in of))[1:], np.ones(min(len(order), 1), np.bool_)
+        )
+    ]
+
+
+def _changes(*columns: npt.NDArray) -> Bools:
+    """Return where a row differs from the one before it."""
+    differs = np.ones(len(columns[0]), np.bool_)
+    differs[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
+    return differs
+
+
+def _is_among(keys: Keys, candidates: Keys) -> Bools:
+    """Return which of the candidates are among the keys, which are ascending."""
+    if not len(keys):
+        return np.zeros(len(candidates), np.bool_)
+    return keys[np.minimum(np.searchsorted(keys, candidates), len(keys) - 1)] == candidates

@@ -1,0 +1,93 @@
+"""The dictionary of a backfill's categories and sequences, from hashes to texts.
+
+It is built by reading the texts of the lake once more. Only requested texts are kept, and reading
+ends when all are found.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tailorbird.features.declare.scalars import query_text, text_of
+from tailorbird.features.event_columns.fields import parsed_json
+from tailorbird.features.offline.bulk import Requests
+from tailorbird.features.offline.hashing import hashes
+
+Keys = npt.NDArray[np.uint64]
+
+_JSON = ("properties", "user_profile", "item_profile")
+_QUERIES = ("query", "answer_query")
+
+
+def texts_by_hash(requested: Keys, requests: Requests, events: Iterable[pa.Table]) -> pa.Table:
+    """Return the text of each hash, in columns `hash` and `text`, ascending; unknown hashes are
+    missing.
+    """
+    remaining, tables = np.unique(requested[requested != 0]), []
+    for texts in _texts(requests, events):
+        if not len(remaining):
+            break
+        keys = hashes(texts)
+        is_match = np.isin(keys, remaining)
+        if is_match.any():
+            tables.append(
+                pa.table(
+                    {"hash": pa.array(keys[is_match]), "text": texts.filter(pa.array(is_match))}
+                )
+            )
+            remaining = np.setdiff1d(remaining, keys[is_match], assume_unique=True)
+    empty = pa.table({"hash": pa.array([], pa.uint64()), "text": pa.array([], pa.string())})
+    return pa.concat_tables([empty, *tables]).sort_by("hash").combine_chunks()
+
+
+def _texts(requests: Requests, events: Iterable[pa.Table]) -> Iterator[pa.Array]:
+    """Yield the distinct texts, column by column."""
+    for name in ("device", "country", "query"):
+        column = getattr(requests, name)
+        if column is not None:
+            yield _column_texts(
+                name,
+                column
+                if isinstance(column, pa.Array | pa.ChunkedArray)
+                else pa.array(column, pa.string()),
+            )
+    for table in events:
+        for name in table.column_names:
+            kind = table.schema.field(name).type
+            if pa.types.is_string(kind) or pa.types.is_list(kind):
+                yield _column_texts(name, table[name])
+
+
+def _column_texts(name: str, column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    if pa.types.is_list(column.type):
+        column = column.combine_chunks().flatten()
+        if not pa.types.is_string(column.type):
+            return pa.array([], pa.string())
+    unique = column.unique().drop_null()
+    if name in _JSON:
+        return _distinct_texts(_values(parsed_json(text)) for text in unique.to_pylist())
+    return (
+        _distinct_texts([query_text(text)] for text in unique.to_pylist())
+        if name in _QUERIES
+        else unique
+    )
+
+
+def _distinct_texts(value_groups: Iterable[Iterable[object]]) -> pa.Array:
+    return pa.array(
+        list(
+            dict.fromkeys(
+                text for lot in value_groups for item in lot if (text := text_of(item)) is not None
+            )
+        ),
+        pa.string(),
+    )
+
+
+def _values(parsed: object) -> Iterator[object]:
+    """Yield the attributes of one or several profiles, and the elements of lists."""
+    for profile in parsed if isinstance(parsed, list) else [parsed]:
+        for value in profile.values() if isinstance(profile, dict) else ():
+            yield from value if isinstance(value, list) else [value]

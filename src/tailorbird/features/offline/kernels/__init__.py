@@ -1,0 +1,1 @@
+"""Loops of the backfill, compiled by Numba."""

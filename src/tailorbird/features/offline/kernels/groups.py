@@ -1,0 +1,322 @@
+"""Loops of the backfill that group entries: keys to numbers, and entries sorted by (group, time).
+
+They follow the rules of `features.offline.kernels.windows`. Many entries of many groups are first
+distributed to buckets of neighbouring groups, and then sorted bucket by bucket. Writing them one by
+one would touch another cache line for each, which costs more than everything else.
+
+    entries ──by share, in order──► buckets of groups ──in the cache──► group 0: ts ts … | group 1:
+    ts ts …
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.features.offline.kernels.windows import (
+    THREADS,
+    Int32s,
+    Int64s,
+    Intps,
+    Keys,
+    compiled,
+    run_parallel,
+    share_bounds,
+)
+
+_BUCKETED_MIN = 1 << 16  # entries from which buckets pay
+_GROUPS_MIN = 1 << 12
+_BUCKET_BITS = 9
+
+Slots = npt.NDArray[
+    np.uint64
+]  # (slots, 2): a key and its number + 1, in one cache line; 0 is empty
+
+
+class KeyNumbering:
+    """Distinct keys, numbered from 0 in order of first occurrence.
+
+    Attributes:
+        count: number of distinct keys.
+        first: shape (count,), the first index of each.
+        numbers: shape (n,), the number of each of the input keys.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self.numbers: Int32s = np.empty(len(keys), np.int32)
+        bits, count, row = 12, 0, 0
+        first = np.empty(1 << 11, np.int64)
+        slots = np.zeros((1 << bits, 2), np.uint64)
+        while row < len(keys):
+            row, count = _number_keys(keys, slots, first, self.numbers, row, count)
+            if row < len(keys):
+                bits += 2 if bits < 16 else 1
+                first = np.concatenate((first, np.empty((1 << (bits - 1)) - len(first), np.int64)))
+                slots = np.zeros((1 << bits, 2), np.uint64)
+                _fill_slots(keys, slots, first, count)
+        self._slots, self.count, self.first = slots, int(count), first[:count].copy()
+
+    def lookup(self, keys: Keys) -> Int32s:
+        """Return the number of each key, or `count` for an unknown one."""
+        if keys is self._keys:
+            return self.numbers
+        numbers = np.empty(len(keys), np.int32)
+        run_parallel(_find_keys, len(keys), keys, self._slots, self.count, numbers)
+        return numbers
+
+
+@compiled
+def _find_slot(key: np.uint64, slots: Slots) -> np.int64:
+    """Return the slot of a key, or the empty slot where it belongs."""
+    mask = len(slots) - 1
+    slot = np.int64(key ^ (key >> np.uint64(32))) & mask
+    while slots[slot, 1] != 0 and slots[slot, 0] != key:
+        slot = (slot + 1) & mask
+    return slot
+
+
+@compiled
+def _number_keys(
+    keys: Keys, slots: Slots, first: Int64s, numbers: Int32s, row: int, count: int
+) -> tuple[int, int]:
+    """Number the keys from `row` on, until the slots run out.
+
+    Returns the next row and the number of distinct keys.
+    """
+    while row < len(keys):
+        slot = _find_slot(keys[row], slots)
+        if slots[slot, 1] == 0:
+            if count == len(first):
+                break
+            first[count] = row
+            count += 1
+            slots[slot, 0] = keys[row]
+            slots[slot, 1] = np.uint64(count)
+        numbers[row] = np.int32(slots[slot, 1]) - 1
+        row += 1
+    return row, count
+
+
+@compiled
+def _fill_slots(keys: Keys, slots: Slots, first: Int64s, count: int) -> None:
+    for number in range(count):
+        key = keys[first[number]]
+        slot = _find_slot(key, slots)
+        slots[slot, 0] = key
+        slots[slot, 1] = np.uint64(number + 1)
+
+
+@compiled
+def _find_keys(
+    low: int, high: int, keys: Keys, slots: Slots, missing: int, numbers: Int32s
+) -> None:
+    for row in range(low, high):
+        number = np.int64(slots[_find_slot(keys[row], slots), 1])
+        numbers[row] = number - 1 if number > 0 else missing
+
+
+def group_entries(
+    group: Int32s, groups: int, times: Int64s, p: Int64s
+) -> tuple[Int64s, Intps, Int64s, Int64s]:
+    """Sort entries by (group, time), stably, and drop those of the group `groups`.
+
+    Returns: starts (groups + 1,), and for each position (m,) the index of its entry, its time and
+    its p.
+    """
+    if len(group) >= _BUCKETED_MIN and groups >= _GROUPS_MIN:
+        return _grouped_by_buckets(group, groups, times, p)
+    counts = np.zeros(groups + 1, np.int64)
+    _count(group, counts)
+    starts = np.concatenate(([0], np.cumsum(counts[:-1])))
+    size = int(starts[-1])
+    order, times_of, p_of = (
+        np.empty(size, np.intp),
+        np.empty(size, np.int64),
+        np.empty(size, np.int64),
+    )
+    cuts = share_bounds(starts)
+    run_parallel(
+        _scatter, groups, group, starts[:-1].copy(), times, p, order, times_of, p_of, bounds=cuts
+    )
+    run_parallel(_sort_groups, groups, starts, order, times_of, p_of, bounds=cuts)
+    return starts, order, times_of, p_of
+
+
+def _grouped_by_buckets(
+    group: Int32s, groups: int, times: Int64s, p: Int64s
+) -> tuple[Int64s, Intps, Int64s, Int64s]:
+    shift = max(0, groups.bit_length() - _BUCKET_BITS)
+    buckets = ((groups - 1) >> shift) + 1
+    cuts = [len(group) * share // THREADS for share in range(THREADS + 1)]
+    counts = np.zeros((THREADS, buckets), np.int64)
+    run_parallel(
+        _count_buckets, len(group), group, groups, shift, np.array(cuts), counts, bounds=cuts
+    )
+    ends = np.cumsum(counts.T.ravel())  # ordered by bucket, then share
+    size = int(ends[-1])
+    next_slots = np.ascontiguousarray((ends - counts.T.ravel()).reshape(buckets, THREADS).T)
+    bounds = np.append(next_slots[0], size)
+    bucketed = np.empty((size, 3), np.int64)
+    run_parallel(
+        _distribute,
+        len(group),
+        group,
+        groups,
+        shift,
+        np.array(cuts),
+        times,
+        p,
+        next_slots,
+        bucketed,
+        bounds=cuts,
+    )
+    starts = np.empty(groups + 1, np.int64)
+    order, times_of, p_of = (
+        np.empty(size, np.intp),
+        np.empty(size, np.int64),
+        np.empty(size, np.int64),
+    )
+    run_parallel(
+        _sort_buckets,
+        buckets,
+        bucketed,
+        bounds,
+        groups,
+        shift,
+        starts,
+        order,
+        times_of,
+        p_of,
+        bounds=share_bounds(bounds),
+    )
+    return starts, order, times_of, p_of
+
+
+@compiled
+def _count_buckets(
+    low: int, high: int, group: Int32s, groups: int, shift: int, cuts: Int64s, counts: Int64s
+) -> None:
+    own_counts = counts[np.searchsorted(cuts, low, side="right") - 1]
+    for row in range(low, high):
+        if group[row] < groups:
+            own_counts[group[row] >> shift] += 1
+
+
+@compiled
+def _distribute(
+    low: int,
+    high: int,
+    group: Int32s,
+    groups: int,
+    shift: int,
+    cuts: Int64s,
+    times: Int64s,
+    p: Int64s,
+    next_slots: Int64s,
+    bucketed: Int64s,
+) -> None:
+    """Copy entries, as (group and row, time, p), into the slots of this share in their buckets, in
+    order.
+    """
+    own_slots = next_slots[np.searchsorted(cuts, low, side="right") - 1]
+    for row in range(low, high):
+        own_group = np.int64(group[row])
+        if own_group < groups:
+            at = own_slots[own_group >> shift]
+            own_slots[own_group >> shift] = at + 1
+            bucketed[at, 0] = own_group << 32 | row
+            bucketed[at, 1] = times[row]
+            bucketed[at, 2] = p[row]
+
+
+@compiled
+def _sort_buckets(
+    low: int,
+    high: int,
+    bucketed: Int64s,
+    bounds: Int64s,
+    groups: int,
+    shift: int,
+    starts: Int64s,
+    order: Intps,
+    times_of: Int64s,
+    p_of: Int64s,
+) -> None:
+    """Sort the entries of some buckets by (group, time)."""
+    next_slots = np.empty(1 << shift, np.int64)
+    for bucket in range(low, high):
+        first, start, stop = bucket << shift, bounds[bucket], bounds[bucket + 1]
+        stop_group = min(first + (1 << shift), groups)
+        next_slots[:] = 0
+        for entry in range(start, stop):
+            next_slots[(bucketed[entry, 0] >> 32) - first] += 1
+        at = start
+        for group in range(first, stop_group):
+            starts[group] = at
+            at += next_slots[group - first]
+            next_slots[group - first] = starts[group]
+        starts[stop_group] = stop
+        for entry in range(start, stop):
+            group = (bucketed[entry, 0] >> 32) - first
+            to = next_slots[group]
+            next_slots[group] = to + 1
+            order[to] = bucketed[entry, 0] & 0xFFFFFFFF
+            times_of[to] = bucketed[entry, 1]
+            p_of[to] = bucketed[entry, 2]
+        _sort_groups(first, stop_group, starts, order, times_of, p_of)
+
+
+@compiled
+def _count(group: Int32s, counts: Int64s) -> None:
+    for row in range(len(group)):
+        counts[group[row]] += 1
+
+
+@compiled
+def _scatter(
+    low: int,
+    high: int,
+    group: Int32s,
+    next_slots: Int64s,
+    times: Int64s,
+    p: Int64s,
+    order: Intps,
+    times_of: Int64s,
+    p_of: Int64s,
+) -> None:
+    for row in range(len(group)):
+        own_group = group[row]
+        if low <= own_group < high:
+            at = next_slots[own_group]
+            next_slots[own_group] = at + 1
+            order[at] = row
+            times_of[at] = times[row]
+            p_of[at] = p[row]
+
+
+@compiled
+def _sort_groups(
+    low: int, high: int, starts: Int64s, order: Intps, times: Int64s, p: Int64s
+) -> None:
+    """Sort each group stably; entries in order of time, as a lake's nearly are, cost one pass."""
+    for group in range(low, high):
+        start, stop = starts[group], starts[group + 1]
+        unsorted = False
+        for at in range(start + 1, stop):
+            if times[at] < times[at - 1]:
+                unsorted = True
+                break
+        if not unsorted:
+            continue
+        if stop - start <= 32:
+            for at in range(start + 1, stop):
+                time, row, position = times[at], order[at], p[at]
+                to = at
+                while to > start and times[to - 1] > time:
+                    times[to], order[to], p[to] = times[to - 1], order[to - 1], p[to - 1]
+                    to -= 1
+                times[to], order[to], p[to] = time, row, position
+        else:
+            rank = np.argsort(times[start:stop], kind="mergesort")
+            times[start:stop] = times[start:stop][rank]
+            order[start:stop] = order[start:stop][rank]
+            p[start:stop] = p[start:stop][rank]

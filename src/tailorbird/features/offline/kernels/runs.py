@@ -1,0 +1,243 @@
+"""Loops of the backfill over last events: sequences, sessions, gaps, the newest event.
+
+They follow the rules of `features.offline.kernels.windows`. Each moment walks back from its edge
+over the events of a series (`asof.Series`, in order of entity and time) and skips what was not
+known yet. A walk that skips more than `PASSED_MAX` events gives up, and the moment is left to the
+caller.
+
+    series   … a b c d | e      edge |, 2 events: c d, where p is early enough
+                                before[edge]: number of events of the series before it
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.features.offline.kernels.windows import Bools, Floats, Int64s, Intps, Keys, compiled
+
+PASSED_MAX = 256  # events in flight that are skipped one by one
+SESSION, DEPTH, DURATION, REFINEMENTS, GAP = range(5)  # operations of `run_columns`
+SEARCHES = 62  # the bit of searches; lower bits mark the steps that use an event's type
+
+
+@compiled
+def walk(
+    floor: int, stop: int, since: int, bound: int, times: Int64s, p: Int64s, run: Intps
+) -> int:
+    """Write the newest known positions of [floor, stop) at or after `since` into `run`, newest
+    first.
+
+    Returns their number, or −1 if the walk gave up.
+    """
+    count = passed = 0
+    position = stop
+    while position > floor and count < len(run):
+        position -= 1
+        if times[position] < since:
+            break
+        if p[position] > bound:
+            passed += 1
+            if passed > PASSED_MAX:
+                return -1
+        else:
+            run[count] = position
+            count += 1
+    return count
+
+
+@compiled
+def newest(
+    low: int,
+    high: int,
+    order: Intps,
+    floor: Intps,
+    edge: Intps,
+    bound: Int64s,
+    before: Intps,
+    p: Int64s,
+    event: Intps,
+    out: Intps,
+    is_deferred: Bools,
+) -> None:
+    """Write the event at the newest known position of each moment, −1 without one."""
+    for moment in range(low, high):
+        row, least, position = order[moment], before[floor[moment]], before[edge[moment]] - 1
+        last = max(least, position - PASSED_MAX)
+        while position >= last and p[position] > bound[moment]:
+            position -= 1
+        out[row] = event[position] if position >= last else -1
+        is_deferred[row] = position < last and last > least
+
+
+@compiled
+def run_sizes(
+    low: int,
+    high: int,
+    order: Intps,
+    floor: Intps,
+    edge: Intps,
+    t: Int64s,
+    bound: Int64s,
+    before: Intps,
+    times: Int64s,
+    p: Int64s,
+    length: int,
+    horizon: int,
+    sizes: Int64s,
+) -> None:
+    """Write how many events the run of each moment has; −1 if the walk gave up."""
+    run = np.empty(length, np.intp)
+    for moment in range(low, high):
+        least, stop = before[floor[moment]], before[edge[moment]]
+        sizes[order[moment]] = walk(least, stop, t[moment] - horizon, bound[moment], times, p, run)
+
+
+@compiled
+def run_events(
+    low: int,
+    high: int,
+    order: Intps,
+    floor: Intps,
+    edge: Intps,
+    t: Int64s,
+    bound: Int64s,
+    before: Intps,
+    times: Int64s,
+    p: Int64s,
+    length: int,
+    horizon: int,
+    offsets: Int64s,
+    item: Keys,
+    type_: Keys,
+    places: Intps,
+    of_ts: Int64s,
+    of_item: Keys,
+    of_type: Keys,
+) -> None:
+    """Write the positions of each run, oldest first, from its offset on, with the columns of each
+    event.
+    """
+    run = np.empty(length, np.intp)
+    for moment in range(low, high):
+        least, stop = before[floor[moment]], before[edge[moment]]
+        count = walk(least, stop, t[moment] - horizon, bound[moment], times, p, run)
+        end = offsets[order[moment] + 1] - 1
+        for back in range(count):
+            position = run[back]
+            places[end - back] = position
+            of_ts[end - back] = times[position]
+            of_item[end - back] = item[position]
+            of_type[end - back] = type_[position]
+
+
+@compiled
+def run_columns(
+    low: int,
+    high: int,
+    order: Intps,
+    floor: Intps,
+    edge: Intps,
+    t: Int64s,
+    bound: Int64s,
+    before: Intps,
+    times: Int64s,
+    p: Int64s,
+    length: int,
+    horizon: int,
+    request_session: Keys,
+    item: Keys,
+    session: Keys,
+    step_bits: Keys,
+    operation: Int64s,
+    gap_max: int,
+    out: Floats,
+    is_deferred: Bools,
+) -> None:
+    """Write the value of each operation over a run, as defined by `runs.Runs`.
+
+    `request_session` is in the order of moments, `out` (q, operations).
+    """
+    run = np.empty(length, np.intp)
+    of_session = np.empty(length, np.intp)
+    items = np.empty(length, np.uint64)
+    for moment in range(low, high):
+        row, time = order[moment], t[moment]
+        least, stop = before[floor[moment]], before[edge[moment]]
+        count = walk(least, stop, time - horizon, bound[moment], times, p, run)
+        if count < 0:
+            is_deferred[row] = True
+            continue
+        own_session, following, current = request_session[moment], time, 0
+        for back in range(count):
+            position = run[back]
+            if own_session != 0:
+                if session[position] != own_session:
+                    continue
+            elif following - times[position] > gap_max:
+                break
+            following = times[position]
+            of_session[current] = position
+            current += 1
+        for step in range(len(operation)):
+            if operation[step] == GAP:
+                out[row, step] = _gap(times, run, count)
+            else:
+                out[row, step] = _session_measure(
+                    operation[step],
+                    np.uint64(step),
+                    times,
+                    time,
+                    of_session[:current],
+                    item,
+                    step_bits,
+                    items,
+                )
+
+
+@compiled
+def _gap(times: Int64s, run: Intps, count: int) -> float:
+    different = min(count, 1)
+    for back in range(1, count):
+        different += times[run[back]] != times[run[back - 1]]
+    if different < 2:
+        return np.nan
+    return float(times[run[0]] - times[run[count - 1]]) / 1e6 / (float(different) - 1.0)
+
+
+@compiled
+def _session_measure(
+    operation: int,
+    step: np.uint64,
+    times: Int64s,
+    time: int,
+    positions: npt.NDArray[np.intp],
+    item: Keys,
+    step_bits: Keys,
+    items: Keys,
+) -> float:
+    """Return a measure of the current session, whose positions are given newest first."""
+    count = 0
+    oldest = np.int64(-1)
+    for position in positions:
+        if (step_bits[position] >> step) & np.uint64(1) == 0:
+            continue
+        if operation == DEPTH:
+            if item[position] == 0:
+                continue
+            is_repeated = False
+            for other in range(count):
+                if items[other] == item[position]:
+                    is_repeated = True
+                    break
+            if is_repeated:
+                continue
+            items[count] = item[position]
+        elif (
+            operation == REFINEMENTS
+            and (step_bits[position] >> np.uint64(SEARCHES)) & np.uint64(1) == 0
+        ):
+            break
+        count += 1
+        oldest = position
+    if operation == DURATION:
+        return float(time - times[oldest]) / 1e6 if oldest >= 0 else np.nan
+    return float(count)

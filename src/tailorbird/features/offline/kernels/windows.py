@@ -1,0 +1,297 @@
+"""Loops of the backfill, compiled by Numba: window edges, window sums, and a thread pool for them.
+
+Only the offline half imports this module; `features.offline.asof` explains what the loops compute,
+and `features.offline.kernels.groups` groups keys and sorts entries into groups. Each loop covers a
+range of groups or of moments without the interpreter's lock, so that `run_parallel` runs one on
+each core. They are compiled at first use and cached on disk. Integers wrap around like NumPy's, and
+no float operation is fused or reordered.
+
+    group   0: ts ts ts … | 1: ts ts …      starts[g] … starts[g + 1]: the positions of group g, in
+order of ts
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Int64s = npt.NDArray[np.int64]
+Int32s = npt.NDArray[np.int32]
+Intps = npt.NDArray[np.intp]
+Keys = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+THREADS = os.cpu_count() or 1
+_SHARE_MIN = 1 << 14  # entries below which a second thread does not pay
+
+compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
+    nogil=True, cache=True, error_model="numpy"
+)
+
+
+def run_parallel(
+    loop: Callable[..., Any], count: int, *arguments: Any, bounds: Sequence[int] | None = None
+) -> list[Any]:
+    """Run `loop(low, high, *arguments)` over 0 to `count`, or the `bounds`, on all cores."""
+    shares = min(THREADS, 1 + count // _SHARE_MIN)
+    cuts = (
+        list(bounds)
+        if bounds is not None
+        else [count * share // shares for share in range(shares + 1)]
+    )
+    spans = [(low, high) for low, high in pairwise(cuts) if low < high]
+    if len(spans) < 2:
+        return [loop(low, high, *arguments) for low, high in spans]
+    # The caller's thread takes a share too: starting a thread costs more than a short loop.
+    futures = [_pool(os.getpid()).submit(loop, *span, *arguments) for span in spans[1:]]
+    return [loop(*spans[0], *arguments), *(future.result() for future in futures)]
+
+
+@lru_cache(maxsize=1)
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Return this process's threads for loops that never block, so that they cannot wait for each
+    other.
+    """
+    return ThreadPoolExecutor(THREADS, thread_name_prefix=f"loops-{process}")
+
+
+def share_bounds(starts: Int64s) -> list[int]:
+    """Return the groups at which to split so that each core has about as many entries."""
+    shares = min(THREADS, 1 + int(starts[-1]) // _SHARE_MIN)
+    inner = [
+        int(np.searchsorted(starts, starts[-1] * share // shares)) for share in range(1, shares)
+    ]
+    return [0, *inner, len(starts) - 1]
+
+
+def gather_parallel(values: npt.NDArray, indices: Intps) -> npt.NDArray:
+    """Return `values[indices]`, computed on all cores."""
+    gathered_values = np.empty(len(indices), values.dtype)
+    run_parallel(gather, len(indices), np.ascontiguousarray(values), indices, gathered_values)
+    return gathered_values
+
+
+@compiled
+def find_ties(starts: Int64s, times: Int64s) -> Bools:
+    """Return for each position whether another one of the group has its time."""
+    is_tied = np.zeros(len(times), np.bool_)
+    for group in range(len(starts) - 1):
+        for at in range(starts[group] + 1, starts[group + 1]):
+            if times[at - 1] == times[at]:
+                is_tied[at - 1] = is_tied[at] = True
+    return is_tied
+
+
+@compiled
+def running_maximum(low: int, high: int, starts: Int64s, p: Int64s, running_p: Int64s) -> None:
+    """Write for each position the largest p of its group so far."""
+    for group in range(low, high):
+        largest = np.int64(-(2**63))
+        for at in range(starts[group], starts[group + 1]):
+            largest = max(largest, p[at])
+            running_p[at] = largest
+
+
+@compiled
+def gather(low: int, high: int, values: Int64s, order: Intps, out: Int64s) -> None:
+    for at in range(low, high):
+        out[at] = values[order[at]]
+
+
+@compiled
+def count_before(positions: Intps, before: Intps) -> None:
+    """Write how many of the ascending positions are less than each position."""
+    count, at = len(positions), 0
+    for position in range(len(before)):
+        while at < count and positions[at] < position:
+            at += 1
+        before[position] = at
+
+
+@compiled
+def accumulate(sums: Int64s) -> None:
+    for at in range(1, len(sums)):
+        sums[at] += sums[at - 1]
+
+
+@compiled
+def advance(times: Int64s, at: int, stop: int, time: int) -> int:
+    """Return the first position in [at, stop] whose time is not before `time`.
+
+    Searches by single steps, then by doubling steps, then by bisection.
+    """
+    for _ in range(
+        4
+    ):  # The target is mostly near, and an unpredictable branch costs more than a step.
+        if at == stop or times[at] >= time:
+            return at
+        at += 1
+    step = 1
+    while at + step <= stop and times[at + step - 1] < time:
+        at += step
+        step *= 2
+    high = min(at + step - 1, stop)
+    while at < high:
+        middle = (at + high) >> 1
+        if times[middle] < time:
+            at = middle + 1
+        else:
+            high = middle
+    return at
+
+
+@compiled
+def tile_of(time: int, hop: int, per_hop: float) -> "int | np.int64":
+    """Return time // hop, where `per_hop` is 1 / hop.
+
+    A product that may be one hop off, then corrected, takes a fraction of the time of a division.
+    """
+    if not -(1 << 53) < time < 1 << 53:
+        return time // hop
+    tile = np.int64(time * per_hop)
+    while tile * hop > time:
+        tile -= 1
+    while time - tile * hop >= hop:
+        tile += 1
+    return tile
+
+
+@compiled
+def first_above(values: Int64s, low: int, high: int, bound: int) -> int:
+    """Return the first position of [low, high) above the bound, where values do not decrease."""
+    while low < high:
+        middle = (low + high) >> 1
+        if values[middle] > bound:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@compiled
+def edges(
+    low: int, high: int, group: Int32s, cutoffs: Int64s, starts: Int64s, times: Int64s, out: Intps
+) -> None:
+    """Write the first position of the group that is not before a cutoff, moments in order of
+    (group, t).
+
+    Fast where the cutoffs increase as well.
+    """
+    last_group, last_time, at = -1, 0, 0
+    for moment in range(low, high):
+        own_group, time = group[moment], cutoffs[moment]
+        if own_group != last_group or time < last_time:
+            at = starts[own_group]
+        last_group, last_time = own_group, time
+        at = advance(times, at, starts[own_group + 1], time)
+        out[moment] = at
+
+
+@compiled
+def window_edges(
+    low: int,
+    high: int,
+    group: Int32s,
+    t: Int64s,
+    starts: Int64s,
+    times: Int64s,
+    hop: int,
+    length: int,
+    out: Intps,
+) -> None:
+    """Write the `edges` of t // hop · hop − length."""
+    last_group, last_time, at = -1, 0, 0
+    for moment in range(low, high):
+        own_group, time = group[moment], t[moment] // hop * hop - length
+        if own_group != last_group or time < last_time:
+            at = starts[own_group]
+        last_group, last_time = own_group, time
+        at = advance(times, at, starts[own_group + 1], time)
+        out[moment] = at
+
+
+@compiled
+def in_flight(
+    low: int, high: int, start: Int64s, edge: Intps, p: Int64s, running_p: Int64s, first: Intps
+) -> None:
+    """Write the first position before the edge that was not known at p, or the edge itself."""
+    for moment in range(low, high):
+        stop = edge[moment]
+        if stop > start[moment] and running_p[stop - 1] > p[moment]:
+            stop = first_above(running_p, start[moment], stop, p[moment])
+        first[moment] = stop
+
+
+@compiled
+def window_sums(
+    low: int,
+    high: int,
+    order: Intps,
+    group: Int32s,
+    t: Int64s,
+    p: Int64s,
+    starts: Int64s,
+    times: Int64s,
+    event_p: Int64s,
+    running_p: Int64s,
+    prefixes: Int64s,
+    hop: Int64s,
+    length: Int64s,
+    prefix_of: Intps,
+    limit: int,
+    sums: Int64s,
+    is_deferred: Bools,
+) -> None:
+    """Write each window's sum over the known events in [t // hop · hop − length, t).
+
+    Moments come in order of (group, t), while `sums` (q, windows) and `is_deferred` (q,) are in
+    input order. Stretches in flight longer than `limit` are deferred to the caller.
+    """
+    windows = len(hop)
+    per_hop = 1.0 / hop
+    at = np.zeros(windows, np.int64)
+    stop = last_group = np.int64(-1)
+    for moment in range(low, high):
+        own_group, time, bound, row = group[moment], t[moment], p[moment], order[moment]
+        start, end = starts[own_group], starts[own_group + 1]
+        if start == end:
+            for window in range(windows):
+                sums[row, window] = 0
+            continue
+        if own_group != last_group:
+            last_group, stop = own_group, start
+            for window in range(windows):
+                at[window] = start
+        stop = advance(times, stop, end, time)
+        for window in range(windows):
+            since = tile_of(time, hop[window], per_hop[window]) * hop[window] - length[window]
+            at[window] = advance(times, at[window], end, since)
+        if stop == start or running_p[stop - 1] <= bound:
+            for window in range(windows):
+                prefix = prefix_of[window]
+                sums[row, window] = prefixes[prefix, stop] - prefixes[prefix, at[window]]
+            continue
+        first = first_above(running_p, start, stop, bound)
+        if stop - first > limit:
+            is_deferred[row] = True
+            continue
+        for window in range(windows):
+            prefix = prefix_of[window]
+            sums[row, window] = (
+                prefixes[prefix, first] - prefixes[prefix, at[window]] if at[window] < first else 0
+            )
+        for event in range(first, stop):
+            if event_p[event] <= bound:
+                for window in range(windows):
+                    if event >= at[window]:
+                        sums[row, window] += (
+                            prefixes[prefix_of[window], event + 1]
+                            - prefixes[prefix_of[window], event]
+                        )

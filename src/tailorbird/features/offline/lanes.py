@@ -1,0 +1,467 @@
+"""The lanes of reading records at each of many past (t, p), computed from all events.
+
+Lanes of the request (user, session, everyone) are computed once a request, lanes of the item once a
+row. The events of an entity are one `asof.Timeline`, which all its windows, lasts and sequences
+share.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.errors import UsageError
+from tailorbird.features.arithmetic.runs import OF_RUN
+from tailorbird.features.declare.declarations import INTEGER_FIELDS, WORDS
+from tailorbird.features.event_columns.columns import entity_key
+from tailorbird.features.event_columns.fields import integer_keys, query_keys, query_words, weekdays
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.layout.layout import (
+    EntityLayout,
+    LastEvents,
+    Profile,
+    Spot,
+    Step,
+    missing_bits,
+)
+from tailorbird.features.offline.asof import Moments, Series, Timeline, ragged
+from tailorbird.features.offline.asof_runs import COMPILED, LastRuns
+from tailorbird.features.offline.bulk import RaggedSequence, Requests, Texts
+from tailorbird.features.offline.compaction import CompactedHistory
+from tailorbird.features.offline.hashing import hashes, identities
+from tailorbird.features.offline.kernels.windows import THREADS
+from tailorbird.features.offline.positions import positions_of_keys
+from tailorbird.features.offline.timelines import (
+    AllRunEvents,
+    EntityHistory,
+    Frames,
+    has_text_keys,
+    sources_of,
+)
+
+Int64s = npt.NDArray[np.int64]
+Intps = npt.NDArray[np.intp]
+Floats = npt.NDArray[np.float64]
+Keys = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+
+
+_RUNS_CHUNK = 1 << 13  # moments, each with a hundred events or more
+
+
+class PastLanes:
+    """The lanes of all entities for the rows of many requests, whose columns are finished in
+    chunks.
+    """
+
+    def __init__(
+        self,
+        features: FeatureSet,
+        frames: Frames | None,
+        requests: Requests,
+        *,
+        entities: Collection[int] | None = None,
+        precomputed: Mapping[Spot, Int64s] | None = None,
+        run_columns: Mapping[str, npt.NDArray] | None = None,
+        compacted: CompactedHistory | None = None,
+    ) -> None:
+        """Compute the lanes.
+
+        Args:
+            frames: the events; None if all lanes are `precomputed`.
+            entities: compute only these, by default all; other lanes may be precomputed.
+            compacted: the sums of earlier events, whose retained ones are in the frames.
+        """
+        self._compacted = compacted
+        self._features = features
+        self._frames = frames
+        self._start = 0 if frames is None else frames.start
+        self._requests = requests
+        self._row_request = np.asarray(requests.row_request, np.intp)
+        count = len(requests.t)
+        # Then request and row indices are the same.
+        self._has_one_row_each = len(self._row_request) == count and bool(
+            (self._row_request == np.arange(count)).all()
+        )
+        self._times = np.asarray(requests.t, np.int64), np.asarray(requests.p, np.int64)
+        self._values: dict[Spot, Int64s] = dict(precomputed or {})
+        self._present: list[Bools] = [np.ones(1, np.bool_)] * len(features.layout.entities)
+        self._runs: dict[Spot, AllRunEvents] = {}
+        self._run_columns: dict[str, npt.NDArray] = dict(run_columns or {})
+        self._numbers: dict[str, Floats] = {}
+        self._contexts: dict[str, Keys] = {}
+        self._by_row = [is_by_row(entity) for entity in features.layout.entities]
+        composite = {entity for entity, _ in features.composite_spots}
+        # `seen` compares with the item's own category, which has to be computed before.
+        seen_entities = {
+            step.spots[0].entity for step in features.layout.steps if step.operation == "seen"
+        }
+        stages = [
+            (entity.index in composite, entity.index in seen_entities)
+            for entity in features.layout.entities
+        ]
+        for stage in sorted(set(stages)):
+            stage_entities = [
+                entity for entity in features.layout.entities if stages[entity.index] == stage
+            ]
+            if frames is None and entities is None:
+                for stage_entity in stage_entities:
+                    self._present[stage_entity.index] = self._entity_keys(
+                        stage_entity, self._by_row[stage_entity.index]
+                    )[1]
+            elif frames is not None and entities is None:
+                # Serial work of one entity overlaps with that of another.
+                with ThreadPoolExecutor(THREADS) as pool:
+                    list(pool.map(partial(self._compute_entity, frames=frames), stage_entities))
+            elif frames is not None and entities is not None:
+                # Save memory by computing one after another.
+                for stage_entity in stage_entities:
+                    if stage_entity.index in entities:
+                        self._compute_entity(stage_entity, frames)
+
+    @property
+    def rows(self) -> int:
+        return len(self._row_request)
+
+    def sequence(self, step: Step) -> RaggedSequence:
+        return self._runs[step.spots[0]].sequence(step)
+
+    def slice_rows(self, start: int, stop: int) -> "LanesOfRows":
+        return LanesOfRows(self, slice(start, stop))
+
+    def _to_rows(self, values: npt.NDArray, by_row: bool) -> npt.NDArray:
+        return values if by_row or self._has_one_row_each else values[self._row_request]
+
+    def context_numbers(self, name: str) -> Floats:
+        """Return a number of each request, NaN where it is unknown."""
+        if name not in self._numbers:
+            self._numbers[name] = self._context_number(name)
+        return self._numbers[name]
+
+    def context_keys(self, name: str) -> Keys:
+        """Return the hashed text of each request."""
+        if name not in self._contexts:
+            self._contexts[name] = self._context_text(name)
+        return self._contexts[name]
+
+    @cached_property
+    def words(self) -> Keys:
+        """The words of each request's query (m, WORDS)."""
+        queries = self._requests.query
+        return (
+            np.zeros((len(self._times[0]), WORDS), np.uint64)
+            if queries is None
+            else query_words(_array(queries))
+        )
+
+    def _context_number(self, name: str) -> Floats:
+        """Compute a number of each request, NaN where it is unknown."""
+        if name == "weekday":
+            return weekdays(self._times[0], self.context_numbers("local_hour"))
+        column = getattr(self._requests, name)
+        if column is None:
+            return np.full(len(self._times[0]), 1.0 if name == "position" else np.nan)
+        numbers = pa.array(column) if not isinstance(column, pa.Array | pa.ChunkedArray) else column
+        return pc.fill_null(numbers.cast(pa.float64()), np.nan).to_numpy()
+
+    def _context_text(self, name: str, keyed: Callable[[pa.Array], Keys] = hashes) -> Keys:
+        """Compute a text of each request as a key."""
+        if name in INTEGER_FIELDS:
+            return integer_keys(self.context_numbers(name))
+        if name == "query":
+            queries = self._requests.query
+            return (
+                np.zeros(len(self._times[0]), np.uint64)
+                if queries is None
+                else query_keys(_array(queries))
+            )
+        column = {"user": "person", "session": "session_id"}.get(name, name)
+        return _keys(getattr(self._requests, column), len(self._times[0]), keyed)
+
+    def _compute_entity(self, layout: EntityLayout, frames: Frames) -> None:
+        """Compute all lanes of one entity, at its requests or rows."""
+        by_row = self._by_row[layout.index]
+        key, is_present = self._entity_keys(layout, by_row)
+        self._present[layout.index] = is_present
+        t, p = self._to_rows(self._times[0], not by_row), self._position_of(layout, by_row)
+        if layout.profile is not None:
+            self._profile(layout, layout.profile, frames, key, t, p)
+        if not sources_of(layout):
+            return
+        history = EntityHistory(layout, frames, key)
+        moments = history.timeline.at(key, t, p)
+        compacted = self._compacted
+        if compacted is None:
+            self._values.update(history.values(moments, t))
+        else:
+            values = dict(
+                history.values(moments, t, lambda ring: compacted.tile_lookup(layout, ring, key))
+            )
+            compacted.add_compacted_sums(layout, key, t, values)
+            self._values.update(values)
+        for sequence in layout.sequences:
+            if by_row:
+                message = (
+                    "a sequence belongs to the request: it is about user, session, device "
+                    "or country"
+                )
+                raise UsageError(message, where=f"entity {layout.entity.name}")
+            spot = Spot(layout.index, sequence.reading_lane)
+            steps = [step for step in self._features.layout.steps if spot in step.spots[:1]]
+            runs = history.last_runs(moments, sequence)
+            if any(step.kind == "sequence" for step in steps):
+                self._runs[spot] = history.run_events(runs)
+            self._compute_compiled(
+                history,
+                runs,
+                moments,
+                sequence,
+                [step for step in steps if step.operation in COMPILED],
+                t,
+            )
+            other_steps = [
+                step
+                for step in steps
+                if step.operation in OF_RUN and step.operation not in COMPILED
+            ]
+            self._compute_runs(history, moments, sequence, other_steps, t)
+
+    def _compute_compiled(
+        self,
+        history: EntityHistory,
+        runs: LastRuns,
+        moments: Moments,
+        sequence: LastEvents,
+        steps: list[Step],
+        t: Int64s,
+    ) -> None:
+        """Compute the columns that compiled loops derive from each run."""
+        if not steps:
+            return
+        request_session = self._context_text("session", partial(identities, start=self._start))
+        columns, deferred = runs.compute(steps, request_session)
+        self._run_columns.update(
+            (step.name, column) for step, column in zip(steps, columns.T, strict=True)
+        )
+        for start in range(0, len(deferred), _RUNS_CHUNK):
+            rows = deferred[start : start + _RUNS_CHUNK]
+            runs_of_rows = history.last_events(moments.take(rows), sequence, t[rows]).runs(
+                sequence, t[rows], request_session[rows]
+            )
+            for step in steps:
+                self._run_columns[step.name][rows] = runs_of_rows.column(step)
+
+    def _compute_runs(
+        self,
+        history: "EntityHistory",
+        moments: Moments,
+        sequence: LastEvents,
+        steps: list[Step],
+        t: Int64s,
+    ) -> None:
+        """Compute other columns over last events, in chunks: a run may have 100 events."""
+        if not steps:
+            return
+        request_session = self._context_text("session", partial(identities, start=self._start))
+        candidates = {
+            step.name: self._candidate_values(step) for step in steps if step.operation == "seen"
+        }
+        for step in steps:
+            size = self.rows if step.name in candidates else len(t)
+            self._run_columns[step.name] = np.empty(
+                size, np.uint64 if step.kind == "categorical" else np.float64
+            )
+        history.prepare_columns(sequence)
+        by_request = (
+            np.argsort(self._row_request, kind="stable") if candidates else self._row_request
+        )
+        ends = np.cumsum(np.bincount(self._row_request, minlength=len(t)))
+
+        def compute_rows(rows: Intps) -> None:
+            runs = history.last_events(moments.take(rows), sequence, t[rows]).runs(
+                sequence, t[rows], request_session[rows]
+            )
+            for step in steps:
+                if step.name not in candidates:
+                    self._run_columns[step.name][rows] = runs.column(step)
+                    continue
+                picks, offsets = ragged(np.append(0, ends)[rows], ends[rows])
+                candidate_rows = by_request[picks]
+                request = np.repeat(np.arange(len(rows)), np.diff(offsets))
+                self._run_columns[step.name][candidate_rows] = runs.seen(
+                    request, candidates[step.name][candidate_rows]
+                )
+
+        cuts = range(_RUNS_CHUNK, len(t), _RUNS_CHUNK)
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(compute_rows, np.split(moments.order, list(cuts))))
+
+    def _candidate_values(self, step: Step) -> Keys:
+        """Return the value of each row's item that is compared with the last events."""
+        if len(step.spots) == 1:
+            return _keys(self._requests.row_item, self.rows, hashes)
+        return self._values[step.spots[1]].view(np.uint64)
+
+    def keys_of(self, entity: int) -> Keys:
+        """Return the keys of an entity, at its requests or rows."""
+        return self._entity_keys(self._features.layout.entities[entity], self._by_row[entity])[0]
+
+    def _entity_keys(self, layout: EntityLayout, by_row: bool) -> tuple[Keys, Bools]:
+        count = self.rows if by_row else len(self._times[0])
+        keyed = partial(identities, start=self._start) if has_text_keys(layout.entity) else hashes
+        parts = [
+            self.key_field(layout, index, by_row, keyed)
+            for index in range(len(layout.entity.fields))
+        ]
+        is_present = np.ones(count, np.bool_)
+        for part in parts:
+            is_present &= part != 0
+        return np.ascontiguousarray(
+            np.broadcast_to(entity_key(layout.entity, parts), (count,))
+        ), is_present
+
+    def _position_of(self, layout: EntityLayout, by_row: bool) -> Int64s:
+        """Return the p up to which the entity was known to each of its requests or rows.
+
+        Where several workers kept the state, this is the p of the entity's part.
+        """
+        p = self._times[1]
+        if p.ndim == 1:
+            return self._to_rows(p, not by_row)
+        parts = [
+            self.key_field(layout, index, by_row, hashes)
+            for index in range(len(layout.entity.fields))
+        ]
+        request_of = self._row_request if by_row else np.arange(len(p))
+        return positions_of_keys(
+            p, request_of, np.broadcast_to(entity_key(layout.entity, parts), request_of.shape)
+        )
+
+    def key_field(
+        self, layout: EntityLayout, index: int, by_row: bool, keyed: Callable[[pa.Array], Keys]
+    ) -> Keys:
+        """Return a field of the entity's key, at its requests or rows; 0 where it is missing."""
+        name = layout.entity.fields[index]
+        if name == "item":
+            return _keys(self._requests.row_item, self.rows, keyed)
+        if "." in name:
+            spot = self._features.composite_spots[layout.index, index]
+            values = self._values[spot]
+            return (self._to_rows(values, self._by_row[spot.entity]) if by_row else values).view(
+                np.uint64
+            )
+        return self._to_rows(self._context_text(name, keyed), not by_row)
+
+    def exempt_rows(self, layout: EntityLayout, until: int) -> Bools:
+        """Return the rows whose entity has a known event at or before `until`."""
+        assert self._frames is not None
+        by_row = self._by_row[layout.index]
+        key, _ = self._entity_keys(layout, by_row)
+        t, p = (
+            self._times[0][self._row_request] if by_row else self._times[0],
+            self._position_of(layout, by_row),
+        )
+        t, has_events = np.minimum(t, until + 1), np.zeros(len(key), np.bool_)
+        timelines = (
+            [EntityHistory(layout, self._frames, key).timeline] if sources_of(layout) else []
+        )
+        if layout.profile is not None:
+            profiles = self._frames.profiles(layout.profile)
+            timelines.append(Timeline(key, profiles.key, profiles.ts, profiles.p))
+        for timeline in timelines:
+            has_events |= (
+                Series(timeline, np.arange(len(timeline))).newest(timeline.at(key, t, p)) >= 0
+            )
+        return has_events if by_row else has_events[self._row_request]
+
+    def lanes_of(self, entity: int) -> dict[Spot, Int64s]:
+        """Return the computed lanes of an entity, at its requests or rows."""
+        return {spot: values for spot, values in self._values.items() if spot.entity == entity}
+
+    def run_values(self, step: Step) -> npt.NDArray:
+        """Return a step's values over the last events, by request, or by row for `seen`."""
+        return self._run_columns[step.name]
+
+    def _profile(
+        self,
+        layout: EntityLayout,
+        profile: Profile,
+        frames: Frames,
+        key: Keys,
+        t: Int64s,
+        p: Int64s,
+    ) -> None:
+        profiles = frames.profiles(profile)
+        timeline = Timeline(
+            key, profiles.key, profiles.ts, profiles.p, tie=lambda rows: (profiles.id[rows],)
+        )
+        newest = timeline.select(np.ones(len(profiles.key), np.bool_)).newest(
+            timeline.at(key, t, p)
+        )
+        for index, (_, kind) in enumerate(profile.attributes):
+            values = np.append(profiles.values[:, index], missing_bits(kind))[
+                newest
+            ]  # −1 (no profile) selects the last entry.
+            self._values[Spot(layout.index, profile.reading_lane + index)] = values
+
+
+def is_by_row(layout: EntityLayout) -> bool:
+    return any(name == "item" or name.startswith("item.") for name in layout.entity.fields)
+
+
+class LanesOfRows:
+    """Some rows of `PastLanes`, few enough for the cache; implements `finish.Lanes`."""
+
+    def __init__(self, all_rows: PastLanes, rows_slice: slice) -> None:
+        self._all, self._slice = all_rows, rows_slice
+        self._request: Intps | slice = (
+            rows_slice if all_rows._has_one_row_each else all_rows._row_request[rows_slice]
+        )
+
+    @property
+    def rows(self) -> int:
+        return self._slice.stop - self._slice.start
+
+    @cached_property
+    def t(self) -> Int64s:
+        return self._all._times[0][self._request]
+
+    def lane(self, spot: Spot) -> Int64s:
+        return self._take(self._all._values[spot], spot.entity)
+
+    def is_present(self, entity: int) -> Bools:
+        return self._take(self._all._present[entity], entity)
+
+    def run_values(self, step: Step) -> npt.NDArray:
+        return self._all._run_columns[step.name][
+            self._slice if step.operation == "seen" else self._request
+        ]
+
+    def query_words(self) -> Keys:
+        return self._all.words[self._request]
+
+    def context_number(self, field: str) -> Floats:
+        return self._all.context_numbers(field)[self._request]
+
+    def context_key(self, field: str) -> Keys:
+        return self._all.context_keys(field)[self._request]
+
+    def _take(self, values: npt.NDArray, entity: int) -> npt.NDArray:
+        return values[self._slice if self._all._by_row[entity] else self._request]
+
+
+def _array(texts: Texts) -> pa.Array:
+    return (
+        texts.combine_chunks()
+        if isinstance(texts, pa.ChunkedArray)
+        else pa.array(texts, pa.string())
+    )
+
+
+def _keys(texts: Texts | None, count: int, keyed: Callable[[pa.Array], Keys]) -> Keys:
+    """Return a key of each text, 0 for None."""
+    return np.zeros(count, np.uint64) if texts is None else keyed(_array(texts))

@@ -1,0 +1,256 @@
+"""A backfill on disk: Parquet parts by group of columns and range of requests, and a manifest.
+
+    folder/manifest.json         inputs, ranges of requests, and the group of each column
+    folder/<group>/rows-00003.parquet       a row per item: numbers as float32, categories as hash64
+    folder/<group>/requests-00003.parquet   a row per request: lists of item, type, ts per sequence
+
+A group is what one run computed. A part is renamed into place once complete, so existing parts are
+never recomputed. A column belongs to its definition (the schema hash of a set of it alone): once
+changed, it is another column. Other events or requests reset the folder. Everything can be
+recomputed from the lake, so nothing is synced.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tailorbird.errors import DamageError, NotReadyError
+from tailorbird.features.offline.bulk import BackfilledRows, RaggedSequence
+
+FORMAT = 1
+
+
+class Group(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Columns computed together, by definition; `whole` once every part is complete."""
+
+    columns: dict[str, str]
+    whole: bool = False
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """The content of a folder.
+
+    Attributes:
+        inputs: hash of the requests and the name of the events.
+        cuts: first request of each part, and the number of requests; likewise `row_cuts` for rows.
+    """
+
+    inputs: str
+    cuts: list[int]
+    row_cuts: list[int]
+    groups: dict[str, Group] = {}
+    format: int = FORMAT
+
+    @property
+    def parts(self) -> int:
+        return len(self.cuts) - 1
+
+    def group_of(self, name: str, definition: str) -> str | None:
+        """Return the complete group that has the column with this definition."""
+        return next(
+            (
+                key
+                for key, group in self.groups.items()
+                if group.whole and group.columns.get(name) == definition
+            ),
+            None,
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """The columns of requests [start, stop), whose rows are [row_start, row_stop)."""
+
+    start: int
+    stop: int
+    row_start: int
+    row_stop: int
+    rows: BackfilledRows
+
+
+class Folder:
+    """A folder of parts for given inputs; groups of other inputs are deleted."""
+
+    def __init__(self, path: Path, expected: Manifest) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        existing = read_manifest(path) if (path / "manifest.json").exists() else None
+        if existing is not None and (existing.format, existing.inputs) != (
+            expected.format,
+            expected.inputs,
+        ):
+            for key in existing.groups:
+                shutil.rmtree(path / key, ignore_errors=True)
+            existing = None
+        # Existing bounds stay, whatever the memory setting: existing parts match them.
+        self.manifest = existing or expected
+        self._write()
+
+    def begin(self, key: str, columns: Mapping[str, str]) -> None:
+        (self.path / key).mkdir(exist_ok=True)
+        self._set_group(key, Group(dict(columns)))
+
+    def end(self, key: str) -> None:
+        self._set_group(key, msgspec.structs.replace(self.manifest.groups[key], whole=True))
+
+    def has_part(self, key: str, part: int) -> bool:
+        return all(self._file(key, kind, part).exists() for kind in ("rows", "requests"))
+
+    def write(self, key: str, part: int, rows: BackfilledRows) -> None:
+        numbers = {
+            name: pa.array(np.ascontiguousarray(rows.numeric[:, i]))
+            for i, name in enumerate(rows.numeric_names)
+        }
+        keys = {
+            name: pa.array(np.ascontiguousarray(rows.categorical[:, i]))
+            for i, name in enumerate(rows.categorical_names)
+        }
+        lists = {}
+        for name, sequence in rows.sequences.items():
+            offsets = pa.array(sequence.offsets)
+            columns = {
+                "item": sequence.item,
+                "type": sequence.type,
+                "ts": sequence.ts,
+                **{f"of {text}": column_values for text, column_values in sequence.values.items()},
+            }
+            for column, values in columns.items():
+                lists[f"{name}.{column}"] = pa.LargeListArray.from_arrays(offsets, pa.array(values))
+        for kind, columns in (("rows", numbers | keys), ("requests", lists)):
+            target = self._file(key, kind, part)
+            temporary = target.with_suffix(".new")
+            pq.write_table(pa.table(columns), temporary, compression="lz4", use_dictionary=False)
+            temporary.replace(target)
+
+    def _file(self, key: str, kind: str, part: int) -> Path:
+        return self.path / key / f"{kind}-{part:05d}.parquet"
+
+    def _set_group(self, key: str, group: Group) -> None:
+        self.manifest = msgspec.structs.replace(
+            self.manifest, groups=self.manifest.groups | {key: group}
+        )
+        self._write()
+
+    def _write(self) -> None:
+        draft = self.path / "manifest.json.new"
+        draft.write_bytes(msgspec.json.format(msgspec.json.encode(self.manifest)))
+        draft.replace(self.path / "manifest.json")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a folder.
+
+    Raises:
+        NotReadyError: there is no backfill in the folder.
+        DamageError: its manifest cannot be read.
+    """
+    path = folder / "manifest.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        raise NotReadyError(
+            "there is no backfill here", where=str(folder), fix="tailorbird features backfill"
+        ) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise DamageError(
+            f"not the manifest of a backfill: {error}",
+            where=str(path),
+            fix="remove the folder and run it again",
+        ) from None
+
+
+def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[Part]:
+    """Yield the columns (name → definition, from `shards.definitions`) part by part, in request
+    order.
+
+    Raises:
+        NotReadyError: a column is missing or incomplete.
+    """
+    manifest = read_manifest(folder)
+    columns_by_group: dict[str, list[str]] = {}
+    for name, definition in columns.items():
+        key = manifest.group_of(name, definition)
+        if key is None:
+            raise NotReadyError(
+                f"{name} was not backfilled to the end",
+                where=str(folder),
+                fix="tailorbird features backfill",
+            )
+        columns_by_group.setdefault(key, []).append(name)
+    for part in range(manifest.parts):
+        tables = {
+            kind: {
+                key: pq.read_table(folder / key / f"{kind}-{part:05d}.parquet")
+                for key in columns_by_group
+            }
+            for kind in ("rows", "requests")
+        }
+        group_by_column = {name: key for key, names in columns_by_group.items() for name in names}
+        start, stop = manifest.cuts[part : part + 2]
+        row_start, row_stop = manifest.row_cuts[part : part + 2]
+        yield Part(
+            start,
+            stop,
+            row_start,
+            row_stop,
+            _rows(list(columns), group_by_column, tables, row_stop - row_start),
+        )
+
+
+def _rows(
+    names: Sequence[str],
+    group_by_column: Mapping[str, str],
+    tables: Mapping[str, Mapping[str, pa.Table]],
+    rows: int,
+) -> BackfilledRows:
+    columns_on_disk = {
+        name: tables["rows"][key][name]
+        for name, key in group_by_column.items()
+        if name in tables["rows"][key].column_names
+    }
+    numeric = tuple(
+        name
+        for name in names
+        if name in columns_on_disk and columns_on_disk[name].type == pa.float32()
+    )
+    categorical = tuple(
+        name
+        for name in names
+        if name in columns_on_disk and columns_on_disk[name].type == pa.uint64()
+    )
+    numbers, keys = (
+        np.empty((rows, len(numeric)), np.float32),
+        np.empty((rows, len(categorical)), np.uint64),
+    )
+    for table, columns in ((numbers, numeric), (keys, categorical)):
+        for place, name in enumerate(columns):
+            table[:, place] = columns_on_disk[name].to_numpy()
+    sequences = {}
+    for name in (name for name in names if name not in columns_on_disk):
+        table = tables["requests"][group_by_column[name]]
+        own_columns = [column for column in table.column_names if column.startswith(f"{name}.")]
+        columns = {
+            column.removeprefix(f"{name}."): table[column].combine_chunks()
+            for column in own_columns
+        }
+        flat_columns = {column: lists_.flatten().to_numpy() for column, lists_ in columns.items()}
+        offsets = columns["ts"].offsets.to_numpy()
+        values = {
+            column.removeprefix("of "): values
+            for column, values in flat_columns.items()
+            if column.startswith("of ")
+        }
+        sequences[name] = RaggedSequence(
+            offsets - offsets[0],
+            flat_columns["item"],
+            flat_columns["type"],
+            flat_columns["ts"],
+            values,
+        )
+    return BackfilledRows(numbers, keys, sequences, numeric, categorical)

@@ -1,0 +1,283 @@
+"""Join of events with the profile attributes that applied at their time.
+
+The router stores with an event the ids of the profile versions that applied at its time, and those
+of their attributes that were declared then. The lake has each version in full. An attribute that
+was declared later is therefore looked up by the id of the version: `join_profiles` returns exactly
+what the router would have stored. All code that reads events of the lake for features uses
+`JoinedEvents`.
+
+    event: item_id, item_version, item_profile {"category":…}  ─┐
+    lake `items`: id, version, attributes {"brand":…, …}       ─┴►  {"brand":…, "category":…}
+
+A version that the lake does not have keeps its stored attributes; others are missing. An event
+without a version has no profile. Blocks of the routed log list the attributes they store
+(`features.online.receipts`): a worker that needs others reads these rows from the lake.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from tailorbird.events.contract.schema import ROUTED
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.lake import Lake
+
+ROWS_PER_PIECE = 100_000
+VERSIONS_CACHED_MAX = (
+    100_000  # per kind, about 50 MB; exceeded only while one piece of events needs more
+)
+
+Version = tuple[str, str]  # id of the user or item, id of the version
+Attributes = dict[str, msgspec.Raw]
+VersionLookup = Callable[[set[Version]], Mapping[Version, Attributes]]
+
+_SUBJECT = {"user": "person", "item": "item_id"}
+_profile = msgspec.json.Decoder(Attributes)
+_profiles = msgspec.json.Decoder(list[Attributes | None])
+_versions = msgspec.json.Decoder(list[str | None])
+
+
+class JoinedEvents:
+    """Events of a lake with the attributes that some sets of features take from them.
+
+    Args:
+        features: all whose values are to be computed from the events.
+    """
+
+    def __init__(self, lake: Lake, *features: FeatureSet) -> None:
+        self._lake = lake
+        needed = {
+            kind: tuple(
+                sorted({name for feature in features for name in feature.event_attributes[kind]})
+            )
+            for kind in _SUBJECT
+        }
+        self._versions = {
+            kind: _VersionCache(lake, f"{kind}s", names) for kind, names in needed.items() if names
+        }
+
+    def table(
+        self, columns: Sequence[str] = ROUTED.names, where: ds.Expression | None = None
+    ) -> pa.Table:
+        """Read a table of events like `Lake.table`, with joined profiles."""
+        return self.join(self._lake.table("events", self._input_columns(columns), where)).select(
+            list(columns)
+        )
+
+    def batches(
+        self, columns: Sequence[str], where: ds.Expression | None = None
+    ) -> Iterator[pa.Table]:
+        """Yield tables of events like `Lake.batches`, with joined profiles."""
+        for batch in self._lake.batches("events", self._input_columns(columns), where):
+            yield self.join(pa.Table.from_batches([batch])).select(list(columns))
+
+    def join(self, events: pa.Table) -> pa.Table:
+        """Return the same events with the missing attributes of their profiles, as far as the lake
+        has them.
+        """
+        for kind, versions in self._versions.items():
+            if f"{kind}_profile" in events.column_names:
+                pieces = [
+                    join_profiles(
+                        events.slice(start, ROWS_PER_PIECE), kind, versions.names, versions.find
+                    )[f"{kind}_profile"]
+                    for start in range(0, len(events), ROWS_PER_PIECE)
+                ]
+                filled = pa.chunked_array(
+                    [chunk for piece in pieces for chunk in piece.chunks], pa.string()
+                )
+                events = events.set_column(
+                    events.column_names.index(f"{kind}_profile"), f"{kind}_profile", filled
+                )
+        return events
+
+    def _input_columns(self, columns: Sequence[str]) -> list[str]:
+        """Return the columns to read, including those by which versions are looked up."""
+        names = dict.fromkeys(columns)
+        for kind in self._versions:
+            if f"{kind}_profile" in names:
+                names |= dict.fromkeys(
+                    [f"{kind}_version", _SUBJECT[kind], *(["items"] if kind == "item" else [])]
+                )
+        return list(names)
+
+
+def join_profiles(
+    events: pa.Table, kind: str, names: Sequence[str], versions: VersionLookup
+) -> pa.Table:
+    """Add to the stored profiles of one kind, "user" or "item", the missing attributes of `names`.
+
+    Args:
+        events: with the profile, version and subject of the kind, and for items `items`.
+        versions: returns the known ones of the given versions, with at least the attributes
+            `names`.
+    """
+    column = f"{kind}_profile"
+    profile = events[column].combine_chunks()
+    texts = profile.dictionary_encode()
+    needed = frozenset(names)
+    is_lacking = np.array(
+        [*(_lacks_any(text, needed) for text in texts.dictionary.to_pylist()), True]
+    )  # The last entry stands for no profile.
+    codes = texts.indices.fill_null(len(is_lacking) - 1).to_numpy(zero_copy_only=False)
+    rows = np.flatnonzero(is_lacking[codes] & events[f"{kind}_version"].is_valid().to_numpy())
+    if not len(rows):
+        return events
+    lacking_events = events.take(pa.array(rows))
+    has_list = (
+        lacking_events["item_id"].is_null().to_numpy()
+        if kind == "item"
+        else np.zeros(len(rows), np.bool_)
+    )
+    single = _Distinct(lacking_events.filter(pa.array(~has_list)), _SUBJECT[kind], kind)
+    versions_needed = {(id_, version) for id_, version, _ in single.values}
+    list_events = lacking_events.filter(pa.array(has_list))
+    profile_lists = _profile_lists(list_events) if len(list_events) else []
+    versions_needed.update(id_ for ids, _ in profile_lists for id_ in ids if id_ is not None)
+    attributes = versions(versions_needed)
+    filled = np.empty(len(rows), object)
+    joined_singles = np.array(
+        [
+            _merged(text, attributes.get((id_, version)), needed)
+            for id_, version, text in single.values
+        ],
+        object,
+    )
+    filled[~has_list] = joined_singles[single.codes] if len(joined_singles) else joined_singles
+    filled[has_list] = [
+        _merged_list(ids, own_profiles, attributes, needed) for ids, own_profiles in profile_lists
+    ]
+    joined = np.array(
+        profile.to_pylist() if len(rows) < len(events) else [None] * len(events), object
+    )
+    joined[rows] = filled
+    return events.set_column(
+        events.column_names.index(column), column, pa.array(joined, pa.string())
+    )
+
+
+class _Distinct:
+    """The distinct (subject, version, profile) of events, and each event's index in them."""
+
+    def __init__(self, events: pa.Table, subject: str, kind: str) -> None:
+        columns = [
+            events[name].combine_chunks().dictionary_encode()
+            for name in (subject, f"{kind}_version", f"{kind}_profile")
+        ]
+        self.codes: npt.NDArray[np.int64] = np.zeros(len(events), np.int64)
+        first = np.zeros(0, np.int64)
+        for column in columns:
+            codes = column.indices.fill_null(len(column.dictionary)).to_numpy(zero_copy_only=False)
+            pairs = self.codes * (len(column.dictionary) + 1) + codes
+            _, first, self.codes = np.unique(pairs, return_index=True, return_inverse=True)
+        first_rows = pa.array(first)
+        self.values: list[tuple[str, str, str | None]] = list(
+            zip(*(column.take(first_rows).to_pylist() for column in columns), strict=True)
+        )
+
+
+class _VersionCache:
+    """The versions of one table of profiles, read on first use, with some attributes."""
+
+    def __init__(self, lake: Lake, table: str, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self._lake, self._table = lake, table
+        self._cache: dict[Version, Attributes] = {}
+
+    def find(self, versions: set[Version]) -> Mapping[Version, Attributes]:
+        """Return those of the versions that the lake has."""
+        missing = versions - self._cache.keys()
+        if missing and self._lake.exists(self._table):
+            if len(self._cache) + len(missing) > VERSIONS_CACHED_MAX:
+                self._cache = {
+                    version: attributes
+                    for version, attributes in self._cache.items()
+                    if version in versions
+                }
+            self._load(missing)
+        return self._cache
+
+    def _load(self, missing: set[Version]) -> None:
+        """Read missing versions into the cache.
+
+        Of a version id that was reused, beyond the period of deduplication, the first one counts.
+        """
+        first: dict[Version, int] = {}
+        where = ds.field("version").isin(
+            pa.array(sorted({version for _, version in missing}), pa.string())
+        )
+        for batch in self._lake.batches(self._table, ["id", "version", "attributes", "p"], where):
+            for id_, version, text, p in zip(
+                *(column.to_pylist() for column in batch.columns), strict=True
+            ):
+                key = (id_, version)
+                if key in missing and p < first.get(key, p + 1):
+                    first[key] = p
+                    attributes = _profile.decode(text) if text else {}
+                    self._cache[key] = {
+                        name: attributes[name].copy() for name in self.names if name in attributes
+                    }
+
+
+def _lacks_any(text: str | None, needed: frozenset[str]) -> bool:
+    if text is None:
+        return True
+    if text.startswith("["):
+        return any(
+            profile is not None and not needed <= profile.keys()
+            for profile in _profiles.decode(text)
+        )
+    return not needed <= _profile.decode(text).keys()
+
+
+def _profile_lists(events: pa.Table) -> list[tuple[list[Version | None], list[Attributes | None]]]:
+    """Return, for each event with several items, their versions and their stored profiles."""
+    profile_lists = []
+    for items, versions, text in zip(
+        *(events[name].to_pylist() for name in ("items", "item_version", "item_profile")),
+        strict=True,
+    ):
+        ids_and_versions = zip(items or [], _versions.decode(versions), strict=False)
+        versions_of_items = [
+            None if version is None else (item, version) for item, version in ids_and_versions
+        ]
+        profiles = (
+            _profiles.decode(text)
+            if text
+            else [{} if versions_of_item else None for versions_of_item in versions_of_items]
+        )
+        profile_lists.append((versions_of_items, profiles))
+    return profile_lists
+
+
+def _merged(text: str | None, attributes: Attributes | None, needed: frozenset[str]) -> str | None:
+    if attributes is None:
+        return text
+    return _encoded(_profile.decode(text) if text else {}, attributes, needed)
+
+
+def _merged_list(
+    versions: list[Version | None],
+    profiles: list[Attributes | None],
+    attributes: Mapping[Version, Attributes],
+    needed: frozenset[str],
+) -> str:
+    """Encode a profile or null for each item, as the router does."""
+    encoded = []
+    for version, profile in zip(versions, profiles, strict=False):
+        encoded.append(
+            "null"
+            if version is None
+            else _encoded(profile or {}, attributes.get(version, {}), needed)
+        )
+    return f"[{','.join(encoded)}]"
+
+
+def _encoded(profile: Attributes, attributes: Attributes, needed: frozenset[str]) -> str:
+    """Encode as JSON with sorted keys; what is stored with the event takes precedence."""
+    merged = {name: value for name, value in attributes.items() if name in needed} | profile
+    return msgspec.json.encode({name: merged[name] for name in sorted(merged)}).decode()

@@ -1,0 +1,523 @@
+"""The events of each entity as one `asof.Timeline`, prepared for queries about the past.
+
+All windows, lasts and sequences of an entity share the timeline. `features.offline.lanes` decides
+which moments are queried, and where the lanes go.
+"""
+
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from threading import RLock
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tailorbird.features.arithmetic.finish import DECAY_WEIGHTS, further_values
+from tailorbird.features.arithmetic.runs import Runs
+from tailorbird.features.declare.declarations import HORIZON, Entity
+from tailorbird.features.event_columns.columns import Frame, take_rows
+from tailorbird.features.event_columns.extracts import (
+    PEAK_ZERO,
+    Extract,
+    ProfileExtract,
+    compute_extract,
+    extract_profiles,
+    tile_values,
+)
+from tailorbird.features.expr.expression import Expression
+from tailorbird.features.layout.layout import (
+    PEAKS,
+    EntityLayout,
+    LastEvents,
+    Profile,
+    Ring,
+    Source,
+    Spot,
+    Step,
+)
+from tailorbird.features.offline.asof import Moments, Ragged, Series, Timeline
+from tailorbird.features.offline.asof_peaks import Peaks
+from tailorbird.features.offline.asof_runs import Columns, LastRuns, RunEvents
+from tailorbird.features.offline.asof_sketches import Unions
+from tailorbird.features.offline.bulk import RaggedSequence
+from tailorbird.features.offline.hashing import hashes, identities
+from tailorbird.features.offline.kernels import marks as kernels_marks
+from tailorbird.features.offline.kernels.windows import THREADS, gather_parallel, run_parallel
+
+Int64s = npt.NDArray[np.int64]
+Intps = npt.NDArray[np.intp]
+Floats = npt.NDArray[np.float64]
+Keys = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+CompactedTiles = Callable[
+    [Ring], Callable[[Int64s], Int64s]
+]  # ring → tile of each moment's entity → sum
+
+
+# Columns of profile events.
+_PROFILE_COLUMNS = (
+    "p",
+    "event_id",
+    "type",
+    "ts",
+    "user_id",
+    "anonymous_id",
+    "item_id",
+    "items",
+    "counts",
+    "properties",
+)
+
+
+class PastFrame(Frame):
+    """A frame that uses identities as keys of text entities, since keys only group."""
+
+    def __init__(self, events: pa.Table, start: int) -> None:
+        super().__init__(events, hashes)
+        self._start = start
+        self._identities: dict[str, Keys] = {}
+        # Entities are computed concurrently, and each column is computed once.
+        self.lock = RLock()
+
+    def text(self, name: str) -> Keys:
+        with self.lock:
+            return super().text(name)
+
+    def bits(self, value: Expression) -> Int64s:
+        with self.lock:
+            return super().bits(value)
+
+    def key(self, entity: Entity) -> tuple[Keys, Bools]:
+        with self.lock:
+            return super().key(entity)
+
+    def key_field(self, entity: Entity, name: str) -> Keys:
+        if not has_text_keys(entity):
+            return super().key_field(entity, name)
+        return self.identity(name)
+
+    def identity(self, name: str) -> Keys:
+        """Return a column of text as identities."""
+        with self.lock:
+            if name not in self._identities:
+                self._identities[name] = self.text_column(
+                    name, partial(identities, start=self._start)
+                )
+            return self._identities[name]
+
+    def profile_keys(self, ids: pa.ChunkedArray) -> Keys:
+        return identities(ids, start=self._start)
+
+
+class Frames:
+    """The events, with cached extracts."""
+
+    def __init__(self, events: pa.Table, start: int | None = None) -> None:
+        """Prepare a frame; frames with the same `start` have the same identities."""
+        self.events = events
+        self.start = secrets.randbits(64) if start is None else start
+        self.frame = PastFrame(events, self.start)
+        self._extracts: dict[Source, Extract] = {}
+        self._profiles: dict[Profile, ProfileExtract] = {}
+
+    def extract(self, source: Source) -> Extract:
+        with self.frame.lock:
+            if source not in self._extracts:
+                self._extracts[source] = compute_extract(source, self.frame)
+            return self._extracts[source]
+
+    def profiles(self, profile: Profile) -> ProfileExtract:
+        if profile not in self._profiles:
+            columns = [name for name in _PROFILE_COLUMNS if name in self.events.column_names]
+            codes, type_names = self.frame.types
+            is_profile = pa.array(
+                np.array([name == profile.type for name in type_names], np.bool_)[codes]
+            )
+            frame = PastFrame(self.events.select(columns).filter(is_profile), self.start)
+            self._profiles[profile] = extract_profiles(profile.type, profile.attributes, frame)
+        return self._profiles[profile]
+
+    def ids(self, rows: Intps) -> Keys:
+        """Return tie-breaking ids. Hashing is expensive, so only rows with ties are hashed."""
+        event = self.frame.event(rows)
+        unique, inverse = np.unique(event, return_inverse=True)
+        tied_events = Frame(self.events.take(pa.array(unique)), hashes)
+        first = tied_events.id[tied_events.index == 0]
+        with np.errstate(over="ignore"):
+            return first[inverse] + self.frame.index[rows].astype(np.uint64)
+
+
+class EntityHistory:
+    """The lanes of one entity: the rows that any of its sources counts, as one timeline."""
+
+    def __init__(self, layout: EntityLayout, frames: Frames, entity_keys: Keys) -> None:
+        self._layout = layout
+        self._frame = frame = frames.frame
+        self._extracts = {source: frames.extract(source) for source in sources_of(layout)}
+        self._all_series: dict[Source, Series] = {}
+        self._rows, self._row_index = _union_rows(
+            [taken.rows for taken in self._extracts.values()], len(frame)
+        )
+        # Sums do not depend on the order of ties.
+        tie = (
+            (lambda tied: (frames.ids(self._rows[tied]),))
+            if layout.lasts or layout.first_values or layout.sequences
+            else None
+        )
+        key, _ = frame.key(layout.entity)
+        key, ts, p = (take_rows(column, self._rows) for column in (key, frame.ts, frame.p))
+        self.timeline = Timeline(entity_keys, key, ts, p, tie)
+        self._source_marks = self._mark_sources()
+
+    def values(
+        self, moments: Moments, t: Int64s, compacted: CompactedTiles | None = None
+    ) -> list[tuple[Spot, Int64s]]:
+        """Return every lane that is a single number.
+
+        `compacted` returns what to add to each tile of a ring that decays.
+        """
+        over_tiles = (
+            *self.windows(moments),
+            *self.peaks(moments, t),
+            *self.distincts(moments),
+            *self.decays(moments, compacted),
+        )
+        return [*over_tiles, *self.lasts(moments), *self.first_values(moments)]
+
+    def windows(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
+        """Return the sum of each window at its spot."""
+        layout = self._layout
+        windows = [
+            (window, layout.rings[window.ring])
+            for window in layout.windows
+            if layout.rings[window.ring].measure not in PEAKS
+        ]
+        window_specs = [
+            (
+                ring.hop,
+                ring.hop * window.tiles,
+                self._summed_measures.index((ring.source, ring.measure)),
+            )
+            for window, ring in windows
+        ]
+        sums = moments.window_sums(self._prefixes, window_specs)
+        return [
+            (Spot(layout.index, one.reading_lane), sums[:, place])
+            for place, (one, _) in enumerate(windows)
+        ]
+
+    @cached_property
+    def _summed_measures(self) -> list[tuple[Source, str]]:
+        """The sources and measures to sum; rings that differ only in hop share a prefix sum."""
+        layout = self._layout
+        rings = [layout.rings[window.ring] for window in (*layout.windows, *layout.decays)]
+        return list(
+            dict.fromkeys(
+                (ring.source, ring.measure) for ring in rings if ring.measure not in PEAKS
+            )
+        )
+
+    @cached_property
+    def _prefixes(self) -> Int64s:
+        """A prefix sum of each of `_summed_measures`."""
+        sums = np.empty((len(self._summed_measures), len(self.timeline) + 1), np.int64)
+
+        def add(index: int) -> None:
+            source, measure = self._summed_measures[index]
+            marks, bit = self._source_mark(source)
+            if measure == "count" or source.value is None:
+                kernels_marks.prefix_counts(marks, bit, sums[index])
+            else:
+                kernels_marks.prefix_sums(
+                    marks, bit, self._tile_values(source, measure), self.timeline.order, sums[index]
+                )
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(add, range(len(sums))))
+        return sums
+
+    def _mark_sources(self) -> list[kernels_marks.Marks]:
+        """Return a bit for each source, 16 in an array, of each event of the timeline."""
+        sources, all_marks = list(self._extracts), []
+        if len(sources) == 1:  # Then it counts every event.
+            return [np.ones(len(self.timeline), np.uint16)]
+        for start in range(0, len(sources), 16):
+            marks = np.zeros(len(self._frame), np.uint16)
+            for bit, source in enumerate(sources[start : start + 16]):
+                kernels_marks.mark(self._extracts[source].rows, np.uint16(1 << bit), marks)
+            sorted_ = np.empty(len(self.timeline), np.uint16)
+            run_parallel(
+                kernels_marks.gather_marks,
+                len(sorted_),
+                take_rows(marks, self._rows),
+                self.timeline.order,
+                sorted_,
+            )
+            all_marks.append(sorted_)
+        return all_marks
+
+    def _source_mark(self, source: Source) -> tuple[kernels_marks.Marks, np.uint16]:
+        """Return the marks that contain a source's bit, and that bit."""
+        word, bit = divmod(list(self._extracts).index(source), 16)
+        return self._source_marks[word], np.uint16(1 << bit)
+
+    def peaks(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
+        """Return the code of the peak of each window that has one, and of each first time."""
+        lanes = []
+        trees: dict[tuple[Source, str], Peaks] = {}
+        for window in self._layout.windows:
+            ring = self._layout.rings[window.ring]
+            if ring.measure in PEAKS:
+                if (ring.source, ring.measure) not in trees:
+                    trees[ring.source, ring.measure] = Peaks(
+                        self.timeline, self._tile_values(ring.source, ring.measure)
+                    )
+                since = t // ring.hop * ring.hop - ring.hop * window.tiles
+                lanes.append(
+                    (
+                        Spot(self._layout.index, window.reading_lane),
+                        trees[ring.source, ring.measure].since(moments, since),
+                    )
+                )
+        for first in self._layout.firsts:
+            # The code of an earlier time is larger.
+            codes = np.zeros(len(self._frame), np.int64)
+            codes[self._extracts[first.source].rows] = PEAK_ZERO - self._extracts[first.source].ts
+            lanes.append(
+                (
+                    Spot(self._layout.index, first.reading_lane),
+                    Peaks(self.timeline, codes[self._rows]).since(moments, t * 0),
+                )
+            )
+        return lanes
+
+    def distincts(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
+        """Return the summary of each window that counts different values."""
+        lanes = []
+        for number, sketch in enumerate(self._layout.sketches):
+            hashes = self._tile_values(sketch.source, "sum").view(np.uint64)
+            unions = Unions(
+                self.timeline, hashes, self._is_counted(sketch.source), sketch.precision
+            )
+            for window in (
+                distinct for distinct in self._layout.distincts if distinct.sketch == number
+            ):
+                summary = unions.from_positions(
+                    moments, moments.window_start(sketch.hop, sketch.hop * window.tiles)
+                )
+                lanes += [
+                    (Spot(self._layout.index, window.reading_lane + lane), values)
+                    for lane, values in enumerate(summary)
+                ]
+        return lanes
+
+    def decays(
+        self, moments: Moments, compacted: CompactedTiles | None
+    ) -> list[tuple[Spot, Int64s]]:
+        """Return the weighted sum of each decay at its spot, added tile by tile from the oldest."""
+        lanes = []
+        for decay in self._layout.decays:
+            ring = self._layout.rings[decay.ring]
+            prefix = self._prefixes[self._summed_measures.index((ring.source, ring.measure))]
+            weights = np.array(DECAY_WEIGHTS[: decay.tiles + 1])
+            if compacted is None:
+                total = moments.decayed_sums(prefix, ring.hop, weights)
+            else:
+                total = _tile_by_tile(moments, prefix, ring.hop, weights, compacted(ring))
+            lanes.append((Spot(self._layout.index, decay.reading_lane), total.view(np.int64)))
+        return lanes
+
+    def lasts(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
+        """Return time and value of the newest event of each source, 0 without one."""
+        lanes = []
+        for last in self._layout.lasts:
+            extract = self._extracts[last.source]
+            newest = self._series_of(last.source).newest(moments)
+            value = self._tile_values(last.source, "sum")
+            for lane, column in enumerate((self._frame.ts[self._rows], value)):
+                spot = Spot(self._layout.index, last.reading_lane + lane)
+                lanes.append(
+                    (
+                        spot,
+                        np.where(newest >= 0, column[newest], 0)
+                        if len(extract)
+                        else np.zeros(len(newest), np.int64),
+                    )
+                )
+        return lanes
+
+    def first_values(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
+        """Return coded time and value of the first event of each source, 0 without one."""
+        lanes: list[tuple[Spot, Int64s]] = []
+        order = self.timeline.order
+        for first_value in self._layout.first_values:
+            ranks = np.zeros(len(self._rows), np.int64)
+            ranks[order] = np.arange(len(order), 0, -1)  # earlier is larger
+            best = Peaks(
+                self.timeline, np.where(self._is_counted(first_value.source), ranks, 0)
+            ).since(moments, np.zeros_like(moments.t))
+            event = np.append(order, -1)[len(order) - best]  # −1: none yet
+            for lane, column in enumerate(
+                (
+                    PEAK_ZERO - self._frame.ts[self._rows],
+                    self._tile_values(first_value.source, "sum"),
+                )
+            ):
+                lanes.append(
+                    (
+                        Spot(self._layout.index, first_value.reading_lane + lane),
+                        np.append(column, 0)[event],
+                    )
+                )
+        return lanes
+
+    def last_runs(self, moments: Moments, sequence: LastEvents) -> LastRuns:
+        """Return the last events of each moment, without materialising them."""
+        series, frame = self._series_of(sequence.source), self._frame
+        rows = gather_parallel(self._rows, series.events)
+        columns = Columns(
+            rows,
+            partial(frame.text, "item"),
+            partial(frame.text, "type"),
+            partial(frame.identity, "session"),
+        )
+        return LastRuns(series, columns, moments, sequence.length)
+
+    def run_events(self, runs: LastRuns) -> "AllRunEvents":
+        return AllRunEvents(self._frame, runs.events(), runs.rows)
+
+    def last_events(self, moments: Moments, sequence: LastEvents, t: Int64s) -> "ChunkRuns":
+        run = self._series_of(sequence.source).last(moments, sequence.length, t - HORIZON)
+        return ChunkRuns(self._frame, run, self._rows[run.events])
+
+    def prepare_columns(self, sequence: LastEvents) -> None:
+        """Compute the columns that `ChunkRuns.runs` reads, before threads use them."""
+        self._series_of(sequence.source)
+        self._frame.text("item"), self._frame.text("type"), self._frame.identity("session")
+        for expression in sequence.of:
+            self._frame.bits(expression)
+
+    def _series_of(self, source: Source) -> Series:
+        if source not in self._all_series:
+            self._all_series[source] = Series(
+                self.timeline, kernels_marks.marked_positions(*self._source_mark(source))
+            )
+        return self._all_series[source]
+
+    def _is_counted(self, source: Source) -> Bools:
+        """Return which of the entity's events the source counts."""
+        chosen = np.zeros(len(self._rows), np.bool_)
+        chosen[self._positions(source)] = True
+        return chosen
+
+    def _tile_values(self, source: Source, measure: str) -> Int64s:
+        """Return what each of the entity's events adds; 0 where the source does not count it."""
+        counted_values = tile_values(measure, self._extracts[source].value)
+        if len(counted_values) == len(self._rows):
+            return counted_values
+        values = np.zeros(len(self._rows), np.int64)
+        values[self._positions(source)] = counted_values
+        return values
+
+    def _positions(self, source: Source) -> Intps | slice:
+        """Return the indices of the source's events among the entity's."""
+        extract = self._extracts[source]
+        return (
+            slice(None)
+            if self._row_index is None or len(extract) == len(self._rows)
+            else self._row_index[extract.rows]
+        )
+
+
+@dataclass(frozen=True)
+class AllRunEvents:
+    """The concatenated last events of all requests; `rows` map the series to the frame."""
+
+    frame: PastFrame
+    events: RunEvents
+    rows: Intps
+
+    def sequence(self, step: Step) -> RaggedSequence:
+        events = self.events
+        rows = self.rows[events.indices] if step.of else self.rows
+        values = further_values(step, (self.frame.bits(expression)[rows] for expression in step.of))
+        return RaggedSequence(events.offsets, events.item, events.type, events.ts, values)
+
+
+@dataclass(frozen=True)
+class ChunkRuns:
+    """The last events of each request of a chunk, as rows of the frame."""
+
+    frame: PastFrame
+    run: Ragged
+    rows: Intps
+
+    def runs(self, sequence: LastEvents, t: Int64s, request_session: Keys) -> Runs:
+        """Return the runs of requests at t (m,) with session identities (m,), 0 if none."""
+        frame, rows = self.frame, self.rows
+        item, type, session = frame.text("item"), frame.text("type"), frame.identity("session")
+        value = frame.bits(sequence.of[0]).view(np.uint64) if sequence.of else item
+        return Runs(
+            self.run.offsets,
+            frame.ts[rows],
+            item[rows],
+            type[rows],
+            session[rows],
+            t,
+            request_session,
+            value[rows],
+        )
+
+
+def _tile_by_tile(
+    moments: Moments,
+    prefix: Int64s,
+    hop: int,
+    weights: Floats,
+    compacted: Callable[[Int64s], Int64s],
+) -> Floats:
+    """Compute `Moments.decayed_sums` with the compacted sum added to each tile."""
+    tile, total = moments.t // hop, np.zeros(len(moments))
+    below = moments.before((tile - len(weights) + 1) * hop).sums([prefix])[0]
+    for age in range(len(weights) - 1, -1, -1):
+        edge = moments.before((tile - age + 1) * hop) if age else moments.before()
+        above = edge.sums([prefix])[0]
+        total += (moments.to_input_order(above - below) + compacted(tile - age)).astype(
+            np.float64
+        ) * weights[age]
+        below = above
+    return total
+
+
+def _union_rows(parts: list[Intps], size: int) -> tuple[Intps, Intps | None]:
+    """Return the sorted union of the rows, and each frame row's index in it if needed."""
+    longest = max(parts, key=len)
+    if len(parts) == 1 or len(longest) == size:
+        return longest, None if len(parts) == 1 else np.arange(size)
+    chosen = np.zeros(size, np.bool_)
+    for rows in parts:
+        chosen[rows] = True
+    return np.flatnonzero(chosen), np.cumsum(chosen) - 1
+
+
+def sources_of(layout: EntityLayout) -> list[Source]:
+    """Return the distinct sources of an entity."""
+    holders = (
+        *layout.rings,
+        *layout.sketches,
+        *layout.lasts,
+        *layout.firsts,
+        *layout.first_values,
+        *layout.sequences,
+    )
+    return list(dict.fromkeys(holder.source for holder in holders))
+
+
+def has_text_keys(entity: Entity) -> bool:
+    """Return whether all fields are plain columns of text, so that identities can serve as keys."""
+    return bool(entity.fields) and all(
+        name in ("user", "item", "session", "device", "country") for name in entity.fields
+    )

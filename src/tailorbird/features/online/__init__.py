@@ -1,0 +1,1 @@
+"""The worker that updates the state, and the reader of its records."""

@@ -1,0 +1,163 @@
+"""Resolution of a request's person: anonymous ids by `identify`, users by `merge`.
+
+The worker writes the aliases beside the records of the state, and readers look them up.
+
+request: user_id 41       → merge of 41 → … → 42            (`events.merges`: the newest of each
+user) request: anonymous_id c7  → identify of c7 → 41 → merge of 41 → … → 42
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events.contract.contract import ANONYMOUS_PREFIX
+from tailorbird.events.contract.schema import micros
+from tailorbird.events.keys import hash64
+from tailorbird.events.merges import Merge, survivor
+from tailorbird.features.request import ReadRequest
+from tailorbird.features.state.eviction import SWEPT_KEY, decode_swept
+from tailorbird.features.state.key_partition import ALL_KEYS, KeyPart
+from tailorbird.features.state.state import (
+    ANY_MERGES_KEY,
+    MERGES,
+    POSITION_KEY,
+    Alias,
+    Position,
+    alias_key,
+    decode_position,
+    merge_key,
+    read_alias,
+)
+from tailorbird.store import Snapshot, Transaction
+
+_KINDS = (
+    ("identify", "anonymous_id", "user_id", alias_key),
+    ("merge", "user_id", "person", merge_key),
+)
+
+
+def aliases_of(table: pa.Table, part: KeyPart = ALL_KEYS) -> dict[bytes, Alias]:
+    """Return the newest identify of each anonymous id and the newest merge of each user, by key.
+
+    Whether it counts is for features, not for who someone is.
+    """
+    aliases: dict[bytes, Alias] = {}
+    for type_, of, who, key in _KINDS:
+        rows = table.filter(pc.equal(table["type"], type_))
+        columns = (
+            rows[of].to_pylist(),
+            micros(rows["ts"]).tolist(),
+            rows["p"].to_pylist(),
+            rows[who].to_pylist(),
+        )
+        for id_, ts, p, user_id in zip(*columns, strict=True):
+            if (
+                id_ is not None
+                and user_id is not None
+                and (part.is_complete or part.contains_key(hash64(id_)))
+            ):
+                _keep_newest(aliases, key(id_), Alias(ts, p, user_id))
+    return aliases
+
+
+def _keep_newest(aliases: dict[bytes, Alias], key: bytes, alias: Alias) -> None:
+    current = aliases.get(key)
+    if current is None or (current.ts, current.p) < (alias.ts, alias.p):
+        aliases[key] = alias
+
+
+def newer_records(
+    transaction: Transaction, aliases: dict[bytes, Alias]
+) -> Sequence[tuple[bytes, bytes]]:
+    """Return the records of aliases that the state lacks or has an older version of."""
+    records = []
+    for key, alias in aliases.items():
+        current = read_alias(transaction, key)
+        if current is None or (current.ts, current.p) < (alias.ts, alias.p):
+            records.append((key, alias.encode()))
+    if any(key.startswith(MERGES) for key, _ in records):
+        records.append((ANY_MERGES_KEY, b"1"))
+    return records
+
+
+class ResolvedRequest(NamedTuple):
+    """A request with its person resolved, and the progress of the state that answers it.
+
+    Attributes:
+        positions: the position of each part.
+        swept: the time up to which idle entities have expired.
+        person: whom the request is about; None without any id.
+        alias_ts: time of the newest alias that was followed, microseconds.
+    """
+
+    positions: list[Position]
+    swept: int
+    person: str | None
+    alias_ts: int
+
+
+def resolve_request(
+    parts: Sequence[Snapshot], request: ReadRequest, map_parts: Callable[..., Iterable[Any]] = map
+) -> ResolvedRequest:
+    """Read the positions of the parts of a state and resolve the person of a request.
+
+    This takes one round trip, except for merged users and identified visitors.
+
+    Args:
+        map_parts: applies a function to each part, as `map` does; see `PartedSnapshot`.
+    """
+    user, visitor = request.user_id, request.anonymous_id
+    own_key = (
+        b""
+        if request.person is not None
+        else merge_key(user)
+        if user is not None
+        else alias_key(visitor)
+        if visitor is not None
+        else b""
+    )
+    keys = [POSITION_KEY, SWEPT_KEY, ANY_MERGES_KEY, *([own_key] if own_key else [])]
+    answers = list(map_parts(lambda part: _get_several(part, keys), parts))
+    positions, swept = (
+        [decode_position(answer[0]) for answer in answers],
+        max(decode_swept(answer[1]) for answer in answers),
+    )
+    has_merges = any(answer[2] for answer in answers)
+    alias = answers[_owner(own_key, len(parts))][3] if own_key else None
+
+    def merge_of(user_id: str) -> Merge | None:
+        record = (
+            read_alias(parts[_owner(merge_key(user_id), len(parts))], merge_key(user_id))
+            if has_merges
+            else None
+        )
+        return None if record is None else Merge(record.ts, record.p, record.user_id)
+
+    if request.person is not None or not own_key:
+        return ResolvedRequest(positions, swept, request.person, 0)
+    if user is None:
+        if alias is None:
+            return ResolvedRequest(positions, swept, f"{ANONYMOUS_PREFIX}{visitor}", 0)
+        identified = Alias.decode(alias)
+        person, alias_ts = survivor(identified.user_id, merge_of)
+        return ResolvedRequest(positions, swept, person, max(alias_ts, identified.ts))
+    return ResolvedRequest(
+        positions, swept, *(survivor(user, merge_of) if alias is not None else (user, 0))
+    )
+
+
+def _get_several(snapshot: Snapshot, keys: Sequence[bytes]) -> list[bytes | None]:
+    joined, sizes = snapshot.get_sized(keys)
+    values: list[bytes | None] = []
+    start = 0
+    for size in sizes:
+        values.append(joined[start : start + size] if size else None)
+        start += size
+    return values
+
+
+def _owner(key: bytes, parts: int) -> int:
+    """Return the index of the part that has the record of a key that ends in a hash."""
+    return int.from_bytes(key[-8:], "big") % parts

@@ -1,0 +1,198 @@
+"""From a micro-batch to changed records, in the worker's transaction.
+
+A frame is split into what it adds to each entity, and the states absorb that.
+
+    frame ─ additions() ─► distinct keys; for each accumulator its events, in order of their key
+                             │ in chunks of some hundred keys: unpacked states stay in the cache
+                             ▼
+    read and unpack states ─► update ─► finish readings ─► pack, write both
+
+`features.online.worker` decides when a batch is applied and committed.
+`features.state.accumulators` defines what events do to a state.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.features.event_columns.columns import Frame, Keys
+from tailorbird.features.event_columns.extracts import Extract
+from tailorbird.features.layout.layout import NEWEST, NEXT_CHANGE
+from tailorbird.features.state.accumulators import Accumulator, Additions, Part
+from tailorbird.features.state.key_partition import ALL_KEYS, KeyPart
+from tailorbird.features.state.state import Records
+from tailorbird.features.state.tiles import NEVER, FilledLanes
+from tailorbird.store import Transaction
+
+Int64s = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.intp]
+
+PIECE_BYTES = 4 << 20  # unpacked states per chunk
+# Number of entities of a kind whose reading records are renewed in time, rather than finished by
+# each request that finds them out of date:
+HOT_ONE = 20_000  # a request reads one entity of the kind
+HOT_MANY = 200_000  # a request reads hundreds of the kind
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The additions of a frame to one entity kind: distinct ascending keys, and events per
+    accumulator.
+
+    Attributes:
+        newest: shape (keys,), the newest ts of the batch.
+        parts: accumulator, the index among the keys of each of its events, ascending, and the
+            events.
+    """
+
+    keys: Keys
+    newest: Int64s
+    parts: list[Part]
+
+    def split(self, keys_max: int) -> Iterator["Batch"]:
+        """Yield the batch in chunks of at most `keys_max` keys."""
+        for start in range(0, len(self.keys), keys_max):
+            end = min(start + keys_max, len(self.keys))
+            parts_by_batch: dict[int, tuple[Rows, Additions]] = {}
+            for _, rows, additions in self.parts:
+                if id(additions) not in parts_by_batch:
+                    first, last = np.searchsorted(rows, (start, end))
+                    parts_by_batch[id(additions)] = (
+                        rows[first:last] - start,
+                        additions.take(slice(first, last)),
+                    )
+            parts = [(one, *parts_by_batch[id(added)]) for one, _, added in self.parts]
+            yield Batch(self.keys[start:end], self.newest[start:end], parts)
+
+
+@dataclass(frozen=True)
+class Change:
+    """The effect of applying a batch.
+
+    Attributes:
+        next_change: shape (keys,), when each key's reading next changes without an event.
+        new_keys: number of keys that had no record.
+        added_bytes: growth of the states.
+    """
+
+    next_change: Int64s
+    new_keys: int
+    added_bytes: int
+
+
+def additions(records: Records, frame: Frame, part: KeyPart = ALL_KEYS) -> Batch:
+    """Return what the frame adds to the entities of the part."""
+    extracts = _extracts(records, frame, part)
+    distinct = {id(batch): batch for _, batch in extracts}
+    keys, places = np.unique(
+        np.concatenate([batch.key for batch in distinct.values()]), return_inverse=True
+    )
+    newest = np.zeros(len(keys), np.int64)
+    ordered: dict[int, tuple[Rows, Additions]] = {}
+    for accumulator, batch in extracts:
+        if id(accumulator) in records.readable and isinstance(batch, Extract) and len(batch):
+            batch.frame.ids(
+                batch.rows
+            )  # These store ids: hash them for the batch, not for each chunk.
+    start = 0
+    for name, batch in distinct.items():
+        rows = places[start : start + len(batch.key)]
+        start += len(batch.key)
+        order = np.argsort(rows, kind="stable")
+        rows, batch = rows[order], batch.take(order)
+        ordered[name] = rows, batch
+        if len(rows):
+            first = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))
+            newest[rows[first]] = np.maximum(
+                newest[rows[first]], np.maximum.reduceat(batch.ts, first)
+            )
+    return Batch(
+        keys, newest, [(accumulator, *ordered[id(batch)]) for accumulator, batch in extracts]
+    )
+
+
+def _extracts(
+    records: Records, frame: Frame, part: KeyPart
+) -> list[tuple[Accumulator[Any], Additions]]:
+    """Return the extract of each accumulator; identical sources share one extract."""
+    extracts = [(accumulator, accumulator.take(frame)) for accumulator in records.accumulators]
+    if part.is_complete:
+        return extracts
+    own_extracts = {
+        id(batch): batch.take(np.flatnonzero(part.contains(batch.key)))
+        for batch in {id(batch): batch for _, batch in extracts}.values()
+    }
+    return [(accumulator, own_extracts[id(batch)]) for accumulator, batch in extracts]
+
+
+def apply(transaction: Transaction, records: Records, batch: Batch, commit: int) -> Change:
+    """Bring the states of the batch's keys up to date and publish their readings."""
+    keys_max = max(64, PIECE_BYTES // records.layout.state_bytes)
+    changes = [_apply(transaction, records, piece, commit) for piece in batch.split(keys_max)]
+    next_change = np.concatenate(
+        [np.zeros(0, np.int64), *(change.next_change for change in changes)]
+    )
+    return Change(
+        next_change,
+        sum(change.new_keys for change in changes),
+        sum(change.added_bytes for change in changes),
+    )
+
+
+def _apply(transaction: Transaction, records: Records, batch: Batch, commit: int) -> Change:
+    current = records.read_states(transaction, batch.keys)
+    states = current.states
+    new = np.maximum(states[:, NEWEST], batch.newest)
+    records.update(current, new, batch.parts)
+    filled = FilledLanes.from_states(states)
+    readings = records.finish(states, new + 1, commit, sequences=False, filled=filled)
+    packed = records.pack(states, filled)
+    transaction.put_many(zip(records.keys(b"s", batch.keys), packed, strict=True))
+    transaction.put_many(records.reading_records(batch.keys, readings))
+    grown = sum(map(len, packed)) - int(current.sizes.sum())
+    return Change(readings[:, NEXT_CHANGE], int(np.count_nonzero(current.sizes == 0)), grown)
+
+
+class HotKeys:
+    """Recently changed entities of a kind, and when the reading of each changes without an event.
+
+    A step only appends its changes. They are deduplicated on demand, or when many have accumulated.
+
+    Args:
+        limit: how many of the most recently changed entities are remembered.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._most = limit
+        self._keys: list[Keys] = []
+        self._change: list[Int64s] = []
+
+    def note(self, keys: Keys, change: Int64s) -> None:
+        """Record that these keys changed now; `NEVER` where a reading does not change without an
+        event.
+        """
+        self._keys.append(keys)
+        self._change.append(change)
+        if sum(map(len, self._keys)) > 4 * self._most:
+            self._compact()
+
+    def pop_due(self, now: int) -> Keys:
+        """Remove and return the keys whose reading is out of date by `now`."""
+        keys, change = self._compact()
+        is_due = change <= now
+        self._keys, self._change = [keys[~is_due]], [change[~is_due]]
+        return keys[is_due]
+
+    def _compact(self) -> tuple[Keys, Int64s]:
+        """Deduplicate to the last change of each key, ordered by time, and drop the oldest ones."""
+        keys, change = (
+            np.concatenate([np.zeros(0, kind), *some])
+            for kind, some in ((np.uint64, self._keys), (np.int64, self._change))
+        )
+        last = np.sort(len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1])
+        last = last[change[last] != NEVER][-self._most :]
+        self._keys, self._change = [keys[last]], [change[last]]
+        return keys[last], change[last]

@@ -1,0 +1,69 @@
+"""Events and receipts of blocks in the routed log and in the logs of the shuffle.
+
+A receipt lists the profile attributes that a block's events store. A block routed before an
+attribute was declared lacks it; the lake's versions of profiles have it, see
+`features.offline.profile_join`.
+
+    kind "events"      the router's: row i has p = offset + i
+    kind "chosen"      the shuffle's: the events of one part among a range of rows, each with its p
+    kind "left-out"    rows that the shuffle did not have, or that lack an attribute: read the lake
+"""
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.errors import InputError
+from tailorbird.events.contract.schema import number_rows
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.stream import Address, Block, StoredBlock
+
+CHOSEN, LEFT_OUT = "chosen", "left-out"
+
+
+class BlockReceipt(msgspec.Struct, frozen=True):
+    """The attributes of users and items that a block's events store; None if not stated."""
+
+    user_attributes: tuple[str, ...] | None = None
+    item_attributes: tuple[str, ...] | None = None
+
+
+_decode = msgspec.json.Decoder(BlockReceipt).decode
+
+
+def lacks_attributes(receipt: bytes, features: FeatureSet) -> bool:
+    """Return whether a receipt states that events lack an attribute that features need."""
+    if not receipt:
+        return False
+    receipt_attributes, needed = _decode(receipt), features.event_attributes
+    pairs = (
+        (receipt_attributes.user_attributes, needed["user"]),
+        (receipt_attributes.item_attributes, needed["item"]),
+    )
+    return any(
+        names is not None and not set(needed_names) <= set(names) for names, needed_names in pairs
+    )
+
+
+def is_only_in_lake(block: Block, features: FeatureSet) -> bool:
+    """Return whether a block stands for events that have to be read from the lake."""
+    return block.kind == LEFT_OUT or (
+        block.kind == "events" and lacks_attributes(block.receipt, features)
+    )
+
+
+def events_of(stored: StoredBlock, start: int, log: Address) -> pa.Table | None:
+    """Return the events of a block from row `start` on, each with its p, or None. Raises
+    InputError.
+    """
+    if stored.block.kind not in ("events", CHOSEN) or not stored.block.payload:
+        return None
+    try:
+        with pa.ipc.open_stream(stored.block.payload) as stream:
+            table = stream.read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(
+            f"the block at {stored.offset} is no table of events: {error}", where=str(log)
+        ) from error
+    table = table if stored.block.kind == CHOSEN else number_rows(table, stored.offset)
+    return table.filter(pc.greater_equal(table["p"], start)) if stored.offset < start else table

@@ -1,0 +1,64 @@
+"""Renewal of reading records that go out of date: windows move on even if nothing happens.
+
+A worker collects every second the recently changed entities whose records are due, and renews some
+of them between two steps: many are due at once whenever a tile ends, and no event should wait for
+all. `features.online.apply.HotKeys` decides which entities are remembered, and until when.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from tailorbird.features.event_columns.columns import Keys
+from tailorbird.features.layout.layout import NEWEST
+from tailorbird.features.online.apply import Change, HotKeys
+from tailorbird.features.state.state import Records
+from tailorbird.store import Transaction
+
+RENEW_MAX = 500  # reading records between two steps: about 5 ms
+
+
+class RenewalQueue:
+    """The recently changed keys of each kind of entity, by index in `records`, and the keys that
+    are due.
+    """
+
+    def __init__(self, records: Sequence[Records], hot: Sequence[HotKeys]) -> None:
+        self._records, self._hot = records, hot
+        self._due: deque[tuple[int, Keys]] = deque()
+
+    @property
+    def is_pending(self) -> bool:
+        """True if any key is due and not renewed yet."""
+        return bool(self._due)
+
+    def record_changes(self, keys: Sequence[Keys], changes: Sequence[Change]) -> None:
+        """Remember what a commit changed of each kind."""
+        for hot, changed_keys, changed in zip(self._hot, keys, changes, strict=True):
+            hot.note(changed_keys, changed.next_change)
+
+    def collect_due(self, now: int) -> None:
+        """Queue the keys that are due by `now`."""
+        for index, hot in enumerate(self._hot):
+            due = hot.pop_due(now)
+            self._due += [
+                (index, due[start : start + RENEW_MAX]) for start in range(0, len(due), RENEW_MAX)
+            ]
+
+    def pop(self) -> tuple[Records, Keys]:
+        """Remove and return some due keys, at most `RENEW_MAX`, with their records."""
+        index, keys = self._due.popleft()
+        return self._records[index], keys
+
+
+def renew(transaction: Transaction, records: Records, keys: Keys, now: int, commit: int) -> int:
+    """Rewrite these reading records as of `now`, and return how many were examined."""
+    stored = records.read_states(transaction, keys)
+    existing = np.flatnonzero(stored.sizes)  # Others were deleted meanwhile.
+    keys, states = keys[existing], stored.states[existing]
+    readings = records.finish(
+        states, np.maximum(states[:, NEWEST] + 1, now), commit, sequences=False
+    )
+    transaction.put_many(records.reading_records(keys, readings))
+    return len(stored.sizes)

@@ -1,0 +1,534 @@
+"""The worker: applies the routed log to the state of its features, micro-batch by micro-batch.
+
+It alone writes `state/<schema hash>/`. Where several share the entities, each applies what concerns
+its part of the keys: from the routed log itself, or from the log that the shuffle writes for this
+part (`features.online.shuffle`), in which each row has the same position.
+
+A step is one transaction of the store: state records, reading records, aliases, the read offset of
+the log, and the p of the commit. So a kill at any point leaves all of a step or none of it, and a
+repeated step leads to the same bits. `features.online.apply` applies a batch;
+`features.online.read` reads the state.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird import faults
+from tailorbird.errors import NotReadyError, StorageError, UsageError
+from tailorbird.events.clock import Clock
+from tailorbird.events.contract.schema import ROUTED
+from tailorbird.features.arithmetic.stacks import find_one_row_entities
+from tailorbird.features.event_columns.columns import Frame
+from tailorbird.features.event_columns.fields import TextHashCache
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.online.aliases import aliases_of, newer_records
+from tailorbird.features.online.apply import HOT_MANY, HOT_ONE, Change, HotKeys, additions, apply
+from tailorbird.features.online.crash_loop import StartMarker
+from tailorbird.features.online.receipts import events_of, is_only_in_lake
+from tailorbird.features.online.renewal import RenewalQueue, renew
+from tailorbird.features.online.type_mismatches import MisfitCounter, add_frame
+from tailorbird.features.schemas import save_declarations
+from tailorbird.features.state.eviction import (
+    ENTITIES_MAX,
+    SLACK,
+    Sweep,
+    SweepReport,
+    read_tally,
+    tallies,
+)
+from tailorbird.features.state.key_partition import ALL_KEYS, KeyPart
+from tailorbird.features.state.progress import (
+    CopiesFigures,
+    Figures,
+    Kind,
+    read_figures,
+    write_figures,
+)
+from tailorbird.features.state.state import (
+    COMMITS,
+    Position,
+    all_records,
+    commit_record,
+    expired_commit_keys,
+    open_state,
+    read_position,
+    schema_record,
+    state_folder,
+)
+from tailorbird.file_lock import FileLock
+from tailorbird.store import Store, Transaction, inode
+from tailorbird.store.valkey import WRITE_TIMEOUT_S, CopyTarget
+from tailorbird.stream import Address, LogReader, is_derived, open_reader
+
+log = logging.getLogger(__name__)
+
+ROWS_MAX = 20_000
+ROW_BYTES = 300  # approximate size of an event in a block, to bound a step's read
+POLL_S = 0.003
+REFRESH_INTERVAL_S = 1.0
+FIGURES_INTERVAL_S = 5.0
+
+
+@dataclass(frozen=True)
+class WorkerReport:
+    """The result of a step: applied rows of the log (0: there was nothing), newest commit, and its
+    p.
+
+    By field: `capped` values were clipped at their declared maximum; `unreadable` ones are no
+    number or text as declared, and are missing; `converted` ones are truths and lists that were
+    used as numbers.
+    """
+
+    rows: int
+    commit: int
+    p: int
+    capped: dict[str, int] = field(default_factory=dict)
+    unreadable: dict[str, int] = field(default_factory=dict)
+    converted: dict[str, int] = field(default_factory=dict)
+
+
+class FeatureWorker:
+    """Applies the routed log to the state of one schema.
+
+    Args:
+        routed: the router's log, or the shuffle's log for the part; it need not exist yet.
+        state: the folder of all states; this schema's is below it.
+        copies: a Valkey to which the records are copied for remote readers.
+        entities_max: cap of a kind, over all parts, past which the longest idle are dropped; see
+            `features.state.eviction`.
+        part: the entities of this worker.
+    Raises:
+        LockedError: another worker writes this state.
+    """
+
+    def __init__(
+        self,
+        routed: Address,
+        state: Path,
+        features: FeatureSet,
+        *,
+        clock: Clock,
+        copies: CopyTarget | None = None,
+        entities_max: int = ENTITIES_MAX,
+        part: KeyPart = ALL_KEYS,
+    ) -> None:
+        self.features, self.part = features, part
+        self._routed = routed
+        self._clock = clock
+        self._folder = folder = state_folder(state, features, part)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(folder / "worker")
+        try:
+            save_declarations(state, features)
+            self._start_marker = StartMarker(folder)
+            self._start_marker.begin()
+            self._store = _store(state, features, part, copies)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._inode = inode(folder)
+        self._records = all_records(features.layout)
+        self._sweep = Sweep(self._records, -(-entities_max // part.count))
+        hot_keys = [
+            HotKeys(HOT_ONE if is_one_row else HOT_MANY)
+            for is_one_row in find_one_row_entities(features.layout, features.composite_spots)
+        ]
+        self._renewals = RenewalQueue(self._records, hot_keys)
+        self._text_hashes = TextHashCache()
+        self._reader: LogReader | None = None
+        self._is_log_truncated = self._maybe_ahead = False
+        self._misfits = MisfitCounter()
+        # The log continues with events that lack an attribute, or was pruned: only the lake has
+        # them.
+        self.waits_for_lake = False
+        figures = read_figures(folder)
+        self._figures = self._empty_figures() if figures is None else figures
+        with self._store.snapshot() as snapshot:
+            self.position = read_position(snapshot)
+
+    def step(self, rows_max: int = ROWS_MAX) -> WorkerReport:
+        """Apply the log, up to about `rows_max` rows, and commit.
+
+        `waits_for_lake` says whether it stops before events that only the lake has.
+
+        Raises:
+            NotReadyError: the building of this state was interrupted; `bootstrap` it again.
+            InputError: the log no longer has what comes next; `bootstrap` from the lake.
+            DamageError: the log does not match its checksums.
+            StorageError: the state could not be written; nothing of the step is in it.
+        """
+        if not self.position.ready:
+            path = str(self._folder)
+            raise NotReadyError(
+                "the building of this state was cut short",
+                where=path,
+                fix="tailorbird run worker builds it anew",
+            )
+        reader = self._open_reader()
+        self._is_log_truncated = self.waits_for_lake = self._is_log_truncated and self.has_log_gap()
+        has_nothing = reader is None or self.waits_for_lake or self._is_ahead_of_log(reader)
+        blocks = (
+            [] if has_nothing else reader.read(self.position.offset, bytes_max=ROW_BYTES * rows_max)
+        )
+        rows, tables = 0, []
+        position = self.position
+        for stored in blocks:
+            if rows >= rows_max:
+                break
+            self.waits_for_lake = is_only_in_lake(stored.block, self.features)
+            if self.waits_for_lake:
+                break
+            rows += stored.block.rows
+            table = events_of(stored, self.position.offset, self._routed)
+            if table is not None:
+                tables.append(table)
+            position = replace(position, offset=stored.end, p=stored.end - 1)
+        if not rows:
+            self._start_marker.clear()
+            return WorkerReport(0, self.position.commit, self.position.p)
+        faults.at("worker.before_step")
+        frame = self._commit(pa.concat_tables(tables) if tables else ROUTED.empty_table(), position)
+        self._start_marker.clear()
+        field_counts = (dict(frame.capped), dict(frame.unreadable), dict(frame.converted))
+        return WorkerReport(rows, self.position.commit, self.position.p, *field_counts)
+
+    def bootstrap(self, history: Callable[[int], Iterable[pa.Table]], p: int) -> None:
+        """Bring the state up to `p` with events of the lake, then continue in the log after it.
+
+        Until it returns, readers are told that the state is not ready. An interrupted build
+        resumes, as does a state behind a log that was pruned since; a state with unknown progress
+        is rebuilt from scratch.
+
+        Args:
+            history: given a p, returns all events after it up to `p`, as tables in order of p.
+        """
+        start = replace(self.position, ready=0)
+        if not start.p or start.p > p:
+            start = Position(ready=0)
+
+        def reset(transaction: Transaction) -> None:
+            if not start.p:
+                transaction.delete_many([key for key, _ in transaction.scan(b"")])
+                transaction.put_many([schema_record(self.features)])
+            transaction.put_many([start.encode()])
+
+        self._store.write(reset)
+        self.position = start
+        if not start.p:
+            self._figures = self._empty_figures()
+        for table in history(start.p):
+            if len(table):
+                self._commit(table, replace(self.position, p=pc.max(table["p"]).as_py()))
+                self.publish_figures()
+        faults.at("worker.before_ready")
+        self._commit(ROUTED.empty_table(), replace(self.position, p=p, offset=p + 1, ready=1))
+
+    def republish(self, progress: Callable[[int], None] | None = None) -> int:
+        """Copy all records again to the copies' server, and return their number.
+
+        Args:
+            progress: called with the number of records copied so far.
+        Raises:
+            UsageError: this worker has no copies.
+            StorageError: the server cannot be reached, or another process publishes there.
+        """
+        from tailorbird.store.published import PublishedStore
+
+        if not isinstance(self._store, PublishedStore):
+            raise UsageError("this worker was given no address to copy to", fix="set store.url")
+        return self._store.republish(progress)
+
+    def needs_history(self) -> bool:
+        """Return whether the log alone cannot bring this state up to date.
+
+        Its building was interrupted; or what comes next was deleted, or was routed before an
+        attribute was declared.
+        """
+        return not self.position.ready or self.has_log_gap() or self._is_next_only_in_lake()
+
+    def has_log_gap(self) -> bool:
+        """Return whether what comes next was deleted from the log."""
+        return max(self.position.offset, 1) < self.log_start()
+
+    def log_start(self) -> int:
+        """Return the first row that the log still has."""
+        reader = self._open_reader()
+        return 0 if reader is None else reader.start()
+
+    def refresh(self) -> int:
+        """Renew the reading records of recently changed entities that are out of date; return their
+        number.
+        """
+        self._renewals.collect_due(self._clock.now())
+        return sum(iter(self._renew_some, 0))
+
+    def _renew_some(self) -> int:
+        """Renew some due records, few at once since events wait meanwhile; return 0 when there are
+        none.
+        """
+        if not self._renewals.is_pending:
+            return 0
+        records, keys = self._renewals.pop()
+        now = self._clock.now()
+        return self._store.write(
+            lambda transaction: renew(transaction, records, keys, now, self.position.commit)
+        )
+
+    def sweep(self) -> SweepReport:
+        """Examine some more entities, and evict those that are idle for too long or past the cap.
+
+        No other value changes.
+        """
+        if not self.position.ready:
+            return SweepReport()
+        with self._store.snapshot() as snapshot:
+            index, batch = self._sweep.next_batch(snapshot)
+            tally = read_tally(snapshot, self._records[index].layout)
+        until = max(0, min(self._clock.now(), self.position.newest) - SLACK)
+        expired, dropped = self._sweep.find_idle(index, batch, until, tally.entities)
+        if expired.any() or dropped.any():
+
+            def change(transaction: Transaction) -> None:
+                self._sweep.evict(
+                    transaction, index, batch, expired, dropped, until, self.position.commit
+                )
+                faults.at("worker.before_swept")
+
+            self._store.write(change)
+            faults.at("worker.after_swept")
+        report = SweepReport(len(batch.keys), int(expired.sum()), int(dropped.sum()))
+        if report.dropped:
+            name = self._records[index].layout.entity.name
+            log.warning(
+                "dropped %d of %d entities of %s, idle longest: there are too many",
+                report.dropped,
+                tally.entities,
+                name,
+            )
+            self.publish_figures()
+        return report
+
+    def publish_figures(self) -> None:
+        """Write the progress and the sizes of the state to the file of
+        `features.state.progress`.
+        """
+        with self._store.snapshot() as snapshot:
+            kinds = {
+                name: Kind(**vars(tally))
+                for name, tally in tallies(snapshot, self.features.layout).items()
+            }
+        reader = self._open_reader()
+        lag_rows = 0 if reader is None else max(0, reader.end() - max(self.position.offset, 1))
+        figures = msgspec.structs.replace(
+            self._figures,
+            at=self._clock.now(),
+            rows=self.position.rows,
+            behind=lag_rows,
+            offset=self.position.offset,
+            kinds=kinds,
+            copies=_copies_figures(self._store),
+        )
+        try:
+            write_figures(self._folder, figures)
+        except OSError as error:
+            log.warning("the worker's figures could not be written: %s", error)
+
+    def sweep_all(self) -> None:
+        """Sweep until no kind is past its cap, after a build from the entire lake."""
+        is_over_cap = self.position.ready
+        while is_over_cap:
+            self.sweep()
+            with self._store.snapshot() as snapshot:
+                is_over_cap = self._sweep.is_over_cap(snapshot)
+
+    def run(self, stop: threading.Event) -> None:
+        """Step until `stop` is set or it `waits_for_lake`; while there is nothing, poll every few
+        milliseconds.
+
+        Between steps, a few out-of-date records are renewed: many are due at once whenever a tile
+        ends, and no event should wait for all.
+
+        Raises:
+            StorageError: as `step`, or the state's file was removed or replaced, so that no reader
+                would see further writes.
+        """
+        refresh_at = time.monotonic() + REFRESH_INTERVAL_S
+        has_more, figures_due = True, 0.0
+        while not stop.is_set():
+            reader = self._open_reader()
+            if has_more or (reader is not None and reader.changed()):
+                has_more = self.step().rows > 0
+                if self.waits_for_lake and not has_more:
+                    return
+            elif not self._renewals.is_pending:
+                stop.wait(POLL_S)
+            self._renew_some()
+            figures_due = self._publish_figures_if_due(figures_due)
+            if time.monotonic() >= refresh_at:
+                self._require_file()
+                self._renewals.collect_due(self._clock.now())
+                self.sweep()
+                self._misfits.log_counts(time.monotonic())
+                refresh_at = time.monotonic() + REFRESH_INTERVAL_S
+
+    def _require_file(self) -> None:
+        if inode(self._folder) != self._inode:
+            fix = (
+                "tailorbird up starts the worker again, which builds the state anew; else "
+                "tailorbird run worker"
+            )
+            raise StorageError(
+                "the state was removed while it was kept up", where=str(self._folder), fix=fix
+            )
+
+    def _empty_figures(self) -> Figures:
+        return Figures(schema_hash=self.features.schema_hash, part=self.part.name)
+
+    def _publish_figures_if_due(self, due: float) -> float:
+        if time.monotonic() < due:
+            return due
+        self.publish_figures()
+        return time.monotonic() + FIGURES_INTERVAL_S
+
+    def close(self) -> None:
+        """Close state and log, and release the lock."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        self._store.close()
+        self._start_marker.clear()
+        self._lock.release()
+
+    def __enter__(self) -> "FeatureWorker":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _is_next_only_in_lake(self) -> bool:
+        reader = self._open_reader()
+        blocks = (
+            []
+            if reader is None or self._is_ahead_of_log(reader)
+            else reader.read(self.position.offset, bytes_max=1)
+        )
+        return any(is_only_in_lake(stored.block, self.features) for stored in blocks)
+
+    def _is_ahead_of_log(self, reader: LogReader) -> bool:
+        """Return whether the shuffle has yet to reach the position of this state.
+
+        That is so if the state was built from the lake or the routed log, as after an erasure.
+        """
+        self._maybe_ahead = self._maybe_ahead and reader.end() < self.position.offset
+        return self._maybe_ahead
+
+    def _open_reader(self) -> LogReader | None:
+        if self._reader is None:
+            try:
+                self._reader = open_reader(self._routed)
+                self._is_log_truncated, self._maybe_ahead = (
+                    self.has_log_gap(),
+                    is_derived(self._routed),
+                )
+            except NotReadyError:  # There is no router yet, or it is creating its file.
+                return None
+        return self._reader
+
+    def _commit(self, table: pa.Table, position: Position) -> Frame:
+        """Apply a table of events, and move to `position`, numbered as the next commit."""
+        frame = Frame(table, repeated=self._text_hashes)
+        batches = [additions(records, frame, self.part) for records in self._records]
+        aliases = aliases_of(table, self.part)
+        before = self.position
+        newest = int(frame.ts.max(initial=0))
+        committed = replace(
+            position,
+            commit=before.commit + 1,
+            newest=max(before.newest, newest),
+            rows=before.rows + len(table),
+        )
+        written_at = self._clock.now()
+
+        def change(transaction: Transaction) -> list[Change]:
+            if read_position(transaction).commit != before.commit:
+                raise StorageError(
+                    "another process wrote this state",
+                    where=str(self._folder),
+                    fix="run one worker a schema",
+                )
+            changes = [
+                apply(transaction, *pair, committed.commit)
+                for pair in zip(self._records, batches, strict=True)
+            ]
+            for records, change_ in zip(self._records, changes, strict=True):
+                if change_.new_keys or change_.added_bytes:
+                    tally = read_tally(transaction, records.layout).adjusted(
+                        change_.new_keys, change_.added_bytes
+                    )
+                    transaction.put_many([tally.encode(records.layout)])
+            transaction.put_many(newer_records(transaction, aliases))
+            transaction.put_many([committed.encode(), commit_record(committed, written_at)])
+            transaction.delete_many(expired_commit_keys(committed))
+            faults.at("worker.before_commit")
+            return changes
+
+        changes = self._store.write(change)
+        faults.at("worker.after_commit")
+        self.position = committed
+        self._renewals.record_changes([batch.keys for batch in batches], changes)
+        self._misfits.add(frame)
+        self._figures = add_frame(self._figures, frame)
+        return frame
+
+
+def _store(state: Path, features: FeatureSet, part: KeyPart, copies: CopyTarget | None) -> Store:
+    store = open_state(state, features, part, create=True)
+    if copies is None:
+        return store
+    from tailorbird.store.published import PublishedStore
+
+    try:
+        return PublishedStore(
+            store,
+            copies.open(part.copies(features.schema_hash), timeout_s=WRITE_TIMEOUT_S),
+            skip=(COMMITS,),
+        )
+    except BaseException:
+        store.close()
+        raise
+
+
+def _copies_figures(store: Store) -> CopiesFigures | None:
+    from tailorbird.store.published import PublishedStore
+
+    if not isinstance(store, PublishedStore):
+        return None
+    publishing = store.status()
+    return CopiesFigures(
+        at=publishing.at,
+        commits=publishing.commits,
+        records=publishing.records,
+        failing=bool(publishing.problem),
+    )
+
+
+def run(
+    routed: Address,
+    state: Path,
+    features: FeatureSet,
+    *,
+    clock: Clock,
+    stop: threading.Event,
+    entities_max: int = ENTITIES_MAX,
+) -> None:
+    """Run a worker until `stop` is set; the current step is completed first."""
+    with FeatureWorker(routed, state, features, clock=clock, entities_max=entities_max) as worker:
+        worker.run(stop)

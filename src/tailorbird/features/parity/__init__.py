@@ -1,0 +1,1 @@
+"""Checks that served features equal those recomputed from the lake."""

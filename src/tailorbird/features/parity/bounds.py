@@ -1,0 +1,149 @@
+"""The events that a comparison with the lake depends on, within a bound of rows or memory.
+
+The continuous comparison bounds rows, `features verify` bounds memory.
+
+    read_required_events   into memory, or None if there are more
+    affordable_columns     columns that can be compared within a number of rows, entity by entity
+    backfill_on_disk       all columns at any cost, by `features.offline.shards` in a folder
+
+An event that shows several items is only needed if a requested item is among them. No filter of a
+dataset can express that, so such rows are read chunk by chunk, and most are discarded at once.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events.contract.schema import ROUTED
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.offline.backfill import Requests, event_columns
+from tailorbird.features.offline.profile_join import JoinedEvents
+from tailorbird.features.offline.shards import Part, backfill_to, definitions, read_parts
+from tailorbird.features.parity.sampled import (
+    dependent_columns,
+    distinct_texts,
+    is_narrow,
+    required_filters,
+)
+from tailorbird.lake import Lake
+
+_EVENT_FACTOR = 4  # memory of the computation per byte of events
+
+
+def read_required_events(
+    lake: Lake,
+    features: FeatureSet,
+    requests: Requests,
+    *,
+    rows_max: int | None = None,
+    bytes_max: int | None = None,
+) -> pa.Table | None:
+    """Return the events that the values of `requests` depend on, or None if they exceed a bound."""
+    columns = event_columns(features)
+    tables: list[pa.Table] = []
+    rows = size = 0
+    for table in required_tables(lake, features, requests, columns):
+        tables.append(table)
+        rows, size = rows + table.num_rows, size + _EVENT_FACTOR * table.nbytes
+        if (rows_max is not None and rows > rows_max) or (
+            bytes_max is not None and size > bytes_max
+        ):
+            return None
+    return pa.concat_tables(tables) if tables else ROUTED.empty_table().select(columns)
+
+
+def required_tables(
+    lake: Lake, features: FeatureSet, requests: Requests, columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    """Yield the same events table by table; `columns` must have `items`."""
+    events, items = JoinedEvents(lake, features), distinct_texts(requests.row_item)
+    single_filter, list_filter = required_filters(features, requests)
+    yield from events.batches(columns, single_filter)
+    if list_filter is not None:
+        for table in events.batches(columns, list_filter & ~single_filter):
+            yield _rows_with_items(table, items)
+
+
+def affordable_columns(
+    lake: Lake, features: FeatureSet, requests: Requests, rows_max: int, rng: np.random.Generator
+) -> list[str]:
+    """Return columns whose events are together at most `rows_max`, chosen at random by `rng`.
+
+    Columns about people and items come first.
+    """
+    entities = features.layout.entities
+    drawn = [entities[place] for place in rng.permutation(len(entities))]
+    included: set[int] = set()
+    for entity in sorted(drawn, key=lambda one: not is_narrow(one)):
+        if _count(lake, features, requests, included | {entity.index}, rows_max) <= rows_max:
+            included.add(entity.index)
+    excluded = dependent_columns(features, {entity.index for entity in entities} - included)
+    return [step.name for step in features.layout.steps if step.name not in excluded]
+
+
+def backfill_on_disk(
+    lake: Lake, features: FeatureSet, requests: Requests, folder: Path, memory_bytes: int
+) -> Iterator[Part]:
+    """Yield the columns of `requests`, part by part, from any number of events.
+
+    `folder` takes what does not fit into memory.
+    """
+    tables = partial(required_tables, lake, features, requests)
+    backfill_to(
+        features,
+        tables,
+        requests,
+        folder,
+        memory_bytes=memory_bytes,
+        version=f"p{int(requests.p.max(initial=0))}",
+    )
+    yield from read_parts(folder, definitions(features))
+
+
+class KindExemptions:
+    """Exemptions without a `History` in memory: all entities of an affected kind."""
+
+    def __init__(self, features: FeatureSet) -> None:
+        self._features = features
+
+    def exempt_rows(
+        self, requests: Requests, until: Mapping[str, int]
+    ) -> dict[str, npt.NDArray[np.bool_]]:
+        """Return by column the rows that may depend on a dropped entity, like
+        `History.exempt_rows`.
+        """
+        kinds = {
+            entity.index for entity in self._features.layout.entities if entity.entity.name in until
+        }
+        names = set(dependent_columns(self._features, kinds))
+        return {
+            step.name: np.full(len(requests.row_item), step.name in names)
+            for step in self._features.layout.steps
+        }
+
+
+def _count(
+    lake: Lake, features: FeatureSet, requests: Requests, entities: Collection[int], limit: int
+) -> int:
+    """Count the events that these entities need, and stop once past `limit`."""
+    single_filter, list_filter = required_filters(features, requests, entities)
+    rows = lake.rows("events", single_filter)
+    if list_filter is not None:
+        items = distinct_texts(requests.row_item)
+        for batch in lake.batches("events", ["items"], list_filter & ~single_filter):
+            if rows > limit:
+                break
+            rows += _rows_with_items(pa.Table.from_batches([batch]), items).num_rows
+    return rows
+
+
+def _rows_with_items(table: pa.Table, items: pa.Array) -> pa.Table:
+    """Return the rows whose `items` contain one of `items`."""
+    lists = table["items"].combine_chunks()
+    matching_rows = pc.list_parent_indices(lists).filter(pc.is_in(pc.list_flatten(lists), items))
+    return table.take(pc.unique(matching_rows))

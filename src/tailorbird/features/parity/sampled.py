@@ -1,0 +1,336 @@
+"""Parity check of a sample: current reads of the state against a backfill of the lake's events.
+
+    reads = read_sample(reader, requests, items)       from the state, each at its own (t, p)
+    compare(features, reads, history.rows(requests_of(reads)), report)
+
+`required_events` narrows the lake's events to those that a sample can depend on, so that a large
+lake is not read completely where the features are about people and items alone;
+`features.parity.bounds` reads them within a bound. `features.parity.recompute` compares logged
+responses with the lake, and `features.parity.watch` does so continuously.
+"""
+
+from collections.abc import Collection
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from tailorbird.events.contract.schema import TIME
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.layout.layout import EntityLayout
+from tailorbird.features.offline.backfill import BackfilledRows, Requests
+from tailorbird.features.offline.lanes import sources_of
+from tailorbird.features.offline.positions import stack_positions
+from tailorbird.features.online.read import Reader
+from tailorbird.features.parity.recompute import (
+    Difference,
+    Exemptions,
+    ParityReport,
+    empty_report,
+    unequal,
+)
+from tailorbird.features.request import ReadRequest, Rows
+from tailorbird.lake import Lake
+from tailorbird.stream import read_released
+
+_CONTEXT = ("device", "country")
+
+
+@dataclass(frozen=True)
+class SampledRead:
+    """A request with its items, and the rows that were read."""
+
+    request: ReadRequest
+    items: tuple[str, ...]
+    rows: Rows
+
+
+def read_sample(
+    reader: Reader, requests: Ids[ReadRequest], items: Ids[Ids[str]]
+) -> list[SampledRead]:
+    """Read each request with its items. Raises NotReadyError while the state is being built."""
+    return [
+        SampledRead(request, tuple(request_items), reader.read(request, list(request_items)))
+        for request, request_items in zip(requests, items, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """People as seen in events, with two items each: the event's own, and another."""
+
+    requests: list[ReadRequest]
+    items: list[tuple[str, ...]]
+
+
+def draw_sample(lake: Lake, count: int, *, now: int, seed: int = 0) -> Sample:
+    """Draw `count` events of people uniformly from the lake, with sessions and context, to read
+    `now`.
+    """
+    end = max(read_released(lake.path).routed_position(), 1)
+    drawn_positions = (
+        np.random.default_rng(seed).integers(1, end, 4 * count)
+        if end > 1
+        else np.zeros(0, np.int64)
+    )
+    columns = (
+        "person",
+        "session_id",
+        "device",
+        "country",
+        "local_hour",
+        "query",
+        "item_id",
+        "items",
+    )
+    where = ds.field("p").isin(pa.array(np.unique(drawn_positions))) & ds.field("person").is_valid()
+    rows = lake.table("events", columns, where).slice(0, count).to_pylist()
+    first_items = [row["item_id"] or (row["items"] or [None])[0] for row in rows]
+    other_items = [item for item in first_items if item is not None] or ["-"]
+    requests = [
+        ReadRequest(
+            row["person"],
+            None,
+            row["session_id"],
+            row["device"],
+            row["country"],
+            row["local_hour"],
+            now,
+            row["query"],
+        )
+        for row in rows
+    ]
+    items = [
+        tuple(dict.fromkeys((item or other_items[0], other_items[index % len(other_items)])))
+        for index, item in enumerate(reversed(first_items))
+    ]
+    return Sample(requests, items)
+
+
+def requests_of(reads: Ids[SampledRead]) -> Requests:
+    """Return the same requests for a backfill, each at the (t, p) at which it was read."""
+    lengths = [len(read.items) for read in reads]
+    return Requests(
+        t=np.array([read.rows.t for read in reads], np.int64),
+        p=stack_positions([read.rows.positions or read.rows.p for read in reads]),
+        person=[read.rows.person for read in reads],
+        session_id=[read.request.session_id for read in reads],
+        device=[read.request.device for read in reads],
+        country=[read.request.country for read in reads],
+        local_hour=[read.request.local_hour for read in reads],
+        query=[read.request.query for read in reads],
+        position=[read.request.position for read in reads],
+        row_request=np.repeat(np.arange(len(reads)), lengths),
+        row_item=[item for read in reads for item in read.items],
+    )
+
+
+def required_events(features: FeatureSet, requests: Requests) -> ds.Expression:
+    """Return a filter for the rows of the lake's `events` that the values of these requests depend
+    on.
+    """
+    single_filter, list_filter = required_filters(features, requests)
+    return single_filter if list_filter is None else single_filter | list_filter
+
+
+def required_filters(
+    features: FeatureSet, requests: Requests, entities: Collection[int] | None = None
+) -> tuple[ds.Expression, ds.Expression | None]:
+    """Return `required_events` in two filters.
+
+    The first selects events that count whatever they show. The second selects events that show
+    several items, which count where one of the requests' items is among them.
+
+    Args:
+        entities: for these alone, by index.
+    """
+    people, items = distinct_texts(requests.person), distinct_texts(requests.row_item)
+    requested_values = {
+        "person": people,
+        **{name: distinct_texts(getattr(requests, name)) for name in (*_CONTEXT, "session_id")},
+    }
+    is_routed = ds.field("p") <= int(requests.p.max(initial=0))
+    single_filters: list[ds.Expression] = []
+    list_filters: list[ds.Expression] = []
+    for entity in features.layout.entities:
+        if entities is not None and entity.index not in entities:
+            continue
+        entity_filter = _entity_filter(entity, requested_values)
+        history_us = _history_us(entity)
+        if history_us is not None and len(requests.t):
+            entity_filter = entity_filter & (
+                ds.field("ts") >= pa.scalar(max(0, int(requests.t.min()) - history_us), TIME)
+            )
+        if "item" in entity.entity.fields:
+            list_filters.append(entity_filter & ds.field("items").is_valid())
+            entity_filter = entity_filter & ds.field("item_id").isin(items)
+        single_filters.append(entity_filter)
+        if entity.profile is not None:
+            subject = (
+                ds.field("item_id").isin(items)
+                if entity.profile.type == "item"
+                else ds.field("user_id").isin(people)
+            )
+            single_filters.append((ds.field("type") == entity.profile.type) & subject)
+    single_filter = is_routed & reduce(or_, single_filters) if single_filters else is_routed
+    return single_filter, is_routed & reduce(or_, list_filters) if list_filters else None
+
+
+def unselective_columns(features: FeatureSet) -> list[str]:
+    """Return the columns that depend on everybody's events, too expensive on a huge lake."""
+    return dependent_columns(
+        features, {entity.index for entity in features.layout.entities if not is_narrow(entity)}
+    )
+
+
+def dependent_columns(features: FeatureSet, entities: Collection[int]) -> list[str]:
+    """Return the columns that depend on any of these entities, by index."""
+    parts: dict[int, set[int]] = {}
+    for (entity, _), other in features.composite_spots.items():
+        parts.setdefault(entity, set()).add(other.entity)
+    chosen = set(entities)
+    columns = {
+        step.name
+        for step in features.layout.steps
+        if any(chosen & {spot.entity, *parts.get(spot.entity, ())} for spot in step.spots)
+    }
+    for name in features.layout.derived_order:
+        step = next(step for step in features.layout.steps if step.name == name)
+        if step.expression is not None and any(
+            other in columns for other, _ in step.expression.names
+        ):
+            columns.add(name)
+    return [step.name for step in features.layout.steps if step.name in columns]
+
+
+def compare(
+    features: FeatureSet,
+    reads: Ids[SampledRead],
+    recomputed: BackfilledRows,
+    report: ParityReport | None = None,
+    *,
+    excused: Exemptions | None = None,
+    examples: int = 20,
+) -> ParityReport:
+    """Count, by column, the values that differ from the lake's; adds to `report` if given.
+
+    Only the columns of `recomputed` are compared. Exempt values are counted separately.
+    """
+    report = empty_report(features) if report is None else report
+    report.answers += len(reads)
+    owner = np.repeat(np.arange(len(reads)), [len(read.items) for read in reads])
+    items = [item for read in reads for item in read.items]
+    for names, column_names, table, read_tables in (
+        (
+            features.numeric,
+            recomputed.numeric_names,
+            recomputed.numeric,
+            [read.rows.numeric for read in reads],
+        ),
+        (
+            features.categorical,
+            recomputed.categorical_names,
+            recomputed.categorical,
+            [read.rows.categorical for read in reads],
+        ),
+    ):
+        values = (
+            _select_columns(np.concatenate(read_tables), names, column_names)
+            if read_tables
+            else table
+        )
+        is_unequal = unequal(values, table)
+        for column, name in enumerate(column_names):
+            report.add_compared(name, len(table))
+            unequal_rows = np.flatnonzero(is_unequal[:, column])
+            for row in (
+                unequal_rows if excused is None else excused.non_exempt(name, unequal_rows, report)
+            ):
+                rows = reads[owner[row]].rows
+                logged_and_recomputed = values[row, column].item(), table[row, column].item()
+                report.add_difference(
+                    Difference(
+                        name,
+                        "",
+                        items[row],
+                        *logged_and_recomputed,
+                        rows.person or "",
+                        rows.t,
+                        rows.p,
+                        rows.positions,
+                    ),
+                    examples,
+                )
+    for index, sampled in enumerate(reads):
+        for name, sequence in recomputed.sequences.items():
+            report.add_compared(name, 1)
+            read_tables, table = sampled.rows.sequences[name].lists(), sequence.of(index).lists()
+            if read_tables != table and not (
+                excused is not None and excused.is_request_exempt(name, index, report)
+            ):
+                rows = sampled.rows
+                report.add_difference(
+                    Difference(
+                        name,
+                        "",
+                        "",
+                        read_tables,
+                        table,
+                        rows.person or "",
+                        rows.t,
+                        rows.p,
+                        rows.positions,
+                    ),
+                    examples,
+                )
+    return report
+
+
+def _select_columns(values: np.ndarray, names: Ids[str], column_names: Ids[str]) -> np.ndarray:
+    return (
+        values
+        if tuple(names) == tuple(column_names)
+        else values[:, [list(names).index(name) for name in column_names]]
+    )
+
+
+def distinct_texts(column: object) -> pa.Array:
+    """Return the distinct texts of a column, as values for `isin`."""
+    if column is None:
+        return pa.array([], pa.string())
+    values = (
+        column.combine_chunks()
+        if isinstance(column, pa.ChunkedArray)
+        else pa.array(column, pa.string())
+    )  # type: ignore[arg-type]
+    return values.unique().drop_null()
+
+
+def is_narrow(layout: EntityLayout) -> bool:
+    """Return whether an entity is about a person, item or session, with few events."""
+    return bool({"user", "item", "session"} & set(layout.entity.fields))
+
+
+def _entity_filter(layout: EntityLayout, requested_values: dict[str, pa.Array]) -> ds.Expression:
+    """Return a filter for events that may count for the requested entities of this kind, of any
+    item.
+    """
+    types = sorted({name for source in sources_of(layout) for name in source.types})
+    condition = ds.field("type").isin(pa.array(types, pa.string()))
+    for name in layout.entity.fields:
+        column = {"user": "person", "session": "session_id"}.get(name, name)
+        if column in requested_values:
+            condition = condition & ds.field(column).isin(requested_values[column])
+    return condition
+
+
+def _history_us(layout: EntityLayout) -> int | None:
+    """Return how far back, in microseconds, events can count; None: to the beginning."""
+    if layout.lasts or layout.sequences or layout.firsts or layout.first_values:
+        return None
+    spans = [ring.hop * (ring.tiles + 1) for ring in (*layout.rings, *layout.sketches)]
+    return max(spans, default=0)

@@ -1,0 +1,1 @@
+"""The records of entities: accumulators, tiles, packing and eviction."""

@@ -1,0 +1,254 @@
+"""Accumulators: how an entity's state absorbs events in any order, and what is read from it at a
+time.
+
+Each works on many entities at once: `states` is (entities, lanes) of int64 and is changed in place.
+None depends on the order of events or on how they are cut into batches, so that a late, reordered
+or repeated-after-a-crash batch leads to the same bits. Times are never asked of a clock: a state is
+read at some t after the newest event in it. Those of windows are in `features.state.rings`, and
+read in `features.state.tiles`; which lanes belong to what, in `features.layout.layout`.
+"""
+
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.features.event_columns.columns import Frame, Keys
+from tailorbird.features.event_columns.extracts import (
+    PEAK_ZERO,
+    Extract,
+    ProfileExtract,
+    extract,
+    extract_profiles,
+)
+from tailorbird.features.layout.layout import (
+    PEAKS,
+    EntityLayout,
+    FirstTime,
+    FirstValue,
+    LastEvents,
+    LastValue,
+    Profile,
+    missing_bits,
+)
+from tailorbird.features.state.rings import RingPeaks, RingSketches, RingSums
+
+Int64s = npt.NDArray[np.int64]
+States = npt.NDArray[np.int64]  # (entities, state lanes)
+Readings = npt.NDArray[np.int64]  # (entities, reading lanes)
+Rows = npt.NDArray[np.intp]
+Floats = npt.NDArray[np.float64]
+
+
+class Additions(Protocol):
+    """A micro-batch for one accumulator: the key and time of each event, and accumulator-specific
+    values.
+    """
+
+    @property
+    def key(self) -> Keys: ...
+    @property
+    def ts(self) -> Int64s: ...
+
+    def take(self, rows: Rows | slice, /) -> "Additions": ...
+
+
+B = TypeVar("B", bound=Additions)
+
+
+class Accumulator(Protocol[B]):
+    """One kind of state within the record of an entity."""
+
+    def take(self, frame: Frame) -> B:
+        """Extract from a block what this accumulator adds."""
+        ...
+
+    def update(self, states: States, new: Int64s, rows: Rows, batch: B) -> None:
+        """Add the batch in place: its row i belongs to entity `rows[i]`.
+
+        `new`, shape (entities,), is the newest ts of each with the batch; tiles too old for it are
+        cleared (`tiles.advance`).
+        """
+        ...
+
+
+Part = tuple[Accumulator[Any], Rows, Any]  # accumulator, entity row of each event, events
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """An accumulator whose lanes can be read at any time without further computation.
+
+    Tiles are read together, in `features.state.tiles`.
+    """
+
+    def finish(self, states: States, readings: Readings) -> None:
+        """Write the values that are read into their lanes of the readings."""
+        ...
+
+
+class Newest:
+    """The last event that has the value: ts, id, value. The newest of (ts, id) stays."""
+
+    def __init__(self, spot: LastValue | FirstValue) -> None:
+        self._spot = spot
+
+    def take(self, frame: Frame) -> Extract:
+        return extract(self._spot.source, frame)
+
+    def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
+        values = np.stack([batch.ts, batch.id.view(np.int64), batch.value], axis=1)
+        _keep_newest(states[:, self._spot.lane : self._spot.lane + 3], rows, values)
+
+    def finish(self, states: States, readings: Readings) -> None:
+        readings[:, self._spot.reading_lane] = states[:, self._spot.lane]
+        readings[:, self._spot.reading_lane + 1] = states[:, self._spot.lane + 2]
+
+
+class Oldest:
+    """The time of the first event, stored as a code that is larger for earlier times."""
+
+    def __init__(self, spot: FirstTime) -> None:
+        self._spot = spot
+
+    def take(self, frame: Frame) -> Extract:
+        return extract(self._spot.source, frame)
+
+    def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
+        np.maximum.at(states[:, self._spot.lane], rows, PEAK_ZERO - batch.ts)
+
+    def finish(self, states: States, readings: Readings) -> None:
+        readings[:, self._spot.reading_lane] = states[:, self._spot.lane]
+
+
+class Earliest(Newest):
+    """The first event that has the value, as the newest of (code of ts, ~id).
+
+    The code of an earlier time is larger.
+    """
+
+    def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
+        values = np.stack([PEAK_ZERO - batch.ts, (~batch.id).view(np.int64), batch.value], axis=1)
+        _keep_newest(states[:, self._spot.lane : self._spot.lane + 3], rows, values)
+
+
+class Sequences:
+    """The last L events by (ts, id), oldest first, aligned to the end; ts 0 is empty."""
+
+    def __init__(self, spot: LastEvents) -> None:
+        self._spot = spot
+
+    def take(self, frame: Frame) -> Extract:
+        return extract(self._spot.source, frame)
+
+    def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
+        columns = (
+            batch.ts,
+            batch.id,
+            batch.item,
+            batch.type,
+            batch.session,
+            *(batch.of(value) for value in self._spot.of),
+        )
+        self._add(states, rows, np.stack([column.view(np.int64) for column in columns], axis=1))
+
+    def finish(self, states: States, readings: Readings) -> None:
+        length, out = self._spot.length, self._spot.reading_lane
+        for index, column in enumerate((0, *range(2, self._spot.state_columns))):  # without the id
+            readings[:, out + index * length : out + (index + 1) * length] = self._view(states)[
+                :, column
+            ]
+
+    def _view(self, states: States) -> Int64s:
+        """Return the sequences as an array of shape (entities, columns, L)."""
+        lane, length, columns = self._spot.lane, self._spot.length, self._spot.state_columns
+        return states[:, lane : lane + columns * length].reshape(len(states), columns, length)
+
+    def _add(self, states: States, rows: Rows, events: Int64s) -> None:
+        """Add events (n, columns) to the sequences of `rows` (n,).
+
+        All events are sorted by (row, ts, id), and the last L of each row stay.
+        """
+        if not len(rows):
+            return
+        length = self._spot.length
+        touched, local = np.unique(rows, return_inverse=True)
+        view = self._view(states)[touched]  # a copy
+        occupied_row, occupied_slot = np.nonzero(view[:, 0])
+        row = np.concatenate([occupied_row, local])
+        all_events = np.concatenate([view[occupied_row, :, occupied_slot], events])
+        order = np.lexsort((all_events[:, 1].view(np.uint64), all_events[:, 0], row))
+        row, all_events = row[order], all_events[order]
+        # The slot counts from the end: L − 1 for a row's newest event.
+        ends = np.cumsum(np.bincount(row, minlength=len(touched)))
+        slot = length - ends[row] + np.arange(len(row))
+        is_recent = slot >= 0
+        view[:] = 0
+        view[row[is_recent], :, slot[is_recent]] = all_events[is_recent]
+        lane = self._spot.lane
+        states[touched, lane : lane + self._spot.state_columns * length] = view.reshape(
+            len(touched), -1
+        )
+
+
+class Profiles:
+    """The newest complete profile: ts, id, and a value for each attribute.
+
+    An id of 0 with a ts of 0 means that there is none yet.
+    """
+
+    def __init__(self, spot: Profile) -> None:
+        self._spot = spot
+        self._lanes = slice(spot.lane, spot.lane + 2 + len(spot.attributes))
+        self._missing = np.array([missing_bits(kind) for _, kind in spot.attributes], np.int64)
+
+    def take(self, frame: Frame) -> ProfileExtract:
+        return extract_profiles(self._spot.type, self._spot.attributes, frame)
+
+    def update(self, states: States, new: Int64s, rows: Rows, batch: ProfileExtract) -> None:
+        values = np.concatenate(
+            [np.stack([batch.ts, batch.id.view(np.int64)], axis=1), batch.values], axis=1
+        )
+        _keep_newest(states[:, self._lanes], rows, values)
+
+    def finish(self, states: States, readings: Readings) -> None:
+        is_empty = (states[:, self._lanes][:, :2] == 0).all(axis=1)
+        values = states[:, self._spot.lane + 2 : self._lanes.stop]
+        out = self._spot.reading_lane
+        readings[:, out : out + len(self._missing)] = np.where(
+            is_empty[:, None], self._missing, values
+        )
+
+
+def accumulators(layout: EntityLayout) -> list[Accumulator[Any]]:
+    """Return all accumulators of an entity, in the order of its lanes."""
+    all_accumulators: list[Accumulator[Any]] = []
+    all_accumulators += [
+        RingPeaks(ring) if ring.measure in PEAKS else RingSums(ring) for ring in layout.rings
+    ]
+    all_accumulators += [RingSketches(sketch) for sketch in layout.sketches]
+    all_accumulators += [Newest(spot) for spot in layout.lasts]
+    all_accumulators += [Oldest(spot) for spot in layout.firsts]
+    all_accumulators += [Earliest(spot) for spot in layout.first_values]
+    all_accumulators += [Sequences(spot) for spot in layout.sequences]
+    if layout.profile is not None:
+        all_accumulators.append(Profiles(layout.profile))
+    return all_accumulators
+
+
+def _keep_newest(lanes: Int64s, rows: Rows, values: Int64s) -> None:
+    """Overwrite the lanes of each row, in place, where its values are newer.
+
+    The values, shape (n, k), begin with ts and id.
+    """
+    if not len(rows):
+        return
+    order = np.lexsort((values[:, 1].view(np.uint64), values[:, 0], rows))
+    newest = order[np.append(rows[order][1:] != rows[order][:-1], True)]
+    rows, values = rows[newest], values[newest]
+    current = lanes[rows]
+    ties = (values[:, 0] == current[:, 0]) & (
+        values[:, 1].view(np.uint64) > current[:, 1].view(np.uint64)
+    )
+    newer = (values[:, 0] > current[:, 0]) | ties
+    lanes[rows[newer]] = values[newer]

@@ -1,0 +1,1 @@
+"""Delta tables with durable commits, checked against the ledger."""

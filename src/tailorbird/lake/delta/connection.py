@@ -1,0 +1,51 @@
+"""Open Delta tables in either storage, and turn errors of deltalake into ours."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from tailorbird.errors import DamageError, StorageError, TailorbirdError
+from tailorbird.storage import ObjectPath, Storage, client_options
+
+
+def delta_table(path: Storage, version: int | None = None) -> DeltaTable:
+    """Open the table at `path`, at a version or the latest.
+
+    Raises:
+        DamageError, StorageError: deltalake cannot open it.
+    """
+    with delta_errors(path):
+        if isinstance(path, ObjectPath):
+            return DeltaTable(str(path), version=version, storage_options=client_options())
+        return DeltaTable(path, version=version)
+
+
+@contextmanager
+def delta_errors(path: Storage) -> Iterator[None]:
+    """Turn errors of deltalake about the tables at `path` into DamageError or StorageError."""
+    try:
+        yield
+    except DeltaError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Storage, error: DeltaError) -> TailorbirdError:
+    """Return the error about a table that deltalake cannot use, where no file is to blame."""
+    message = (str(error).splitlines() or [type(error).__name__])[0]
+    if isinstance(path, ObjectPath):
+        fix = (
+            "tailorbird lake verify names what is corrupt, and the lake role undoes what a crash "
+            "may leave when it starts"
+        )
+        return StorageError(
+            f"deltalake cannot read or write it: {message}",
+            where=str(path),
+            fix=f"{fix}; or the storage did not answer",
+        )
+    fix = (
+        "tailorbird lake verify names what is corrupt, tailorbird lake repair rebuilds it; else "
+        "restore the folder from the backup"
+    )
+    return DamageError(f"deltalake cannot read or write it: {message}", where=str(path), fix=fix)

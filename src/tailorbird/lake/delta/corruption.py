@@ -1,0 +1,97 @@
+"""Recognise corrupt files, and turn a library's read error into one that names the file and the
+remedy.
+
+The ledger decides whether a file is corrupt, never the text of an error, which changes with each
+release of a library. An error that no file explains is raised as it is.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import pyarrow as pa
+
+from tailorbird.errors import DamageError, StorageError, TailorbirdError
+from tailorbird.lake.files import durable
+from tailorbird.lake.files.ledger import Ledger
+from tailorbird.storage import ObjectPath, Storage
+
+_REMEDY = "tailorbird lake verify names what is corrupt, tailorbird lake repair rebuilds it"
+_OF_BUCKET = (
+    "restore the earlier version of this object; tailorbird lake verify names what else is corrupt"
+)
+
+
+def corrupt_file(message: str, place: Storage) -> DamageError:
+    """Return the error about a corrupt file of a table, with the remedy for its kind of storage."""
+    return DamageError(
+        message, where=str(place), fix=_OF_BUCKET if isinstance(place, ObjectPath) else _REMEDY
+    )
+
+
+class FileRecord(Protocol):
+    """Size and checksum of a file of a table or of the archive, as recorded when it was written."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def sha256(self) -> str: ...
+
+
+def file_corruption(path: Storage, file: FileRecord) -> str | None:
+    """Return what is corrupt in a file by its record in ledger or manifest, or None. Reads it."""
+    if not path.is_file():
+        return "is missing"
+    size = path.stat().st_size
+    if size != file.size:
+        return f"has {size:,} bytes, {file.size:,} were written"
+    return None if durable.sha256_of(path) == file.sha256 else "does not match its checksum"
+
+
+@contextmanager
+def reading_errors(lake: Storage, table: str, paths: Callable[[], Iterable[str]]) -> Iterator[None]:
+    """Name the file to blame when reading data files within fails.
+
+    Args:
+        paths: the files being read, below the table's folder; called only after a failure.
+
+    Raises:
+        DamageError: a file is corrupt or missing.
+        StorageError: a file was deleted during the read, because its rows are in another one now.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        if (blamed_error := blamed_file(lake, table, paths(), str(error))) is None:
+            raise
+        raise blamed_error from error
+
+
+def blamed_file(
+    lake: Storage, table: str, paths: Iterable[str], message: str
+) -> TailorbirdError | None:
+    """Return the error about the first corrupt file, or None. Files that `message` names are
+    checked first.
+    """
+    ledger = Ledger(lake / "ledger.jsonl")
+    known_files = {
+        file.path: file for line in ledger.commits(table).values() for file in line.files
+    }
+    live_files = ledger.files(table)
+    for path in sorted(paths, key=lambda path: path.rpartition("/")[2] not in message):
+        place, file = lake / table / path, known_files.get(path)
+        if file is not None:
+            fault = file_corruption(place, file)
+        else:
+            fault = None if place.is_file() else "is missing"
+        if fault is None:
+            continue
+        if path in known_files and path not in live_files and not place.is_file():
+            return StorageError(
+                f"a data file of table {table} was deleted while it was read: its rows are "
+                "in another one now",
+                where=str(place),
+                fix="run the same again; a longer lake.history keeps such files longer",
+            )
+        return corrupt_file(f"a data file of table {table} {fault}", place)
+    return None

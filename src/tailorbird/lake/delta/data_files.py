@@ -1,0 +1,95 @@
+"""Data files of a table: rows split by day, as Parquet, with statistics in Delta's format.
+`lake.delta.table` commits them.
+"""
+
+import json
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tailorbird.events.clock import DAY
+from tailorbird.lake.tables import TableSpec
+
+_EPOCH = date(1970, 1, 1)
+_START = datetime(1970, 1, 1)
+_ROW_GROUP_ROWS = 128 * 1024
+_SORTED_GROUP_ROWS = 32 * 1024
+
+
+def is_sorted(file: pq.ParquetFile, spec: TableSpec) -> bool:
+    """Return whether a file is sorted by person. Only then does that column have statistics."""
+    if not spec.person or not file.metadata.num_row_groups or spec.person[0] in spec.statistics:
+        return False
+    group = file.metadata.row_group(0)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    return any(
+        column.path_in_schema == spec.person[0] and column.is_stats_set for column in columns
+    )
+
+
+def split_by_partition(rows: pa.Table, spec: TableSpec) -> Iterator[tuple[str | None, pa.Table]]:
+    """Yield the rows of each day: the partition value as text, and a table with the columns of a
+    data file.
+    """
+    if spec.partition is None:
+        yield None, rows.select(spec.schema.names)
+        return
+    days = np.asarray(rows.column("ts").cast(pa.int64()).to_numpy(zero_copy_only=False)) // DAY
+    columns = rows.select(spec.file_schema.names)
+    values, counts = np.unique(days, return_counts=True)
+    if len(values) > 1 and np.any(days[1:] < days[:-1]):
+        columns = columns.take(pa.array(np.argsort(days, kind="stable")))
+    start = 0
+    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+        yield (_EPOCH + timedelta(days=value)).isoformat(), columns.slice(start, count)
+        start += count
+
+
+def parquet_of(rows: pa.Table, spec: TableSpec, sort: tuple[str, ...] = ()) -> memoryview:
+    """Encode rows as Parquet, with statistics for the allowed columns and the first sort column.
+
+    Statistics of the sort column are in the file only, next to its values, so an erasure that
+    rewrites the file removes them.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        rows.cast(spec.file_schema),
+        sink,
+        compression="zstd",
+        compression_level=1,
+        row_group_size=_SORTED_GROUP_ROWS if sort else _ROW_GROUP_ROWS,
+        write_statistics=list(dict.fromkeys((*spec.statistics, *sort[:1]))),
+        store_schema=False,
+    )
+    return memoryview(sink.getvalue())
+
+
+def statistics_of(rows: pa.Table, spec: TableSpec) -> str:
+    """Return a file's statistics as Delta's JSON: row count, and minimum, maximum and null count of
+    the allowed columns.
+    """
+    least: dict[str, object] = {}
+    greatest: dict[str, object] = {}
+    nulls: dict[str, int] = {}
+    for name in spec.statistics:
+        column = rows.column(name)
+        nulls[name] = column.null_count
+        if column.null_count == len(column):
+            continue
+        time = pa.types.is_timestamp(column.type)
+        bounds = pc.min_max(column.cast(pa.int64()) if time else column)
+        least[name], greatest[name] = (
+            _iso(bounds[side].as_py()) if time else bounds[side].as_py() for side in ("min", "max")
+        )
+    return json.dumps(
+        {"numRecords": rows.num_rows, "minValues": least, "maxValues": greatest, "nullCount": nulls}
+    )
+
+
+def _iso(moment: int) -> str:
+    # Floating-point division would not be exact over the full range of dates.
+    return (_START + timedelta(microseconds=moment)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

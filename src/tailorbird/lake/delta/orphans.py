@@ -1,0 +1,248 @@
+"""Orphans in the log of a table: files that no ledger entry names, which readers believe anyway.
+
+    a commit after the ledger's last that is torn or another writer's, and all later ones
+    a checkpoint or another file of such a version, with which readers begin
+    a hint to a missing checkpoint or to such a one, which makes the table unreadable
+
+`lake.verify` reports them. `lake.delta.recovery`, at the start of the role, and `lake.rebuild` set
+them aside. None is deleted.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+import msgspec
+
+from tailorbird.lake.delta.table import COMMIT_INFO, CommitInfo, commit_path
+from tailorbird.lake.files import durable
+from tailorbird.lake.files.ledger import Line
+from tailorbird.storage import ObjectPath, Storage
+
+CHECKPOINT = re.compile(r"(\d{20})\.checkpoint.*\.parquet\Z")
+HINT = "_last_checkpoint"
+FOREIGN = "is not the lake's own"
+NOT_THERE = "names a checkpoint that is not there"
+
+_COMMIT = re.compile(r"(\d{20})\.json\Z")
+_ASIDE_COMMIT = re.compile(r"\d{20}\.json(\.\d+)?\Z")
+_SIDE_FILE = re.compile(
+    r"(\d{20})\.(?!json\Z).+\Z"
+)  # checkpoints, and other writers' files of a commit
+_BY_HAND = (
+    "move it and the files of later versions out of _delta_log, the newest first, then start "
+    "the lake role"
+)
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """A file of a table's log that readers believe and nothing vouches for, and its remedy."""
+
+    file: Storage
+    version: int
+    what: str
+    remedy: str
+
+
+def versions(path: Storage) -> list[int]:
+    """Return the versions with a commit file in the log of a table."""
+    log = path / "_delta_log"
+    names = [entry.name for entry in log.iterdir()] if log.is_dir() else []
+    return sorted(int(match[1]) for name in names if (match := _COMMIT.match(name)))
+
+
+def unknown_commit_fault(data: bytes, version: int) -> str | None:
+    """Return what is wrong with a commit that the ledger does not know, or None.
+
+    Our own commits have the number of their files and rows.
+    """
+    if not data:
+        return "is empty"
+    try:
+        actions = [json.loads(line) for line in data.splitlines()]
+        keys = [next(iter(action)) for action in actions]
+        if version == 0:
+            return None if {"protocol", "metaData"} <= set(keys) else "is incomplete"
+        commit_info = actions[keys.index("commitInfo")]["commitInfo"]
+        if COMMIT_INFO not in commit_info:
+            return FOREIGN
+        info = msgspec.convert(commit_info[COMMIT_INFO], CommitInfo)
+        rows = [
+            json.loads(action["add"]["stats"])["numRecords"]
+            for action in actions
+            if "add" in action
+        ]
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        StopIteration,
+        msgspec.ValidationError,
+    ):
+        return "is incomplete"
+    is_complete = (
+        len(rows) == info.files and sum(rows) == info.rows and keys.count("remove") == info.removed
+    )
+    has_effect = "txn" in keys or info.removed or (info.columns and "metaData" in keys)
+    return None if is_complete and has_effect else "is incomplete"
+
+
+def orphan_commits(path: Storage, commits: Mapping[int, Line]) -> list[tuple[int, str]]:
+    """Return the commits after the ledger's last, from the first orphan on, and what is wrong.
+
+    A complete commit of our own that the ledger does not know was made just now, or before a crash.
+    """
+    later_versions = [version for version in versions(path) if version > max(commits, default=-1)]
+    faults = [
+        (version, unknown_commit_fault(commit_path(path, version).read_bytes(), version))
+        for version in later_versions
+    ]
+    first = next((version for version, fault in faults if fault is not None), None)
+    return [
+        (version, fault or f"stands on one that {FOREIGN}")
+        for version, fault in faults
+        if first is not None and version >= first
+    ]
+
+
+def are_all_foreign(commits: list[tuple[int, str]]) -> bool:
+    """Return whether all of these are complete commits of another writer, which nothing needs.
+
+    A torn one may be our own.
+    """
+    return all(fault == FOREIGN for _, fault in commits)
+
+
+def remedy(path: Storage, *, at_start: bool) -> str:
+    """Return the remedy for orphans in the log of a table.
+
+    Args:
+        at_start: whether the role sets them aside when it starts.
+    """
+    if not isinstance(path, ObjectPath):
+        return "tailorbird lake repair sets it aside"
+    return "the lake role sets it aside when it starts" if at_start else _BY_HAND
+
+
+def find_orphans(path: Storage, own_commits: Mapping[int, Line]) -> list[Orphan]:
+    """Return the orphans in the log of a table, and the hint to one.
+
+    Set them aside from the last to the first, so that a crash in between hides none of the rest.
+
+    Args:
+        own_commits: the table's commits in the ledger.
+    """
+    if not (log := path / "_delta_log").is_dir():
+        return []
+    commits = orphan_commits(path, own_commits)
+    orphan_remedy = remedy(
+        path, at_start=are_all_foreign(commits) or len(commits) == 1
+    )  # A crash may leave a torn one.
+    orphans = [
+        Orphan(
+            commit_path(path, version),
+            version,
+            f"version {version} {fault}, and the ledger does not know it",
+            orphan_remedy,
+        )
+        for version, fault in commits
+    ]
+    newest, first = (
+        max(own_commits, default=-1),
+        min((version for version, _ in commits), default=None),
+    )
+    side_files: dict[str, int] = {
+        entry.name: int(match[1])
+        for entry in log.iterdir()
+        if (match := _SIDE_FILE.match(entry.name))
+    }
+    orphan_names = {
+        name
+        for name, version in side_files.items()
+        if version > newest
+        and ((first is not None and version >= first) or not commit_path(path, version).exists())
+    }
+    orphans += [
+        Orphan(
+            log / name,
+            side_files[name],
+            f"is of version {side_files[name]}, which {FOREIGN}",
+            orphan_remedy,
+        )
+        for name in sorted(orphan_names)
+    ]
+    hinted = hinted_version(log / HINT)
+    if hinted is not None:
+        hinted_checkpoints = {
+            name
+            for name, version in side_files.items()
+            if version == hinted and CHECKPOINT.match(name)
+        }
+        if not hinted_checkpoints - orphan_names:
+            what = f"names a checkpoint that {FOREIGN}" if hinted_checkpoints else NOT_THERE
+            orphans.append(Orphan(log / HINT, -1, f"{what}, of version {hinted}", orphan_remedy))
+    return orphans
+
+
+def hinted_version(hint: Storage) -> int | None:
+    """Return the version of the checkpoint that the hint names, or None if it cannot be read."""
+    try:
+        version = json.loads(hint.read_bytes())["version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return version if isinstance(version, int) else None
+
+
+def set_aside(file: Storage, named: Collection[str], folder: Storage) -> Storage:
+    """Move an orphan into `folder`, after the data files that an orphan commit brought.
+
+    The role would delete those, because no commit of the ledger names them.
+
+    Args:
+        named: the data files of our own commits, which stay.
+
+    Returns:
+        Its new path.
+    """
+    for path in data_files(file, named):
+        durable.move_aside(file.parent.parent / path, folder)
+    return durable.move_aside(file, folder)
+
+
+def data_files(file: Storage, named: Collection[str]) -> list[str]:
+    """Return the data files that an orphan commit brought, except those that our commits name."""
+    if (
+        not _COMMIT.match(file.name)
+        or unknown_commit_fault(data := file.read_bytes(), -1) != FOREIGN
+    ):
+        return []
+    table = file.parent.parent
+    return [path for path in _added(data) if path not in named and (table / path).is_file()]
+
+
+def brought(folder: Storage) -> set[Storage]:
+    """Return the data files that `set_aside` moved into a folder with an orphan commit.
+
+    The lake never had their rows.
+    """
+    files = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+    commits = [
+        data
+        for path in files
+        if _ASIDE_COMMIT.match(path.name)
+        and unknown_commit_fault(data := path.read_bytes(), -1) == FOREIGN
+    ]
+    names = {path.rpartition("/")[2] for data in commits for path in _added(data)}
+    return {path for path in files if {path.name, path.name.rpartition(".")[0]} & names}
+
+
+def _added(data: bytes) -> Iterator[str]:
+    """Yield the data files that a commit adds and that are below the table's folder."""
+    for action in map(json.loads, data.splitlines()):
+        path = unquote(str(action.get("add", {}).get("path", "")))
+        if path and ":" not in path and not path.startswith("/") and ".." not in path.split("/"):
+            yield path

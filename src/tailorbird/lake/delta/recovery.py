@@ -1,0 +1,379 @@
+"""Check a table against the ledger before the lake role writes to it, and undo what a crash left.
+
+    last commit complete, not in the ledger
+        entered into the ledger: the crash came between the two
+    last commit torn, not in the ledger
+        set aside; its position was never published, so its rows are appended again
+    orphan commits of another writer at the end
+        set aside, with the files that they brought (`lake.delta.orphans`)
+    last commit in the ledger, corrupt
+        set aside and withdrawn, if the log still has its rows
+    any other commit missing or corrupt
+        DamageError with file and version
+    checkpoint that the ledger does not know
+        set aside: the commit files hold everything
+    data file that no commit names
+        removed: the crash came before the commit
+
+A trimmed log (`lake.delta.vacuum`) begins with a checkpoint, which must be intact. Every commit
+file is read and hashed. Of data files only name and size are checked here; `lake.verify` checks
+their content.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from deltalake.exceptions import DeltaError
+
+from tailorbird.errors import DamageError, TailorbirdError
+from tailorbird.events.clock import Clock
+from tailorbird.lake.delta import orphans
+from tailorbird.lake.delta.connection import unreadable
+from tailorbird.lake.delta.corruption import corrupt_file, file_corruption
+from tailorbird.lake.delta.orphans import unknown_commit_fault, versions
+from tailorbird.lake.delta.table import commit_path
+from tailorbird.lake.delta.vacuum import KEEP_US, unreferenced_files
+from tailorbird.lake.files import durable
+from tailorbird.lake.files.ledger import File, Ledger, Line
+from tailorbird.lake.tables import TABLES, TableSpec
+from tailorbird.storage import Storage
+
+_REPAIR = (
+    "tailorbird lake repair rebuilds the table, if its rows have a second source; else restore "
+    "the file from the backup"
+)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Something that the check undid, and how."""
+
+    table: str
+    version: int
+    what: str  # "recovered", "set aside", "withdrawn" or "removed"
+    detail: str
+
+
+def check_table(
+    path: Storage,
+    spec: TableSpec,
+    ledger: Ledger,
+    aside: Storage,
+    clock: Clock,
+    *,
+    may_replay: Callable[[dict[str, int]], bool],
+    keep_us: int = KEEP_US,
+) -> list[Recovery]:
+    """Check one table, which may be absent, and undo what a crash may have left.
+
+    Args:
+        aside: the folder into which corrupt files are moved.
+        may_replay: return whether the logs still hold the rows from these positions on.
+        keep_us: how long files stay whose rows are in others now.
+
+    Raises:
+        DamageError: no crash explains the corruption, or the logs no longer hold its rows.
+    """
+    commits = ledger.commits(spec.name)
+    recoveries = _set_orphans_aside(path, spec, ledger, aside)
+    newest = max([*commits, *versions(path)], default=-1)
+    for version in range(ledger.log_begin(spec.name), newest + 1):
+        if _commit_corruption(path, version, commits.get(version)) is None and version in commits:
+            continue
+        recoveries.append(
+            _recover_last(path, spec, version, newest, commits, ledger, aside, clock, may_replay)
+        )
+    _check_files(path, spec, ledger)
+    recoveries += _set_checkpoints_aside(path, spec, ledger, aside)
+    for file in (
+        unreferenced_files(path, spec.name, ledger, clock.now(), keep_us) if path.is_dir() else []
+    ):
+        file.unlink()
+        recoveries.append(
+            Recovery(spec.name, -1, "removed", f"{file}: not, or no longer, part of the table")
+        )
+    return recoveries
+
+
+def ledger_is_lost(lake: Storage) -> bool:
+    """Return whether tables have rows and there is no ledger.
+
+    A new ledger would have the newest commit of each table only.
+    """
+    return not (lake / "ledger.jsonl").exists() and any(
+        max(versions(lake / table), default=0) > 0 for table in TABLES
+    )
+
+
+def commit_corruption(path: Storage, version: int, line: Line) -> str | None:
+    """Return what is corrupt in a commit file that the ledger knows, or None."""
+    return _commit_corruption(path, version, line)
+
+
+@contextmanager
+def opening_errors(lake: Storage, table: str) -> Iterator[None]:
+    """Name the file of the log to blame when opening a table within fails.
+
+    Raises:
+        DamageError, StorageError: a file is corrupt, missing or an orphan, or, if none is, the
+            message of deltalake.
+    """
+    try:
+        yield
+    except Exception as error:  # deltalake raises what it likes
+        ledger = Ledger(lake / "ledger.jsonl")
+        for file, fault in log_corruptions(lake / table, table, ledger):
+            raise corrupt_file(f"a file of the log of table {table} {fault}", file) from error
+        if not isinstance(error, TailorbirdError | DeltaError):
+            raise
+        for orphan in orphans.find_orphans(lake / table, ledger.commits(table)):
+            raise DamageError(
+                f"a file of the log of table {table} {orphan.what}",
+                where=str(orphan.file),
+                fix=orphan.remedy,
+            ) from error
+        if isinstance(error, DeltaError):
+            raise unreadable(lake / table, error) from error
+        raise
+
+
+def log_corruptions(path: Storage, table: str, ledger: Ledger) -> Iterator[tuple[Storage, str]]:
+    """Yield the corrupt files of a table's log that the ledger knows, and what is corrupt."""
+    begin = ledger.log_begin(table)
+    for version, line in sorted(ledger.commits(table).items()):
+        if version >= begin and (fault := commit_corruption(path, version, line)) is not None:
+            yield commit_path(path, version), fault
+    for version, line in sorted(ledger.checkpoints(table).items()):
+        file = path / "_delta_log" / line.files[0].path
+        if (
+            version >= begin
+            and (file.exists() or version == begin)
+            and (fault := file_corruption(file, line.files[0])) is not None
+        ):
+            yield file, fault
+
+
+def _set_orphans_aside(
+    path: Storage, spec: TableSpec, ledger: Ledger, aside: Storage
+) -> list[Recovery]:
+    """Set orphan commits at the end of the log aside, which readers would believe."""
+    commits = ledger.commits(spec.name)
+    if not orphans.are_all_foreign(orphans.orphan_commits(path, commits)):
+        return []
+    named = {file.path for line in commits.values() for file in line.files}
+    moved = [
+        (orphan, orphans.set_aside(orphan.file, named, aside / spec.name))
+        for orphan in reversed(orphans.find_orphans(path, commits))
+    ]
+    return [
+        Recovery(
+            spec.name,
+            orphan.version,
+            "set aside",
+            f"{orphan.file}: {orphan.what}; kept as {target}",
+        )
+        for orphan, target in moved
+    ]
+
+
+def _commit_corruption(path: Storage, version: int, line: Line | None) -> str | None:
+    file = commit_path(path, version)
+    if not file.exists():
+        return "is missing"
+    data = file.read_bytes()
+    if line is None:
+        return unknown_commit_fault(data, version)
+    if hashlib.sha256(data).hexdigest() == line.commit_sha256:
+        return None
+    return "is empty" if not data else "does not match the ledger's checksum"
+
+
+def _recover_last(
+    path: Storage,
+    spec: TableSpec,
+    version: int,
+    newest: int,
+    commits: dict[int, Line],
+    ledger: Ledger,
+    aside: Storage,
+    clock: Clock,
+    may_replay: Callable[[dict[str, int]], bool],
+) -> Recovery:
+    file = commit_path(path, version)
+    fault = _commit_corruption(path, version, commits.get(version))
+    if fault is None:
+        return _enter_commit(path, spec, version, ledger, clock)
+    if version != newest:
+        fix = (
+            _REPAIR if version <= max(commits, default=-1) else orphans.remedy(path, at_start=False)
+        )
+        raise DamageError(
+            f"version {version} of table {spec.name} {fault}, and later versions stand on it",
+            where=str(file),
+            fix=fix,
+        )
+    line = commits.get(version)
+    if line is not None and not (version > 0 and may_replay(_replay_positions(line, commits))):
+        raise DamageError(
+            f"version {version} of table {spec.name} {fault}, and the log no longer holds its rows",
+            where=str(file),
+            fix=_REPAIR,
+        )
+    moved = durable.move_aside(file, aside / spec.name) if file.exists() else None
+    if line is None:
+        return Recovery(
+            spec.name,
+            version,
+            "set aside",
+            f"{file} {fault}; its rows are appended again"
+            + (f"; kept as {moved}" if moved else ""),
+        )
+    ledger.append("withdrawn", spec.name, version, written_at=clock.now())
+    if line.removed:
+        return Recovery(
+            spec.name,
+            version,
+            "set aside",
+            f"{file} {fault}; it only put files together, and they are still there",
+        )
+    return Recovery(
+        spec.name, version, "withdrawn", f"{file} {fault}; its {line.rows} rows are appended again"
+    )
+
+
+def _replay_positions(line: Line, commits: dict[int, Line]) -> dict[str, int]:
+    """Return for each log of a commit the position from which its rows must be read again."""
+    earlier: dict[str, int] = {}
+    for version in sorted(commits):
+        if version < line.version:
+            earlier.update(commits[version].positions)
+    return {log: earlier.get(log, 0) for log in line.positions}
+
+
+def enter_commits(path: Storage, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
+    """Enter the complete commits after the last one of a table that the ledger knows.
+
+    Raises:
+        DamageError: one of them names a data file that is missing or incomplete.
+    """
+    newest = max(ledger.commits(spec.name), default=-1)
+    for version in versions(path):
+        if version > newest:
+            if _commit_corruption(path, version, None) is not None:
+                break
+            _enter_commit(path, spec, version, ledger, clock)
+
+
+def _enter_commit(
+    path: Storage, spec: TableSpec, version: int, ledger: Ledger, clock: Clock
+) -> Recovery:
+    """Enter a complete commit into the ledger; its data was synced before it was committed."""
+    file = commit_path(path, version)
+    durable.sync_file(file)
+    durable.sync_folder(file.parent)
+    files: list[File] = []
+    positions: dict[str, int] = {}
+    removed: list[str] = []
+    rows = 0
+    data = file.read_bytes()
+    for action in map(json.loads, data.splitlines()):
+        if "add" in action:
+            name, count = action["add"]["path"], json.loads(action["add"]["stats"])["numRecords"]
+            target = path / name
+            if not target.exists() or target.stat().st_size != action["add"]["size"]:
+                raise DamageError(
+                    f"version {version} of table {spec.name} names a file that is incomplete",
+                    where=str(target),
+                    fix=_REPAIR,
+                )
+            files.append(File(name, action["add"]["size"], durable.sha256_of(target), count))
+            rows += count
+        elif "remove" in action:
+            removed.append(action["remove"]["path"])
+        elif "txn" in action:
+            positions[action["txn"]["appId"]] = action["txn"]["version"]
+    ledger.append(
+        "commit",
+        spec.name,
+        version,
+        rows=0 if removed else rows,
+        positions=positions,
+        files=files,
+        removed=removed,
+        commit_sha256=hashlib.sha256(data).hexdigest(),
+        written_at=clock.now(),
+    )
+    return Recovery(
+        spec.name, version, "recovered", f"{rows} rows were committed just before the crash"
+    )
+
+
+def _check_files(path: Storage, spec: TableSpec, ledger: Ledger) -> None:
+    for file in ledger.files(spec.name).values():
+        target = path / file.path
+        try:
+            size = target.stat().st_size
+        except OSError:
+            size = -1
+        if size != file.size:
+            what = "is missing" if size < 0 else f"has {size} bytes, the ledger says {file.size}"
+            raise DamageError(f"a file of table {spec.name} {what}", where=str(target), fix=_REPAIR)
+
+
+def _set_checkpoints_aside(
+    path: Storage, spec: TableSpec, ledger: Ledger, aside: Storage
+) -> list[Recovery]:
+    """Set aside checkpoints that the ledger does not vouch for.
+
+    A hint to a missing checkpoint makes a table unreadable, so it goes as well.
+    """
+    log = path / "_delta_log"
+    if not log.is_dir():
+        return []
+    checkpoints = ledger.checkpoints(spec.name)
+    newest = max(ledger.commits(spec.name), default=-1)
+    vouched: set[int] = set()
+    unvouched: list[tuple[int, Storage]] = []
+    findings: list[Recovery] = []
+    for file in sorted(log.iterdir()):
+        match = orphans.CHECKPOINT.match(file.name)
+        if not match:
+            continue
+        version = int(match[1])
+        line = checkpoints.get(version)
+        if (
+            version <= newest
+            and line is not None
+            and durable.sha256_of(file) == line.files[0].sha256
+        ):
+            vouched.add(version)
+        else:
+            unvouched.append((version, file))
+    begin = ledger.log_begin(spec.name)
+    if begin and max(vouched, default=-1) < begin:
+        raise DamageError(
+            f"the log of table {spec.name} begins at version {begin}, and no checkpoint of "
+            "it or later is intact",
+            where=str(log),
+            fix=_REPAIR,
+        )
+    for version, file in unvouched:
+        moved = durable.move_aside(file, aside / spec.name)
+        findings.append(
+            Recovery(
+                spec.name,
+                version,
+                "set aside",
+                f"a corrupt checkpoint, as {moved}; nothing needs it",
+            )
+        )
+    hint = log / orphans.HINT
+    if hint.exists() and orphans.hinted_version(hint) != max(vouched, default=None):
+        durable.move_aside(hint, aside / spec.name)
+        findings.append(
+            Recovery(spec.name, -1, "set aside", "the hint to a checkpoint that is not there")
+        )
+    return findings

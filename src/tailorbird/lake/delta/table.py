@@ -1,0 +1,534 @@
+"""A Delta table with durable appends.
+
+deltalake syncs nothing on a local disk: after a power cut its commits may be empty files, which
+read as "no change". So an append is
+
+    our Parquet files, synced ─► deltalake's commit, synced ─► ledger, synced ─► positions
+
+A crash between two steps leaves files that no commit names, or a last commit on which
+`lake.delta.recovery` decides when the role starts again. Each commit carries the position after its
+rows as an application transaction, so no append is repeated. Its commit info has the number of
+files and rows, so a torn commit shows.
+
+Deletion vectors are off and stay off. `lake.delta.compaction` chooses the files to compact,
+`lake.delta.vacuum` those to delete. New columns are added to an older table by a commit of their
+own.
+"""
+
+import hashlib
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import (
+    CommitProperties,
+    DeltaTable,
+    Field,
+    PostCommitHookProperties,
+    Schema,
+    Transaction,
+)
+from deltalake.transaction import AddAction, RemoveAction
+
+from tailorbird import faults
+from tailorbird.errors import DamageError
+from tailorbird.events.clock import Clock
+from tailorbird.lake.delta import compaction, vacuum
+from tailorbird.lake.delta.connection import delta_table
+from tailorbird.lake.delta.corruption import reading_errors
+from tailorbird.lake.delta.data_files import (
+    is_sorted,
+    parquet_of,
+    split_by_partition,
+    statistics_of,
+)
+from tailorbird.lake.delta.vacuum import FILE_PREFIX, VacuumReport
+from tailorbird.lake.files import durable
+from tailorbird.lake.files.ledger import File, Ledger, Line
+from tailorbird.lake.tables import TableSpec, aligned
+from tailorbird.storage import ObjectPath, Storage, client_options
+
+COMMIT_INFO = "tailorbird"  # our key in the commit info
+CHECKPOINT_EVERY = 100  # commits; between two checkpoints a reader parses that many small files
+
+CONFIGURATION: dict[str, str | None] = {
+    "delta.enableDeletionVectors": "false",
+    "delta.enableExpiredLogCleanup": "false",
+    # ours are made and synced by `DurableTable.checkpoint`
+    "delta.checkpointInterval": "1000000000",
+}
+_NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+
+
+class CommitInfo(msgspec.Struct, frozen=True):
+    """Counts in the commit info of our own commits, by which a torn one shows."""
+
+    files: int
+    rows: int
+    removed: int = 0  # files that were replaced
+    columns: int = 0  # added columns
+    token: str = ""  # identifies the commit to its writer if the reply was lost
+
+
+def commit_path(table: Storage, version: int) -> Storage:
+    """Return the path of a commit file."""
+    return table / "_delta_log" / f"{version:020d}.json"
+
+
+def checkpoint_path(table: Storage, version: int) -> Storage:
+    """Return the path of a checkpoint."""
+    return table / "_delta_log" / f"{version:020d}.checkpoint.parquet"
+
+
+def create_table(path: Storage, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
+    """Create an empty table durably."""
+    durable.make_folder(path)
+    with durable.disk_errors(path):
+        DeltaTable.create(
+            str(path),
+            spec.schema,
+            partition_by=[spec.partition] if spec.partition else None,
+            configuration={
+                **CONFIGURATION,
+                "delta.dataSkippingStatsColumns": ",".join(spec.statistics),
+            },
+            storage_options=client_options() if isinstance(path, ObjectPath) else None,
+        )
+    faults.at("lake.after_create")
+    record_commit(path, spec.name, 0, ledger, written_at=clock.now())
+
+
+def record_commit(
+    path: Storage,
+    table: str,
+    version: int,
+    ledger: Ledger,
+    *,
+    written_at: int,
+    rows: int = 0,
+    positions: dict[str, int] | None = None,
+    files: list[File] | None = None,
+    removed: list[str] | None = None,
+) -> Line:
+    """Sync a commit file that deltalake wrote, and append it to the ledger."""
+    commit = commit_path(path, version)
+    durable.sync_file(commit)
+    durable.sync_folder(commit.parent)
+    durable.sync_folder(path)
+    faults.at("lake.after_sync")
+    line = ledger.append(
+        "commit",
+        table,
+        version,
+        rows=rows,
+        positions=positions,
+        files=files,
+        removed=removed,
+        commit_sha256=durable.sha256_of(commit),
+        written_at=written_at,
+    )
+    faults.at("lake.after_ledger")
+    return line
+
+
+class DurableTable:
+    """The single writer of a table that `lake.delta.recovery` has passed.
+
+    Raises:
+        DamageError: the table has deletion vectors, or columns that this version does not write.
+    """
+
+    def __init__(self, path: Storage, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
+        self.path = path
+        self.spec = spec
+        self._ledger = ledger
+        self._clock = clock
+        self._delta = delta_table(path)
+        self._positions: dict[str, int] = {}
+        self._files = ledger.files(spec.name)
+        self._written = ledger.commit_times(spec.name)
+        self._checkpointed = max(ledger.checkpoints(spec.name), default=0)
+        if missing := self._check_shape():
+            self._add_columns(missing)
+
+    def _check_shape(self) -> list[Field]:
+        """Return the columns that an older release did not have."""
+        actual = {field.name: str(field.type) for field in self._delta.schema().fields}
+        expected = {field.name: field for field in Schema.from_arrow(self.spec.schema).fields}
+        conflicting = sorted(
+            name
+            for name, kind in actual.items()
+            if name not in expected or str(expected[name].type) != kind
+        )
+        if conflicting:
+            raise DamageError(
+                "the table's columns are not those of this version; they differ in: "
+                f"{', '.join(conflicting)}",
+                where=str(self.path),
+                fix="use the version that wrote it",
+            )
+        if "deletionVectors" in (self._delta.protocol().reader_features or []):
+            raise DamageError(
+                "the table has deletion vectors, which not all readers honour",
+                where=str(self.path),
+                fix="purge and rewrite it",
+            )
+        return [field for name, field in expected.items() if name not in actual]
+
+    def _add_columns(self, fields: list[Field]) -> None:
+        """Add columns by a commit without rows; existing rows have nulls in them."""
+        now, version = self._clock.now(), self.version + 1
+        info = {"files": 0, "rows": 0, "removed": 0, "columns": len(fields)}
+        with durable.disk_errors(self.path):
+            self._delta.alter.add_columns(
+                fields,
+                commit_properties=CommitProperties(custom_metadata={COMMIT_INFO: info}),
+                post_commithook_properties=_NO_HOOKS,
+            )
+        faults.at("lake.after_commit")
+        self._delta.update_incremental()
+        record_commit(self.path, self.spec.name, version, self._ledger, written_at=now)
+
+    @property
+    def version(self) -> int:
+        """The latest version."""
+        return self._delta.version()
+
+    def position(self, log: str) -> int | None:
+        """Return the position after the table's last row of `log`, or None if it has none."""
+        if log not in self._positions:
+            position = self._delta.transaction_version(log)
+            if position is None:
+                return None
+            self._positions[log] = position
+        return self._positions[log]
+
+    def append(self, rows: pa.Table, log: str, position: int) -> Line | None:
+        """Append the rows of a log up to `position` durably.
+
+        Returns:
+            The ledger's line, or None if they were appended before.
+        """
+        reached = self.position(log)
+        if rows.num_rows == 0 or (reached is not None and position <= reached):
+            return None
+        now = self._clock.now()
+        files, actions = self._write(rows, now)
+        line = self._commit(actions, files, now, rows=rows.num_rows, positions={log: position})
+        self._positions[log] = position
+        self._checkpoint_sometimes()
+        return line
+
+    def adopt(
+        self, files: Sequence[File], rows: pa.Table | None, positions: dict[str, int]
+    ) -> Line | None:
+        """Commit data files that are in the table's folder already, and rows that are in none.
+
+        Returns:
+            The ledger's line, or None if there is nothing to commit.
+        """
+        now = self._clock.now()
+        written, actions = self._write(rows, now) if rows is not None and len(rows) else ([], [])
+        for file in files:
+            statistics = self._opened(file).read(list(self.spec.statistics))
+            actions.append(
+                AddAction(
+                    file.path,
+                    file.size,
+                    self._partition_values(file),
+                    now // 1000,
+                    True,
+                    statistics_of(statistics, self.spec),
+                )
+            )
+        if not actions and not positions:
+            return None
+        for folder in {(self.path / file.path).parent for file in files}:
+            durable.sync_folder(folder)
+        adopted = [*files, *written]
+        count = sum(file.rows for file in adopted)
+        return self._commit(actions, adopted, now, rows=count, positions=positions)
+
+    def _partition_values(self, file: File) -> dict[str, str | None]:
+        if not self.spec.partition:
+            return {}
+        return {self.spec.partition: file.path.rpartition("/")[0].partition("=")[2]}
+
+    def _checkpoint_sometimes(self) -> None:
+        if self.version - self._checkpointed >= CHECKPOINT_EVERY:
+            self.checkpoint()
+
+    def _commit(
+        self,
+        actions: list[AddAction | RemoveAction],
+        files: list[File],
+        now: int,
+        *,
+        rows: int = 0,
+        positions: dict[str, int] | None = None,
+        removed: list[str] | None = None,
+    ) -> Line:
+        version = self.version + 1
+        token = uuid.uuid4().hex
+        info = {
+            "files": len(files),
+            "rows": sum(file.rows for file in files),
+            "removed": len(removed or []),
+            "token": token,
+        }
+        faults.at("lake.after_data")
+        with durable.disk_errors(self.path):
+            try:
+                self._delta.create_write_transaction(
+                    actions,
+                    "append",
+                    self._delta.schema(),
+                    [self.spec.partition] if self.spec.partition else None,
+                    commit_properties=CommitProperties(
+                        custom_metadata={COMMIT_INFO: info},
+                        app_transactions=[
+                            Transaction(log, position)
+                            for log, position in (positions or {}).items()
+                        ],
+                        max_commit_retries=0,  # The commit must be this version or fail.
+                    ),
+                    post_commithook_properties=_NO_HOOKS,
+                )
+            except Exception:
+                if not self._is_committed(version, token):
+                    raise
+        faults.at("lake.after_commit")
+        self._delta.update_incremental()
+        if self.version != version:
+            raise DamageError(
+                f"expected version {version}, found {self.version}: another process writes to it",
+                where=str(self.path),
+            )
+        line = record_commit(
+            self.path,
+            self.spec.name,
+            version,
+            self._ledger,
+            rows=rows,
+            positions=positions,
+            files=files,
+            removed=removed,
+            written_at=now,
+        )
+        self._files.update({file.path: file for file in files})
+        self._written.update({file.path: now for file in files})
+        for path in removed or []:
+            del self._files[path]
+        return line
+
+    def _is_committed(self, version: int, token: str) -> bool:
+        """Return whether a commit succeeded although its reply was an error or was lost.
+
+        If not, nothing is cleaned up: the write may still arrive. The role's next start decides.
+        """
+        try:
+            data = commit_path(self.path, version).read_bytes()
+        except OSError:
+            return False
+        return isinstance(self.path, ObjectPath) and f'"token":"{token}"'.encode() in data
+
+    def _write(
+        self, rows: pa.Table, now: int, *, data_change: bool = True, sort: tuple[str, ...] = ()
+    ) -> tuple[list[File], list[AddAction | RemoveAction]]:
+        files: list[File] = []
+        actions: list[AddAction | RemoveAction] = []
+        folders: set[Storage] = set()
+        for value, part in split_by_partition(rows, self.spec):
+            folder = (
+                f"{self.spec.partition}={value or '__HIVE_DEFAULT_PARTITION__'}/"
+                if self.spec.partition
+                else ""
+            )
+            token = uuid.uuid4().hex[:8]
+            name = f"{folder}{FILE_PREFIX}{self.version + 1:08d}-{len(files):04d}-{token}.parquet"
+            path = self.path / name
+            if path.parent not in folders:
+                durable.make_folder(path.parent)
+                folders.add(path.parent)
+            data = parquet_of(part, self.spec, sort)
+            durable.write_new(path, data)
+            files.append(File(name, len(data), hashlib.sha256(data).hexdigest(), part.num_rows))
+            values = {self.spec.partition: value} if self.spec.partition else {}
+            actions.append(
+                AddAction(
+                    name,
+                    len(data),
+                    values,
+                    now // 1000,
+                    data_change,
+                    statistics_of(part, self.spec),
+                )
+            )
+        faults.at("lake.before_folder_sync")
+        for folder_path in folders:
+            durable.sync_folder(folder_path)
+        return files, actions
+
+    def due_groups(self, settled_us: int | None = None) -> list[compaction.Group]:
+        """Return the groups of files to compact now."""
+        return compaction.due_groups(
+            self._files, self._written, self._clock.now(), settled_us=settled_us
+        )
+
+    def compact(self, group: compaction.Group, sort: tuple[str, ...] = ()) -> int:
+        """Replace the files of a group by one, in log order or sorted by columns, in one commit.
+
+        The old files stay for earlier readers until `vacuum` deletes them.
+
+        Returns:
+            The number of files that it saved.
+        """
+        now = self._clock.now()
+        tables = [aligned(self._read(file), self.spec.file_schema) for file in group.files]
+        rows = pa.concat_tables(tables)
+        if rows.num_rows != sum(file.rows for file in group.files):
+            raise DamageError(
+                f"files of table {self.spec.name} do not hold the rows that the ledger says; "
+                "nothing was compacted",
+                where=str(self.path / group.folder),
+                fix="tailorbird lake verify names them",
+            )
+        faults.at("compact.before_write")
+        if sort:
+            rows = rows.sort_by([(name, "ascending") for name in sort])
+        files, actions = self._write(rows, now, data_change=False, sort=sort)
+        faults.at("compact.after_write")
+        values: dict[str, str | None] = (
+            {self.spec.partition: group.folder.partition("=")[2]} if self.spec.partition else {}
+        )
+        actions += [
+            RemoveAction(file.path, False, now // 1000, file.size, values) for file in group.files
+        ]
+        self._commit(actions, files, now, removed=[file.path for file in group.files])
+        faults.at("compact.after_commit")
+        self._checkpoint_sometimes()
+        return len(group.files) - len(files)
+
+    def _read(self, file: File) -> pa.Table:
+        with self._reading_errors(file):
+            return self._opened(file).read()
+
+    def _opened(self, file: File) -> pq.ParquetFile:
+        source = self.path / file.path
+        return pq.ParquetFile(
+            pa.BufferReader(source.read_bytes()) if isinstance(source, ObjectPath) else source
+        )
+
+    def _reading_errors(self, file: File) -> AbstractContextManager[None]:
+        return reading_errors(self.path.parent, self.spec.name, lambda: [file.path])
+
+    def rewrite(
+        self,
+        change: Callable[[pa.Table], pa.Table | None],
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> int:
+        """Rewrite the files whose rows `change` replaces, in one commit.
+
+        The old files, and what the log says of them, stay until `delete_history`. Rows keep the
+        order in which `change` returns them, except in files sorted by person.
+
+        Args:
+            change: return the new rows of a file, or None to keep it.
+
+        Returns:
+            The number of files rewritten.
+        """
+        now = self._clock.now()
+        files: list[File] = []
+        actions: list[AddAction | RemoveAction] = []
+        removed: list[File] = []
+        for file in list(self._files.values()):
+            with self._reading_errors(file):
+                parquet = self._opened(file)
+                rows_before = parquet.read()
+            rows = change(aligned(rows_before, self.spec.file_schema))
+            progress(1)
+            if rows is None:
+                continue
+            sort = self.spec.person if is_sorted(parquet, self.spec) else ()
+            if rows.num_rows:
+                written, written_actions = self._write(
+                    rows.sort_by([(name, "ascending") for name in sort]) if sort else rows,
+                    now,
+                    sort=sort,
+                )
+                files, actions = files + written, actions + written_actions
+            removed.append(file)
+        if not removed:
+            return 0
+        faults.at("erase.table_files")
+        for file in removed:
+            values = self._partition_values(file)
+            actions.append(RemoveAction(file.path, True, now // 1000, file.size, values))
+        self._commit(actions, files, now, removed=[file.path for file in removed])
+        faults.at("erase.table_commit")
+        return len(removed)
+
+    def delete_history(self) -> VacuumReport:
+        """Delete the files that only old versions need, and the log that names them."""
+        self.checkpoint()
+        return self.vacuum(0)
+
+    def vacuum(
+        self,
+        keep_us: int,
+        *,
+        dry_run: bool = False,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> VacuumReport:
+        """Delete what only readers older than `keep_us` need, see `lake.delta.vacuum`."""
+        return vacuum.vacuum(
+            self.path,
+            self.spec.name,
+            self._ledger,
+            self._clock.now(),
+            keep_us,
+            dry_run=dry_run,
+            progress=progress,
+        )
+
+    def checkpoint(self) -> None:
+        """Let deltalake write a checkpoint, which makes opening fast; sync it and append it to the
+        ledger.
+        """
+        with durable.disk_errors(self.path):
+            self._delta.create_checkpoint()
+        faults.at("lake.after_checkpoint")
+        path = checkpoint_path(self.path, self.version)
+        durable.sync_file(path)
+        durable.sync_file(path.with_name("_last_checkpoint"))
+        durable.sync_folder(path.parent)
+        file = File(path.name, path.stat().st_size, durable.sha256_of(path))
+        self._ledger.append(
+            "checkpoint", self.spec.name, self.version, files=[file], written_at=self._clock.now()
+        )
+        self._checkpointed = self.version
+        self._delta = delta_table(
+            self.path
+        )  # A handle that is only updated gets slower with each commit.
+
+
+def read_back(lake: Storage, line: Line) -> None:
+    """Compare the files of a commit on disk with the ledger's line. Raises DamageError."""
+    if line.kind != "commit":
+        return
+    folder = lake / line.table
+    for path, expected in [
+        (commit_path(folder, line.version), line.commit_sha256),
+        *((folder / file.path, file.sha256) for file in line.files),
+    ]:
+        if durable.sha256_of(path) != expected:
+            raise DamageError(
+                f"version {line.version} of table {line.table} does not read back as it was "
+                "written",
+                where=str(path),
+                fix="look at the disk; the log still has the rows",
+            )

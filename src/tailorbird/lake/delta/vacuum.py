@@ -1,0 +1,146 @@
+"""Delete the files that only old versions need: those that a compaction replaced, and the old part
+of a table's log.
+
+    data file    removed by a commit older than `keep_us`, or named by none
+    commit file  older than `keep_us`, before a checkpoint that is too; the ledger says so first
+    checkpoint   before that one
+
+None holds a row that is not in the table. deltalake's own `vacuum` deletes nothing by default and
+does not know the ledger. A crash leaves files that the next run deletes. The ledger keeps a line of
+every commit for ever, with the position after each version, so reading an old version needs no old
+file (`lake.delta.versions`).
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tailorbird import faults
+from tailorbird.events.clock import DAY
+from tailorbird.lake.files import durable
+from tailorbird.lake.files.ledger import Ledger
+from tailorbird.storage import ObjectPath, Storage
+
+FILE_PREFIX = "part-"
+KEEP_US = 7 * DAY  # how long an earlier reader finds its files, unless `lake.history` is set
+_LOG_FILE = re.compile(r"(\d{20})\.(json|checkpoint.*\.parquet)\Z")
+
+
+@dataclass(frozen=True)
+class VacuumReport:
+    """Counts and bytes of the files deleted, or that would be deleted."""
+
+    files: int = 0
+    bytes: int = 0
+    log_files: int = 0
+
+    def __add__(self, other: "VacuumReport") -> "VacuumReport":
+        return VacuumReport(
+            self.files + other.files, self.bytes + other.bytes, self.log_files + other.log_files
+        )
+
+
+def unreferenced_files(
+    path: Storage, table: str, ledger: Ledger, now: int, keep_us: int
+) -> list[Storage]:
+    """Return the data files that no commit names, or that were replaced so long ago that no reader
+    needs them.
+
+    On object storage a commit whose reply was lost may still arrive. So a file that no commit names
+    stays until another commit has its version, because the storage then refuses its own.
+    """
+    named = set(ledger.files(table))
+    for line in ledger.commits(table).values():
+        if now - line.written_at < keep_us:
+            named.update(line.removed)
+    newest = max(ledger.commits(table), default=-1)
+    may_arrive_late = isinstance(path, ObjectPath)
+    return [
+        file
+        for file, below in _data_files(path)
+        if below not in named and not (may_arrive_late and _version(file.name) > newest)
+    ]
+
+
+def _data_files(path: Storage) -> list[tuple[Storage, str]]:
+    files: list[tuple[Storage, str]] = [
+        (file, relative_path(file, path)) for file in path.rglob(f"{FILE_PREFIX}*.parquet")
+    ]
+    return sorted(files, key=lambda each: each[1])
+
+
+def relative_path(file: Storage, folder: Storage) -> str:
+    """Return the path of a file below a folder of the same storage."""
+    return str(file)[len(str(folder)) + 1 :]
+
+
+def _version(name: str) -> int:
+    """Return the version for which a data file was written."""
+    digits = name.removeprefix(FILE_PREFIX).partition("-")[0]
+    return int(digits) if digits.isdigit() else -1
+
+
+def log_begin(table: str, ledger: Ledger, now: int, keep_us: int) -> int:
+    """Return the version from which the log is needed: the newest checkpoint older than `keep_us`,
+    or its current beginning.
+    """
+    old = [
+        version
+        for version, line in ledger.checkpoints(table).items()
+        if now - line.written_at >= keep_us
+    ]
+    return max([ledger.log_begin(table), *old])
+
+
+def vacuum(
+    path: Storage,
+    table: str,
+    ledger: Ledger,
+    now: int,
+    keep_us: int,
+    *,
+    dry_run: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> VacuumReport:
+    """Delete the unneeded files of one table. Only for the lake's writer, between two commits.
+
+    Args:
+        dry_run: only count what would be deleted.
+        progress: called with 1 for each file.
+    """
+    data = unreferenced_files(path, table, ledger, now, keep_us)
+    begin = log_begin(table, ledger, now, keep_us)
+    if begin > ledger.log_begin(table) and not _checkpoint_matches(path, table, ledger, begin):
+        begin = ledger.log_begin(table)
+    log = [file for file, version in _log_files(path) if version < begin]
+    report = VacuumReport(len(data), sum(file.stat().st_size for file in (*data, *log)), len(log))
+    if dry_run:
+        return report
+    if begin > ledger.log_begin(table):
+        faults.at("vacuum.before_ledger")
+        ledger.append(
+            "trimmed", table, begin, written_at=now
+        )  # First, so that a check knows why they are missing.
+    faults.at("vacuum.before_delete")
+    for file in (*data, *log):
+        with durable.disk_errors(file):
+            file.unlink()
+        faults.at("vacuum.between_deletes")
+        progress(1)
+    for folder in {file.parent for file in (*data, *log)}:
+        durable.sync_folder(folder)
+    faults.at("vacuum.after_delete")
+    return report
+
+
+def _checkpoint_matches(path: Storage, table: str, ledger: Ledger, version: int) -> bool:
+    """Return whether the checkpoint with which the log would begin is intact."""
+    expected = ledger.checkpoints(table)[version].files[0]
+    file = path / "_delta_log" / expected.path
+    return file.exists() and durable.sha256_of(file) == expected.sha256
+
+
+def _log_files(path: Storage) -> list[tuple[Storage, int]]:
+    log = path / "_delta_log"
+    names = sorted(entry.name for entry in log.iterdir())
+    return [(log / name, int(match[1])) for name in names if (match := _LOG_FILE.match(name))]

@@ -1,0 +1,1 @@
+"""Durable files of the lake: archive, ledger, lease and atomic swaps."""

@@ -1,0 +1,146 @@
+"""Append-only files on either storage: an append is durable or raises.
+
+On a disk it is an append and a sync. Objects cannot be appended to. So the tail is one small object
+that each append replaces by compare-and-swap, and full tails are copied into closed parts:
+
+    ledger.jsonl                                  the tail, below `END_BYTES`
+    ledger.jsonl.closed/<first byte>-<end byte>   earlier content, never changed
+
+Of two writers the storage lets one through; the next append of the other raises LockedError. After
+a lost reply the tail is read again to see whether it was written.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+from tailorbird.errors import LockedError, StorageError
+from tailorbird.lake.files import durable
+from tailorbird.storage import ObjectPath, StaleError, Storage
+
+END_BYTES = 256 << 10
+
+
+class Tail(Protocol):
+    """An append-only file: its content at the time of opening, and `append`."""
+
+    data: bytes
+
+    def append(self, data: bytes) -> None: ...
+    def truncate(self, data: bytes) -> None: ...
+
+    def replace(self, data: bytes) -> None:
+        """Replace the content atomically."""
+        ...
+
+
+def open_tail(path: Storage) -> Tail:
+    """Open the file at `path`; an absent file is empty."""
+    return _ObjectTail(path) if isinstance(path, ObjectPath) else _FileTail(path)
+
+
+class _FileTail:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.data = path.read_bytes() if path.exists() else b""
+
+    def append(self, data: bytes) -> None:
+        durable.append(self._path, data)
+
+    def truncate(self, data: bytes) -> None:
+        durable.replace(self._path, data)
+
+    def replace(self, data: bytes) -> None:
+        durable.replace(self._path, data)
+
+
+class _ObjectTail:
+    def __init__(self, path: ObjectPath) -> None:
+        self._path = path
+        with durable.disk_errors(path):
+            # Read the tail first, because the closed parts may grow meanwhile.
+            self._end, self._tag = _tagged(path)
+            closed = _closed_contents(path, self._end)
+        if closed and self._end and closed[-1].startswith(self._end):
+            self._end = b""  # It was closed, and its replacement was not written yet.
+        self._start = sum(map(len, closed))
+        self.data = b"".join([*closed, self._end])
+
+    def append(self, data: bytes) -> None:
+        if self._end and len(self._end) + len(data) > END_BYTES:
+            self._close()
+        self._put(self._end + data)
+
+    def truncate(self, data: bytes) -> None:
+        raise StorageError(
+            "a stored object is complete, and this one is not",
+            where=str(self._path),
+            fix="restore it from a copy",
+        )
+
+    def replace(self, data: bytes) -> None:
+        with durable.disk_errors(self._path):
+            closed = sorted(_folder(self._path).iterdir())
+            if closed:  # First put everything into the tail, which then overrides the parts.
+                self._put(b"".join([*_closed_contents(self._path, self._end), self._end]))
+            for file in closed:
+                file.unlink()
+        self._start = 0
+        self._put(data)
+
+    def _close(self) -> None:
+        end = self._start + len(self._end)
+        durable.write_new(_folder(self._path) / f"{self._start:015d}-{end:015d}", self._end)
+        self._start, self._end = end, b""
+
+    def _put(self, content: bytes) -> None:
+        with durable.disk_errors(self._path):
+            try:
+                self._tag = (
+                    self._path.put_if(content, self._tag)
+                    if self._tag
+                    else self._path.put_new(content)
+                )
+            except OSError as error:
+                stored, tag = _tagged(self._path)
+                if stored != content:
+                    if isinstance(error, StaleError | FileExistsError):
+                        raise LockedError(
+                            "another process writes to this lake by now; this one stops",
+                            where=str(self._path),
+                            fix="run one lake role",
+                        ) from error
+                    raise
+                self._tag = tag
+        self._end = content
+
+
+def _folder(path: ObjectPath) -> ObjectPath:
+    return path.with_name(path.name + ".closed")
+
+
+def _tagged(path: ObjectPath) -> tuple[bytes, str]:
+    try:
+        return path.read_tagged()
+    except FileNotFoundError:
+        return b"", ""
+
+
+def _closed_contents(path: ObjectPath, end: bytes) -> list[bytes]:
+    """Return the closed parts in order.
+
+    A writer that was overtaken may have closed a shorter part than its successor did. The longer
+    one counts.
+    """
+    spans: dict[int, int] = {}
+    for file in _folder(path).iterdir():
+        first, _, last = file.name.partition("-")
+        spans[int(first)] = max(int(last), spans.get(int(first), 0))
+    contents: list[bytes] = []
+    at = 0
+    while at in spans:
+        content = (_folder(path) / f"{at:015d}-{spans[at]:015d}").read_bytes()
+        if end.startswith(content) and end != content:
+            break
+        contents.append(content)
+        at = spans[at]
+    return contents

@@ -1,0 +1,333 @@
+"""The archive: every body as it was received, in compressed files that only an erasure rewrites.
+
+    archive/<partition>/<first row, 20 digits>.blocks.zst
+        MessagePack: a list of [offset, kind, rows, receipt, payload]. In a bucket the name has part
+        of the checksum before `.blocks`, and after an erasure a random token.
+    archive/manifest.jsonl
+        One line per file, chained as in `lake.files.hash_chain`.
+
+A file is closed when it holds `bytes_max` of bodies or when its oldest body has waited for
+`age_us`. Until then its bodies are safe in their log, which is not pruned before the manifest's
+line is synced. The manifest is the archive's position.
+"""
+
+import hashlib
+import logging
+import re
+import uuid
+from collections.abc import Callable, Iterator
+
+import msgspec
+import pyarrow as pa
+
+from tailorbird import faults
+from tailorbird.errors import DamageError, StorageError
+from tailorbird.events.clock import MINUTE, Clock
+from tailorbird.lake.files import durable
+from tailorbird.lake.files.hash_chain import ChainedFile
+from tailorbird.storage import ObjectPath, Storage
+from tailorbird.stream import Block, LogReader, StoredBlock
+
+BYTES_MAX = 16 << 20
+AGE_US = 1 * MINUTE
+
+ORIGIN = "tailorbird archive 1"
+log = logging.getLogger(__name__)
+
+_PARTITION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
+
+
+class Archived(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of the archive, as its line in the manifest describes it.
+
+    Attributes:
+        first, end: rows of the partition; `end` is exclusive.
+        bytes: of the bodies, before compression.
+    """
+
+    n: int
+    partition: str
+    first: int
+    end: int
+    blocks: int
+    rows: int
+    bytes: int
+    file: str
+    size: int
+    sha256: str
+    written_at: int
+
+
+_decode = msgspec.json.Decoder(Archived).decode
+_encode = msgspec.json.Encoder().encode
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[tuple[int, str, int, bytes, bytes]]).decode
+
+
+class Archive:
+    """Writes bodies into files and their checksums into the manifest, and reads them back checked.
+
+    Args:
+        path: the folder; the writer creates it.
+        writer: drop a torn last line of the manifest, whose file is written again.
+
+    Raises:
+        DamageError: a line of the manifest does not match its checksum.
+    """
+
+    def __init__(
+        self,
+        path: Storage,
+        *,
+        clock: Clock | None = None,
+        writer: bool = False,
+        bytes_max: int = BYTES_MAX,
+        age_us: int = AGE_US,
+    ) -> None:
+        self.path = path
+        self.files: list[Archived] = []
+        self._ends: dict[str, int] = {}
+        self._clock = clock
+        self._bytes_max = bytes_max
+        self._age_us = age_us
+        self._waiting_since: dict[str, int] = {}
+        if writer:
+            durable.make_folder(path)
+        self._manifest = ChainedFile(path / "manifest.jsonl", ORIGIN, writer=writer)
+        for number, body in enumerate(self._manifest.bodies):
+            self._decode_line(number, body)
+        self._manifest.bodies.clear()
+
+    def _decode_line(self, number: int, body: bytes) -> None:
+        try:
+            line = _decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise self._manifest.corrupt_line(
+                number, f"is not a line of a manifest: {error}"
+            ) from error
+        if line.n != number:
+            raise self._manifest.corrupt_line(number, f"says that it is line {line.n}")
+        self._add_line(line)
+
+    def _add_line(self, line: Archived) -> None:
+        self.files.append(line)
+        self._ends[line.partition] = line.end
+
+    def gaps(self) -> Iterator[tuple[str, int, int]]:
+        """Yield the spans of rows that were lost before they were archived: partition, first row,
+        and the row after the last one.
+        """
+        ends: dict[str, int] = {}
+        for file in self.files:
+            if file.first > (end := ends.get(file.partition, 0)):
+                yield file.partition, end, file.first
+            ends[file.partition] = file.end
+
+    def positions(self) -> dict[str, int]:
+        """Return for each partition the position after its last archived row."""
+        return dict(self._ends)
+
+    def take(self, reader: LogReader, *, flush: bool = False, archived: int = 0) -> int:
+        """Archive the next rows of a raw log if they fill a file or have waited long enough.
+
+        Args:
+            flush: archive them in any case.
+            archived: the position up to which the log was archived before.
+
+        Returns:
+            The number of rows archived, at most those of one file.
+
+        Raises:
+            DamageError: the log was pruned, or archived before, and the archive has none of its
+                files.
+        """
+        assert self._clock is not None
+        start = self._ends.get(reader.partition)
+        if start is None:
+            start = self._begin(reader, archived)
+        if reader.end() <= start:
+            self._waiting_since.pop(reader.partition, None)
+            return 0
+        now = self._clock.now()
+        since = self._waiting_since[reader.partition] = min(
+            now, self._waiting_since.get(reader.partition, now)
+        )  # The clock may have been set back.
+        old = flush or now - since >= self._age_us
+        blocks: list[StoredBlock] = []
+        size = 0
+        while size < self._bytes_max and (
+            next_blocks := reader.read(start, bytes_max=self._bytes_max - size)
+        ):
+            blocks += next_blocks
+            size += sum(len(stored.block.payload) for stored in next_blocks)
+            start = next_blocks[-1].end
+        if not blocks or not (old or size >= self._bytes_max):
+            return 0
+        self._write(reader.partition, blocks, size, now)
+        self._waiting_since.pop(reader.partition, None)
+        return sum(stored.block.rows for stored in blocks)
+
+    def _begin(self, reader: LogReader, archived: int) -> int:
+        """Return the first row to archive of a log without files, which may start after rows that
+        were lost.
+        """
+        start = reader.start()
+        if start > 0 and (archived or reader.pruned()):
+            raise DamageError(
+                f"the log begins at {start}, but none of its rows are in the archive",
+                where=f"{self.path / reader.partition}",
+                fix="restore the archive from a copy",
+            )
+        if start > 0:
+            log.critical(
+                "%s: rows 0 to %d were lost before any of them was archived; what was routed "
+                "of them is in the tables. "
+                "The archive begins at %d",
+                self.path / reader.partition,
+                start - 1,
+                start,
+            )
+        return start
+
+    def _write(self, partition: str, blocks: list[StoredBlock], size: int, now: int) -> None:
+        if not _PARTITION.match(partition):
+            raise StorageError(
+                f"cannot archive a partition of the name {partition!r}", fix="rename the producer"
+            )
+        data = packed(blocks)
+        sha256 = hashlib.sha256(data).hexdigest()
+        # In a bucket another writer may still be active, so its file must have another name.
+        part = f".{sha256[:12]}" if isinstance(self.path, ObjectPath) else ""
+        name = f"{partition}/{blocks[0].offset:020d}{part}.blocks.zst"
+        path = self.path / name
+        durable.make_folder(path.parent)
+        if not part:
+            path.unlink(missing_ok=True)  # A crash may have come before the manifest's line.
+        durable.write_new(path, data)
+        durable.sync_folder(path.parent)
+        faults.at("archive.after_file")
+        line = Archived(
+            n=len(self.files),
+            partition=partition,
+            first=blocks[0].offset,
+            end=blocks[-1].end,
+            blocks=len(blocks),
+            rows=sum(s.block.rows for s in blocks),
+            bytes=size,
+            file=name,
+            size=len(data),
+            sha256=sha256,
+            written_at=now,
+        )
+        self._manifest.append(_encode(line))
+        faults.at("archive.after_manifest")
+        self._add_line(line)
+
+    def unreferenced_files(self) -> list[Storage]:
+        """Return the files without a line in the manifest, left by crashes.
+
+        None can get a line any more, because the manifest has later rows.
+        """
+        named = {file.file for file in self.files}
+        needless: list[Storage] = []
+        for partition, end in self._ends.items():
+            for path in (self.path / partition).iterdir():
+                first = path.name.partition(".")[0]
+                if f"{partition}/{path.name}" not in named and first.isdigit() and int(first) < end:
+                    needless.append(path)
+        return needless
+
+    @property
+    def chain(self) -> str:
+        """The checksum of the entire manifest."""
+        return self._manifest.chain
+
+    def rewrite(
+        self,
+        change: Callable[[Archived, StoredBlock], Block | None],
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> int:
+        """Rewrite the files in which `change` replaces a block, then the manifest.
+
+        The manifest names the old files until it is replaced atomically; then they are deleted. A
+        crash leaves files that no line names, which the next rewrite deletes.
+
+        Returns:
+            The number of files rewritten.
+        """
+        lines: list[Archived] = []
+        count = 0
+        for file in self.files:
+            blocks = list(self.read(file))
+            changed = [change(file, stored) for stored in blocks]
+            if any(block is not None for block in changed):
+                pairs = zip(blocks, changed, strict=True)
+                file = self._write_rewritten(
+                    file,
+                    [old if new is None else StoredBlock(old.offset, new) for old, new in pairs],
+                )
+                count += 1
+            lines.append(file)
+            progress(1)
+        faults.at("erase.archive_files")
+        if count:
+            self._manifest.replace(_encode(line) for line in lines)
+            self.files = lines
+        faults.at("erase.archive_manifest")
+        named = {line.file for line in lines}
+        stored_files: list[Storage] = list(self.path.glob("*/*.blocks.zst"))
+        needless = [path for path in stored_files if f"{path.parent.name}/{path.name}" not in named]
+        for path in needless:
+            with durable.disk_errors(path):
+                path.unlink()
+        for folder in {path.parent for path in needless}:
+            durable.sync_folder(folder)
+        return count
+
+    def _write_rewritten(self, file: Archived, blocks: list[StoredBlock]) -> Archived:
+        name = f"{file.partition}/{file.first:020d}.{uuid.uuid4().hex[:8]}.blocks.zst"
+        data = packed(blocks)
+        durable.write_new(self.path / name, data)
+        durable.sync_folder((self.path / name).parent)
+        size = sum(len(stored.block.payload) for stored in blocks)
+        return msgspec.structs.replace(
+            file, bytes=size, file=name, size=len(data), sha256=hashlib.sha256(data).hexdigest()
+        )
+
+    def read(self, file: Archived) -> Iterator[StoredBlock]:
+        """Yield the blocks of a file after checking its checksum. Raises DamageError."""
+        path = self.path / file.file
+        fix = "restore it from a copy of the archive"
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DamageError(
+                f"an archived file cannot be read: {error.strerror}", where=str(path), fix=fix
+            ) from error
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise DamageError(
+                "an archived file does not match its checksum", where=str(path), fix=fix
+            )
+        with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as stream:
+            entries = _unpack(stream.read())
+        for offset, kind, rows, receipt, payload in entries:
+            yield StoredBlock(offset, Block(kind=kind, rows=rows, payload=payload, receipt=receipt))
+
+
+def packed(blocks: list[StoredBlock]) -> bytes:
+    """Return the content of a file with these blocks."""
+    return _compress(
+        _pack(
+            [
+                [s.offset, s.block.kind, s.block.rows, s.block.receipt, s.block.payload]
+                for s in blocks
+            ]
+        )
+    )
+
+
+def _compress(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()

@@ -1,0 +1,147 @@
+"""Read the quarantine, the refused rows, by reason, path and time. `lake.write.replay` resends
+them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from tailorbird.events.contract.schema import TIME, micros
+from tailorbird.lake.lake import Lake
+
+SLICE_ROWS = 10_000
+ROW_KEY_COLUMNS = ("raw_partition", "raw_offset", "raw_row")
+
+RowKey = tuple[str, int, int]
+
+
+@dataclass(frozen=True)
+class QuarantineFilter:
+    """A selection of refused rows.
+
+    Attributes:
+        reasons: codes; empty for all.
+        path: the wrong field, such as `$.properties.price`, or a parent, such as `$.properties`.
+        since: received at this time (microseconds) or later.
+    """
+
+    reasons: tuple[str, ...] = ()
+    path: str = ""
+    since: int | None = None
+
+    def filter(self) -> ds.Expression | None:
+        """Return the selection as an Arrow filter, or None for all rows."""
+        parts: list[ds.Expression] = []
+        if self.reasons:
+            parts.append(ds.field("code").isin(list(self.reasons)))
+        if self.path:
+            below = [
+                pc.starts_with(ds.field("path"), pattern=self.path + end) for end in (".", "[")
+            ]
+            parts.append((ds.field("path") == self.path) | below[0] | below[1])
+        if self.since is not None:
+            parts.append(ds.field("received_at") >= pa.scalar(self.since, TIME))
+        return _conjunction(parts)
+
+
+@dataclass
+class Reason:
+    """A summary of the rows refused for one reason.
+
+    Attributes:
+        replayed: rows that were replayed since, or were in the lake already.
+        first, last: receipt of the first and the last row, microseconds.
+        paths: row counts by wrong field, most frequent first.
+    """
+
+    code: str
+    rows: int = 0
+    replayed: int = 0
+    first: int = 0
+    last: int = 0
+    paths: dict[str, int] = field(default_factory=dict)
+
+
+def reasons(lake: Lake, choice: QuarantineFilter, replayed: frozenset[RowKey]) -> list[Reason]:
+    """Return the reasons among the selected rows, most frequent first."""
+    table = lake.table(
+        "quarantine", ["code", "path", "received_at", *ROW_KEY_COLUMNS], choice.filter()
+    )
+    summaries: list[Reason] = []
+    for code in pc.unique(table.column("code")).to_pylist():
+        rows = table.filter(pc.equal(table.column("code"), code))
+        times = micros(rows.column("received_at"))
+        path_counts = (
+            rows.group_by("path")
+            .aggregate([("path", "count")])
+            .sort_by([("path_count", "descending"), ("path", "ascending")])
+        )
+        paths = dict(
+            zip(
+                path_counts.column("path").to_pylist(),
+                path_counts.column("path_count").to_pylist(),
+                strict=True,
+            )
+        )
+        replayed_count = sum(row_key in replayed for row_key in row_keys(rows)) if replayed else 0
+        summaries.append(
+            Reason(code, len(rows), replayed_count, int(times.min()), int(times.max()), paths)
+        )
+    return sorted(summaries, key=lambda reason: (-reason.rows, reason.code))
+
+
+def samples(lake: Lake, choice: QuarantineFilter, limit: int) -> list[dict[str, Any]]:
+    """Return at most `limit` of the selected rows, the newest first."""
+    table = lake.table("quarantine", where=choice.filter()).sort_by(
+        [("received_at", "descending"), ("raw_offset", "descending")]
+    )
+    return table.slice(0, max(0, limit)).to_pylist()
+
+
+def slices(lake: Lake, choice: QuarantineFilter, rows_max: int = SLICE_ROWS) -> Iterator[pa.Table]:
+    """Yield the selected rows in order of receipt, in slices of about `rows_max`.
+
+    Rows of one body stay together.
+    """
+    chosen = choice.filter()
+    table = lake.table("quarantine", ["received_at", "raw_offset"], chosen)
+    times, offsets = micros(table.column("received_at")), table.column("raw_offset").to_numpy()
+    order = np.lexsort((offsets, times))[::rows_max]
+    starts = list(dict.fromkeys(zip(times[order].tolist(), offsets[order].tolist(), strict=True)))
+    for number, start in enumerate(starts):
+        parts = [part for part in (chosen, _at_or_after(*start)) if part is not None]
+        if number + 1 < len(starts):
+            parts.append(~_at_or_after(*starts[number + 1]))
+        yield lake.table("quarantine", where=_conjunction(parts)).sort_by(
+            [(name, "ascending") for name in ("received_at", *ROW_KEY_COLUMNS)]
+        )
+
+
+def _at_or_after(received_at: int, offset: int) -> ds.Expression:
+    """Return the filter for rows at this time and offset or later."""
+    moment = pa.scalar(received_at, TIME)
+    return (ds.field("received_at") > moment) | (
+        (ds.field("received_at") == moment) & (ds.field("raw_offset") >= offset)
+    )
+
+
+def count(lake: Lake, choice: QuarantineFilter) -> int:
+    """Return the number of selected rows."""
+    return lake.table("quarantine", ["code"], choice.filter()).num_rows
+
+
+def row_keys(rows: pa.Table) -> list[RowKey]:
+    """Return the partition, offset and row number of each row in the raw logs."""
+    return list(zip(*(rows.column(name).to_pylist() for name in ROW_KEY_COLUMNS), strict=True))
+
+
+def _conjunction(parts: Sequence[ds.Expression]) -> ds.Expression | None:
+    combined: ds.Expression | None = None
+    for part in parts:
+        combined = part if combined is None else combined & part
+    return combined

@@ -1,0 +1,1 @@
+"""The lake role: from the logs to rows of the tables."""

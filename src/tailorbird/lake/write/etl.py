@@ -1,0 +1,252 @@
+"""Turn blocks of the logs into rows of the tables. Pure functions; `lake.write.role` calls them and
+commits.
+
+    routed "events"      → events, and from profile events users and items
+    routed "quarantine"  → quarantine
+    routed "duplicates"  → duplicates
+    answers              → answers
+
+The router drops repeats within its horizon. Imports and replays may repeat older events: for them
+`split_repeats` drops an event if the table has its id and subject (user, visitor or item) on the
+same day at a smaller p. The result does not depend on how rows are batched, so a repeated append
+drops the same rows.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.errors import DamageError
+from tailorbird.events.answer_record import AnswerRecord, decode_answers
+from tailorbird.events.clock import DAY
+from tailorbird.events.contract.schema import QUARANTINE, ROUTED, number_rows
+from tailorbird.lake.files.ledger import Line
+from tailorbird.lake.tables import ANSWERS, COMMITS, DUPLICATES, PROFILES, TABLES
+from tailorbird.stream import HISTORICAL_PRODUCERS, StoredBlock
+
+PAST_PARTITIONS = (*HISTORICAL_PRODUCERS, "raw-import")
+ROUTED_TABLES = ("events", "quarantine", "duplicates", "users", "items")
+
+KEY_COLUMNS = (
+    "event_id",
+    "user_id",
+    "anonymous_id",
+    "item_id",
+    "ts",
+)  # of `events`, for `split_repeats`
+
+_SCHEMAS = {"events": ROUTED, "quarantine": QUARANTINE, "duplicates": DUPLICATES}
+
+
+def routed_rows(blocks: Iterable[StoredBlock], kind: str) -> pa.Table:
+    """Return the rows of the blocks of one kind, in log order. Raises DamageError if a block has
+    other columns.
+    """
+    schema = _SCHEMAS[kind]
+    tables: list[pa.Table] = []
+    for stored in blocks:
+        if stored.block.kind != kind:
+            continue
+        try:
+            with pa.ipc.open_stream(stored.block.payload) as reader:
+                table = reader.read_all().select(schema.names)
+            table = number_rows(table, stored.offset) if kind == "events" else table
+            tables.append(table if table.schema.equals(schema) else table.cast(schema))
+        except (pa.ArrowException, KeyError) as error:
+            raise DamageError(
+                f"the block at {stored.offset} is not {kind} as this version knows them: {error}",
+                where="routed log",
+                fix="run router and lake of the same version",
+            ) from error
+    return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def with_day(events: pa.Table) -> pa.Table:
+    """Return events with the partition column of the table."""
+    days = (events.column("ts").cast(pa.int64()).to_numpy() // DAY).astype(np.int32)
+    return events.append_column(
+        TABLES["events"].schema.field("day"), pa.array(days).cast(pa.date32())
+    )
+
+
+def profiles(events: pa.Table, kind: str) -> pa.Table:
+    """Return the profile versions of one kind, "user" or "item", that events carry."""
+    rows = events.filter(pc.equal(events.column("type"), kind))
+    columns = {
+        "id": rows.column(f"{kind}_id"),
+        "valid_from": rows.column("ts"),
+        "version": rows.column("event_id"),
+        "attributes": rows.column("properties"),
+        "timeless": rows.column("timeless"),
+        "p": rows.column("p"),
+        "received_at": rows.column("received_at"),
+    }
+    return pa.table(columns, schema=PROFILES)
+
+
+def split_repeats(
+    events: pa.Table, read_earlier: Callable[[list[int], int], pa.Table]
+) -> tuple[pa.Table, pa.Table]:
+    """Split events into first occurrences and repeats by imports and replays.
+
+    Args:
+        events: in log order.
+        read_known: return, for days (since 1970) and a p, the table's rows of these days below
+            that p, with `KEY_COLUMNS`.
+    """
+    imported = pc.is_in(events.column("raw_partition"), value_set=pa.array(PAST_PARTITIONS))
+    if not pc.any(imported).as_py():
+        return events, ROUTED.empty_table()
+    candidates = events.filter(imported)
+    days = np.unique(candidates.column("ts").cast(pa.int64()).to_numpy() // DAY).tolist()
+    earlier = read_earlier(days, events.column("p")[0].as_py())
+    repeated = (
+        pc.is_in(_identity_keys(events), value_set=pc.unique(_identity_keys(earlier)))
+        if earlier.num_rows
+        else pa.array(np.zeros(len(events), bool))
+    )
+    codes = pc.dictionary_encode(_identity_keys(events)).combine_chunks().indices.to_numpy()
+    first = np.zeros(len(codes), bool)
+    first[np.unique(codes, return_index=True)[1]] = True
+    drop = pc.and_(imported, pc.or_(repeated, pa.array(~first)))
+    if not pc.any(drop).as_py():
+        return events, ROUTED.empty_table()
+    return events.filter(pc.invert(drop)), events.filter(drop)
+
+
+def raw_ends(*tables: pa.Table) -> dict[str, int]:
+    """Return for each raw partition the position after its last row in any of these tables."""
+    rows = pa.concat_tables(
+        [table.select(["raw_partition", "raw_offset", "raw_row"]) for table in tables]
+    )
+    positions = pc.add(rows.column("raw_offset"), pc.cast(rows.column("raw_row"), pa.int64()))
+    newest = (
+        pa.table({"partition": rows.column("raw_partition"), "row": positions})
+        .group_by("partition")
+        .aggregate([("row", "max")])
+    )
+    return {
+        partition: row + 1
+        for partition, row in zip(
+            *(newest.column(n).to_pylist() for n in ("partition", "row_max")), strict=True
+        )
+    }
+
+
+class _Taken(msgspec.Struct, frozen=True):
+    """Content of a block of kind "taken": how far router `partition`, of `count`, has read the raw
+    logs that all routers share.
+    """
+
+    partition: int
+    count: int
+    offsets: dict[str, int]
+
+
+def taken_by_all(
+    blocks: Iterable[StoredBlock], taken_by_router: dict[str, dict[str, int]]
+) -> dict[str, int]:
+    """Return for each raw log that several routers share the position that all have reached.
+
+    Args:
+        taken_by_router: by log and router number, the position reached; updated in place.
+    """
+    ends: dict[str, int] = {}
+    for stored in blocks:
+        if stored.block.kind != "taken":
+            continue
+        taken = msgspec.json.decode(stored.block.payload, type=_Taken)
+        for log, offset in taken.offsets.items():
+            router_offsets = taken_by_router.setdefault(log, {})
+            router_offsets[str(taken.partition)] = max(
+                offset, router_offsets.get(str(taken.partition), 0)
+            )
+            ends[log] = min(router_offsets.get(str(number), 0) for number in range(taken.count))
+    return ends
+
+
+def as_duplicates(repeats: pa.Table) -> pa.Table:
+    """Return events that the lake dropped as rows of `duplicates`, without the row they repeat."""
+    columns = {name: repeats.column(name) for name in DUPLICATES.names[:4]}
+    columns |= {
+        field.name: pa.nulls(len(repeats), field.type)
+        for field in DUPLICATES
+        if field.name not in columns
+    }
+    return pa.table(columns, schema=DUPLICATES)
+
+
+def events_from(events: pa.Table, p: int) -> pa.Table:
+    """Return the events from `p` on, of a table in log order."""
+    if len(events) == 0 or events.column("p")[0].as_py() >= p:
+        return events
+    return events.slice(int(np.searchsorted(events.column("p").to_numpy(), p)))
+
+
+def _identity_keys(events: pa.Table) -> pa.ChunkedArray:
+    """Return each event's identity: its id, day and subject (user, else visitor, else item)."""
+    subjects = [
+        pc.binary_join_element_wise(pa.scalar(mark), events.column(name), "")
+        for mark, name in (("u", "user_id"), ("a", "anonymous_id"), ("i", "item_id"))
+    ]
+    day = pc.cast(pc.floor_temporal(events.column("ts"), unit="day"), pa.int64()).cast(pa.string())
+    return pc.binary_join_element_wise(
+        events.column("event_id"), pc.coalesce(*subjects, pa.scalar("")), day, "\x1f"
+    )
+
+
+def answer_rows(blocks: Sequence[StoredBlock], producer: str) -> pa.Table:
+    """Return the records of an answer log as rows of `answers`. Raises DamageError if a block does
+    not decode.
+    """
+    records: list[AnswerRecord] = []
+    offsets: list[int] = []
+    for stored in blocks:
+        if stored.block.kind != "answers":
+            continue
+        try:
+            decoded = decode_answers(stored.block.payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise DamageError(
+                f"the block at {stored.offset} holds no answers: {error}",
+                where=f"answers-{producer}",
+                fix="run serve and lake of the same version",
+            ) from error
+        records += decoded
+        offsets += range(stored.offset, stored.offset + len(decoded))
+    columns: dict[str, object] = {
+        field.name: _answer_column(records, field)
+        for field in ANSWERS
+        if field.name not in ("producer", "offset")
+    }
+    columns["producer"] = pa.array([producer] * len(records), pa.string())
+    columns["offset"] = pa.array(offsets, pa.int64())
+    return pa.table(columns, schema=ANSWERS)
+
+
+def _answer_column(records: list[AnswerRecord], field: pa.Field) -> pa.Array:
+    values = [getattr(record, field.name) for record in records]
+    if field.name == "categorical":
+        values = [np.array(value, np.uint64).view(np.int64) for value in values]
+    elif field.name == "positions":
+        values = [value or None for value in values]
+    return pa.array(values, field.type)
+
+
+def ledger_rows(lines: Sequence[Line]) -> pa.Table:
+    """Return lines of the ledger as rows of `commits`."""
+    columns = {
+        "table": [line.table for line in lines],
+        "version": [line.version for line in lines],
+        "rows": [line.rows for line in lines],
+        "positions": [json.dumps(line.positions, sort_keys=True) for line in lines],
+        "written_at": [line.written_at for line in lines],
+    }
+    return pa.table(
+        {name: pa.array(values, COMMITS.field(name).type) for name, values in columns.items()},
+        schema=COMMITS,
+    )

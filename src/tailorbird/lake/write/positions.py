@@ -1,0 +1,120 @@
+"""Load and store how far the lake has each log, in a small synced file that the logs' writers read
+before they prune.
+
+    positions.json   {"tables": {"events": {"routed": 60001}, …}, "archive": {"raw-door": 812},
+                      "routed": {"door": 900}, "ledger": 42, "safe": {"routed": 60001, …}}
+
+`tables` is how far each table was loaded, with or without rows; a table's own transactions know
+only of commits with rows. `routed` is, for each raw partition, the first row that has not come out
+of the router: every row before it must be in a table. `ledger` is its number of lines. Rows below
+`safe` may be deleted as far as the lake is concerned: they are committed, synced, and were read
+back and compared with the ledger. Logs are named by their files, without the extension.
+`checksum` is of all the rest, see `stream.released`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from tailorbird.errors import DamageError, NotReadyError
+from tailorbird.lake.files import durable
+from tailorbird.lake.files.ledger import Ledger
+from tailorbird.storage import Storage
+from tailorbird.stream.released import FILE, seal, unseal
+
+
+class Positions(msgspec.Struct, forbid_unknown_fields=True):
+    """The content of the file."""
+
+    tables: dict[str, dict[str, int]] = {}
+    archive: dict[str, int] = {}
+    routed: dict[str, int] = {}
+    taken: dict[str, dict[str, int]] = {}
+    ledger: int = 0
+    safe: dict[str, int] = {}
+
+
+def load_positions(lake: Storage) -> Positions:
+    """Load the positions; empty if there is no file yet. Raises DamageError."""
+    path = lake / FILE
+    try:
+        return msgspec.convert(unseal(path.read_bytes()), Positions)
+    except FileNotFoundError:
+        return Positions()
+    except ValueError as error:
+        raise DamageError(
+            f"cannot be read: {error}",
+            where=str(path),
+            fix="tailorbird lake repair rebuilds it; until then nothing is pruned",
+        ) from error
+
+
+def no_ledger(lake: Storage) -> NotReadyError:
+    """Return the error about a missing ledger: there is no lake yet, or the ledger was lost."""
+    if not (lake / FILE).exists() and not (lake / "archive" / "manifest.jsonl").exists():
+        return NotReadyError(
+            "there is nothing in the lake yet", where=str(lake), fix="tailorbird import FORMAT PATH"
+        )
+    return NotReadyError(
+        "ledger.jsonl is missing, so nothing vouches for what is there",
+        where=str(lake),
+        fix=ledger_lost(lake),
+    )
+
+
+def ledger_lost(lake: Storage) -> str:
+    """Return the remedy for a lost ledger."""
+    if not isinstance(lake, Path):
+        return (
+            "restore it: its previous version if the bucket keeps versions, else from the backup "
+            "of the bucket"
+        )
+    return (
+        "restore it from the backup: one of any age within lake.history will do, because the "
+        "tables' own commits complete it"
+    )
+
+
+def positions_lost(lake: Storage, ledger: Ledger, archived: Mapping[str, int]) -> bool:
+    """Return whether the file was lost: the role writes it before the first row of any log."""
+    return not (lake / FILE).exists() and (
+        bool(archived) or any(line.positions for line in ledger.lines)
+    )
+
+
+def store_positions(lake: Storage, positions: Positions) -> None:
+    """Replace the file durably."""
+    durable.replace(lake / FILE, seal(msgspec.to_builtins(positions)))
+
+
+def beyond_logs(
+    positions: Positions, ends: Callable[[str], int | None]
+) -> Iterator[tuple[str, str, int, int]]:
+    """Yield the tables whose position is beyond the end of a log: table, log, position, end.
+
+    New rows of that log would be skipped as if the table had them.
+
+    Args:
+        ends: return the end of a log by its name, or None if it is not there.
+    """
+    log_ends = {
+        log: ends(log) for log in {log for logs in positions.tables.values() for log in logs}
+    }
+    for table, logs in sorted(positions.tables.items()):
+        for log, position in sorted(logs.items()):
+            end = log_ends[log]
+            if end is not None and position > end:
+                yield table, log, position, end
+
+
+def safe_positions(lake: Storage) -> dict[str, int]:
+    """Return for each log the position below which the lake no longer needs it.
+
+    A log that is not named is needed entirely.
+
+    >>> from pathlib import Path
+    >>> safe_positions(Path("no-such-lake"))
+    {}
+    """
+    return load_positions(lake).safe

@@ -1,0 +1,1 @@
+"""Churn models: their declaration, bundle and reasons."""

@@ -1,0 +1,483 @@
+"""A churn bundle: everything that scores a user's risk of leaving, loaded as one unit.
+
+    manifest.json, manifest.sha256    see `registry.manifest`; its heads are the models
+    features.json                     the feature declarations
+    churn.json                        `ChurnPlan`: the definition of churn and the model ensemble
+    encoder.json, calibration.json    as in `ranking.bundle`; the calibration's one head is `gone`
+    model/NAME.onnx                   as there
+    trees/NAME.msgpack                as there
+    golden_input.npy, golden_raw.npy  as there
+    tower/…                           as there, plus items and vectors; only with user vectors
+
+    bundle = ChurnBundle.load(folder, schema_hash=…)
+    rows = [columns of users at t for t in bundle.moments(now)]    # known now, read at t
+    scores = bundle.score(rows)                                    # probability and purchases
+
+A server and a batch job read the columns in their own way and score by this module.
+`ranking.churn.declaration` has the declaration.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from tailorbird.errors import BundleError
+from tailorbird.events.clock import DAY
+from tailorbird.features import FeatureSet
+from tailorbird.features.codec import FILE as DECLARED
+from tailorbird.features.codec import encode_features
+from tailorbird.ranking.bundle import (
+    CARD,
+    GOLDEN_ABSOLUTE,
+    GOLDEN_RELATIVE,
+    GOLDEN_ROWS,
+    open_session,
+    read_features,
+    read_trees,
+    run_heads,
+    write_trees,
+)
+from tailorbird.ranking.calibration import Calibration
+from tailorbird.ranking.churn.bg_nbd import BgNbdColumns
+from tailorbird.ranking.churn.pareto_nbd import ParetoNbdColumns
+from tailorbird.ranking.encode.encoder import Encoder, Keys, Matrix, read_encoder
+from tailorbird.ranking.tower import FOLDER as TOWER
+from tailorbird.ranking.tower import SequenceLike, Space, TowerPlan, read_tower
+from tailorbird.ranking.tree_shap import Trees, rescale_contributions
+from tailorbird.registry import Columns, Head, Manifest, Window, read_sealed, seal
+from tailorbird.retrieval import Index
+from tailorbird.retrieval.arrays import read_array, write_array
+from tailorbird.retrieval.vectors import ItemVectors
+from tailorbird.version import __version__
+
+Floats = npt.NDArray[np.float64]
+
+CHURN_HEAD = "gone"
+VECTOR = "user_vector_"
+_ITEMS = "items.json"
+BACKGROUND_ROWS = 8  # background rows of an explanation
+_EDGE = 1e-6
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One model of the ensemble.
+
+    `kind` is `direct` for P(active in the window), `hazard` for P(active in the next period),
+    `count` for expected purchases.
+    """
+
+    head: str
+    kind: Literal["direct", "hazard", "count"]
+
+
+class ChurnPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The recipe of a churn score; `churn.json` of the bundle, times in microseconds.
+
+    Attributes:
+        types, window, gap, active: as declared; active 0 is unlimited.
+        period, periods: of the hazard.
+        read_until: no columns are read later, since the models never saw evicted state; see
+            `training.churn.rolling_origin.feature_horizon`.
+        parts: the models; P(churn) is the mean of their log-odds, before calibration.
+        scale: of the expected purchases.
+        bg_nbd, pareto_nbd: further models of expected purchases, averaged with the `count`
+            models; None without.
+    """
+
+    name: str
+    types: tuple[str, ...]
+    window: int
+    gap: int
+    active: int
+    period: int
+    periods: int
+    read_until: int
+    parts: tuple[Part, ...]
+    scale: float = 1.0
+    bg_nbd: BgNbdColumns | None = None
+    pareto_nbd: ParetoNbdColumns | None = None
+
+    @property
+    def has_hazards(self) -> bool:
+        return any(part.kind == "hazard" for part in self.parts)
+
+    def moments(self, now: int) -> list[int]:
+        """Return the times at which columns are read: now, and the start of each period.
+
+        All are read with what is known now.
+        """
+        starts = (
+            [now + self.gap + k * self.period for k in range(self.periods)]
+            if self.has_hazards
+            else []
+        )
+        return [now, *(max(min(start, self.read_until), now) for start in starts)]
+
+
+@dataclass(frozen=True)
+class ChurnScores:
+    """The scores of n users: P(churn) and expected purchases in the window.
+
+    Purchases are NaN without such a model.
+    """
+
+    churn_probability: Floats
+    purchases: Floats
+
+
+@dataclass(frozen=True)
+class ChurnBundle:
+    """A loaded bundle.
+
+    Its methods are pure and safe to call from several threads.
+    """
+
+    manifest: Manifest
+    plan: ChurnPlan
+    encoder: Encoder
+    calibration: Calibration
+    sessions: Mapping[str, ort.InferenceSession]
+    features: FeatureSet | None
+    background: Matrix
+    trees: Mapping[str, Trees] = field(default_factory=dict)  # of parts that are forests
+    space: Space | None = None
+
+    @classmethod
+    def load(cls, path: Path, *, schema_hash: str | None) -> "ChurnBundle":
+        """Load, verify and warm up a bundle.
+
+        Args:
+            schema_hash: of the feature set that its columns will come from; None to take any, for
+                looking at a bundle.
+        Raises:
+            BundleError: it is none, or does not match its manifest, the schema, or its own golden
+                rows.
+        """
+        sealed = read_sealed(path)
+        manifest, files, where = sealed.manifest, sealed.files, str(path)
+        if schema_hash is not None and manifest.schema_hash != schema_hash:
+            message = f"was trained on the features {manifest.schema_hash}, not on {schema_hash}"
+            raise BundleError(
+                message, where=where, fix="tailorbird train with the name that churn.py declares"
+            )
+        try:
+            plan = msgspec.json.decode(files["churn.json"], type=ChurnPlan)
+            encoder = read_encoder(files["encoder.json"], where=where)
+            calibration = msgspec.json.decode(
+                files["calibration.json"], type=dict[str, Calibration]
+            )[CHURN_HEAD]
+            models = {head.file: files[head.file] for head in manifest.heads}
+            golden = read_array(files["golden_input.npy"]), read_array(files["golden_raw.npy"])
+        except KeyError as error:
+            raise BundleError(f"{error.args[0]} is missing", where=where) from error
+        except (ValueError, msgspec.DecodeError) as error:
+            raise BundleError(f"cannot be read: {error}", where=where) from error
+        if encoder.columns != manifest.columns or {part.head for part in plan.parts} != {
+            head.name for head in manifest.heads
+        }:
+            raise BundleError("its parts do not belong together", where=where)
+        sessions = {
+            name: open_session(data, width=len(encoder.names), where=f"{path}/{name}")
+            for name, data in models.items()
+        }
+        features = read_features(files, manifest.schema_hash, where=f"{path}/{DECLARED}")
+        background = (
+            golden[0][
+                np.unique(
+                    np.linspace(0, max(len(golden[0]) - 1, 0), BACKGROUND_ROWS).astype(np.intp)
+                )
+            ]
+            if len(golden[0])
+            else golden[0]
+        )
+        trees = read_trees(files, manifest.heads, len(encoder.names), golden, where=where)
+        space = _read_space(sealed.folder(TOWER), where=f"{path}/{TOWER}")
+        bundle = cls(
+            manifest, plan, encoder, calibration, sessions, features, background, trees, space
+        )
+        if manifest.columns.numeric[len(bundle.feature_columns.numeric) :] != (
+            () if space is None else vector_names(space.tower.plan)
+        ):
+            raise BundleError("its tower and its columns do not belong together", where=where)
+        bundle._check_golden(*golden, where=where)
+        return bundle
+
+    @property
+    def version(self) -> str:
+        """The version that the registry assigned."""
+        return self.manifest.version
+
+    @property
+    def columns(self) -> Columns:
+        """The feature columns that it reads, in this order."""
+        return self.manifest.columns
+
+    @property
+    def feature_columns(self) -> Columns:
+        """The feature columns among `columns`: all but the user vector."""
+        width = 0 if self.space is None else self.space.tower.plan.width
+        columns = self.manifest.columns
+        return Columns(
+            columns.numeric[: len(columns.numeric) - width], columns.categorical, columns.sequences
+        )
+
+    def with_user_vector(self, numeric: Matrix, sequence: SequenceLike | None) -> Matrix:
+        """Append the user vector to the numeric columns (1, F) of one user, for `score`."""
+        return (
+            numeric
+            if self.space is None
+            else np.concatenate([numeric, self.space.query(sequence).user[None]], axis=1)
+        )
+
+    def moments(self, now: int) -> list[int]:
+        """Return the times at which the columns are read, see `ChurnPlan.moments`."""
+        return self.plan.moments(now)
+
+    def score(self, rows: Sequence[tuple[Matrix, Keys]]) -> ChurnScores:
+        """Score users.
+
+        Args:
+            rows: for each of `moments`, the numeric (n, F) and categorical (n, C) columns of the
+                same n people.
+        """
+        matrices = [self.encoder.encode_people(*columns) for columns in rows]
+        churn_probability, raw = self._churn_probability(matrices)
+        counts = [raw[part.head] for part in self.plan.parts if part.kind == "count"]
+        start, stop = self.plan.gap / DAY, (self.plan.gap + self.plan.window) / DAY
+        counts += [
+            model.purchases(matrices[0], start, stop)
+            for model in (self.plan.bg_nbd, self.plan.pareto_nbd)
+            if model is not None
+        ]
+        purchases = (
+            np.mean(counts, axis=0) * self.plan.scale
+            if counts
+            else np.full(len(churn_probability), np.nan)
+        )
+        return ChurnScores(churn_probability, purchases)
+
+    def effects(self, rows: Sequence[tuple[Matrix, Keys]]) -> Floats:
+        """Return the effect of each column on the log-odds of churn, (n, columns).
+
+        Columns are those of `encoder.names`. An effect above 0 makes churn likelier.
+
+        If only forests for the whole window determine P(churn), these are exact Shapley values
+        (`ranking.tree_shap`), which sum to the difference between the user's log-odds and the base
+        value. Otherwise each is the mean decrease of the log-odds when the column takes the values
+        of background users (occlusion); these need not sum to the difference.
+
+        Args:
+            rows: as for `score`.
+        """
+        matrices = [self.encoder.encode_people(*columns) for columns in rows]
+        if (forests := self._forests) is not None:
+            return self._shapley(forests, matrices[0])
+        n, width, background_size = len(matrices[0]), len(self.encoder.names), len(self.background)
+        churn_probability, _ = self._churn_probability(matrices)
+        changed = []
+        for matrix in matrices:
+            wide = np.repeat(matrix, width * background_size, axis=0).reshape(
+                n, width, background_size, width
+            )
+            for column in range(width):
+                wide[:, column, :, column] = self.background[:, column]
+            changed.append(np.ascontiguousarray(wide.reshape(-1, width)))
+        perturbed, _ = self._churn_probability(changed)
+        return log_odds(churn_probability)[:, None] - log_odds(perturbed).reshape(
+            n, width, background_size
+        ).mean(axis=2)
+
+    @property
+    def _forests(self) -> list[Trees] | None:
+        """The forests that alone determine P(churn), or None."""
+        active_parts = [part for part in self.plan.parts if part.kind != "count"]
+        forests = [
+            self.trees[part.head]
+            for part in active_parts
+            if part.kind == "direct" and part.head in self.trees
+        ]
+        return forests if forests and len(forests) == len(active_parts) else None
+
+    def _shapley(self, forests: Sequence[Trees], matrix: Matrix) -> Floats:
+        """Return exact Shapley effects of forests.
+
+        P(churn) is 1 - P(active), so the log-odds of the forests' mean are negated, before
+        calibration.
+        """
+        contributions = [forest.contributions(matrix) for forest in forests]
+        effects, base = (
+            -np.mean([effect for effect, _ in contributions], axis=0),
+            -float(np.mean([offset for _, offset in contributions])),
+        )
+        return rescale_contributions(
+            effects, base, lambda raw: log_odds(self.calibration.apply(1.0 / (1.0 + np.exp(-raw))))
+        )
+
+    def _churn_probability(self, matrices: Sequence[Matrix]) -> tuple[Floats, dict[str, Floats]]:
+        """Return P(churn) by the matrix at each time, and the heads' outputs at the first."""
+        raw = self._raw(matrices[0])
+        logs = {
+            part.head: np.zeros(len(matrices[0]))
+            for part in self.plan.parts
+            if part.kind == "hazard"
+        }
+        for matrix in matrices[1:]:
+            outputs = self._raw(matrix)
+            for head in logs:
+                logs[head] += np.log1p(-np.minimum(outputs[head], 1 - _EDGE))
+        probabilities = [
+            1 - raw[part.head] for part in self.plan.parts if part.kind == "direct"
+        ] + [np.exp(log) for log in logs.values()]
+        return self.calibration.apply(average_log_odds(probabilities)), raw
+
+    def _raw(self, matrix: Matrix) -> dict[str, Floats]:
+        raw = run_heads(self.sessions, self.manifest.heads, matrix)
+        for name, column in raw.items():
+            if not np.isfinite(column).all():
+                raise BundleError(
+                    f"head {name} gave a value that is no finite number",
+                    where=self.version,
+                    fix="train again",
+                )
+        return raw
+
+    def _check_golden(self, matrix: Matrix, expected: Floats, *, where: str) -> None:
+        if (
+            matrix.ndim != 2
+            or matrix.shape[1] != len(self.encoder.names)
+            or expected.shape != (len(matrix), len(self.manifest.heads))
+        ):
+            raise BundleError("its golden rows have another shape than its models", where=where)
+        raw = np.column_stack(list(run_heads(self.sessions, self.manifest.heads, matrix).values()))
+        if not len(raw) or not np.allclose(
+            raw, expected, rtol=GOLDEN_RELATIVE, atol=GOLDEN_ABSOLUTE
+        ):
+            raise BundleError(
+                "its models answer its golden rows differently here", where=where, fix="train again"
+            )
+
+
+def vector_names(plan: TowerPlan) -> tuple[str, ...]:
+    """Return the names of the columns of the user vector."""
+    return tuple(f"{VECTOR}{index}" for index in range(1, plan.width + 1))
+
+
+def with_vectors(columns: Columns, plan: TowerPlan) -> Columns:
+    """Append the columns of the user vector to the numeric ones."""
+    return Columns((*columns.numeric, *vector_names(plan)), columns.categorical, columns.sequences)
+
+
+def space_files(space: Space, tower: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a tower and its item vectors as a churn bundle stores them.
+
+    Args:
+        tower: as `ranking.tower` has its files.
+    """
+    return {**tower, **space.vectors.files(), _ITEMS: msgspec.json.encode(space.index.ids)}
+
+
+def _read_space(files: Mapping[str, bytes], *, where: str) -> Space | None:
+    if not files:
+        return None
+    try:
+        ids = msgspec.json.decode(files[_ITEMS], type=list[str])
+        vectors = ItemVectors.read(files, len(ids))
+    except (KeyError, ValueError, msgspec.DecodeError) as error:
+        raise BundleError(
+            f"the items of its tower cannot be read: {error}", where=where, fix="train again"
+        ) from error
+    tower = read_tower(files, vectors, where=where)
+    assert tower is not None
+    return Space(tower, Index.bare(ids, vectors))
+
+
+def average_log_odds(probabilities: Sequence[Floats]) -> Floats:
+    """Average probabilities in log-odds; a single one is returned unchanged."""
+    if len(probabilities) == 1:
+        return probabilities[0]
+    return 1.0 / (1.0 + np.exp(-np.mean([log_odds(p) for p in probabilities], axis=0)))
+
+
+def log_odds(p: Floats) -> Floats:
+    """Return the log-odds of probabilities, clipped away from 0 and 1."""
+    clipped = np.clip(p, _EDGE, 1 - _EDGE)
+    return np.log(clipped) - np.log1p(-clipped)
+
+
+def write_churn_bundle(
+    folder: Path,
+    plan: ChurnPlan,
+    *,
+    created_at: int,
+    features: FeatureSet,
+    encoder: Encoder,
+    models: Mapping[str, bytes],
+    calibration: Calibration,
+    golden: Matrix,
+    window: Window,
+    metrics: Mapping[str, Any],
+    libraries: Mapping[str, str],
+    card: str,
+    trees: Mapping[str, Trees] | None = None,
+    space: Mapping[str, bytes] | None = None,
+) -> Manifest:
+    """Write a sealed bundle into a new folder, ready for `Registry.add`.
+
+    Args:
+        models: head → ONNX bytes, those of the plan's parts.
+        trees: of the parts that are forests.
+        golden: rows of the matrix, of which some are kept to be scored again at each load.
+        space: file → bytes of the tower and its items, see `space_files`; None without vectors.
+    """
+    for name, data in (space or {}).items():
+        (folder / TOWER).mkdir(parents=True, exist_ok=True)
+        (folder / TOWER / name).write_bytes(data)
+    (folder / "model").mkdir(parents=True)
+    heads = [
+        Head(
+            part.head,
+            f"model/{part.head}.onnx",
+            calibration=calibration.name if part.kind != "count" else "none",
+        )
+        for part in plan.parts
+    ]
+    for head in heads:
+        (folder / head.file).write_bytes(models[head.name])
+    (folder / DECLARED).write_bytes(encode_features(features))
+    write_trees(folder, trees or {})
+    (folder / "churn.json").write_bytes(msgspec.json.encode(plan))
+    (folder / "encoder.json").write_bytes(msgspec.json.encode(encoder))
+    (folder / "calibration.json").write_bytes(msgspec.json.encode({CHURN_HEAD: calibration}))
+    sessions = {
+        head.file: open_session(models[head.name], width=len(encoder.names), where=head.file)
+        for head in heads
+    }
+    sampled = np.unique(np.linspace(0, len(golden) - 1, GOLDEN_ROWS).astype(np.intp))
+    rows = np.ascontiguousarray(golden[sampled], np.float32)
+    write_array(folder / "golden_input.npy", rows)
+    write_array(
+        folder / "golden_raw.npy", np.column_stack(list(run_heads(sessions, heads, rows).values()))
+    )
+    if card:
+        (folder / CARD).write_text(
+            card, encoding="utf-8"
+        )  # a copy of the manifest's card for readers of the folder
+    manifest = Manifest(
+        created_at=created_at,
+        schema_hash=features.schema_hash,
+        columns=encoder.columns,
+        heads=tuple(heads),
+        window=window,
+        metrics=dict(metrics),
+        libraries={"onnxruntime": ort.__version__, "numpy": np.__version__, **libraries},
+        golden_rows=len(rows),
+        engine=__version__,
+        card=card,
+    )
+    return seal(folder, manifest)

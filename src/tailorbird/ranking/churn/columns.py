@@ -1,0 +1,128 @@
+"""Selection of the feature columns that a churn model reads.
+
+These are the columns about a user alone, including those that churn.py names, and the durations
+among them.
+"""
+
+from collections.abc import Sequence
+
+from tailorbird.errors import DeclarationError, NotReadyError, suggest_name
+from tailorbird.features import FeatureSet
+from tailorbird.features.layout.layout import Step
+from tailorbird.ranking.churn.declaration import Churn
+from tailorbird.registry import Columns
+
+# Operations that need an item, a request or a session.
+_OF_REQUESTS = frozenset(
+    ("context", "match", "seen", "session", "length", "depth", "duration", "refinements")
+)
+_OF_SECONDS = frozenset(
+    ("since", "first", "age", "duration", "gap", "gap_min", "gap_max", "gap_deviation", "gap_last")
+)
+_ALIKE = 0.85  # a name so much like a known one is a slip of the pen; any other is to be declared
+
+
+def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Columns:
+    """Return the columns that are about a user alone.
+
+    Raises:
+        NotReadyError: there is none.
+    """
+    steps = {step.name: step for step in features.layout.steps}
+    is_user_column: dict[str, bool] = {}
+
+    def about(step: Step) -> bool:
+        if step.name not in is_user_column:
+            if step.expression is not None:
+                is_user_column[step.name] = all(
+                    about(steps[name]) for name, _ in step.expression.names
+                )
+            else:
+                fields = [
+                    features.layout.entities[spot.entity].entity.fields for spot in step.spots
+                ]
+                is_user_column[step.name] = (
+                    step.operation not in _OF_REQUESTS
+                    and bool(fields)
+                    and all(map(_of_user, fields))
+                )
+        return is_user_column[step.name]
+
+    numeric = tuple(
+        name for name in features.numeric if name not in leave_out and about(steps[name])
+    )
+    categorical = tuple(
+        name for name in features.categorical if name not in leave_out and about(steps[name])
+    )
+    if not numeric:
+        fix = (
+            'declare some in features.py, such as time_since("since_purchase", entity("user"), '
+            '"purchase")'
+        )
+        raise NotReadyError("features.py has no numeric column about the user alone", fix=fix)
+    return Columns(numeric, categorical)
+
+
+def duration_columns(features: FeatureSet | None) -> frozenset[str]:
+    """Return the columns that hold a duration; empty without declarations.
+
+    Derived columns are not included, whatever they contain.
+    """
+    steps = () if features is None else features.layout.steps
+    return frozenset(step.name for step in steps if step.operation in _OF_SECONDS)
+
+
+def churn_columns(churn: Churn, features: FeatureSet) -> Columns:
+    """Return the columns that a churn model may read.
+
+    Raises:
+        NotReadyError: features.py has nothing about a person alone.
+        DeclarationError: churn.py names a column that is not there, or left out, or about more than
+            the person; says what to write.
+    """
+    columns = person_columns(features, churn.leave_out)
+    for role in ("recency", "frequency", "age", "amount"):
+        name = getattr(churn, role)
+        if not name or name in columns.numeric:
+            continue
+        if name in churn.leave_out:
+            wrong, fix = (
+                f"{role}={name!r} is among what it leaves out",
+                "name another column, or take it out of leave_out",
+            )
+        elif name in {column.name for column in features.columns}:
+            wrong = f"{role}={name!r} is no numeric column about the user alone"
+            fix = (
+                f"name another, or add to features.py: {_declaration(churn, role, f'user_{name}')}"
+            )
+        else:
+            wrong = f"{role}={name!r} is no column of features.py"
+            fix = suggest_name(
+                name,
+                columns.numeric,
+                f"add to features.py: {_declaration(churn, role, name)}",
+                cutoff=_ALIKE,
+            )
+        raise DeclarationError(f"churn {churn.name}: {wrong}", where="churn.py", fix=fix)
+    return columns
+
+
+def _declaration(churn: Churn, role: str, name: str) -> str:
+    """Return a line of features.py that declares the column of a role."""
+    types = (
+        f'"{churn.types[0]}"'
+        if len(churn.types) == 1
+        else "[" + ", ".join(f'"{type_}"' for type_ in churn.types) + "]"
+    )
+    function = {
+        "recency": "time_since",
+        "frequency": "count",
+        "age": "time_since_first",
+        "amount": "total",
+    }[role]
+    extra = ', of="price"' if role == "amount" else ""
+    return f'{name} = {function}("{name}", entity("user"), {types}{extra})'
+
+
+def _of_user(fields: tuple[str, ...]) -> bool:
+    return bool(fields) and all(field == "user" or field.startswith("user.") for field in fields)

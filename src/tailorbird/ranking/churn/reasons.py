@@ -1,0 +1,111 @@
+"""Reasons for a churn score, in words: the columns that move it most."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tailorbird.ranking.churn.bundle import VECTOR, ChurnBundle, log_odds
+from tailorbird.ranking.churn.columns import duration_columns
+from tailorbird.ranking.encode.encoder import Keys, Matrix
+
+EFFECT_MIN = 0.05  # minimum effect in log-odds
+DIGITS_MAX = 5  # maximum decimals of a percentage
+_SPANS = (
+    (2 * 86_400, 86_400, "day"),
+    (2 * 3_600, 3_600, "h"),
+    (2 * 60, 60, "min"),
+    (0, 1, "s"),
+)  # from, unit, name
+
+
+@dataclass(frozen=True)
+class ChurnReason:
+    """A column that speaks for leaving or staying.
+
+    `effect` is in log-odds, above 0 for leaving.
+    """
+
+    column: str
+    effect: float
+    text: str
+
+
+def churn_reasons(
+    bundle: ChurnBundle, rows: Sequence[tuple[Matrix, Keys]], limit: int = 3
+) -> list[list[ChurnReason]]:
+    """Return the columns that move each user's score most, strongest first.
+
+    Args:
+        rows: as for `ChurnBundle.score`.
+    """
+    effects, matrix, churn_probability = (
+        bundle.effects(rows),
+        bundle.encoder.encode_people(*rows[0]),
+        bundle.score(rows).churn_probability,
+    )
+    without = 1 / (
+        1 + np.exp(effects - log_odds(churn_probability)[:, None])
+    )  # P(churn) without the column's effect
+    names, codes, seconds = (
+        bundle.encoder.names,
+        set(bundle.encoder.categorical_names),
+        duration_columns(bundle.features),
+    )
+    vector_positions = {
+        at for at, name in enumerate(names) if name.startswith(VECTOR)
+    }  # single coordinates of a vector have no meaning
+    reasons_by_user = []
+    for row, values, counterfactuals, chance in zip(
+        effects, matrix, without, churn_probability, strict=True
+    ):
+        strongest = [
+            at
+            for at in np.argsort(-np.abs(row), kind="stable").tolist()
+            if at not in vector_positions
+        ][:limit]
+        reasons = []
+        for at in (at for at in strongest if abs(row[at]) >= EFFECT_MIN):
+            name = names[at]
+            subject = (
+                name
+                if name in codes
+                else f"{name} is {format_column_value(float(values[at]), seconds=name in seconds)}"
+            )
+            reasons.append(
+                ChurnReason(
+                    name,
+                    float(row[at]),
+                    f"{subject}: {_describe_change(float(counterfactuals[at]), float(chance))}",
+                )
+            )
+        reasons_by_user.append(reasons)
+    return reasons_by_user
+
+
+def format_column_value(value: float, *, seconds: bool, digits: int = 0) -> str:
+    """Format the value of a column; a duration in a suitable unit.
+
+    Args:
+        digits: additional digits, to distinguish close values.
+
+    >>> format_column_value(8_100_000, seconds=True), format_column_value(12_345, seconds=False)
+    ('94 days', '12,345')
+    """
+    if np.isnan(value):
+        return "missing"
+    if not seconds:
+        return f"{value:,.{digits}f}" if abs(value) >= 1_000 else f"{value:.{4 + digits}g}"
+    unit, name = next((unit, name) for least, unit, name in _SPANS if abs(value) >= least)
+    number = f"{value / unit:,.{digits + (abs(value) < 10 * unit)}f}"
+    number = number.rstrip("0").rstrip(".") if "." in number else number
+    return f"{number} {name}{'s' if name == 'day' else ''}"
+
+
+def _describe_change(without: float, chance: float) -> str:
+    """Describe the change of the churn probability with as many digits as it takes to see it."""
+    for digits in range(DIGITS_MAX + 1):
+        old, new = (f"{p:.{digits}%}" for p in (without, chance))
+        if old != new and not {old, new} & {f"{p:.{digits}%}" for p in (0.0, 1.0)}:
+            break
+    return f"{'raises' if chance > without else 'lowers'} the chance of leaving from {old} to {new}"

@@ -1,0 +1,1 @@
+"""The encoder: from features to the matrix of a model."""

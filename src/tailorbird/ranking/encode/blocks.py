@@ -1,0 +1,130 @@
+"""Block transforms: outputs with the same kinds of steps go through them as one block.
+
+A model that scales and imputes every number has dozens of such outputs, and at a request each step
+on each of them costs more than its arithmetic. The result is bit-identical to `Output.apply`: the
+same operations on the same numbers.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.ranking.encode.steps import (
+    LARGEST,
+    Clip,
+    Fill,
+    Floats,
+    Log,
+    NumericStep,
+    Quantile,
+    Standardise,
+)
+from tailorbird.ranking.encode.transforms import Column, Output
+
+ROWS_AT_ONCE = 4_096  # rows per block in training, so that intermediate results stay in cache
+
+BlockStep = Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True)
+class TransformBlock:
+    """A block of outputs with the same kinds of steps, each applied to an array (k, n).
+
+    `places` are the positions among all outputs, `columns` their input columns.
+    """
+
+    places: tuple[int, ...]
+    columns: tuple[str, ...]
+    steps: tuple[BlockStep, ...]
+
+    def apply(self, columns: Sequence[Column]) -> npt.NDArray[np.float32]:
+        """Return the values, (k, n), for k columns of shape (n,)."""
+        out = np.empty((len(columns), len(columns[0])), np.float32)
+        for start in range(0, out.shape[1], ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            x = np.minimum(
+                np.maximum(np.array([column[rows] for column in columns], np.float64), -LARGEST),
+                LARGEST,
+            )
+            for step in self.steps:
+                x = step(x)
+            out[:, rows] = np.minimum(np.maximum(x, -LARGEST), LARGEST)
+        return out
+
+
+def group_transforms(outputs: Sequence[Output]) -> tuple[TransformBlock, ...]:
+    """Group outputs into blocks of two or more; the rest are applied singly."""
+    groups: dict[tuple[type, ...], list[int]] = {}
+    for index, output in enumerate(outputs):
+        if output.steps and all(isinstance(step, NumericStep) for step in output.steps):
+            groups.setdefault(tuple(map(type, output.steps)), []).append(index)
+    return tuple(
+        _make_block([outputs[index] for index in indices], indices)
+        for indices in groups.values()
+        if len(indices) > 1
+    )
+
+
+def _make_block(outputs: list[Output], indices: list[int]) -> TransformBlock:
+    steps = [
+        _block_step(list(of_all))
+        for of_all in zip(*(output.steps for output in outputs), strict=True)
+    ]
+    return TransformBlock(tuple(indices), tuple(output.column for output in outputs), tuple(steps))
+
+
+def _block_step(steps: list) -> BlockStep:
+    """Combine one step of each output into one step of the block."""
+    match steps[0]:
+        case Log():
+            return steps[0].apply
+        case Clip():
+            low, high = _column(steps, "low"), _column(steps, "high")
+            return lambda x: np.minimum(np.maximum(x, low), high)
+        case Standardise():
+            mean, std = _column(steps, "mean"), _column(steps, "std")
+            return lambda x: (x - mean) / std
+        case Fill():
+            value = _column(steps, "value")
+            return lambda x: np.where(np.isnan(x), value, x)
+        case Quantile():
+            return _quantile_step(cast(list[Quantile], steps))
+    raise AssertionError(steps[0])
+
+
+def _column(steps: list[NumericStep], name: str) -> Floats:
+    return np.array([getattr(step, name) for step in steps], np.float64)[:, None]
+
+
+def _quantile_step(steps: list[Quantile]) -> BlockStep:
+    """Combine quantile steps by concatenating their tables; see `Quantile.apply`.
+
+    The search halves all tables in lockstep, without a branch that a processor could mispredict:
+    four times as fast as one by one.
+    """
+    tables = [step.tables for step in steps]
+    begin, value, slope, tied = (
+        np.concatenate([table[part] for table in tables]) for part in (1, 2, 3, 4)
+    )
+    sizes = [len(table[0]) for table in tables]
+    halvings = max(sizes).bit_length()
+    padded = np.full((len(steps), 1 << halvings), np.inf)
+    for row_, (cuts, *_) in zip(padded, tables, strict=True):
+        row_[: len(cuts)] = cuts
+    flat = padded.ravel()
+    row = (np.arange(len(steps)) << halvings)[:, None]
+    start = np.cumsum([0, *(size + 1 for size in sizes[:-1])])[:, None]
+
+    def apply(x: Floats) -> Floats:
+        below = np.broadcast_to(
+            row, x.shape
+        ).copy()  # how many cuts lie below x, counted from where the row begins
+        for halving in range(halvings - 1, -1, -1):
+            below += (flat[below + ((1 << halving) - 1)] < x).astype(np.intp) << halving
+        at = below + (start - row)
+        return np.where(x == flat[below], tied[at], value[at] + (x - begin[at]) * slope[at])
+
+    return apply

@@ -1,0 +1,542 @@
+"""The encoder: from features to the matrix of a model, identical in training and serving.
+
+The columns of the matrix, in this order:
+
+    numeric        float32 as read; NaN is missing
+    categorical    codes of a vocabulary: 0 missing, 1 unknown, 2.. as learned
+    computed       from the items and the user's recent sequence (`COMPUTED`), by vectors
+                   (`ranking.tower`), and live: rank and score in candidate sources and declared
+                   similarities (`ranking.encode.live`)
+    position       the position shown in training, 1 in serving; only if trained with it
+    transformed    computed from any of these by learned steps, see `ranking.encode.transforms`
+    for nets       the candidate, the newest items and words as codes, see `ranking.encode.history`
+
+Each row depends only on its own request, and sums run in a fixed order, so rows are bit-identical
+for any batch size. Only columns by vectors may differ in their last digits.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.candidates.query import CandidateColumns, RequestLists
+from tailorbird.errors import BundleError, DeclarationError
+from tailorbird.features.declare import declarations
+from tailorbird.features.declare.declarations import POSITION
+from tailorbird.ranking.encode.blocks import TransformBlock, group_transforms
+from tailorbird.ranking.encode.computed import (
+    COMPUTED,
+    Keys,
+    RaggedLike,
+    Rows,
+    Times,
+    computed_columns,
+)
+from tailorbird.ranking.encode.history import History
+from tailorbird.ranking.encode.live import LiveColumns
+from tailorbird.ranking.encode.similarities import Similarity, from_declaration
+from tailorbird.ranking.encode.steps import MISSING
+from tailorbird.ranking.encode.transforms import Column, Output
+from tailorbird.ranking.encode.vocabulary import Vocabulary
+from tailorbird.ranking.tower import VECTOR_COLUMNS, Space, UserQuery, no_columns
+from tailorbird.registry import Columns
+from tailorbird.retrieval import Index
+from tailorbird.retrieval.words import Words
+
+Matrix = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+
+NO_CANDIDATE_COLUMNS = CandidateColumns()
+FORMAT = 7  # of encoder.json; another one is not read
+ITEM_COLUMNS = (
+    COMPUTED | VECTOR_COLUMNS
+)  # computed columns, besides those of candidate sources, with descriptions
+
+
+class SequenceLike(Protocol):
+    """One user's sequence, oldest first: `features.Sequence`."""
+
+    @property
+    def item(self) -> Keys: ...
+    @property
+    def ts(self) -> Times: ...
+
+
+class RowsLike(Protocol):
+    """The features of one request's items: `features.Rows`."""
+
+    @property
+    def numeric(self) -> Matrix: ...
+    @property
+    def categorical(self) -> Keys: ...
+    @property
+    def sequences(self) -> Mapping[str, SequenceLike]: ...
+    @property
+    def t(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """A plain implementation of `RaggedLike`."""
+
+    offsets: Times
+    item: Keys
+    ts: Times = field(
+        default_factory=lambda: np.zeros(0, np.int64)
+    )  # read only by columns for nets
+
+
+class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """The recipe of a matrix; `encoder.json` of the bundle.
+
+    Attributes:
+        columns: the columns of the feature set, in the order in which they are read.
+        numeric: the numeric columns that the model uses.
+        vocabularies: of the categorical columns that the model uses.
+        computed: the names among `COMPUTED`, vector and live columns that it uses untransformed.
+        sequence: the sequence that the computed columns look at; "" for none.
+        position: whether the model was trained with the position.
+        transforms: further columns, computed from any of these by learned steps.
+        candidates, similarities: live columns that it uses or transforms.
+        history, words: columns for nets, after all others.
+        format: of the file.
+    """
+
+    columns: Columns
+    numeric: tuple[str, ...]
+    vocabularies: tuple[Vocabulary, ...] = ()
+    computed: tuple[str, ...] = tuple(COMPUTED)
+    sequence: str = ""
+    position: bool = False
+    transforms: tuple[Output, ...] = ()
+    candidates: CandidateColumns = CandidateColumns()
+    similarities: tuple[Similarity, ...] = ()
+    history: History | None = None
+    words: tuple[Words, ...] = ()
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        categorical = [vocabulary.name for vocabulary in self.vocabularies]
+        computed = (*ITEM_COLUMNS, *self.live.names)
+        for names, available in (
+            (self.numeric, self.columns.numeric),
+            (categorical, self.columns.categorical),
+            (self.computed, computed),
+        ):
+            if unknown := [name for name in names if name not in available]:
+                raise BundleError(f"the encoder uses a column {unknown[0]!r} that does not exist")
+        for sequence in (*self._sequences, *(similarity.of for similarity in self.similarities)):
+            if sequence not in self.columns.sequences:
+                raise BundleError(f"the encoder uses a sequence {sequence!r} that does not exist")
+        feature_names = {*ITEM_COLUMNS, *self.columns.numeric, *self.columns.categorical}
+        if len(set(self.live.names)) < len(self.live.names) or feature_names & set(self.live.names):
+            raise BundleError(
+                "a column of the encoder that is read live is called like another of its columns"
+            )
+        for output in self.transforms:
+            self._check(output)
+        computed = [name for output in self.transforms for name in output.names]
+        untransformed = self.names[: len(self.names) - len(computed) - len(self._net_columns)]
+        if len(set(computed)) != len(computed) or set(computed) & set(untransformed):
+            raise BundleError(
+                "a transform of the encoder is called like another of its columns",
+                fix="give it a name=",
+            )
+        if duplicates := sorted(set(self._net_columns) & {*untransformed, *computed}):
+            raise BundleError(
+                f"{duplicates[0]!r} is the name of a column for nets and of another",
+                fix="give the feature another name",
+            )
+
+    @cached_property
+    def live(self) -> LiveColumns:
+        """The columns that are read live."""
+        return LiveColumns(self.candidates, self.similarities)
+
+    @cached_property
+    def _sequences(self) -> tuple[str, ...]:
+        """The sequences that any column is computed from."""
+        history = self.history.sequence if self.history else ""
+        return tuple(dict.fromkeys(name for name in (self.sequence, history) if name))
+
+    @cached_property
+    def _net_columns(self) -> tuple[str, ...]:
+        """Names of the columns for nets."""
+        return (
+            *(self.history.names if self.history else ()),
+            *(name for words in self.words for name in words.names),
+        )
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the matrix's columns."""
+        categorical = tuple(vocabulary.name for vocabulary in self.vocabularies)
+        transformed = (name for output in self.transforms for name in output.names)
+        return (
+            *self.numeric,
+            *categorical,
+            *self.computed,
+            *((POSITION,) if self.position else ()),
+            *transformed,
+            *self._net_columns,
+        )
+
+    @property
+    def categorical_names(self) -> tuple[str, ...]:
+        """Names of the columns that hold codes, for a model that treats them apart."""
+        return tuple(self.sizes)
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """The number of codes of each column with codes, 0 (missing) and 1 (unknown) included.
+
+        These are the rows of an embedding.
+        """
+        transformed = {output.name: output.size for output in self.transforms if output.size}
+        return {vocabulary.name: vocabulary.size for vocabulary in self.vocabularies} | transformed
+
+    @cached_property
+    def missing_row(self) -> Matrix:
+        """The value of each column of the matrix where everything is missing, shape (width,)."""
+        numeric = np.full((1, len(self.columns.numeric)), np.nan, np.float32)
+        categorical = np.zeros((1, len(self.columns.categorical)), np.uint64)
+        computed = dict.fromkeys((*ITEM_COLUMNS, *self.live.names), np.full(1, np.nan, np.float32))
+        matrix = self._fill_matrix(numeric, categorical, computed, np.full(1, np.nan), {})
+        no_item, never = np.zeros(1, np.uint64), np.zeros(1, np.int64)
+        if self.history:
+            blank = self.history.columns(no_item, np.zeros(1, np.intp), None, never)
+            matrix[:, len(self.names) - len(self._net_columns) :][:, : blank.shape[1]] = blank
+        return matrix[0]
+
+    def warm_up(self) -> None:
+        """Build all lookup tables ahead of the first request."""
+        assert self.missing_row.shape == (len(self.names),)
+
+    def describe_columns(self) -> dict[str, str]:
+        """Describe each column of the matrix."""
+        descriptions = dict.fromkeys(self.names, "as read")
+        descriptions |= {
+            vocabulary.name: f"codes of {len(vocabulary.keys):,} values"
+            for vocabulary in self.vocabularies
+        }
+        column_texts = ITEM_COLUMNS | self.live.describe_columns()
+        descriptions |= {name: column_texts[name] for name in self.computed}
+        descriptions |= {
+            name: f"{output.column}: {output.describe()}"
+            for output in self.transforms
+            for name in output.names
+        }
+        if self.history:
+            descriptions |= self.history.describe_columns()
+        for words in self.words:
+            descriptions |= words.told()
+
+        return descriptions
+
+    def _check(self, output: Output) -> None:
+        name = output.column
+        if name in self.columns.categorical:
+            right = output.is_categorical or output.is_missing_indicator
+        elif (
+            name in self.columns.numeric
+            or name in ITEM_COLUMNS
+            or name in self.live.names
+            or name == POSITION
+        ):
+            right = not output.is_categorical
+        else:
+            raise BundleError(f"the encoder uses a column {name!r} that does not exist")
+        if not right:
+            raise BundleError(f"the encoder's steps do not fit the column {name!r}")
+
+    @cached_property
+    def _column_indices(self) -> tuple[Rows, Rows]:
+        numeric = np.array([self.columns.numeric.index(name) for name in self.numeric], np.intp)
+        categorical = np.array(
+            [self.columns.categorical.index(vocabulary.name) for vocabulary in self.vocabularies],
+            np.intp,
+        )
+        return numeric, categorical
+
+    def encode(
+        self,
+        numeric: Matrix,
+        categorical: Keys,
+        item_keys: Keys,
+        request: Rows,
+        sequences: Mapping[str, RaggedLike],
+        t: Times,
+        index: Index,
+        position: npt.NDArray[np.generic] | None = None,
+        learned: Mapping[str, Floats] | None = None,
+        space: Space | None = None,
+        user_query: UserQuery | None = None,
+        live: Mapping[str, npt.NDArray[np.generic]] | None = None,
+    ) -> Matrix:
+        """Encode n rows of some requests as a matrix (n, len(names)).
+
+        Args:
+            numeric, categorical: (n, F) and (n, C), all columns of the feature set.
+            item_keys: (n,): the candidates.
+            request: (n,): which request a row belongs to.
+            sequences: name → sequences by request.
+            t: (requests,): the time of each request.
+            index: for the computed columns; in training, one whose `as_of` is not after the first
+                t.
+            position: (n,), from 1; None in serving, which scores every item as if it stood first.
+            learned: for training rows, name of a transform → (n,): its target encoding as of each
+                row's time.
+            space: for the columns by vectors, which are missing without it; in training, one that
+                is as old as the index.
+            user_query: the query of a single request's user, if already computed.
+            live: column that is read live → (n,); all are missing without it.
+        """
+        computed_names, vector_names, live_names = self._required_columns
+        columns = (
+            computed_columns(
+                computed_names, item_keys, request, sequences.get(self.sequence), t, index
+            )
+            if computed_names
+            else {}
+        )
+        if vector_names and space is not None and len(space.index):
+            columns |= space.columns(
+                vector_names,
+                item_keys,
+                request,
+                sequences.get(space.tower.plan.sequence),
+                len(t),
+                user_query,
+            )
+        elif vector_names:
+            columns |= no_columns(vector_names, item_keys.size)
+        nothing = np.full(item_keys.size, np.nan, np.float32)
+        columns |= {name: nothing if live is None else live[name] for name in live_names}
+        shown = np.ones(item_keys.size, np.float32) if position is None else position
+        matrix = self._fill_matrix(numeric, categorical, columns, shown, learned or {})
+        at = matrix.shape[1] - len(self._net_columns)
+        if self.history:
+            history = self.history.columns(
+                item_keys, request, sequences.get(self.history.sequence), t
+            )
+            matrix[:, at : at + history.shape[1]] = history
+            at += history.shape[1]
+        for words in self.words:
+            matrix[:, at : at + words.width] = words.columns(
+                index.attributes, index.find(item_keys)
+            )
+            at += words.width
+        return matrix
+
+    @cached_property
+    def _required_columns(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """The computed, vector and live columns that any column of the matrix needs."""
+        sources = {*self.computed, *(output.column for output in self.transforms)}
+        by_items, vectors, live = (
+            tuple(name for name in names if name in sources)
+            for names in (COMPUTED, VECTOR_COLUMNS, self.live.names)
+        )
+        return by_items, vectors, live
+
+    def _fill_matrix(
+        self,
+        numeric: Matrix,
+        categorical: Keys,
+        computed: Mapping[str, npt.NDArray[np.generic]],
+        position: npt.NDArray[np.generic],
+        learned: Mapping[str, Floats],
+    ) -> Matrix:
+        matrix = np.empty((len(numeric), len(self.names)), np.float32)
+        matrix[:, len(self.names) - len(self._net_columns) :] = MISSING
+        numeric_at, categorical_at = self._column_indices
+        matrix[:, : numeric_at.size] = numeric[:, numeric_at]
+        at = numeric_at.size
+        for vocabulary, source_index in zip(self.vocabularies, categorical_at, strict=True):
+            matrix[:, at] = vocabulary.encode(categorical[:, source_index])
+            at += 1
+        for name in self.computed:
+            matrix[:, at] = computed[name]
+            at += 1
+        if self.position:
+            matrix[:, at] = position
+            at += 1
+        sources = numeric, categorical, computed, position
+        singles, blocks = self._parts
+        for source_index, output in singles:
+            values = output.apply(self._source(output.column, *sources), learned.get(output.name))
+            matrix[:, at + source_index : at + source_index + output.width] = values.reshape(
+                len(matrix), output.width
+            )
+        for block, offsets in blocks:
+            matrix[:, at + offsets] = block.apply(
+                [self._source(column, *sources) for column in block.columns]
+            ).T
+        return matrix
+
+    @cached_property
+    def _parts(self) -> tuple[list[tuple[int, Output]], list[tuple[TransformBlock, Rows]]]:
+        """The transforms applied singly, and those in blocks, with their column offsets."""
+        blocks = group_transforms(self.transforms)
+        widths = [output.width for output in self.transforms]
+        starts = np.concatenate(([0], np.cumsum(widths))).astype(np.intp)
+        grouped = {index for block in blocks for index in block.places}
+        singles = [
+            (int(starts[index]), output)
+            for index, output in enumerate(self.transforms)
+            if index not in grouped
+        ]
+        return singles, [(block, starts[list(block.places)]) for block in blocks]
+
+    def _source(
+        self,
+        name: str,
+        numeric: Matrix,
+        categorical: Keys,
+        computed: Mapping[str, npt.NDArray[np.generic]],
+        position: npt.NDArray[np.generic],
+    ) -> Column:
+        if name in self.columns.categorical:
+            return categorical[:, self.columns.categorical.index(name)]
+        if name in self.columns.numeric:
+            return numeric[:, self.columns.numeric.index(name)]
+        return (position if name == POSITION else computed[name]).astype(np.float32)
+
+    def encode_people(self, numeric: Matrix, categorical: Keys) -> Matrix:
+        """Encode rows about users alone, by an encoder without computed columns and position."""
+        return self._fill_matrix(numeric, categorical, {}, np.ones(len(numeric), np.float32), {})
+
+    def encode_request(
+        self,
+        rows: RowsLike,
+        item_keys: Keys,
+        index: Index,
+        space: Space | None = None,
+        user_query: UserQuery | None = None,
+        live: Matrix | None = None,
+    ) -> Matrix:
+        """Encode one request's candidates; `live` holds their columns of `self.live`."""
+        ragged: dict[str, RaggedLike] = {}
+        read = () if space is None else (space.tower.plan.sequence,)
+        for name in (*self._sequences, *read):
+            if name in rows.sequences:
+                sequence = rows.sequences[name]
+                ragged[name] = Ragged(
+                    np.array([0, sequence.item.size], np.int64), sequence.item, sequence.ts
+                )
+        request = np.zeros(item_keys.size, np.intp)
+        if (
+            user_query is not None
+            and space is not None
+            and not user_query.matches(space.vectors, rows.sequences.get(space.tower.plan.sequence))
+        ):
+            user_query = None
+        t = np.array([rows.t], np.int64)
+        columns = None if live is None else self.live.by_name(live)
+        return self.encode(
+            rows.numeric,
+            rows.categorical,
+            item_keys,
+            request,
+            ragged,
+            t,
+            index,
+            space=space,
+            user_query=user_query,
+            live=columns,
+        )
+
+    def read_live(self, lists: RequestLists, rows: RowsLike, item_keys: Keys) -> Matrix:
+        """Read the live columns of one request's candidates, (n, columns)."""
+        return self.live.matrix(lists, rows.sequences, item_keys)
+
+
+def read_encoder(data: bytes, *, where: str) -> Encoder:
+    """Decode a bundle's `encoder.json`.
+
+    Raises:
+        BundleError: it cannot be read, contradicts itself, or was written by another version.
+    """
+    try:
+        if (file_format := msgspec.json.decode(data, type=_Format).format) != FORMAT:
+            raise BundleError(
+                f"its encoder has the format {file_format}, this version reads {FORMAT}",
+                where=where,
+                fix="tailorbird train",
+            )
+        return msgspec.json.decode(data, type=Encoder)
+    except BundleError as error:
+        raise (
+            error if error.where else BundleError(error.message, where=where, fix=error.fix)
+        ) from None
+    except (ValueError, msgspec.DecodeError) as error:
+        raise BundleError(f"its encoder cannot be read: {error}", where=where) from error
+    except DeclarationError as error:  # a candidate source that is none
+        raise BundleError(
+            f"its encoder cannot be read: {error.message}", where=where, fix="tailorbird train"
+        ) from error
+
+
+class _Format(msgspec.Struct):
+    format: int = 1
+
+
+def fit_encoder(
+    columns: Columns,
+    categorical: Keys,
+    *,
+    numeric: Sequence[str] | None = None,
+    computed: Sequence[str] = tuple(COMPUTED),
+    position: bool = False,
+    count_min: int = 5,
+    size_max: int = 100_000,
+    leave_out: Sequence[str] = (),
+    similarities: Sequence[declarations.Similarity] = (),
+    candidates: CandidateColumns = NO_CANDIDATE_COLUMNS,
+) -> Encoder:
+    """Learn the vocabularies from training rows.
+
+    Args:
+        columns: of the feature set.
+        categorical: (n, C): the training rows' keys.
+        numeric: the numeric columns to use; all by default.
+        count_min: a value seen less often is unknown, so that the model learns what unknown means.
+        size_max: the most values of one column, the most frequent ones.
+        leave_out: columns of any kind that the model must not see.
+        similarities: as declared; the encoder keeps also those that are left out, since a transform
+            may be made of them.
+        candidates: columns of candidate sources, likewise.
+    """
+    vocabularies: list[Vocabulary] = []
+    for index, name in enumerate(columns.categorical):
+        if name in leave_out:
+            continue
+        keys, counts = np.unique(categorical[:, index], return_counts=True)
+        often = (keys != 0) & (counts >= count_min)
+        keys, counts = keys[often], counts[often]
+        order = np.lexsort((keys, -counts))[:size_max]
+        vocabularies.append(Vocabulary(name, keys[order].tolist()))
+    used = tuple(
+        name for name in (columns.numeric if numeric is None else numeric) if name not in leave_out
+    )
+    similar = tuple(from_declaration(similarity) for similarity in similarities)
+    chosen = tuple(
+        name
+        for name in (*computed, *candidates.names, *(similarity.name for similarity in similar))
+        if name not in leave_out
+    )
+    sequence = columns.sequences[0] if columns.sequences else ""
+    return Encoder(
+        columns,
+        used,
+        tuple(vocabularies),
+        chosen,
+        sequence,
+        position,
+        candidates=candidates,
+        similarities=similar,
+    )

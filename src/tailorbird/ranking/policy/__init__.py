@@ -1,0 +1,1 @@
+"""From values to a slate: formula, rules, diversity and exploration."""

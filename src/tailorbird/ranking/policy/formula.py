@@ -1,0 +1,194 @@
+"""The value formula: an item's value to a slot as a weighted sum of predicted outcomes.
+
+    value = 1.0*click + 8.0*purchase + 0.002*dwell_s    Σ weight * calibrated prediction
+
+A slot may change its weights without a new model: the formula that is in force is the one that was
+last set in the registry (`registry.formulas`), else the slot's own, else the bundle's.
+"""
+
+import ast
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import BundleError, DeclarationError, suggest_name
+from tailorbird.ranking.policy.targets import item_heads
+
+Floats = npt.NDArray[np.float64]
+
+CHARACTERS_MAX = 1_000
+HEADS_MAX = 50
+WEIGHT_MAX = 1e100  # so that no sum of heads is infinite
+
+
+def parse_formula(text: str, *, where: str = "") -> dict[str, float]:
+    """Parse a formula such as `1.0*click + 8.0*purchase - 2*hide` into head → weight.
+
+    Raises:
+        DeclarationError: it is not of this form; names the column.
+
+    >>> parse_formula("click + 8.0*purchase - 0.5*hide")
+    {'click': 1.0, 'purchase': 8.0, 'hide': -0.5}
+    """
+    where = f"{where}, formula {text[:80]!r}" if where else f"formula {text[:80]!r}"
+    if len(text) > CHARACTERS_MAX:
+        raise DeclarationError(f"is longer than {CHARACTERS_MAX} characters", where=where)
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except SyntaxError as error:
+        fix = "such as 1.0*click + 8.0*purchase"
+        raise DeclarationError(
+            f"column {error.offset or 1}: {error.msg}", where=where, fix=fix
+        ) from None
+    except (ValueError, RecursionError, MemoryError):
+        raise DeclarationError("cannot be read as a formula", where=where) from None
+    try:
+        return validate_weights(_weights(tree.body, where), where=where)
+    except RecursionError:
+        raise DeclarationError(
+            "is nested too deeply", where=where, fix="such as 1.0*click + 8.0*purchase"
+        ) from None
+
+
+def validate_weights(weights: Mapping[str, float], *, where: str = "") -> dict[str, float]:
+    """Validate weights and return them as floats.
+
+    Raises DeclarationError if there are none, too many, or one is not a number up to `WEIGHT_MAX`.
+    """
+    if not weights or len(weights) > HEADS_MAX:
+        raise DeclarationError(
+            f"expected 1 to {HEADS_MAX} heads, got {len(weights)}",
+            where=where,
+            fix="such as 1.0*click + 8.0*purchase",
+        )
+    for head, weight in weights.items():
+        if (
+            isinstance(weight, bool)
+            or not isinstance(weight, int | float)
+            or not abs(weight) <= WEIGHT_MAX
+        ):
+            fix = f"use a number from -{WEIGHT_MAX:g} to {WEIGHT_MAX:g}"
+            raise DeclarationError(f"the weight of {head!r} is {weight!r}", where=where, fix=fix)
+    return {head: float(weight) for head, weight in weights.items()}
+
+
+def format_formula(weights: Mapping[str, float]) -> str:
+    """Format a formula as text that `parse_formula` reads back."""
+    terms = [
+        f"{'-' if weight < 0 else '+'} {abs(weight)!r}*{head}" for head, weight in weights.items()
+    ]
+    return " ".join(terms).removeprefix("+ ")
+
+
+def missing_heads(objective: Mapping[str, float], heads: Iterable[str]) -> tuple[str, ...]:
+    """Return the heads that an objective needs and the bundle lacks."""
+    available = set(heads)
+    return tuple(head for head in objective if head not in available)
+
+
+def require_heads(
+    objective: Mapping[str, float], heads: Iterable[str], *, model: str, where: str = ""
+) -> None:
+    """Raise DeclarationError if the objective asks for a head that the model does not have."""
+    available = sorted(heads)
+    if missing := missing_heads(objective, available):
+        fix = suggest_name(
+            missing[0], available, "let the slot in slots.py ask for it, and run tailorbird train"
+        )
+        raise DeclarationError(
+            f"{model} predicts no {missing[0]!r}; it predicts {', '.join(available) or 'nothing'}",
+            where=where,
+            fix=fix,
+        )
+
+
+def require_items(objective: Mapping[str, float], *, where: str = "") -> None:
+    """Raise DeclarationError unless a head with nonzero weight distinguishes items.
+
+    Otherwise their order would mean nothing.
+    """
+    if not item_heads(head for head, weight in objective.items() if weight):
+        fix = "name what people do with items too, such as 1.0*click + 0.5*return_7d"
+        raise DeclarationError("no head of the objective tells items apart", where=where, fix=fix)
+
+
+def compute_value(heads: Mapping[str, Floats], objective: Mapping[str, float]) -> Floats:
+    """Compute the value (n,) of n items.
+
+    Heads that the bundle lacks are left out: ranking by clicks alone is better than nothing.
+    Callers that change an objective check it with `require_heads`.
+
+    Raises:
+        BundleError: the bundle has none of the heads.
+    """
+    present = [
+        head for head in objective if head in heads
+    ]  # in the objective's order, so that the sum is the same each time
+    if not present:
+        raise BundleError(
+            f"predicts {', '.join(heads) or 'nothing'}, while the objective asks for "
+            f"{', '.join(objective) or 'nothing'}"
+        )
+    total = np.zeros_like(heads[present[0]])
+    for head in present:
+        total += float(objective[head]) * heads[head]
+    return total
+
+
+def _weights(tree: ast.expr, where: str) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for sign, term in _terms(tree, 1.0):
+        head, weight = _term(term, where)
+        if head in weights:
+            raise DeclarationError(
+                f"column {term.col_offset + 1}: {head!r} stands there twice",
+                where=where,
+                fix="add its weights up",
+            )
+        weights[head] = sign * weight
+    return weights
+
+
+def _terms(node: ast.expr, sign: float) -> Iterable[tuple[float, ast.expr]]:
+    """Yield the terms of a sum with their signs, from left to right."""
+    while isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        sign, node = -sign if isinstance(node.op, ast.USub) else sign, node.operand
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
+        yield from _terms(node.left, sign)
+        yield from _terms(node.right, -sign if isinstance(node.op, ast.Sub) else sign)
+    else:
+        yield sign, node
+
+
+def _term(node: ast.expr, where: str) -> tuple[str, float]:
+    match node:
+        case ast.Name(id=head):
+            return head, 1.0
+        case ast.BinOp(left=left, op=ast.Mult(), right=ast.Name(id=head)) if (
+            weight := _number(left)
+        ) is not None:
+            return head, weight
+        case ast.BinOp(left=ast.Name(id=head), op=ast.Mult(), right=right) if (
+            weight := _number(right)
+        ) is not None:
+            return head, weight
+    message = (
+        f"column {node.col_offset + 1}: expected a number times a head, got "
+        f"{ast.unparse(node)[:40]!r}"
+    )
+    raise DeclarationError(message, where=where, fix="such as 1.0*click + 8.0*purchase")
+
+
+def _number(node: ast.expr) -> float | None:
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        inner = _number(node.operand)
+        return None if inner is None else -inner
+    if (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, int | float)
+        and not isinstance(node.value, bool)
+    ):
+        return float(node.value) if abs(node.value) <= WEIGHT_MAX else math.inf
+    return None

@@ -1,0 +1,1 @@
+"""Decisions on one event: duplicates, identity, profiles and attribution."""

@@ -1,0 +1,1 @@
+"""Erasure of people from the router's index and topics."""

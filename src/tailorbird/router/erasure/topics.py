@@ -1,0 +1,234 @@
+"""Erasure where the routed log is in topics: erase people from the routers' tables and reset the
+topics, with a snapshot in each.
+
+    summarize   the items of the log go into the topic `items`, as in pruning (`router.routed_log.retention`)
+    erase       people and mentions of them are deleted from the local files
+    items       the topic is reset (`stream.kafka.emptied`) and gets the current summary
+    index       the topic of snapshots is reset and gets one of the current tables
+    routed      is reset; a row without content begins it
+    order       likewise, for several partitions; it begins with the places of these rows
+
+Positions continue, so readers that had read to the end go on, and a router of another machine takes
+its tables from the snapshot.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tailorbird import faults
+from tailorbird.errors import LagError
+from tailorbird.events import Clock
+from tailorbird.router.erasure.erase import (
+    ErasedCounts,
+    Mentions,
+    erase_from_tables,
+    remove_item_mentions,
+)
+from tailorbird.router.partitions.group import lock_member_folder
+from tailorbird.router.partitions.order import restart_order
+from tailorbird.router.routed_log.retention import publish_summary, rewrite_summary, summarize
+from tailorbird.router.routed_log.topic import RoutedTopic
+from tailorbird.router.router import FIRST_P, make_tables
+from tailorbird.stream import open_reader, open_writer
+from tailorbird.stream.kafka import KafkaLog, MergedLog, emptied
+from tailorbird.stream.kafka.emptied import TopicSpec
+from tailorbird.stream.kafka.merged import decode_entry
+
+if TYPE_CHECKING:
+    from tailorbird.stream.kafka import KafkaWriter
+    from tailorbird.stream.kafka.logs import KafkaStream
+
+
+@dataclass
+class RoutedTopics:
+    """Writers of all topics of the routers; every other router is fenced.
+
+    `ends` has the position after the last row of each partition.
+    """
+
+    stream: "KafkaStream"
+    folder: Path
+    topics: list[RoutedTopic]
+    order: "KafkaWriter | None"
+
+    @property
+    def ends(self) -> list[int]:
+        return [topic.end() for topic in self.topics]
+
+    def end(self) -> int:
+        """Return the position after the last ordered row.
+
+        Raises:
+            LagError: rows are not ordered yet, or a router lacks profiles.
+        """
+        if self.order is None:
+            return self.ends[0]
+        assert isinstance(self.stream.routed, MergedLog)
+        with open_reader(self.stream.routed.order) as reader:
+            end = reader.end()
+            ordered_ends = (
+                list(decode_entry(reader.read(end - 1)[-1].block).ends)
+                if end > reader.start()
+                else [FIRST_P] * len(self.topics)
+            )
+        followed = [
+            topic.connection.execute("SELECT offset FROM followed").get or 0
+            for topic in self.topics[1:]
+        ]
+        is_profile_pending = self.ends[0] > FIRST_P and any(one < self.ends[0] for one in followed)
+        if ordered_ends != self.ends or is_profile_pending:
+            raise LagError(
+                "rows of the routed log are not in order yet",
+                where=str(self.stream),
+                fix="stop the routers of all machines, and erase again, which brings them in",
+            )
+        return end
+
+    def describe(self) -> list[TopicSpec]:
+        """Summarize the items, then return the specs of the topics."""
+        summarize(self.stream)
+        topics = [emptied.describe_topic(list(self.stream.routed_parts), self.ends)]
+        if (items := _topic_ends([self.stream.item_summary])) is not None:
+            topics.append(emptied.describe_topic([self.stream.item_summary], items))
+        if (index := _topic_ends(self.stream.snapshots())) is not None:
+            topics.append(emptied.describe_topic(list(self.stream.snapshots()), index))
+        if self.order is not None:
+            topics.append(
+                emptied.describe_topic([self.stream.order(self.folder)], [self.order.end()])
+            )
+        return topics
+
+    def erase(
+        self,
+        *,
+        users: Collection[str],
+        visitors: Collection[str],
+        events: Collection[tuple[str, str, str]],
+        requests: Collection[str],
+        mentions: Mentions,
+    ) -> list[ErasedCounts]:
+        """Summarize the items of the log, and erase people from summary and tables."""
+        counts: list[ErasedCounts] = [
+            ErasedCounts(
+                mentions=rewrite_summary(
+                    self.stream, partial(remove_item_mentions, mentions=mentions)
+                )
+            )
+        ]
+        for topic in self.topics:
+            with topic.tables() as connection:
+                counts.append(
+                    erase_from_tables(
+                        connection,
+                        users=users,
+                        visitors=visitors,
+                        events=events,
+                        requests=requests,
+                        mentions=mentions,
+                    )
+                )
+            topic.shrink()
+            faults.at("erase.routed_file")
+        return counts
+
+    def empty(
+        self,
+        routed: TopicSpec,
+        order: TopicSpec | None,
+        index: TopicSpec | None,
+        items: TopicSpec | None,
+        clock: Clock,
+    ) -> None:
+        """Reset the topics after their snapshots; steps that were done before are skipped."""
+        snapshots = list(self.stream.snapshots())
+        for topic in self.topics:
+            topic.check_alone()
+        if items is not None:
+            emptied.reset_topic([self.stream.item_summary], items)
+            faults.at("erase.items_topic")
+            publish_summary(self.stream)
+        if index is not None:
+            emptied.reset_topic(snapshots, index)
+        for topic, address in zip(self.topics, snapshots, strict=True):
+            topic.put_snapshot(address)
+        faults.at("erase.snapshot")
+        self.close()
+        logs = list(self.stream.routed_parts)
+        emptied.reset_topic(logs, routed)
+        faults.at("erase.routed_topic")
+        ends: list[int] = []
+        for number, log in enumerate(logs):
+            with open_partition(self.stream, number, self.folder) as topic:
+                with open_reader(log) as reader:
+                    if topic.end() == reader.start():
+                        topic.append_first_row()
+                topic.shrink()
+                ends.append(topic.end())
+        if order is not None:
+            order_log = self.stream.order(self.folder)
+            emptied.reset_topic([order_log], order)
+            faults.at("erase.order_topic")
+            restart_order(order_log, routed.ends, ends, clock)
+
+    def close(self) -> None:
+        """Close all topics."""
+        for topic in self.topics:
+            topic.close()
+        self.topics.clear()
+        if self.order is not None:
+            self.order.close()
+
+
+@contextmanager
+def lock_routed_topics(stream: "KafkaStream") -> Iterator[RoutedTopics]:
+    """Open all topics of the routers as their only writer.
+
+    Brings the tables up to date, and deletes those of other router processes of this machine.
+
+    Raises:
+        LockedError: a router runs on this machine.
+    """
+    with ExitStack() as stack:
+        folder = (
+            stream.folder
+            if stream.count == 1
+            else stack.enter_context(lock_member_folder(stream.folder, exclusive=True))
+        )
+        topics = RoutedTopics(stream, folder, [], None)
+        stack.callback(topics.close)
+        for number in range(stream.count):
+            topics.topics.append(_open_topic(stream, number, folder))
+        if stream.count > 1:
+            topics.order = open_writer(stream.order(folder), partition="order", first=FIRST_P)
+        for path in stream.index_paths():
+            if path.parent != folder:  # rebuilt from the topic when needed
+                for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+                    each.unlink(missing_ok=True)
+        yield topics
+
+
+def _open_topic(stream: "KafkaStream", number: int, folder: Path) -> RoutedTopic:
+    share = stream.share(number, folder)
+    return RoutedTopic(
+        share.routed, share.index, make_tables, first=FIRST_P, snapshots=share.snapshots
+    )
+
+
+@contextmanager
+def open_partition(stream: "KafkaStream", number: int, folder: Path) -> Iterator[RoutedTopic]:
+    """Open one partition of the routed topic as its only writer. Raises LockedError."""
+    topic = _open_topic(stream, number, folder)
+    try:
+        yield topic
+    finally:
+        topic.close()
+
+
+def _topic_ends(logs: Sequence[KafkaLog]) -> list[int] | None:
+    """Return the ends of a topic's partitions; None where it does not exist."""
+    there = emptied.list_topics(logs[0].cluster)
+    return [emptied.log_end(log, there) for log in logs] if logs[0].name in there else None

@@ -1,0 +1,1 @@
+"""Routers of several partitions, and the order of their rows."""

@@ -1,0 +1,248 @@
+"""Routers that share the partitions through a consumer group of the cluster.
+
+The group only assigns partitions to processes; each router keeps its positions in its own tables.
+An assignment may be late: a stalled process wakes up and does not know yet that it was replaced.
+The log itself fences such a process, see `stream.kafka.frames`: its next write stands at another
+offset than it expects, and it learns who writes there now. Decision 10 gives the reasons.
+
+    routers/1/    locked by this process, with the index of each partition it had: routed-index.3.db
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tailorbird.errors import LockedError, TailorbirdError
+from tailorbird.events import Clock, RoutePlan
+from tailorbird.events.suppression import SuppressionList
+from tailorbird.file_lock import FileLock
+from tailorbird.router.decide.route import MEMORY_BYTES
+from tailorbird.router.partitions.order import SequencerThread
+from tailorbird.router.router import Router
+from tailorbird.stream.kafka.client import OFFSET_END, Consumer
+from tailorbird.stream.kafka.cluster import ensure_topic
+from tailorbird.stream.kafka.logs import KafkaStream
+
+POLL_S = 0.005
+ROWS_MAX = 20_000
+SESSION_S = 10.0
+WAITING_TOLD_S = 60.0  # interval of the warning of a process without partitions
+# delay before a partition that another process wrote is tried again, if it is still assigned
+RETRY_S = 3.0
+_POLL_MAX_S = 600.0  # bounds a step or the rebuild of an index before the partition is reassigned
+log = logging.getLogger(__name__)
+
+
+class GroupMember:
+    """One process of the consumer group.
+
+    Attributes:
+        routers: the running routers, by partition.
+    """
+
+    def __init__(
+        self,
+        stream: KafkaStream,
+        folder: Path,
+        plan: RoutePlan,
+        clock: Clock,
+        *,
+        session_s: float = SESSION_S,
+        suppression_list: SuppressionList | None = None,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
+        self._suppression_list, self._memory_bytes = suppression_list, memory_bytes // stream.count
+        self._stream, self._folder, self._plan, self._clock = stream, folder, plan, clock
+        self.routers: dict[int, Router] = {}
+        self._sequencer: SequencerThread | None = None
+        self._assigned: set[int] = set()
+        self._warned_at = time.monotonic()
+        self._retry_at: dict[int, float] = {}
+        self._backlogged: set[int] = set()
+        cluster, topic = stream.cluster, stream.share(0, folder).routed
+        ensure_topic(topic)
+        conf = cluster.conf(
+            group_id=f"{cluster.prefix}.router",
+            partition_assignment_strategy="cooperative-sticky",
+            session_timeout_ms=int(session_s * 1000),
+            heartbeat_interval_ms=int(min(session_s / 3, 3) * 1000),
+            max_poll_interval_ms=int(max(_POLL_MAX_S, 2 * session_s) * 1000),
+            enable_auto_commit=False,
+            auto_offset_reset="latest",
+        )
+        self._consumer: Any = cluster.client(Consumer, conf)
+        self._consumer.subscribe(
+            [topic.name],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_revoke,
+        )
+
+    def _on_assign(self, consumer: Any, partitions: list[Any]) -> None:
+        for each in partitions:
+            each.offset = OFFSET_END
+        consumer.incremental_assign(partitions)
+        consumer.pause(partitions)
+        self._assigned |= {each.partition for each in partitions}
+        log.info("got partitions %s", sorted(each.partition for each in partitions))
+
+    def _on_revoke(self, consumer: Any, partitions: list[Any]) -> None:
+        for each in partitions:
+            self._assigned.discard(each.partition)
+            self._stop_router(each.partition)
+        consumer.incremental_unassign(partitions)
+        log.info("gave up partitions %s", sorted(each.partition for each in partitions))
+
+    def step(self) -> bool:
+        """Run a step of each assigned router and return whether any has more."""
+        self._consumer.poll(0)
+        if not self._assigned:
+            self._warn_unassigned()
+        for number in sorted(self._assigned - self.routers.keys()):
+            self._start_router(number)
+        if self._sequencer is not None and self._sequencer.error is not None:
+            self._give_up(0, self._sequencer.error)
+        has_backlog = False
+        for number, router in list(self.routers.items()):
+            try:
+                if number in self._backlogged or router.changed():
+                    router_has_more = router.step(ROWS_MAX).has_more
+                    (self._backlogged.add if router_has_more else self._backlogged.discard)(number)
+                    has_backlog |= router_has_more
+            except LockedError as error:
+                self._give_up(number, error)
+        return has_backlog
+
+    def _warn_unassigned(self) -> None:
+        """Warn now and then that this process has no partition.
+
+        That is normal where others have all of them. Where nobody has, nothing is routed, and no
+        other process would say so.
+        """
+        if time.monotonic() - self._warned_at < WAITING_TOLD_S:
+            return
+        self._warned_at = time.monotonic()
+        log.warning(
+            "no partition was dealt to this process: others of the group %s.router have all "
+            "%d, or the broker still counts on "
+            "one that is gone; see what `tailorbird doctor` says of the router",
+            self._stream.cluster.prefix,
+            self._stream.count,
+        )
+
+    def _start_router(self, number: int) -> None:
+        if time.monotonic() < self._retry_at.get(number, 0.0):
+            return
+        try:
+            share, memory = self._stream.share(number, self._folder), self._memory_bytes
+            self.routers[number] = Router(
+                share,
+                self._plan,
+                clock=self._clock,
+                suppression_list=self._suppression_list,
+                memory_bytes=memory,
+            )
+            self._backlogged.add(number)
+            if number == 0:
+                self._sequencer = SequencerThread(self._stream, self._folder, clock=self._clock)
+        except LockedError as error:
+            self._give_up(number, error)
+
+    def _give_up(self, number: int, error: TailorbirdError) -> None:
+        """Stop a router whose partition another process writes, and retry later.
+
+        Only the group can decide which of the two is right.
+        """
+        if not isinstance(error, LockedError):
+            raise error
+        log.warning("partition %d: %s", number, error)
+        self._stop_router(number)
+        self._retry_at[number] = time.monotonic() + RETRY_S
+
+    def _stop_router(self, number: int) -> None:
+        if number == 0 and self._sequencer is not None:
+            self._sequencer.close()
+            self._sequencer = None
+        router = self.routers.pop(number, None)
+        if router is not None:
+            router.close()
+        self._backlogged.discard(number)
+
+    def close(self) -> None:
+        """Leave the group, which reassigns the partitions at once."""
+        for number in list(self.routers):
+            self._stop_router(number)
+        self._consumer.close()
+
+    def __enter__(self) -> "GroupMember":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def run_member(
+    stream: KafkaStream,
+    plan: RoutePlan,
+    clock: Clock,
+    stop: threading.Event,
+    *,
+    session_s: float = SESSION_S,
+    suppression_list: SuppressionList | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+) -> None:
+    """Route the assigned partitions until `stop` is set; a running step is finished first.
+
+    Args:
+        session_s: time without a heartbeat after which the partitions are reassigned.
+        suppression_list: see `Router`.
+        memory_bytes: see `Router`; shared evenly by all partitions.
+    Raises:
+        DamageError, StorageError, ConfigError: whoever runs the role starts it again or tells the
+        operator.
+    """
+    with (
+        lock_member_folder(stream.folder) as folder,
+        GroupMember(
+            stream,
+            folder,
+            plan,
+            clock,
+            session_s=session_s,
+            suppression_list=suppression_list,
+            memory_bytes=memory_bytes,
+        ) as member,
+    ):
+        while not stop.is_set():
+            if not member.step():
+                stop.wait(POLL_S)
+
+
+@contextmanager
+def lock_member_folder(stream: Path, *, exclusive: bool = False) -> Iterator[Path]:
+    """Lock and yield the first free folder below `routers/`.
+
+    With `exclusive`, raise LockedError if any process of this machine has one.
+    """
+    locks: list[FileLock] = []
+    try:
+        for number in range(1, 1_000):
+            folder = stream / "routers" / str(number)
+            if exclusive and not folder.exists() and locks:
+                break
+            try:
+                locks.append(FileLock(folder / "member"))
+            except LockedError:
+                if exclusive:
+                    raise
+                continue
+            if not exclusive:
+                break
+        yield locks[0].path.parent
+    finally:
+        for lock in locks:
+            lock.release()

@@ -1,0 +1,1 @@
+"""The routed log in a topic, its pruned blocks and its retention."""

@@ -1,0 +1,237 @@
+"""Retention of the topics of routed rows: `routed`, and `order` where there are several partitions.
+
+The router itself prunes files.
+
+    released (lake, workers) ─┐
+    snapshots of the indexes ─┼─► limit ─► items summarized in topic `items` ─► order ─► routed
+    newest rows, retained ────┘
+
+The lake role runs it, since it knows the positions of all readers. A row is deleted once the lake
+has verified it, each worker has applied it, a snapshot of its router's index contains its changes,
+each router that follows its profiles has a later snapshot, and the item summary that servers start
+from has been read back. The order is pruned first, so that no reader is sent to deleted rows.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import apsw
+
+from tailorbird import faults
+from tailorbird.errors import DamageError, NotReadyError, TailorbirdError
+from tailorbird.router.routed_log import pruned
+from tailorbird.stream import LogReader, open_reader, sqlite
+from tailorbird.stream.kafka import KafkaLog
+from tailorbird.stream.kafka.logs import KafkaStream
+from tailorbird.stream.kafka.merged import MergedLog, decode_entry
+from tailorbird.stream.kafka.pruning import Deleter
+from tailorbird.stream.kafka.snapshots import (
+    LatestSnapshot,
+    Snapshot,
+    restore_snapshot,
+    take_snapshot,
+)
+
+FILE = "routed-items.db"
+EVERY_S = 60.0
+RETAINED_ROWS = 200_000  # time for readers without a tracked position, such as servers
+ROWS_MIN = 50_000  # fewer are not worth a rewrite of the summary
+_POSITION_TABLE = (
+    "CREATE TABLE IF NOT EXISTS summed(id INTEGER PRIMARY KEY CHECK (id = 1), p INTEGER NOT "
+    "NULL) STRICT"
+)
+_READ_BYTES = 16 << 20
+log = logging.getLogger(__name__)
+
+
+class Retention:
+    """Pruning of routed rows that no reader needs.
+
+    Args:
+        released: returns the row before which neither the lake nor a worker needs the log.
+        retained_rows: number of newest rows that stay.
+        rows_min: number of rows from which on a deletion is worthwhile.
+    """
+
+    def __init__(
+        self,
+        stream: KafkaStream,
+        released: Callable[[], int],
+        *,
+        keep_rows: int = RETAINED_ROWS,
+        rows_min: int = ROWS_MIN,
+    ) -> None:
+        self._stream, self._released, self._keep_rows, self._rows_min = (
+            stream,
+            released,
+            keep_rows,
+            rows_min,
+        )
+        self._newest = [LatestSnapshot(address) for address in stream.snapshots()]
+        self._routed = stream.routed
+        self._parts = stream.routed_parts
+
+    def prune(self) -> int:
+        """Delete rows that may go and return the number of messages.
+
+        Raises:
+            StorageError, DamageError: broker or disk; needed rows are safe, and it can be tried
+                again.
+        """
+        try:
+            with open_reader(self._routed) as reader:
+                return self._prune(reader)
+        except NotReadyError:
+            return 0
+
+    def tick(self) -> None:
+        """Prune and log the outcome; a failure is retried with the next tick."""
+        try:
+            if count := self.prune():
+                log.info("deleted %d messages of what was routed", count)
+        except TailorbirdError as error:
+            log.warning("nothing routed is deleted: %s", error)
+
+    def _prune(self, reader: LogReader) -> int:
+        snapshots = [newest.refresh() for newest in self._newest]
+        begin = reader.start()
+        target = min(self._released(), reader.end() - self._keep_rows)
+        if len(self._parts) == 1:
+            target = min(target, 0 if snapshots[0] is None else snapshots[0].position)
+        if target - begin >= self._rows_min:
+            begin = self._summarize_until(reader, target)
+            faults.at("retention.before_order")
+        # Without new rows this still deletes what a broker refused or a kill prevented before.
+        return self._delete(reader, begin, snapshots)
+
+    def _delete(
+        self, reader: LogReader, order_before: int, snapshots: list[Snapshot | None]
+    ) -> int:
+        if isinstance(self._routed, MergedLog):
+            count = _delete_records(self._routed.order, order_before)
+            ends = self._ends(self._routed)
+            faults.at("retention.before_routed")
+        else:
+            ends, count = [order_before], 0
+        followed_positions = [0 if each is None else each.followed for each in snapshots[1:]]
+        for number, (address, end, snapshot) in enumerate(
+            zip(self._parts, ends, snapshots, strict=True)
+        ):
+            least = min(
+                end,
+                0 if snapshot is None else snapshot.position,
+                *(followed_positions if number == 0 else ()),
+            )
+            count += _delete_records(address, least) if least > 1 else 0
+        return count
+
+    def _ends(self, routed: MergedLog) -> list[int]:
+        """Return the end of each partition's rows that the order no longer names.
+
+        The order is deleted by whole runs.
+        """
+        with open_reader(routed.order) as order:
+            start, end = order.start(), order.end()
+            if end <= start:
+                return [1] * len(self._parts)
+            run = decode_entry(order.read(start)[0].block)
+        ends = list(run.ends)
+        ends[run.partition] = run.first
+        return ends
+
+    def _summarize_until(self, reader: LogReader, target: int) -> int:
+        """Summarize the items of whole blocks up to `target`, publish, and return the end."""
+        file = self._stream.folder / FILE
+        connection, newest = _open_newest(self._stream)
+        try:
+            position = _summary_position(connection)[0]
+            if position < reader.start():
+                raise DamageError(
+                    f"items are summed up to {position}, and the log begins at {reader.start()}",
+                    where=str(file),
+                    fix="put the file back, or the topic `items`; until then nothing is deleted",
+                )
+            while position < target:
+                stored = [
+                    one for one in reader.read(position, bytes_max=_READ_BYTES) if one.end <= target
+                ]
+                if not stored:
+                    break
+                with sqlite.errors(file), connection:
+                    pruned.summarize_blocks(connection, stored)
+                    connection.execute("UPDATE summed SET p = ?", (stored[-1].end,))
+                position = stored[-1].end
+            sqlite.checkpoint(connection, file)
+        finally:
+            connection.close()
+        if newest is None or newest.position < position:
+            take_snapshot(file, self._stream.item_summary, _summary_position)
+        return position
+
+
+def summarize(stream: KafkaStream) -> None:
+    """Summarize the items of all rows and publish the summary, before the topics are reset."""
+    with open_reader(stream.routed) as reader:
+        Retention(stream, lambda: 0)._summarize_until(reader, reader.end())
+    file = stream.folder / FILE
+    connection = _open(file)
+    sqlite.checkpoint(connection, file, truncate=True)
+    connection.close()
+
+
+def rewrite_summary(stream: KafkaStream, change: Callable[[apsw.Connection], int]) -> int:
+    """Summarize all rows, apply `change` to the summary file, and return its count."""
+    summarize(stream)
+    file = stream.folder / FILE
+    connection = _open(file)
+    try:
+        with sqlite.errors(file):
+            with connection:
+                count = change(connection)
+            connection.execute("VACUUM")  # free pages would keep the old content
+        sqlite.checkpoint(connection, file, truncate=True)
+    finally:
+        connection.close()
+    return count
+
+
+def publish_summary(stream: KafkaStream) -> None:
+    """Publish the local summary to its topic."""
+    take_snapshot(stream.folder / FILE, stream.item_summary, _summary_position)
+
+
+def _open_newest(stream: KafkaStream) -> tuple[apsw.Connection, Snapshot | None]:
+    """Open the local summary, restored from the topic's newest if that is further; return both."""
+    file = stream.folder / FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    newest = LatestSnapshot(stream.item_summary).refresh()
+    connection = _open(file)
+    if newest is not None and _summary_position(connection)[0] < newest.position:
+        connection.close()
+        restore_snapshot(stream.item_summary, newest, file)
+        connection = _open(file)
+    return connection, newest
+
+
+def _open(file: Path) -> apsw.Connection:
+    with sqlite.errors(file):
+        connection = sqlite.connect_writer(file)
+        sqlite.settle(connection, file)
+        connection.execute(pruned.TABLES)
+        connection.execute(_POSITION_TABLE)
+        connection.execute("INSERT OR IGNORE INTO summed VALUES (1, 1)")
+    return connection
+
+
+def _summary_position(connection: apsw.Connection) -> tuple[int, int]:
+    (position,) = sqlite.one_row(connection, "SELECT p FROM summed")
+    return position, 0
+
+
+def _delete_records(address: KafkaLog, before: int) -> int:
+    deleter = Deleter(address)
+    try:
+        return deleter.delete(before)
+    finally:
+        deleter.close()

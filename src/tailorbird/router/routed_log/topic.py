@@ -1,0 +1,299 @@
+"""The routed log in a topic, and the router's index in a file beside it, kept as one.
+
+A step is a run of messages: its blocks, and one of kind "index" with the changes of the router's
+tables (dedup index, responses, identities, profiles, raw positions) as an SQLite patch set. The
+change is committed to the file only once the whole run is acknowledged. So the file is a function
+of the topic: what it lacks after a kill, or on another machine, is applied before the first
+decision.
+
+    topic   ─ events │ quarantine │ index ─ events │ index ─ …
+    file    the position up to which the topic is applied
+
+From time to time a snapshot of the file goes into a topic of its own (`stream.kafka.snapshots`).
+Rows before it may be deleted (`router.routed_log.retention`). A missing file, or one that ends
+before the retained rows, starts from the snapshot.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import apsw
+import pyarrow as pa
+
+from tailorbird import faults
+from tailorbird.errors import DamageError, StorageError
+from tailorbird.file_lock import FileLock
+from tailorbird.stream import Block, open_reader, open_writer, sqlite
+from tailorbird.stream.kafka import KafkaLog
+from tailorbird.stream.kafka.logs import SNAPSHOT_ROWS
+from tailorbird.stream.kafka.snapshots import (
+    LatestSnapshot,
+    Snapshot,
+    SnapshotThread,
+    restore_snapshot,
+    take_snapshot,
+)
+from tailorbird.stream.protocol import StoredBlock
+
+INDEX = "index"  # kind of the block with a step's changes of the tables
+EMPTIED = "emptied"  # kind of the first block of a topic that was reset
+_POSITION = """
+CREATE TABLE IF NOT EXISTS routed_position(
+    id INTEGER PRIMARY KEY CHECK (id = 1), topic TEXT NOT NULL, offset INTEGER NOT NULL
+) STRICT;
+"""
+_POSITION_TABLE = "routed_position"  # describes this file and is never in a patch set
+_CODEC = "zstd"
+log = logging.getLogger(__name__)
+
+
+class RoutedTopic:
+    """The router's writer on a topic, with the interface of `EmbeddedWriter`.
+
+    Args:
+        file: path of the index.
+        make_tables: creates the router's tables where they do not exist.
+        first: position of the first row of a new log.
+        snapshots: topic of snapshots of the file, one for each `snapshot_rows` rows.
+    Attributes:
+        connection: connection to the index; change its tables only within `transaction()`.
+    Raises:
+        LockedError: another router runs on this machine.
+        DamageError: the file has more than the topic, or does not match it.
+    """
+
+    def __init__(
+        self,
+        address: KafkaLog,
+        file: Path,
+        make_tables: Callable[[apsw.Connection], None],
+        *,
+        first: int,
+        snapshots: KafkaLog,
+        snapshot_rows: int = SNAPSHOT_ROWS,
+    ) -> None:
+        self.address, self.path = address, file
+        self._failure = ""
+        self._lock = FileLock(file)
+        with ExitStack() as stack:
+            stack.callback(self._lock.release)
+            self.connection = self._open(make_tables, first)
+            self._topic = open_writer(
+                address, partition="routed", first=first
+            )  # from here on, other routers are fenced
+            stack.callback(self._topic.close)
+            newest = LatestSnapshot(snapshots).refresh()
+            self._restore_snapshot(newest, snapshots, make_tables, first)
+            self._catch_up()
+            at = first if newest is None else newest.position
+            self._snapshots = SnapshotThread(
+                file, snapshots, _position, last_position=at, every_rows=snapshot_rows
+            )
+            stack.pop_all()
+
+    def _open(self, make_tables: Callable[[apsw.Connection], None], first: int) -> apsw.Connection:
+        with sqlite.errors(self.path):
+            connection = sqlite.connect_writer(self.path)
+            sqlite.settle(connection, self.path)
+            connection.execute(_POSITION)
+            make_tables(connection)
+            connection.execute(
+                "INSERT OR IGNORE INTO routed_position VALUES (1, ?, ?)", (str(self.address), first)
+            )
+        return connection
+
+    def _restore_snapshot(
+        self,
+        newest: Snapshot | None,
+        snapshots: KafkaLog,
+        make_tables: Callable[[apsw.Connection], None],
+        first: int,
+    ) -> None:
+        """Restore the newest snapshot where the file is new or ends before the topic begins."""
+        (position,) = sqlite.one_row(self.connection, "SELECT offset FROM routed_position")
+        with open_reader(self.address) as reader:
+            start = reader.start()
+        if newest is None or newest.position <= position or start <= position != first:
+            if position < start:
+                raise DamageError(
+                    f"the topic begins at {start}, the index ends at {position}, and no "
+                    "snapshot of one is between",
+                    where=str(self.address),
+                    fix=f"copy the file of the router that had this partition last to {self.path}",
+                )
+            return
+        self.connection.close()
+        restore_snapshot(snapshots, newest, self.path)
+        self.connection = self._open(make_tables, first)
+        set_topic_name(self.connection, self.address)
+        log.info("began the index with the snapshot at %d", newest.position)
+
+    def _catch_up(self) -> None:
+        topic, position = sqlite.one_row(
+            self.connection, "SELECT topic, offset FROM routed_position"
+        )
+        if topic != str(self.address) or position > self._topic.end():
+            has_lost_rows = position > self._topic.end()
+            raise DamageError(
+                f"this index is of {topic} up to {position}, and the topic {self.address} "
+                f"ends at {self._topic.end()}",
+                where=str(self.path),
+                fix="is stream.url right? Bring the topic back; if it is lost for good: "
+                'docs/how-to/kafka.md, "When topics are lost for good"'
+                if has_lost_rows
+                else (
+                    "if the topic is the right one, move the file away: the index is made anew "
+                    "from the topic"
+                ),
+            )
+        start = position
+        with open_reader(self.address) as reader:
+            while position < self._topic.end() and (stored := reader.read(position)):
+                self._apply(stored)
+                position = stored[-1].end
+        if position > start:
+            log.info("brought the index up from %d to %d", start, position)
+
+    def _apply(self, stored: list[StoredBlock]) -> None:
+        with sqlite.errors(self.path):
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                for one in stored:
+                    if one.block.kind == INDEX:
+                        apsw.Changeset.apply(_unpack(one.block), self.connection)
+                self._set_position(stored[-1].end)
+            except apsw.AbortError as error:
+                self._roll_back()
+                raise DamageError(
+                    "the index does not fit to the topic",
+                    where=str(self.path),
+                    fix="move the file away: it is made anew from the topic",
+                ) from error
+            except BaseException:
+                self._roll_back()
+                raise
+            self.connection.execute("COMMIT")
+
+    @contextmanager
+    def tables(self) -> Iterator[apsw.Connection]:
+        """Change the tables without a block in the topic.
+
+        The caller must put a snapshot and reset the topic afterwards, see `router.erasure.topics`.
+        """
+        with sqlite.errors(self.path):
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException:
+                self._roll_back()
+                raise
+
+    def put_snapshot(self, address: KafkaLog) -> None:
+        """Put a snapshot of the current tables into a topic that has none."""
+        if LatestSnapshot(address).refresh() is None:
+            take_snapshot(self.path, address, _position)
+
+    def append_first_row(self) -> None:
+        """Append the first row of a topic that was reset."""
+        self._topic.append([Block(EMPTIED, 1, b"")])
+        with sqlite.errors(self.path):
+            self._set_position(self._topic.end())
+
+    def shrink(self) -> None:
+        """Rewrite the file without free pages and WAL."""
+        with sqlite.errors(self.path):
+            self.connection.execute("VACUUM")
+            sqlite.checkpoint(self.connection, self.path, truncate=True)
+
+    def check_alone(self) -> None:
+        """Raise LockedError if another router has taken over the topic."""
+        self._topic.check_sole_writer()
+
+    @contextmanager
+    def transaction(self) -> Iterator[apsw.Connection]:
+        """Commit blocks and table changes as one, first in the topic and then in the file."""
+        if self._failure:
+            raise StorageError(
+                f"an earlier step failed: {self._failure}",
+                where=str(self.path),
+                fix="start the router again",
+            )
+        is_sent = False
+        with sqlite.errors(self.path):
+            self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            with self._topic.transaction():
+                session = apsw.Session(self.connection, "main")
+                session.table_filter(lambda table: table != _POSITION_TABLE)
+                session.attach()
+                yield self.connection
+                patch = session.patchset()
+                session.close()
+                if patch:
+                    self._topic.append([_pack(patch)])
+                faults.at("router.before_topic")
+            is_sent = True
+            faults.at("router.between_topic_and_index")
+            with sqlite.errors(self.path):
+                self._set_position(self._topic.end())
+                self.connection.execute("COMMIT")
+        except BaseException as error:
+            if is_sent:  # the topic has the step, and the file does not
+                self._failure = str(error) or type(error).__name__
+            self._roll_back()
+            raise
+        self._snapshots.tick(self._topic.end())
+        if sqlite.wal_bytes(self.path) > sqlite.CHECKPOINT_BYTES:
+            with sqlite.errors(self.path):
+                sqlite.checkpoint(self.connection, self.path)
+
+    def _set_position(self, position: int) -> None:
+        self.connection.execute("UPDATE routed_position SET offset = ?", (position,))
+
+    def _roll_back(self) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+
+    def append(self, blocks: Iterable[Block]) -> int:
+        """Append blocks within `transaction()` and return the position of the first."""
+        return self._topic.append(blocks)
+
+    def end(self) -> int:
+        return self._topic.end()
+
+    def prune_some(
+        self, before: int, *, before_delete: Callable[[list[StoredBlock]], None] | None = None
+    ) -> int:
+        """Return 0: `router.routed_log.retention` prunes topics."""
+        return 0
+
+    def close(self) -> None:
+        """Close topic and file, and release the lock."""
+        self._snapshots.close()
+        self._topic.close()
+        self.connection.close()
+        self._lock.release()
+
+
+def set_topic_name(connection: apsw.Connection, address: KafkaLog) -> None:
+    """Set the topic of a file, since the brokers' addresses may have changed."""
+    connection.execute("UPDATE routed_position SET topic = ?", (str(address),))
+
+
+def _position(connection: apsw.Connection) -> tuple[int, int]:
+    """Return the applied position of a file, and its position in partition 0."""
+    (position,) = sqlite.one_row(connection, "SELECT offset FROM routed_position")
+    return position, connection.execute("SELECT offset FROM followed").get or 0
+
+
+def _pack(patch: bytes) -> Block:
+    return Block(INDEX, 1, pa.compress(patch, codec=_CODEC, asbytes=True), b"%d" % len(patch))
+
+
+def _unpack(block: Block) -> bytes:
+    return pa.decompress(
+        block.payload, decompressed_size=int(block.receipt), codec=_CODEC, asbytes=True
+    )

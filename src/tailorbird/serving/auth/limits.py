@@ -1,0 +1,425 @@
+"""Rate limits of a key and of a browser's address: requests, events, batch size, and distinct ids
+within an hour.
+
+Buckets may be overdrawn: a body is taken in full if any token is left, and the debt is waited for
+afterwards, so that any batch passes at any rate. Rows are counted and charged before they are
+parsed, whatever is decided on each. A body with too many rows is charged as the longest that is
+allowed. Reading and writing have separate buckets, so that a flood of events does not affect
+answers. All state is in the memory of one process: with n servers a key may do n times as much.
+
+    key ──► bucket of requests (read), bucket of events (write), sketch of ids within the hour
+    address of a browser ──► bucket of events, bucket of clicks, of the newest 10,000 addresses;
+                             an IPv6 address counts by its /64
+    address of anybody   ──► open connections
+"""
+
+import math
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from itertools import chain
+
+from tailorbird.errors import ConfigError, TailorbirdError
+from tailorbird.events.contract.columnwise import EventColumns
+from tailorbird.events.contract.contract import NEEDS_ITEM
+from tailorbird.serving.auth.keyfile import READ, WRITE
+from tailorbird.serving.auth.keys import Caller
+
+BURST_S = 10.0  # capacity of a bucket in seconds
+CLICKS = NEEDS_ITEM | {"purchase"}  # types that features and training count as interest
+ADDRESSES_MAX = 10_000
+UNKNOWN = "unknown"  # callers without a known address share one limit
+HOUR_S = 3_600.0
+_PRECISION = 12  # 4,096 registers: about 2 % off
+_REGISTERS = 1 << _PRECISION
+_ALPHA = 0.7213 / (1 + 1.079 / _REGISTERS)
+
+
+class LimitError(TailorbirdError):
+    """A limit is reached. `limit` names it, and the call may be repeated after `retry_after_s`."""
+
+    code = "rate"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: str,
+        status: int = 429,
+        code: str = "rate",
+        retry_after_s: float = 1.0,
+        fix: str = "",
+    ) -> None:
+        super().__init__(message, fix=fix)
+        self.limit, self.status, self.code = limit, status, code
+        self.retry_after_s = max(1, math.ceil(retry_after_s))
+
+
+class Networks:
+    """Addresses and networks, such as `10.0.0.7`, `10.0.0.0/8` and `fd00::/8`.
+
+    Raises:
+        ConfigError: one of the texts is neither.
+
+    >>> "10.1.2.3" in Networks(["10.0.0.0/8"]), "11.1.2.3" in Networks(["10.0.0.0/8"])
+    (True, False)
+    """
+
+    def __init__(self, texts: Iterable[str] = (), *, where: str = "serve.proxies") -> None:
+        self._networks: list[IPv4Network | IPv6Network] = []
+        for text in texts:
+            try:
+                self._networks.append(ip_network(text))
+            except ValueError as error:
+                fix = "write it as 10.0.0.7 or 10.0.0.0/8, without bits beyond the prefix"
+                raise ConfigError(
+                    f"{text!r} is no address and no network: {error}", where=where, fix=fix
+                ) from None
+
+    def __contains__(self, address: str | IPv4Address | IPv6Address) -> bool:
+        ip = _parse_ip(address) if isinstance(address, str) else address
+        return any(ip in network for network in self._networks if ip is not None)
+
+
+@dataclass(frozen=True)
+class ServerLimits:
+    """Limits of keys that have none of their own; 0 means no limit.
+
+    Attributes:
+        address_events_per_s: of one address with a key for browsers.
+        address_clicks_per_hour: likewise, of `CLICKS` alone: so many at once, and as many an hour
+            from then on.
+        address_connections: open at a time from one address that is no proxy's.
+        proxies: networks whose `X-Forwarded-For` is trusted.
+    """
+
+    requests_per_s: float = 0.0
+    events_per_s: float = 0.0
+    batch_max: int = 10_000
+    ids_per_hour: int = 0
+    address_events_per_s: float = 50.0
+    address_clicks_per_hour: float = 5_000.0
+    address_connections: int = 512
+    proxies: Networks = field(default_factory=Networks)
+
+
+class Bucket:
+    """A token bucket that fills with `rate` a second up to `burst_s` seconds' worth, and may be
+    overdrawn once.
+    """
+
+    __slots__ = ("_capacity", "_rate", "_tokens", "_updated_at")
+
+    def __init__(self, rate: float, now: float, burst_s: float = BURST_S) -> None:
+        self._rate, self._capacity, self._updated_at = rate, max(1.0, rate * burst_s), now
+        self._tokens = self._capacity
+
+    def wait_s(self, now: float) -> float:
+        """Return the seconds until anything may be taken; 0 if at once."""
+        self._tokens = min(self._capacity, self._tokens + (now - self._updated_at) * self._rate)
+        self._updated_at = now
+        return 0.0 if self._tokens > 0 else (1e-3 - self._tokens) / self._rate
+
+    def take(self, amount: int) -> None:
+        self._tokens -= amount
+
+
+class DistinctCounter:
+    """An estimate of the number of distinct texts (HyperLogLog).
+
+    It hashes with Python's own keyed hash, which outsiders cannot attack.
+    """
+
+    def __init__(self) -> None:
+        self._ranks = bytearray(_REGISTERS)
+        self._sum, self._empty = float(_REGISTERS), _REGISTERS
+
+    def add(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            hashed = hash(text) & 0xFFFF_FFFF_FFFF_FFFF
+            register, rest = hashed & (_REGISTERS - 1), hashed >> _PRECISION
+            rank = 65 - _PRECISION - rest.bit_length()
+            old = self._ranks[register]
+            if rank > old:
+                self._ranks[register] = rank
+                self._sum += 2.0**-rank - 2.0**-old
+                self._empty -= old == 0
+
+    def estimate(self) -> float:
+        raw = _ALPHA * _REGISTERS * _REGISTERS / self._sum
+        return (
+            _REGISTERS * math.log(_REGISTERS / self._empty)
+            if raw <= 2.5 * _REGISTERS and self._empty
+            else raw
+        )
+
+
+class Limiter:
+    """Applies the limits of every key and address in one process. Thread-safe.
+
+    Args:
+        monotonic: seconds for the buckets; never the clock of events.
+    """
+
+    def __init__(
+        self, limits: ServerLimits | None = None, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.server, self._monotonic = limits or ServerLimits(), monotonic
+        self._lock = threading.Lock()
+        self._buckets: dict[tuple[str, str, float], Bucket] = {}
+        self._addresses: OrderedDict[str, Bucket] = OrderedDict()
+        self._clicks: OrderedDict[str, Bucket] = OrderedDict()
+        self._ids: dict[str, tuple[float, DistinctCounter]] = {}
+        self.limited: Counter[str] = Counter()
+
+    def admit_request(self, caller: Caller, scope: str, address: str) -> None:
+        """Charge a request before it is read. Raise LimitError if the key or the address has to
+        wait.
+        """
+        if scope not in (READ, WRITE):
+            return
+        with self._lock:
+            now = self._monotonic()
+            for bucket, limit_name in self._buckets_for(caller, scope, address, now):
+                self._require_tokens(bucket, limit_name, now)
+                if limit_name == "requests":
+                    bucket.take(1)
+
+    def charge(self, caller: Caller, address: str, rows: int, charged: int) -> None:
+        """Take the rows of a body, of which `charged` were taken before, from its sender's buckets.
+
+        Raise LimitError if one body may not contain so many, or the sender has to wait for what it
+        sent since `admit_request`.
+        """
+        batch_max = int(self._limit(caller.limits.batch_max, self.server.batch_max))
+        too_many = 0 < batch_max < rows
+        with self._lock:
+            now = self._monotonic()
+            buckets = self._buckets_for(caller, WRITE, address, now)
+            if not charged:
+                for bucket, limit_name in buckets:
+                    self._require_tokens(bucket, limit_name, now)
+            for bucket, _ in buckets:
+                bucket.take((batch_max if too_many else rows) - charged)
+            if too_many:
+                self.limited["batch"] += 1
+                raise LimitError(
+                    f"{rows} events in one body, at most {batch_max} are taken",
+                    limit="batch",
+                    status=413,
+                    code="batch_too_long",
+                    fix="send fewer at once",
+                )
+
+    def refund(self, caller: Caller, address: str, charged: int) -> None:
+        """Return what `charge` took."""
+        with self._lock:
+            for bucket, _ in self._buckets_for(caller, WRITE, address, self._monotonic()):
+                bucket.take(-charged)
+
+    def check_events(self, caller: Caller, address: str, accepted: EventColumns) -> None:
+        """Raise LimitError if these events name too many people and items, or contain too many
+        clicks.
+        """
+        with self._lock:
+            now = self._monotonic()
+            self._require_few_ids(caller, accepted, now)
+            self._take_clicks(caller, accepted, address, now)
+
+    def count_refusal(self, limit: str) -> None:
+        """Count a refusal by another limit."""
+        with self._lock:
+            self.limited[limit] += 1
+
+    def _require_tokens(self, bucket: Bucket, limit_name: str, now: float) -> None:
+        if wait_s := bucket.wait_s(now):
+            self.limited[limit_name] += 1
+            raise LimitError(
+                f"too much within a short time ({limit_name})",
+                limit=limit_name,
+                retry_after_s=wait_s,
+            )
+
+    def _buckets_for(
+        self, caller: Caller, scope: str, address: str, now: float
+    ) -> list[tuple[Bucket, str]]:
+        key_limits, server = caller.limits, self.server
+        buckets: list[tuple[Bucket, str]] = []
+        limit_name = "requests" if scope == READ else "events"
+        rate = (
+            self._limit(key_limits.requests_per_s, server.requests_per_s)
+            if scope == READ
+            else self._limit(key_limits.events_per_s, server.events_per_s)
+        )
+        if rate and caller.id:
+            key = (caller.id, scope, rate)  # a changed rate starts a new bucket
+            buckets.append((self._buckets.setdefault(key, Bucket(rate, now)), limit_name))
+        if caller.public and address and server.address_events_per_s:
+            buckets.append((self._address_bucket(address, now), "address"))
+        return buckets
+
+    def _address_bucket(self, address: str, now: float) -> Bucket:
+        return _bucket_of(self._addresses, address, Bucket(self.server.address_events_per_s, now))
+
+    def _take_clicks(
+        self, caller: Caller, accepted: EventColumns, address: str, now: float
+    ) -> None:
+        """Charge the events that forgers are after.
+
+        A page whose address has sent too many may still report views.
+        """
+        per_hour = self.server.address_clicks_per_hour
+        if (
+            not caller.public
+            or not address
+            or not per_hour
+            or not (count := sum(type_ in CLICKS for type_ in accepted.type))
+        ):
+            return
+        bucket = _bucket_of(self._clicks, address, Bucket(per_hour / HOUR_S, now, HOUR_S))
+        if wait_s := bucket.wait_s(now):
+            self.limited["clicks"] += 1
+            raise LimitError(
+                "too many clicks and the like from one address",
+                limit="clicks",
+                retry_after_s=wait_s,
+            )
+        bucket.take(count)
+
+    def _require_few_ids(self, caller: Caller, accepted: EventColumns, now: float) -> None:
+        ids_max = self._limit(caller.limits.ids_per_hour, self.server.ids_per_hour)
+        if not ids_max or not caller.id:
+            return
+        window_start, ids = self._ids.get(caller.id, (now, None))
+        if ids is None or now - window_start >= HOUR_S:
+            window_start, ids = now, DistinctCounter()
+            self._ids[caller.id] = (window_start, ids)
+        if ids.estimate() >= ids_max:
+            self.limited["ids"] += 1
+            raise LimitError(
+                f"more than {ids_max} different people and items within an hour",
+                limit="ids",
+                code="too_many_ids",
+                retry_after_s=HOUR_S - (now - window_start),
+                fix="raise the key's ids_per_hour if that is right",
+            )
+        texts = chain(
+            accepted.user_id,
+            accepted.anonymous_id,
+            accepted.item_id,
+            *(items for items in accepted.items if items),
+        )
+        ids.add({text for text in texts if text})
+
+    @staticmethod
+    def _limit(key_limit: float | None, server_limit: float) -> float:
+        return server_limit if key_limit is None else key_limit
+
+
+class Admission:
+    """Checks one body against its sender's limits. Implements `decisions.AdmissionCheck`."""
+
+    def __init__(self, limiter: Limiter, caller: Caller, address: str) -> None:
+        self._limiter, self._caller, self._address = limiter, caller, address
+        self._charged = 0
+
+    def charge_rows(self, count: int) -> None:
+        if count > self._charged:
+            self._limiter.charge(self._caller, self._address, count, self._charged)
+            self._charged = count
+
+    def check_events(self, accepted: EventColumns) -> None:
+        self._limiter.check_events(self._caller, self._address, accepted)
+
+    def refund(self) -> None:
+        self._limiter.refund(self._caller, self._address, self._charged)
+        self._charged = 0
+
+
+class Connections:
+    """Counts open connections by peer address, except those of trusted proxies and of unknown
+    addresses.
+    """
+
+    def __init__(self, limits: ServerLimits) -> None:
+        self._limit, self._proxies = limits.address_connections, limits.proxies
+        self._open: Counter[str] = Counter()
+
+    def add(self, peer: str) -> bool:
+        """Count one more connection, and return whether it is one too many."""
+        address = self._counted_address(peer)
+        self._open[address] += bool(address)
+        return self._open[address] > self._limit
+
+    def remove(self, peer: str) -> None:
+        address = self._counted_address(peer)
+        if self._open[address] > 1:
+            self._open[address] -= 1
+        else:
+            del self._open[address]
+
+    def _counted_address(self, peer: str) -> str:
+        return (
+            ""
+            if not self._limit or not peer or peer in self._proxies
+            else client_address(peer, "", self._proxies)
+        )
+
+
+def _bucket_of(buckets: OrderedDict[str, Bucket], address: str, default: Bucket) -> Bucket:
+    """Return the bucket of an address, and keep those of the newest `ADDRESSES_MAX`."""
+    bucket = buckets.setdefault(address, default)
+    buckets.move_to_end(address)
+    if len(buckets) > ADDRESSES_MAX:
+        buckets.popitem(last=False)
+    return bucket
+
+
+def client_address(peer: str, forwarded: str, proxies: Networks) -> str:
+    """Return the address of the caller: the peer, or the last hop that a trusted proxy did not add
+    itself.
+
+    An IPv6 address is reduced to its /64. Where a proxy names no address ("unknown"), the request
+    counts for that proxy.
+
+    Args:
+        forwarded: all lines of `X-Forwarded-For` in their order, joined by commas; some proxies
+            extend the last line, others
+        add one.
+    """
+    caller = _parse_ip(peer)
+    if caller is None:
+        return UNKNOWN
+    hops = [hop for hop in map(str.strip, forwarded.split(",")) if hop]
+    while hops and caller in proxies and (hop_ip := _parse_ip(hops.pop())) is not None:
+        caller = hop_ip
+    return (
+        str(caller)
+        if isinstance(caller, IPv4Address)
+        else f"{IPv6Address(int(caller) >> 64 << 64)}/64"
+    )
+
+
+def is_public(peer: str) -> bool:
+    """Return whether an address is globally routable, and not of a private network."""
+    ip = _parse_ip(peer)
+    return ip is not None and ip.is_global
+
+
+def _parse_ip(hop: str) -> IPv4Address | IPv6Address | None:
+    """Parse the address of a hop, without port or zone: `203.0.113.8:51234`, `[2001:db8::1]:51234`,
+    `fe80::1%eth0`.
+    """
+    text = hop.strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        ip = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip

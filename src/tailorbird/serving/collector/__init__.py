@@ -1,0 +1,1 @@
+"""The collector: accept events, and acknowledge only what is synced."""

@@ -1,0 +1,136 @@
+"""The collector's decisions on events, the errors by which it refuses, and its figures."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from tailorbird.errors import StorageError
+from tailorbird.events import Receipt, Refusal
+from tailorbird.events.contract.columnwise import Contract, EventColumns
+
+
+class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The decision on one event: accepted and durable, or refused and quarantined."""
+
+    accepted: bool
+    code: str = ""
+    path: str = ""
+    message: str = ""
+
+
+class BusyError(StorageError):
+    """The disk cannot keep up. Nothing of this call was stored, and it may be sent again."""
+
+    code = "busy"
+    retry_after_s = 1
+
+
+class ClosedError(StorageError):
+    """The log cannot be written at the moment. Nothing of this call was acknowledged."""
+
+    code = "log_unavailable"
+    retry_advice = "send the events again later"
+    retry_after_s = 5
+
+
+class UnknownOutcomeError(ClosedError):
+    """The log failed while it took the events, so they may be in it or not. Resent under the
+    same ids they count once.
+    """
+
+    code = "outcome_unknown"
+    again = (
+        "they may be in the log or not: send them again under the same event_id, and they "
+        "count once"
+    )
+
+
+class DiskFullError(StorageError):
+    """Too little disk space is free. Nothing of this call was stored, and it may be sent again once
+    there is room.
+    """
+
+    code = "disk_full"
+    retry_after_s = 10
+
+
+@dataclass(frozen=True)
+class CollectorFigures:
+    """A snapshot of the collector's counters since it was opened.
+
+    Attributes:
+        accepted: events acknowledged.
+        refused: events refused, by code; they are in the log as well.
+        batches: commits of the raw log.
+        failures: commits that failed.
+        answers: answers taken, synced or not.
+        answers_waiting: answers that a crash now would lose.
+        answers_dropped: answers given up because the log was full or broken.
+        answers_lost: upper bound of the answers that the last run of this producer lost by a crash.
+        answers_ahead: answers dated further ahead of the clock than a client's clock may be,
+            because the events that they
+        read are.
+        clock_set_back: how often the clock, and with it the receipt times, was set back.
+        set_aside: files with damaged ends of this producer's logs, or with lost logs; they may hold
+            acknowledged events.
+        queue_bytes: bytes that wait for the writer.
+        open: whether writes are accepted.
+    """
+
+    accepted: int
+    refused: dict[str, int]
+    batches: int
+    failures: int
+    answers: int
+    answers_waiting: int
+    answers_dropped: int
+    answers_lost: int
+    answers_ahead: int
+    clock_set_back: int
+    set_aside: int
+    queue_bytes: int
+    open: bool
+
+
+class AdmissionCheck(Protocol):
+    """Checks a body against its sender's limits, as `limits.Admission` does. Raises where it
+    refuses.
+    """
+
+    def charge_rows(self, count: int) -> None:
+        """Charge the total number of rows to the sender, each row once, before they are parsed."""
+        ...
+
+    def check_events(self, accepted: EventColumns) -> None:
+        """Check the events that satisfy the contract."""
+        ...
+
+    def refund(self) -> None:
+        """Refund the charge, because the body was not taken for another reason."""
+        ...
+
+
+def decide(
+    body: bytes, receipt: Receipt, contract: Contract, admit: AdmissionCheck | None = None
+) -> list[Decision]:
+    """Return one decision for each row of a body, in order, by the contract that the router applies
+    again.
+
+    `admit` checks the accepted events, and raises if the body is not to be taken at all.
+    """
+    checked = contract.check([(body, receipt)])
+    rows = len(checked) + len(checked.refused)
+    if admit is not None:
+        admit.check_events(checked.fields)
+    decisions = [_ACCEPTED] * rows
+    for _, refusal in checked.refused:
+        decisions[refusal.row] = _refusal(refusal)
+    return decisions
+
+
+_ACCEPTED = Decision(True)
+
+
+def _refusal(refusal: Refusal) -> Decision:
+    return Decision(False, refusal.code, refusal.path, refusal.message)

@@ -1,0 +1,1 @@
+"""The HTTP server: routes, access, bodies, and the APIs of other systems."""

@@ -1,0 +1,497 @@
+"""The HTTP API: routes with the scope that each needs, and errors as `{code, message, path}`.
+
+Handlers read, decode and encode. `serving.pipeline.pipeline` computes answers in threads of its
+own, so that the event loop stays free to accept. `serving.http.handling` has what all handlers share, `serving.auth.keys`
+decides who may call, `serving.http.access` has the rules for all requests, and `serving.http.body` the limits
+of a body.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
+
+from tailorbird.errors import NotReadyError, suggest_name
+from tailorbird.events import Event
+from tailorbird.serving.auth.keyfile import ADMIN, OPEN, READ, SCOPES, WRITE
+from tailorbird.serving.auth.keys import ANONYMOUS
+from tailorbird.serving.http import access, openapi, segment, tracker
+from tailorbird.serving.http.access import Guard
+from tailorbird.serving.http.addresses import EncodedIdRoute
+from tailorbird.serving.http.body import Reservation
+from tailorbird.serving.http.handling import (
+    Handler,
+    Service,
+    accept_foreign_events,
+    admission,
+    as_json,
+    as_receipts,
+    authorize_and_handle,
+    fault,
+    read_query_body,
+    read_request_body,
+    run_in_thread,
+)
+from tailorbird.serving.http.openapi import Operation
+from tailorbird.serving.messages import (
+    SIZE_MAX,
+    Answer,
+    ChurnAnswer,
+    Fault,
+    FormulaQuery,
+    Item,
+    QueryError,
+    RankQuery,
+    Receipts,
+    RecommendQuery,
+    SearchQuery,
+    Similar,
+    SlotFormula,
+    Status,
+    decode,
+)
+from tailorbird.serving.metrics import CONTENT_TYPE
+from tailorbird.serving.pipeline.request import AnyQuery
+from tailorbird.serving.scores.log import Scores, not_scored_error
+
+_recommend = msgspec.json.Decoder(RecommendQuery)
+_rank = msgspec.json.Decoder(RankQuery)
+_search = msgspec.json.Decoder(SearchQuery)
+_formula = msgspec.json.Decoder(FormulaQuery)
+
+
+async def post_events(request: Request, service: Service) -> Response:
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    encoding = (
+        "ndjson"
+        if kind in ("application/x-ndjson", "application/jsonl", "application/ndjson")
+        else "json"
+    )
+    body = await read_request_body(request, service)
+    format_ = request.query_params.get("format", "")
+    if not format_ and (
+        kind.startswith("application/cloudevents") or "ce-specversion" in request.headers
+    ):
+        format_ = "cloudevents"
+    if format_:
+        return await accept_foreign_events(request, service, format_, body)
+    admit, source = admission(request, service), request.state.caller.source
+    return as_receipts(
+        await service.collector.submit_async(body, encoding, source=source, admit=admit)
+    )
+
+
+async def recommend(request: Request, service: Service) -> Response:
+    query = _with_explain(request, decode(await read_query_body(request, service), _recommend))
+    return as_json(await run_in_thread(service, service.pipeline.answer, query))
+
+
+async def rank(request: Request, service: Service) -> Response:
+    query = _with_explain(request, decode(await read_query_body(request, service), _rank))
+    return as_json(await run_in_thread(service, service.pipeline.rank, query))
+
+
+async def search(request: Request, service: Service) -> Response:
+    query = _with_explain(request, decode(await read_query_body(request, service), _search))
+    return as_json(await run_in_thread(service, service.pipeline.search, query))
+
+
+async def similar(request: Request, service: Service) -> Response:
+    size = _size(request.query_params.get("size", "12"))
+    slot = request.query_params.get("slot", "")
+    similar_items = await run_in_thread(
+        service, service.pipeline.similar, request.path_params["id"], size, slot
+    )
+    return _unknown_item() if similar_items is None else as_json(similar_items)
+
+
+async def item(request: Request, service: Service) -> Response:
+    details = await run_in_thread(service, service.pipeline.item, request.path_params["id"])
+    return _unknown_item() if details is None else as_json(details)
+
+
+async def churn(request: Request, service: Service) -> Response:
+    if service.churn is None:
+        raise NotReadyError("there is no churn model", fix="declare one in churn.py")
+    explain = _explain(request)
+    name = request.query_params.get("model", "churn")
+    return as_json(
+        await run_in_thread(
+            service, partial(service.churn.answer, explain=explain), request.path_params["id"], name
+        )
+    )
+
+
+async def scores(request: Request, service: Service) -> Response:
+    if service.scores is None:
+        return fault(
+            404,
+            "no_scores",
+            "this project scores nobody",
+            fix="declare what to score in scores.py, and run tailorbird up",
+        )
+    text = request.query_params.get("start", "0")
+    start = int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else -1
+    if start < 0:
+        raise QueryError(f"expected a position, got {text[:20]!r}", path="start")
+    try:
+        return as_json(await run_in_thread(service, service.scores.read, start))
+    except NotReadyError as error:
+        raise not_scored_error(error) from None
+
+
+async def formulas(request: Request, service: Service) -> Response:
+    return as_json(
+        []
+        if service.formulas is None
+        else await run_in_thread(service, service.formulas.describe_all)
+    )
+
+
+async def put_formula(request: Request, service: Service) -> Response:
+    if service.formulas is None:
+        raise NotReadyError("this server has no registry")
+    query = decode(await read_query_body(request, service), _formula)
+    put = partial(service.formulas.put, by=f"key {request.state.caller.id}", why=query.why)
+    return as_json(await run_in_thread(service, put, request.path_params["slot"], query.formula))
+
+
+async def healthz(request: Request, service: Service) -> Response:
+    """Answer 200 whenever the process runs, so that a failed dependency never gets a healthy
+    process killed.
+    """
+    return Response(b"ok\n", media_type="text/plain")
+
+
+async def readyz(request: Request, service: Service) -> Response:
+    """Tell a load balancer whether to send traffic: the log takes writes, warm-up is done, and no
+    drain began.
+
+    Details are in /metrics.
+    """
+    if service.draining or not service.collector.figures().open:
+        return Response(b"not ready\n", 503, media_type="text/plain")
+    if service.warming():
+        return Response(b"warming\n", 503, media_type="text/plain")
+    missing = service.pipeline.missing()
+    return Response(b"degraded\n" if missing else b"ready\n", media_type="text/plain")
+
+
+async def metrics(request: Request, service: Service) -> Response:
+    return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+
+async def status(request: Request, service: Service) -> Response:
+    """Summarise the server for an operator: log state, missing parts, limits and key usage."""
+    figures = service.collector.figures()
+    return as_json(
+        Status(
+            producer=service.collector.producer,
+            draining=service.draining,
+            missing=service.pipeline.missing(),
+            waiting=service.shedder.waiting,
+            door={name: value for name, value in asdict(figures).items() if name != "refused"},
+            refused=figures.refused,
+            limited=dict(service.limiter.limited),
+            keys=service.keys.figures(),
+        )
+    )
+
+
+async def spec(request: Request, service: Service) -> Response:
+    return as_json(openapi.document(OPERATIONS, Fault))
+
+
+async def docs(request: Request, service: Service) -> Response:
+    html = openapi.page(openapi.document(OPERATIONS, Fault))
+    policy = access.SECURITY_HEADERS["content-security-policy"].replace(
+        "style-src 'self'", f"style-src {openapi.STYLE_HASH}"
+    )
+    return Response(html, media_type="text/html", headers={"content-security-policy": policy})
+
+
+async def tracker_script(request: Request, service: Service) -> Response:
+    return Response(tracker.script(), media_type="text/javascript", headers=tracker.HEADERS)
+
+
+_SEGMENT_PATHS = (*segment.BATCH_KINDS, *segment.MESSAGE_KINDS)
+_EXPLAIN = {"explain": "`true` tells what stood behind each item, as `explain` in the body does"}
+_QUERY_STATUSES = (400, 401, 403, 408, 413, 415, 429, 503)
+_GET_STATUSES = (401, 403, 429, 503)
+ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
+    ("/v1/events", "POST"): (
+        post_events,
+        Operation(
+            WRITE,
+            "Take one event, a list, or one a line; what is accepted is on the disk when "
+            "this answers.",
+            Event | list[Event],
+            Receipts,
+            refusal_type=Receipts,
+            queries={
+                "format": "`segment`, `cloudevents` or `metarank`, for what those send; our own "
+                "events without it",
+                "key": "a key for browsers, where a page that is left can set no header",
+            },
+            body_types=("application/json", "application/x-ndjson"),
+            statuses=(400, 401, 403, 408, 413, 415, 429, 503, 507),
+        ),
+    ),
+    ("/v1/recommend", "POST"): (
+        recommend,
+        Operation(
+            READ,
+            "Fill a slot for a person.",
+            RecommendQuery,
+            Answer,
+            queries=_EXPLAIN,
+            statuses=_QUERY_STATUSES,
+        ),
+    ),
+    ("/v1/rank", "POST"): (
+        rank,
+        Operation(
+            READ,
+            "Order the caller's own items for a person.",
+            RankQuery,
+            Answer,
+            queries=_EXPLAIN,
+            statuses=_QUERY_STATUSES,
+        ),
+    ),
+    ("/v1/search", "POST"): (
+        search,
+        Operation(
+            READ,
+            "Find items by words, ordered for a person.",
+            SearchQuery,
+            Answer,
+            queries=_EXPLAIN,
+            statuses=_QUERY_STATUSES,
+        ),
+    ),
+    ("/v1/items/{id}/similar", "GET"): (
+        similar,
+        Operation(
+            READ,
+            "Items that go with an item.",
+            response_type=Similar,
+            queries={
+                "size": "how many, 12 unless said",
+                "slot": "whose rules for everybody, and lists, hold; none unless said",
+            },
+            statuses=(400, 404, *_GET_STATUSES),
+        ),
+    ),
+    ("/v1/users/{id}/churn", "GET"): (
+        churn,
+        Operation(
+            READ,
+            "How likely a person is to leave.",
+            response_type=ChurnAnswer,
+            queries={
+                "model": "which of churn.py, `churn` unless said",
+                "explain": "`true` tells what moves the score",
+            },
+            statuses=(400, *_GET_STATUSES),
+        ),
+    ),
+    ("/v1/items/{id}", "GET"): (
+        item,
+        Operation(
+            READ,
+            "An item as the live index knows it.",
+            response_type=Item,
+            statuses=(404, *_GET_STATUSES),
+        ),
+    ),
+    ("/v1/scores", "GET"): (
+        scores,
+        Operation(
+            READ,
+            "What was scored as events came in, from a position on.",
+            response_type=Scores,
+            queries={
+                "start": "the `next` of the last answer; 0, or none, for the oldest that is kept"
+            },
+            statuses=(400, 404, *_GET_STATUSES),
+        ),
+    ),
+    ("/v1/formulas", "GET"): (
+        formulas,
+        Operation(
+            ADMIN,
+            "What an item is worth to each slot.",
+            response_type=list[SlotFormula],
+            statuses=_GET_STATUSES,
+        ),
+    ),
+    ("/v1/formulas/{slot}", "PUT"): (
+        put_formula,
+        Operation(
+            ADMIN,
+            "Change what an item is worth to a slot, on all servers, without a new model.",
+            FormulaQuery,
+            SlotFormula,
+            statuses=_QUERY_STATUSES,
+        ),
+    ),
+    ("/healthz", "GET"): (healthz, Operation(OPEN, "Whether the process answers.")),
+    ("/readyz", "GET"): (
+        readyz,
+        Operation(OPEN, "Whether traffic should be sent here.", statuses=(503,)),
+    ),
+    ("/metrics", "GET"): (
+        metrics,
+        Operation(READ, "Figures for Prometheus.", statuses=(401, 403, 429)),
+    ),
+    ("/v1/status", "GET"): (
+        status,
+        Operation(
+            ADMIN,
+            "What this server is doing, and which keys are used.",
+            response_type=Status,
+            statuses=(401, 403),
+        ),
+    ),
+    ("/tailorbird.js", "GET"): (
+        tracker_script,
+        Operation(OPEN, "The script that sends what people do on a page.", text="text/javascript"),
+    ),
+    ("/openapi.json", "GET"): (
+        spec,
+        Operation(READ, "This document.", response_type=dict, statuses=(401, 403, 429)),
+    ),
+    ("/docs", "GET"): (
+        docs,
+        Operation(READ, "This document as a page.", text="text/html", statuses=(401, 403, 429)),
+    ),
+}
+OPERATIONS = {key: operation for key, (_, operation) in ROUTES.items()}
+
+
+def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
+    """Create the ASGI application of a serve process.
+
+    Args:
+        routes: additional routes, such as a demo's shop page. Each must be made by `route`, so that
+            none lacks a declared
+        scope.
+    Raises:
+        ValueError: a route declares no scope; that is a bug, not a user's mistake.
+    """
+    own_routes = [
+        route(path, method, handler, operation.scope, service, allow_slashes=True)
+        for (path, method), (handler, operation) in ROUTES.items()
+    ]
+    own_routes += [
+        route(path, "POST", handler, WRITE, service, allow_slashes=True)
+        for path, handler in segment.handlers().items()
+    ]
+    for declared_route in (*own_routes, *routes):
+        if getattr(getattr(declared_route, "endpoint", None), "scope", None) not in (OPEN, *SCOPES):
+            raise ValueError(f"route {declared_route} declares no scope")
+    service.metrics.watch_collector(service.collector.figures)
+    service.metrics.watch_shedding(service.shedder)
+    service.metrics.watch_limits(lambda: dict(service.limiter.limited))
+    app = Starlette(
+        routes=[*own_routes, *routes],
+        exception_handlers={HTTPException: _http_fault, Exception: _internal_fault},
+    )
+    app.router.redirect_slashes = False
+    return Guard(app, service.perimeter, lambda: service.draining, lambda: service.keys.origins())
+
+
+def route(
+    path: str,
+    method: str,
+    handler: Handler,
+    scope: str,
+    service: Service,
+    *,
+    key_header: str = "",
+    allow_slashes: bool = False,
+) -> EncodedIdRoute:
+    """Create a route that requires a key of `scope`, turns errors into response bodies and measures
+    times.
+
+    Args:
+        key_header: another header that may carry the bare key, for third-party clients.
+        allow_slashes: see `EncodedIdRoute`.
+    """
+
+    async def endpoint(request: Request) -> Response:
+        start = time.perf_counter()
+        request.state.caller, request.state.reservation = ANONYMOUS, Reservation(service.budget)
+        status = 500
+        try:
+            response = await authorize_and_handle(request, handler, scope, service, key_header)
+            status = response.status_code
+        finally:
+            request.state.reservation.release()
+            seconds = time.perf_counter() - start
+            service.metrics.request(path, status, seconds)
+            service.requests.record(path, status, seconds, request.state.caller.id)
+        return response
+
+    endpoint.scope = scope  # type: ignore[attr-defined]
+    return EncodedIdRoute(path, endpoint, methods=[method], allow_slashes=allow_slashes)
+
+
+def _explain(request: Request) -> bool:
+    return request.query_params.get("explain", "").lower() in ("true", "1")
+
+
+def _with_explain(request: Request, query: AnyQuery) -> AnyQuery:
+    """Return the query with `explain` set if the URL asks for it."""
+    return msgspec.structs.replace(query, explain=True) if _explain(request) else query
+
+
+def _size(text: str) -> int:
+    size = int(text) if text.isascii() and text.isdecimal() and len(text) <= 3 else 0
+    if not 1 <= size <= SIZE_MAX:
+        raise QueryError(f"expected a number from 1 to {SIZE_MAX}, got {text[:20]!r}", path="size")
+    return size
+
+
+def _unknown_item() -> Response:
+    return fault(404, "unknown_item", "the live index has no such item")
+
+
+async def _http_fault(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "http")
+    fix = _suggest_fix(request.url.path.rstrip("/"), error)
+    return fault(error.status_code, code, error.detail, fix=fix, headers=dict(error.headers or {}))
+
+
+def _suggest_fix(path: str, error: HTTPException) -> str:
+    """Suggest what to request instead of a path or method that is not served."""
+    if error.status_code == 405:
+        return f"it takes {(error.headers or {}).get('Allow', 'another method')}"
+    last = path.rpartition("/")[2]
+    if last in _SEGMENT_PATHS:
+        return (
+            f"Segment's libraries post to /v1/{last}: give them this server as their host, "
+            "without a path"
+        )
+    if error.status_code != 404:
+        return ""
+    return suggest_name(
+        path,
+        [*(served_path for served_path, _ in ROUTES), *segment.handlers()],
+        "/docs lists the routes",
+    )
+
+
+async def _internal_fault(request: Request, error: Exception) -> Response:
+    """Answer 500 without the traceback, which the server has already logged."""
+    return fault(500, "internal", "this is a fault of the server's; it has been logged")

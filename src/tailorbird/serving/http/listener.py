@@ -1,0 +1,471 @@
+"""The HTTP server of the serve process: binding, timeouts of slow clients, and a drain without
+failed requests.
+
+SIGTERM starts a drain: for a while (`serve.drain`) new requests are still answered, and each answer
+closes its connection. Then nothing new is accepted, and running requests finish within a second.
+`LimitedHttpProtocol` closes connections that uvicorn would leave open: those that send nothing or
+only half a request, or do not read their responses.
+"""
+
+import asyncio
+import errno
+import math
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import Any, ClassVar
+
+import httptools
+import uvicorn
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tailorbird.errors import UsageError
+from tailorbird.serving.auth.limits import Connections, ServerLimits
+
+PORTS_TRIED = 20
+DRAIN_S = 0.25  # for clients to close; without a load balancer
+LINGER_S = 0.3  # for connections accepted before the stop
+STOP_S = 0.3  # for running requests
+# Longer than the usual idle time of connection pools, 60 s, so that the client closes first.
+KEEP_ALIVE_S = 75.0
+HEADER_DEADLINE_S = 10.0
+UNREAD_DEADLINE_S = 30.0  # within which part of a response has to be read
+REFUSED_DEADLINE_S = 1.0
+CONNECTIONS_MAX = 4_096
+HEAD_BYTES_MAX, HEADERS_MAX = 1 << 16, 200  # more than browsers and proxies need
+PIPELINED_MAX = 64  # queued requests of a connection
+
+
+def bind(host: str, port: int, *, is_explicit: bool) -> socket.socket:
+    """Open a listening socket; use the next free port if this one is busy and was not requested
+    explicitly.
+
+    Raises:
+        UsageError: the port is taken, or the address is not ours.
+    """
+    ports = [port] if is_explicit or port == 0 else range(port, min(port + PORTS_TRIED, 65_536))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for number in ports:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host.strip("[]"), number))
+            listener.listen(2_048)
+            listener.set_inheritable(False)
+            return listener
+        except OSError as error:
+            listener.close()
+            if error.errno != errno.EADDRINUSE:
+                raise UsageError(
+                    f"cannot bind {host}:{number}: {error.strerror}", where="serve.host"
+                ) from None
+    if len(ports) == 1:
+        raise UsageError(
+            f"port {port} is in use",
+            where="serve.port",
+            fix="stop what uses it, or choose another: --port 0 takes any",
+        )
+    raise UsageError(
+        f"ports {ports[0]} to {ports[-1]} are in use",
+        where="serve.port",
+        fix="choose another: --port 0 takes any",
+    )
+
+
+class HttpServer(uvicorn.Server):
+    """A uvicorn server that drains on a signal, and then exits with status 0.
+
+    Args:
+        drain: called on the signal, `drain_s` before the server stops listening.
+        keep_alive_s: after which an idle connection is closed.
+        protocol_attributes: class attributes of the connections' protocol, see
+            `LimitedHttpProtocol`.
+        stop_requested: set if a signal arrived before this server handles signals itself.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        drain: Callable[[], None],
+        drain_s: float,
+        keep_alive_s: float,
+        protocol_attributes: Mapping[str, Any],
+        stop_requested: threading.Event | None = None,
+    ) -> None:
+        self._protocol = type(
+            "Protocol", (LimitedHttpProtocol,), {"idle": {}, **protocol_attributes}
+        )
+        config = uvicorn.Config(
+            app,
+            loop="uvloop",
+            http=self._protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # the peer address is not to be overridden
+            timeout_keep_alive=keep_alive_s,  # type: ignore[arg-type]
+            timeout_graceful_shutdown=STOP_S,  # type: ignore[arg-type]
+        )
+        super().__init__(config)
+        self._on_drain, self._drain_s, self._stop_requested = drain, drain_s, stop_requested
+        self._stop_at: float | None = None
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        previous_handlers = {
+            number: signal.signal(number, self._drain) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        if self._stop_requested is not None and self._stop_requested.is_set():
+            self._drain_s = 0.0  # no load balancer knows of it
+            self._drain(signal.SIGTERM, None)
+        try:
+            yield
+        finally:
+            for number, handler in previous_handlers.items():
+                signal.signal(number, handler)
+
+    def _drain(self, number: int, frame: FrameType | None) -> None:
+        if self._stop_at is not None:  # a second signal stops at once
+            self.should_exit = self.force_exit = True
+            return
+        self._on_drain()
+        self._stop_at = time.monotonic() + self._drain_s
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening without dropping connections that wait in the accept queue.
+
+        Closing a listener resets the connections in its queue, so they are accepted first.
+        """
+        duplicates = [listener.dup() for listener in sockets or []]
+        for server in self.servers:
+            server.close()
+        for duplicate in duplicates:
+            await self._accept_queued(duplicate)
+        deadline = time.monotonic() + LINGER_S
+        while self.server_state.connections and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
+    async def _accept_queued(self, duplicate: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        duplicate.setblocking(False)
+        with duplicate:
+            while True:
+                try:
+                    connection, _ = duplicate.accept()
+                except OSError:
+                    return
+                connection.setblocking(False)
+                await loop.connect_accepted_socket(
+                    partial(self._protocol, self.config, self.server_state, {}, loop), connection
+                )
+
+    async def on_tick(self, counter: int) -> bool:
+        if (
+            self._stop_at is None
+            and self._stop_requested is not None
+            and self._stop_requested.is_set()
+        ):
+            self._drain(
+                signal.SIGTERM, None
+            )  # set by a thread shortly before the handlers were installed
+        if self._stop_at is not None and time.monotonic() >= self._stop_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer 503 with `Retry-After` and close the connection, because all connections are taken."""
+    response = Response(
+        b"too many connections\n", 503, {"retry-after": "1", "connection": "close"}, "text/plain"
+    )
+    await response(scope, receive, send)
+
+
+def _never_refuse(data: bytes) -> bytes | None:
+    return None
+
+
+def _strip_upgrade(name: bytes, value: bytes) -> bytes:
+    """Return the value of a header, without the `upgrade` token of `Connection`."""
+    if name != b"connection":
+        return value
+    return b", ".join(
+        word for word in map(bytes.strip, value.split(b",")) if word.lower() != b"upgrade"
+    )
+
+
+class LimitedHttpProtocol(HttpToolsProtocol):
+    """Closes connections that send their request head too slowly or do not read their responses.
+
+    It also bounds the head's size; `serving.http.body` has the limits of bodies. If all connections are
+    taken, a new request replaces the connection that has been idle for longest, of those that were
+    answered and have read it.
+
+    `early_refusal` returns the complete response to data that is not to become a request at all,
+    see `serving.http.overload`.
+
+    An offer of another protocol (`Upgrade: h2c`, as Java's client makes it with its first request)
+    is ignored, as RFC 9110, 7.8 allows: the request is read as the plain one that it is. httptools
+    would end its message at the head, and take what followed for the next request.
+    """
+
+    deadline_s = HEADER_DEADLINE_S
+    unread_deadline_s = UNREAD_DEADLINE_S
+    connections_max = CONNECTIONS_MAX
+    idle: ClassVar[dict["LimitedHttpProtocol", None]] = {}  # of one server, longest idle first
+    by_address = Connections(ServerLimits())
+    early_refusal: Callable[[bytes], bytes | None] = staticmethod(_never_refuse)
+    _awaits_slot = False
+    _pending_error: str | None = None  # error to send after earlier answers; nothing more is read
+    _is_between_requests = True  # nothing of the next request has arrived
+    _head_timer: asyncio.TimerHandle | None = None
+    _unread_timer: asyncio.TimerHandle | None = None
+    _peer = ""
+    _refused_at = -math.inf  # time of the last early refusal
+    _last_chunk = _next_chunk = b""  # last and next input of the parser
+    _head_bytes = 0  # of the current head
+    _incomplete_bytes = 0  # received of an incomplete head
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._peer = self.client[0] if self.client else ""
+        too_many = self.by_address.add(self._peer)
+        if too_many:
+            self.deadline_s = min(
+                self.deadline_s, REFUSED_DEADLINE_S
+            )  # long enough to receive the refusal
+        self._awaits_slot = not too_many and len(self.connections) > self.connections_max
+        if too_many or self._awaits_slot:
+            self.app = _refuse_connection
+        self._start_head_timer()
+
+    def data_received(self, data: bytes) -> None:
+        if self._pending_error is not None:
+            return
+        self.idle.pop(self, None)
+        is_answered = self._all_answered()
+        is_refusable = (
+            is_answered
+            and self._is_between_requests
+            and self.app is not _refuse_connection
+            and not self.flow.write_paused
+        )
+        if is_refusable and (refusal := self.early_refusal(data)) is not None:
+            self._cancel_head_timer()
+            self.transport.write(refusal)
+            # One timer serves many refusals, because setting it each time would cost as much as
+            # the refusal itself.
+            self._refused_at = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._keep_alive_for(self.timeout_keep_alive)
+            self._mark_idle()
+            return
+        if self._head_timer is None and is_answered:
+            self._start_head_timer()
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        was_waiting = self._head_timer is not None
+        self._next_chunk = data
+        while self._next_chunk:
+            self._last_chunk, self._next_chunk = self._next_chunk, b""
+            super().data_received(self._last_chunk)
+        # The parser reports nothing of a line before its end.
+        self._incomplete_bytes = (
+            self._incomplete_bytes + len(data)
+            if was_waiting and self._head_timer is not None
+            else 0
+        )
+        if self._incomplete_bytes > 2 * HEAD_BYTES_MAX and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too large.")
+
+    def on_url(self, url: bytes) -> None:
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_head(len(name) + len(value))
+        if len(self.headers) >= HEADERS_MAX:
+            raise ValueError("too many headers")
+        super().on_header(name, value)
+
+    def _count_head(self, size: int) -> None:
+        """Count the bytes of a head; an error raised here becomes a 400."""
+        self._head_bytes += size
+        if self._head_bytes > HEAD_BYTES_MAX:
+            raise ValueError("the head is too large")
+
+    def _should_upgrade(self) -> bool:
+        # Leave requests that offer an upgrade to the next method, which uvicorn calls while it
+        # handles the parser's error.
+        return True
+
+    def handle_websocket_upgrade(self) -> None:
+        """Parse a request again without its offer to upgrade."""
+        error, method = sys.exception(), self.parser.get_method()
+        if method == b"CONNECT" or not isinstance(
+            error, httptools.HttpParserUpgrade
+        ):  # a tunnel is not a request
+            self.send_400_response("Invalid HTTP request received.")
+            return
+        head = [method + b" " + self.url + b" HTTP/" + self.parser.get_http_version().encode()]
+        head += [
+            name + b": " + _strip_upgrade(name, value)
+            for name, value in self.headers
+            if name != b"upgrade"
+        ]
+        rest = self._last_chunk[error.args[0] :]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(
+            lenient_data_after_close=True
+        )  # as in uvicorn: trailing data is ignored
+        self._next_chunk = b"\r\n".join([*head, b"", b""]) + rest
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection; an early refusal counts as activity."""
+        remaining_s = self._refused_at + self.timeout_keep_alive - self.loop.time()
+        if remaining_s > 0:
+            self._keep_alive_for(remaining_s)
+        else:
+            super().timeout_keep_alive_handler()
+            self._start_unread_timer()
+
+    def _keep_alive_for(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._start_unread_timer()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._cancel_unread_timer()
+
+    def on_response_complete(self) -> None:
+        last = not self.pipeline
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._start_unread_timer()
+        elif self._pending_error is not None:
+            if last:
+                self._refuse(self._pending_error)
+        elif not self._all_answered():
+            return
+        elif self._is_between_requests:
+            self._mark_idle()
+        elif self._head_timer is None:
+            self._start_head_timer()  # the next request has begun already
+
+    def _all_answered(self) -> bool:
+        """Return whether every request whose head has arrived has its answer."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _mark_idle(self) -> None:
+        if not self.transport.get_write_buffer_size():
+            self.idle[self] = None
+
+    def _claim_slot(self) -> None:
+        """Become an ordinary connection, in a free slot or in that of the connection idle for
+        longest.
+        """
+        if len(self.connections) > self.connections_max:
+            longest_idle = next(iter(self.idle), None)
+            if longest_idle is None:
+                return
+            del self.idle[longest_idle]
+            self.connections.discard(longest_idle)
+            longest_idle.transport.close()
+        self.app, self._awaits_slot = self.config.loaded_app, False
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what was read last, after the answers to earlier requests of the connection."""
+        if self._all_answered():
+            self._refuse(msg)
+        elif not self.cycle.more_body:
+            self._pending_error = msg
+        elif self.pipeline and self.pipeline[0][0] is self.cycle:
+            self.pipeline.popleft()  # the bad data is the body of a queued request
+            self._pending_error = msg
+        else:
+            self.cycle.disconnected = (
+                True  # this is its answer, so the handler must not send another
+            )
+            self._refuse(msg)
+
+    def _refuse(self, msg: str) -> None:
+        super().send_400_response(msg)
+        self._start_unread_timer()
+
+    def _start_unread_timer(self) -> None:
+        """Require that the peer reads something every `unread_deadline_s` from now on.
+
+        A closed transport stays until its buffer is sent, so this also bounds closed connections.
+        """
+        if self._unread_timer is None:
+            self._unread_timer = self.loop.call_later(
+                self.unread_deadline_s, self._check_unread, self.transport.get_write_buffer_size()
+            )
+
+    def _check_unread(self, bytes_before: int) -> None:
+        self._unread_timer, bytes_left = None, self.transport.get_write_buffer_size()
+        if bytes_left >= bytes_before > 0:
+            self.transport.abort()
+        elif bytes_left:
+            self._start_unread_timer()
+
+    def _cancel_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
+    def on_message_begin(self) -> None:
+        self._is_between_requests, self._head_bytes = False, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._cancel_head_timer()
+        if len(self.pipeline) >= PIPELINED_MAX:
+            raise ValueError("too many requests at once")
+        if self._awaits_slot:
+            self._claim_slot()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._is_between_requests = True
+        super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.idle.pop(self, None)
+        self._cancel_head_timer()
+        self._cancel_unread_timer()
+        self.by_address.remove(self._peer)
+        super().connection_lost(exc)
+
+    def _start_head_timer(self) -> None:
+        self._head_timer = self.loop.call_later(self.deadline_s, self._close_slow)
+
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _close_slow(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self.transport.close()
+            self._start_unread_timer()

@@ -1,0 +1,241 @@
+"""The OpenAPI 3.1 document, generated from routes and their types, and a page that shows it
+without a script.
+"""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from html import escape
+from typing import Any
+
+import msgspec
+
+from tailorbird.serving.auth.keyfile import OPEN
+from tailorbird.version import __version__
+
+_ENCODED = "Percent-encoded, a slash too (`%2F`)."
+_REF = "#/components/schemas/{name}"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """The documentation of a route.
+
+    Attributes:
+        scope: `open`, `read`, `write` or `admin`: which key may call it.
+        summary: one sentence.
+        request_type: the type of the body, or None.
+        response_type: the type of a 200 answer; `str` for text.
+        text: the media type of such a text.
+        refusal_type: the type of a 400 answer where that is not only a fault.
+        queries: query parameters, name → description.
+        body_types: media types of the body.
+        statuses: other statuses that it may answer with.
+    """
+
+    scope: str
+    summary: str
+    request_type: Any = None
+    response_type: Any = str
+    queries: dict[str, str] = field(default_factory=dict)
+    body_types: Sequence[str] = ("application/json",)
+    statuses: Sequence[int] = ()
+    text: str = "text/plain"
+    refusal_type: Any = None
+
+
+_STATUSES = {
+    400: "The request cannot be read; `path` says where.",
+    401: "No key, or an unknown one.",
+    403: "The key's scope does not allow this.",
+    404: "There is no such thing.",
+    408: "The body did not arrive in time.",
+    413: "The body is too large.",
+    415: "The body's encoding is not understood.",
+    429: "Too much at once; wait as `Retry-After` says.",
+    503: "Not possible at the moment; wait as `Retry-After` says.",
+    507: "The disk is almost full: nothing was taken; wait as `Retry-After` says.",
+}
+
+
+def document(operations: dict[tuple[str, str], Operation], fault: type) -> dict[str, Any]:
+    """Generate the document of (path, method) → operation."""
+    types = [
+        fault,
+        *(
+            kind
+            for operation in operations.values()
+            for kind in (operation.request_type, operation.response_type, operation.refusal_type)
+            if kind not in (None, str, dict)
+        ),
+    ]
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
+    by_type = dict(zip(map(_type_key, types), schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for (path, method), operation in operations.items():
+        paths.setdefault(path, {})[method.lower()] = _describe(
+            path, method, operation, by_type, by_type[_type_key(fault)]
+        )
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tailorbird",
+            "version": __version__,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _type_key(kind: Any) -> str:
+    return repr(kind)
+
+
+def _describe(
+    path: str, method: str, operation: Operation, by_type: dict[str, Any], fault: Any
+) -> dict[str, Any]:
+    path_name = path.replace("/", "_").replace("{", "").replace("}", "")
+    described: dict[str, Any] = {
+        "summary": operation.summary,
+        "operationId": f"{method.lower()}{path_name}",
+        "responses": {"200": {"description": "Done.", "content": _content(operation, by_type)}},
+    }
+    if operation.scope != OPEN:
+        described["security"] = [{"key": []}, {}]
+        described["description"] = (
+            f"Needs a key with the {operation.scope} scope where keys are set."
+        )
+    parameters: list[dict[str, Any]] = [
+        {
+            "name": part[1:-1],
+            "in": "path",
+            "required": True,
+            "description": _ENCODED,
+            "schema": {"type": "string"},
+        }
+        for part in path.split("/")
+        if part[:1] == "{"
+    ]
+    parameters += [
+        {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
+        for name, text in operation.queries.items()
+    ]
+    if parameters:
+        described["parameters"] = parameters
+    if operation.request_type is not None:
+        schema = by_type[_type_key(operation.request_type)]
+        described["requestBody"] = {
+            "required": True,
+            "content": {kind: {"schema": schema} for kind in operation.body_types},
+        }
+    for status in operation.statuses:
+        schema = (
+            fault
+            if status != 400 or operation.refusal_type is None
+            else {"anyOf": [fault, by_type[_type_key(operation.refusal_type)]]}
+        )
+        content = {"application/json": {"schema": schema}}
+        if operation.scope == OPEN:  # probes of load balancers get plain text
+            content = {"text/plain": {"schema": {"type": "string"}}}
+        described["responses"][str(status)] = {"description": _STATUSES[status], "content": content}
+    return described
+
+
+def _content(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
+    response_type = operation.response_type
+    if response_type is str:
+        return {operation.text: {"schema": {"type": "string"}}}
+    return {
+        "application/json": {
+            "schema": {"type": "object"}
+            if response_type is dict
+            else by_type[_type_key(response_type)]
+        }
+    }
+
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; --mark: #2a7f62 }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.4rem }
+h2 { font-size: 1.05rem; margin: 2.2rem 0 .3rem; border-top: 1px solid var(--line);
+padding-top: 1rem }
+code, pre { font: 13px/1.45 ui-monospace, monospace }
+pre { background: var(--soft); padding: .7rem; overflow: auto; border-radius: 6px }
+.method { color: var(--mark); font-weight: 600; margin-right: .5rem }
+.scope { float: right; opacity: .7; font-weight: 400 }
+table { border-collapse: collapse; width: 100% }
+td, th { text-align: left; padding: .25rem .6rem .25rem 0; vertical-align: top;
+border-bottom: 1px solid var(--line) }
+summary { cursor: pointer }
+"""
+
+
+# The hash lets the page do without unsafe-inline.
+STYLE_HASH = f"'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'"
+
+
+def page(spec: dict[str, Any]) -> str:
+    """Render the document as one HTML page without scripts or external resources."""
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport "
+        "content='width=device-width'>",
+        f"<title>Tailorbird API</title><style>{STYLE}</style><h1>Tailorbird API "
+        f"<small>{escape(spec['info']['version'])}</small></h1>",
+        "<p>The same as a machine reads it: <a href=/openapi.json>/openapi.json</a>. A curl "
+        "example:</p>",
+        '<pre>curl -s localhost:8642/v1/recommend -d \'{"slot": "home", "user_id": "42", '
+        '"explain": true}\'</pre>',
+    ]
+    for path, methods in spec["paths"].items():
+        for method, operation in methods.items():
+            parts.append(_operation_html(path, method, operation))
+    parts.append("<h2>Types</h2>")
+    for name, schema in sorted(spec["components"]["schemas"].items()):
+        parts.append(
+            "<details "
+            f"id='{escape(name)}'><summary><code>{escape(name)}</code></summary>"
+            f"{_schema_html(schema)}</details>"
+        )
+    return "".join(parts)
+
+
+def _operation_html(path: str, method: str, operation: dict[str, Any]) -> str:
+    scope = operation.get("description", "Open.")
+    rows = "".join(
+        f"<tr><td><code>{escape(status)}</code><td>{escape(answer['description'])} {_refs(answer)}"
+        for status, answer in operation["responses"].items()
+    )
+    request_html = (
+        f"<p>Takes {_refs(operation['requestBody'])}" if "requestBody" in operation else ""
+    )
+    return (
+        "<h2><span "
+        f"class=method>{method.upper()}</span><code>{escape(path)}</code></h2>"
+        f"<p>{escape(operation['summary'])} "
+        f"<span class=scope>{escape(scope)}</span></p>{request_html}<table>{rows}</table>"
+    )
+
+
+def _refs(part: Any) -> str:
+    names = sorted(set(_names(part)))
+    return ", ".join(f"<a href='#{escape(name)}'><code>{escape(name)}</code></a>" for name in names)
+
+
+def _names(part: Any) -> list[str]:
+    if isinstance(part, dict):
+        references = [part["$ref"].rpartition("/")[2]] if isinstance(part.get("$ref"), str) else []
+        return references + [name for value in part.values() for name in _names(value)]
+    if isinstance(part, list):
+        return [name for value in part for name in _names(value)]
+    return []
+
+
+def _schema_html(schema: dict[str, Any]) -> str:
+    text = msgspec.json.format(msgspec.json.encode(schema), indent=2).decode()
+    return f"<p>{escape(schema.get('description', ''))}</p><pre>{escape(text)}</pre>"

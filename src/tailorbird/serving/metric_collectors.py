@@ -1,0 +1,468 @@
+"""Prometheus collectors of figures that other parts hold, read at each scrape of `/metrics`.
+
+`serving.metrics` has what a serve process counts by itself.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tailorbird.candidates.query import table_group
+from tailorbird.features.parity.totals import ParityTotals
+from tailorbird.features.state.progress import Figures
+from tailorbird.periodic import PeriodicTask
+from tailorbird.probes import ProgressEvent
+from tailorbird.serving.collector.decisions import CollectorFigures
+from tailorbird.serving.load_shedding import Shedder
+from tailorbird.serving.pipeline.deadlines import BreakerState
+from tailorbird.serving.scores.log import ScoreFigures
+from tailorbird.store.hedge import Hedge
+from tailorbird.stream.lag import LagWatch
+
+
+class FeaturesCollector(Collector):
+    """Results of the feature comparison. The lake role counts once for all processes: aggregate by
+    maximum, not by sum.
+    """
+
+    def __init__(self, compared: Callable[[], ParityTotals | None]) -> None:
+        self._compared = compared
+
+    def collect(self) -> Iterable[Metric]:
+        now = self._compared()
+        if now is None:
+            return
+        for name, text, counts in (
+            (
+                "tailorbird_features_compared",
+                "Served values recomputed from the lake.",
+                now.compared,
+            ),
+            (
+                "tailorbird_features_unequal",
+                "Of these, values that differ in any bit. Alarm on any.",
+                now.unequal,
+            ),
+        ):
+            family = CounterMetricFamily(name, text, labels=["feature"])
+            for feature, count in counts.items():
+                family.add_metric([feature], count)
+            yield family
+        text = "Values that differ because a cap may have dropped their entities."
+        yield CounterMetricFamily("tailorbird_features_compared_dropped", text, value=now.dropped)
+        text = "When served features were last compared with the lake."
+        yield GaugeMetricFamily("tailorbird_features_compared_at_seconds", text, value=now.at / 1e6)
+        text = "1 while the comparison fails; doctor says why."
+        yield GaugeMetricFamily(
+            "tailorbird_features_compare_failing", text, value=int(bool(now.error))
+        )
+
+
+class CopiesCollector:
+    """Age of the feature copies as this server last read them.
+
+    It grows if the worker stopped, if the worker cannot reach the Valkey, or if this server cannot.
+    """
+
+    def __init__(self, published_at: Callable[[], dict[str, int]]) -> None:
+        self._published_at = published_at
+
+    def collect(self) -> Iterable[Metric]:
+        text = (
+            "For how long the copies that features are read from have not been known to be up "
+            "to date. Alarm beyond store.stale_after."
+        )
+        age = GaugeMetricFamily("tailorbird_features_age_seconds", text, labels=["schema"])
+        now = time.time()
+        for schema, at in self._published_at().items():
+            age.add_metric([schema], max(0.0, now - at / 1e6))
+        yield age
+
+
+class CandidatesCollector(Collector):
+    """Age of the tables that each candidate source reads.
+
+    It grows if the candidates role stopped, or lags behind the log.
+    """
+
+    def __init__(self, ages: Callable[[], Mapping[str, int]], sources: Sequence[str]) -> None:
+        self._ages, self._sources = ages, sources
+
+    def collect(self) -> Iterable[Metric]:
+        text = (
+            "For how long a candidate source has not been known to show the newest state of "
+            "the log. "
+        )
+        text += (
+            "Alarm beyond 30 seconds; of session_knn and stan, whose tables come once a "
+            "minute, beyond two minutes."
+        )
+        age = GaugeMetricFamily("tailorbird_candidates_age_seconds", text, labels=["source"])
+        ages = self._ages()
+        for name in self._sources:
+            if (group := table_group(name)) in ages:
+                age.add_metric([name], ages[group] / 1e6)
+        yield age
+
+
+class SheddingCollector(Collector):
+    def __init__(self, shedder: Shedder) -> None:
+        self._shedder = shedder
+
+    def collect(self) -> Iterable[Metric]:
+        text = "Requests refused because too much work waited."
+        yield CounterMetricFamily("tailorbird_shed", text, value=self._shedder.refused)
+        text = "How long a question that came now would have to wait for a thread."
+        yield GaugeMetricFamily(
+            "tailorbird_expected_wait_seconds", text, value=self._shedder.expected_wait_s()
+        )
+        yield GaugeMetricFamily(
+            "tailorbird_waiting", "Questions that run or wait.", value=self._shedder.waiting
+        )
+
+
+class BreakerCollector(Collector):
+    def __init__(self, states: Callable[[], Iterable[BreakerState]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterable[Metric]:
+        labels = ["dependency"]
+        text = (
+            "1 while a dependency is left alone, since it failed or was late three times in a "
+            "row. Alarm when it lasts."
+        )
+        is_open = GaugeMetricFamily("tailorbird_left_alone", text, labels=labels)
+        opened = CounterMetricFamily(
+            "tailorbird_given_up",
+            "How often it was left alone, for a second at a time.",
+            labels=labels,
+        )
+        late = CounterMetricFamily(
+            "tailorbird_late", "Answers of it that took longer than its budget.", labels=labels
+        )
+        for state in self._states():
+            for family, value in (
+                (is_open, int(state.open)),
+                (opened, state.opened),
+                (late, state.late),
+            ):
+                family.add_metric([state.name], value)
+        yield from (is_open, opened, late)
+
+
+class HedgeCollector(Collector):
+    def __init__(self, hedge: Hedge) -> None:
+        self._hedge = hedge
+
+    def collect(self) -> Iterable[Metric]:
+        hedge = self._hedge
+        for name, text, value in (
+            ("tailorbird_store_reads", "Round trips to the Valkey that read.", hedge.reads),
+            (
+                "tailorbird_store_asked_twice",
+                "Of these, how many took so long that they were asked a second time.",
+                hedge.hedged,
+            ),
+            (
+                "tailorbird_store_second_won",
+                "Of these, how many the second question answered first.",
+                hedge.won,
+            ),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+
+
+class RolloutCollector(Collector):
+    def __init__(self, versions: Callable[[], dict[str, str]]) -> None:
+        self._versions = versions
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily(
+            "tailorbird_rollout_info",
+            "1 for each bundle that is loaded, and as what.",
+            labels=["role", "version"],
+        )
+        for role, version in self._versions().items():
+            family.add_metric([role, version], 1)
+        yield family
+
+
+class LimitsCollector:
+    def __init__(self, limited: Callable[[], dict[str, int]]) -> None:
+        self._limited = limited
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(
+            "tailorbird_limited", "Requests refused for a limit's sake, by limit.", labels=["limit"]
+        )
+        for limit, count in self._limited().items():
+            family.add_metric([limit], count)
+        yield family
+
+
+class LagCollector(Collector):
+    """Lag of the log readers. Each serve process measures the same: aggregate by maximum, not by
+    sum.
+    """
+
+    def __init__(self, lag: LagWatch) -> None:
+        self._lag = lag
+
+    def collect(self) -> Iterable[Metric]:
+        names = ["reader", "log"]
+        rows = GaugeMetricFamily(
+            "tailorbird_lag_rows", "Rows of a log that its reader has yet to take.", labels=names
+        )
+        blocks = GaugeMetricFamily(
+            "tailorbird_lag_blocks",
+            "Blocks (messages of a topic) that hold these rows.",
+            labels=names,
+        )
+        text = (
+            "For how long the first of these rows has been waiting; 0 where none is, or where "
+            "its log does not say."
+        )
+        seconds = GaugeMetricFamily("tailorbird_lag_seconds", text, labels=names)
+        lost = GaugeMetricFamily(
+            "tailorbird_lag_lost_rows",
+            "Rows that were read and that the log lost since. Alarm on any.",
+            labels=names,
+        )
+        now = int(time.time() * 1e6)
+        for lag in self._lag.lags:
+            for family, value in (
+                (rows, lag.rows),
+                (blocks, lag.blocks),
+                (seconds, lag.seconds(now)),
+                (lost, lag.lost),
+            ):
+                family.add_metric([lag.reader, lag.log], value)
+        yield from (rows, blocks, seconds, lost)
+        text = "When this was last measured; old: a log cannot be read."
+        yield GaugeMetricFamily(
+            "tailorbird_lag_measured_at_seconds", text, value=self._lag.measured_at
+        )
+
+
+class ThreadsCollector(Collector):
+    def __init__(self, loops: Callable[[], Iterable[PeriodicTask]]) -> None:
+        self._loops = loops
+
+    def collect(self) -> Iterable[Metric]:
+        text = "Unforeseen failures of a thread, which goes on; the log has each. Alarm on any."
+        failures = CounterMetricFamily("tailorbird_thread_failures", text, labels=["thread"])
+        for loop in self._loops():
+            failures.add_metric([loop.name], loop.failures)
+        yield failures
+
+
+class RoleCollector(Collector):
+    def __init__(self, role: str, stop: ProgressEvent) -> None:
+        self._role, self._stop = role, stop
+
+    def collect(self) -> Iterable[Metric]:
+        labels = ["role"]
+        text = "How long ago the role's loop last came round. Alarm when it grows."
+        age = GaugeMetricFamily("tailorbird_role_age_seconds", text, labels=labels)
+        rounds = CounterMetricFamily(
+            "tailorbird_role_rounds", "How often it came round.", labels=labels
+        )
+        age.add_metric([self._role], self._stop.age_s())
+        rounds.add_metric([self._role], self._stop.rounds)
+        yield from (age, rounds)
+
+
+def role_metrics(
+    role: str, stop: ProgressEvent, collectors: Iterable[Collector]
+) -> Callable[[], bytes]:
+    """Return a renderer of the metrics of a role without HTTP: its heartbeat, and those of
+    `collectors`.
+    """
+    registry = CollectorRegistry()
+    for collector in (RoleCollector(role, stop), *collectors):
+        registry.register(collector)
+    return lambda: generate_latest(registry)
+
+
+class ScoresCollector(Collector):
+    """Counters of the score role since its start."""
+
+    def __init__(self, figures: Callable[[], ScoreFigures]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        now = self._figures()
+        rows = CounterMetricFamily(
+            "tailorbird_score_rows", "Rows of the routed log that were looked at."
+        )
+        rows.add_metric([], now.rows)
+        scores = CounterMetricFamily(
+            "tailorbird_scores", "Scores that were appended.", labels=["name"]
+        )
+        unscored = CounterMetricFamily(
+            "tailorbird_unscored",
+            "People who were not scored, as no model answered.",
+            labels=["name"],
+        )
+        for family, counts in ((scores, now.scores), (unscored, now.unscored)):
+            for name, count in counts.items():
+                family.add_metric([name], count)
+        yield from (rows, scores, unscored)
+
+
+class WorkersCollector(Collector):
+    """Figures of the workers. Each worker counts once for all processes: aggregate by maximum,
+    not by sum.
+    """
+
+    def __init__(self, figures: Callable[[], Iterable[Figures]]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        figures = list(self._figures())
+        if not figures:
+            return
+        labels = ["schema"]
+        reported_at = GaugeMetricFamily(
+            "tailorbird_worker_told_at_seconds",
+            "When the worker last told its figures; old: it is gone.",
+            labels=labels,
+        )
+        text = "Rows of the routed log that the worker has yet to take in."
+        lag_rows = GaugeMetricFamily("tailorbird_worker_behind_rows", text, labels=labels)
+        rows = CounterMetricFamily(
+            "tailorbird_worker_rows", "Rows of the routed log taken into the state.", labels=labels
+        )
+        value_families = [
+            CounterMetricFamily(f"tailorbird_features_{name}", text, labels=[*labels, "field"])
+            for name, text in _VALUE_METRICS
+        ]
+        entity_families = [
+            family(name, text, labels=[*labels, "entity"])
+            for name, text, family, _ in _ENTITY_METRICS
+        ]
+        copies = [
+            GaugeMetricFamily(f"tailorbird_copies_{name}", text, labels=labels)
+            for name, text in _COPY_METRICS
+        ]
+        for worker in figures:
+            schema = worker.schema_hash
+            if worker.copies is not None:
+                age_s = max(0.0, time.time() - worker.copies.at / 1e6)
+                values = (
+                    age_s,
+                    worker.copies.commits,
+                    worker.copies.records,
+                    int(worker.copies.failing),
+                )
+                for gauge, value in zip(copies, values, strict=True):
+                    gauge.add_metric([schema], value)
+            for family, value in (
+                (reported_at, worker.at / 1e6),
+                (lag_rows, worker.behind),
+                (rows, worker.rows),
+            ):
+                family.add_metric([schema], value)
+            for family, (name, _) in zip(value_families, _VALUE_METRICS, strict=True):
+                for field, count in getattr(worker, name).items():
+                    family.add_metric([schema, field], count)
+            for entity, kind in worker.kinds.items():
+                for family, (*_, attribute) in zip(entity_families, _ENTITY_METRICS, strict=True):
+                    family.add_metric([schema, entity], getattr(kind, attribute))
+        yield from (reported_at, lag_rows, rows, *value_families, *entity_families, *copies)
+
+
+_VALUE_METRICS = (
+    (
+        "capped",
+        "Values above the maximum that is declared for them, counted as that, by what is summed.",
+    ),
+    ("unreadable", "Values that are missing because they are no number or text as declared."),
+    ("converted", "Truths and lists that were taken as numbers."),
+)
+_COPY_METRICS = (
+    (
+        "age_seconds",
+        "For how long the copies in Valkey have not been known to be up to date. Alarm "
+        "beyond store.stale_after.",
+    ),
+    ("behind_commits", "Commits of the state that the copies lack."),
+    ("behind_rows", "Records that wait to be copied; 0 too where all are to be copied anew."),
+    ("failing", "1 while the copies cannot be renewed; the worker's log says why."),
+)
+_ENTITY_METRICS = (
+    ("tailorbird_state_entities", "Entities that have records.", GaugeMetricFamily, "entities"),
+    ("tailorbird_state_bytes", "Bytes of their state records.", GaugeMetricFamily, "state_bytes"),
+    (
+        "tailorbird_state_expired",
+        "Entities let go because nothing of them could be read any more.",
+        CounterMetricFamily,
+        "expired",
+    ),
+    (
+        "tailorbird_state_dropped",
+        "Entities dropped to stay within entities_max. Alarm on any.",
+        CounterMetricFamily,
+        "dropped",
+    ),
+)
+
+
+class CollectorMetrics:
+    def __init__(self, figures: Callable[[], CollectorFigures]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        now = self._figures()
+        refused = CounterMetricFamily(
+            "tailorbird_events_refused", "Events refused, by code.", labels=["code"]
+        )
+        for code, count in now.refused.items():
+            refused.add_metric([code], count)
+        yield refused
+        for name, text, value in (
+            ("tailorbird_events_accepted", "Events acknowledged.", now.accepted),
+            ("tailorbird_log_commits", "Commits of the raw log.", now.batches),
+            ("tailorbird_log_failures", "Commits of the raw log that failed.", now.failures),
+            ("tailorbird_answers", "Answers given.", now.answers),
+            (
+                "tailorbird_answers_dropped",
+                "Answers that could not be logged.",
+                now.answers_dropped,
+            ),
+            (
+                "tailorbird_answers_lost",
+                "Answers that the last run lost by dying, at most.",
+                now.answers_lost,
+            ),
+            (
+                "tailorbird_answers_ahead",
+                "Answers dated ahead of the clock, as what they read of is. Alarm on any.",
+                now.answers_ahead,
+            ),
+            (
+                "tailorbird_clock_set_back",
+                "Times that the clock was set back, from far ahead. Alarm on any.",
+                now.clock_set_back,
+            ),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+        for name, text, value in (
+            (
+                "tailorbird_log_set_aside",
+                "Damaged ends of logs, and lost logs, in files beside them; they may hold "
+                "acknowledged events. Alarm on any.",
+                now.set_aside,
+            ),
+            (
+                "tailorbird_answers_waiting",
+                "Answers that a crash now would lose.",
+                now.answers_waiting,
+            ),
+            ("tailorbird_log_queue_bytes", "Bytes that wait for the log.", now.queue_bytes),
+            ("tailorbird_log_open", "1 while the log takes writes.", int(now.open)),
+        ):
+            yield GaugeMetricFamily(name, text, value=value)

@@ -1,0 +1,1 @@
+"""Bundles, schemas and tables of a server, and their swap under running requests."""

@@ -1,0 +1,29 @@
+"""Check that a bundle can be loaded: `python -m tailorbird.serving.models.probe FOLDER`. See
+`serving.models.bundles`.
+"""
+
+import sys
+from pathlib import Path
+
+from tailorbird import faults
+from tailorbird.errors import TailorbirdError
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.churn.bundle import ChurnBundle
+
+
+def main(folder: str) -> int:
+    """Return 0 if the bundle loads, else 1, with the reason on the last line of stderr."""
+    faults.at("serving.probe")
+    try:
+        if (Path(folder) / "churn.json").exists():
+            ChurnBundle.load(Path(folder), schema_hash=None)
+        else:
+            Bundle.load(Path(folder), schema_hash=None)
+    except TailorbirdError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

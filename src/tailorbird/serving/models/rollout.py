@@ -1,0 +1,181 @@
+"""Selection of the bundle that answers: champion, canary for its share of people, and shadow for
+nobody.
+
+    champion   answers; the previous one stays loaded, as a fallback and for a rollback
+    canary     answers its share of people, by the same hash that assigns arms of experiments:
+               whoever is in at 5 % is in at 20 %
+    shadow     scores the shown items for the log; the caller sees nothing of it
+
+One file of the registry names all three, and each server follows it, so that one command on any
+machine is enough. A version that one alias has loaded is not loaded again for another, so promoting
+the canary and rolling back take one check of that file. `monitoring.canary` decides what becomes
+of a canary.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from tailorbird.experiments.assign import in_share
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.registry import Registry
+from tailorbird.serving.models.bundles import POLL_S, BundleHolder, Watcher
+from tailorbird.serving.models.schemas import Schemas
+
+RECENT_BUNDLES = 3  # bundles that stay loaded, whatever the registry names
+
+
+class _SecondaryWatcher:
+    """Receives notice of bundles other than the champion; implements `bundles.Watcher`."""
+
+    def __init__(self, name: str, watcher: Watcher) -> None:
+        self._name, self._watcher = name, watcher
+
+    def bundle_loaded(self, version: str) -> None:
+        pass  # metrics read `Rollout.versions`
+
+    def bundle_refused(self) -> None:
+        self._watcher.bundle_refused()
+
+
+class TableCoverage(Protocol):
+    """Decides whether the published candidate tables suffice, as
+    `serving.models.candidates.LiveTables` does.
+    """
+
+    def covers(self, sources: Collection[str]) -> bool: ...
+
+
+class _Gate:
+    """Admits a bundle once its state is there and its candidate tables are published.
+
+    Implements `bundles.Gate`.
+    """
+
+    def __init__(self, name: str, schemas: Schemas, tables: TableCoverage | None) -> None:
+        self._name, self._schemas, self._tables = name, schemas, tables
+
+    def caught_up(self, bundle: Bundle, serving: Bundle | None) -> bool:
+        has_state = self._schemas.caught_up(bundle, serving if self._name == "champion" else None)
+        return has_state and self._has_tables(bundle, serving)
+
+    def _has_tables(self, bundle: Bundle, serving: Bundle | None) -> bool:
+        """Return whether a bundle finds its candidate tables.
+
+        True also if the serving bundle has none either, because there is nothing to wait for then.
+        """
+        if self._tables is None or self._tables.covers(bundle.sources):
+            return True
+        return serving is not None and not self._tables.covers(serving.sources)
+
+    def set_serving(self, bundle: Bundle) -> None:
+        if self._name == "champion":
+            self._schemas.set_serving(bundle)
+        else:
+            self._schemas.keep_open({bundle.schema_hash}, by=self._name)
+
+
+class Rollout:
+    """Implements `parts.Bundles` over a registry. Thread-safe once started.
+
+    Args:
+        load: makes a complete and warm bundle of a folder, or raises BundleError.
+        probe: tries a folder in a child process first, and raises BundleError; None skips that.
+        tables: the candidate tables that bundles read; None requires none.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        load: Callable[[Path], Bundle],
+        watcher: Watcher,
+        schemas: Schemas,
+        *,
+        probe: Callable[[Path], None] | None = None,
+        tables: TableCoverage | None = None,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._registry, self._load, self._probe = registry, load, probe
+        self._loaded_bundles: WeakValueDictionary[str, Bundle] = WeakValueDictionary()
+        self._recent: deque[Bundle] = deque(
+            maxlen=RECENT_BUNDLES
+        )  # kept alive, so that switching back loads nothing
+        self._load_lock = threading.Lock()
+        self.champion = BundleHolder(
+            registry,
+            self._load_once,
+            watcher,
+            gate=_Gate("champion", schemas, tables),
+            keep_previous=True,
+            poll_s=poll_s,
+        )
+        self._canary, self._shadow = (
+            BundleHolder(
+                registry,
+                self._load_once,
+                _SecondaryWatcher(name, watcher),
+                gate=_Gate(name, schemas, tables),
+                name=name,
+                poll_s=poll_s,
+            )
+            for name in ("canary", "shadow")
+        )
+        self._holders = {"champion": self.champion, "canary": self._canary, "shadow": self._shadow}
+        self.loops = [holder.loop for holder in self._holders.values()]
+
+    def start(self) -> None:
+        """Load the bundles that the registry names, the champion first, and follow changes."""
+        for holder in self._holders.values():
+            holder.start()
+
+    def stop(self) -> None:
+        for holder in self._holders.values():
+            holder.stop()
+
+    def tick(self) -> None:
+        """Follow the registry now, for callers without threads."""
+        for holder in self._holders.values():
+            holder.tick()
+
+    def current(self) -> Bundle | None:
+        return self.champion.current()
+
+    def for_person(self, person: str) -> Bundle | None:
+        canary, champion = self._canary.current(), self.champion.current()
+        if canary is None or champion is None or canary.version == champion.version:
+            return champion
+        return (
+            canary
+            if in_share(f"canary-{canary.version}", self._canary.canary_share, person)
+            else champion
+        )
+
+    def previous(self) -> Bundle | None:
+        return self.champion.previous()
+
+    def is_fallback(self, bundle: Bundle) -> bool:
+        return self.champion.is_fallback and bundle is self.current()
+
+    def shadow(self) -> Bundle | None:
+        return self._shadow.current()
+
+    def versions(self) -> dict[str, str]:
+        """Return the version of each role that has a bundle now."""
+        bundles = {name: holder.current() for name, holder in self._holders.items()} | {
+            "previous": self.previous()
+        }
+        return {name: bundle.version for name, bundle in bundles.items() if bundle is not None}
+
+    def _load_once(self, folder: Path) -> Bundle:
+        """Return the bundle of a folder, loaded at most once."""
+        with self._load_lock:
+            bundle = self._loaded_bundles.get(folder.name)
+            if bundle is None:
+                if self._probe is not None:
+                    self._probe(folder)
+                bundle = self._loaded_bundles[folder.name] = self._load(folder)
+                self._recent.append(bundle)
+            return bundle

@@ -1,0 +1,251 @@
+"""The feature schema of a request: that of the bundle that answers it, whatever is declared
+meanwhile.
+
+A bundle brings its declarations. Their state is opened when the bundle is loaded, and closed when
+the last request that reads it has finished, so that a promotion or a rollback switches features,
+encoder and model at one moment. A bundle whose state does not exist yet, or lags behind that of the
+serving bundle, waits: `BundleHolder` calls `caught_up`. Without a bundle, the applied schema is
+read.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tailorbird.errors import BundleError, NotReadyError, TailorbirdError
+from tailorbird.features import FeatureSet
+from tailorbird.features.online.read import make_breaker
+from tailorbird.features.schemas import load_declarations, read_applied
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.serving.models.state import RETRY_S, StateReader
+from tailorbird.serving.pipeline.protocols import FeatureAccess, FeatureReader
+from tailorbird.store.valkey import CopyTarget
+
+CHECK_INTERVAL_S = 1.0  # between checks of the applied schema, without a bundle
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _OpenSchema:
+    """An open schema with the number of requests that read it."""
+
+    access: FeatureAccess
+    reader: StateReader
+    uses: int = 0
+
+
+class Schemas:
+    """The schemas of a project's bundles, as its workers keep their states. Thread-safe.
+
+    Args:
+        state: the folder of all states.
+        copies: a Valkey with copies for servers elsewhere; None reads the folder.
+        workers: how many share the entities of each.
+        declared: the features to read while there is no bundle and nothing was applied.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        declared: FeatureSet,
+        *,
+        copies: CopyTarget | None = None,
+        workers: int = 1,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        self._breaker = make_breaker(
+            workers
+        )  # shared, because all schemas are read from one server
+        self._state, self._declared, self._copies, self._retry_s = state, declared, copies, retry_s
+        self._workers = workers
+        self._open: dict[str, _OpenSchema] = {}
+        self._active = {
+            declared.schema_hash
+        }  # kept open while unused: the serving schema and the next one
+        self._pinned: dict[str, frozenset[str]] = {}
+        self._targets: dict[str, int] = {}
+        self._next_check_at = 0.0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def access(self, bundle: Bundle | None) -> Iterator[FeatureAccess]:
+        """Open the features of a bundle for the duration of a request."""
+        with self.access_for(
+            self._default_features() if bundle is None else _features(bundle)
+        ) as access:
+            yield access
+
+    @contextmanager
+    def access_for(self, features: FeatureSet) -> Iterator[FeatureAccess]:
+        """Open the features of a schema for the duration of the block."""
+        opened = self._acquire(features)
+        try:
+            yield opened.access
+        finally:
+            self._release(features.schema_hash, opened)
+
+    def keep_open(self, schemas: Iterable[str], *, by: str) -> None:
+        """Keep the states of further schemas open though the champion does not read them, until the
+        next call of `by`.
+        """
+        with self._lock:
+            self._pinned[by] = frozenset(schemas)
+            self._close_idle()
+
+    def complete(self, bundle: Bundle) -> Bundle:
+        """Return the bundle with its declarations, which are looked up here if it does not bring
+        them.
+
+        Raises:
+            BundleError: they are not here either.
+        """
+        if bundle.features is not None:
+            return bundle
+        if bundle.schema_hash == self._declared.schema_hash:
+            return replace(bundle, features=self._declared)
+        try:
+            return replace(bundle, features=load_declarations(self._state, bundle.schema_hash))
+        except TailorbirdError as error:
+            message = (
+                f"was trained on the features {bundle.schema_hash}, whose declarations are "
+                f"not here: {error.message}"
+            )
+            raise BundleError(message, where=bundle.version, fix="tailorbird train") from error
+
+    def set_serving(self, bundle: Bundle) -> None:
+        """Answer requests with this bundle from now on.
+
+        The states of others are closed once nobody reads them.
+        """
+        with self._lock:
+            self._active = {_features(bundle).schema_hash}
+            self._targets.clear()
+            self._close_idle()
+
+    def caught_up(self, bundle: Bundle, serving: Bundle | None) -> bool:
+        """Return whether the state of a bundle exists, and is current.
+
+        It is once it has reached the position that the serving bundle's state had when this one
+        appeared.
+        """
+        features = _features(bundle)
+        if serving is not None and serving.schema_hash == features.schema_hash:
+            return True
+        return self._caught_up(features, None if serving is None else _features(serving))
+
+    def ready(self, bundle: Bundle | None) -> bool:
+        """Return whether features can be read for a bundle now."""
+        with self.access(bundle) as access:
+            return isinstance(access.reader, StateReader) and access.reader.ready()
+
+    def published_at(self) -> dict[str, int]:
+        """Return by schema when its copies were last known to be current, in microseconds."""
+        with self._lock:
+            return {
+                schema: opened.reader.published_at
+                for schema, opened in self._open.items()
+                if opened.reader.published_at
+            }
+
+    def close(self) -> None:
+        with self._lock:
+            for opened in self._open.values():
+                opened.reader.close()
+            self._open.clear()
+
+    def _caught_up(self, features: FeatureSet, reference: FeatureSet | None) -> bool:
+        with self._lock:
+            self._active.add(features.schema_hash)
+        position = self._position(features)
+        if position is None:
+            return False
+        if features.schema_hash not in self._targets:
+            reference_position = None if reference is None else self._position(reference)
+            self._targets[features.schema_hash] = reference_position or 0
+        return position >= self._targets[features.schema_hash]
+
+    def _position(self, features: FeatureSet) -> int | None:
+        opened = self._acquire(features)
+        try:
+            return opened.reader.position()
+        except NotReadyError:
+            return None
+        finally:
+            self._release(features.schema_hash, opened)
+
+    def _default_features(self) -> FeatureSet:
+        """Return the applied schema, once its state has reached that of the previous one."""
+        with self._lock:
+            if time.monotonic() < self._next_check_at:
+                return self._declared
+            self._next_check_at = time.monotonic() + CHECK_INTERVAL_S
+        try:
+            schema = read_applied(self._state).schema
+            if not schema or schema == self._declared.schema_hash:
+                return self._declared
+            applied = load_declarations(self._state, schema)
+        except TailorbirdError as error:
+            log.warning("the applied schema cannot be read with: %s", error)
+            return self._declared
+        if self._caught_up(applied, self._declared):
+            with self._lock:
+                self._declared, self._active = applied, {applied.schema_hash}
+                self._close_idle()
+        return self._declared
+
+    def _acquire(self, features: FeatureSet) -> _OpenSchema:
+        with self._lock:
+            opened = self._open.get(features.schema_hash)
+            if opened is None:
+                reader = StateReader(
+                    self._state,
+                    features,
+                    copies=self._copies,
+                    breaker=self._breaker,
+                    workers=self._workers,
+                    retry_s=self._retry_s,
+                )
+                opened = self._open[features.schema_hash] = _OpenSchema(
+                    FeatureAccess.from_features(features, reader), reader
+                )
+            opened.uses += 1
+            return opened
+
+    def _release(self, schema: str, opened: _OpenSchema) -> None:
+        with self._lock:
+            opened.uses -= 1
+            self._close_idle()
+
+    def _close_idle(self) -> None:
+        needed = self._active.union(*self._pinned.values())
+        for schema in [
+            schema
+            for schema, opened in self._open.items()
+            if not opened.uses and schema not in needed
+        ]:
+            self._open.pop(schema).reader.close()
+
+
+def _features(bundle: Bundle) -> FeatureSet:
+    assert bundle.features is not None  # ensured by `complete`
+    return bundle.features
+
+
+class OneSchema:
+    """Reads one schema whatever the bundle: for evaluation and tests."""
+
+    def __init__(self, features: FeatureSet, reader: FeatureReader | None) -> None:
+        self._access = FeatureAccess.from_features(features, reader)
+
+    @contextmanager
+    def access(self, bundle: Bundle | None) -> Iterator[FeatureAccess]:
+        yield self._access
+
+    def ready(self, bundle: Bundle | None) -> bool:
+        reader = self._access.reader
+        ready = getattr(reader, "ready", None)
+        return reader is not None and (ready is None or bool(ready()))

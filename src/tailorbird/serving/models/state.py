@@ -1,0 +1,204 @@
+"""The features of a request from the worker's state, which is reopened after it was removed.
+
+A server may start before the worker has written anything, and keeps running if the state is
+deleted, damaged or replaced: each read then raises NotReadyError at once, and the answer is made
+without features. `features.online.read` defines what is read.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import NotReadyError, StorageError
+from tailorbird.features import FeatureSet, ReadRequest, Rows
+from tailorbird.features.online.read import Reader, make_breaker
+from tailorbird.features.state.key_partition import all_parts
+from tailorbird.store import inode
+from tailorbird.store.breaker import Breaker
+from tailorbird.store.valkey import CopyTarget
+
+# Between attempts to open the state, and between checks whether the folder was replaced.
+RETRY_S = 1.0
+
+
+@dataclass
+class _OpenReader:
+    """An open reader with its number of users; the last of them closes it, because LMDB maps its
+    file.
+    """
+
+    reader: Reader
+    inodes: tuple[int, ...]
+    uses: int = 0
+    retired: bool = False
+
+
+class StateReader:
+    """Reads features from the folder `state`, or from its copies in a Valkey. Thread-safe.
+
+    Args:
+        breaker: of the Valkey, which all schemas share.
+        workers: how many share the entities.
+    Attributes:
+        published_at: when the copies that were last read were known to be current, in microseconds;
+            0 where there are none.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        features: FeatureSet,
+        *,
+        copies: CopyTarget | None = None,
+        breaker: Breaker | None = None,
+        workers: int = 1,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        self._state, self._features, self._copies, self._retry_s = state, features, copies, retry_s
+        self._breaker = None if copies is None else breaker or make_breaker(workers)
+        self.published_at = 0
+        self._workers = workers
+        self._folders = [part.folder(state) / features.schema_hash for part in all_parts(workers)]
+        self._opened: _OpenReader | None = None
+        self._next_check_at = 0.0
+        self._problem = "there is no state yet"
+        self._lock = threading.Lock()
+
+    def read(
+        self,
+        request: ReadRequest,
+        items: Sequence[str],
+        item_keys: npt.NDArray[np.uint64] | None = None,
+    ) -> Rows:
+        """Read the features of items, see `features.online.read.Reader.read`.
+
+        Raises:
+            NotReadyError: there is no state, it is being built, or it could not be read within the
+                last second.
+        """
+        return self._read_with(lambda reader: reader.read(request, items, item_keys=item_keys))
+
+    def person(self, request: ReadRequest) -> Rows:
+        """Read the features of a person, see `features.online.read.Reader.person`. Raises as
+        `read`.
+        """
+        return self._read_with(lambda reader: reader.read_person(request))
+
+    def _read_with(self, query: Callable[[Reader], Rows]) -> Rows:
+        opened = self._acquire()
+        try:
+            rows = query(opened.reader)
+            self.published_at = max(self.published_at, rows.published_at)
+            return rows
+        except NotReadyError:
+            raise
+        # The store's errors have no common base class; after any of them it is reopened later.
+        except Exception as error:
+            self._discard_if_broken(opened, error)
+            raise NotReadyError(
+                f"the features cannot be read: {error}",
+                where=str(self._state),
+                fix="tailorbird run worker",
+            ) from error
+        finally:
+            self._release(opened)
+
+    def ready(self) -> bool:
+        """Return whether features can be read now; open the state if necessary."""
+        try:
+            self.position()
+        except NotReadyError:
+            return False
+        return True
+
+    def position(self) -> int:
+        """Return the position that the state has reached. Raises NotReadyError as `read`."""
+        opened = self._acquire()
+        try:
+            position = opened.reader.position()
+        except Exception as error:  # as above
+            self._discard_if_broken(opened, error)
+            raise NotReadyError(
+                f"the features cannot be read: {error}", where=str(self._state)
+            ) from error
+        finally:
+            self._release(opened)
+        if not position.ready:
+            raise NotReadyError("the state is still being built", where=str(self._state))
+        return position.p
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop("closed")
+            self._next_check_at = float("inf")
+
+    def _acquire(self) -> _OpenReader:
+        with self._lock:
+            now = time.monotonic()
+            if now >= self._next_check_at:
+                self._next_check_at = now + self._retry_s
+                self._reopen_if_changed()
+            if self._opened is None:
+                raise NotReadyError(
+                    self._problem, where=str(self._state), fix="tailorbird run worker"
+                )
+            self._opened.uses += 1
+            return self._opened
+
+    def _reopen_if_changed(self) -> None:
+        """Open the state if it is closed, and drop it if its folder was deleted or replaced.
+
+        A memory mapping would not notice that.
+        """
+        inodes = self._inodes()
+        if self._opened is not None and self._opened.inodes != inodes:
+            self._drop("the state was removed")
+        if self._opened is None and all(inodes):
+            try:
+                self._opened = _OpenReader(
+                    Reader(
+                        self._state,
+                        self._features,
+                        copies=self._copies,
+                        breaker=self._breaker,
+                        workers=self._workers,
+                    ),
+                    inodes,
+                )
+            except Exception as error:  # as above
+                self._problem = f"the state cannot be opened: {error}"
+
+    def _inodes(self) -> tuple[int, ...]:
+        return (1,) if self._copies is not None else tuple(map(inode, self._folders))
+
+    def _discard_if_broken(self, opened: _OpenReader, error: Exception) -> None:
+        """Drop a reader that failed, to be reopened later.
+
+        A server that did not answer is left to the breaker instead.
+        """
+        if self._copies is None or not isinstance(error, StorageError):
+            self._retire(opened, f"{type(error).__name__}: {error}")
+
+    def _retire(self, opened: _OpenReader, problem: str) -> None:
+        with self._lock:
+            if self._opened is opened:
+                self._drop(problem)
+
+    def _drop(self, problem: str) -> None:
+        opened, self._opened = self._opened, None
+        self._problem = problem
+        if opened is not None:
+            opened.retired = True
+            if not opened.uses:
+                opened.reader.close()
+
+    def _release(self, opened: _OpenReader) -> None:
+        with self._lock:
+            opened.uses -= 1
+            if opened.retired and not opened.uses:
+                opened.reader.close()

@@ -1,0 +1,1 @@
+"""The request pipeline: from a query to a slate and its record."""

@@ -1,0 +1,265 @@
+"""Output of an answer: reasons and attributes to the caller, the event and the record of its
+features to the log.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from tailorbird.candidates.query import RequestLists, table_group
+from tailorbird.events import Answer as AnswerOfEvent
+from tailorbird.events import Event
+from tailorbird.events.answer_record import AnswerRecord
+from tailorbird.features import Rows
+from tailorbird.features.request import pack_sequences
+from tailorbird.ranking.baseline import Baseline
+from tailorbird.ranking.bundle import Scores
+from tailorbird.ranking.policy.exploration import Slate
+from tailorbird.ranking.reasons import FOR_YOU, MORE, Reason, explain_items
+from tailorbird.retrieval import Index, TextColumn
+from tailorbird.retrieval.facets import Facet
+from tailorbird.serving.messages import Answer, FacetTold, Shown
+from tailorbird.serving.pipeline.explain import Adjustment, explanations
+from tailorbird.serving.pipeline.request import Candidates, Floats, Request
+
+FALLBACK = "fallback"
+_encode_event = msgspec.json.Encoder().encode
+
+
+def build_answer(
+    request: Request,
+    shown: Candidates,
+    values: Floats,
+    choice: Slate,
+    rows: Rows | None,
+    scores: Scores | None,
+    adjustments: Sequence[Adjustment] = (),
+) -> Answer:
+    """Build the answer for the caller.
+
+    `shown`, `values`, `rows`, `scores` and, for `explain`, `adjustments` describe the shown items,
+    in order.
+    """
+    index, query = request.index, request.query
+    item_reasons = reasons_for(request, shown, choice, ranked=scores is not None)
+    explained = None
+    if query.explain and index is not None:
+        bundle = request.bundle if scores is not None else None
+        explained = explanations(
+            request.access.features,
+            bundle,
+            index,
+            shown.rows,
+            shown.keys,
+            rows,
+            scores,
+            request.formula.weights,
+            query.context,
+            adjustments,
+            request.live,
+        )
+    items = []
+    for position, item_id in enumerate(shown.ids):
+        reason = item_reasons[position]
+        row = int(shown.rows[position])
+        items.append(
+            Shown(
+                item_id=item_id,
+                position=position + 1,
+                score=float(values[position]),
+                reason=reason.text,
+                reason_code=reason.code,
+                reason_item=reason.item_id,
+                source=shown.sources[position],
+                propensity=float(choice.propensities[position]),
+                attributes=read_attributes(index, row, query.attributes)
+                if query.attributes and index is not None and row >= 0
+                else None,
+                explanation=explained[position] if explained is not None else None,
+            )
+        )
+    return Answer(
+        request_id=request.id,
+        slot=request.slot.name,
+        items=items,
+        arm=request.arm,
+        model=FALLBACK
+        if request.bundle is None or "model" in request.degraded
+        else request.bundle.version,
+        degraded=request.degraded,
+        t=rows.t if rows is not None else request.now,
+        commit=rows.commit if rows is not None else 0,
+    )
+
+
+def to_facets(facets: Mapping[str, Facet]) -> dict[str, FacetTold]:
+    """Convert facets to their message."""
+    return {
+        name: FacetTold(facet.counts, facet.missing, facet.low, facet.high)
+        for name, facet in facets.items()
+    }
+
+
+def build_log_entry(
+    request: Request,
+    answer: Answer,
+    shown: Candidates,
+    choice: Slate,
+    rows: Rows | None,
+    schema_hash: str,
+    scores: Scores | None,
+) -> tuple[bytes, AnswerRecord]:
+    """Build the answer's event for the raw log, and the record of what it read.
+
+    Without `scores`, no model ordered it.
+    """
+    query, slot = request.query, request.slot
+    experiment = slot.experiment.name if slot.experiment is not None and request.arm else ""
+    propensities = choice.propensities.tolist()
+    event = Event(
+        event_id=request.id,
+        type="answer",
+        ts=answer.t,
+        user_id=query.user_id,
+        anonymous_id=request.anonymous_id,
+        session_id=query.session_id,
+        items=list(shown.ids),
+        request_id=request.id,
+        context=query.context,
+        answer=AnswerOfEvent(
+            slot.name, request.arm, experiment, answer.model, request.text, propensities
+        ),
+    )
+    record = AnswerRecord(
+        request_id=request.id,
+        ts=answer.t,
+        p=rows.p if rows is not None else 0,
+        commit=answer.commit,
+        schema_hash=schema_hash,
+        person=request.person,
+        user_id=query.user_id,
+        anonymous_id=request.anonymous_id,
+        session_id=query.session_id,
+        slot=slot.name,
+        experiment=experiment or None,
+        arm=request.arm or None,
+        model=answer.model,
+        query=request.text,
+        device=query.context.device,
+        country=query.context.country,
+        referrer=query.context.referrer,
+        local_hour=request.read_request.local_hour,
+        items=list(shown.ids),
+        sources=list(shown.sources),
+        propensities=propensities,
+        scores=[item.score or 0.0 for item in answer.items],
+        numeric=rows.numeric.ravel().tolist() if rows is not None else [],
+        categorical=rows.categorical.ravel().tolist() if rows is not None else [],
+        sequences=pack_sequences(
+            {name: sequence.lists() for name, sequence in rows.sequences.items()}
+        )
+        if rows is not None
+        else b"",
+        degraded=request.degraded,
+        positions=list(rows.positions) if rows is not None else [],
+        formula=request.formula.text if scores is not None else None,
+        formula_version=(request.formula.version or None) if scores is not None else None,
+        asked=request.assigned_version or None,
+        failure=request.failure or None,
+        latency_us=round((time.perf_counter() - request.started_at) * 1e6),
+        shadow=request.shadow or None,
+        shadow_scores=request.shadow_scores,
+        candidate_sources=list(request.contributed),
+        candidate_counts=list(request.contributed.values()),
+        candidate_lists=list(request.lists.by_source),
+        candidate_digests=[listed.digest for listed in request.lists.by_source.values()],
+        candidate_positions=_positions(request.lists),
+        live=request.live.ravel().tolist()
+        if request.live is not None and scores is not None
+        else [],
+        values=scores.value.tolist() if scores is not None else [],
+    )
+    return _encode_event(event), record
+
+
+def _positions(lists: RequestLists) -> list[int]:
+    """Return the log position that the tables of each list had reached; 0 for a list that reads
+    none.
+    """
+    epochs = lists.tables.epochs
+    return [
+        epochs[group].p if (group := table_group(name)) in epochs else 0 for name in lists.by_source
+    ]
+
+
+def reasons_for(
+    request: Request, shown: Candidates, choice: Slate, *, ranked: bool
+) -> list[Reason]:
+    """Return the reason of each shown item; `ranked` is whether a model ordered them."""
+    if request.index is None:
+        return [MORE] * len(shown)
+    indexed = np.flatnonzero(shown.rows >= 0)
+    explored = [
+        position for position, at in enumerate(indexed.tolist(), 1) if at + 1 in choice.explored
+    ]
+    sources = [shown.sources[position] for position in indexed.tolist()]
+    personal, otherwise = request.recent, FOR_YOU
+    if not ranked or request.policy != "model":
+        # A baseline orders by its own sources, so these are the reason, whatever source found an
+        # item: popular items are not chosen for a person.
+        personal, otherwise = None, MORE
+        if request.text is None and request.judged_baseline:
+            own_sources = [
+                name or "given"
+                for name in Baseline.parse(request.judged_baseline).leading_sources(
+                    request.lists, shown.keys[indexed]
+                )
+            ]
+            sources = [
+                source if source == "pinned" else own_source
+                for source, own_source in zip(sources, own_sources, strict=True)
+            ]
+        elif request.text is None:
+            popular = (
+                request.lists.popularity(shown.keys[indexed]) > 0
+            )  # zero where nothing is published
+            own_sources = [
+                "new_items" if request.policy == "recent" else "popular" if is_popular else "given"
+                for is_popular in popular.tolist()
+            ]
+            sources = [
+                source if source == "pinned" else own_source
+                for source, own_source in zip(sources, own_sources, strict=True)
+            ]
+            if request.policy == "random":
+                explored = list(range(1, indexed.size + 1))
+    options = {
+        "recent": personal,
+        "query": request.text,
+        "explored": explored,
+        "otherwise": otherwise,
+    }
+    indexed_reasons = explain_items(
+        request.index, shown.rows[indexed], sources, request.lists, **options
+    )
+    by_position = dict(zip(indexed.tolist(), indexed_reasons, strict=True))
+    return [by_position.get(position, otherwise) for position in range(len(shown))]
+
+
+def read_attributes(
+    index: Index, row: int, names: Iterable[str]
+) -> dict[str, str | float | bool | None]:
+    """Return some attributes of an item."""
+    attributes: dict[str, str | float | bool | None] = {}
+    for name in names:
+        column = index.attributes.get(name)
+        if isinstance(column, TextColumn):
+            attributes[name] = column.text(row) or None
+        elif column is not None:
+            value = float(column[row])
+            attributes[name] = (
+                None if value != value else bool(value) if name in index.truths else value
+            )
+    return attributes

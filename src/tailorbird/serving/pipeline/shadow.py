@@ -1,0 +1,75 @@
+"""A shadow bundle scores the shown items for the log: same items, same features, same time.
+
+Its cost is bounded: it scores only shown items, may take `SHARE` of the time that answers take, and
+skips answers that it has no time for. One that fails three times in a row is skipped for a second.
+It never changes an answer.
+"""
+
+import logging
+import threading
+import time
+
+from tailorbird.errors import NotReadyError
+from tailorbird.features import Rows
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.retrieval import Index
+from tailorbird.serving.pipeline.protocols import FeatureProvider, Watcher
+from tailorbird.serving.pipeline.request import Candidates, Request
+from tailorbird.store.breaker import Breaker
+
+SHARE = 0.1
+CREDIT_S = 0.05  # bound of the time that may be saved up
+log = logging.getLogger(__name__)
+
+
+class ShadowScorer:
+    """Scores shown items by a shadow bundle. Thread-safe."""
+
+    def __init__(self, readings: FeatureProvider, watcher: Watcher) -> None:
+        self._readings, self._watcher = readings, watcher
+        self._breaker = Breaker()
+        self._credit_s = CREDIT_S
+        self._lock = threading.Lock()
+
+    def score(
+        self, shadow: Bundle, request: Request, shown: Candidates, rows: Rows, index: Index
+    ) -> None:
+        """Record the shadow's values of the shown items in the request, if it has time.
+
+        `rows` are the features that the request read of them.
+        """
+        started_at = time.perf_counter()
+        if (
+            not shown.ids
+            or not shadow.heads
+            or not self._has_credit(started_at - request.started_at)
+            or not self._breaker.allow()
+        ):
+            return
+        try:
+            if request.bundle is None or shadow.schema_hash != request.bundle.schema_hash:
+                with self._readings.access(shadow) as access:
+                    if access.reader is None:
+                        return
+                    rows = access.reader.read(request.read_request, shown.ids, shown.keys)
+            live = shadow.encoder.read_live(request.lists, rows, shown.keys)
+            scores = shadow.with_index(index).score(
+                rows, shown.keys, objective=request.formula.weights, live=live
+            )
+            request.shadow, request.shadow_scores = shadow.version, scores.value.tolist()
+            self._breaker.record_success()
+        except NotReadyError:
+            self._breaker.record_failure()
+        except Exception:  # any error, because it does not serve
+            log.exception("the shadow %s failed", shadow.version)
+            self._watcher.fault("shadow")
+            self._breaker.record_failure()
+        finally:
+            with self._lock:
+                self._credit_s -= time.perf_counter() - started_at
+
+    def _has_credit(self, answer_s: float) -> bool:
+        """Return whether there is time left, after this answer has earned its share."""
+        with self._lock:
+            self._credit_s = min(CREDIT_S, self._credit_s + SHARE * answer_s)
+            return self._credit_s > 0

@@ -1,0 +1,1 @@
+"""Streaming scores: their role and their log."""

@@ -1,0 +1,479 @@
+"""The score role: scores people as their events arrive, and appends the scores to a log of its own.
+
+    routed log ──► triggers ──► wait until the state has these events ──► pipeline, churn models ──►
+    score log ──► consumers
+
+Exactly once: a block of the score log covers the rows of the routed log that it read, so that
+position and scores are one append (`serving.scores.log`). What must be remembered about a person
+(risk above the threshold, time of the last score) is a function of that log, and is replayed from
+it at the start. Before a block that says so is deleted as too old, it is repeated in a new one. A
+score is true once its event is counted, so the role waits for the state.
+
+Whom a `NextBest` scores after which event is a function of the routed log alone. A `ChurnScore`
+scores a person once for all events that are read together. While no model answers, nothing is
+scored, and that is counted.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird import faults
+from tailorbird.errors import NotReadyError
+from tailorbird.events import Clock, Context, micros, parse_duration
+from tailorbird.features.online.receipts import events_of
+from tailorbird.ranking.scores import ChurnScore, NextBest, Score
+from tailorbird.serving.messages import Answer, ChurnAnswer, RecommendQuery
+from tailorbird.serving.scores.log import (
+    KIND,
+    NAME,
+    READ_BYTES,
+    Scored,
+    ScoredItem,
+    ScoreFigures,
+    ScoreRecord,
+    decode_scores,
+    encode_scores,
+)
+from tailorbird.stream import (
+    Address,
+    Block,
+    LogReader,
+    LogWriter,
+    StoredBlock,
+    open_reader,
+    open_writer,
+)
+
+POLL_S = 0.01
+REFRESH_INTERVAL_S = 0.5  # between refreshes of models, formulas and items
+REPORT_INTERVAL_S = 5.0
+ROWS_BYTES = 4 << 20  # of the routed log per step
+# Events per append that trigger a score: some seconds of work, which a crash loses.
+EVENTS_MAX = 100
+EMPTY_AFTER_S = 5.0  # after which an empty block records progress
+PRUNE_EVERY_S = 60.0
+_COLUMNS = (
+    "p",
+    "event_id",
+    "type",
+    "ts",
+    "person",
+    "user_id",
+    "anonymous_id",
+    "session_id",
+    "device",
+    "country",
+    "agent",
+    "counts",
+)
+log = logging.getLogger(__name__)
+
+
+class Scorers(Protocol):
+    """The models of the role, as `cli.roles.scoring.Models`."""
+
+    def refresh(self) -> None:
+        """Load new models, formulas and items."""
+        ...
+
+    def reached(self) -> int:
+        """Return the position that all states have reached from which scores read; 0 while one is
+        missing.
+        """
+        ...
+
+    def next_best(self, query: RecommendQuery) -> Answer:
+        """Return the best items. Raise NotReadyError without a model."""
+        ...
+
+    def churn(self, user_id: str, model: str) -> ChurnAnswer:
+        """Return the churn probability. Raise NotReadyError without a model."""
+        ...
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """The outcome of a step: rows of the routed log (0: there were none), scores appended, and the
+    offset behind them.
+    """
+
+    rows: int
+    scores: int
+    end: int
+
+
+class ScoreRole:
+    """The one writer of the score log.
+
+    Args:
+        routed: the router's log; it need not exist yet.
+        scores: the address of the score log. A new log begins where the routed log ends: the past
+            is not scored.
+        keep_us: how long scores are kept.
+    Raises:
+        LockedError: another role writes the log.
+    """
+
+    def __init__(
+        self,
+        routed: Address,
+        scores: Address,
+        declared: Sequence[Score],
+        models: Scorers,
+        clock: Clock,
+        *,
+        keep_us: int,
+    ) -> None:
+        self._routed, self._address, self._models, self._clock, self._keep_us = (
+            routed,
+            scores,
+            models,
+            clock,
+            keep_us,
+        )
+        self._declared = list(declared)
+        self._trigger_types = sorted({kind for score in declared for kind in score.on})
+        self._reader: LogReader | None = None
+        self._writer: LogWriter | None = None
+        self._above: set[tuple[str, str]] = set()  # (score, person) with a risk above the threshold
+        self._last_scored_ts: dict[
+            tuple[str, str], int
+        ] = {}  # (score, person) → ts of the last scored event
+        # Intervals of NextBests that exceed the retention of scores.
+        every_us = {
+            score.name: parse_duration(score.every)
+            for score in declared
+            if isinstance(score, NextBest)
+        }
+        self._long_interval_us = {
+            name: every for name, every in every_us.items() if every > keep_us
+        }
+        self._carried_records: list[ScoreRecord] = []  # to be repeated with the next append
+        self._carried_before, self._rewritten_before = (
+            0,
+            0,
+        )  # positions before which records are carried, or were repeated
+        self._position = 0
+        self._appended_at = time.monotonic()
+        self.figures = ScoreFigures()
+
+    def step(self, stop: threading.Event | None = None) -> ScoreReport:
+        """Read a batch of the routed log, score, and append.
+
+        A batch has about 4 MB, and at most `EVENTS_MAX` events that trigger a score. Waits for the
+        state until `stop` is set.
+
+        Raises:
+            StorageError: a log could not be read or written; the next start continues where the log
+                ends.
+        """
+        reader = self._open()
+        if reader is None or self._writer is None:
+            return ScoreReport(0, 0, 0)
+        if self._position < reader.start():
+            log.warning(
+                "rows %d to %d of the routed log are gone, and were not scored",
+                self._position,
+                reader.start() - 1,
+            )
+            return self._append([], reader.start())
+        blocks = reader.read(self._position, bytes_max=ROWS_BYTES)
+        if not blocks:
+            return self._append_progress()
+        end = blocks[-1].end
+        triggers = self._triggers(blocks)
+        if len(triggers) > EVENTS_MAX:
+            end, triggers = triggers[EVENTS_MAX]["p"], triggers[:EVENTS_MAX]
+        if triggers and not self._wait(end - 1, stop):
+            return ScoreReport(0, 0, self._position)
+        scores = [scored for score in self._declared for scored in self._score(score, triggers)]
+        scores.sort(key=lambda scored: scored.p)
+        faults.at("score.scored")
+        if (
+            not scores
+            and not self._carried_records
+            and time.monotonic() - self._appended_at < EMPTY_AFTER_S
+        ):
+            rows, self._position = (
+                end - self._position,
+                end,
+            )  # reading these again after a crash loses nothing
+            self.figures.rows += rows
+            return ScoreReport(rows, 0, end)
+        return self._append(scores, end)
+
+    def run(
+        self, stop: threading.Event, *, report: Callable[[int], None] = lambda position: None
+    ) -> None:
+        """Step while there are rows, else check again every few milliseconds, until `stop` is set.
+
+        Args:
+            report: called every few seconds with the position that the log has recorded.
+        """
+        prune_at = refresh_at = report_at = 0.0
+        while not stop.is_set():
+            if time.monotonic() >= refresh_at:
+                self._models.refresh()
+                refresh_at = time.monotonic() + REFRESH_INTERVAL_S
+            if self._writer is not None and time.monotonic() >= report_at:
+                report(self._writer.end())
+                report_at = time.monotonic() + REPORT_INTERVAL_S
+            if not self.step(stop).rows:
+                stop.wait(POLL_S)
+            if time.monotonic() >= prune_at:
+                self.prune()
+                prune_at = time.monotonic() + PRUNE_EVERY_S
+
+    def prune(self) -> int:
+        """Delete the blocks whose scores are older than `keep_us`, and return their number.
+
+        Scores in them that are still needed are repeated with the next rows. Until then the blocks
+        stay, and a later call deletes them.
+        """
+        if self._writer is None:
+            return 0
+        newest = max(self._last_scored_ts.values(), default=0)
+        self._last_scored_ts = {
+            key: ts
+            for key, ts in self._last_scored_ts.items()
+            if ts > newest - self._long_interval_us.get(key[0], self._keep_us)
+        }
+        prune_before, lines = self._expired_records(self._clock.now() - self._keep_us)
+        carried = {
+            (line.name, line.person): msgspec.structs.replace(line, held=True, reasons=[])
+            for line in lines
+            if self._is_still_needed(line)
+        }
+        if carried and prune_before > self._rewritten_before:
+            self._carried_records, self._carried_before = list(carried.values()), prune_before
+            return 0
+        return self._writer.prune(prune_before) if prune_before else 0
+
+    def _expired_records(self, oldest: int) -> tuple[int, list[ScoreRecord]]:
+        """Return the position before which all blocks are older, or 0, and their scores."""
+        prune_before, lines = 0, list[ScoreRecord]()
+        try:
+            with open_reader(self._address) as reader:
+                position = reader.start()
+                while blocks := reader.read(position, bytes_max=READ_BYTES):
+                    for stored in blocks:
+                        if _written_at(stored.block.receipt) >= oldest:
+                            return prune_before, lines
+                        prune_before = position = stored.end
+                        lines += decode_scores(stored)
+        except NotReadyError:
+            return 0, []
+        return prune_before, lines
+
+    def _is_still_needed(self, line: ScoreRecord) -> bool:
+        """Return whether a score must be remembered, and no remaining block says so."""
+        key = line.name, line.person
+        if line.crossed:
+            return (
+                line.crossed == "above"
+                and key in self._above
+                and any(score.name == line.name for score in self._declared)
+            )
+        return line.name in self._long_interval_us and self._last_scored_ts.get(key) == line.ts
+
+    def close(self) -> None:
+        for opened in (self._reader, self._writer):
+            if opened is not None:
+                opened.close()
+        self._reader = self._writer = None
+
+    def __enter__(self) -> "ScoreRole":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # The steps
+
+    def _open(self) -> LogReader | None:
+        if self._reader is None:
+            try:
+                self._reader = open_reader(self._routed)
+            except NotReadyError:  # there is no router yet
+                return None
+            first = max(1, self._reader.end())
+            writer = open_writer(self._address, partition=NAME, first=first)  # type: ignore[arg-type]
+            self._writer = writer  # type: ignore[assignment]
+            self._position = writer.end()
+            self._replay_log()
+        return self._reader
+
+    def _replay_log(self) -> None:
+        """Restore what the log says about people."""
+        with open_reader(self._address) as reader:
+            position = reader.start()
+            while blocks := reader.read(position):
+                for scored in (record for stored in blocks for record in decode_scores(stored)):
+                    self._apply(scored)
+                position = blocks[-1].end
+
+    def _apply(self, scored: Scored) -> None:
+        key = scored.name, scored.person
+        if scored.crossed == "above":
+            self._above.add(key)
+        elif scored.crossed:
+            self._above.discard(key)
+        else:
+            self._last_scored_ts[key] = scored.ts
+
+    def _triggers(self, blocks: Sequence[StoredBlock]) -> list[dict]:
+        """Return the events of some blocks that trigger a score."""
+        tables = []
+        for stored in blocks:
+            table = events_of(stored, self._position, self._routed)
+            if table is None:
+                continue
+            is_trigger = pc.and_(
+                pc.is_in(table["type"], pa.array(self._trigger_types)),
+                pc.and_kleene(table["counts"], pc.not_equal(table["agent"], "bot")),
+            )
+            tables.append(table.filter(pc.fill_null(is_trigger, False)).select(_COLUMNS))
+        if not tables:
+            return []
+        trigger_table = pa.concat_tables(tables)
+        rows = trigger_table.drop_columns(["ts"]).to_pylist()
+        for row, ts in zip(rows, micros(trigger_table["ts"]).tolist(), strict=True):
+            row["ts"] = ts
+        return [row for row in rows if row["person"]]
+
+    def _wait(self, p: int, stop: threading.Event | None) -> bool:
+        """Wait until the states have row `p`; return False if stopped before."""
+        while self._models.reached() < p:
+            if stop is None or stop.wait(POLL_S):
+                return False
+            self._models.refresh()
+        return True
+
+    def _score(self, score: Score, triggers: Iterable[dict]) -> list[Scored]:
+        scored_people: list[Scored] = []
+        matching = [row for row in triggers if row["type"] in score.on]
+        for row in (
+            self._due(score, matching)
+            if isinstance(score, NextBest)
+            else {row["person"]: row for row in matching}.values()
+        ):
+            try:
+                scored = (
+                    self._churn(score, row)
+                    if isinstance(score, ChurnScore)
+                    else self._next_best(score, row)
+                )
+            except NotReadyError:
+                self.figures.unscored[score.name] += 1
+                continue
+            if scored is not None:
+                scored_people.append(scored)
+        return scored_people
+
+    def _due(self, score: NextBest, rows: Iterable[dict]) -> Iterator[dict]:
+        """Yield the rows that come at least `every` after the last of the same person."""
+        every, last = parse_duration(score.every), {}
+        for row in rows:
+            previous_ts = last.get(
+                row["person"], self._last_scored_ts.get((score.name, row["person"]))
+            )
+            if previous_ts is None or row["ts"] >= previous_ts + every:
+                last[row["person"]] = row["ts"]
+                yield row
+
+    def _churn(self, score: ChurnScore, row: Mapping) -> Scored | None:
+        if row["user_id"] is None:
+            return None  # the model knows people by their user id
+        answer = self._models.churn(row["user_id"], score.model)
+        if not answer.known:
+            return None  # strangers cannot leave
+        was_above = (score.name, row["person"]) in self._above
+        if was_above == (answer.gone > (score.below if was_above else score.above)):
+            return None
+        crossed = "below" if was_above else "above"
+        reasons = [reason.text for reason in answer.reasons]
+        return self._build_score(
+            score, row, model=answer.model, gone=answer.gone, crossed=crossed, reasons=reasons
+        )
+
+    def _next_best(self, score: NextBest, row: Mapping) -> Scored:
+        query = RecommendQuery(
+            slot=score.slot,
+            user_id=row["user_id"],
+            anonymous_id=row["anonymous_id"],
+            session_id=row["session_id"],
+            size=score.size or None,
+            context=Context(device=row["device"], country=row["country"]),
+        )
+        answer = self._models.next_best(query)
+        items = [ScoredItem(item.item_id, item.score or 0.0) for item in answer.items]
+        return self._build_score(score, row, model=answer.model, items=items)
+
+    def _build_score(self, score: Score, row: Mapping, **fields) -> Scored:
+        return Scored(
+            id=f"{row['p']}-{score.name}",
+            name=score.name,
+            p=row["p"],
+            event_id=row["event_id"],
+            type=row["type"],
+            ts=row["ts"],
+            scored_at=self._clock.now(),
+            person=row["person"],
+            user_id=row["user_id"],
+            anonymous_id=row["anonymous_id"],
+            **fields,
+        )
+
+    def _append_progress(self) -> ScoreReport:
+        """Record progress in the log if that has not been done for long."""
+        assert self._writer is not None
+        if (
+            self._position > self._writer.end()
+            and time.monotonic() - self._appended_at >= EMPTY_AFTER_S
+        ):
+            self._append([], self._position)
+        return ScoreReport(0, 0, self._position)
+
+    def _append(self, scores: list[Scored], end: int) -> ScoreReport:
+        assert self._writer is not None
+        rows, begin = end - self._position, self._writer.end()
+        if end > begin:
+            faults.at("score.before_append")
+            receipt = msgspec.json.encode({"received_at": self._clock.now()})
+            # Carried records come first, so that a new score of the same person overrides them.
+            self._writer.append(
+                [
+                    Block(
+                        KIND, end - begin, encode_scores([*self._carried_records, *scores]), receipt
+                    )
+                ]
+            )
+            faults.at("score.after_append")
+            if self._carried_records:
+                self._carried_records, self._rewritten_before = [], self._carried_before
+        self._position, self._appended_at = end, time.monotonic()
+        for scored in scores:
+            self._apply(scored)
+            self.figures.scores[scored.name] += 1
+        self.figures.rows += rows
+        self.figures.position = end
+        return ScoreReport(rows, len(scores), end)
+
+
+class _Receipt(msgspec.Struct, frozen=True):
+    received_at: int = 0
+
+
+_receipt = msgspec.json.Decoder(_Receipt).decode
+
+
+def _written_at(receipt: bytes) -> int:
+    return _receipt(receipt).received_at if receipt else 0

@@ -1,0 +1,74 @@
+"""Expected ends of a producer's logs: router and lake have read that far, so no log may end before.
+
+A lost or older file that began again at 0 would give out positions a second time. Acknowledged rows
+would be skipped until the file had grown past the expected end. So writers check it before they
+open.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import apsw
+
+from tailorbird.errors import NotReadyError, TailorbirdError
+from tailorbird.storage import Storage
+from tailorbird.stream import sqlite
+from tailorbird.stream.partitions import Stream, index_paths, raw_path, response_log_address
+from tailorbird.stream.released import try_read_released
+
+log = logging.getLogger(__name__)
+
+
+def router_positions(stream: Stream) -> list[dict[str, int]]:
+    """Return the raw positions of each router whose tables are on this machine, by log name."""
+    positions_by_index: dict[
+        str, dict[str, int]
+    ] = {}  # by partition; of several files that routers left of one, the newest counts
+    for path in index_paths(stream):
+        try:
+            connection = sqlite.connect_reader(path)
+        except NotReadyError:
+            continue
+        try:
+            rows = connection.execute("SELECT producer, offset FROM raw_position").fetchall()
+        except apsw.SQLError:  # the file is being created
+            continue
+        finally:
+            connection.close()
+        positions = positions_by_index.setdefault(path.name, {})
+        for producer, offset in rows:
+            positions[producer] = max(offset, positions.get(producer, 0))
+    return list(positions_by_index.values())
+
+
+def read_expected_ends(stream: Stream, producer: str, lake: Storage | None) -> Mapping[str, int]:
+    """Return the highest position that router or lake have read of each log of `producer`, by stem.
+
+    Positions that cannot be read are left out.
+    """
+    try:
+        routers = router_positions(stream)
+    except (apsw.Error, TailorbirdError) as error:
+        log.warning(
+            "%s: how far the router is cannot be read, so a lost log would not be noticed here: %s",
+            producer,
+            error,
+        )
+        routers = []
+    lake_has = None if lake is None else try_read_released(lake)
+    raw = {raw_path(stream, producer).stem: producer} if isinstance(stream, Path) else {}
+    if not isinstance(stream, Path):
+        raw = {part.stem: part.partition for part in stream.raw_parts(producer)}
+    answers = response_log_address(stream, producer).stem
+    ends = dict.fromkeys([*raw, answers], 0)
+    for part in routers:
+        for stem, name in raw.items():
+            ends[stem] = max(ends[stem], part.get(name, 0))
+    if lake_has is not None:
+        for stem, name in raw.items():
+            ends[stem] = max(
+                ends[stem], lake_has.archive.get(stem, 0), lake_has.routed.get(name, 0)
+            )
+        ends[answers] = max(ends[answers], lake_has.tables.get("answers", {}).get(answers, 0))
+    return ends

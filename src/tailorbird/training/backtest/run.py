@@ -1,0 +1,502 @@
+"""Validate a training: is it sound, and what is it worth, for whom, and by what?
+
+At several origins in time, the model that training would fit (`training.backtest.model`) learns
+from the past and is evaluated on what follows, with the baselines and with other ways of training
+(`training.backtest.variants`). Leakage is checked first (`training.backtest.leaks`). Only the
+report is kept; nothing is promoted. All metrics are NDCG@10 with the slot's formula over all
+origins, with intervals over people.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm
+
+from tailorbird.errors import UsageError
+from tailorbird.events import Clock, to_iso
+from tailorbird.features import FeatureSet
+from tailorbird.lake import Lake
+from tailorbird.ranking.slot import Slot
+from tailorbird.storage import Storage
+from tailorbird.training.backtest.leaks import (
+    LEAK,
+    Finding,
+    find_backdated_imports,
+    find_backdated_items,
+    find_lookahead,
+    find_repeated_events,
+    find_target_leakage,
+    findings_from_ranking,
+)
+from tailorbird.training.backtest.model import (
+    TREES,
+    build_fit_request,
+    fit_model,
+    resolved_settings,
+)
+from tailorbird.training.backtest.variants import Variant, build_variants
+from tailorbird.training.dataset.completion import EvaluationRows
+from tailorbird.training.evaluation import metrics
+from tailorbird.training.evaluation.bootstrap import Interval, flatten_intervals
+from tailorbird.training.evaluation.judge import PRIMARY, Evaluation, Evaluator, interaction_shares
+from tailorbird.training.fit.architecture import allows_net
+from tailorbird.training.settings import AUTO, Progress, TrainSettings
+from tailorbird.training.tuning.architectures import CalibratedModel, FitRequest
+from tailorbird.training.tuning.rows import (
+    Part,
+    SegmentedRequests,
+    Split,
+    describe_splits,
+    encode_splits,
+    segment_requests,
+)
+
+Floats = npt.NDArray[np.float64]
+FitOutput = TypeVar("FitOutput")
+
+NAME = "tailorbird"
+OVERFIT_MIN = 0.1  # drop in AUC from training to holdout that counts as overfitting
+
+
+@dataclass(frozen=True)
+class ValidateSettings:
+    """Settings of a validation.
+
+    Attributes:
+        train: the training that is validated.
+        splits: number of origins.
+        judged: maximum holdout requests of each origin.
+        variants: whether to try other ways of training too, which takes most of the time.
+        tuned_to: the slot's tuned architecture, if another one was requested.
+    """
+
+    train: TrainSettings = field(default_factory=TrainSettings)
+    splits: int = 3
+    judged: int = 6_000
+    variants: bool = True
+    seed: int = 7
+    tuned_to: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("splits", "judged"):
+            if getattr(self, name) < 1:
+                raise UsageError(
+                    f"expected at least 1, got {getattr(self, name)}", where=f"--{name}"
+                )
+
+
+@dataclass(frozen=True)
+class ComparisonTest:
+    """A paired comparison: the model's gain over another, and its p-value.
+
+    Attributes:
+        p: two-sided, from the width of the interval.
+        adjusted: p after Holm's correction over all tests of the report.
+    """
+
+    other: str
+    kind: str
+    gain: Interval
+    p: float
+    adjusted: float
+
+    @property
+    def verdict(self) -> str:
+        if not np.isfinite(self.adjusted) or self.adjusted >= 0.05:
+            return "may be chance"
+        return "ahead" if self.gain.value > 0 else "behind"
+
+    def to_dict(self) -> dict[str, Any]:
+        chances = {"p": _round_or_none(self.p), "p_holm": _round_or_none(self.adjusted)}
+        return {
+            "other": self.other,
+            "kind": self.kind,
+            **flatten_intervals({"gain": self.gain}),
+            **chances,
+            "verdict": self.verdict,
+        }
+
+
+@dataclass(frozen=True)
+class OverfitGap:
+    """AUC and log loss of one head on the training, validation and holdout parts, weighted."""
+
+    origin: str
+    head: str
+    auc: tuple[float, float, float]
+    log_loss: tuple[float, float, float]
+
+    @property
+    def overfit(self) -> float:
+        return self.auc[0] - self.auc[2]
+
+    def to_dict(self) -> dict[str, Any]:
+        names = ("train", "validation", "test")
+        figures = {"auc": self.auc, "log_loss": self.log_loss}
+        values_by_name = {
+            f"{figure}_{name}": _round_or_none(value)
+            for figure, values in figures.items()
+            for name, value in zip(names, values, strict=True)
+        }
+        return {"origin": self.origin, "head": self.head, **values_by_name}
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """The result of a validation.
+
+    Attributes:
+        evaluation: over all origins; sliced by origin, new and known users, devices, long tail
+            and new items.
+        tests: against baselines and other ways of training.
+        curve: share of the training requests → NDCG@10; 1 is the model.
+        findings: suspected leaks, and overfitted heads.
+        substitution: note that another architecture was requested than the slot is tuned to, or "".
+    """
+
+    slot: str
+    evaluation: Evaluation
+    tests: tuple[ComparisonTest, ...]
+    gaps: tuple[OverfitGap, ...]
+    curve: Mapping[float, Interval]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    about: dict[str, Any]
+    substitution: str = ""
+
+    @property
+    def architecture(self) -> str:
+        """Names of the fitted architectures, without repeats."""
+        return ", ".join(dict.fromkeys(one["architecture"] for one in self.about["splits"]))
+
+    @property
+    def leaks(self) -> tuple[Finding, ...]:
+        return tuple(one for one in self.findings if one.severity == LEAK)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON."""
+        curve = [
+            {"share": share, **flatten_intervals({PRIMARY: figure})}
+            for share, figure in self.curve.items()
+        ]
+        tables = {
+            "tests": [one.to_dict() for one in self.tests],
+            "gaps": [one.to_dict() for one in self.gaps],
+            "learning_curve": curve,
+        }
+        details = {
+            "findings": [one.to_dict() for one in self.findings],
+            "notes": list(self.notes),
+            "about": self.about,
+        }
+        return {
+            "slot": self.slot,
+            "instead": self.substitution,
+            **self.evaluation.to_dict(),
+            **tables,
+            **details,
+        }
+
+
+def validate(
+    features: FeatureSet,
+    slot: Slot,
+    *,
+    lake: Storage,
+    clock: Clock,
+    settings: ValidateSettings = ValidateSettings(),
+    signals: Mapping[str, Any] | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> ValidationReport:
+    """Validate the training of a slot's model.
+
+    Args:
+        signals: results of an earlier `features rank` on the slot; its leaks are reported and
+            its subset is tried.
+
+    Raises:
+        NotReadyError: there is too little data to evaluate each origin.
+        UsageError: the architecture is unknown, not installed, or it diverged.
+    """
+    train = settings.train.resolve_quick()
+    nets = allows_net(train)
+    segmented = segment_requests(
+        features, slot, Lake(lake), clock.now(), settings.splits, train, progress, include_test=True
+    )
+    splits = encode_splits(
+        segmented,
+        features,
+        slot,
+        train,
+        judged_max=settings.judged,
+        progress=progress,
+        evenly=True,
+        nets=nets,
+    )
+    progress("leaks", 0, 1)
+    findings = [
+        *_find_leaks(splits, segmented, features, settings.seed),
+        *find_backdated_imports(Lake(lake), features),
+        *findings_from_ranking(signals or {}),
+    ]
+    progress("leaks", 1, 1)
+    variants = _variants(splits[-1][0], features, settings, signals or {})
+    request = build_fit_request(train, settings.seed)
+    models, scores, left_out = _fit_origins_and_variants(splits, variants, request, progress)
+    evaluator = Evaluator(
+        segmented.material.history,
+        interaction_shares(segmented.material.history, 0),
+        slot.objective,
+        seed=settings.seed,
+    )
+    gaps: list[OverfitGap] = []
+    for number, ((split, judged), model) in enumerate(zip(splits, models, strict=True)):
+        origin = f"from {to_iso(segmented.borders[number + 1])[:16]}"
+        gaps += _gaps(origin, split, model)
+        heads = model.probabilities(split.holdout.matrix)
+        evaluator.set_popularity(
+            interaction_shares(segmented.material.history, segmented.borders[number + 1])
+        )
+        evaluator.add(
+            judged.rows,
+            {**scores[number], **judged.baseline_values},
+            heads,
+            judged.slates,
+            slice_name=origin,
+        )
+    evaluation = evaluator.evaluation(NAME)
+    kinds = {one.name: one.kind for one in variants}
+    tests = holm_adjust(
+        [(name, kinds.get(name, "baseline"), gain) for name, gain in evaluation.differences.items()]
+    )
+    fitted = [model.model.architecture for model in models]
+    findings += _find_overfit(gaps, nets=fitted[-1] != TREES)
+    substitution = _describe_substitution(train.architecture, settings.tuned_to)
+    notes = [
+        segmented.material.source_note,
+        *_describe_auto_choice(train.architecture, fitted, nets=nets),
+        *left_out,
+    ]
+    about = describe_splits(segmented, [split for split, _ in splits])
+    about["splits"] = [
+        {**one, "architecture": name} for one, name in zip(about["splits"], fitted, strict=True)
+    ]
+    about |= {
+        "seed": settings.seed,
+        "tuned": "; ".join(each for each in (train.tuned, substitution) if each) or "no",
+        "architecture": train.architecture,
+        "settings": {name: resolved_settings(name, request) for name in dict.fromkeys(fitted)},
+    }
+    return ValidationReport(
+        slot.name,
+        evaluation,
+        tuple(tests),
+        tuple(gaps),
+        _curve(evaluation),
+        tuple(findings),
+        tuple(notes),
+        about,
+        substitution,
+    )
+
+
+def _fit_origins_and_variants(
+    splits: Sequence[tuple[Split, EvaluationRows]],
+    variants: Sequence[Variant],
+    request: FitRequest,
+    progress: Progress,
+) -> tuple[list[CalibratedModel], list[dict[str, Floats]], list[str]]:
+    """Fit the model of each origin, and score holdout rows with it and with each variant.
+
+    Variants that could not be fitted at every origin are left out, with a note.
+    """
+    architecture = request.train.architecture
+    models = _fit_each_origin(
+        architecture, splits, lambda split: fit_model(split, request), progress
+    )
+    scores = [
+        {NAME: model.value(split.holdout.matrix)}
+        for model, (split, _) in zip(models, splits, strict=True)
+    ]
+    left_out = []
+    for one in variants:
+        label = one.name if one.kind == "architecture" else f"{architecture}, {one.name}"
+        values = _fit_each_origin(
+            label, splits, lambda split, one=one: one.value(split, request), progress
+        )
+        complete_values = [value for value in values if value is not None]
+        if len(complete_values) < len(splits):  # it would be compared on other requests
+            left_out.append(
+                f"{one.name} was left out: too little to learn from, or it diverged, at some origin"
+            )
+            continue
+        for origin_scores, value in zip(scores, complete_values, strict=True):
+            origin_scores[one.name] = value
+    return models, scores, left_out
+
+
+def _fit_each_origin(
+    label: str,
+    splits: Sequence[tuple[Split, EvaluationRows]],
+    fit: Callable[[Split], FitOutput],
+    progress: Progress,
+) -> list[FitOutput]:
+    """Return the output of a fit at each origin, reporting progress under a label."""
+    outputs = []
+    for number, (split, _) in enumerate(splits):
+        progress(label, number, len(splits))
+        outputs.append(fit(split))
+    progress(label, len(splits), len(splits))
+    return outputs
+
+
+def _describe_substitution(architecture: str, tuned_to: str) -> str:
+    return (
+        f"All figures are of {architecture}, which was asked for, not of {tuned_to}, which "
+        "the slot is tuned to"
+        if tuned_to
+        else ""
+    )
+
+
+def _describe_auto_choice(architecture: str, fitted: Sequence[str], *, nets: bool) -> list[str]:
+    """Describe the choice of `auto`."""
+    if architecture != AUTO:
+        return []
+    if not nets:
+        return [
+            "auto took gbdt, as torch is not installed: pip install 'tailorbird[deep]' lets "
+            "it try nets"
+        ]
+    return [f"auto took, by what each origin watched: {', '.join(fitted)}"]
+
+
+def _find_leaks(
+    splits: Sequence[tuple[Split, EvaluationRows]],
+    segmented: SegmentedRequests,
+    features: FeatureSet,
+    seed: int,
+) -> list[Finding]:
+    """Return suspected leaks in the largest split and in the log."""
+    split, judged = splits[-1][0], splits[-1][1].rows
+    column_findings = [
+        one
+        for head in split.objective
+        for one in find_target_leakage(
+            split.names, split.train.matrix, split.train.labels[head], head
+        )
+    ]
+    first_by_subject = {one.subject: one for one in reversed(column_findings)}
+    unique_findings = list(reversed(first_by_subject.values()))
+    material = segmented.material
+    return [
+        *unique_findings,
+        *find_lookahead(material, judged, features, seed=seed),
+        *find_backdated_items(material),
+        *find_repeated_events(material.interactions_by_type, segmented.borders[:-1]),
+    ]
+
+
+def _variants(
+    split: Split, features: FeatureSet, settings: ValidateSettings, signals: Mapping[str, Any]
+) -> list[Variant]:
+    if not settings.variants:
+        return []
+    keep = signals.get("subset", {}).get("keep", ())
+    return build_variants(
+        split.names, features, keep, defaults=bool(settings.train.tuned), layout=split.layout
+    )
+
+
+def _gaps(origin: str, split: Split, model: CalibratedModel) -> list[OverfitGap]:
+    gaps = []
+    parts: list[tuple[Part, Mapping[str, Floats]]] = [
+        (split.train, model.probabilities(split.train.matrix)),
+        (split.validation, model.probabilities(split.served)),
+        (split.holdout, model.probabilities(split.holdout.matrix)),
+    ]
+    for head in split.objective:
+        areas = [
+            metrics.auc(probabilities[head], part.labels[head], part.weight)
+            for part, probabilities in parts
+        ]
+        losses = [
+            _weighted_mean(metrics.log_losses(probabilities[head], part.labels[head]), part.weight)
+            for part, probabilities in parts
+        ]
+        gaps.append(OverfitGap(origin, head, tuple(areas), tuple(losses)))  # type: ignore[arg-type]
+    return gaps
+
+
+def _weighted_mean(values: Floats, weight: Floats) -> float:
+    """Return the weighted mean, NaN without weight.
+
+    Weights are all zero if no source found the chosen items.
+    """
+    return float(np.average(values, weights=weight)) if weight.sum() > 0 else float("nan")
+
+
+def _find_overfit(gaps: Sequence[OverfitGap], *, nets: bool) -> list[Finding]:
+    findings = []
+    advice = (
+        "more dropout or weight decay, fewer epochs"
+        if nets
+        else "fewer leaves, more rows of a leaf"
+    )
+    for head in dict.fromkeys(one.head for one in gaps):
+        head_gaps = [one for one in gaps if one.head == head and np.isfinite(one.overfit)]
+        gap = float(np.mean([one.overfit for one in head_gaps])) if head_gaps else 0.0
+        if gap > OVERFIT_MIN:
+            reached = (
+                f"{np.mean([one.auc[0] for one in head_gaps]):.3f} on what it learned from, "
+                f"{np.mean([one.auc[2] for one in head_gaps]):.3f} later"
+            )
+            fix = f"{advice} or more data may help: tailorbird tune"
+            findings.append(
+                Finding("look", f"head {head}", f"over-fit: an AUC of {reached}; {fix}")
+            )
+    return findings
+
+
+def holm_adjust(compared: Sequence[tuple[str, str, Interval]]) -> list[ComparisonTest]:
+    """Return paired tests with p-values adjusted by Holm's method.
+
+    The family-wise error rate is 5 % at p < 0.05.
+
+    Source: Holm, Scand. J. Statist. 6 (1979).
+    """
+    chances = []
+    for _, _, gain in compared:
+        error = (gain.high - gain.low) / (2 * 1.96)
+        certain = 1.0 if gain.value == 0 else 0.0
+        chance = float(2 * norm.sf(abs(gain.value) / error)) if error > 0 else certain
+        chances.append(chance if gain.has_bounds else float("nan"))
+    finite = [index for index in np.argsort(chances, kind="stable") if np.isfinite(chances[index])]
+    adjusted = [float("nan")] * len(compared)
+    worst = 0.0
+    for rank, place in enumerate(finite):
+        worst = max(worst, min(1.0, (len(finite) - rank) * chances[place]))
+        adjusted[place] = worst
+    rows = zip(compared, chances, adjusted, strict=True)
+    return [
+        ComparisonTest(name, kind, gain, chance, after)
+        for (name, kind, gain), chance, after in rows
+    ]
+
+
+def _curve(evaluation: Evaluation) -> dict[float, Interval]:
+    from tailorbird.training.backtest.variants import SHARES, amount_name
+
+    curve = {
+        share: evaluation.figures[amount_name(share)][PRIMARY]
+        for share in SHARES
+        if amount_name(share) in evaluation.figures
+    }
+    return {**curve, 1.0: evaluation.figures[NAME][PRIMARY]} if curve else {}
+
+
+def _round_or_none(value: float) -> float | None:
+    return round(float(value), 6) if np.isfinite(value) else None

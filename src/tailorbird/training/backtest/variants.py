@@ -1,0 +1,232 @@
+"""Other ways of training on the same split: less data, fewer columns, unseen people, trees for a
+net.
+
+Each returns a value for every holdout row of the split, so all variants, the model and the
+baselines are compared on the same requests.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.features import FeatureSet
+from tailorbird.features.declare.declarations import CANDIDATE_COLUMN, POSITION
+from tailorbird.models.architectures import DEEP
+from tailorbird.models.deep.layout import Layout
+from tailorbird.models.gbdt import GbdtSettings
+from tailorbird.ranking.encode.computed import COMPUTED
+from tailorbird.training.backtest.model import TREES, fit_model
+from tailorbird.training.fit.architecture import DivergenceError
+from tailorbird.training.tuning.architectures import CalibratedModel, FitRequest
+from tailorbird.training.tuning.rows import Part, Split
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+SHARES = (0.125, 0.25, 0.5)  # of the training requests
+PEOPLE_GROUPS = 3
+UNSEEN = "unseen people"
+BOOSTED = "boosted trees"
+ITEM_ID_COLUMNS = "the item's id and the newest items"  # codes that only nets use
+POSITIVES_MIN = 20  # of each class of a head
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Another way of training.
+
+    Attributes:
+        name: as tables call it.
+        kind: `architecture`, `amount`, `columns`, `people` or `settings`.
+        value: of each holdout row; None if there is too little data, or a net diverged.
+    """
+
+    name: str
+    kind: str
+    value: Callable[[Split, FitRequest], Floats | None]
+
+
+def build_variants(
+    names: Sequence[str],
+    features: FeatureSet,
+    keep: Sequence[str] = (),
+    defaults: bool = False,
+    layout: Layout | None = None,
+) -> list[Variant]:
+    """Return all variants that are compared with the model.
+
+    Args:
+        names: names of the matrix's columns.
+        keep: columns that `features rank` proposes to keep, if it has run.
+        defaults: whether to compare with the defaults, for a tuned model.
+        layout: of the matrix, if a net may be fitted to it; trees are then compared too.
+    """
+    variants = [Variant(BOOSTED, "architecture", _train_trees)] if layout else []
+    variants += [Variant(amount_name(share), "amount", _train_on_share(share)) for share in SHARES]
+    variants.append(Variant(UNSEEN, "people", _score_unseen_people))
+    groups = column_groups(names, features, layout)
+    variants += [
+        Variant(f"without {group}", "columns", _train_without(columns))
+        for group, columns in groups.items()
+        if len(groups) > 1
+    ]
+    always = {
+        POSITION,
+        *(layout.net_only_columns if layout else ()),
+    }  # `features rank` does not rank these
+    ranked_names = [name for name in names if name in keep or name in always]
+    if set(ranked_names) - always and len(ranked_names) < len(names):
+        variants.append(Variant("columns that rank keeps", "columns", _train_only_on(ranked_names)))
+    if defaults:
+        variants.append(Variant("default settings", "settings", _train_with_defaults))
+    return variants
+
+
+def amount_name(share: float) -> str:
+    return f"{share:.1%} of the requests".replace(".0%", "%")
+
+
+def column_groups(
+    names: Sequence[str], features: FeatureSet, layout: Layout | None = None
+) -> dict[str, tuple[str, ...]]:
+    """Return group → columns, by what a column describes.
+
+    Groups are the item, the person, their relation, the request and the index.
+
+    Args:
+        layout: of the matrix, if it has columns for nets: words count as the item's, its id and
+            the newest items are a group of their own.
+    """
+    entity_of = {column.name: column.entity for column in features.columns}
+    entity_of |= {one.output: entity_of.get(one.column, "") for one in features.transforms}
+    ids = {layout.columns[place] for place in layout.history_columns} if layout else set()
+    words = (
+        {layout.columns[place] for bag in layout.bags for place in bag.places} if layout else set()
+    )
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        if name == POSITION:
+            continue
+        entity = entity_of.get(name)
+        if name in ids:
+            group = ITEM_ID_COLUMNS
+        elif name in words:
+            group = "columns of item"
+        elif name in COMPUTED or (
+            entity is None and any(name.startswith(f"{one}_") for one in COMPUTED)
+        ):
+            group = "columns of the index"
+        elif CANDIDATE_COLUMN.fullmatch(name):
+            group = "columns of candidates"
+        elif entity is None:
+            group = next(
+                (
+                    f"columns of {each or 'the request'}"
+                    for column, each in entity_of.items()
+                    if name.startswith(f"{column}_")
+                ),
+                "others",
+            )
+        else:
+            group = f"columns of {entity}" if entity else "columns of the request, and derived ones"
+        groups.setdefault(group, []).append(name)
+    return {group: tuple(columns) for group, columns in sorted(groups.items())}
+
+
+def with_learnable_heads(split: Split) -> Split | None:
+    """Return the split with the heads that have enough data, or None without any."""
+    labels = split.train.labels
+    heads = {
+        head: weight
+        for head, weight in split.objective.items()
+        if min(labels[head].sum(), (~labels[head]).sum()) >= POSITIVES_MIN
+    }
+    return replace(split, objective=heads) if heads else None
+
+
+def _train_on_share(share: float) -> Callable[[Split, FitRequest], Floats | None]:
+    def value(split: Split, request: FitRequest) -> Floats | None:
+        rng = np.random.default_rng([request.seed, round(1000 * share)])
+        is_selected = rng.random(len(split.train.t)) < share
+        return _fit_and_score(
+            split.restrict_training(is_selected, np.ones(len(split.validation.t), bool)), request
+        )
+
+    return value
+
+
+def _score_unseen_people(split: Split, request: FitRequest) -> Floats | None:
+    """Score each third of the people by a model trained on the others.
+
+    Unknown people are unseen by definition.
+    """
+    offset = split.holdout.offsets
+    values = np.zeros(len(split.holdout.matrix))
+    for group in range(PEOPLE_GROUPS):
+        in_other_groups = [_people_group(part) != group for part in (split.train, split.validation)]
+        model = _fit_or_none(split.restrict_training(*in_other_groups), request)
+        if model is None:
+            return None
+        in_group = _people_group(split.holdout) == group
+        rows = np.repeat(in_group, np.diff(offset))
+        if rows.any():
+            values[rows] = model.value(split.holdout.matrix[rows])
+    return values
+
+
+def _people_group(part: Part) -> npt.NDArray[np.int64]:
+    """Return the third of the people of each request; unknown people are spread evenly."""
+    mixed = (part.person.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
+    return (
+        np.where(part.person < 0, np.arange(len(part.person)), mixed.astype(np.int64))
+        % PEOPLE_GROUPS
+    )
+
+
+def _train_without(columns: Sequence[str]) -> Callable[[Split, FitRequest], Floats | None]:
+    def value(split: Split, request: FitRequest) -> Floats | None:
+        remaining = [name for name in split.names if name not in columns]
+        usable = (
+            remaining
+            if request.train.architecture in DEEP
+            else [name for name in remaining if name in split.tree_columns]
+        )
+        return _fit_and_score(split.select_columns(remaining), request) if usable else None
+
+    return value
+
+
+def _train_only_on(columns: Sequence[str]) -> Callable[[Split, FitRequest], Floats | None]:
+    return lambda split, request: _fit_and_score(
+        split.select_columns([name for name in split.names if name in columns]), request
+    )
+
+
+def _train_with_defaults(split: Split, request: FitRequest) -> Floats | None:
+    default_trees = replace(
+        GbdtSettings(), trees=request.train.gbdt.trees, patience=request.train.gbdt.patience
+    )
+    return _fit_and_score(
+        split, replace(request, settings={}, train=replace(request.train, gbdt=default_trees))
+    )
+
+
+def _train_trees(split: Split, request: FitRequest) -> Floats | None:
+    return _fit_and_score(split, replace(request, train=replace(request.train, architecture=TREES)))
+
+
+def _fit_or_none(split: Split, request: FitRequest) -> CalibratedModel | None:
+    learnable_split = with_learnable_heads(split)
+    if learnable_split is None:
+        return None
+    try:
+        return fit_model(learnable_split, request)
+    except DivergenceError:
+        return None
+
+
+def _fit_and_score(split: Split, request: FitRequest) -> Floats | None:
+    model = _fit_or_none(split, request)
+    return None if model is None else model.value(split.holdout.matrix)

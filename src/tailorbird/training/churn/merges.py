@@ -1,0 +1,123 @@
+"""Times at which users were merged into another user, whose silence therefore says nothing.
+
+41 merged into 42 at b, undone at e     41 is merged in (b, e]; a cut sees merges before it
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events import micros
+from tailorbird.events.merges import Merge, merge_rows, merges_of, survivor
+from tailorbird.training.dataset.codes import Codes
+
+Ints = npt.NDArray[np.int64]
+
+OPEN = 1 << 62  # end of a merge that was not undone
+
+
+@dataclass(frozen=True)
+class MergeHistory:
+    """The merges of a log, by (ts, p).
+
+    Attributes:
+        people: codes of the people that are looked up; users without activity may link two of
+            them.
+        users: the user that each merge is of.
+        received: when each became known.
+    """
+
+    people: Codes
+    users: tuple[str, ...]
+    merges: tuple[Merge, ...]
+    received: Ints
+
+    @classmethod
+    def from_events(cls, events: pa.Table, people: Codes, known_until: int) -> "MergeHistory":
+        """Return the merges in a table of events that was complete at `known_until`."""
+        if not {"user_id", "p"} <= set(events.column_names):
+            return cls(people, (), (), np.zeros(0, np.int64))
+        rows = merge_rows(events)
+        user_merges = merges_of(rows)
+        received = micros(pc.coalesce(rows["received_at"], rows["ts"]))
+        return cls(
+            people,
+            tuple(user for user, _ in user_merges),
+            tuple(merge for _, merge in user_merges),
+            np.minimum(received, known_until),
+        )
+
+    def as_of(self, moment: int) -> "MergeHistory":
+        """Return the merges known at a moment.
+
+        They may include merges dated after it, which no lookup may reach.
+        """
+        is_known = self.received <= moment
+        if all(is_known[position] for position, each in enumerate(self.merges) if each.ts < moment):
+            return self  # keeps its cached spans
+        positions = np.flatnonzero(is_known).tolist()
+        return MergeHistory(
+            self.people,
+            tuple(self.users[k] for k in positions),
+            tuple(self.merges[k] for k in positions),
+            self.received[is_known],
+        )
+
+    def merged_between(self, person: Ints, since: Ints, until: Ints) -> npt.NDArray[np.bool_]:
+        """Return which people were merged at some moment from `since` to `until`; shape (n,) each.
+
+        Only merges before `until` count.
+        """
+        is_merged = np.zeros(len(person), bool)
+        merged_people, begin, end = self._spans
+        position = np.searchsorted(merged_people, person)
+        while len(merged_people) and len(
+            rows := np.flatnonzero(
+                (position < len(merged_people))
+                & (merged_people[np.minimum(position, len(merged_people) - 1)] == person)
+            )
+        ):
+            span = position[rows]
+            is_merged[rows] |= (begin[span] < until[rows]) & (end[span] >= since[rows])
+            position[rows] += 1
+        return is_merged
+
+    @cached_property
+    def _spans(self) -> tuple[Ints, Ints, Ints]:
+        """Person, start and end of each period of being merged, by person."""
+        newest: dict[str, Merge] = {}
+        named_by: dict[str, set[str]] = {}
+        merged_since: dict[str, int] = {}
+        spans: list[tuple[str, int, int]] = []
+        for user, merge in zip(self.users, self.merges, strict=True):
+            if user in newest:
+                named_by[newest[user].into].discard(user)
+            newest[user] = merge
+            named_by.setdefault(merge.into, set()).add(user)
+            for each in _users_leading_to(user, named_by):
+                is_merged = survivor(each, newest.get)[0] != each
+                if is_merged and each not in merged_since:
+                    merged_since[each] = merge.ts
+                elif not is_merged and each in merged_since:
+                    spans.append((each, merged_since.pop(each), merge.ts))
+        spans += [(each, begin, OPEN) for each, begin in merged_since.items()]
+        merged_people = self.people.encode(pa.array([each for each, _, _ in spans], pa.string()))
+        begin, end = (np.array([span[k] for span in spans], np.int64) for k in (1, 2))
+        order = np.argsort(merged_people, kind="stable")
+        order = order[merged_people[order] >= 0]
+        return merged_people[order], begin[order], end[order]
+
+
+def _users_leading_to(user: str, named_by: dict[str, set[str]]) -> set[str]:
+    """Return a user and all users whose merge chain passes through it."""
+    users, pending = {user}, [user]
+    while pending:
+        for each in named_by.get(pending.pop(), ()):
+            if each not in users:
+                users.add(each)
+                pending.append(each)
+    return users

@@ -1,0 +1,575 @@
+"""Backtest over rolling origins: at each, fit what was known then, score people, and see the
+outcome.
+
+    cut 1     ─fit─┤ origin ── window ──┤
+    cut 2              ─fit─┤ origin ── window ──┤
+    cut 3                              ─fit─┤ origin ── window ──┤
+                                       └ cut 1 is finished: it may choose and calibrate models
+
+Nothing about a cut uses what was not known at its origin: neither models nor calibration nor the
+choice of the model. The last cut estimates the quality of a bundle made now, so its calibration has
+to be chosen as the bundle's is: by `PROOFS` cuts that began when an earlier one was finished, and
+that were all finished by its own origin. With `PER_REACH` cuts from an origin to the end of its
+window that takes
+
+    1 2 3 │ 4 5 6 │ 7 8 9        9 is judged; by its origin 1 to 6 are finished, and
+    fitted  proofs      judged   4, 5 and 6 began when 1, 2 and 3 were
+
+For the bundle, made when 9 is finished, 4 to 9 are proofs, so six origins would do.
+`training.churn.evaluation` computes the metrics of cuts.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events import DAY
+from tailorbird.features.declare.declarations import HORIZON
+from tailorbird.models.btyd import fit_bg_nbd
+from tailorbird.models.rfm import fit_rfm
+from tailorbird.ranking.calibration import Calibration, Identity, fit_platt
+from tailorbird.ranking.churn.declaration import Churn
+from tailorbird.training.churn.fit import (
+    BLEND,
+    DIRECT,
+    HAZARD,
+    PROBABILITY_MIN,
+    FitSettings,
+    FittedModels,
+    Grid,
+    fit_at,
+)
+from tailorbird.training.churn.labels import Activity, Floats, Ints, Window
+from tailorbird.training.churn.rows import NO_LIMIT, PeopleFeatures
+from tailorbird.training.evaluation.metrics import log_losses
+from tailorbird.training.fit.calibrate import CalibrationChoice, choose_calibration
+
+ORDER = (BLEND, HAZARD[0], HAZARD[1], DIRECT[0], DIRECT[1])  # preference without evidence
+PROOFS = 3  # later cuts that a choice needs
+PER_REACH = 3  # maximum cuts from an origin to the end of its window, gap included
+CUTS_MAX = PROOFS + 2 * PER_REACH  # enough to calibrate the last cut
+SCALES = (0.5, 2.0)  # bounds for expected purchases; beyond them the model is wrong
+RAW = CalibrationChoice(Identity(), {}, 0)  # uncalibrated
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class OriginScores:
+    """Predictions made at an origin.
+
+    Attributes:
+        person: the scored people.
+        raw: candidate → P(gone), shape (n,), uncalibrated.
+        purchases: candidate → expected purchases, uncalibrated; empty without a count model.
+    """
+
+    window: Window
+    person: Ints
+    raw: Mapping[str, Floats]
+    purchases: Mapping[str, Floats]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The model and calibration chosen on the cuts that were finished.
+
+    Attributes:
+        losses: candidate → mean log loss on those cuts after Platt scaling; see
+            `choose_model`.
+        scale: factor of the expected purchases.
+        finished_count: number of finished cuts; with fewer than `PROOFS` no model is chosen.
+        count_model: the model of expected purchases; "" without any.
+        errors: candidate → mean absolute error of expected purchases on those cuts, after
+            correcting their total; see `choose_count_model`.
+    """
+
+    model: str
+    calibration: CalibrationChoice
+    losses: Mapping[str, float]
+    scale: float
+    finished_count: int
+    count_model: str = ""
+    errors: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def calibrator(self) -> Calibration:
+        return self.calibration.calibration
+
+    @property
+    def uncalibrated_reason(self) -> str:
+        """Explain why there was too little data to choose a calibration, or return ""."""
+        if self.calibration.losses:
+            return ""
+        return (
+            f"{self.calibration.periods} of the {PROOFS} origins that it takes had people "
+            "enough and began when an earlier one was over"
+        )
+
+    @property
+    def description(self) -> str:
+        """One-line summary of the choice."""
+        listed = ", ".join(
+            f"{name} {loss:.4f}"
+            for name, loss in sorted(self.losses.items(), key=lambda entry: entry[1])
+        )
+        by = f"by how well it told people apart at earlier origins (log loss): {listed}"
+        if self.finished_count < PROOFS:
+            by = (
+                f"as {self.finished_count} of the {PROOFS} earlier origins that a choice takes "
+                "were over"
+            )
+        calibration = (
+            f"none, as {self.uncalibrated_reason}"
+            if self.uncalibrated_reason
+            else self.calibration.summary
+        )
+        return f"{self.model}, {by}; calibration {calibration}; {self._count_description}"
+
+    @property
+    def _count_description(self) -> str:
+        if not self.count_model:
+            return "no expected purchases"
+        listed = ", ".join(
+            f"{name} {error:.4f}"
+            for name, error in sorted(self.errors.items(), key=lambda entry: entry[1])
+        )
+        by = (
+            f" by mean absolute error, totals set right: {listed},"
+            if self.finished_count >= PROOFS and len(self.errors) > 1
+            else ""
+        )
+        return f"purchases of {self.count_model}{by} times {self.scale:.3f}"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """An origin whose outcome is known.
+
+    Attributes:
+        churned, bought: outcomes, shape (n,).
+        probability: calibrated P(gone) of the chosen model; `purchases` likewise.
+        baselines: name → P(gone); `baseline_purchases`: expected purchases of count models.
+        fitted: the models of the origin.
+    """
+
+    scores: OriginScores
+    churned: npt.NDArray[np.bool_]
+    bought: Floats
+    choice: Choice
+    probability: Floats
+    purchases: Floats | None
+    baselines: Mapping[str, Floats]
+    baseline_purchases: Mapping[str, Floats]
+    fitted: FittedModels
+    frequency: Floats  # purchases before the origin
+    # People merged into another user within gap and window are left out: their label is unknown.
+    merged: int = 0
+
+
+def backtest_windows(activity: Activity, churn: Churn, cuts: int) -> list[Window]:
+    """Return the past windows of the backtest, oldest first, `cut_step_us` apart.
+
+    Each has at least as long a history before it as it reaches ahead. If the history is too short
+    for any, shorter windows start at a third, a half and two thirds of it.
+
+    Raises:
+        NotReadyError: the history is shorter than six periods.
+    """
+    length, known_until, first = churn.window_us, activity.known_until, activity.start_ts
+    last = known_until - churn.gap_us - length
+    origins = [
+        last - k * cut_step_us(churn)
+        for k in range(cuts)
+        if known_until - first >= required_history_us(churn, k + 1)
+    ]
+    if origins:
+        return [Window(origin, churn.gap_us, length) for origin in reversed(origins)]
+    short = ((known_until - first) // 3 - churn.gap_us) // churn.period_us * churn.period_us
+    if short < 2 * churn.period_us:
+        problem = (
+            f"the history of {(known_until - first) / DAY:.0f} days is too short for a window of "
+            f"{churn.window}"
+        )
+        raise NotReadyError(problem, fix="a shorter window or gap in churn.py, or a longer history")
+    return [
+        Window(first + int((known_until - first) * share), churn.gap_us, short)
+        for share in (1 / 3, 1 / 2, 2 / 3)
+    ]
+
+
+def cut_step_us(churn: Churn) -> int:
+    """Return the time between two cuts: a cut is finished by the `PER_REACH`-th after it.
+
+    It is a whole number of days if windows are at least days.
+    """
+    unit = min(DAY, churn.period_us)
+    return -(-(churn.gap_us + churn.window_us) // (PER_REACH * unit)) * unit
+
+
+def required_history_us(churn: Churn, cuts: int) -> int:
+    """Return the length of a history that has so many cuts, in µs."""
+    return 2 * (churn.gap_us + churn.window_us) + (cuts - 1) * cut_step_us(churn) + churn.period_us
+
+
+def cuts_to_calibrate(churn: Churn, *, judged: bool) -> int:
+    """Return the number of cuts needed to calibrate a bundle, or the judged cut too."""
+    ahead = -(-(churn.gap_us + churn.window_us) // cut_step_us(churn))
+    return PROOFS + (2 * ahead if judged else ahead)
+
+
+def build_grid(
+    people: PeopleFeatures,
+    activity: Activity,
+    churn: Churn,
+    *,
+    rows_max: int,
+    seed: int,
+    progress: Progress,
+) -> Grid:
+    """Return people at moments one period apart; every third of a window is an origin.
+
+    Moments go back from the end of the known activity. If there are too many people, they are
+    sampled at each moment independently.
+    """
+    period, reach = churn.period_us, churn.active_us + churn.window_us if churn.active_us else 0
+    moments = np.arange(
+        activity.known_until - period, activity.start_ts + period, -period, dtype=np.int64
+    )[::-1]
+    if not len(moments):
+        raise NotReadyError(
+            "the history is shorter than two periods", fix="a longer history, or a shorter window"
+        )
+    origin_stride = max(1, round(churn.window_us / 3 / period))
+    rng = np.random.default_rng(seed)
+    person, moment, origin = [], [], []
+    for index, each in enumerate(moments.tolist()):
+        then = activity.as_of(each)
+        candidates = then.active_people(each, reach)
+        if len(candidates) > (share := max(rows_max // len(moments), 100)):
+            candidates = np.sort(rng.choice(candidates, share, replace=False))
+        is_eligible = (
+            np.isin(candidates, then.active_people(each, churn.active_us))
+            if churn.active_us
+            else np.ones(len(candidates), bool)
+        )
+        person.append(candidates)
+        moment.append(np.full(len(candidates), each, np.int64))
+        origin.append(is_eligible & ((len(moments) - 1 - index) % origin_stride == 0))
+    progress("features", 0, 1)
+    person_codes, moments_of_rows = np.concatenate(person), np.concatenate(moment)
+    table = people.read_historical(person_codes, moments_of_rows)
+    progress("features", 1, 1)
+    return Grid(moments_of_rows, person_codes, table, np.concatenate(origin), period)
+
+
+def feature_horizon(first: int, known_until: int) -> int:
+    """Return the last moment at which features may be read.
+
+    If the log is shorter than the features' lookback, reading stops before the log would exceed it:
+    a model that never saw expired events would not know what their absence means.
+    """
+    return first + HORIZON - DAY if known_until - first < HORIZON else NO_LIMIT
+
+
+def period_starts(window: Window, churn: Churn, until: int) -> list[int]:
+    """Return the start of each period of a window, capped at `until`."""
+    periods = max(1, round(window.length / churn.period_us))
+    return [
+        max(min(window.start + k * churn.period_us, until), window.origin) for k in range(periods)
+    ]
+
+
+def score_people_at(
+    fitted: FittedModels,
+    people: PeopleFeatures,
+    person: Ints,
+    window: Window,
+    churn: Churn,
+    until: int,
+) -> OriginScores:
+    """Score people at a window's origin, with what is known then."""
+    starts = period_starts(window, churn, until) if set(HAZARD) & set(fitted.models) else []
+    tables = people.read_projected(window.origin, person, [window.origin, *starts])
+    now, later = tables[0], tables[1:]
+    return OriginScores(
+        window,
+        person,
+        fitted.churn_probabilities(now, later),
+        fitted.expected_purchases(now, window),
+    )
+
+
+def run_cuts(
+    grid: Grid,
+    people: PeopleFeatures,
+    activity: Activity,
+    churn: Churn,
+    windows: Sequence[Window],
+    settings: FitSettings,
+    *,
+    scored_max: int,
+    progress: Progress,
+) -> list[Cut]:
+    """Run the backtest over windows, oldest first; origins with too little data are skipped.
+
+    Raises:
+        NotReadyError: there is too little data at the last origin.
+    """
+    cuts: list[Cut] = []
+    rng = np.random.default_rng([settings.seed, 1])
+    for index, window in enumerate(windows):
+        progress("origins", index, len(windows))
+        then = activity.as_of(window.origin)
+        person = then.active_people(window.origin, churn.active_us)
+        if len(person) > scored_max:
+            person = np.sort(rng.choice(person, scored_max, replace=False))
+        outcome = activity.as_of(window.stop)
+        is_labelled = ~outcome.merged_during(person, window.origin, window.stop)
+        person, merged = person[is_labelled], int(np.count_nonzero(~is_labelled))
+        try:
+            fitted = fit_at(grid, then, window, settings, churn.rfm)
+            baselines, baseline_counts = predict_baselines(then, person, window, churn)
+        except NotReadyError:
+            if index == len(windows) - 1:
+                raise
+            continue
+        scores = score_people_at(
+            fitted, people, person, window, churn, feature_horizon(then.start_ts, window.origin)
+        )
+        bought = outcome.count_activity(person, window.start, window.stop)
+        finished = [cut for cut in cuts if cut.scores.window.stop <= window.origin]
+        choice = choose_model(
+            finished, tuple(scores.raw), window, settings.half_life, tuple(scores.purchases)
+        )
+        probability = choice.calibrator.apply(scores.raw[choice.model])
+        expected = (
+            scores.purchases[choice.count_model] * choice.scale if choice.count_model else None
+        )
+        frequency = then.rfm(person, window.origin).frequency
+        cuts.append(
+            Cut(
+                scores,
+                bought == 0,
+                bought,
+                choice,
+                probability,
+                expected,
+                baselines,
+                baseline_counts,
+                fitted,
+                frequency,
+                merged,
+            )
+        )
+    progress("origins", len(windows), len(windows))
+    return cuts
+
+
+def choose_model(
+    finished: Sequence[Cut],
+    candidates: Sequence[str],
+    window: Window,
+    half_life: float,
+    count_candidates: Sequence[str] = (),
+) -> Choice:
+    """Choose the candidate with the lowest log loss on finished cuts, and its calibration.
+
+    With fewer than `PROOFS` finished cuts nothing is chosen: the blend is used, uncalibrated,
+    because one or two cuts are a season and no proof. Candidates are compared by their log loss
+    after Platt scaling on the cut itself: a level that moves with the season is no merit of a
+    candidate, and is left to the calibration.
+
+    Args:
+        half_life: age in windows at which a cut weighs half, as in training; 0 weighs all cuts
+            the same.
+        count_candidates: candidates for expected purchases, the default first.
+    """
+    usual = next(name for name in ORDER if name in candidates)
+    if not finished:
+        return Choice(usual, RAW, {}, 1.0, 0, count_candidates[0] if count_candidates else "")
+    age = np.array([(window.origin - cut.scores.window.origin) / window.length for cut in finished])
+    weights = 0.5 ** (age / half_life) if half_life else np.ones(len(finished))
+    comparable = [name for name in candidates if all(name in cut.scores.raw for cut in finished)]
+    losses = {
+        name: float(
+            np.average([_discrimination_loss(cut, name) for cut in finished], weights=weights)
+        )
+        for name in comparable
+    }
+    model = (
+        min(losses, key=lambda name: losses[name]) if losses and len(finished) >= PROOFS else usual
+    )
+    calibration = _fit_calibration(finished, model, weights) if model in comparable else RAW
+    count, errors = choose_count_model(finished, count_candidates, weights)
+    return Choice(
+        model, calibration, losses, _purchase_scale(finished, count), len(finished), count, errors
+    )
+
+
+def choose_count_model(
+    finished: Sequence[Cut], count_candidates: Sequence[str], weights: Floats
+) -> tuple[str, dict[str, float]]:
+    """Choose the model of expected purchases with the lowest error, and return all errors.
+
+    With fewer than `PROOFS` cuts the default is used. Each candidate's total is corrected in each
+    cut: if most people buy nothing, an absolute error prefers models that predict too little. The
+    level is left to `_purchase_scale`.
+
+    Args:
+        weights: weight of each cut.
+    """
+    if not count_candidates:
+        return "", {}
+    comparable = [
+        name
+        for name in count_candidates
+        if all(
+            name in cut.scores.purchases and cut.scores.purchases[name].sum() > 0
+            for cut in finished
+        )
+    ]
+    errors = {
+        name: float(np.average([_count_error(cut, name) for cut in finished], weights=weights))
+        for name in comparable
+    }
+    return min(errors, key=lambda name: errors[name]) if errors and len(
+        finished
+    ) >= PROOFS else count_candidates[0], errors
+
+
+def _count_error(cut: Cut, name: str) -> float:
+    expected = cut.scores.purchases[name]
+    return float(np.abs(expected * (cut.bought.sum() / expected.sum()) - cut.bought).mean())
+
+
+def _discrimination_loss(cut: Cut, name: str) -> float:
+    raw = cut.scores.raw[name]
+    logits = np.log(np.clip(raw, PROBABILITY_MIN, 1 - PROBABILITY_MIN)) - np.log1p(
+        -np.clip(raw, PROBABILITY_MIN, 1 - PROBABILITY_MIN)
+    )
+    return float(
+        log_losses(
+            fit_platt(logits, cut.churned.astype(np.float64)).apply(logits), cut.churned
+        ).mean()
+    )
+
+
+def _fit_calibration(finished: Sequence[Cut], name: str, weights: Floats) -> CalibrationChoice:
+    """Return a candidate's calibration, or none if no cut began after another had finished."""
+    sizes = [len(cut.churned) for cut in finished]
+    raw = np.concatenate([cut.scores.raw[name] for cut in finished])
+    churned = np.concatenate([cut.churned for cut in finished])
+    after = np.array([_first_after(finished, cut) for cut in finished])
+    return choose_calibration(
+        raw,
+        churned,
+        np.repeat(np.arange(len(finished)), sizes),
+        np.repeat(weights, sizes),
+        label_period=np.repeat(after, sizes),
+        periods_min=PROOFS,
+    )
+
+
+def _first_after(finished: Sequence[Cut], cut: Cut) -> int:
+    """Return the index of the first cut that begins when this one is finished."""
+    return next(
+        (
+            k
+            for k, each in enumerate(finished)
+            if each.scores.window.origin >= cut.scores.window.stop
+        ),
+        len(finished),
+    )
+
+
+def _purchase_scale(finished: Sequence[Cut], count: str) -> float:
+    """Return the factor for expected purchases.
+
+    It is 1 unless scaling brought totals closer in enough later cuts.
+    """
+    counted = [
+        cut
+        for cut in finished
+        if count in cut.scores.purchases
+        and cut.scores.purchases[count].sum() > 0
+        and cut.bought.sum() > 0
+    ]
+    ratio = [float(cut.bought.sum() / cut.scores.purchases[count].sum()) for cut in counted]
+    unscaled_errors, scaled_errors = [], []
+    for index, cut in enumerate(counted):
+        before = [
+            ratio[k]
+            for k, each in enumerate(counted)
+            if each.scores.window.stop <= cut.scores.window.origin
+        ]
+        if before:
+            unscaled_errors.append(abs(1 / ratio[index] - 1))
+            scaled_errors.append(abs(_bounded(before) / ratio[index] - 1))
+    return (
+        _bounded(ratio)
+        if len(unscaled_errors) >= PROOFS and np.mean(scaled_errors) < np.mean(unscaled_errors)
+        else 1.0
+    )
+
+
+def _bounded(ratio: Sequence[float]) -> float:
+    return float(np.clip(np.exp(np.mean(np.log(ratio))), *SCALES))
+
+
+def predict_baselines(
+    then: Activity, person: Ints, window: Window, churn: Churn
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Return P(gone) by each baseline, and expected purchases by count models.
+
+    `bg_nbd_count` is P(none) of a Poisson number with BG/NBD's expectation: a different order,
+    often better than `bg_nbd`. `recency` and `rfm_logistic` learn from the newest origin whose
+    window is finished, or from the middle of the known history if there is none.
+    """
+    origin = window.origin - window.gap - window.length
+    length = window.length
+    if origin <= then.start_ts + churn.period_us:
+        origin = then.start_ts + (window.origin - then.start_ts) // 2
+        length = window.origin - origin - window.gap
+    earlier = then.as_of(origin)
+    present = earlier.active_people(origin, churn.active_us)
+    if length > 0:
+        present = present[~then.merged_during(present, origin, origin + window.gap + length)]
+    returned = (
+        then.count_activity(present, origin + window.gap, origin + window.gap + length) > 0
+        if length > 0
+        else np.zeros(0, bool)
+    )
+    if not 0 < np.count_nonzero(returned) < len(returned):
+        raise NotReadyError("no earlier origin has people who came back and people who did not")
+    past, now = earlier.rfm(present, origin), then.rfm(person, window.origin)
+    probabilities = {
+        "recency": 1 - fit_rfm(past, returned, only_recency=True).returning(now),
+        "rfm_logistic": 1 - fit_rfm(past, returned).returning(now),
+    }
+    customers = then.purchase_history(then.active_people(window.origin), window.origin)
+    model, scored_customers = fit_bg_nbd(customers), then.purchase_history(person, window.origin)
+    gap, span = window.gap / DAY, window.length / DAY
+    probabilities["bg_nbd"] = 1 - model.returning(scored_customers, span)
+    expected = model.purchases(scored_customers, gap + span) - (
+        model.purchases(scored_customers, gap) if gap else 0.0
+    )
+    probabilities["bg_nbd_count"] = np.exp(-expected)
+    return probabilities, {"bg_nbd": expected, "bg_nbd_count": expected}
+
+
+def column_importance(fitted: FittedModels, model: str) -> dict[str, float]:
+    """Return the share of the learned signal by column, averaged over a model's parts."""
+    parts = (
+        [name for name in (*DIRECT, *HAZARD) if name in fitted.models]
+        if model == BLEND
+        else [model]
+    )
+    shares: dict[str, float] = {}
+    for name in parts:
+        for column, share in fitted.models[name].importance().items():
+            shares[column] = shares.get(column, 0.0) + share / len(parts)
+    return dict(sorted(shares.items(), key=lambda entry: -entry[1]))

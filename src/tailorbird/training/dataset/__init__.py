@@ -1,0 +1,1 @@
+"""Training sets: requests, labels, candidates and features as of their time."""

@@ -1,0 +1,147 @@
+"""Exploration in logged responses: rows that could have been exchanged, inferred from propensities.
+
+The log has the probability with which an item stood at its position, but not the exploration
+method. Each method leaves a trace (`ranking.policy.exploration`). `swap` has two probabilities that
+add up to 1, equal for both items of a pair. With `item`, all rows have 1 − rate/m except at most
+one, whose rate/m is divided by the pool size, an integer. Where all rows of a response have one
+probability, the other responses of the log decide on the method.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+# Rows that could be exchanged: any drawn row with any other, the rows of a pair, none.
+ANY_ROW, PAIRS, NO_ROW = 0, 1, 2
+_SAME = 1e-6  # tolerance for equal probabilities
+_ODD_MAX = 0.01  # share of responses with a method's probabilities that it cannot have made
+
+
+@dataclass(frozen=True)
+class ExplorationRows:
+    """Rows of responses, one response after the other, each from the top.
+
+    Attributes:
+        place: shape (n,), position from 0.
+        drawn: shape (n,), whether another item could have stood there.
+        kind: shape (n,), kind of the row's response.
+        pair: shape (n,), whether the row is the upper one of a `swap` pair, if its response is of
+            that kind.
+    """
+
+    answer: Ints
+    place: Ints
+    clicked: Bools
+    propensity: Floats
+    drawn: Bools
+    kind: Ints
+    pair: Bools
+
+
+def collect_exploration_rows(
+    position: npt.NDArray, clicked: npt.NDArray, propensity: Floats, request: npt.NDArray
+) -> ExplorationRows:
+    """Sort rows and infer how they were drawn. Shapes are (n,); positions count from 1."""
+    order = np.lexsort((position, request))
+    place, propensity = position[order].astype(np.int64) - 1, propensity[order].astype(np.float64)
+    answer = np.unique(request[order], return_inverse=True)[1].astype(np.int64)
+    drawn = propensity < 1
+    pair = _pairs(answer, place, drawn)
+    kind = _answer_kinds(answer, propensity, drawn, pair)[answer]
+    return ExplorationRows(
+        answer, place, clicked[order].astype(bool), propensity, drawn, kind, pair
+    )
+
+
+def exchangeable_rows(rows: ExplorationRows) -> Iterator[Ints]:
+    """Yield, for each kind of response, the rows that could have been exchanged with the next row.
+
+    The next row stands at the next position.
+    """
+    neighbours = (
+        (np.diff(rows.answer) == 0) & (np.diff(rows.place) == 1) & rows.drawn[:-1] & rows.drawn[1:]
+    )
+    for kind, which in ((ANY_ROW, neighbours), (PAIRS, neighbours & rows.pair[:-1])):
+        if (upper := np.flatnonzero(which & (rows.kind[:-1] == kind))).size:
+            yield upper
+
+
+def _pairs(answer: Ints, place: Ints, drawn: Bools) -> Bools:
+    """Return the mask of the upper rows of pairs, as if all responses used `swap`.
+
+    Pairs follow one another from the first drawn row of a run, be it the first of the list or one
+    after a row that was not drawn. Which rows are drawn does not depend on what was swapped, so
+    pairs that are dropped because the row above is missing are dropped evenly.
+    """
+    n = len(place)
+    follows = np.zeros(n, bool)
+    follows[1:] = (np.diff(answer) == 0) & (np.diff(place) == 1)
+    continues = follows & drawn & np.concatenate([[False], drawn[:-1]])
+    starts = drawn & ~continues
+    is_anchored = starts & ((place == 0) | follows)
+    run_start = np.maximum.accumulate(np.where(starts, np.arange(n), 0))
+    upper = drawn & is_anchored[run_start] & ((np.arange(n) - run_start) % 2 == 0)
+    return upper & np.concatenate([continues[1:], [False]])
+
+
+def _answer_kinds(answer: Ints, propensity: Floats, drawn: Bools, pair: Bools) -> Ints:
+    """Return the kind of each response."""
+    count = int(answer[-1]) + 1
+    drawn_answer, chance = answer[drawn], propensity[drawn]
+    low, high = np.full(count, np.inf), np.full(count, -np.inf)
+    np.minimum.at(low, drawn_answer, chance)
+    np.maximum.at(high, drawn_answer, chance)
+    has_draws = np.isfinite(low)
+    low, high = np.where(has_draws, low, 1.0), np.where(has_draws, high, 1.0)
+    size, lows, highs = (
+        np.bincount(drawn_answer[which], minlength=count)
+        for which in (
+            slice(None),
+            np.abs(chance - low[drawn_answer]) < _SAME,
+            np.abs(chance - high[drawn_answer]) < _SAME,
+        )
+    )
+    equal = has_draws & (high - low < _SAME)
+    two = has_draws & ~equal & (lows + highs == size)
+
+    adds_up = (two | equal) & (np.abs(low + high - 1.0) < _SAME)
+    upper = np.flatnonzero(pair)
+    uneven = np.zeros(count, bool)
+    uneven[answer[upper][np.abs(propensity[upper] - propensity[upper + 1]) >= _SAME]] = True
+    rates = _consistent_keys(_to_key(low[adds_up]), ~uneven[adds_up])
+    swaps = (adds_up & np.isin(_to_key(low), rates)) | (
+        equal & (np.isin(_to_key(low), rates) | np.isin(_to_key(1.0 - low), rates))
+    )
+
+    pool = (1.0 - high) / np.maximum(low, 1e-12)
+    several = has_draws & ~equal & ~swaps
+    is_single = (
+        several
+        & two
+        & (lows == 1)
+        & (high >= 0.5)
+        & (np.abs(pool - np.round(pool)) < 1e-3)
+        & (pool > 0.5)
+    )
+    usual = _consistent_keys(_to_key(high[several]), is_single[several])
+    items = (is_single | (equal & ~swaps)) & np.isin(_to_key(high), usual)
+    return np.where(items, NO_ROW, np.where(swaps, PAIRS, ANY_ROW)).astype(np.int64)
+
+
+def _consistent_keys(key: Ints, fits: Bools) -> Ints:
+    """Return the probabilities whose responses nearly all fit the traces of one method."""
+    keys, which = np.unique(key, return_inverse=True)
+    share = np.bincount(which, ~fits, len(keys)) / np.maximum(
+        np.bincount(which, minlength=len(keys)), 1
+    )
+    return keys[share <= _ODD_MAX]
+
+
+def _to_key(chance: Floats) -> Ints:
+    return np.round(chance / _SAME).astype(np.int64)

@@ -1,0 +1,63 @@
+"""Further labels of drawn requests, matched by person and item, as no request is named."""
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.models.interactions import Interactions
+from tailorbird.training.dataset.dataset import Dataset
+
+Ints = npt.NDArray[np.int64]
+
+
+class OutcomeIndex:
+    """Index of outcomes by person, item and time, for labels beyond the one drawn for.
+
+    Args:
+        interactions: events of one target.
+        amount: amount that each of them adds, where the target is an amount.
+    """
+
+    def __init__(
+        self, interactions: Interactions, amount: npt.NDArray[np.float64] | None = None
+    ) -> None:
+        identified = (interactions.person >= 0) & (interactions.item >= 0)
+        self._items = interactions.items
+        pair = interactions.person[identified] * self._items + interactions.item[identified]
+        self._times, rank = np.unique(interactions.ts[identified], return_inverse=True)
+        self._bits = len(self._times).bit_length()
+        self._pairs, code = np.unique(pair, return_inverse=True)
+        packed = (code << self._bits) | rank
+        order = np.argsort(packed, kind="stable")
+        self._packed = packed[order]
+        amounts = np.ones(len(order)) if amount is None else amount[identified][order]
+        self._running = np.concatenate(([0.0], np.cumsum(amounts)))
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def has_outcome(self, data: Dataset, span: int) -> npt.NDArray[np.bool_]:
+        """Return whether the row's person and item have an outcome in [t, t + span), shape (n,)."""
+        start, end = self._event_ranges(data, span)
+        return end > start
+
+    def total_amount(self, data: Dataset, span: int) -> npt.NDArray[np.float32]:
+        """Return the amount for the row's person and item in [t, t + span), shape (rows,)."""
+        start, end = self._event_ranges(data, span)
+        return np.where(end > start, self._running[end] - self._running[start], 0.0).astype(
+            np.float32
+        )
+
+    def _event_ranges(self, data: Dataset, span: int) -> tuple[Ints, Ints]:
+        """Return the range of each row's outcomes as start and end; equal where there are none."""
+        if not len(self):
+            return np.zeros(data.rows, np.int64), np.zeros(data.rows, np.int64)
+        person, t = data.person[data.request], data.t[data.request]
+        pair = person * self._items + data.item
+        code = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
+        start, end = (
+            np.searchsorted(
+                self._packed, (code << self._bits) | np.searchsorted(self._times, bound)
+            )
+            for bound in (t, t + span)
+        )
+        return start, np.where((self._pairs[code] == pair) & (person >= 0), end, start)

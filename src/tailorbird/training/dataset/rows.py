@@ -1,0 +1,411 @@
+"""Training data from the lake: encoded events, items and logged responses, and the requests.
+
+Logged responses give rows of what was shown (`training.dataset.dataset`). If too few of them have a
+known outcome, what people chose gives requests, with the slot's candidates of that moment
+(`training.dataset.clicks`). Later steps treat both alike.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events import DAY, micros, parse_duration, to_iso
+from tailorbird.features import FeatureSet
+from tailorbird.features.offline.profile_join import JoinedEvents
+from tailorbird.lake import Lake, span
+from tailorbird.models.interactions import History, Interactions
+from tailorbird.ranking.policy.targets import is_amount, item_heads, item_probability_heads
+from tailorbird.ranking.slot import Slot
+from tailorbird.training.dataset.clicks import Scheme, draw_requests, infer_scheme
+from tailorbird.training.dataset.codes import (
+    INTERACTION_TYPES,
+    Codes,
+    encode_interactions,
+    interaction_mask,
+    seconds_viewed,
+)
+from tailorbird.training.dataset.dataset import Dataset, dataset_from_answers
+from tailorbird.training.dataset.further_labels import OutcomeIndex
+from tailorbird.training.dataset.indexes import empty_items
+from tailorbird.training.dataset.matrix import required_columns
+from tailorbird.training.dataset.pre_visit import MOVED_KEY, move_before_visits
+from tailorbird.training.dataset.return_labels import PresenceIndex, return_targets
+
+Floats = npt.NDArray[np.float64]
+
+Rows = Literal["auto", "answers", "clicks"]
+
+NEGATIVES = 60  # of a drawn request in training and validation
+# With fewer responses that have an outcome, the log's choices teach more: split in three, too few
+# positives remain.
+ANSWERS_MIN = 300
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """Settings for the requests to load and their rows.
+
+    Attributes:
+        ts_from, now: start and end of the window.
+        lateness_us: allowed lateness of events; younger responses are left out.
+        rows: `answers` or `clicks`; `auto` uses responses if enough have an outcome, else what
+            people chose, if that is more.
+        scheme: how to draw requests even if there are responses; None infers it if needed.
+        heads: targets of other slots, which get labels as well.
+    """
+
+    ts_from: int
+    now: int
+    lateness_us: int = DAY
+    rows: Rows = "auto"
+    scheme: Scheme | None = None
+    heads: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Material:
+    """Loaded and encoded columns of the lake, and the requests.
+
+    Attributes:
+        events: all events that features may read, up to now.
+        items: item profiles, all versions.
+        people, item_codes: codes of persons and items.
+        data: all requests of the window, with their rows if they are logged responses, else with
+            their positives alone.
+        scheme: how requests are drawn, None for logged responses.
+        source_note: which of the two was chosen and why, as a sentence.
+        heads: all targets: the slot's, then those of other slots.
+        attribution: the slot's attribution window, microseconds.
+        complete_until: moment up to which the log is complete.
+    """
+
+    events: pa.Table
+    items: pa.Table
+    people: Codes
+    codes: Codes
+    data: Dataset
+    scheme: Scheme | None
+    source_note: str
+    heads: tuple[str, ...]
+    attribution: int
+    complete_until: int
+
+    @cached_property
+    def log(self) -> pa.Table:
+        """Return the events with item profiles, as candidate sources read them."""
+        return add_profiles(self.events, self.items)
+
+    @property
+    def is_logged(self) -> bool:
+        """Return whether the rows are logged responses."""
+        return self.scheme is None
+
+    @cached_property
+    def history(self) -> History:
+        """Return the interactions; where requests are drawn, only those of the target."""
+        return History(
+            encode_interactions(self.events, self.people, self.codes, self._interaction_types)
+        )
+
+    @property
+    def interactions_by_type(self) -> dict[str, Interactions]:
+        """Return the interactions of `history` by event type."""
+        return {
+            type_name: encode_interactions(self.events, self.people, self.codes, (type_name,))
+            for type_name in self._interaction_types
+        }
+
+    @property
+    def _interaction_types(self) -> Sequence[str]:
+        return INTERACTION_TYPES if self.scheme is None else (self.scheme.type,)
+
+    @property
+    def label_window(self) -> int:
+        """Return how long after a request its labels may change, microseconds.
+
+        A drawn request's own event happens at once, unless the request was moved.
+        """
+        later = (
+            self.is_logged
+            or MOVED_KEY in self.data.scheme
+            or any(len(outcomes) for outcomes in self._extra_outcomes.values())
+        )
+        return self.attribution if later else 0
+
+    @cached_property
+    def _extra_outcomes(self) -> dict[str, OutcomeIndex]:
+        """Return the outcomes of all heads but the one that requests are drawn for."""
+        extra_heads = [
+            head
+            for head in item_heads(self.heads)
+            if self.scheme is not None and head != self.scheme.type
+        ]
+        return {head: self._outcome_index(head) for head in extra_heads}
+
+    def _outcome_index(self, head: str) -> OutcomeIndex:
+        matching = self.events.filter(interaction_mask(self.events, (head,)))
+        return OutcomeIndex(
+            encode_interactions(matching, self.people, self.codes, (head,)),
+            seconds_viewed(matching) if is_amount(head) else None,
+        )
+
+    def add_labels(self, drawn: Dataset) -> Dataset:
+        """Add the labels of further heads to requests with their candidates."""
+        if self.scheme is None:
+            return drawn
+        extra_labels: dict[str, npt.NDArray] = {
+            head: outcomes.total_amount(drawn, self.attribution)
+            if is_amount(head)
+            else outcomes.has_outcome(drawn, self.attribution)
+            for head, outcomes in self._extra_outcomes.items()
+        }
+        # The other candidates were not seen, so nobody returned, or stayed away, because of them.
+        is_positive = drawn.labels[self.scheme.type]
+        for head, target in return_targets(self.heads).items():
+            extra_labels[head] = np.where(
+                is_positive,
+                self._returns.label(target, drawn.person, drawn.t)[drawn.request],
+                np.float32(np.nan),
+            )
+        return replace(drawn, labels={**drawn.labels, **extra_labels})
+
+    @cached_property
+    def _returns(self) -> PresenceIndex:
+        return PresenceIndex(self.events, self.people, self.complete_until)
+
+
+def load_material(
+    lake: Lake,
+    features: FeatureSet,
+    slot: Slot,
+    row_settings: RowSettings,
+    *,
+    other_features: Sequence[FeatureSet] = (),
+) -> Material:
+    """Load the training data.
+
+    Args:
+        other_features: further feature sets to compute, such as those of an incumbent with another
+            schema.
+
+    Raises:
+        NotReadyError: the lake holds no event yet, or none that rows can be made of.
+    """
+    needed = list(
+        dict.fromkeys(
+            name
+            for feature_set in (features, *other_features)
+            for name in required_columns(feature_set)
+        )
+    )
+    events = _sort_by_log(
+        JoinedEvents(lake, features, *other_features).table(needed, span(ts_to=row_settings.now))
+    )
+    if not events.num_rows:
+        raise _no_events_error(lake, row_settings.now)
+    people = Codes.of(events["person"])
+    codes = Codes.of(events["item_id"], pc.list_flatten(events["items"]))
+    items = _load_items(lake) if lake.exists("items") else empty_items()
+    complete_until = min(row_settings.now - row_settings.lateness_us, log_end(events))
+    data, scheme, why = _choose_requests(
+        lake, events, people, codes, slot, row_settings, complete_until
+    )
+    heads = tuple(dict.fromkeys((*slot.objective, *row_settings.heads)))
+    return _drop_unsettled(
+        Material(
+            events,
+            items,
+            people,
+            codes,
+            data,
+            scheme,
+            why,
+            heads,
+            parse_duration(slot.attribution),
+            complete_until,
+        )
+    )
+
+
+def log_end(events: pa.Table) -> int:
+    """Return the time just after the newest event, up to which an imported log may be complete."""
+    dated = ~pc.fill_null(events["timeless"], False).to_numpy().astype(bool)
+    return int(micros(events["ts"]).max(initial=0, where=dated)) + 1
+
+
+def _drop_unsettled(material: Material) -> Material:
+    """Drop drawn requests whose further labels may still change."""
+    data = material.data
+    if material.is_logged or not material.label_window:
+        return material
+    settled = np.flatnonzero(data.t + material.label_window <= material.complete_until)
+    if not len(settled):
+        problem = f"what came of the {data.requests:,} choices in the window is not known yet"
+        raise NotReadyError(
+            problem,
+            fix="import more history, shorten the slot's attribution, or train as of an earlier "
+            "day: --as-of 2026-11-25",
+        )
+    return replace(material, data=data.take(settled))
+
+
+def _no_events_error(lake: Lake, now: int) -> NotReadyError:
+    """Return the error for a lake without events to learn from."""
+    # Reads a table instead of SQL, which cannot query an older version of the lake.
+    if lake.exists("events") and lake.table("events", ["p"]).num_rows:
+        return NotReadyError(
+            f"the lake holds no event before {to_iso(now)[:16]}",
+            where=str(lake.path),
+            fix="a later --as-of, such as latest",
+        )
+    return NotReadyError(
+        "the lake holds no event yet", where=str(lake.path), fix="tailorbird import FORMAT PATH"
+    )
+
+
+def _sort_by_log(rows: pa.Table) -> pa.Table:
+    """Sort rows by log position, as codes and draws depend on the order."""
+    p = rows["p"].to_numpy()
+    return (
+        rows if bool(np.all(p[1:] > p[:-1])) else rows.take(pa.array(np.argsort(p)))
+    ).combine_chunks()
+
+
+def _load_items(lake: Lake) -> pa.Table:
+    names = ["id", "valid_from", "attributes", "timeless", "received_at"]
+    return _sort_by_log(lake.table("items", [*names, "p"]))
+
+
+def _choose_requests(
+    lake: Lake,
+    events: pa.Table,
+    people: Codes,
+    codes: Codes,
+    slot: Slot,
+    row_settings: RowSettings,
+    complete_until: int,
+) -> tuple[Dataset, Scheme | None, str]:
+    """Choose between logged responses and drawn requests.
+
+    Returns:
+        The requests, their scheme (None for responses), and the choice as a sentence.
+    """
+    shown = None
+    if row_settings.rows != "clicks" and row_settings.scheme is None:
+        try:
+            shown = _answer_rows(lake, events, people, codes, slot, row_settings, complete_until)
+        except NotReadyError:
+            if row_settings.rows == "answers" or (
+                _has_answers(events, slot) and not _first_chosen_head(events, slot, row_settings)[1]
+            ):
+                raise
+    count = _count_with_outcome(shown, slot) if shown else 0
+    outcome_note = f"{count:,} answers of slot {slot.name!r} have an outcome that is known by now"
+    if shown and row_settings.rows == "answers":
+        return shown, None, f"rows are logged answers, as asked for: {outcome_note}"
+    if shown and count >= ANSWERS_MIN:
+        return shown, None, f"rows are logged answers: {outcome_note}"
+    head, chosen_count = _first_chosen_head(events, slot, row_settings)
+    # Nearly all choices were made from these very responses.
+    if shown and chosen_count < 2 * count:
+        return (
+            shown,
+            None,
+            f"rows are logged answers, though only {outcome_note}: the log holds hardly any {head} "
+            "beside them",
+        )
+    scheme = row_settings.scheme or infer_scheme(events, head)
+    data = draw_requests(
+        events, people, codes, scheme, ts_from=row_settings.ts_from, ts_to=row_settings.now
+    )
+    source_note, move_note = (
+        f"requests are put before what people chose ({data.rows:,} of type {scheme.type})",
+        "",
+    )
+    if (
+        moved := move_before_visits(events, data, scheme.type, parse_duration(slot.attribution))
+        if scheme.before_looks
+        else None
+    ):
+        data, move_note = moved.data, f"; {moved.summary}"
+    if row_settings.scheme or row_settings.rows == "clicks":
+        return data, scheme, f"{source_note}, as asked for{move_note}"
+    if not _has_answers(events, slot):
+        return data, scheme, f"{source_note}: slot {slot.name!r} has no logged answer{move_note}"
+    return (
+        data,
+        scheme,
+        f"{source_note}: only {outcome_note}, and {ANSWERS_MIN} are needed to learn from them"
+        f"{move_note}",
+    )
+
+
+def _answer_rows(
+    lake: Lake,
+    events: pa.Table,
+    people: Codes,
+    codes: Codes,
+    slot: Slot,
+    row_settings: RowSettings,
+    complete_until: int,
+) -> Dataset:
+    return dataset_from_answers(
+        events,
+        slot.name,
+        list(slot.objective),
+        ts_from=row_settings.ts_from,
+        mature_before=complete_until,
+        attribution=parse_duration(slot.attribution),
+        denominator=slot.denominator,
+        answers=lake.answers(["request_id", "p", "positions"]) if lake.exists("answers") else None,
+        people=people,
+        items=codes,
+        extra_heads=row_settings.heads,
+    )
+
+
+def _has_answers(events: pa.Table, slot: Slot) -> bool:
+    """Return whether the slot has any response."""
+    is_answer = pc.and_(
+        pc.equal(events["type"], "answer"), pc.fill_null(pc.equal(events["slot"], slot.name), False)
+    )
+    return bool(pc.any(is_answer).as_py())
+
+
+def _count_with_outcome(shown: Dataset, slot: Slot) -> int:
+    """Return the number of responses with an outcome that counts in the slot's objective."""
+    has_outcome = np.logical_or.reduce(
+        [shown.labels[head] > 0 for head in item_heads(slot.objective)]
+    )
+    return len(np.unique(shown.request[has_outcome]))
+
+
+def _first_chosen_head(events: pa.Table, slot: Slot, row_settings: RowSettings) -> tuple[str, int]:
+    """Return the objective's first head with an event in the window, and its number of events."""
+    heads = item_probability_heads(slot.objective) or ["view"]
+    t = micros(events["ts"])
+    recent = (t >= row_settings.ts_from) & (t < row_settings.now)
+    for head in heads:
+        chosen = pc.and_(
+            interaction_mask(events, (head,)), pc.is_valid(events["person"])
+        ).to_numpy()
+        if count := int(np.count_nonzero(chosen & recent)):
+            return head, count
+    return heads[0], 0
+
+
+def add_profiles(events: pa.Table, items: pa.Table) -> pa.Table:
+    """Add the properties of item profiles, which the lake keeps in a table of their own."""
+    if "properties" in events.column_names or "p" not in items.column_names:
+        return events
+    profile_row = pc.index_in(events["p"], value_set=items["p"].combine_chunks())
+    return events.append_column(
+        "properties", items["attributes"].combine_chunks().take(profile_row.combine_chunks())
+    )

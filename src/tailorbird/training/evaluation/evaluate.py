@@ -1,0 +1,268 @@
+"""Evaluation of models, registry versions and all baselines on the same requests, as served."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tailorbird.candidates.merge import bounded
+from tailorbird.candidates.query import CandidateColumns
+from tailorbird.errors import UsageError
+from tailorbird.events import Clock
+from tailorbird.features import FeatureSet
+from tailorbird.features.offline.backfill import History
+from tailorbird.lake import Lake
+from tailorbird.ranking.baseline import default_baselines
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.encode.live import LiveColumns
+from tailorbird.ranking.slot import Slot
+from tailorbird.registry import Registry
+from tailorbird.storage import Storage
+from tailorbird.training.dataset.clicks import DrawnRequests, describe_sources, draw_candidates
+from tailorbird.training.dataset.dataset import Dataset
+from tailorbird.training.dataset.indexes import IndexSeries, build_series
+from tailorbird.training.dataset.matrix import FeatureChunk, encode_rows, iterate_features_from
+from tailorbird.training.dataset.replay import Replay, Slates
+from tailorbird.training.dataset.rows import Material, load_material
+from tailorbird.training.dataset.sampling import thin
+from tailorbird.training.dataset.split import split_at, split_by_time
+from tailorbird.training.evaluation.judge import Evaluation, Evaluator, interaction_shares
+from tailorbird.training.settings import Progress, TrainSettings
+
+Floats = npt.NDArray[np.float64]
+Values = Mapping[str, Floats]
+# Returns the probability of each row by head, and its value.
+Scorer = Callable[[FeatureChunk], tuple[Mapping[str, Floats], Floats]]
+
+ROWS_AT_ONCE = 1_000_000
+_STEP = 4_000  # requests whose candidates are looked up at once
+
+
+def evaluate_scorers(
+    material: Material,
+    features: FeatureSet,
+    test: Dataset,
+    replay: Replay,
+    sources: Mapping[str, int],
+    scorers: Mapping[str, Scorer],
+    objective: Mapping[str, float],
+    *,
+    as_of: int,
+    seed: int = 0,
+    progress: Progress = lambda stage, done, total: None,
+) -> Evaluation:
+    """Evaluate scorers and the baselines of a replay on a test part.
+
+    The first scorer is the one that others are compared with.
+
+    Args:
+        replay: replay of the slot, with the live columns that any scorer reads.
+        sources: sources of the replay, for reports.
+        as_of: start of the test part, at which popularity, novelty and the long tail are taken.
+    """
+    model = next(iter(scorers))
+    evaluator = Evaluator(
+        material.history, interaction_shares(material.history, as_of), objective, seed=seed
+    )
+    past = History(features, material.events)
+    report_progress = partial(progress, "judge")
+    positives = recalled = candidates = 0
+    for drawn, values in _test_chunks(material, test, replay, report_progress):
+        done = rows = 0
+        for piece in iterate_features_from(past, drawn.data, rows_max=ROWS_AT_ONCE):
+            scores: dict[str, Floats] = {}
+            heads: Mapping[str, Floats] = {}
+            for name, scorer in scorers.items():
+                predictions, scores[name] = scorer(piece)
+                heads = predictions if name == model else heads
+            count, piece_rows = piece.part.requests, slice(rows, rows + piece.part.rows)
+            scores |= {name: column[piece_rows] for name, column in values.items()}
+            evaluator.add(
+                piece.part,
+                scores,
+                heads,
+                {name: _slice_slates(slate, done, count) for name, slate in drawn.slates.items()},
+            )
+            done, rows = done + count, rows + piece.part.rows
+        positives, recalled = positives + drawn.positives, recalled + drawn.recalled
+        candidates += int(drawn.data.scheme.get("candidates", drawn.data.rows))
+    about: dict[str, Any] = {"source": material.source_note}
+    if material.scheme is not None:
+        about |= {
+            "candidate_recall": recalled / max(positives, 1),
+            "candidates_mean": candidates / max(test.requests, 1),
+        }
+        about["candidates"] = describe_sources(sources, about)
+    return replace(evaluator.evaluation(model), about=about)
+
+
+def _test_chunks(
+    material: Material, test: Dataset, replay: Replay, report_progress: Callable[[int, int], None]
+) -> Iterator[tuple[DrawnRequests, Values]]:
+    """Yield the test part with candidates and live columns, in chunks that fit into memory.
+
+    Logged responses come with the values of baselines.
+    """
+    if material.scheme is not None:
+        for drawn in draw_candidates(test, replay, material.scheme, progress=report_progress):
+            yield replace(drawn, data=material.add_labels(drawn.data)), {}
+        return
+    live, values = replay.read_live_columns(test, progress=report_progress)
+    rows = replace(test, live=live)
+    for start in range(0, rows.requests, _STEP):
+        requests = np.arange(start, min(start + _STEP, rows.requests))
+        row_range = slice(rows.offsets[requests[0]], rows.offsets[requests[-1] + 1])
+        yield (
+            DrawnRequests(rows.take(requests), {}, 0, 0),
+            {name: column[row_range] for name, column in values.items()},
+        )
+
+
+def _slice_slates(slates: Slates, low: int, count: int) -> Slates:
+    offsets = slates.offsets[low : low + count + 1]
+    return Slates(offsets - offsets[0], slates.item[offsets[0] : offsets[-1]])
+
+
+def version_scorer(
+    bundle: Bundle,
+    series: IndexSeries,
+    objective: Mapping[str, float],
+    live: LiveColumns,
+    features: FeatureSet | None = None,
+    events: pa.Table | None = None,
+) -> Scorer:
+    """Return a scorer for a bundle, over the indexes of the time instead of its own.
+
+    The bundle's own index may know what came later. Its vectors are used where the series has none.
+
+    Args:
+        live: live columns of the chunks, which include the bundle's own.
+        features: feature set of the chunks, where its schema may differ from the bundle's; the
+            bundle then gets features of its own, computed from the same `events`.
+    """
+    own_features = (
+        bundle.features
+        if features is not None and bundle.schema_hash != features.schema_hash
+        else None
+    )
+    past = (
+        History(own_features, events) if own_features is not None and events is not None else None
+    )
+
+    def score(piece: FeatureChunk) -> tuple[Mapping[str, Floats], Floats]:
+        if past is not None:
+            piece = next(iterate_features_from(past, piece.part, rows_max=max(1, piece.part.rows)))
+        scores = bundle.score_matrix(
+            encode_rows(piece, bundle.encoder, series, fallback_space=bundle.space, live=live),
+            objective=objective,
+        )
+        return scores.heads, scores.value
+
+    return score
+
+
+def explain_mismatch(bundle: Bundle, slot: Slot) -> str:
+    """Return why a bundle cannot order items for a slot, "" if it predicts any of its heads."""
+    if set(bundle.heads) & set(slot.objective):
+        return ""
+    return (
+        f"predicts {', '.join(bundle.heads) or 'nothing'}, while slot {slot.name} asks for "
+        f"{', '.join(slot.objective)}"
+    )
+
+
+def evaluate(
+    features: FeatureSet,
+    slot: Slot,
+    versions: tuple[str, ...] = (),
+    *,
+    lake: Storage,
+    registry: Path,
+    clock: Clock,
+    settings: TrainSettings | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Evaluation:
+    """Evaluate registry versions, by default the champion, and all baselines on the newest data.
+
+    Raises:
+        UsageError: a version does not exist or predicts none of the slot's heads, or there is no
+            champion.
+        BundleError: the versions read different features.
+    """
+    settings = (settings or TrainSettings()).resolve_quick()
+    now = clock.now()
+    paths = _version_paths(Registry(registry, clock=clock), versions)
+    # Versions are evaluated with their own features, whatever the project declares by now.
+    features = Bundle.load(paths[0], schema_hash=None).features or features
+    bundles = [Bundle.load(path, schema_hash=features.schema_hash) for path in paths]
+    for bundle in bundles:
+        if reason := explain_mismatch(bundle, slot):
+            raise UsageError(
+                f"{bundle.version} {reason}",
+                where=f"slot {slot.name}",
+                fix="judge it on another slot: --slot NAME",
+            )
+    progress("read", 0, 1)
+    material = load_material(Lake(lake), features, slot, settings.row_settings(now))
+    progress("read", 1, 1)
+    data = material.data
+    gap = material.label_window
+    test_from = settings.test_from
+    split = (
+        split_at(data.t, settings.validation_from or test_from, test_from, gap=gap)
+        if test_from
+        else split_by_time(data.t, gap=gap)
+    )
+    series = build_series(
+        material.events,
+        material.items,
+        [split.validation_until],
+        progress=partial(progress, "index"),
+    )
+    live = merge_live_columns([bundle.encoder.live for bundle in bundles])
+    scorers = {
+        bundle.version: version_scorer(bundle, series, slot.objective, live) for bundle in bundles
+    }
+    test = data.take(thin(split.test, settings.test_requests, settings.seed))
+    sources = bounded(slot.sources)
+    baselines = default_baselines(slot.sources)
+    replay = Replay(
+        material.log, features, slot, material.codes, live, baselines=baselines, sources=sources
+    )
+    as_of = split.validation_until
+    return evaluate_scorers(
+        material,
+        features,
+        test,
+        replay,
+        sources,
+        scorers,
+        slot.objective,
+        as_of=as_of,
+        seed=settings.seed,
+        progress=progress,
+    )
+
+
+def merge_live_columns(columns: Sequence[LiveColumns]) -> LiveColumns:
+    """Return the live columns that any of several models reads."""
+    sources = dict.fromkeys(name for live in columns for name in live.candidates.sources)
+    similar = {similarity.name: similarity for live in columns for similarity in live.similarities}
+    return LiveColumns(CandidateColumns(tuple(sources)), tuple(similar.values()))
+
+
+def _version_paths(registry: Registry, versions: tuple[str, ...]) -> list[Path]:
+    if versions:
+        paths = {info.version: info.path for info in registry.versions()}
+        if unknown := [version for version in versions if version not in paths]:
+            raise UsageError(f"there is no version {unknown[0]!r}", fix="tailorbird models list")
+        return [paths[version] for version in versions]
+    champion = registry.champion()
+    if champion is None:
+        raise UsageError("there is no champion to judge", fix="tailorbird train, or name a version")
+    return [champion]

@@ -1,0 +1,163 @@
+"""Promotion gate: decide from evaluation figures whether a new model may replace the incumbent.
+
+All models are evaluated on the same test requests, over the candidates that servers had at each
+request's time, so the incumbent is evaluated as it would serve now.
+
+    same recipe     a fresher model: not worse than the incumbent by more than the margin
+                    (non-inferiority)
+    other recipe    must be better: the lower end of the paired interval of its gain is above 0
+                    (superiority)
+
+A fresher model must also stay within the margin of two fixed anchors, the best baseline and the
+last model that won by superiority, so that small losses cannot add up. A model of another recipe
+must beat the best baseline. In any case probabilities must be about right, lists must not shrink to
+a few items, and no column may look like target leakage.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tailorbird.training.evaluation.bootstrap import Interval
+
+MARGIN = 0.01  # relative
+PEOPLE_MIN = 30  # with fewer users, a bootstrap says little
+CALIBRATION_MAX = 2.0  # largest ratio of predicted to observed mean of a head, and its inverse
+COVERAGE_MIN = 0.5  # relative to the incumbent's, or the best baseline's
+SUPERIORITY, NON_INFERIORITY = "superiority", "non-inferiority"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A promotion decision, with one reason per check; the deciding reason comes first.
+
+    Attributes:
+        by: `superiority` or `non-inferiority`, the rule applied to the incumbent.
+    """
+
+    promote: bool
+    reasons: tuple[str, ...]
+    by: str = SUPERIORITY
+
+    @property
+    def reason(self) -> str:
+        return self.reasons[0]
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A model or baseline evaluated on the same requests.
+
+    Attributes:
+        gain: paired interval of (new − rival).
+        value: the rival's own figure.
+    """
+
+    name: str
+    gain: Interval
+    value: float
+
+    @property
+    def is_beaten(self) -> bool:
+        """Return whether the new model is significantly better."""
+        return self.gain.has_bounds and self.gain.low > 0
+
+    def is_matched(self, margin: float) -> bool:
+        """Return whether the new model is not worse by more than a share of the rival's figure."""
+        return self.gain.has_bounds and self.gain.low >= -margin * abs(self.value)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Inputs of the gate, all from the same test requests.
+
+    Attributes:
+        metric: compared metric, such as `ndcg_10`.
+        baselines: evaluated baselines.
+        incumbent: None without one that can be evaluated.
+        anchor: last model that won by superiority, if it is not the incumbent.
+        same_recipe: whether the new model was made like the incumbent.
+        incumbent_note: why the incumbent could not be evaluated; "" if it was, or there is none.
+        people: users of the test part with a positive.
+        calibration: head → mean prediction ÷ observed mean.
+        coverage: share of chosen items in the new model's lists.
+        coverage_reference: the same for the incumbent or the best baseline.
+        leaks: columns that look like target leakage, with the reason.
+        margin: relative margin of non-inferiority.
+    """
+
+    metric: str
+    baselines: tuple[Rival, ...]
+    incumbent: Rival | None = None
+    anchor: Rival | None = None
+    same_recipe: bool = False
+    incumbent_note: str = ""
+    people: int = 0
+    calibration: Mapping[str, float] | None = None
+    coverage: float = 1.0
+    coverage_reference: float = 0.0
+    leaks: Mapping[str, str] | None = None
+    margin: float = MARGIN
+
+
+def decide(evidence: Evidence) -> Decision:
+    """Decide whether to promote the new model."""
+    refusals, notes = _guardrail_failures(evidence), []
+    is_refresh = evidence.same_recipe and evidence.incumbent is not None
+    best = max(evidence.baselines, key=lambda rival: rival.value, default=None)
+    pairs: list[tuple[Rival | None, str, bool]] = [
+        (evidence.incumbent, "the incumbent", is_refresh),
+        (best, "the best baseline", is_refresh),
+        (evidence.anchor, "the last model that won by superiority", True),
+    ]
+    for rival, role, by_margin in pairs:
+        if rival is None:
+            continue
+        text = f"{evidence.metric} {rival.gain.signed} over {role}, {rival.name}"
+        if by_margin:
+            text += (
+                f", where it may lose {evidence.margin:.0%} "
+                f"({evidence.margin * abs(rival.value):.4f})"
+            )
+        passes = rival.is_matched(evidence.margin) if by_margin else rival.is_beaten
+        why = (
+            "falls too far behind: "
+            if by_margin or rival.gain.high < 0
+            else "no gain that could not be chance: "
+        )
+        (notes if passes else refusals).append(text if passes else f"{why}{text}")
+    if evidence.incumbent_note:
+        notes.append(evidence.incumbent_note)
+    if best is None and evidence.incumbent is None:
+        refusals.append("nothing to compare with: neither a baseline nor an incumbent was judged")
+    return Decision(
+        not refusals, tuple(refusals or notes), NON_INFERIORITY if is_refresh else SUPERIORITY
+    )
+
+
+def describe_unevaluated(incumbent: str, why: str) -> str:
+    """Describe an incumbent that the new model could not be compared with."""
+    return f"the incumbent {incumbent} could not be judged on this test part: it {why}"
+
+
+def _guardrail_failures(evidence: Evidence) -> list[str]:
+    """Return the guardrails that the model fails, whatever its gain."""
+    refusals = []
+    if evidence.people < PEOPLE_MIN:
+        refusals.append(
+            f"the test part has {evidence.people} people with a positive; at least "
+            f"{PEOPLE_MIN} are needed to tell a gain from noise"
+        )
+    for column, why in (evidence.leaks or {}).items():
+        refusals.append(f"column {column} looks as if it knew the answer: {why}")
+    for head, ratio in (evidence.calibration or {}).items():
+        if not 1 / CALIBRATION_MAX <= ratio <= CALIBRATION_MAX:
+            refusals.append(
+                f"its probabilities of {head} are off: on average {ratio:.2g} times what happened"
+            )
+    if evidence.coverage < COVERAGE_MIN * evidence.coverage_reference:
+        refusals.append(
+            f"its lists hold {evidence.coverage:.1%} of the items that people chose, less "
+            f"than half of the {evidence.coverage_reference:.1%} "
+            "of what would answer without it"
+        )
+    return refusals

@@ -1,0 +1,253 @@
+"""Verification of served scores: score shown items again from logged features and compare.
+
+Only the bundle is shared with the server: input is the lake's `answers`, scored by the same
+encoder, models, calibration and formula. `tailorbird models verify` prints the report; `tailorbird
+features verify` checks the logged features against the lake.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events import hash64s, micros
+from tailorbird.events.clock import SECOND
+from tailorbird.features.parity.recompute import UNLINKED
+from tailorbird.features.request import Rows, Sequence, unpack_sequences
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.policy.formula import parse_formula
+from tailorbird.retrieval import Index
+from tailorbird.retrieval.overlay import ItemVersion, overlay_versions, update_newest
+
+RELATIVE, ABSOLUTE = 1e-6, 1e-9  # tolerances for scores computed on another machine
+# A server may not have known an item's change this close to a response, or the response's time is
+# not the server's own.
+TIMING_TOLERANCE_US = 10 * SECOND
+EXAMPLES_MAX = 20
+COLUMNS = (
+    "request_id",
+    "ts",
+    "model",
+    "items",
+    "numeric",
+    "categorical",
+    "sequences",
+    "degraded",
+    "formula",
+    "values",
+    "live",
+)
+ITEM_COLUMNS = ("id", "valid_from", "attributes", "timeless", "p", "received_at")
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ScoreDifference:
+    """An item whose logged score differs from the recomputed one."""
+
+    request_id: str
+    item: str
+    logged: float
+    recomputed: float
+
+
+@dataclass
+class ScoreReport:
+    """Counts of a comparison.
+
+    Attributes:
+        answers, scores: compared responses and scores.
+        unequal: scores that differ by more than 1e-6 relative to their size.
+        other_bits: scores that differ by less, in at least one bit.
+        skipped: responses that no model ordered, without logged features, or with erased features.
+        moved: scores left out because they depend on items that appeared or changed within seconds
+            of the response, so it is unclear whether the server knew them; or on an item without a
+            profile, which the server only knew from events.
+        examples: some of the unequal scores.
+    """
+
+    answers: int = 0
+    scores: int = 0
+    unequal: int = 0
+    other_bits: int = 0
+    skipped: int = 0
+    moved: int = 0
+    examples: list[ScoreDifference] = field(default_factory=list)
+
+
+class IndexOverlay:
+    """A bundle's index overlaid with later catalogue changes, as servers do, at ascending times.
+
+    Args:
+        items: rows of the lake's `items`.
+        is_joint: whether a change of one item affects the scores of others, as with vectors.
+    """
+
+    def __init__(self, base: Index, items: pa.Table, *, is_joint: bool) -> None:
+        self._base, self._index = replace(base, text=None), replace(base, text=None)
+        self._is_joint = is_joint
+        self._versions = _later_versions(base, items)
+        self._available_since = [version.known_since for _, version in self._versions]
+        self._keys = (
+            hash64s([item for item, _ in self._versions])
+            if self._versions
+            else np.zeros(0, np.uint64)
+        )
+        self._newest: dict[str, ItemVersion] = {}
+        self._taken = self._applied = 0
+
+    def index_at(self, ts: int, item_keys: npt.NDArray[np.uint64]) -> tuple[Index, frozenset[str]]:
+        """Return the index at a time, and the items that changed around it.
+
+        A server may or may not have known the changes of these items.
+
+        Args:
+            item_keys: items that the scores depend on. If none of them is new or changed, an older
+                index gives the same scores.
+        """
+        while self._taken < len(self._versions) and self._available_since[self._taken] <= ts:
+            update_newest(self._newest, *self._versions[self._taken])
+            self._taken += 1
+        pending = self._keys[self._applied : self._taken]
+        if pending.size and (
+            self._is_joint
+            or (self._index.find(pending) < 0).any()
+            or np.isin(pending, item_keys).any()
+        ):
+            self._applied = self._taken
+            self._index = overlay_versions(self._base, self._newest, texts=False)
+        start, stop = (
+            bisect_left(self._available_since, ts - TIMING_TOLERANCE_US),
+            bisect_right(self._available_since, ts + TIMING_TOLERANCE_US),
+        )
+        return self._index, frozenset(item for item, _ in self._versions[start:stop])
+
+
+def _later_versions(base: Index, items: pa.Table) -> list[tuple[str, ItemVersion]]:
+    """Return the versions of items that appeared or changed after an index, in the order known."""
+    valid_from = micros(items["valid_from"])
+    available_from = np.maximum(valid_from, micros(items["received_at"]))
+    ids = items["id"].to_pylist()
+    starts = np.where(
+        items["timeless"].to_numpy(zero_copy_only=False).astype(bool), 0, valid_from
+    ).tolist()
+    texts, positions = items["attributes"].to_pylist(), items["p"].to_pylist()
+    records = zip(texts, starts, available_from.tolist(), positions, strict=True)
+    versions = [
+        ItemVersion(text or "{}", start, available, p) for text, start, available, p in records
+    ]
+    is_new = (base.find_ids(ids) < 0).tolist()
+    moved = {
+        item
+        for item, new, version in zip(ids, is_new, versions, strict=True)
+        if new or version.is_later_than(base)
+    }
+    changed = [
+        (item, version) for item, version in zip(ids, versions, strict=True) if item in moved
+    ]
+    return sorted(changed, key=lambda entry: (entry[1].known_since, entry[1].p))
+
+
+def rescore_answers(
+    bundle: Bundle,
+    answers: Iterable[pa.Table],
+    items: pa.Table,
+    *,
+    progress: Callable[[int], None] = lambda done: None,
+) -> ScoreReport:
+    """Score shown items again and compare.
+
+    Args:
+        answers: batches of the lake's `answers` with `COLUMNS`, ascending in time; other versions
+            are skipped.
+        items: rows of the lake's `items` with `ITEM_COLUMNS`.
+        progress: called with the number of responses so far.
+    """
+    report, overlay, done = (
+        ScoreReport(),
+        IndexOverlay(bundle.index, items, is_joint=bundle.space is not None),
+        0,
+    )
+    for batch in answers:
+        matching = batch.filter(pc.equal(batch["model"], bundle.version))
+        matching = matching.set_column(
+            matching.column_names.index("ts"), "ts", matching["ts"].cast(pa.int64())
+        ).sort_by("ts")
+        for row in matching.to_pylist():
+            if _is_complete(row):
+                _compare(bundle, row, overlay, report)
+            else:
+                report.skipped += 1
+            done += 1
+            progress(done)
+    return report
+
+
+def _is_complete(row: dict) -> bool:
+    """Return whether all inputs of the model were logged and not erased since."""
+    items, values = row["items"] or [], row["values"] or []
+    return (
+        bool(items)
+        and len(values) == len(items)
+        and bool(row["numeric"] or row["categorical"])
+        and UNLINKED not in row["degraded"]
+    )
+
+
+def _compare(bundle: Bundle, row: dict, overlay: IndexOverlay, report: ScoreReport) -> None:
+    ids: list[str] = row["items"]
+    rows, keys = _rows(bundle, row), hash64s(ids)
+    sequence_items = np.concatenate(
+        [sequence.item for sequence in rows.sequences.values()] or [np.zeros(0, np.uint64)]
+    )
+    index, recent = overlay.index_at(row["ts"], np.concatenate([keys, sequence_items]))
+    moved = sorted(recent)
+    # Vectors compare an item with all others.
+    if recent and (bundle.space is not None or np.isin(sequence_items, hash64s(moved)).any()):
+        report.moved += len(ids)
+        return
+    is_comparable = np.array([item not in recent for item in ids]) & (index.find(keys) >= 0)
+    weights = parse_formula(row["formula"]) if row["formula"] else None
+    scorer = (bundle.without_tower() if "vectors" in row["degraded"] else bundle).with_index(index)
+    live = np.array(row["live"], np.float32).reshape(len(ids), -1) if row["live"] else None
+    logged, recomputed = (
+        np.array(row["values"], np.float64),
+        scorer.score(rows, keys, objective=weights, live=live).value,
+    )
+    differ = is_comparable & (logged != recomputed)
+    unequal = differ & ~np.isclose(logged, recomputed, rtol=RELATIVE, atol=ABSOLUTE)
+    report.answers += 1
+    report.scores += int(is_comparable.sum())
+    report.moved += int((~is_comparable).sum())
+    report.unequal += int(unequal.sum())
+    report.other_bits += int((differ & ~unequal).sum())
+    for row_index in np.flatnonzero(unequal)[: EXAMPLES_MAX - len(report.examples)]:
+        report.examples.append(
+            ScoreDifference(
+                row["request_id"],
+                ids[row_index],
+                float(logged[row_index]),
+                float(recomputed[row_index]),
+            )
+        )
+
+
+def _rows(bundle: Bundle, row: dict) -> Rows:
+    """Return the logged features of one response."""
+    count = len(row["items"])
+    numeric = np.array(row["numeric"] or (), np.float32).reshape(count, len(bundle.columns.numeric))
+    categorical = (
+        np.array(row["categorical"] or (), np.int64)
+        .view(np.uint64)
+        .reshape(count, len(bundle.columns.categorical))
+    )
+    sequences = {
+        name: Sequence(np.array(item, np.uint64), np.array(kind, np.uint64), np.array(ts, np.int64))
+        for name, (item, kind, ts, *_) in unpack_sequences(row["sequences"]).items()
+    }
+    return Rows(numeric, categorical, sequences, t=row["ts"], commit=0, p=0)

@@ -1,0 +1,1 @@
+"""Fitting of heads: architectures, encoders, calibration, and towers for retrieval."""

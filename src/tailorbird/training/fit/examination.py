@@ -1,0 +1,272 @@
+"""Examination probability of positions, learned from exploration, and click weights based on it.
+
+An item further down is clicked less because fewer people look there and because worse items stand
+there. For two positions that the logged policy could exchange, the second effect can be removed:
+weighted by 1 ÷ propensity, both positions hold the same mixture of items, and the remaining
+difference is examination (a position-based model: P(click) = P(examined | position) · P(click |
+item)). The ratio of neighbouring positions is therefore estimated only from responses whose
+exploration could exchange the two, and the ratios are multiplied from the first position on. What a
+response could exchange is inferred from the propensities of its rows:
+
+- `plackett_luce`, uniform draws, mixtures of them: any drawn item could stand at any drawn
+  position.
+- `swap`: an item could stand only at the two positions of its pair. Pairs of one response do not
+  overlap. Pairs with `first=1` and pairs with `first=2` do, and only together do they link the
+  first position to the last.
+- `item`: an item stands at its ranked position or is not shown, so no two positions have the same
+  mixture. Such responses are not used.
+
+Possible exchanges must also have happened now and then. At a low temperature of `plackett_luce`, a
+weak item stands first once in many thousand responses: in the log, never. Its weight is missing
+there but not further down, so the first position looks better than it is and the rest hardly
+examined. The weights reveal this: over many draws, the weights of a position add up to 1 per
+possible item, so positions of the same responses have the same mean weight. A position that falls
+short of another has missing items and is rejected.
+
+If only items that the client reported as seen are rows, the method still holds, since being seen
+depends on the position and not on the item. The result is then the probability that an item on the
+screen is examined.
+
+Source: Joachims, Swaminathan and Schnabel, WSDM 2017 (weights; propensities by randomisation,
+section 5 there); Agarwal et al., WSDM 2019, and Fang, Agarwal and Joachims, SIGIR 2019
+(intervention harvesting: only exchangeable items are compared).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import UsageError
+from tailorbird.training.dataset.exploration import (
+    NO_ROW,
+    PAIRS,
+    ExplorationRows,
+    collect_exploration_rows,
+    exchangeable_rows,
+)
+
+Floats = npt.NDArray[np.float64]
+
+# Upper bound of a click weight: one click at a rarely examined position must not outweigh a hundred
+# others.
+CAP = 10.0
+CLICKS_MIN = 20  # clicks of a position; with fewer, it gets the value of the one before it
+IMPORTANCE_MAX = 1_000.0  # importance weight of a row, in the mean over its position
+# Share of the expected mean weight of a position. It bounds how far items missing at one position
+# alone can distort a ratio. With 10 items on six positions and 1,000 responses, the lowest share
+# was .81 or more at temperatures from .2 on, and .66 or less at .1.
+WEIGHT_SHARE_MIN = 0.75
+_ALTERNATIVE_FIX = "or train without --position weights"
+_EXPLORE_FIX = (
+    'let the slot explore by Explore(method="plackett_luce", first=1, rate=1, '
+    f"temperature=0.3), {_ALTERNATIVE_FIX}"
+)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Examination probabilities of positions.
+
+    Attributes:
+        chance: shape (positions,), relative to the first position; ≤ 1, never rising.
+        clicks: shape (positions,), clicks that it was learned from.
+    """
+
+    chance: Floats
+    clicks: npt.NDArray[np.int64]
+
+    def chance_at(self, position: npt.NDArray) -> Floats:
+        """Return the probability at each position (n,), from 1; the last one extends further."""
+        return self.chance[np.clip(position, 1, len(self.chance)).astype(np.intp) - 1]
+
+
+def estimate_examination(
+    position: npt.NDArray, clicked: npt.NDArray, propensity: Floats, request: npt.NDArray
+) -> Examination:
+    """Estimate examination probabilities from shown rows.
+
+    Args:
+        position: shape (n,), from 1.
+        clicked: shape (n,).
+        propensity: shape (n,), probability with which the item was shown at that position.
+        request: shape (n,), the response of each row.
+
+    Raises:
+        UsageError: there is nothing to learn from: no row was shown or drawn at random, the first
+            position has none or hardly any clicks, two neighbouring positions were never exchanged,
+            or items never stood at a position that they could have.
+    """
+    shown = position >= 1
+    if not shown.any():
+        fix = f"ask for logged answers by --rows answers, {_ALTERNATIVE_FIX}"
+        raise UsageError(
+            "rows are drawn from what people chose, and stood at no place",
+            where="--position weights",
+            fix=fix,
+        )
+    if not (shown & (propensity < 1)).any():
+        raise UsageError(
+            "no logged row was drawn at random", fix=f"let the slot explore, {_ALTERNATIVE_FIX}"
+        )
+    rows = collect_exploration_rows(
+        position[shown], clicked[shown] > 0, propensity[shown], request[shown]
+    )
+    is_informative = rows.drawn & (rows.kind != NO_ROW)
+    if not is_informative.any():
+        problem = (
+            "no two places can be compared: answers were explored by method=item, which "
+            "never moves an item to another place"
+        )
+        raise UsageError(problem, where="--position weights", fix=_EXPLORE_FIX)
+    places = int(rows.place[is_informative].max()) + 1
+    clicks = np.bincount(rows.place[is_informative & rows.clicked], minlength=places).astype(
+        np.int64
+    )
+    return Examination(_chain_ratios(rows, clicks), clicks)
+
+
+def click_weights(
+    examined: Examination, position: npt.NDArray, label: npt.NDArray, *, cap: float = CAP
+) -> Floats:
+    """Return the weight of each row, shape (n,): for positives 1 ÷ examination up to `cap`.
+
+    All other rows have the weight 1.
+    """
+    return np.where(
+        label > 0, np.minimum(1.0 / np.maximum(examined.chance_at(position), 1e-12), cap), 1.0
+    )
+
+
+def _chain_ratios(rows: ExplorationRows, clicks: npt.NDArray[np.int64]) -> Floats:
+    """Return the probability at each position as a product of the ratios of neighbours."""
+    places = len(clicks)
+    weight = np.minimum(1.0 / np.maximum(rows.propensity, 1e-12), IMPORTANCE_MAX)
+    drawn_count = np.where(rows.kind == PAIRS, 2, np.bincount(rows.answer, rows.drawn)[rows.answer])
+    log_ratio, precision, linked = np.zeros(places), np.zeros(places), np.zeros(places, bool)
+    first_clicks, comparisons = 0, []
+    for upper in exchangeable_rows(rows):
+        lower = upper + 1
+        place = rows.place[upper]
+        linked |= np.bincount(place + 1, minlength=places)[:places] > 0
+        above, below = (
+            _rates(place, rows.clicked[upper], weight[upper], places),
+            _rates(place, rows.clicked[lower], weight[lower], places),
+        )
+        comparisons.append(
+            (
+                above,
+                below,
+                np.bincount(place, drawn_count[upper], places)
+                / np.maximum(np.bincount(place, minlength=places), 1),
+            )
+        )
+        first_clicks += int(above.clicks[0])
+        enough = np.minimum(above.clicks, below.clicks) >= CLICKS_MIN
+        log_rate_ratio = np.log(
+            np.divide(below.rate, above.rate, out=np.ones(places), where=enough)
+        )
+        # Ratios of several kinds are averaged, each weighted by its number of equivalent clicks.
+        evidence = (
+            np.divide(
+                1.0,
+                1.0 / np.maximum(above.effective_clicks, 1e-12)
+                + 1.0 / np.maximum(below.effective_clicks, 1e-12),
+            )
+            * enough
+        )
+        log_ratio[1:] += (evidence * log_rate_ratio)[:-1]
+        precision[1:] += evidence[:-1]
+    last_place = int(np.flatnonzero(clicks >= CLICKS_MIN).max(initial=0))
+    _refuse_gaps(linked, clicks, last_place)
+    if last_place and first_clicks < CLICKS_MIN:
+        raise UsageError(
+            f"only {first_clicks} clicks on the first place of drawn lists",
+            fix="take a longer window",
+        )
+    for above, below, item_count in comparisons:
+        _refuse_missing(above, below, item_count)
+    steps = np.divide(log_ratio, precision, out=np.zeros(places), where=precision > 0)
+    return np.minimum.accumulate(np.exp(np.cumsum(steps)))
+
+
+def _refuse_gaps(
+    linked: npt.NDArray[np.bool_], clicks: npt.NDArray[np.int64], last_place: int
+) -> None:
+    """Raise if a position up to `last_place` was never exchanged with the one before it."""
+    if not last_place and clicks[0] < CLICKS_MIN:
+        raise UsageError(
+            f"only {clicks[0]} clicks on the first place of drawn lists", fix="take a longer window"
+        )
+    gaps = np.flatnonzero(~linked[1 : last_place + 1]) + 1
+    if not gaps.size:
+        return
+    if not clicks[0] and gaps[0] == 1:
+        problem = "what stood on the first place was never drawn at random"
+    else:
+        names = ", ".join(f"{gap} and {gap + 1}" for gap in gaps[:3].tolist()) + (
+            ", …" if gaps.size > 3 else ""
+        )
+        problem = f"no answer could have exchanged what stood on places {names}"
+    overlap = (
+        'log answers of Explore(method="swap", first=1) and, for as long, of first=2, so '
+        "that the pairs overlap"
+    )
+    raise UsageError(problem, where="--position weights", fix=f"{overlap}; or {_EXPLORE_FIX}")
+
+
+def _refuse_missing(above: "_Rates", below: "_Rates", item_count: Floats) -> None:
+    """Raise if the rows of a position weigh far less than expected, so that items are missing.
+
+    Neighbours are compared within the responses that have both, and others through them, since
+    shorter responses may have had fewer items.
+    """
+    places = np.flatnonzero(np.minimum(above.clicks, below.clicks) >= CLICKS_MIN)
+    if not places.size:
+        return
+    ratio = np.ones(len(item_count))
+    ratio[places + 1] = below.mean[places] / above.mean[places]
+    mean = above.mean[places[0]] * np.cumprod(ratio[places[0] : places[-1] + 2])
+    worst, expected = int(mean.argmin()), max(float(mean.max()), float(item_count[places[0]]))
+    if mean[worst] < WEIGHT_SHARE_MIN * expected:
+        detail = f"rows there weigh {mean[worst]:.1f} in the mean, and would weigh {expected:.1f}"
+        problem = (
+            f"place {places[0] + worst + 1} of drawn lists hardly ever had the items that other "
+            f"places had, so they cannot be compared: {detail}"
+        )
+        raise UsageError(
+            problem,
+            where="--position weights",
+            fix=f"{_EXPLORE_FIX}; a low temperature or rate needs far more answers",
+        )
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """Rates of the rows at each position.
+
+    Attributes:
+        mean: mean weight.
+        rate: weighted share of clicked rows.
+        clicks: number of clicks.
+        effective_clicks: number of equally weighted clicks with the same variance.
+    """
+
+    mean: Floats
+    rate: Floats
+    clicks: npt.NDArray[np.int64]
+    effective_clicks: Floats
+
+
+def _rates(place: npt.NDArray, clicked: npt.NDArray, weight: Floats, places: int) -> _Rates:
+    mass = np.bincount(place, weight, places)
+    clicked_mass = np.bincount(place, weight * clicked, places)
+    squares = np.bincount(place, np.square(weight) * clicked, places)
+    clicks = np.bincount(place, clicked, places).astype(np.int64)
+    mean = mass / np.maximum(np.bincount(place, minlength=places), 1)
+    return _Rates(
+        mean,
+        clicked_mass / np.maximum(mass, 1e-12),
+        clicks,
+        np.square(clicked_mass) / np.maximum(squares, 1e-12),
+    )

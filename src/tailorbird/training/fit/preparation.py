@@ -1,0 +1,120 @@
+"""Preparation of rows for fitting: labels, the encoder learned from training rows, matrices.
+
+Training and tuning share these functions. `ranking.encode.encoder` defines the columns, and
+`training.dataset.matrix` computes features.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.features import FeatureSet
+from tailorbird.features.declare.declarations import POSITION
+from tailorbird.ranking.encode.computed import COMPUTED
+from tailorbird.ranking.encode.encoder import Encoder, fit_encoder
+from tailorbird.ranking.encode.live import LiveColumns
+from tailorbird.ranking.encode.transforms import Column
+from tailorbird.ranking.tower import VECTOR_COLUMNS
+from tailorbird.training.dataset.chunks import Pieces
+from tailorbird.training.dataset.dataset import Dataset
+from tailorbird.training.dataset.indexes import IndexSeries
+from tailorbird.training.dataset.matrix import FeatureChunk, bundle_columns, encode_rows
+from tailorbird.training.fit.target_encoding import LabelledRows
+from tailorbird.training.fit.transforms import find_preset, fit_transforms, plan_transforms
+from tailorbird.training.settings import TrainSettings
+
+Matrix = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+
+
+def training_labels(train: Dataset, settings: TrainSettings) -> dict[str, npt.NDArray]:
+    """Return the labels to learn from (NaN where unknown), shuffled if the settings say so.
+
+    Shuffling happens here so that transforms see shuffled labels too.
+    """
+    rng = np.random.default_rng([settings.seed, 1])
+    return {
+        head: rng.permutation(label) if settings.shuffle else label
+        for head, label in train.labels.items()
+    }
+
+
+def learn_encoder(
+    pieces: Pieces,
+    features: FeatureSet,
+    series: IndexSeries,
+    settings: TrainSettings,
+    labelled: LabelledRows,
+    *,
+    position: bool,
+    live: LiveColumns,
+) -> tuple[Encoder, Mapping[str, Floats]]:
+    """Learn the encoder from training rows; return also their target encodings in time."""
+    columns = bundle_columns(features)
+    vector_columns = tuple(VECTOR_COLUMNS) if series.spaces else ()
+    similarity_columns = (*vector_columns, *live.names)
+    column_plan = plan_transforms(
+        columns,
+        features.transforms,
+        find_preset(settings.preset),
+        position=position,
+        leave_out=settings.leave_out,
+        similarities=similarity_columns,
+    )
+    categorical = pieces.categorical
+    has_position = position and POSITION not in column_plan.hidden
+    computed = (*COMPUTED, *vector_columns)
+    encoder = fit_encoder(
+        columns,
+        categorical,
+        computed=computed,
+        position=has_position,
+        leave_out=column_plan.hidden,
+        similarities=features.similarities,
+        candidates=live.candidates,
+    )
+    transformed = {transform.column for transform in column_plan.transforms}
+    rows: dict[str, Column] = {
+        name: categorical[:, index]
+        for index, name in enumerate(columns.categorical)
+        if name in transformed
+    }
+    for column_index, name in enumerate(columns.numeric):
+        if name in transformed:
+            rows[name] = pieces.numeric_column(column_index)
+    if derived := [
+        name for name in (*COMPUTED, *similarity_columns, POSITION) if name in transformed
+    ]:
+        probe = msgspec.structs.replace(
+            encoder,
+            numeric=(),
+            vocabularies=(),
+            computed=tuple(name for name in derived if name != POSITION),
+            position=POSITION in derived,
+        )
+        derived_matrix = stack_matrices(pieces.chunks, probe, series, position=position, live=live)
+        rows |= {name: derived_matrix[:, index] for index, name in enumerate(probe.names)}
+    fitted = fit_transforms(column_plan.transforms, rows, labelled)
+    return msgspec.structs.replace(encoder, transforms=fitted.outputs), fitted.in_time
+
+
+def stack_matrices(
+    pieces: Sequence[FeatureChunk],
+    encoder: Encoder,
+    series: IndexSeries,
+    *,
+    position: bool,
+    live: LiveColumns,
+    learned: Mapping[str, Floats] | None = None,
+) -> Matrix:
+    """Stack the matrices of several chunks; see `training.dataset.matrix.encode_rows`."""
+    matrices, start = [], 0
+    for piece in pieces:
+        row_range = slice(start, start := start + piece.part.rows)
+        encodings = {name: column[row_range] for name, column in (learned or {}).items()}
+        matrices.append(
+            encode_rows(piece, encoder, series, position=position, learned=encodings, live=live)
+        )
+    return np.concatenate(matrices)

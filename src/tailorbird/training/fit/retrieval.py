@@ -1,0 +1,242 @@
+"""Choice of candidate retrieval on the validation part: tables alone, or also a tower's vectors.
+
+Both ways get equally many candidates and are compared by the recall of what people chose next,
+whatever they had been shown. `auto` uses vectors if the lower end of the paired gain in recall is
+above 0 and a request costs at most `COST_US_MAX` more. Everything, including the tower, is as of
+the end of the training part. Towers for the other indexes are learned only if vectors are used.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.candidates.merge import bounded
+from tailorbird.candidates.protocol import CandidateRequest, RankedList
+from tailorbird.errors import UsageError
+from tailorbird.features import FeatureSet
+from tailorbird.ranking.encode.computed import Keys, Times
+from tailorbird.ranking.encode.live import NO_LIVE_COLUMNS
+from tailorbird.ranking.slot import Slot
+from tailorbird.ranking.tower import add_sequence_source
+from tailorbird.training.dataset.dataset import Dataset
+from tailorbird.training.dataset.indexes import IndexSeries
+from tailorbird.training.dataset.replay import Replay, VectorRetriever
+from tailorbird.training.dataset.rows import Material
+from tailorbird.training.dataset.sampling import thin
+from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
+from tailorbird.training.fit.towers import (
+    TowerLearner,
+    TowerSettings,
+    add_spaces,
+    explain_missing_tower,
+    make_learner,
+)
+
+Floats = npt.NDArray[np.float64]
+Choice = Literal["auto", "tables", "sequence"]
+
+CHOICES: tuple[Choice, ...] = ("auto", "tables", "sequence")
+TABLES = "tables"
+SHARES = (1 / 3, 2 / 3)  # shares of the candidates that may come from vectors
+QUESTIONS = 1_000
+COST_US_MAX = 3_000.0
+EVENTS_MIN = 100  # events without which nothing is learned, even if requested
+
+
+@dataclass(frozen=True)
+class RetrievalChoice:
+    """The chosen candidate retrieval.
+
+    Attributes:
+        series: the indexes, with vectors if these are used.
+        learner: learner of the tower, None without vectors.
+        summary: reason as a sentence; "" if not requested.
+        figures: source or way → recall with its interval, candidates, microseconds; as JSON.
+    """
+
+    series: IndexSeries
+    learner: TowerLearner | None = None
+    summary: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    def sources(self, slot: Slot) -> dict[str, int]:
+        """Return the sources of the slot as a server with this choice queries them."""
+        share = None if self.learner is None else self.learner.share
+        return bounded(slot.sources if share is None else add_sequence_source(slot.sources, share))
+
+    def retriever(self) -> VectorRetriever | None:
+        """Return the retriever by vectors, None without them."""
+        return None if self.learner is None else make_retriever(self.series)
+
+
+@dataclass(frozen=True)
+class _PersonSequence:
+    """The sequence of one person."""
+
+    item: Keys
+    ts: Times
+
+
+def make_retriever(series: IndexSeries) -> VectorRetriever:
+    """Return a retriever of items by vectors over the newest index before a time."""
+
+    def retrieve(t: int, request: CandidateRequest, limit: int) -> RankedList:
+        space = series.space(int(series.positions_at(np.array([t]))[0]))
+        if space is None:
+            return RankedList(np.zeros(0, np.uint64), np.zeros(0))
+        nearest = space.nearest(
+            space.query(_PersonSequence(request.recent, request.recent_ts)), limit
+        )
+        # The index also holds items that first appeared before the next index.
+        is_visible = space.index.first_seen[nearest.rows] < t
+        return RankedList(space.index.keys[nearest.rows[is_visible]], nearest.scores[is_visible])
+
+    return retrieve
+
+
+def choose_retrieval(
+    material: Material,
+    features: FeatureSet,
+    slot: Slot,
+    series: IndexSeries,
+    window: tuple[int, int],
+    choice: Choice,
+    settings: TowerSettings,
+    *,
+    validation: Dataset,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> RetrievalChoice:
+    """Choose between tables and vectors, and learn towers for the indexes if vectors are used.
+
+    Args:
+        window: start and end of the validation part; an index must be of its start.
+        validation: requests of the validation part.
+
+    Raises:
+        UsageError: vectors were requested but are unavailable.
+    """
+    if choice not in CHOICES:
+        raise UsageError(
+            f"there is no retrieval {choice!r}", fix=f"use one of {', '.join(CHOICES)}"
+        )
+    if choice == "tables":
+        return RetrievalChoice(series)
+    reason = _explain_unavailable(slot, features)
+    learner = None if reason else make_learner(material, features, series, settings, seed)
+    events_min = settings.interactions_min if choice == "auto" else EVENTS_MIN
+    if learner is not None and learner.count(window[0]) < events_min:
+        reason = f"the training part has fewer than {events_min:,} events to learn from"
+    if reason or learner is None:
+        if choice == "sequence":
+            raise UsageError(
+                f"retrieval by vectors cannot be had: {reason}", fix="--retrieval tables"
+            )
+        return RetrievalChoice(series, summary=f"candidates come from tables alone: {reason}")
+    progress(0, 1)
+    trial_series = _series_at(series, learner, window[0])
+    best, gain, figures = compare_retrieval(
+        material, features, slot, trial_series, validation, seed
+    )
+    cost = figures[_vector_label(best)]["us"] - figures[TABLES]["us"]
+    gain_note = f"{gain.signed} in recall with as many candidates, for {cost:+,.0f} µs"
+    progress(1, 1)
+    if choice == "auto" and not (gain.has_bounds and gain.low > 0 and cost <= COST_US_MAX):
+        return RetrievalChoice(
+            series,
+            None,
+            f"candidates come from tables alone: vectors would bring {gain_note}",
+            figures,
+        )
+    learner = make_learner(material, features, series, settings, seed)
+    assert learner is not None  # as at the first call
+    learner.share = best
+    learned_series = add_spaces(series, learner, window[0], events_min, progress)
+    request_note = ", as asked for" if choice == "sequence" else ""
+    return RetrievalChoice(
+        learned_series,
+        learner,
+        f"{best:.0%} of the candidates come from vectors{request_note}: {gain_note}",
+        figures,
+    )
+
+
+def _series_at(series: IndexSeries, learner: TowerLearner, as_of: int) -> IndexSeries:
+    """Return the index at the start of the validation part, with vectors as of that moment."""
+    position = int(series.positions_at(np.array([as_of]))[0])
+    moment, index = int(series.moments[position]), series.indexes[position]
+    return IndexSeries(
+        series.moments[position : position + 1], (index,), (learner.space(index, moment),)
+    )
+
+
+def _explain_unavailable(slot: Slot, features: FeatureSet) -> str:
+    """Return why vectors are unavailable, "" if they are not."""
+    if "sequence" not in add_sequence_source(slot.sources, SHARES[0]):
+        return f"slot {slot.name} does not ask for what goes with a person's items"
+    return explain_missing_tower(features)
+
+
+def compare_retrieval(
+    material: Material,
+    features: FeatureSet,
+    slot: Slot,
+    series: IndexSeries,
+    validation: Dataset,
+    seed: int,
+) -> tuple[float, Interval, dict[str, dict[str, float]]]:
+    """Compare tables with vectors.
+
+    Returns:
+        The better share of vectors, its gain in recall over tables alone, and recall and cost of
+        each source and way.
+    """
+    data = validation.take(thin(np.arange(validation.requests), QUESTIONS, seed))
+    source_limits: dict[str, dict[str, int]] = {
+        TABLES: bounded({name: n for name, n in slot.sources.items() if name != "sequence"})
+    }
+    source_limits |= {
+        _vector_label(share): bounded(add_sequence_source(slot.sources, share)) for share in SHARES
+    }
+    total = sum(source_limits[TABLES].values())
+    source_limits |= {name: {name: total} for name in ("sequence", *source_limits[TABLES])}
+    retriever = make_retriever(series)
+    replay = Replay(
+        material.log, features, slot, material.codes, NO_LIVE_COLUMNS, retriever=retriever
+    )
+    recalls = {name: np.full(data.requests, np.nan) for name in source_limits}
+    durations: dict[str, list[float]] = {name: [] for name in source_limits}
+    for request, lists in replay.iterate_lists(data, replay.read_sequences(data)):
+        truth = data.item[data.offsets[request] : data.offsets[request + 1]]
+        for name, sources in source_limits.items():
+            start = time.process_time()  # CPU time, so that other processes do not matter
+            rows = replay.merge_sources(int(data.t[request]), lists, sources).rows
+            durations[name].append(time.process_time() - start)
+            recalls[name][request] = float(np.isin(truth, rows).mean()) if len(truth) else np.nan
+    person = np.where(data.person < 0, -1 - np.arange(data.requests), data.person)
+    bootstrap = Bootstrap(np.unique(person, return_inverse=True)[1], seed=seed)
+    best = max(SHARES, key=lambda share: (np.nansum(recalls[_vector_label(share)]), -share))
+    figures = {
+        name: _figures(bootstrap.mean(hit), durations[name], sum(source_limits[name].values()))
+        for name, hit in recalls.items()
+    }
+    return best, bootstrap.difference(recalls[_vector_label(best)], recalls[TABLES]), figures
+
+
+def _vector_label(share: float) -> str:
+    return f"{share:.0%} by vectors"
+
+
+def _figures(recall: Interval, durations: list[float], count: int) -> dict[str, float]:
+    us = float(np.median(durations)) * 1e6 if durations else float("nan")
+    values = {
+        "recall": recall.value,
+        "recall_low": recall.low,
+        "recall_high": recall.high,
+        "us": us,
+    }
+    return {name: round(value, 6) for name, value in values.items()} | {"candidates": count}

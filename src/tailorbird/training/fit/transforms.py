@@ -1,0 +1,357 @@
+"""Fitting of transforms on training rows, never on validation or test rows.
+
+`features.transforms` has the declarations, and `ranking.encode.steps` the fitted steps and how they
+are applied. Target encodings of the training rows, each as of its own time, are in
+`training.fit.target_encoding`.
+
+A preset defines how a kind of model treats columns without a declaration: trees take them as they
+are, nets need one scale and no missing values.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import DeclarationError, UsageError
+from tailorbird.events import SECOND, hash64, hash64s, to_iso
+from tailorbird.features import transforms as declared
+from tailorbird.features.declare.declarations import POSITION
+from tailorbird.features.transforms import Transform
+from tailorbird.ranking.encode import steps as learned
+from tailorbird.ranking.encode.computed import COMPUTED
+from tailorbird.ranking.encode.steps import Floats, Keys
+from tailorbird.ranking.encode.transforms import Column, Output
+from tailorbird.registry import Columns
+from tailorbird.training.fit.target_encoding import LabelledRows, final_rates, rates_in_time
+
+# Arguments: columns of the features, whether the model reads the position, computed columns.
+# Returns transforms of all columns that it does not take as they are.
+Preset = Callable[[Columns, bool, Sequence[str]], tuple[Transform, ...]]
+
+PRESETS = ("trees", "nets")
+
+LearnedStep = learned.NumberSteps | learned.KeySteps | learned.Missing
+
+
+def tree_preset(
+    columns: Columns, position: bool, computed: Sequence[str] = tuple(COMPUTED)
+) -> tuple[Transform, ...]:
+    """Return no transforms: trees split at any value and handle missing ones."""
+    return ()
+
+
+def net_preset(
+    columns: Columns,
+    position: bool,
+    computed: Sequence[str] = tuple(COMPUTED),
+    *,
+    scale: declared.Step | None = None,
+) -> tuple[Transform, ...]:
+    """Return transforms that scale and impute numbers, and encode categories for embeddings.
+
+    Each number also gets an indicator of missing values.
+
+    Args:
+        scale: step that scales numbers; by default the normal score of the rank, as counts and
+            prices span many orders of magnitude.
+    """
+    scale = scale or declared.ranks(100, normal=True)
+    numeric = [
+        Transform(name, (scale, declared.impute("median")), indicator=True)
+        for name in (*columns.numeric, *computed)
+    ]
+    position_transforms = [Transform(POSITION, (declared.standardise(),))] if position else []
+    return (
+        *numeric,
+        *position_transforms,
+        *(Transform(name, (declared.vocabulary(),)) for name in columns.categorical),
+    )
+
+
+def find_preset(name: str) -> Preset:
+    """Return a preset by its name.
+
+    Raises:
+        UsageError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"unknown preset {name!r}", fix=f"use one of {', '.join(PRESETS)}")
+    return net_preset if name == "nets" else tree_preset
+
+
+@dataclass(frozen=True)
+class TransformPlan:
+    """The transforms of a model's columns.
+
+    Attributes:
+        transforms: declared transforms, and those of the preset for other columns.
+        hidden: columns that the encoder must not take as they are: transformed ones, and those that
+            the model must not see.
+    """
+
+    transforms: tuple[Transform, ...]
+    hidden: tuple[str, ...]
+
+
+def plan_transforms(
+    columns: Columns,
+    declarations: Sequence[Transform],
+    preset: Preset,
+    *,
+    position: bool,
+    leave_out: Sequence[str] = (),
+    similarities: Sequence[str] = (),
+) -> TransformPlan:
+    """Plan the transforms of a model's columns.
+
+    Args:
+        leave_out: columns of the features or of the matrix that the model must not see.
+        similarities: names of the declared similarities.
+    """
+    declared_columns = {transform.column for transform in declarations}
+    transforms = (
+        *declarations,
+        *(
+            transform
+            for transform in preset(columns, position, (*COMPUTED, *similarities))
+            if transform.column not in declared_columns
+        ),
+    )
+    visible = tuple(
+        transform
+        for transform in transforms
+        if transform.column not in leave_out and transform.output not in leave_out
+    )
+    return TransformPlan(
+        visible, tuple(dict.fromkeys((*leave_out, *(transform.column for transform in transforms))))
+    )
+
+
+@dataclass(frozen=True)
+class FittedTransforms:
+    """Transforms fitted on training rows.
+
+    Attributes:
+        outputs: transforms for the encoder.
+        in_time: name of a target encoding → its value for each training row as of the row's time,
+            shape (n,), for `Encoder.encode`.
+    """
+
+    outputs: tuple[Output, ...]
+    in_time: Mapping[str, Floats]
+
+
+def fit_transforms(
+    transforms: Sequence[Transform], rows: Mapping[str, Column], labelled: LabelledRows
+) -> FittedTransforms:
+    """Fit each transform on training rows.
+
+    Rows count once whatever their weight, except for target encodings, which are weighted rates.
+    Values that are not finite do not count.
+
+    Args:
+        rows: column → its values (n,): float32, or uint64 keys of a category.
+        labelled: times and labels of the same rows.
+
+    Raises:
+        DeclarationError: a transform needs labels of a head that has none, or vectors that know
+            what came after the first row.
+    """
+    outputs: list[Output] = []
+    in_time: dict[str, Floats] = {}
+    for transform in transforms:
+        steps, codes = _learn_steps(transform, rows[transform.column], labelled)
+        if codes is not None:
+            in_time[transform.output] = codes
+        outputs.append(Output(transform.output, transform.column, steps))
+        if transform.indicator:
+            outputs.append(
+                Output(f"{transform.output}_missing", transform.column, (learned.Missing(),))
+            )
+    return FittedTransforms(tuple(outputs), in_time)
+
+
+def _learn_steps(
+    transform: Transform, column: Column, labelled: LabelledRows
+) -> tuple[tuple[LearnedStep, ...], Floats | None]:
+    """Fit the steps, each on the output of the previous one.
+
+    Return them, and the target encoding in time if there is one.
+    """
+    categorical = column.dtype == np.uint64
+    keys: Keys = column.astype(np.uint64) if categorical else np.zeros(0, np.uint64)
+    x: Floats = (
+        np.zeros(0)
+        if categorical
+        else np.clip(column.astype(np.float64), -learned.LARGEST, learned.LARGEST)
+    )
+    is_finite = np.ones(len(column), bool) if categorical else np.isfinite(column)
+    numbers = not categorical
+    steps: list[LearnedStep] = []
+    codes: Floats | None = None
+    for step in _complete_steps(transform, categorical):
+        if isinstance(step, declared.TargetStep):
+            fitted, x = _learn_target(step, transform, keys, labelled)
+            codes, numbers = x, True
+        elif isinstance(step, declared.ImputeStep) and not numbers:
+            fitted = _learn_impute_key(step, keys)
+            keys = fitted.fill(keys)
+        elif step.input_kind == declared.KEY:
+            fitted = _learn_keys(step, transform, keys, labelled)
+            x, numbers = fitted.apply(keys), True
+        else:
+            fitted = _learn_numbers(step, x[is_finite][np.isfinite(x[is_finite])])
+            x = fitted.apply(x)
+        steps.append(fitted)
+    return tuple(steps), codes
+
+
+def _complete_steps(transform: Transform, categorical: bool) -> tuple[declared.Step, ...]:
+    """Append a vocabulary step to a category without a step that makes numbers."""
+    has_key_step = any(step.input_kind == declared.KEY for step in transform.steps)
+    return (
+        transform.steps
+        if has_key_step or not categorical
+        else (*transform.steps, declared.vocabulary())
+    )
+
+
+def _learn_numbers(step: declared.Step, x: Floats) -> learned.NumberSteps:
+    """Fit a step on the finite numbers of the training rows."""
+    match step:
+        case declared.LogStep():
+            return learned.Log()
+        case declared.ClipStep():
+            return _learn_clip(step, x)
+        case declared.StandardiseStep():
+            return _learn_standardise(x)
+        case declared.QuantileStep():
+            return _learn_quantile(step, x)
+        case declared.ImputeStep():
+            return _learn_impute(step, x)
+    raise AssertionError(step)
+
+
+def _learn_keys(
+    step: declared.Step, transform: Transform, keys: Keys, labelled: LabelledRows
+) -> learned.KeySteps:
+    match step:
+        case declared.VocabularyStep():
+            return learned.Codes(_frequent_keys(keys[keys != 0], step)[0].tolist())
+        case declared.HashingStep():
+            return _learn_buckets(step, keys[keys != 0])
+        case declared.FrequencyStep():
+            values, counts = _frequent_keys(keys[keys != 0], step)
+            return learned.Frequency(values.tolist(), (counts / max(len(keys), 1)).tolist())
+        case declared.VectorsStep():
+            return _load_vectors(step, transform, labelled)
+    raise AssertionError(step)
+
+
+def _learn_buckets(step: declared.HashingStep, keys: Keys) -> learned.Hashed:
+    """Fit hash buckets; those with few rows are unknown.
+
+    Their embeddings would be little but their random initial values.
+    """
+    buckets, counts = np.unique(keys % np.uint64(step.buckets), return_counts=True)
+    return learned.Hashed(step.buckets, buckets[counts >= declared.HASHED_MIN].tolist())
+
+
+def _learn_clip(step: declared.ClipStep, x: Floats) -> learned.Clip:
+    low, high = np.quantile(x, step.quantiles).tolist() if x.size else (0.0, 0.0)
+    low = low if step.low is None else step.low
+    high = high if step.high is None else step.high
+    # A constant beyond all training values wins over a learned bound.
+    if step.low is not None and step.high is None:
+        high = max(low, high)
+    return learned.Clip(min(low, high), high)
+
+
+def _learn_standardise(x: Floats) -> learned.Standardise:
+    mean, std = (float(x.mean()), float(x.std())) if x.size else (0.0, 1.0)
+    # The mean of equal numbers may be off by a rounding error, which would then be all deviation.
+    constant = not x.size or x.min() == x.max() or std <= 0
+    return learned.Standardise(
+        float(x[0]) if constant and x.size else mean, 1.0 if constant else std
+    )
+
+
+def _learn_quantile(step: declared.QuantileStep, x: Floats) -> learned.Quantile:
+    ranks = np.linspace(0, 1, step.bins + 1)
+    # Rounding may move a cut below its neighbour.
+    cuts = np.maximum.accumulate(np.quantile(x, ranks)) if x.size else np.zeros(len(ranks))
+    values = ranks
+    if step.normal:
+        half = 0.5 / step.bins
+        values = np.array(
+            [NormalDist().inv_cdf(min(max(rank, half), 1 - half)) for rank in ranks.tolist()]
+        )
+    return learned.Quantile(cuts.tolist(), values.tolist(), step.normal)
+
+
+def _learn_impute(step: declared.ImputeStep, x: Floats) -> learned.Fill:
+    if step.how == "constant":
+        return learned.Fill(float(step.value or 0.0), "constant")
+    if not x.size:
+        return learned.Fill(0.0, step.how)
+    if step.how == "mode":
+        values, counts = np.unique(x, return_counts=True)
+        return learned.Fill(float(values[np.argmax(counts)]), "mode")
+    return learned.Fill(float(x.mean() if step.how == "mean" else np.median(x)), step.how)
+
+
+def _learn_impute_key(step: declared.ImputeStep, keys: Keys) -> learned.FillKey:
+    if step.how == "constant":
+        return learned.FillKey(hash64(str(step.value)), f"constant {step.value}")
+    values, counts = np.unique(keys[keys != 0], return_counts=True)
+    return learned.FillKey(int(values[np.argmax(counts)]) if values.size else 0, "mode")
+
+
+def _load_vectors(
+    step: declared.VectorsStep, transform: Transform, labelled: LabelledRows
+) -> learned.Vectors:
+    if len(labelled.t) and (first := int(labelled.t.min())) < step.trained_until:
+        message = (
+            f"the vectors of {transform.column} know what came until "
+            f"{to_iso(step.trained_until)}, training begins at {to_iso(first)}"
+        )
+        raise DeclarationError(
+            message,
+            where=transform.place,
+            fix="learn them from an earlier window, or train on a later one",
+        )
+    flat = [number for row in step.rows for number in row]
+    return learned.Vectors(
+        hash64s(step.texts).tolist(), len(step.rows[0]), flat, step.trained_until // SECOND
+    )
+
+
+def _learn_target(
+    step: declared.TargetStep, transform: Transform, keys: Keys, labelled: LabelledRows
+) -> tuple[learned.Target, Floats]:
+    if step.head not in labelled.labels:
+        message = f"{transform.output} learns from {step.head}, which has no labels here"
+        raise DeclarationError(
+            message, where=transform.place, fix=f"use one of {', '.join(sorted(labelled.labels))}"
+        )
+    vocabulary, _ = _frequent_keys(keys, step)
+    rare = ~np.isin(keys, vocabulary)
+    rates, mean = final_rates(keys, vocabulary, step.head, labelled, step.smoothing)
+    in_time = rates_in_time(
+        np.where(rare, np.uint64(0), keys), rare, step.head, labelled, step.smoothing
+    )
+    return learned.Target(
+        vocabulary.tolist(), rates.tolist(), mean, step.head, step.smoothing
+    ), in_time
+
+
+def _frequent_keys(keys: Keys, step: declared.Table) -> tuple[Keys, npt.NDArray[np.int64]]:
+    """Return the frequent keys and their counts: the most frequent first, ties by key."""
+    values, counts = np.unique(keys, return_counts=True)
+    is_frequent = counts >= step.count_min
+    values, counts = values[is_frequent], counts[is_frequent]
+    order = np.lexsort((values, -counts))[: step.size_max]
+    return values[order], counts[order]

@@ -1,0 +1,1 @@
+"""Detection of columns and profiles that know the outcome."""

@@ -1,0 +1,185 @@
+"""Target leakage of single columns, measured by the AUC that a column reaches alone.
+
+A column may leak the target by its order, by whether it is missing, or by bins: an exact value, a
+band, or a category that only positives have. Rates in bins are learned on one half of the rows and
+evaluated on the other, and vice versa, so chance patterns in few positives do not repeat. The
+halves consist of alternating stretches of rows, since rows of one request agree in many columns.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.training.evaluation import metrics
+
+Matrix = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+
+LEAK_AUC = 0.98  # an AUC that no honest column reaches alone
+AHEAD_MARGIN = 0.12  # lead in AUC over all other columns that is suspicious
+AHEAD_AUC, AHEAD_GROUP_AUC = 0.75, 0.9  # smallest suspicious AUC of one column, and of several
+BINS = 32  # by quantiles of all values, by quantiles of positives, and for frequent values
+STRETCHES = 16  # stretches of the rows; every other one belongs to the same half
+POSITIVES_MAX, NEGATIVES_MAX = 50_000, 150_000  # rows that are binned
+CLASS_ROWS_MIN = 5  # positives, and negatives, of each half: fewer may separate by chance
+
+
+@dataclass(frozen=True)
+class LeakageReport:
+    """Columns that may leak a target.
+
+    Attributes:
+        leaks: columns that alone reach more than an honest column could, with the reason.
+        ahead: other columns that alone reach far more than all the rest, with their AUC.
+        rest_auc: the best AUC of the rest.
+    """
+
+    leaks: dict[str, str]
+    ahead: dict[str, float]
+    rest_auc: float = 0.0
+
+    def describe_ahead(self, head: str) -> dict[str, str]:
+        """Describe the columns that are far ahead for a target, by name."""
+        context = f"for {head}, while no other column is above {self.rest_auc:.3f}"
+        return {
+            name: f"alone it reaches an AUC of {reached:.3f} {context}"
+            for name, reached in self.ahead.items()
+        }
+
+
+def ahead_notes(ahead: Mapping[str, str]) -> list[str]:
+    """Return report notes on columns that are far ahead; these do not fail the gate."""
+    return [
+        f"column {name} is far ahead of all others: {why}; if it knows the answer, leave it out"
+        for name, why in ahead.items()
+    ]
+
+
+def find_leakage(
+    columns: Sequence[str], matrix: Matrix, label: npt.NDArray, *, limit: float = LEAK_AUC
+) -> LeakageReport:
+    """Find columns that predict the label too well alone, or far better than all others."""
+    leaks: dict[str, str] = {}
+    best_aucs: dict[str, float] = {}
+    if not 0 < np.count_nonzero(label) < len(label):
+        return LeakageReport(leaks, {})
+    sample = _sample_rows(label)
+    for index, name in enumerate(columns):
+        column = matrix[:, index]
+        best = 0.0
+        for measure, compute_auc in (
+            ("its value", lambda column=column: order_auc(column, label)),
+            ("whether it is there", lambda column=column: _missingness_auc(column, label)),
+            ("bins of its value", lambda column=column: binned_auc(column[sample], label[sample])),
+        ):
+            best = max(best, auc := compute_auc())
+            if auc >= limit:
+                leaks[name] = f"by {measure} alone it reaches an AUC of {auc:.3f}"
+                break
+        else:
+            best_aucs[name] = best
+    ahead, rest = find_ahead(best_aucs)
+    return LeakageReport(leaks, {name: best_aucs[name] for name in ahead}, rest)
+
+
+def _missingness_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
+    auc = metrics.auc(np.isnan(column).astype(np.float64), label)
+    return max(auc, 1 - auc)
+
+
+def find_leaking_columns(
+    columns: Sequence[str], matrix: Matrix, label: npt.NDArray, *, limit: float = LEAK_AUC
+) -> dict[str, str]:
+    """Return the columns of `LeakageReport.leaks`."""
+    return find_leakage(columns, matrix, label, limit=limit).leaks
+
+
+def find_ahead(aucs: Mapping[str, float]) -> tuple[list[str], float]:
+    """Return columns that are far ahead of all others, and the best AUC of the rest.
+
+    Several leaking columns would hide each other if each were compared with the next one only.
+    Honest columns come in families too (clicks of a day, of a week), so a group has to reach a
+    higher AUC than a single column.
+    """
+    ordered = sorted(aucs, key=lambda name: -aucs[name])
+    for count in range(len(ordered) - 1, 0, -1):
+        last, rest = aucs[ordered[count - 1]], aucs[ordered[count]]
+        if last >= (AHEAD_AUC if count == 1 else AHEAD_GROUP_AUC) and last >= rest + AHEAD_MARGIN:
+            return ordered[:count], rest
+    return [], 0.0
+
+
+def order_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
+    """Return the AUC of the values in the better direction; missing values rank lowest."""
+    value = metrics.auc(np.where(np.isnan(column), -np.inf, column.astype(np.float64)), label)
+    return max(value, 1 - value)
+
+
+def binned_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
+    """Return the AUC of the positive rate per bin, the mean of both halves.
+
+    Returns 0.5 if a half has too few rows of a class.
+    """
+    positive = label > 0
+    half = (np.arange(len(label)) * STRETCHES // max(len(label), 1)) % 2 == 0
+    if any(
+        np.count_nonzero(class_rows & part) < CLASS_ROWS_MIN
+        for class_rows in (positive, ~positive)
+        for part in (half, ~half)
+    ):
+        return 0.5
+    aucs = []
+    for train_half in (half, ~half):
+        edges = _bin_edges(column[train_half], positive[train_half])
+        size = len(edges) + 2
+        (hits, rows), (hits_judged, rows_judged) = (
+            _bin_counts(edges, size, column[which], positive[which])
+            for which in (train_half, ~train_half)
+        )
+        # A bin without rows gets the overall rate.
+        rate = (hits + hits.sum() / rows.sum()) / (rows + 1)
+        score, label_of = np.concatenate([rate, rate]), np.repeat([1, 0], size)
+        aucs.append(
+            metrics.auc(score, label_of, np.concatenate([hits_judged, rows_judged - hits_judged]))
+        )
+    return float(np.mean(aucs))
+
+
+def _sample_rows(label: npt.NDArray) -> npt.NDArray[np.intp]:
+    """Return a sample of rows with the same AUC: each class is thinned out evenly."""
+    positive = label > 0
+    parts = [(np.flatnonzero(positive), POSITIVES_MAX), (np.flatnonzero(~positive), NEGATIVES_MAX)]
+    return np.sort(
+        np.concatenate([rows[:: -(-len(rows) // rows_max) or 1] for rows, rows_max in parts])
+    )
+
+
+def _bin_edges(column: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_]) -> Floats:
+    """Return upper ends of bins: frequent values, and quantiles of all values and of positives."""
+    is_present = ~np.isnan(column)
+    edges = [np.zeros(0)]
+    for value in (column[is_present], column[is_present & positive]):
+        if len(value):
+            values, counts = np.unique(value.astype(np.float64), return_counts=True)
+            frequent = values[np.argsort(-counts, kind="stable")[:BINS]]
+            placed = np.searchsorted(np.cumsum(counts), np.linspace(0, len(value), BINS + 1)[1:-1])
+            edges += [
+                frequent,
+                np.nextafter(frequent, -np.inf),
+                values[placed],
+                np.nextafter(values[:1], -np.inf),
+                values[-1:],
+            ]
+    return np.unique(np.concatenate(edges))
+
+
+def _bin_counts(
+    edges: Floats, size: int, column: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_]
+) -> tuple[Floats, Floats]:
+    """Return positives and rows of each bin; missing values have bin 0."""
+    bin_index = np.where(np.isnan(column), 0, 1 + np.searchsorted(edges, column.astype(np.float64)))
+    return metrics.totals(bin_index, positive.astype(np.float64), size), metrics.totals(
+        bin_index, np.ones(len(bin_index)), size
+    )

@@ -1,0 +1,1 @@
+"""Reports of a training: pages, model cards and the cost of serving."""

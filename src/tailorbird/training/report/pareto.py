@@ -1,0 +1,163 @@
+"""Quality against the cost of a response, for everything that was evaluated.
+
+    cost      microseconds to score ITEMS candidates of one request on the machine that trained:
+              one thread, best of several repeats
+    quality   NDCG@10 on the test part
+    front     everything that nothing else beats or equals in both
+
+A model's cost is that of its ONNX files, as serving runs them; a baseline's is a table lookup.
+Reading features adds the same to every model: `features rank` measures it per column.
+docs/benchmarks.md has the cost of serving as a whole.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from tailorbird.ranking.bundle import Bundle, open_session, run_heads
+from tailorbird.registry import Head
+from tailorbird.training.evaluation.bootstrap import Interval, flatten_intervals
+from tailorbird.training.evaluation.judge import PRIMARY, Evaluation, K
+from tailorbird.training.report.page import HIGHLIGHT_COLOUR, MUTED_COLOUR, clean_axes
+from tailorbird.training.report.serving_cost import ITEMS
+
+Matrix = npt.NDArray[np.float32]
+
+REPEATS = 15
+
+
+@dataclass(frozen=True)
+class PricedModel:
+    """A model or baseline with its cost.
+
+    Attributes:
+        us: cost, microseconds.
+        quality: interval of `PRIMARY`.
+        dominated_by: another one at least as good and as cheap, "" on the front.
+    """
+
+    name: str
+    us: float
+    quality: Interval
+    dominated_by: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "us": round(self.us, 1),
+            **flatten_intervals({PRIMARY: self.quality}),
+            "on_front": not self.dominated_by,
+            "better": self.dominated_by,
+        }
+
+
+def measure_model_us(exported: Mapping[str, bytes], heads: Sequence[Head], rows: Matrix) -> float:
+    """Measure the microseconds that a bundle's models take for ITEMS rows."""
+    sessions = {
+        name: open_session(data, width=rows.shape[1], where=name) for name, data in exported.items()
+    }
+    batch = np.ascontiguousarray(np.resize(rows, (ITEMS, rows.shape[1])), np.float32)
+    return _best_us(lambda: run_heads(sessions, heads, batch))
+
+
+def measure_bundle_us(bundle: Bundle) -> float:
+    """Measure the microseconds that a loaded bundle takes for ITEMS rows."""
+    rows = np.resize(bundle.encoder.missing_row, (ITEMS, len(bundle.encoder.names)))
+    return _best_us(
+        lambda: run_heads(
+            bundle.sessions, bundle.manifest.heads, np.ascontiguousarray(rows, np.float32)
+        )
+    )
+
+
+def measure_baseline_us(items: int) -> float:
+    """Measure the microseconds to look up ITEMS candidates in a score table and take the best ten.
+
+    A baseline that sums over a person's history costs more, so this estimate favours it.
+    """
+    numbers = np.random.default_rng(0).random(max(items, ITEMS))
+    lookups = np.linspace(0, len(numbers) - 1, ITEMS).astype(np.int64)
+    return _best_us(lambda: np.argpartition(numbers[lookups], -K)[-K:])
+
+
+def _best_us(work: Callable[[], object], *, repeats: int = REPEATS) -> float:
+    work()
+    best = float("inf")
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - begin)
+    return best * 1e6
+
+
+def price_models(evaluation: Evaluation, us: Mapping[str, float]) -> list[PricedModel]:
+    """Return everything that was evaluated and has a cost, cheapest first."""
+    names = [name for name in evaluation.figures if name in us]
+    quality = {name: evaluation.figures[name][PRIMARY] for name in names}
+
+    def find_dominating(name: str) -> str:
+        own_price = (quality[name].value, -us[name])
+        above = [
+            other for other in names if _dominates((quality[other].value, -us[other]), own_price)
+        ]
+        return max(above, key=lambda other: quality[other].value, default="")
+
+    return sorted(
+        (PricedModel(name, us[name], quality[name], find_dominating(name)) for name in names),
+        key=lambda model: model.us,
+    )
+
+
+def _dominates(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    return first != second and first[0] >= second[0] and first[1] >= second[1]
+
+
+def pareto_chart(models: Sequence[Mapping[str, Any]], model: str) -> Figure:
+    """Draw quality with intervals over cost, with the front as a line.
+
+    Args:
+        models: entries of `PricedModel.to_dict`.
+    """
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for entry in models:
+        colour = HIGHLIGHT_COLOUR if entry["name"] == model else MUTED_COLOUR
+        if entry[f"{PRIMARY}_low"] is not None:
+            axes.plot(
+                [entry["us"]] * 2,
+                [entry[f"{PRIMARY}_low"], entry[f"{PRIMARY}_high"]],
+                color=colour,
+                linewidth=1,
+            )
+        axes.plot(
+            [entry["us"]],
+            [entry[PRIMARY]],
+            "o" if entry["on_front"] else "x",
+            color=colour,
+            markersize=5,
+        )
+        axes.annotate(
+            entry["name"],
+            (entry["us"], entry[PRIMARY]),
+            textcoords="offset points",
+            xytext=(5, 3),
+            fontsize=7,
+        )
+    front = [entry for entry in models if entry["on_front"]]
+    axes.step(
+        [entry["us"] for entry in front],
+        [entry[PRIMARY] for entry in front],
+        where="post",
+        color=HIGHLIGHT_COLOUR,
+        linewidth=0.8,
+        linestyle="--",
+    )
+    axes.set_xscale("log")
+    axes.set_xlabel(f"µs to score {ITEMS} candidates, reading features not counted")
+    axes.set_title(f"{PRIMARY} beside what it costs; ● on the front", fontsize=10)
+    return clean_axes(figure)

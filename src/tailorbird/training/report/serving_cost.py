@@ -1,0 +1,251 @@
+"""Measured cost of columns: bytes of records that only one column needs, and time.
+
+    bytes    size of the reading record with all declarations, minus the size without the column,
+             for each record that a request reads
+    finish   computing the column for ITEMS candidates from loaded lanes, as `features.arithmetic.finish` does
+    read     `features.online.read.Reader` on a state built from the newest events, for all declarations
+             or for some
+
+Computed columns (item-to-item, popularity, age) are part of the index and not measured; neither is
+scoring.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.errors import DeclarationError
+from tailorbird.events import SimulatedClock
+from tailorbird.events.contract.schema import ROUTED
+from tailorbird.events.keys import hash64s
+from tailorbird.features import FeatureSet, ReadRequest
+from tailorbird.features.arithmetic import finish
+from tailorbird.features.arithmetic.runs import Runs
+from tailorbird.features.declare.declarations import WORDS, Derived
+from tailorbird.features.layout.layout import Layout, Spot, Step
+from tailorbird.features.online.read import Reader
+from tailorbird.features.online.worker import FeatureWorker
+from tailorbird.lake import Lake
+
+Int64s = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Keys = npt.NDArray[np.uint64]
+
+# Candidates of a request, and records of their categories and the like that it reads.
+ITEMS, GROUPS = 200, 20
+EVENTS = 30_000  # newest events that the measured state is built from
+REQUESTS, REPEATS = 200, 15
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of a column.
+
+    Attributes:
+        record_bytes: bytes of one reading record that only this column needs; 0 if its inputs are
+            shared.
+        request_bytes: the same for all records of the entity that a request reads.
+        finish_us: microseconds to compute it for ITEMS candidates; NaN where it is not finished
+            here.
+    """
+
+    record_bytes: int
+    request_bytes: int
+    finish_us: float
+
+
+def records_per_request(features: FeatureSet, entity: int) -> int:
+    """Return the largest number of records of an entity that a request reads."""
+    names = features.layout.entities[entity].entity.fields
+    return ITEMS if "item" in names else GROUPS if any("." in name for name in names) else 1
+
+
+def count_request_bytes(features: FeatureSet) -> int:
+    """Return the bytes of all reading records of a request."""
+    return sum(
+        entity.reading_bytes * records_per_request(features, entity.index)
+        for entity in features.layout.entities
+    )
+
+
+def drop_declarations(
+    features: FeatureSet, names: Sequence[str], event_types: Sequence[str]
+) -> tuple[FeatureSet, tuple[str, ...]]:
+    """Drop declarations; return the rest, and those that others are derived from and so stay."""
+    by_name = {step.name: step for step in features.layout.steps}
+    removed = set(names) & set(by_name)
+    similarities = [
+        similarity for similarity in features.similarities if similarity.name not in names
+    ]
+    needed = {similarity.of for similarity in similarities}
+    pending = [
+        feature.name
+        for feature in features.features
+        if isinstance(feature, Derived) and feature.name not in removed
+    ]
+    while pending:
+        expression = by_name[pending.pop()].expression
+        for other, _ in () if expression is None else expression.names:
+            if other not in needed:
+                needed.add(other)
+                pending.append(other)
+    retained = [
+        feature
+        for feature in features.features
+        if feature.name not in removed or feature.name in needed
+    ]
+    if not retained:
+        raise DeclarationError("no declaration would be left")
+    return FeatureSet.from_declarations([*retained, *similarities], event_types=event_types), tuple(
+        sorted(removed & needed)
+    )
+
+
+def measure_costs(features: FeatureSet, event_types: Sequence[str]) -> dict[str, Cost]:
+    """Measure the cost of each numeric and categorical column, by name."""
+    entities = {entity.entity: entity for entity in features.layout.entities}
+    lanes = _Lanes(
+        features.layout,
+        {entity.index: records_per_request(features, entity.index) for entity in entities.values()},
+    )
+    column_costs = {}
+    for step in features.layout.steps:
+        if step.kind == "sequence":
+            continue
+        record_bytes, per_request = 0, 0
+        if len(features.features) > 1:
+            fewer, still_needed = drop_declarations(features, [step.name], event_types)
+            remaining = (
+                {}
+                if still_needed
+                else {entity.entity: entity.reading_bytes for entity in fewer.layout.entities}
+            )
+            for entity, layout in entities.items() if not still_needed else ():
+                saved = layout.reading_bytes - remaining.get(entity, 0)
+                record_bytes += saved
+                per_request += saved * records_per_request(features, layout.index)
+        column_costs[step.name] = Cost(record_bytes, per_request, _measure_finish_us(step, lanes))
+    return column_costs
+
+
+def measure_read_us(features: Sequence[FeatureSet], lake: Lake) -> list[float]:
+    """Measure the median microseconds to read ITEMS candidates for one person, per feature set.
+
+    Feature sets take turns, so that background load affects all of them.
+    """
+    newest = int(lake.sql("SELECT max(p) AS p FROM events").column("p")[0].as_py() or 0)
+    events = lake.sql(
+        f"SELECT {', '.join(ROUTED.names)} FROM events WHERE p > {newest - EVENTS} ORDER BY p"
+    ).cast(ROUTED)
+    now = int(pc.max(events["ts"]).value) + 1
+    people = _most_frequent(events["person"], REQUESTS)
+    items = _most_frequent(events["item_id"], ITEMS)
+    keys = hash64s(items)
+    timings: list[list[float]] = [[] for _ in features]
+    with tempfile.TemporaryDirectory(prefix="tailorbird-cost-") as folder:
+        readers = []
+        for index, feature_set in enumerate(features):
+            state = Path(folder) / str(index)
+            with FeatureWorker(
+                Path(folder) / "routed", state, feature_set, clock=SimulatedClock(now)
+            ) as worker:
+                worker.bootstrap(lambda first: [events], newest)
+            readers.append(Reader(state, feature_set))
+        for person in people:
+            for index, reader in enumerate(readers):
+                start = time.perf_counter()
+                reader.read(ReadRequest(person=person, now=now), items, item_keys=keys)
+                timings[index].append(time.perf_counter() - start)
+        for reader in readers:
+            reader.close()
+    return [
+        float(np.median(durations)) * 1e6 if durations else float("nan") for durations in timings
+    ]
+
+
+def _most_frequent(column: pa.ChunkedArray, count: int) -> list[str]:
+    """Return the most frequent values."""
+    counted = pc.value_counts(column.combine_chunks().drop_null())
+    order = np.argsort(-counted.field("counts").to_numpy(), kind="stable")[:count]
+    return counted.field("values").take(pa.array(order)).to_pylist()
+
+
+def _measure_finish_us(step: Step, lanes: "_Lanes") -> float:
+    if step.operation == "derived":
+        expression = step.expression
+        assert expression is not None
+        column = np.ones(ITEMS)
+        return _best_us(lambda: expression.numbers(lambda name, kind: column, ITEMS))
+    return _best_us(
+        lambda: (
+            finish.category(step, lanes)
+            if step.kind == "categorical"
+            else finish.number(step, lanes)
+        )
+    )
+
+
+def _best_us(work: Callable[[], object]) -> float:
+    """Return the microseconds of the fastest of several repeats."""
+    best = float("inf")
+    with np.errstate(all="ignore"):
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            work()
+            best = min(best, time.perf_counter() - start)
+    return best * 1e6
+
+
+class _Lanes:
+    """Lanes of random numbers for one request; implements `finish.Lanes`."""
+
+    def __init__(self, layout: Layout, records: dict[int, int]) -> None:
+        self.rows = ITEMS
+        self.t: Int64s = np.full(1, 1 << 50, np.int64)
+        rng = np.random.default_rng(0)
+        self._readings = {
+            entity.index: rng.integers(
+                0, 1 << 20, (ITEMS if records[entity.index] > 1 else 1, entity.reading_lanes)
+            )
+            for entity in layout.entities
+        }
+
+    def lane(self, spot: Spot) -> Int64s:
+        return self._readings[spot.entity][:, spot.lane]
+
+    def is_present(self, entity: int) -> Bools:
+        return np.ones(1, np.bool_)
+
+    def run_values(self, step: Step) -> npt.NDArray:
+        ts = int(self.t[0]) - 1_000_000 * np.arange(step.length, 0, -1)
+        hashed = np.ones(step.length, np.uint64)
+        run = Runs(
+            np.array([0, step.length]),
+            ts,
+            hashed,
+            hashed,
+            hashed,
+            self.t,
+            np.zeros(1, np.uint64),
+            hashed,
+        )
+        if step.operation != "seen":
+            return run.column(step)
+        return run.seen(np.zeros(ITEMS, np.intp), np.arange(ITEMS, dtype=np.uint64))
+
+    def query_words(self) -> Keys:
+        return np.ones((1, WORDS), np.uint64)
+
+    def context_number(self, field: str) -> Floats:
+        return np.zeros(1)
+
+    def context_key(self, field: str) -> Keys:
+        return np.zeros(1, np.uint64)

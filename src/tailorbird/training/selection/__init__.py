@@ -1,0 +1,1 @@
+"""Selection of feature columns by their value and their cost."""

@@ -1,0 +1,68 @@
+"""Stability of columns: drift of the distribution since the first period, and missing values.
+
+    ├ 1st ┤ 2nd ┤ 3rd ┤ 4th ┤ … training   ├ later ┤
+
+Bins are learned on the first period and stay fixed. Only requests drawn independently of their
+outcome are used, since requests with a click differ at any time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.training.selection.binning import drift, learn_bins
+from tailorbird.training.selection.signal_rows import SignalRows
+
+Matrix = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+PERIODS = 4  # of the training part
+UNSTABLE = 0.25  # conventional limit of another population
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Drift and missing values of columns.
+
+    Attributes:
+        drift: shape (columns, periods), PSI of each period after the first; the last period is
+            later than training.
+        periods: start of each of these periods, microseconds.
+        missing: shape (columns,), share of later rows in which the column is missing.
+    """
+
+    drift: Floats
+    periods: tuple[int, ...]
+    missing: Floats
+
+    @property
+    def worst(self) -> Floats:
+        """Return the largest drift of each column."""
+        return self.drift.max(axis=1)
+
+
+def measure_stability(
+    train: SignalRows, later: SignalRows, categorical: Sequence[int], of_request: Bools
+) -> Stability:
+    """Measure drift and missing values; request-level columns count once per request."""
+    cuts = np.linspace(0, train.requests, PERIODS + 1).astype(np.int64)
+    number = np.arange(train.requests)
+    periods = [train.take((number >= low) & (number < high)) for low, high in pairwise(cuts)]
+    periods.append(later.take(later.evenly))
+    table = np.zeros((len(of_request), len(periods) - 1))
+    missing = np.zeros(len(of_request))
+    for column in range(len(of_request)):
+        values = [_values(rows, column, of_request[column]) for rows in periods]
+        bins = learn_bins(values[0], categorical=column in categorical)
+        binned = [bins.assign(column_values) for column_values in values]
+        table[column] = [drift(binned[0], period_bins, bins.size) for period_bins in binned[1:]]
+        missing[column] = np.mean(binned[-1] == 0)
+    return Stability(table, tuple(int(rows.t[0]) for rows in periods[1:]), missing)
+
+
+def _values(rows: SignalRows, column: int, of_request: bool) -> npt.NDArray[np.float32]:
+    return rows.matrix[rows.offsets[:-1], column] if of_request else rows.matrix[:, column]

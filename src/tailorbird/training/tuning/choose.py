@@ -1,0 +1,256 @@
+"""Final choice: fit the best few again under several seeds on every split, with the defaults.
+
+    gain of a cell (split, seed) = NDCG@10 − mean over seeds of the reference on that split
+    reference                      the first defaults
+    winner                         the largest mean gain − its spread over cells, if above 0;
+                                   otherwise the defaults stay
+
+The best of many trials is partly the luckiest on these splits and this seed. Other seeds and splits
+do not share the luck, so a setting that leads by less than its spread is not taken. The numbers are
+still measured on rows that took part in the choice: the test part, on which `tailorbird train`
+judges, shows what tuning is worth.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
+from tailorbird.training.tuning.fits import FitExecutor, FitResult, FitSpec
+from tailorbird.training.tuning.study import Trial
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """One of the last few trials.
+
+    Attributes:
+        quality: shape (splits, seeds), NDCG@10.
+        gain: mean over cells of the gain over the reference.
+        spread: standard deviation of the gain over cells.
+        interval: of the gain over people, all splits together; each request is averaged over
+            seeds.
+        tail, tail_gain: NDCG@10 over long-tail items alone, and its gain; for information.
+        seconds: mean duration of a fit.
+    """
+
+    trial: Trial
+    quality: Floats
+    gain: float
+    spread: float
+    interval: Interval
+    tail: Interval
+    tail_gain: Interval
+    seconds: float
+
+    @property
+    def score(self) -> float:
+        return self.gain - self.spread
+
+    @property
+    def name(self) -> str:
+        return (
+            f"{self.trial.architecture} "
+            f"{'defaults' if self.trial.default else f'trial {self.trial.number}'}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the finalist as JSON."""
+        totals = {"gain": self.gain, "spread": self.spread, "score": self.score}
+        interval_fields = {
+            "gain_low": self.interval.low,
+            "gain_high": self.interval.high,
+            "ndcg_10": float(self.quality.mean()),
+        }
+        for name, each in (("ndcg_10_long_tail", self.tail), ("gain_long_tail", self.tail_gain)):
+            interval_fields |= {
+                name: each.value,
+                f"{name}_low": each.low,
+                f"{name}_high": each.high,
+            }
+        figures = {
+            name: round(float(value), 6) if np.isfinite(value) else None
+            for name, value in (totals | interval_fields).items()
+        }
+        cells = [[round(float(each), 6) for each in row] for row in self.quality]
+        return {
+            "name": self.name,
+            "architecture": self.trial.architecture,
+            "number": self.trial.number,
+            "default": self.trial.default,
+        } | (
+            figures
+            | {
+                "cells": cells,
+                "seconds": round(self.seconds, 3),
+                "settings": dict(self.trial.settings),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The result of the final comparison.
+
+    Attributes:
+        finalists: best score first.
+        winner: the chosen finalist.
+        why: the reason, a sentence.
+    """
+
+    finalists: tuple[Finalist, ...]
+    reference: Finalist
+    winner: Finalist
+    why: str
+
+
+def select_finalists(trials: Mapping[str, Sequence[Trial]], count: int) -> list[Trial]:
+    """Return the defaults and best trial of each architecture, and the best others.
+
+    There are at most `count` trials that are not defaults, unless there are more architectures.
+    """
+    defaults = [
+        next(one for one in each if one.default)
+        for each in trials.values()
+        if any(one.default for one in each)
+    ]
+    ranked = {
+        name: sorted(_distinct_trials(each), key=lambda one: (-one.value, one.number))
+        for name, each in trials.items()
+    }
+    best = [each[0] for each in ranked.values() if each]
+    rest = sorted(
+        (one for each in ranked.values() for one in each[1:]),
+        key=lambda one: (-one.value, one.number),
+    )
+    return [*defaults, *best, *rest[: max(count - len(best), 0)]]
+
+
+def _distinct_trials(trials: Sequence[Trial]) -> list[Trial]:
+    """Return complete trials that are not defaults, each set of settings once."""
+    distinct: dict[str, Trial] = {}
+    for trial in trials:
+        if trial.state == "complete" and not trial.default:
+            distinct.setdefault(repr(sorted(trial.settings.items())), trial)
+    return list(distinct.values())
+
+
+def choose_finalist(
+    trials: Sequence[Trial],
+    people: Sequence[Ints],
+    seeds: Sequence[int],
+    fits: FitExecutor,
+    progress: Callable[[int, int], None],
+) -> Choice:
+    """Fit every finalist on every split under every seed, and choose.
+
+    Args:
+        trials: the first one is the reference.
+        people: of each split, the person of each held-out request; −1 for unknown.
+    """
+    splits = range(len(people))
+    jobs = [
+        (index, split, seed) for index in range(len(trials)) for split in splits for seed in seeds
+    ]
+    progress(0, len(jobs))
+    pending: dict[Future[FitResult], tuple[int, int, int]] = {}
+    for place, split, seed in jobs:
+        trial = trials[place]
+        pending[fits.submit(FitSpec(trial.architecture, trial.settings, split, seed))] = (
+            place,
+            split,
+            seed,
+        )
+        progress(sum(future.done() for future in pending), len(jobs))
+    results: dict[tuple[int, int, int], FitResult] = {}
+    for future in as_completed(pending):
+        results[pending[future]] = future.result()
+        progress(len(results), len(jobs))
+    person = np.concatenate(
+        [
+            np.where(each < 0, -1 - np.arange(len(each)) - 10_000_000 * n, each)
+            for n, each in enumerate(people)
+        ]
+    )
+    bootstrap = Bootstrap(np.unique(person, return_inverse=True)[1])
+
+    def cells(index: int) -> list[list[FitResult]]:
+        return [[results[index, split, seed] for seed in seeds] for split in splits]
+
+    reference = cells(0)
+    level = np.array([[each.mean for each in row] for row in reference]).mean(axis=1, keepdims=True)
+    finalists = [
+        _score_finalist(one, cells(place), level, reference, bootstrap)
+        for place, one in enumerate(trials)
+    ]
+    ordered = tuple(sorted(finalists, key=lambda one: -one.score))
+    return _choose_winner(ordered, finalists[0])
+
+
+def _score_finalist(
+    trial: Trial,
+    cells: Sequence[Sequence[FitResult]],
+    level: Floats,
+    reference: Sequence[Sequence[FitResult]],
+    bootstrap: Bootstrap,
+) -> Finalist:
+    quality = np.array([[each.mean for each in row] for row in cells])
+    gains = quality - level
+    overall, tail = (
+        [_by_request(each, name) for each in (cells, reference)] for name in ("quality", "tail")
+    )
+    spread = float(gains.std(ddof=1)) if gains.size > 1 else 0.0
+    seconds = float(np.mean([each.seconds for row in cells for each in row]))
+    tail_intervals = bootstrap.mean(tail[0]), bootstrap.difference(*tail)
+    return Finalist(
+        trial,
+        quality,
+        round(float(gains.mean()), 12) + 0.0,
+        spread,
+        bootstrap.difference(*overall),
+        *tail_intervals,
+        seconds,
+    )
+
+
+def _by_request(cells: Sequence[Sequence[FitResult]], name: str) -> Floats:
+    """Return a metric of each request over all splits, averaged over seeds."""
+    return np.concatenate([np.mean([getattr(each, name) for each in row], axis=0) for row in cells])
+
+
+def _choose_winner(ordered: tuple[Finalist, ...], reference: Finalist) -> Choice:
+    best = next((one for one in ordered if one is not reference), reference)
+    cells = f"{reference.quality.shape[0]} splits and {reference.quality.shape[1]} seeds"
+    if best is reference:
+        return Choice(
+            ordered, reference, reference, "the defaults stay: no trial was fitted for all splits"
+        )
+    if reference.quality.size < 2:
+        summary = (
+            f"{best.name} gains {best.gain:+.4f} over {reference.name} on one split under one seed"
+        )
+        return Choice(
+            ordered,
+            reference,
+            reference,
+            f"the defaults stay: {summary}, which does not tell how much it varies",
+        )
+    summary = (
+        f"{best.name} gains {best.gain:+.4f} over {reference.name}, with a spread of "
+        f"{best.spread:.4f} over {cells}"
+    )
+    if best.score > 0:
+        return Choice(ordered, reference, best, f"{summary}: more than it varies by")
+    return Choice(
+        ordered,
+        reference,
+        reference,
+        f"the defaults stay: {summary}, which is no more than it varies by",
+    )

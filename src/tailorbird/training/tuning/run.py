@@ -1,0 +1,429 @@
+"""Run a tuning: rows of several splits → trials of each architecture → finalists → winner.
+
+`training.tuning.rows` makes the rows, `training.tuning.fits` runs the fits, `training.tuning.study`
+runs the trials, `training.tuning.choose` chooses, and `training.tuning.tuned` stores the choice for
+training. The test part is never read: `tailorbird train` shows once what tuning is worth.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import UsageError
+from tailorbird.events import Clock, to_iso
+from tailorbird.features import FeatureSet
+from tailorbird.lake import Lake
+from tailorbird.ranking.policy.targets import is_amount
+from tailorbird.ranking.slot import Slot
+from tailorbird.storage import Storage
+from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, exclusive
+from tailorbird.training.settings import Progress, TrainSettings
+from tailorbird.training.tuning.architectures import NETS, Architecture, select_architectures
+from tailorbird.training.tuning.choose import Choice, choose_finalist, select_finalists
+from tailorbird.training.tuning.fits import open_executor, split_name
+from tailorbird.training.tuning.rows import Split, describe_splits, encode_splits, segment_requests
+from tailorbird.training.tuning.space import SearchSpace, Value
+from tailorbird.training.tuning.study import (
+    JOURNAL,
+    Budget,
+    Pruner,
+    Sampler,
+    Search,
+    Trial,
+    open_journal,
+)
+
+_DONE = "done"
+STUDY_FORMAT = (
+    2  # format of splits and fits in a study's folder; a study in another format starts again
+)
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """Settings of the search.
+
+    Attributes:
+        train: the training that is tuned: window, rows, borders, excluded columns.
+        names: architectures; each gets the same budget.
+        trials, seconds: budget of each architecture, whichever ends first; 0 is no limit.
+            Seconds count time spent in fits.
+        sampler: `tpe` learns which settings do well together, `random` does not.
+        pruner: which trials stop before all splits are fitted: those below the `median`, all but
+            the best half at each split (`halving`), or `none`.
+        splits, seeds: every finalist is fitted on each split under each seed.
+        finalists: number of finalists besides the defaults.
+        judged: maximum holdout requests of each split.
+        workers: number of processes.
+    """
+
+    train: TrainSettings = field(default_factory=TrainSettings)
+    names: tuple[str, ...] = ("gbdt",)
+    trials: int = 40
+    seconds: float = 0.0
+    sampler: Sampler = "tpe"
+    pruner: Pruner = "median"
+    splits: int = 3
+    seeds: int = 3
+    finalists: int = 4
+    judged: int = 3_000
+    workers: int = 1
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("splits", 1),
+            ("seeds", 1),
+            ("finalists", 1),
+            ("workers", 1),
+            ("judged", 1),
+            ("trials", 0),
+        ):
+            if getattr(self, name) < least:
+                raise UsageError(
+                    f"expected at least {least}, got {getattr(self, name)}", where=f"--{name}"
+                )
+        if not self.trials and not self.seconds:
+            raise UsageError(
+                "without --trials and --time a search has no end", fix="tailorbird tune --trials 40"
+            )
+
+
+@dataclass(frozen=True)
+class TuneReport:
+    """The result of a tuning.
+
+    Attributes:
+        trials: of each architecture, in order.
+        importance: by architecture, share of the variance of trials that each setting explains.
+        settings: the settings to train with; empty if the defaults stay.
+        about: sizes and times of the splits, the budget, the spaces.
+    """
+
+    slot: str
+    trials: Mapping[str, tuple[Trial, ...]]
+    choice: Choice
+    importance: Mapping[str, Mapping[str, float]]
+    spaces: Mapping[str, SearchSpace]
+    settings: Mapping[str, Value]
+    about: dict[str, Any]
+    resumed: bool
+
+    @property
+    def until(self) -> int:
+        """End of the data that took part in the choice, microseconds."""
+        return int(self.about["test_from_us"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON."""
+        choice = self.choice
+        chosen = {
+            "architecture": choice.winner.trial.architecture,
+            "settings": dict(self.settings),
+            "why": choice.why,
+        }
+        return {
+            "slot": self.slot,
+            "chosen": {**chosen, "default": choice.winner.trial.default},
+            "finalists": [one.to_dict() for one in choice.finalists],
+            "reference": choice.reference.name,
+            "trials": [one.to_dict() for each in self.trials.values() for one in each],
+            "importance": {
+                name: {setting: round(share, 4) for setting, share in each.items()}
+                for name, each in self.importance.items()
+            },
+            "about": self.about,
+            "resumed": self.resumed,
+        }
+
+
+def tune(
+    features: FeatureSet,
+    slot: Slot,
+    *,
+    lake: Storage,
+    clock: Clock,
+    out: Path,
+    settings: TuneSettings = TuneSettings(),
+    spaces: Mapping[str, SearchSpace] | None = None,
+    extend: bool = False,
+    progress: Progress = lambda stage, done, total: None,
+) -> TuneReport:
+    """Search for better settings than the defaults.
+
+    Args:
+        out: folder of the study. An interrupted study resumes as of its own start; a finished
+            one starts again, unless `extend` is set.
+        spaces: search spaces that replace the architectures' own.
+
+    Raises:
+        NotReadyError: there is too little data to evaluate each split.
+        UsageError: there is no study to extend.
+        LockedError: another process tunes there.
+    """
+    search_spaces = [
+        (one, (spaces or {}).get(one.name) or one.full_space())
+        for one in select_architectures(settings.names)
+    ]
+    with exclusive(out / "lock", f"slot {slot.name} is tuned"):
+        return _tune(
+            features,
+            slot,
+            lake,
+            clock,
+            out / UNFINISHED_FOLDER,
+            settings,
+            search_spaces,
+            extend,
+            progress,
+        )
+
+
+def _tune(
+    features: FeatureSet,
+    slot: Slot,
+    lake: Storage,
+    clock: Clock,
+    folder: Path,
+    settings: TuneSettings,
+    search_spaces: Sequence[tuple[Architecture, SearchSpace]],
+    extend: bool,
+    progress: Progress,
+) -> TuneReport:
+    untuned = [head for head in slot.objective if is_amount(head)]
+    if len(untuned) == len(slot.objective):
+        raise UsageError(
+            f"slot {slot.name} asks for nothing but {', '.join(untuned)}, an expected "
+            "amount, of which nothing is tuned",
+            fix="train without tuning, or give its formula a chance, such as click",
+        )
+    study_key = _study_key(features, slot, lake, settings, search_spaces)
+    _prepare_folder(folder, extend=extend)
+    unfinished = UnfinishedRun(folder, study_key, clock.now())
+    if extend and not unfinished.is_resumed:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UsageError(
+            "the last study was of other settings or declarations",
+            where="--more",
+            fix="leave --more out: it begins anew",
+        )
+    train = settings.train.resolve_quick()
+    splits, about = _load_splits(
+        features,
+        slot,
+        Lake(lake),
+        unfinished,
+        settings,
+        train,
+        [one for one, _ in search_spaces],
+        progress,
+    )
+    storage = open_journal(folder)
+    budget = Budget(settings.trials, settings.seconds)
+    with open_executor(folder, train, settings.workers) as fits:
+        trials, importance = {}, {}
+        for architecture, space in search_spaces:
+            own_splits = splits[architecture.columns]
+            start_settings = space.clip(
+                architecture.sized(architecture.defaults, *_training_size(own_splits[-1]))
+            )
+            search = Search(
+                storage,
+                architecture,
+                space,
+                start_settings,
+                range(len(own_splits)),
+                fits,
+                settings.sampler,
+                settings.pruner,
+                settings.seed,
+            )
+            search.run(budget, partial(_report_progress, progress, architecture.name, budget))
+            trials[architecture.name], importance[architecture.name] = (
+                tuple(search.trials()),
+                search.importance(),
+            )
+        seeds = range(settings.seed, settings.seed + settings.seeds)
+        people = [split.holdout.person for split in next(iter(splits.values()))]
+        choice = choose_finalist(
+            select_finalists(trials, settings.finalists),
+            people,
+            seeds,
+            fits,
+            partial(progress, "finalists"),
+        )
+    (folder / _DONE).touch()
+    winner = choice.winner.trial
+    new = {} if winner.default and winner.architecture == "gbdt" else dict(winner.settings)
+    about |= {
+        "as_of": to_iso(unfinished.started_at),
+        "schema_hash": features.schema_hash,
+        "seed": settings.seed,
+        "source": about["source"],
+    }
+    about["budget"] = {
+        "trials": settings.trials,
+        "seconds": settings.seconds,
+        "sampler": settings.sampler,
+        "pruner": settings.pruner,
+    }
+    about["spaces"] = {one.name: space.to_dict() for one, space in search_spaces}
+    spent = {
+        name: {"trials": len(each), "seconds": round(sum(one.seconds for one in each), 1)}
+        for name, each in trials.items()
+    }
+    about["spent"] = spent
+    about["untuned"] = (
+        f"{', '.join(untuned)}: trials are ordered and judged by the rest of the formula; "
+        "training learns it all the same"
+        if untuned
+        else ""
+    )
+    space_by_name = {one.name: space for one, space in search_spaces}
+    return TuneReport(
+        slot.name, trials, choice, importance, space_by_name, new, about, unfinished.is_resumed
+    )
+
+
+def _study_key(
+    features: FeatureSet,
+    slot: Slot,
+    lake: Storage,
+    settings: TuneSettings,
+    search_spaces: Sequence[tuple[Architecture, SearchSpace]],
+) -> dict[str, Any]:
+    """Return everything that determines the trials; a study resumes only with an equal key.
+
+    The number of trials and workers is not part of it.
+    """
+    excluded = ("trials", "seconds", "workers", "finalists", "seeds", "names", "train")
+    included = {name: value for name, value in asdict(settings).items() if name not in excluded}
+    spaces = {one.name: space.to_dict() for one, space in search_spaces}
+    slot_key = {
+        "name": slot.name,
+        "objective": dict(slot.objective),
+        "attribution": slot.attribution,
+        "denominator": slot.denominator,
+    }
+    transforms = [repr(one) for one in features.transforms]
+    training = {**asdict(settings.train), "scheme": repr(settings.train.scheme)}
+    context = {
+        "kept": STUDY_FORMAT,
+        "train": training,
+        "schema": features.schema_hash,
+        "transforms": transforms,
+        "lake": str(lake),
+    }
+    return {**included, **context, "slot": slot_key, "spaces": spaces}
+
+
+def _prepare_folder(folder: Path, *, extend: bool) -> None:
+    """Keep an unfinished study, and clear a finished one."""
+    done = (folder / _DONE).exists()
+    if extend:
+        if not (folder / JOURNAL).exists():
+            raise UsageError(
+                "there is no study here that more trials could be asked of",
+                where="--more",
+                fix="tailorbird tune begins one",
+            )
+        (folder / _DONE).unlink(missing_ok=True)
+    elif done:
+        shutil.rmtree(folder)
+
+
+def _training_size(split: Split) -> tuple[int, int]:
+    """Return positives of the first head, and rows, of a split's training part."""
+    head = next(iter(split.objective))
+    return int(split.train.labels[head].sum()), len(split.train.matrix)
+
+
+def _report_progress(
+    progress: Progress, name: str, budget: Budget, trials: int, seconds: float
+) -> None:
+    if budget.trials:
+        progress(f"trials of {name}", trials, budget.trials)
+    else:
+        progress(
+            f"seconds of {name}", min(round(seconds), round(budget.seconds)), round(budget.seconds)
+        )
+
+
+def _load_splits(
+    features: FeatureSet,
+    slot: Slot,
+    lake: Lake,
+    unfinished: UnfinishedRun,
+    settings: TuneSettings,
+    train: TrainSettings,
+    selected: Sequence[Architecture],
+    progress: Progress,
+) -> tuple[dict[str, list[Split]], dict[str, Any]]:
+    """Load or build the splits of each column set, and return them with their description."""
+    splits: dict[str, list[Split]] = {}
+    about: dict[str, Any] = {}
+    for preset in dict.fromkeys(one.columns for one in selected):
+        builder = _SplitBuilder(
+            features, slot, lake, unfinished.started_at, settings, train, preset == NETS, progress
+        )
+        cached = unfinished.arrays(f"about {preset}", builder.encoded_facts)
+        about |= msgspec.json.decode(cached["told"].tobytes())
+        splits[preset] = [
+            Split.from_arrays(
+                unfinished.arrays(split_name(preset, number), partial(builder.arrays, number))
+            )
+            for number in range(settings.splits)
+        ]
+    return splits, about
+
+
+@dataclass
+class _SplitBuilder:
+    """Builds the splits of one column set, all of them on first use."""
+
+    features: FeatureSet
+    slot: Slot
+    lake: Lake
+    now: int
+    settings: TuneSettings
+    train: TrainSettings
+    nets: bool
+    progress: Progress
+    splits: list[Split] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def arrays(self, number: int) -> Mapping[str, npt.NDArray]:
+        if not self.splits:
+            segmented = segment_requests(
+                self.features,
+                self.slot,
+                self.lake,
+                self.now,
+                self.settings.splits,
+                self.train,
+                self.progress,
+            )
+            judged = self.settings.judged
+            encoded_splits = encode_splits(
+                segmented,
+                self.features,
+                self.slot,
+                self.train,
+                judged_max=judged,
+                progress=self.progress,
+                nets=self.nets,
+            )
+            self.splits = [split for split, _ in encoded_splits]
+            self.facts = describe_splits(segmented, self.splits)
+        return self.splits[number].to_arrays()
+
+    def encoded_facts(self) -> Mapping[str, npt.NDArray]:
+        self.arrays(0)
+        return {"told": np.frombuffer(msgspec.json.encode(self.facts), np.uint8)}

@@ -1,0 +1,190 @@
+"""Search spaces as plain data: a range or choices for each setting, from code or `tune.toml`.
+
+    [gbdt]
+    leaves = {low = 4, high = 31, log = true}
+    objective = {choices = ["binary", "lambdarank"]}
+    rate = 0.05                                        # fixed
+
+A setting in the file replaces the architecture's own dimension; other settings are searched as
+before. `training.tuning.architectures` lists the settings of each architecture, and
+`training.tuning.study` draws values.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tailorbird.errors import ConfigError, suggest_name
+
+FILE = "tune.toml"  # in the project's folder
+Value = str | int | float | bool
+
+
+class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Numbers from `low` to `high`, inclusive; with `log` drawn uniformly on a log scale."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One of several values."""
+
+    choices: tuple[str | int | float | bool, ...]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The search space of an architecture.
+
+    Attributes:
+        dimensions: setting → its possible values.
+        fixed: setting → its value in place of the default.
+        defaults: all tunable settings with their defaults, which also give the types.
+    """
+
+    dimensions: Mapping[str, Range | Choices]
+    fixed: Mapping[str, Value]
+    defaults: Mapping[str, Value]
+
+    def clip(self, settings: Mapping[str, Value]) -> dict[str, Value]:
+        """Return the searched settings, each clipped to the nearest allowed value."""
+        nearest_settings: dict[str, Value] = {}
+        for name, dimension in self.dimensions.items():
+            value = settings[name]
+            if isinstance(dimension, Choices):
+                nearest_settings[name] = (
+                    value if value in dimension.choices else dimension.choices[0]
+                )
+            else:
+                clamped = min(max(float(value), dimension.low), dimension.high)
+                nearest_settings[name] = round(clamped) if self.is_integer(name) else clamped
+        return nearest_settings
+
+    def is_integer(self, name: str) -> bool:
+        """Return whether a setting takes integers."""
+        return isinstance(self.defaults[name], int) and not isinstance(self.defaults[name], bool)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the space as JSON."""
+        return {
+            "tried": {name: msgspec.to_builtins(one) for name, one in self.dimensions.items()},
+            "fixed": dict(self.fixed),
+        }
+
+
+def override_spaces(path: Path, spaces: Mapping[str, SearchSpace]) -> dict[str, SearchSpace]:
+    """Return the spaces with a file's overrides; unchanged if there is no such file.
+
+    Raises:
+        ConfigError: the file is invalid; the message names its line.
+    """
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return dict(spaces)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=str(path)) from None
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not valid TOML: {error}", where=str(path)) from None
+    merged = dict(spaces)
+    for name, section in tree.items():
+        if name not in spaces or not isinstance(section, dict):
+            raise ConfigError(
+                f"unknown architecture {name!r}",
+                where=_where(path, text, name),
+                fix=_suggest(name, spaces),
+            )
+        merged[name] = _override_space(spaces[name], section, path, text, name)
+    return merged
+
+
+def _override_space(
+    space: SearchSpace, section: Mapping[str, Any], path: Path, text: str, architecture: str
+) -> SearchSpace:
+    dimensions, fixed = dict(space.dimensions), dict(space.fixed)
+    for name, given in section.items():
+        where = _where(path, text, architecture, name)
+        if name not in space.defaults:
+            raise ConfigError(
+                f"{architecture} has no setting {name!r}",
+                where=where,
+                fix=_suggest(name, space.defaults),
+            )
+        dimensions.pop(name, None)
+        fixed.pop(name, None)
+        if isinstance(given, dict):
+            dimensions[name] = _parse_dimension(given, name, space, where)
+        else:
+            fixed[name] = _convert_value(given, space.defaults[name], name, where)
+    if not dimensions:
+        raise ConfigError(
+            f"nothing of {architecture} is left to try", where=_where(path, text, architecture)
+        )
+    return SearchSpace(dimensions, fixed, space.defaults)
+
+
+def _parse_dimension(
+    given: Mapping[str, Any], name: str, space: SearchSpace, where: str
+) -> Range | Choices:
+    try:
+        dimension = msgspec.convert(dict(given), Choices if "choices" in given else Range)
+    except msgspec.ValidationError as error:
+        fix = f"write {name} = {{low = …, high = …, log = true}}, or {{choices = […]}}"
+        raise ConfigError(
+            f"{name}: {str(error)[:1].lower()}{str(error)[1:]}", where=where, fix=fix
+        ) from None
+    default = space.defaults[name]
+    if isinstance(dimension, Choices):
+        if not dimension.choices:
+            raise ConfigError(f"{name}: there is nothing to choose from", where=where)
+        return Choices(
+            tuple(_convert_value(each, default, name, where) for each in dimension.choices)
+        )
+    if isinstance(default, str | bool):
+        raise ConfigError(
+            f"{name} is no number, so it has no range",
+            where=where,
+            fix=f"write {name} = {{choices = […]}}",
+        )
+    if not dimension.low < dimension.high or (dimension.log and dimension.low <= 0):
+        least = "0 < low < high" if dimension.log else "low < high"
+        raise ConfigError(
+            f"{name}: expected {least}, got {dimension.low:g} and {dimension.high:g}", where=where
+        )
+    return dimension
+
+
+def _convert_value(value: Any, default: Value, name: str, where: str) -> Value:
+    """Convert a value to the type of its setting."""
+    target_type: Any = float if isinstance(default, float) else type(default)
+    try:
+        return msgspec.convert(value, target_type, strict=not isinstance(default, float))
+    except msgspec.ValidationError:
+        raise ConfigError(
+            f"{name}: expected a value like {default!r}, got {value!r}", where=where
+        ) from None
+
+
+def _suggest(name: str, valid_names: Mapping[str, Any]) -> str:
+    return suggest_name(name, valid_names, f"use one of {', '.join(valid_names)}")
+
+
+def _where(path: Path, text: str, section: str, key: str = "") -> str:
+    """Return file and line of a section's heading, or of a key below it."""
+    inside, line = False, 0
+    for number, row in enumerate(text.splitlines(), 1):
+        if heading := re.match(r"\s*\[\s*([^\]]+?)\s*\]", row):
+            inside = heading[1] == section
+            line = number if inside and not key else line
+        elif inside and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", row):
+            line = number
+    return f"{path}:{line}" if line else str(path)

@@ -1,0 +1,349 @@
+"""Search settings with Optuna: ask, fit split by split, tell, and prune early.
+
+This one process asks and tells; a journal in the study's folder holds every trial, synced line by
+line. A killed run resumes: interrupted trials are asked again, and their finished fits are reused
+(`training.tuning.fits`). A draw depends on the seed, its number and the finished trials, so with
+one worker the same seed gives the same trials, killed or not. With several workers, a draw that was
+being fitted when a run was killed is drawn again, first of all the defaults.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tailorbird.errors import ConfigError, TailorbirdError
+from tailorbird.training.tuning.architectures import Architecture
+from tailorbird.training.tuning.fits import FitExecutor, FitResult, FitSpec
+from tailorbird.training.tuning.space import Choices, SearchSpace, Value
+
+try:
+    import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+    from optuna.trial import FrozenTrial, TrialState
+except ImportError:
+    raise ConfigError(
+        "Optuna is not installed", where="tailorbird tune", fix="pip install 'tailorbird[tune]'"
+    ) from None
+
+Sampler = Literal["tpe", "random"]
+Pruner = Literal["median", "halving", "none"]
+
+STARTUP = 8  # trials drawn at random before the sampler learns from them
+PRUNING_STARTUP = 4  # completed trials before the median prunes
+JOURNAL = "study.log"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Budget of each architecture: trials and seconds of fits, whichever ends first.
+
+    0 is no limit. The first trial, with the defaults, always runs.
+    """
+
+    trials: int
+    seconds: float
+
+    def allows(self, trials: int, seconds: float) -> bool:
+        if trials == 0:
+            return True
+        return (not self.trials or trials < self.trials) and (
+            not self.seconds or seconds < self.seconds
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial.
+
+    Attributes:
+        settings: all tunable settings of the trial.
+        params: those that the sampler drew.
+        state: `complete`, `pruned` or `failed`.
+        why: the reason of a failure.
+        figures: NDCG@10 of each fitted split.
+        value: mean over splits, if all were fitted.
+    """
+
+    architecture: str
+    number: int
+    settings: Mapping[str, Value]
+    params: Mapping[str, Value]
+    state: str
+    figures: tuple[float, ...]
+    value: float
+    seconds: float
+    default: bool
+    why: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the trial as JSON."""
+        header = {
+            name: getattr(self, name)
+            for name in ("architecture", "number", "state", "default", "why")
+        }
+        figures = {
+            "ndcg_10": round(self.value, 6) if np.isfinite(self.value) else None,
+            "splits": [round(each, 6) for each in self.figures],
+        }
+        return {
+            **header,
+            **figures,
+            "seconds": round(self.seconds, 3),
+            "settings": dict(self.settings),
+        }
+
+
+def open_journal(folder: Path) -> JournalStorage:
+    """Open the journal of a study's folder, truncating a half-written last line.
+
+    No other process may write to it.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path = folder / JOURNAL
+    if path.exists():
+        data = path.read_bytes()
+        complete_bytes = data.rfind(b"\n") + 1
+        if complete_bytes < len(data):
+            with path.open("r+b") as file:
+                file.truncate(complete_bytes)
+    (folder / f"{JOURNAL}.lock").unlink(missing_ok=True)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+@dataclass
+class _RunningTrial:
+    trial: "optuna.Trial"
+    settings: dict[str, Value]
+    draw: int
+    default: bool
+    results: list[FitResult] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return sum(each.seconds for each in self.results)
+
+
+@dataclass
+class Search:
+    """The search over the settings of one architecture.
+
+    Args:
+        start_settings: the defaults as reported to the sampler.
+        split_order: the splits, in order of fitting.
+    """
+
+    storage: JournalStorage
+    architecture: Architecture
+    space: SearchSpace
+    start_settings: Mapping[str, Value]
+    split_order: Sequence[int]
+    fits: FitExecutor
+    sampler: Sampler
+    pruner: Pruner
+    seed: int
+
+    def __post_init__(self) -> None:
+        self._study = optuna.create_study(
+            storage=self.storage,
+            study_name=self.architecture.name,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=self._pruner(),
+        )
+        for interrupted in self._study.get_trials(
+            deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)
+        ):
+            self._study.tell(interrupted.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def trials(self) -> list[Trial]:
+        """Return all finished trials, in order."""
+        return [
+            _to_trial(self.architecture.name, place, one)
+            for place, one in enumerate(self._finished_trials())
+        ]
+
+    def _finished_trials(self) -> "list[FrozenTrial]":
+        return [
+            one
+            for one in self._study.get_trials(deepcopy=False)
+            if one.state.is_finished() and "settings" in one.user_attrs
+        ]
+
+    def run(self, budget: Budget, progress: Callable[[int, float], None]) -> None:
+        """Run trials until the budget is used up; `progress` gets trials and seconds."""
+        done = self.trials()
+        trials, seconds = len(done), sum(each.seconds for each in done)
+        progress(trials, seconds)
+        draws = {
+            running_trial.user_attrs.get("draw", place)
+            for place, running_trial in enumerate(self._finished_trials())
+        }  # older studies do not record it
+        running: dict[Future[FitResult], _RunningTrial] = {}
+        while True:
+            while len(running) < self.fits.workers and (
+                0 not in draws or budget.allows(trials + len(running), seconds)
+            ):
+                one = self._ask_trial(next(draw for draw in count() if draw not in draws))
+                draws.add(one.draw)
+                running[self._fit(one)] = one
+            if not running:
+                return
+            ready, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in sorted(ready, key=lambda each: running[each].trial.number):
+                one = running.pop(future)
+                if self._record_fit(one, future):
+                    trials, seconds = trials + 1, seconds + one.seconds
+                    progress(trials, seconds)
+                else:
+                    running[self._fit(one)] = one
+
+    def _ask_trial(self, draw: int) -> _RunningTrial:
+        self._study.sampler = self._sampler(draw)
+        defaults = draw == 0
+        if defaults:
+            self._study.enqueue_trial(dict(self.start_settings))
+        trial = self._study.ask(_distributions(self.space))
+        tried = (
+            self.architecture.defaults
+            if defaults
+            else {**self.architecture.defaults, **self.space.fixed, **trial.params}
+        )
+        return _RunningTrial(trial, dict(tried), draw, defaults)
+
+    def _fit(self, running_trial: _RunningTrial) -> "Future[FitResult]":
+        return self.fits.submit(
+            FitSpec(
+                self.architecture.name,
+                running_trial.settings,
+                self.split_order[len(running_trial.results)],
+                self.seed,
+            )
+        )
+
+    def _record_fit(self, running_trial: _RunningTrial, future: "Future[FitResult]") -> bool:
+        """Record the result of a fit, and return whether the trial has ended."""
+        trial, why = running_trial.trial, ""
+        try:
+            running_trial.results.append(future.result())
+        except TailorbirdError as error:  # settings that cannot be fitted count as a failed trial
+            why = error.message
+        else:
+            mean = running_trial.results[-1].mean
+            why = "" if np.isfinite(mean) else "what it gives is no number"
+        if why:
+            self._end(running_trial, TrialState.FAIL, why)
+            return True
+        running_mean = float(np.mean([each.mean for each in running_trial.results]))
+        trial.report(running_mean, len(running_trial.results))
+        if len(running_trial.results) == len(self.split_order):
+            self._end(running_trial, TrialState.COMPLETE)
+            return True
+        if not running_trial.default and self._should_prune(running_trial, running_mean):
+            self._end(running_trial, TrialState.PRUNED)
+            return True
+        return False
+
+    def _should_prune(self, running_trial: _RunningTrial, running_mean: float) -> bool:
+        """Return whether completed trials had a better mean after as many splits.
+
+        Optuna's own median pruner compares the best running mean of a trial with the median, so it
+        prunes nothing if the first split is easy.
+        """
+        if self.pruner != "median":
+            return running_trial.trial.should_prune()
+        step = len(running_trial.results)
+        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        completed_values = [
+            each.intermediate_values[step] for each in complete if step in each.intermediate_values
+        ]
+        return len(completed_values) >= PRUNING_STARTUP and running_mean < float(
+            np.median(completed_values)
+        )
+
+    def _end(self, running_trial: _RunningTrial, state: TrialState, why: str = "") -> None:
+        figures = [each.mean for each in running_trial.results if np.isfinite(each.mean)]
+        attributes = {
+            "settings": running_trial.settings,
+            "figures": figures,
+            "seconds": running_trial.seconds,
+            "draw": running_trial.draw,
+            "default": running_trial.default,
+            "why": why,
+        }
+        for name, value in attributes.items():
+            running_trial.trial.set_user_attr(name, value)
+        value = float(np.mean(figures)) if state == TrialState.COMPLETE else None
+        self._study.tell(running_trial.trial, value, state=state)
+
+    def _sampler(self, draw: int) -> "optuna.samplers.BaseSampler":
+        seed = int(np.random.SeedSequence([self.seed, draw]).generate_state(1)[0])
+        if self.sampler == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=STARTUP)
+
+    def _pruner(self) -> "optuna.pruners.BasePruner":
+        if self.pruner == "halving":
+            return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+        return optuna.pruners.NopPruner()  # `_should_prune` implements the median
+
+    def importance(self) -> dict[str, float]:
+        """Return the share of variance that each setting explains, largest first.
+
+        Empty if there are too few trials.
+        """
+        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if len(complete) < STARTUP or len({one.value for one in complete}) < 2:
+            return {}
+        importances = optuna.importance.get_param_importances(self._study)
+        return {name: float(share) for name, share in importances.items() if np.isfinite(share)}
+
+
+def _distributions(space: SearchSpace) -> dict[str, "optuna.distributions.BaseDistribution"]:
+    distributions: dict[str, optuna.distributions.BaseDistribution] = {}
+    for name, dimension in space.dimensions.items():
+        if isinstance(dimension, Choices):
+            distributions[name] = optuna.distributions.CategoricalDistribution(dimension.choices)
+        elif space.is_integer(name):
+            distributions[name] = optuna.distributions.IntDistribution(
+                round(dimension.low), round(dimension.high), log=dimension.log
+            )
+        else:
+            distributions[name] = optuna.distributions.FloatDistribution(
+                dimension.low, dimension.high, log=dimension.log
+            )
+    return distributions
+
+
+def _to_trial(architecture: str, number: int, frozen_trial: "FrozenTrial") -> Trial:
+    """Convert a frozen trial; numbers count finished trials only.
+
+    The study's own numbers include trials that a killed run left behind.
+    """
+    states = {
+        TrialState.COMPLETE: "complete",
+        TrialState.PRUNED: "pruned",
+        TrialState.FAIL: "failed",
+    }
+    attributes = frozen_trial.user_attrs
+    value = (
+        float(frozen_trial.value)
+        if frozen_trial.state == TrialState.COMPLETE and frozen_trial.value is not None
+        else float("nan")
+    )
+    return Trial(
+        architecture,
+        number,
+        attributes["settings"],
+        dict(frozen_trial.params),
+        states[frozen_trial.state],
+        tuple(attributes["figures"]),
+        value,
+        float(attributes["seconds"]),
+        bool(attributes["default"]),
+        attributes["why"],
+    )

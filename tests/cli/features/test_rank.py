@@ -1,0 +1,128 @@
+"""`tailorbird features rank` and `train --leave-out`, on small shops."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from tests.support.commands import must, must_json, refused, tailorbird
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shop with enough answers to tell something."""
+    project = tmp_path_factory.mktemp("rank") / "shop"
+    must("init", project)
+    must(
+        "-C",
+        project,
+        "simulate",
+        "--days",
+        10,
+        "--users",
+        1500,
+        "--items",
+        150,
+        "--out",
+        project / "history.jsonl",
+    )
+    must("-C", project, "import", "tailorbird", project / "history.jsonl")
+    return project
+
+
+def test_it_ranks_every_column_and_prints_commands(shop: Path, tmp_path: Path) -> None:
+    shown = must("-C", shop, "features", "rank", "--requests", 2_000, "--out", tmp_path / "out")
+    for name in (
+        "item_ctr_7d",
+        "device",
+        "popular_24h_score",
+        "requests that had no say in the choice",
+    ):
+        assert name in shown
+    assert (tmp_path / "out" / "signals.html").is_file()
+    assert (tmp_path / "out" / "signals.png").is_file()
+    command = next(line for line in shown.splitlines() if "--leave-out" in line)
+    left_out = shlex.split(command)[-1].split(",")
+    declared = (shop / "features.py").read_text().splitlines()
+    places = [
+        line.split() for line in shown.splitlines() if line.startswith(f"  {shop / 'features.py'}:")
+    ]
+    assert places
+    for place, name in places:
+        assert name in declared[int(place.rpartition(":")[2]) - 1]
+        assert name in left_out
+
+    words = shlex.split(command)[1:]
+    report = must_json(*words, "--quick")
+    encoder = json.loads(
+        (shop / "data" / "registry" / report["version"] / "encoder.json").read_bytes()
+    )
+    assert encoder["numeric"], "some were proposed to stay"
+    assert not set(left_out) & {
+        *encoder["numeric"],
+        *(one["name"] for one in encoder["vocabularies"]),
+    }
+
+
+def test_json_has_figures_with_intervals(shop: Path, tmp_path: Path) -> None:
+    words = (
+        "features",
+        "rank",
+        "--requests",
+        500,
+        "--seed",
+        3,
+        "--window",
+        "7d",
+        "--as-of",
+        "latest",
+        "--out",
+        tmp_path,
+    )
+    report = must_json("-C", shop, *words)
+    assert report["target"] == "click"
+    names = {one["name"] for one in report["signals"]}
+    assert {"item_ctr_7d", "user_last_category", "item_knn_score"} <= names
+    for one in report["signals"]:
+        assert one["importance_low"] <= one["importance"] <= one["importance_high"]
+        assert one["verdict"] in (
+            "signal",
+            "null",
+            "redundant",
+            "unstable",
+            "too good: leak?",
+            "too few requests to decide",
+        )
+    assert set(report["subset"]["keep"]) | set(report["subset"]["remove"]) == names
+    assert Path(report["report"]).is_file()
+
+
+def test_too_little_is_told(shop: Path, fresh: Path, tmp_path: Path) -> None:
+    refused(
+        tailorbird("-C", fresh, "features", "rank"), "there is nothing in the lake yet", status=1
+    )
+    few = tailorbird("-C", shop, "features", "rank", "--target", "purchase", "--out", tmp_path)
+    refused(few, "purchase happened in", "are needed to tell a signal from chance")
+
+
+def test_a_wrong_use_is_told(shop: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused(
+        tailorbird("-C", shop, "features", "rank", "--target", "clck"),
+        "'clck' is no event type",
+        status=2,
+    )
+    refused(tailorbird("-C", shop, "features", "rank", "--requests", 0), "--requests", status=2)
+    refused(
+        tailorbird("-C", shop, "features", "rank", "--out", tmp_path / "file"),
+        "is a file",
+        status=2,
+    )
+    refused(
+        tailorbird("-C", shop, "train", "--leave-out", "devize"),
+        "'devize'",
+        "did you mean device?",
+        status=2,
+    )

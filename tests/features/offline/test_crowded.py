@@ -1,0 +1,185 @@
+"""Crowded entities: hundreds of events of a few entities, many of them late, so that tiles fill,
+weights matter, limbs carry.
+
+What Hypothesis draws in `test_equality.py` is small and odd; here each window holds dozens of
+events, and many requests fall between an event and its arrival. Reference, reading and backfill are
+compared in float32 bits as there.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+from tailorbird.events import SECOND, SimulatedClock
+from tailorbird.features import (
+    FeatureSet,
+    ReadRequest,
+    count,
+    decayed,
+    distinct,
+    entity,
+    favourite,
+    gap_deviation,
+    gap_max,
+    gap_mean,
+    maximum,
+    mean,
+    minimum,
+    seen,
+    sequence,
+    session_depth,
+    session_duration,
+    session_length,
+    share,
+    time_since_first,
+    trend,
+    variance,
+)
+from tailorbird.features.offline.backfill import Requests, backfill
+from tailorbird.features.online.read import Reader
+from tailorbird.features.online.worker import FeatureWorker
+from tailorbird.features.reference import reference
+
+ITEMS = ["i1", "i2"]
+user, item, category = entity("user"), entity("item"), entity("item.category")
+SEEN = ["click", "view", "purchase"]
+
+
+def windows() -> FeatureSet:
+    money = {"of": "price", "unit": 0.01, "max": 1e6}
+    return FeatureSet.from_declarations(
+        [
+            mean("price_mean", item, "purchase", **money, window="2m"),
+            variance("price_variance", item, "purchase", **money, window="2m", hop="30s"),
+            variance(
+                "change_variance",
+                entity(),
+                "purchase",
+                of="price - 200",
+                unit=0.5,
+                max=1e9,
+                window="4m",
+            ),
+            maximum("dearest", item, "purchase", **money, window="1m", hop="30s"),
+            maximum("dearest_long", item, "purchase", **money, window="4m", hop="30s"),
+            minimum(
+                "cheapest", item, "purchase", of="price - 200", unit=0.01, max=1e6, window="1m"
+            ),
+            distinct("reach", item, SEEN, of="user", precision=4, window="4m"),
+            distinct("reach_now", item, SEEN, of="user", precision=6, window="1m", hop="30s"),
+            distinct("reach_all", entity(), SEEN, of="user", precision=8, window="4m"),
+            trend("trend", item, SEEN, short="1m", long="4m"),
+            share("of_category", item, SEEN, within=category, window="2m"),
+            share(
+                "spent_on",
+                entity("user", "item.category"),
+                "purchase",
+                within=user,
+                **money,
+                window="4m",
+            ),
+            decayed("fading", item, SEEN, half_life="15s"),
+            decayed("money_fading", item, "purchase", half_life="1m", **money),
+            time_since_first("known_for", item, SEEN),
+            gap_mean("gap", user, SEEN, length=8),
+            gap_deviation("gap_spread", entity(), SEEN, length=128),
+            gap_max("gap_most", user, SEEN, length=64),
+            seen("seen_by_all", entity(), SEEN, of="item.category", length=128),
+            favourite("liked_by_all", entity(), SEEN, of="item.category", length=64),
+            sequence("last_of_all", entity(), SEEN, length=128, of=["price", "item.category"]),
+            count("in_a_month", item, SEEN, window="28d", hop="1d"),
+            maximum("dearest_ever", item, "purchase", **money, window="400d", hop="10d"),
+            session_length("events"),
+            session_depth("items"),
+            session_duration("seconds"),
+        ]
+    )
+
+
+def crowd(kit, seed: int) -> list[dict]:
+    """Events of ten minutes, in order of arrival: a third of them late by up to two minutes, some
+    tied in time.
+    """
+    rng, events = np.random.default_rng(seed), []
+    for number in range(260):
+        type = rng.choice(SEEN, p=[0.3, 0.3, 0.4])
+        ts = kit.T0 + int(rng.integers(0, 120)) * 5 * SECOND + int(rng.choice([0, 1, 777_777]))
+        who = f"u{rng.integers(1, 4)}" if rng.random() < 0.5 else f"u{rng.integers(1, 120)}"
+        columns = {
+            "user_id": who,
+            "session_id": rng.choice([None, "s1", "s2"]),
+            "event_id": f"e{number}",
+        }
+        profiles = [{"category": str(rng.choice(["c1", "c2"]))} for _ in range(2)]
+        if type == "purchase":
+            columns["price"] = float(
+                rng.choice([0.01, 19.99, 150.0, 333.33, 99_999.99, 1e9]) * rng.integers(1, 4)
+            )
+        if type == "purchase" and rng.random() < 0.3:
+            columns |= {"items": ITEMS, "item_profile": json.dumps(profiles)}
+        else:
+            columns |= {"item_id": str(rng.choice(ITEMS)), "item_profile": json.dumps(profiles[0])}
+        late = int(rng.integers(0, 120)) * SECOND if rng.random() < 0.33 else 0
+        events.append((ts + late, kit.event(str(type), ts, **columns)))
+    described = [
+        kit.event("item", kit.T0, item_id=one, properties='{"category":"c1"}', event_id=one)
+        for one in ITEMS
+    ]
+    return kit.routed(described + [event for _, event in sorted(events, key=lambda pair: pair[0])])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_read_of_crowded_entities_is_the_reference(kit, seed, tmp_path):
+    features, events, log = windows(), crowd(kit, seed), kit.Log(tmp_path)
+    different: list[str] = []
+    with FeatureWorker(
+        log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0)
+    ) as worker:
+        reader = Reader(tmp_path / "state", features)
+        for start in range(0, len(events), 45):
+            log.append([events[start : start + 45]])
+            worker.step()
+            request = ReadRequest(
+                person=f"u{1 + start % 2}",
+                session_id=["s1", None][start % 2],
+                now=kit.T0 + start * SECOND,
+            )
+            different += kit.differences(
+                features, reader.read(request, ITEMS), request, ITEMS, events
+            )
+        late = ReadRequest(person="u1", now=kit.T0 + 700 * SECOND)
+        different += kit.differences(features, reader.read(late, ITEMS), late, ITEMS, events)
+        reader.close()
+    log.close()
+    assert different == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_computed_of_a_past_with_many_events_in_flight_is_the_reference(kit, seed):
+    features, events, rng = windows(), crowd(kit, seed), np.random.default_rng(seed)
+    t = kit.T0 + rng.integers(0, 700, 14) * SECOND
+    # What has come by then, and what had come a little before.
+    p = np.array([sum(event["ts"] < moment for event in events) for moment in t]) - rng.integers(
+        0, 40, 14
+    )
+    requests = Requests(
+        t,
+        p,
+        [f"u{1 + row % 2}" for row in range(14)],
+        np.repeat(np.arange(14), 2),
+        ITEMS * 14,
+        session_id=[None, "s1"] * 7,
+    )
+    rows = backfill(features, kit.table(events), requests)
+    for row in range(28):
+        request = row // 2
+        who = ReadRequest(person=f"u{1 + request % 2}", session_id=[None, "s1"][request % 2])
+        for column, name in enumerate(features.numeric):
+            expected = reference.compute_value(
+                features, name, who, ITEMS[row % 2], int(t[request]), int(p[request]), events
+            )
+            assert kit.same(rows.numeric[row, column], expected), (name, row)
+    filled = (rows.numeric != 0) & ~np.isnan(rows.numeric)
+    assert (filled.mean(axis=0) > 0.2).all(), "the events are to make values"

@@ -1,0 +1,354 @@
+"""The door: what is acknowledged is in the log, in order, whatever happens to the process or the
+disk.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from tailorbird import faults
+from tailorbird.errors import LockedError, StorageError
+from tailorbird.events import Receipt, RoutePlan, SimulatedClock, SystemClock
+from tailorbird.events.answer_record import AnswerRecord, decode_answers
+from tailorbird.serving.collector import disk_reserve
+from tailorbird.serving.collector.collector import EventCollector
+from tailorbird.serving.collector.decisions import BusyError, ClosedError, DiskFullError
+from tailorbird.serving.collector.naming import open_collector
+from tailorbird.serving.collector.pruning import Pruner
+from tailorbird.serving.metrics import Metrics
+from tailorbird.stream import open_reader, open_writer, raw_path, response_log_path, set_aside_files
+
+NOW = 1_800_000_000_000_000
+
+
+def click(number: int, **more: object) -> dict:
+    return {"event_id": f"e{number}", "type": "click", "user_id": "u1", "item_id": "i1", **more}
+
+
+def body(*events: dict) -> bytes:
+    return msgspec.json.encode(list(events))
+
+
+def record(number: int) -> AnswerRecord:
+    return AnswerRecord(
+        request_id=f"r{number}", ts=NOW, p=1, commit=1, schema_hash="abc", items=["i1"]
+    )
+
+
+def blocks(stream: Path, producer: str = "serve-1") -> list:
+    with open_reader(raw_path(stream, producer)) as reader:
+        return [stored.block for stored in reader.read(0)]
+
+
+@pytest.fixture
+def door(tmp_path):
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SimulatedClock(NOW)) as door:
+        yield door
+
+
+def wait_for(condition, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.005)
+
+
+def test_an_acknowledged_body_is_in_the_log_as_it_came(door, tmp_path):
+    sent = body(click(1), click(2))
+    assert [decision.accepted for decision in door.submit(sent)] == [True, True]
+    [block] = blocks(tmp_path)
+    assert (block.kind, block.rows, block.payload) == ("body", 2, sent)
+    assert msgspec.json.decode(block.receipt, type=Receipt) == Receipt(NOW, "door", "json")
+
+
+def test_each_event_gets_its_own_decision_and_a_refused_one_is_kept(door, tmp_path):
+    decisions = door.submit(
+        body(click(1), click(2, context={"country": "Norway"}), {"event_id": "e3"})
+    )
+    assert [(decision.accepted, decision.code, decision.path) for decision in decisions] == [
+        (True, "", ""),
+        (False, "bad_country", "$.context.country"),
+        (False, "missing", "$.type"),
+    ]
+    assert blocks(tmp_path)[0].rows == 3
+    assert door.figures().refused == {"bad_country": 1, "missing": 1}
+
+
+@pytest.mark.parametrize("sent", [b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_a_body_that_is_no_json_is_one_refused_row_and_kept(door, tmp_path, sent):
+    [decision] = door.submit(sent)
+    assert not decision.accepted
+    assert blocks(tmp_path)[0].payload == sent
+
+
+def test_lines_are_events(door):
+    lines = b"\n".join(msgspec.json.encode(click(number)) for number in range(3)) + b"\n{broken\n"
+    assert [decision.accepted for decision in door.submit(lines, "ndjson")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    "field", ["received_at", "answer", "position", "propensity", "person", "counts", "raw_offset"]
+)
+def test_a_client_cannot_set_what_the_server_owns(door, field):
+    values = {"received_at": NOW, "answer": {"slot": "home"}}
+    [decision] = door.submit(msgspec.json.encode(click(1, **{field: values.get(field, 1)})))
+    assert decision.code in ("server_owned", "unknown_field")
+
+
+def test_an_answer_stands_before_a_click_that_came_after_it(door, tmp_path):
+    for number in range(20):
+        door.record_answer(b'{"answer": %d}' % number, record(number))
+        door.submit(body(click(number)))
+    kinds = [msgspec.json.decode(block.receipt, type=Receipt).source for block in blocks(tmp_path)]
+    assert kinds == ["server", "door"] * 20
+
+
+def test_an_answer_alone_is_synced_within_the_flush_time_with_its_record(door, tmp_path):
+    door.record_answer(b"{}", record(1))
+    assert door.figures().answers_waiting == 1
+    wait_for(lambda: door.figures().answers_waiting == 0)
+    assert [block.payload for block in blocks(tmp_path)] == [b"{}"]
+    with open_reader(response_log_path(tmp_path, "serve-1")) as reader:
+        [stored] = reader.read(0)
+    assert (stored.block.kind, stored.block.rows) == ("answers", 1)
+    assert decode_answers(stored.block.payload) == [record(1)]
+
+
+def test_many_senders_share_commits(tmp_path):
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        threads = [
+            threading.Thread(
+                target=lambda start=start: [
+                    door.submit(body(click(start + number))) for number in range(20)
+                ]
+            )
+            for start in range(0, 400, 50)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        figures = door.figures()
+    assert figures.accepted == 160
+    assert figures.batches < 160
+    stamps = [
+        msgspec.json.decode(block.receipt, type=Receipt).received_at for block in blocks(tmp_path)
+    ]
+    assert stamps == sorted(stamps)
+
+
+def test_the_loop_is_free_while_bodies_are_synced(tmp_path):
+    async def send(door: EventCollector) -> list:
+        return await asyncio.gather(
+            *(door.submit_async(body(click(number))) for number in range(50))
+        )
+
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        assert all(decision.accepted for [decision] in asyncio.run(send(door)))
+        assert door.figures().batches < 50
+
+
+def test_a_producer_has_one_door_and_the_next_takes_the_next_name(tmp_path):
+    with open_collector(tmp_path, RoutePlan(), SystemClock()) as door:
+        assert door.producer == "serve-1"
+        with pytest.raises(LockedError, match="writing this file"):
+            EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock())
+        with open_collector(tmp_path, RoutePlan(), SystemClock()) as other:
+            assert other.producer == "serve-2"
+    with open_collector(tmp_path, RoutePlan(), SystemClock()) as door:
+        assert door.producer == "serve-1"
+
+
+def arm(monkeypatch, text: str) -> None:
+    monkeypatch.setenv("TAILORBIRD_FAULTS", text)
+    faults._configured_faults.cache_clear()
+
+
+@pytest.fixture
+def disarm(monkeypatch):
+    yield
+    monkeypatch.delenv("TAILORBIRD_FAULTS", raising=False)
+    faults._configured_faults.cache_clear()
+
+
+@pytest.mark.parametrize("site", ["door.before_append", "door.before_sync", "stream.before_commit"])
+def test_a_failed_commit_refuses_and_takes_no_writes_until_reopened(
+    tmp_path, monkeypatch, disarm, site
+):
+    with EventCollector(
+        tmp_path, "serve-1", RoutePlan(), SystemClock(), reopen_after_s=0.3
+    ) as door:
+        door.submit(body(click(1)))
+        arm(monkeypatch, f"{site}=raise")
+        with pytest.raises(StorageError):
+            door.submit(body(click(2)))
+        assert not door.figures().open
+        with pytest.raises(ClosedError):
+            door.submit(body(click(3)))
+        assert not door.record_answer(b"{}", record(1))
+        wait_for(lambda: door.figures().open)
+        door.submit(body(click(4)))
+        assert (door.figures().failures, door.figures().answers_dropped) == (1, 1)
+    ids = [msgspec.json.decode(block.payload)[0]["event_id"] for block in blocks(tmp_path)]
+    assert ids == ["e1", "e4"]
+
+
+def test_an_almost_full_disk_refuses_before_it_is_full_and_goes_on_by_itself(tmp_path, monkeypatch):
+    free = [10 << 30]
+    monkeypatch.setattr(
+        disk_reserve.os,
+        "statvfs",
+        lambda folder: SimpleNamespace(f_frsize=1, f_bavail=free[0], f_blocks=100 << 30),
+    )
+    monkeypatch.setattr(disk_reserve, "CHECK_INTERVAL_S", 0.0)
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        door.submit(body(click(1)))
+        free[0] = disk_reserve.RESERVE_BYTES - 1
+        with pytest.raises(DiskFullError, match="the disk is almost full"):
+            door.submit(body(click(2)))
+        assert not door.record_answer(b"{}", record(1)), (
+            "an answer is given, and counted as not logged"
+        )
+        free[0] = disk_reserve.RESERVE_BYTES
+        door.submit(body(click(3)))
+        assert (door.figures().open, door.figures().answers_dropped, door.figures().failures) == (
+            True,
+            1,
+            0,
+        )
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock(), reserve_bytes=0) as door:
+        free[0] = 0
+        door.submit(body(click(4)))
+    assert [msgspec.json.decode(block.payload)[0]["event_id"] for block in blocks(tmp_path)] == [
+        "e1",
+        "e3",
+        "e4",
+    ]
+
+
+def test_a_full_queue_refuses_before_memory_grows(tmp_path, monkeypatch, disarm):
+    arm(monkeypatch, "door.before_append=stall:0.5")
+    with EventCollector(
+        tmp_path, "serve-1", RoutePlan(), SystemClock(), queue_bytes_max=400
+    ) as door:
+        first = threading.Thread(target=lambda: door.submit(body(click(1))))
+        first.start()
+        wait_for(lambda: door.figures().queue_bytes > 0)
+        with pytest.raises(BusyError):
+            door.submit(b" " * 400)
+        first.join()
+        assert door.submit(body(click(2)))[0].accepted
+
+
+def test_logs_are_pruned_where_the_lake_vouches_for_them(tmp_path):
+    stream, lake = tmp_path / "stream", tmp_path / "lake"
+    lake.mkdir()
+    with EventCollector(stream, "serve-1", RoutePlan(), SystemClock()) as door:
+        for number in range(5):
+            door.record_answer(b"{}", record(number))
+            door.submit(body(click(number)))
+        wait_for(lambda: door.figures().answers_waiting == 0)
+        pruner = Pruner(door, lake)
+        (lake / "positions.json").write_bytes(b"{torn")
+        pruner.tick()
+        (lake / "positions.json").write_text(
+            '{"safe": {"raw-serve-1": 6, "answers-serve-1": 5}, "routed": {"serve-1": 4}}'
+        )
+        pruner.tick()
+        door.submit(body(click(9)))  # a commit after the prune, so that it has happened
+    with open_reader(raw_path(stream, "serve-1")) as reader:
+        assert reader.start() == 4, "archived to 6, but routed to 4 only"
+        assert reader.end() == 11
+    with open_reader(response_log_path(stream, "serve-1")) as reader:
+        assert reader.start() == 5
+
+
+def test_a_damaged_end_of_the_log_is_counted_until_somebody_took_it_away(tmp_path, caplog):
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        door.submit(body(click(1)))
+        door.submit(body(click(2)))
+        assert door.figures().set_aside == 0
+    with (
+        open_writer(raw_path(tmp_path, "serve-1"), partition="serve-1") as writer,
+        writer.transaction() as connection,
+    ):
+        connection.execute("UPDATE block SET payload = x'00' WHERE offset = 1")
+    for _ in range(2):
+        with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+            metrics = Metrics()
+            metrics.watch_collector(door.figures)
+            assert "tailorbird_log_set_aside 1.0" in metrics.text().decode()
+            assert door.submit(body(click(3)))[0].accepted
+    assert [record.levelname for record in caplog.records] == ["CRITICAL"], (
+        "told once, when it was found"
+    )
+    set_aside_files(raw_path(tmp_path, "serve-1"))[0].unlink()
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        assert door.figures().set_aside == 0
+
+
+CHILD = """
+import sys, os
+from pathlib import Path
+from tailorbird.events import RoutePlan, SystemClock
+from tailorbird.events.answer_record import AnswerRecord
+from tailorbird.serving.collector.collector import EventCollector
+door = EventCollector(Path(sys.argv[1]), "serve-1", RoutePlan(), SystemClock())
+print("lost", door.figures().answers_lost, flush=True)
+for number in range(100_000):
+    door.record_answer(b'{"event_id": "a%d"}' % number, AnswerRecord(request_id=f"r{number}", ts=1, p=1, commit=1, schema_hash="x"))
+    door.submit(b'{"event_id": "e%d", "type": "click", "user_id": "u", "item_id": "i"}' % number)
+    os.write(1, b"ack %d\\n" % number)
+"""
+
+
+def run_child(folder: Path, faults_text: str = "") -> subprocess.Popen:
+    environ = {**os.environ, "TAILORBIRD_FAULTS": faults_text}
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, env=environ
+    )
+
+
+@pytest.mark.parametrize(
+    "faults_text",
+    [
+        "",
+        "door.before_append=kill@30",
+        "door.before_sync=kill@30",
+        "door.before_ack=kill@30",
+        "door.after_records=kill@2",
+    ],
+)
+def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, faults_text):
+    child = run_child(tmp_path, faults_text)
+    assert child.stdout is not None
+    acknowledged = []
+    for line in child.stdout:
+        if line.startswith(b"ack"):
+            acknowledged.append(int(line.split()[1]))
+            if not faults_text and len(acknowledged) == 50:
+                child.send_signal(signal.SIGKILL)
+    assert child.wait(10) == -signal.SIGKILL
+    stored = [msgspec.json.decode(block.payload)["event_id"] for block in blocks(tmp_path)]
+    assert acknowledged
+    assert {f"e{number}" for number in acknowledged} <= set(stored)
+    assert stored == sorted(stored, key=lambda text: (int(text[1:]), text[0])), (
+        "each answer stands before its click"
+    )
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        assert 0 <= door.figures().answers_lost <= len(stored)
+        assert door.submit(body(click(1)))[0].accepted

@@ -1,0 +1,185 @@
+"""The door on a broker that fails as it is told: it acknowledges after the delivery report, refuses
+in time, and comes back by itself.
+"""
+
+import json
+import threading
+import time
+
+import pytest
+from tests.support.brokers import OPTIONS, needs_kafka
+from tests.support.roles import until
+
+from tailorbird.errors import DamageError
+from tailorbird.events import RoutePlan, SystemClock
+from tailorbird.serving.collector.collector import EventCollector
+from tailorbird.serving.collector.decisions import BusyError, ClosedError
+from tailorbird.stream import open_reader
+from tailorbird.stream.lag import LagMeter
+from tailorbird.stream.released import FILE
+
+pytestmark = [pytest.mark.slow, needs_kafka]
+PLAN = RoutePlan()
+
+
+@pytest.fixture
+def mock():
+    from tests.support.mock_cluster import mock_cluster
+
+    with mock_cluster() as cluster:
+        yield cluster
+
+
+def stream_on(mock, folder, *, partitions=1, timeout_s: float = 3):
+    from tailorbird.stream.kafka import Cluster
+    from tailorbird.stream.kafka.logs import KafkaStream
+
+    for topic, count in (("raw.s", partitions), ("answers.s", 1)):
+        mock.make_topic(f"shop.{topic}", count)
+    return KafkaStream(
+        Cluster(mock.servers, "shop", options=OPTIONS, timeout_s=timeout_s, partitions=partitions),
+        folder,
+    )
+
+
+def door_on(stream, **settings):
+    return EventCollector(stream, "s", PLAN, SystemClock(), reopen_after_s=0.2, **settings)
+
+
+def click(event_id, anonymous_id="a1"):
+    return json.dumps(
+        {"event_id": event_id, "type": "click", "anonymous_id": anonymous_id, "item_id": "i1"}
+    ).encode()
+
+
+def ids(stream):
+    event_ids = []
+    for address in stream.raw_logs().values():
+        with open_reader(address) as reader:
+            for stored in reader.read(0, bytes_max=1 << 30):
+                body = json.loads(stored.block.payload)
+                event_ids += [
+                    event["event_id"] for event in (body if isinstance(body, list) else [body])
+                ]
+    return sorted(event_ids)
+
+
+def submit_until_taken(door, body):
+    """As a client does: again, until it is acknowledged."""
+    give_up = time.monotonic() + 30
+    while True:
+        try:
+            return door.submit(body)
+        except (ClosedError, BusyError):
+            assert time.monotonic() < give_up, "the door does not come back"
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("partitions", [2])
+def test_nothing_is_acknowledged_while_the_broker_is_away_and_the_door_comes_back_by_itself(
+    mock, tmp_path, partitions
+):
+    stream = stream_on(mock, tmp_path, partitions=partitions)
+    with door_on(stream) as door:
+        assert door.submit(click("e1"))[0].accepted
+        mock.set_down(True)
+        started_at = time.monotonic()
+        with pytest.raises(ClosedError, match="the log cannot be written"):
+            door.submit(click("e2"))
+        assert time.monotonic() - started_at < 6, "sending and looking share one deadline"
+        with pytest.raises(ClosedError):  # at once, not after another time-out
+            door.submit(click("e3"))
+        assert not door.figures().open
+        mock.set_down(False)
+        assert submit_until_taken(door, click("e4"))[0].accepted
+    assert {"e1", "e4"} <= set(ids(stream)) <= {"e1", "e2", "e4"}
+    assert door.figures().accepted == 2
+
+
+def test_a_slow_broker_fills_the_queue_and_whoever_comes_then_is_told_at_once(mock, tmp_path):
+    """The broker takes 1.5 s for an answer; meanwhile bodies wait up to the bound, and no more."""
+    body = click("e" * 200)
+    stream = stream_on(
+        mock, tmp_path, timeout_s=20
+    )  # several answers long: they come one after the other
+    with door_on(stream, queue_bytes_max=3 * len(body)) as door:
+        door.submit(click("e0"))
+        mock.answer_after(1.5)
+        outcomes = []
+
+        def client(number):
+            started_at = time.monotonic()
+            try:
+                door.submit(body)
+                outcomes.append("taken")
+            except BusyError:
+                outcomes.append("busy")
+                assert time.monotonic() - started_at < 1
+
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+        before = time.process_time()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert time.process_time() - before < 1.5  # it waits, it does not spin
+        mock.answer_after(0)
+    assert outcomes.count("busy") >= 4
+    assert outcomes.count("taken") == len(ids(stream)) - 1
+
+
+def test_of_two_doors_with_one_name_the_older_stays_closed_and_says_so(mock, tmp_path, caplog):
+    one = stream_on(mock, tmp_path / "one")
+    two = type(one)(one.cluster, tmp_path / "two")  # a machine that has the same name
+    with door_on(one) as older, door_on(two) as newer:
+        newer.submit(click("n0"))
+        with pytest.raises(ClosedError, match="writes this log now"):
+            older.submit(click("o0"))
+        until, number = time.monotonic() + 1, 0  # five times as long as it takes to open a log anew
+        while time.monotonic() < until:
+            newer.submit(click(f"n{(number := number + 1)}"))
+            with pytest.raises(ClosedError, match="writes this log now"):
+                older.submit(click("o1"))
+        assert (older.figures().open, newer.figures().open) == (False, True)
+        assert newer.figures().failures == 0
+    assert "Do two machines have the same name?" in caplog.text
+    assert ids(two) == sorted(f"n{each}" for each in range(number + 1))
+
+
+def test_a_topic_that_lost_what_the_lake_has_is_not_written_to(mock, tmp_path):
+    """The broker came back without its disk, or is another: nothing may be acknowledged at places
+    that were read already.
+    """
+    stream, lake = stream_on(mock, tmp_path / "stream", partitions=2), tmp_path / "lake"
+    lake.mkdir()
+    (lake / FILE).write_text(json.dumps({"archive": {"raw-s.0": 3}}))
+    with pytest.raises(DamageError, match="ends at 0, but was read up to 3 before"):
+        door_on(stream, lake=lake)
+    with LagMeter(stream, lake, dict) as meter:
+        assert {(lag.reader, lag.log): lag.lost for lag in meter.measure()}["lake", "raw-s.0"] == 3
+
+
+def test_a_door_whose_topic_is_gone_stays_closed(mock, tmp_path):
+    stream, lake = stream_on(mock, tmp_path / "stream"), tmp_path / "lake"
+    lake.mkdir()
+    with door_on(stream, lake=lake) as door:
+        door.submit(click("e1"))
+        (lake / FILE).write_text(
+            json.dumps({"archive": {"raw-s": 9}})
+        )  # which the topic does not have: as if it had been lost
+        mock.set_down(True)
+        with pytest.raises(ClosedError):
+            door.submit(click("e2"))
+        mock.set_down(False)
+        until(
+            lambda: "read up to 9" in refusal(door), 20, "the door does not say why it stays closed"
+        )
+        assert not door.figures().open
+
+
+def refusal(door):
+    try:
+        door.submit(click("e3"))
+    except ClosedError as error:
+        return str(error)
+    return ""

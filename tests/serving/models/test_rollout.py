@@ -1,0 +1,249 @@
+"""Champion, canary and shadow over a registry: who is answered by which version, what is loaded
+once, and what a rollback takes.
+"""
+
+import time
+
+import numpy as np
+import pytest
+from tests.serving.models.test_bundles import Seen
+from tests.serving.pipeline.test_pipeline import AnswerRecorder
+from tests.support import serving_shop
+
+from tailorbird.errors import BundleError, NotReadyError, UsageError
+from tailorbird.events import SimulatedClock, SystemClock
+from tailorbird.experiments.assign import in_share
+from tailorbird.registry import Registry
+from tailorbird.serving.messages import RecommendQuery
+from tailorbird.serving.models.rollout import Rollout
+from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.pipeline.pipeline import Pipeline, load_bundle
+from tailorbird.serving.pipeline.shadow import ShadowScorer
+
+
+class Open:
+    """Schemas whose states are all there; notes what is to be kept open."""
+
+    def __init__(self) -> None:
+        self.kept_open: dict[str, set[str]] = {}
+
+    def caught_up(self, bundle, serving) -> bool:
+        return True
+
+    def set_serving(self, bundle) -> None: ...
+
+    def keep_open(self, schemas, *, by: str) -> None:
+        self.kept_open[by] = set(schemas)
+
+
+@pytest.fixture
+def registry(tmp_path, features, bundle_folder):
+    registry = Registry(tmp_path / "registry", clock=SystemClock())
+    registry.add(bundle_folder)
+    registry.add(serving_shop.write(tmp_path / "cheap", features, weights={"price": -0.05}))
+    registry.promote("v0001", by="test", why="first")
+    return registry
+
+
+@pytest.fixture
+def loads():
+    return []
+
+
+@pytest.fixture
+def rollout(registry, loads):
+    def load(folder):
+        loads.append(folder.name)
+        return load_bundle(folder)
+
+    rollout = Rollout(registry, load, Seen([]), Open())
+    rollout.tick()
+    return rollout
+
+
+def pipeline_of(rollout, features, answer_log=None):
+    return Pipeline(
+        slots=serving_shop.slots(),
+        bundles=rollout,
+        feature_provider=OneSchema(features, serving_shop.FakeReader(features)),
+        answer_log=answer_log,
+        clock=SimulatedClock(serving_shop.NOW),
+        rng=np.random.default_rng(0),
+        tables=serving_shop.Live(),
+    )
+
+
+def models_of(pipeline, people: int = 200) -> dict[str, str]:
+    return {
+        f"u{n}": pipeline.answer(RecommendQuery(slot="home", user_id=f"u{n}")).model
+        for n in range(people)
+    }
+
+
+def test_a_canary_answers_its_share_always_the_same_people_and_more_when_it_is_advanced(
+    registry, rollout, features
+):
+    pipeline = pipeline_of(rollout, features)
+    registry.set_canary("v0002", 0.2, by="test", why="try")
+    rollout.tick()
+    small = models_of(pipeline)
+    assert {person for person, model in small.items() if model == "v0002"} == {
+        u for u in small if in_share("canary-v0002", 0.2, u)
+    }
+    registry.set_canary("v0002", 0.5, by="test", why="more")
+    rollout.tick()
+    large = models_of(pipeline)
+    assert all(large[person] == "v0002" for person, model in small.items() if model == "v0002")
+    assert 60 < sum(model == "v0002" for model in large.values()) < 140
+    registry.end_canary(by="test", why="enough")
+    rollout.tick()
+    assert set(models_of(pipeline).values()) == {"v0001"}
+    with pytest.raises(NotReadyError):
+        registry.end_canary(by="test", why="again")
+
+
+def test_promoting_the_canary_and_rolling_back_load_nothing(registry, rollout, loads):
+    registry.set_canary("v0002", 0.1, by="test", why="try")
+    rollout.tick()
+    assert loads == ["v0001", "v0002"]
+    registry.promote("v0002", by="test", why="good")
+    rollout.tick()
+    assert rollout.versions() == {"champion": "v0002", "previous": "v0001"}
+    started_at = time.thread_time()
+    registry.rollback(by="test", why="not so good")
+    rollout.tick()
+    assert time.thread_time() - started_at < 1.0
+    assert rollout.current().version == "v0001"
+    assert loads == ["v0001", "v0002"]
+
+
+def test_a_server_that_starts_loads_the_champion_before_too(registry, rollout, loads):
+    registry.promote("v0002", by="test", why="second")
+    fresh = Rollout(registry, load_bundle, Seen([]), Open())
+    fresh.tick()
+    assert fresh.previous() is None, "the champion first"
+    fresh.tick()
+    assert fresh.versions() == {"champion": "v0002", "previous": "v0001"}
+
+
+def test_a_server_that_starts_with_a_damaged_champion_says_that_the_one_before_answers(
+    registry, features
+):
+    registry.promote("v0002", by="test", why="second")
+    manifest = registry.path / "v0002" / "manifest.json"
+    manifest.chmod(0o644)
+    intact = manifest.read_bytes()
+    manifest.write_bytes(b"{}")
+    fresh = Rollout(registry, load_bundle, Seen([]), Open())
+    fresh.start()
+    fresh.stop()
+    query, pipeline = RecommendQuery(slot="home", user_id="u1"), pipeline_of(fresh, features)
+    answer = pipeline.answer(query)
+    assert (answer.model, answer.degraded) == ("v0001", ["previous_model"])
+    manifest.write_bytes(intact)
+    registry.set_shadow("", by="test", why="any change is looked at")
+    fresh.tick()
+    answer = pipeline.answer(query)
+    assert (answer.model, answer.degraded) == ("v0002", [])
+
+
+def test_a_canary_that_cannot_be_loaded_answers_nobody_and_is_counted(registry, features):
+    def load(folder):
+        if folder.name == "v0002":
+            raise BundleError("it is broken")
+        return load_bundle(folder)
+
+    seen = Seen([])
+    rollout = Rollout(registry, load, seen, Open())
+    registry.set_canary("v0002", 0.9, by="test", why="try")
+    rollout.tick()
+    assert set(models_of(pipeline_of(rollout, features), 20).values()) == {"v0001"}
+    assert seen.refused == 1
+
+
+def test_a_champion_waits_for_the_candidate_tables_that_it_reads(registry, features, tmp_path):
+    class Published:
+        sources = {"popular:24h"}
+
+        def covers(self, sources):
+            return set(sources) <= self.sources
+
+    tables = Published()
+    rollout = Rollout(registry, load_bundle, Seen([]), Open(), tables=tables)
+    rollout.tick()
+    registry.add(serving_shop.write(tmp_path / "live", features, columns=["popular:24h", "stan"]))
+    registry.promote("v0003", by="test", why="reads sessions")
+    rollout.tick()
+    assert rollout.current().version == "v0001"
+    assert "its candidate tables are built" in rollout.champion.problem
+    tables.sources = {"popular:24h", "stan"}
+    rollout.tick()
+    assert (rollout.current().version, rollout.champion.problem) == ("v0003", "")
+
+
+def test_the_registry_keeps_a_canary_within_what_can_be_compared(registry):
+    for share in (0.0, 1.0, float("nan"), 0.00001, 0.99999):
+        with pytest.raises(UsageError):
+            registry.set_canary("v0002", share, by="test", why="try")
+    with pytest.raises(UsageError):
+        registry.set_canary("v0001", 0.1, by="test", why="the champion itself")
+    registry.set_canary("v0002", 0.1, by="test", why="try")
+    canary_since = registry.aliases().canary_at
+    registry.set_canary("v0002", 0.2, by="test", why="more")
+    assert (registry.aliases().canary_at, registry.aliases().share) == (canary_since, 0.2), (
+        "its figures go on"
+    )
+    assert registry.versions()[1].aliases == ("canary",)
+
+
+def test_a_shadow_is_logged_and_changes_nothing_that_is_shown(registry, rollout, features):
+    answer_log = AnswerRecorder()
+    pipeline = pipeline_of(rollout, features, answer_log)
+    query = RecommendQuery(slot="home", user_id="u1")
+    before = pipeline.answer(query)
+    registry.set_shadow("v0002", by="test", why="look")
+    rollout.tick()
+    after = pipeline.answer(query)
+    assert [item.item_id for item in after.items] == [item.item_id for item in before.items]
+    record = answer_log.records[1]
+    assert (record.shadow, record.model) == ("v0002", "v0001")
+    assert record.shadow_scores == sorted(record.shadow_scores), (
+        "it likes cheap items, of which the dear ones are shown first"
+    )
+    assert answer_log.records[0].shadow is None
+    registry.set_shadow("", by="test", why="enough")
+    rollout.tick()
+    pipeline.answer(query)
+    assert answer_log.records[2].shadow is None
+
+
+def test_a_shadow_that_fails_or_takes_too_long_is_left_out(rollout, features, bundle, monkeypatch):
+    class Failing:
+        version, heads, schema_hash, index, encoder, calls = (
+            "v0009",
+            ("click",),
+            bundle.schema_hash,
+            bundle.index,
+            bundle.encoder,
+            0,
+        )
+
+        def with_index(self, index):
+            return self
+
+        def score(self, rows, keys, *, objective, live):
+            self.calls += 1
+            raise RuntimeError("no")
+
+    failing = Failing()
+    monkeypatch.setattr(rollout, "shadow", lambda: failing)
+    pipeline = pipeline_of(rollout, features)
+    degraded = [
+        pipeline.answer(RecommendQuery(slot="home", user_id="u1")).degraded for _ in range(6)
+    ]
+    assert degraded == [[]] * 6
+    assert failing.calls == 3
+    shadows = ShadowScorer(OneSchema(features, None), pipeline._watcher)
+    shadows._credit_s = -1.0
+    assert not shadows._has_credit(0.1), "it has had its time"
+    assert shadows._has_credit(10.0)

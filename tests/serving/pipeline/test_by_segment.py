@@ -1,0 +1,145 @@
+"""Popular by country in whole answers: other lists for other countries, under the slot's rules,
+told and logged.
+"""
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+from tests.serving.pipeline.test_pipeline import AnswerRecorder, Broken, numbers
+from tests.support import serving_shop
+
+from tailorbird.candidates.batch import segment_keys
+from tailorbird.candidates.protocol import CandidateRequest
+from tailorbird.candidates.query import RequestLists
+from tailorbird.events import Context, SimulatedClock
+from tailorbird.ranking import Slot
+from tailorbird.serving.messages import RecommendQuery
+from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.pipeline.pipeline import Pipeline
+from tailorbird.serving.pipeline.protocols import FixedBundle
+
+BY_COUNTRY = "popular:7d:country"
+SLOT = Slot(
+    "home",
+    size=8,
+    sources={BY_COUNTRY: 5, "popular": 3},
+    rules=["item.stock > 0"],
+    deny=["i1"],
+    hide_seen=(),
+)
+
+
+@pytest.fixture(scope="module")
+def live():
+    return serving_shop.Live([BY_COUNTRY])
+
+
+@pytest.fixture
+def ask(features, bundle, live):
+    def ask(country, *, slot=SLOT, answers=None, tables=live, reader=None, bundle=bundle):
+        pipeline = Pipeline(
+            slots={"home": slot},
+            bundles=FixedBundle(bundle),
+            feature_provider=OneSchema(features, reader or serving_shop.FakeReader(features)),
+            answer_log=answers,
+            clock=SimulatedClock(serving_shop.NOW),
+            rng=np.random.default_rng(0),
+            tables=tables,
+        )
+        return pipeline.answer(
+            RecommendQuery(slot="home", user_id="u1", context=Context(country=country))
+        )
+
+    return ask
+
+
+class Listening(serving_shop.FakeReader):
+    """Notes the countries that features are read for."""
+
+    def __init__(self, features):
+        super().__init__(features)
+        self.countries = set()
+
+    def read(self, request, items, item_keys=None):
+        self.countries.add(request.country)
+        return super().read(request, items, item_keys)
+
+
+def of(answer, source):
+    return {item.item_id for item in answer.items if item.source == source}
+
+
+def test_each_country_gets_what_is_popular_there_and_may_be_shown(ask):
+    answer_log = AnswerRecorder()
+    answer = ask("ES", answers=answer_log)
+    assert of(answer, BY_COUNTRY) == {"i5", "i7", "i9", "i11", "i15"}, (
+        "i1 is denied, i3 and i13 are out of stock"
+    )
+    assert of(answer, "popular") == {"i0", "i2", "i4"}
+    assert {item.reason_code for item in answer.items if item.source == BY_COUNTRY} == {
+        "popular_in_segment"
+    }
+    assert (answer_log.records[0].candidate_sources, answer_log.records[0].candidate_counts) == (
+        [BY_COUNTRY, "popular"],
+        [5, 3],
+    )
+    assert of(ask("NO"), BY_COUNTRY) == {"i0", "i2", "i4", "i6", "i8"}
+
+
+def test_an_unknown_country_gets_what_everybody_gets_and_is_told_so(ask):
+    for answer in (
+        ask("IS"),
+        ask(None),
+        ask("ES", tables=serving_shop.Live([BY_COUNTRY], serving_shop.log(countries=False))),
+    ):
+        assert of(answer, BY_COUNTRY) | of(answer, "popular") == {
+            "i0",
+            "i2",
+            "i4",
+            "i5",
+            "i6",
+            "i7",
+            "i8",
+            "i9",
+        }
+        assert {item.reason_code for item in answer.items} == {"popular"}
+        assert not answer.degraded
+
+
+def test_of_whom_nothing_is_known_the_countrys_favourites_come_first_where_they_are_the_baseline(
+    ask, bundle
+):
+    baseline = replace(
+        bundle, manifest=msgspec.structs.replace(bundle.manifest, heads=(), baseline=BY_COUNTRY)
+    )
+    answer = ask("ES", bundle=baseline, reader=Broken())
+    assert (numbers(answer)[:5], answer.degraded) == ([5, 7, 9, 11, 15], ["features"])
+
+
+def test_a_country_in_small_letters_is_read_as_events_keep_it(ask, features):
+    reader, answer_log = Listening(features), AnswerRecorder()
+    answer = ask(
+        "es",
+        slot=Slot("home", sources=SLOT.sources, rules=["context.country == 'ES'"]),
+        answers=answer_log,
+        reader=reader,
+    )
+    assert len(of(answer, BY_COUNTRY)) == 5
+    assert reader.countries == {"ES"}
+    assert answer_log.events[0].context.country == "ES"
+
+
+def test_a_server_reads_the_list_of_the_segment(ask, live):
+    answer_log = AnswerRecorder()
+    for country in ("NO", "ES", "IS"):
+        ask(country, answers=answer_log)
+        with live.tables() as tables:
+            lists = RequestLists(
+                tables, CandidateRequest(segments=segment_keys({"country": country}))
+            )
+            assert answer_log.records[-1].candidate_digests == [
+                lists.get(name).digest for name in (BY_COUNTRY, "popular")
+            ]
+    assert len({tuple(record.candidate_digests) for record in answer_log.records}) == 3

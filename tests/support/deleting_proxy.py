@@ -1,0 +1,237 @@
+"""Deletes records before a broker that does not: answers that one request itself, and hides what
+was deleted from those that read.
+
+    request   length i32 | api i16 | version i16 | correlation i32 | client string | …
+    response  length i32 | correlation i32 | …
+
+Brokers are told to speak the last versions without compact fields, in which answers can be changed
+in place.
+"""
+
+import asyncio
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.support.brokers import NAMED, broker
+from tests.support.ports import free_port
+
+_FETCH, _LIST_OFFSETS, _API_VERSIONS, _DELETE_RECORDS = 1, 2, 18, 21
+_NEWEST = {_FETCH: 11, _LIST_OFFSETS: 5, _DELETE_RECORDS: 1}
+_OUT_OF_RANGE = 1
+_EARLIEST = -2
+
+Lows = dict[tuple[str, int], int]
+
+
+class _Bytes:
+    """Reads fields one after another, and can write over the one that comes next."""
+
+    def __init__(self, data: bytes | bytearray, at: int = 0) -> None:
+        self.data, self.at = data, at
+
+    def take(self, kind: str) -> int:
+        (value,) = struct.unpack_from(f">{kind}", self.data, self.at)
+        self.at += struct.calcsize(f">{kind}")
+        return value
+
+    def put(self, kind: str, value: int) -> None:
+        struct.pack_into(f">{kind}", self.data, self.at, value)  # type: ignore[arg-type]
+
+    def text(self) -> str:
+        length = self.take("h")
+        self.at += max(0, length)
+        return bytes(self.data[self.at - max(0, length) : self.at]).decode()
+
+    def skip(self, count: int) -> None:
+        self.at += count
+
+
+@contextmanager
+def deleting_broker(folder: Path) -> Iterator[str]:
+    """The address of a broker that deletes records: one that is named does by itself."""
+    if NAMED:
+        yield NAMED
+        return
+    listener = socket.create_server(("127.0.0.1", free_port()))
+    port = listener.getsockname()[1]
+    with broker(folder, advertised=port) as servers:
+        loop = asyncio.new_event_loop()
+        proxy = _Proxy(int(servers.rpartition(":")[2]))
+        server = loop.run_until_complete(asyncio.start_server(proxy.serve, sock=listener))
+        thread = threading.Thread(target=loop.run_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            asyncio.run_coroutine_threadsafe(_end(server), loop).result(10)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(10)
+            loop.close()
+
+
+async def _end(server: asyncio.Server) -> None:
+    server.close()
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Proxy:
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._lows: Lows = {}
+
+    async def serve(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
+        # Asyncio does so where a socket names its protocol; without, the second of two answers
+        # waits 40 ms for the first to be confirmed.
+        answers.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            server, requests = await asyncio.open_connection("127.0.0.1", self._target)
+            pending: dict[int, tuple[int, int, object]] = {}
+            back = asyncio.ensure_future(self._answer(server, answers, pending))
+            try:
+                while True:
+                    request = await _frame(client)
+                    fields = _Bytes(request)
+                    api, version, correlation = fields.take("h"), fields.take("h"), fields.take("i")
+                    if api == _DELETE_RECORDS:
+                        _send(answers, self._delete(fields, correlation))
+                        continue
+                    partitions: object = None
+                    if api in (_FETCH, _LIST_OFFSETS):
+                        fields.text()
+                        partitions = _fetched(fields) if api == _FETCH else _listed(fields, version)
+                    pending[correlation] = api, version, partitions
+                    _send(requests, request)
+            finally:
+                back.cancel()
+                requests.close()
+                answers.close()
+
+    async def _answer(
+        self,
+        server: asyncio.StreamReader,
+        answers: asyncio.StreamWriter,
+        pending: dict[int, tuple[int, int, object]],
+    ) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                frame = bytearray(await _frame(server))
+                fields = _Bytes(frame)
+                api, version, partitions = pending.pop(fields.take("i"), (-1, 0, None))
+                if api == _API_VERSIONS:
+                    _narrow(fields, version)
+                elif api == _LIST_OFFSETS:
+                    self._raise_earliest(fields, version, partitions)
+                elif api == _FETCH:
+                    self._refuse_deleted(fields, partitions)
+                _send(answers, bytes(frame))
+        answers.close()
+
+    def _delete(self, fields: _Bytes, correlation: int) -> bytes:
+        fields.text()
+        out = struct.pack(">ii", correlation, 0)
+        topics = fields.take("i")
+        out += struct.pack(">i", topics)
+        for _ in range(topics):
+            name = fields.text()
+            count = fields.take("i")
+            out += struct.pack(">h", len(name)) + name.encode() + struct.pack(">i", count)
+            for _ in range(count):
+                partition, offset = fields.take("i"), fields.take("q")
+                low = self._lows[name, partition] = max(
+                    offset, self._lows.get((name, partition), 0)
+                )
+                out += struct.pack(">iqh", partition, low, 0)
+        return out
+
+    def _raise_earliest(self, fields: _Bytes, version: int, partitions: object) -> None:
+        assert isinstance(partitions, set)
+        if version >= 2:
+            fields.skip(4)
+        for _ in range(fields.take("i")):
+            name = fields.text()
+            for _ in range(fields.take("i")):
+                partition = fields.take("i")
+                fields.skip(2 + 8)
+                low = self._lows.get((name, partition), 0)
+                if (name, partition) in partitions and _Bytes(fields.data, fields.at).take(
+                    "q"
+                ) < low:
+                    fields.put("q", low)
+                fields.skip(8 + (4 if version >= 4 else 0))
+
+    def _refuse_deleted(self, fields: _Bytes, partitions: object) -> None:
+        assert isinstance(partitions, dict)
+        fields.skip(4 + 2 + 4)
+        for _ in range(fields.take("i")):
+            name = fields.text()
+            for _ in range(fields.take("i")):
+                partition = fields.take("i")
+                if partitions.get((name, partition), 1 << 60) < self._lows.get(
+                    (name, partition), 0
+                ):
+                    fields.put("h", _OUT_OF_RANGE)
+                fields.skip(2 + 8 + 8 + 8)
+                fields.skip(16 * max(0, fields.take("i")) + 4)
+                fields.skip(max(0, fields.take("i")))
+
+
+def _fetched(fields: _Bytes) -> dict[tuple[str, int], int]:
+    """From which offset each partition is read."""
+    fields.skip(4 * 4 + 1 + 8)
+    offsets: dict[tuple[str, int], int] = {}
+    for _ in range(fields.take("i")):
+        name = fields.text()
+        for _ in range(fields.take("i")):
+            partition = fields.take("i")
+            fields.skip(4)
+            offsets[name, partition] = fields.take("q")
+            fields.skip(8 + 4)
+    return offsets
+
+
+def _listed(fields: _Bytes, version: int) -> set[tuple[str, int]]:
+    """Of which partitions the beginning is asked for."""
+    fields.skip(4 + (1 if version >= 2 else 0))
+    partitions: set[tuple[str, int]] = set()
+    for _ in range(fields.take("i")):
+        name = fields.text()
+        for _ in range(fields.take("i")):
+            partition = fields.take("i")
+            fields.skip(4 if version >= 4 else 0)
+            if fields.take("q") == _EARLIEST:
+                partitions.add((name, partition))
+    return partitions
+
+
+def _narrow(fields: _Bytes, version: int) -> None:
+    """Let the client choose versions that are read here; of a compact array each entry is followed
+    by a byte for tags.
+    """
+    if fields.take("h"):
+        return
+    compact = version >= 3
+    count = fields.take("b") - 1 if compact else fields.take("i")
+    if compact and count < -1:  # a length of two bytes
+        count = (count + 1 & 0x7F | fields.take("b") << 7) - 1
+    for _ in range(count):
+        api = fields.take("h")
+        fields.skip(2)
+        if api in _NEWEST:
+            fields.put("h", min(_NEWEST[api], _Bytes(fields.data, fields.at).take("h")))
+        fields.skip(2 + compact)
+
+
+async def _frame(reader: asyncio.StreamReader) -> bytes:
+    (length,) = struct.unpack(">i", await reader.readexactly(4))
+    return await reader.readexactly(length)
+
+
+def _send(writer: asyncio.StreamWriter, frame: bytes) -> None:
+    writer.write(struct.pack(">i", len(frame)) + frame)

@@ -1,0 +1,261 @@
+"""Events that collide on every edge, and requests between them, as Hypothesis likes them.
+
+Times lie on a few places, so that ties and repeats are common; values are at their bounds or
+missing; profiles come late or without a time. `steps` are of routed events, `posts` of bodies that
+come in at doors, for the router to decide on.
+"""
+
+import json
+from dataclasses import dataclass
+
+from hypothesis import strategies as st
+
+from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
+from tailorbird.events.contract.schema import ROUTED
+from tailorbird.features import ReadRequest
+
+START = 1_790_000_000 * SECOND
+ITEMS = ("i1", "i2", "i3")
+TYPES = ("click", "view", "purchase", "impression", "answer", "search", "rating")
+
+PROFILE = st.fixed_dictionaries(
+    {},
+    optional={
+        "category": st.sampled_from(["a", "b"]),
+        "price": st.sampled_from([0.1, 7, 1e9]),
+        "segment": st.sampled_from(["s", "t"]),
+        "age": st.sampled_from([1, 33.3]),
+        "tags": st.sampled_from([["x", "y"], [], ["y"], ["big", 7, "x", "shoes"]]),
+        "vector": st.sampled_from([[0.5, -1, 3], [1e300, "x"], 4]),
+        "title": st.sampled_from(["Big shoes", "shoe", "SHOES, (big) shoes!", "", 5]),
+        "released": st.sampled_from(
+            [
+                1_790_000_000,
+                1_789_999_000_000,
+                "2026-09-21T10:00:00+02:00",
+                "2026-09-20",
+                "soon",
+                True,
+            ]
+        ),
+    },
+)
+
+
+@st.composite
+def event(draw, span):
+    """One routed event without its p, at START plus up to `span`: each draw is small, so that ties
+    and repeats are common.
+    """
+    kind = draw(st.sampled_from([*TYPES, "item", "user", "identify"]))
+    row = dict.fromkeys(ROUTED.names)
+    moment = START + draw(st.integers(0, 12)) * span // 12 + draw(st.sampled_from([0, 0, 1, -1]))
+    user, anonymous = draw(
+        st.sampled_from([("u1", None), ("u2", "a1"), (None, "a1"), (None, "a2")])
+    )
+    row |= {
+        "event_id": draw(st.sampled_from("abcdefghijklmnop")),
+        "type": kind,
+        "ts": moment,
+        "received_at": moment,
+        "counts": draw(st.integers(0, 9)) > 0,
+    }
+    row |= {"timeless": False, "raw_partition": "d1", "raw_offset": 0, "raw_row": 0}
+    if kind == "item":
+        timeless = draw(st.booleans())
+        row |= {
+            "item_id": draw(st.sampled_from(ITEMS)),
+            "properties": json.dumps(draw(PROFILE)),
+            "timeless": timeless,
+            "counts": True,
+        }
+        return row | {"ts": 0 if timeless else moment}
+    if kind == "user":
+        return row | {
+            "user_id": "u1",
+            "person": "u1",
+            "properties": json.dumps(draw(PROFILE)),
+            "counts": True,
+        }
+    if kind == "identify":
+        return row | {"user_id": "u2", "anonymous_id": "a2", "person": "u2"}
+    row |= {
+        "user_id": user,
+        "anonymous_id": anonymous,
+        "person": user or draw(st.sampled_from([f"anon:{anonymous}", "u2"])),
+    }
+    row |= {
+        "session_id": draw(st.sampled_from([None, "s1", "s2"])),
+        "device": draw(st.sampled_from([None, "phone", "tablet"])),
+    }
+    row |= {
+        "country": draw(st.sampled_from([None, "NO"])),
+        "agent": draw(st.sampled_from(["person", "bot", None])),
+    }
+    row |= {
+        "price": draw(st.sampled_from([None, 0.0, 0.005, 9.994999, 10.0, 1e9])),
+        "quantity": draw(st.sampled_from([None, 1.0, 3.0])),
+    }
+    row |= {
+        "local_hour": draw(st.sampled_from([None, 0, 1, 23])),
+        "position": draw(st.sampled_from([None, 1, 2])),
+    }
+    row |= {
+        "dwell_ms": draw(st.sampled_from([None, 86_400_000.0, 0.15])),
+        "rating": draw(st.sampled_from([None, -1e6, 4.5])),
+    }
+    row |= {
+        "properties": draw(
+            st.sampled_from([None, '{"depth":3,"tag":"x"}', '{"depth":"deep","tag":1}'])
+        )
+    }
+    row |= {"answer_query": draw(st.sampled_from([None, "Big  SHOES"]))}
+    row |= {
+        "query": draw(st.sampled_from([None, "shoes", " Shoes"])),
+        "user_profile": json.dumps(draw(PROFILE)) if draw(st.booleans()) else None,
+    }
+    if kind in ("answer", "impression") and draw(st.booleans()):
+        row["items"] = draw(st.lists(st.sampled_from(ITEMS), min_size=0, max_size=4))
+        return row | {
+            "item_profile": json.dumps([draw(st.none() | PROFILE) for _ in row["items"]])
+            if draw(st.booleans())
+            else None
+        }
+    if kind == "search" and draw(st.booleans()):
+        return row | {"items": ["i1", "i2"]}
+    item = draw(st.sampled_from([*ITEMS, None] if kind in ("search", "view") else ITEMS))
+    return row | {
+        "item_id": item,
+        "item_profile": json.dumps(draw(PROFILE)) if item and draw(st.booleans()) else None,
+    }
+
+
+@dataclass(frozen=True)
+class Step:
+    """A batch of events that the worker takes in at once, then a request; `restart` first."""
+
+    events: list[dict]
+    restart: bool
+    request: ReadRequest
+
+
+def _is_new(row: dict, seen: set[tuple[str, str]]) -> bool:
+    """The router lets an id of one owner through once."""
+    key = row["event_id"], row["user_id"] or row["anonymous_id"] or row["item_id"]
+    fresh = key not in seen
+    seen.add(key)
+    return fresh
+
+
+@st.composite
+def steps(draw):
+    span = draw(st.sampled_from([20 * SECOND, 50 * MINUTE, 30 * HOUR, 9 * DAY, 390 * DAY]))
+    drawn = []
+    seen: set[tuple[str, str]] = set()
+    for _ in range(draw(st.integers(1, 4))):
+        events = [one for one in draw(st.lists(event(span), max_size=12)) if _is_new(one, seen)]
+        now = START + draw(st.integers(-1, 14)) * span // 12 + draw(st.sampled_from([0, 1, -1]))
+        person, anonymous = draw(
+            st.sampled_from([("u1", None), ("u2", None), (None, "a1"), (None, "a2"), (None, None)])
+        )
+        request = ReadRequest(
+            person=person,
+            anonymous_id=anonymous,
+            session_id=draw(st.sampled_from([None, "s1", "s3"])),
+            device=draw(st.sampled_from([None, "phone"])),
+            country=draw(st.sampled_from([None, "NO"])),
+            local_hour=draw(st.sampled_from([None, 0, 23])),
+            query=draw(st.sampled_from([None, "shoes", "big shoes", "Big, BIG red boots", "?"])),
+            now=now,
+            position=draw(st.sampled_from([1, 1, 2])),
+        )
+        drawn.append(Step(events, draw(st.booleans()), request))
+    return drawn
+
+
+@dataclass(frozen=True)
+class Post:
+    """A body that comes in at a door, whose clock and whose client's clock are off; then perhaps a
+    request.
+    """
+
+    door: str
+    received_at: int
+    events: list[dict]
+    request: ReadRequest | None
+
+
+@st.composite
+def posts(draw):
+    """A visit to a shop as two doors see it: clients and doors with skewed clocks, repeats, a
+    login, profiles that come late.
+    """
+    span = draw(st.sampled_from([10 * MINUTE, 5 * HOUR, 3 * DAY]))
+    now, posted, sent = START, [], []
+    for _ in range(draw(st.integers(1, 6))):
+        now += draw(st.integers(0, 6)) * span // 6
+        door, skew = draw(
+            st.sampled_from([("north", 0), ("south", -90 * SECOND), ("south", 45 * SECOND)])
+        )
+        offset = draw(st.sampled_from([0, HOUR, -40 * DAY]))  # of the client's clock
+        body = []
+        for _ in range(draw(st.integers(0, 5))):
+            if sent and draw(st.integers(0, 4)) == 0:
+                body.append(draw(st.sampled_from(sent)))
+                continue
+            one = draw(sent_event(now, span)) | {
+                "event_id": f"e{len(sent)}",
+                "sent_at": now + offset,
+            }
+            if "ts" in one:
+                one["ts"] += offset
+            sent.append(one)
+            body.append(one)
+        person, anonymous = draw(st.sampled_from([("u1", None), (None, "a1"), (None, "a2")]))
+        request = ReadRequest(
+            person=person,
+            anonymous_id=anonymous,
+            session_id=draw(st.sampled_from([None, "s1"])),
+            now=now,
+        )
+        posted.append(Post(door, now + skew, body, request if draw(st.integers(0, 3)) else None))
+    return posted
+
+
+@st.composite
+def sent_event(draw, now, span):
+    kind = draw(
+        st.sampled_from(
+            ["click", "click", "impression", "purchase", "search", "item", "user", "identify"]
+        )
+    )
+    one: dict = {
+        "type": kind,
+        "ts": now - draw(st.sampled_from([0, 0, span // 12, span // 2, 2 * DAY])),
+    }
+    if kind == "item":
+        one |= {"item_id": draw(st.sampled_from(ITEMS)), "properties": draw(PROFILE)}
+        if draw(st.booleans()):
+            one["timeless"] = True
+            del one["ts"]
+        return one
+    if kind == "user":
+        return one | {"user_id": "u1", "properties": draw(PROFILE)}
+    if kind == "identify":
+        return one | {"user_id": "u1", "anonymous_id": draw(st.sampled_from(["a1", "a2"]))}
+    one |= draw(
+        st.sampled_from(
+            [{"user_id": "u1"}, {"anonymous_id": "a1"}, {"anonymous_id": "a2", "session_id": "s1"}]
+        )
+    )
+    if kind == "impression":
+        return one | {"items": draw(st.lists(st.sampled_from(ITEMS), max_size=3))}
+    if kind == "search":
+        return one | {"properties": {"query": "boots"}}
+    agent = draw(st.sampled_from(["Mozilla/5.0 (X11) Firefox/140", "Googlebot/2.1"]))
+    one |= {"item_id": draw(st.sampled_from(ITEMS)), "context": {"user_agent": agent}}
+    return (
+        one | {"properties": {"price": draw(st.sampled_from([0.1, 19.99])), "quantity": 3}}
+        if kind == "purchase"
+        else one
+    )

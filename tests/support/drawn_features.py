@@ -1,0 +1,376 @@
+"""Declarations of every kind, as Hypothesis likes them; the events that they count are in
+`drawn_events`.
+
+A new kind of feature is one more function here: `KINDS` has a maker for each, which gets `draw` and
+a name.
+"""
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tailorbird.features import (
+    Feature,
+    FeatureSet,
+    age,
+    attribute,
+    attributes,
+    context,
+    count,
+    decayed,
+    derived,
+    distinct,
+    entity,
+    favourite,
+    first,
+    gap_deviation,
+    gap_last,
+    gap_max,
+    gap_mean,
+    gap_min,
+    last,
+    match,
+    maximum,
+    mean,
+    minimum,
+    quantile,
+    ratio,
+    refinements,
+    seen,
+    sequence,
+    session,
+    session_depth,
+    session_duration,
+    session_length,
+    share,
+    similarity,
+    time_since,
+    time_since_first,
+    total,
+    trend,
+    variance,
+)
+from tailorbird.features.declare.checks import determines
+
+USER, ITEM = entity("user"), entity("item")
+OF_REQUEST = (
+    USER,
+    entity("session"),
+    entity("user.segment"),
+    entity(),
+    entity("query"),
+    entity("user", "weekday"),
+)
+ENTITIES = (
+    *OF_REQUEST,
+    ITEM,
+    entity("item.category"),
+    entity("user", "item.category"),
+    entity("user", "item"),
+    entity("session", "item.category"),
+    entity("country", "item"),
+    entity("query", "item"),
+    entity("user", "local_hour"),
+    entity("item", "weekday"),
+    entity("item", "position"),
+)
+RELATED = [(own, group) for own in ENTITIES for group in ENTITIES if determines(own, group)]
+TYPES = ("click", "view", "purchase", "impression", "answer", "search", "rating")
+FILTERS = (
+    None,
+    "agent != 'bot'",
+    "price > 5",
+    "device == 'phone' or missing(dwell_ms)",
+    "item.category == 'a'",
+    "item != 'i1' and user == 'u1'",
+    "properties.tag in ('x', 'y')",
+    "weekday in (0, 6) or position < 3",
+)
+NUMBERS = (
+    "price",
+    "price * quantity",
+    "dwell_ms",
+    "rating",
+    "item.price",
+    "properties.depth",
+    "weekday - local_hour",
+)
+FURTHER = (
+    "dwell_ms",
+    "price * quantity - 10",
+    "item.category",
+    "query",
+    "number(item.price)",
+    "price > 5",
+)
+TRENDS = (("1m", "1h", None), ("10m", "1h", "10m"), ("1d", "7d", None), ("1d", "30d", "1d"))
+WINDOWS = (
+    *(("1m", None), ("1h", "10m"), ("1d", "1h"), ("7d", None), ("3d", "3d"), (None, None)),
+    *(("28d", "1d"), ("84d", None), ("400d", "10d"), ("400d", "400d")),
+)
+
+one_type = st.sampled_from(TYPES)
+types = st.lists(one_type, min_size=1, max_size=3)
+about = st.sampled_from(ENTITIES)
+of_request = st.sampled_from(OF_REQUEST)
+where = st.sampled_from(FILTERS).map(lambda text: {"where": text})
+window = st.sampled_from(WINDOWS).map(lambda pair: {"window": pair[0], "hop": pair[1]})
+amount = st.fixed_dictionaries(
+    {
+        "of": st.sampled_from(NUMBERS),
+        "unit": st.sampled_from([0.01, 0.3, 1.0]),
+        "max": st.sampled_from([10, 1e6]),
+    }
+)
+maybe_amount = st.just({}) | amount
+
+
+def _summed(kind: Any) -> Any:
+    return lambda draw, name: kind(
+        name, draw(about), draw(types), **draw(amount), **draw(window), **draw(where)
+    )
+
+
+def _measure(draw: st.DrawFn, name: str) -> Feature:
+    return draw(st.sampled_from([session_length, session_depth, session_duration]))(
+        name, draw(st.none() | types)
+    )
+
+
+def _distinct(draw: st.DrawFn, name: str) -> Feature:
+    of = draw(st.sampled_from(["item", "user", "query", "item.category"]))
+    return distinct(
+        name,
+        draw(about),
+        draw(types),
+        of=of,
+        precision=draw(st.integers(4, 8)),
+        **draw(window),
+        **draw(where),
+    )
+
+
+def _ratio(draw: st.DrawFn, name: str) -> Feature:
+    own = draw(about)
+    smoothed = {
+        "prior": draw(
+            st.sampled_from([None, 0.1, *(group for one, group in RELATED if one == own)])
+        ),
+        "weight": draw(st.sampled_from([0, 3, 20.5])),
+    }
+    return ratio(name, own, draw(types), draw(types), **smoothed, **draw(window), **draw(where))
+
+
+def _trend(draw: st.DrawFn, name: str) -> Feature:
+    short, long, hop = draw(st.sampled_from(TRENDS))
+    return trend(name, draw(about), draw(types), short=short, long=long, hop=hop, **draw(where))
+
+
+def _share(draw: st.DrawFn, name: str) -> Feature:
+    own, group = draw(st.sampled_from(RELATED))
+    return share(
+        name, own, draw(types), within=group, **draw(maybe_amount), **draw(window), **draw(where)
+    )
+
+
+def _decayed(draw: st.DrawFn, name: str) -> Feature:
+    half_life = draw(st.sampled_from(["15s", "1h", "3d", "50d"]))
+    return decayed(
+        name, draw(about), draw(types), half_life=half_life, **draw(maybe_amount), **draw(where)
+    )
+
+
+LASTS = (
+    ("price", None),
+    ("item.category", "categorical"),
+    ("item.price", "numeric"),
+    ("query", None),
+    ("position", None),
+)
+
+
+def _last(draw: st.DrawFn, name: str) -> Feature:
+    of, kind = draw(st.sampled_from(LASTS))
+    return last(name, draw(about), draw(types), of=of, kind=kind, **draw(where))
+
+
+def _first(draw: st.DrawFn, name: str) -> Feature:
+    of, kind = draw(st.sampled_from(LASTS))
+    return first(name, draw(about), draw(types), of=of, kind=kind, **draw(where))
+
+
+def _sequence(draw: st.DrawFn, name: str) -> Feature:
+    further = draw(st.lists(st.sampled_from(FURTHER), max_size=3, unique=True))
+    return sequence(
+        name,
+        draw(of_request),
+        draw(types),
+        length=draw(st.integers(1, 5) | st.sampled_from([64, 128])),
+        of=further,
+        **draw(where),
+    )
+
+
+def _gap(draw: st.DrawFn, name: str) -> Feature:
+    kind = draw(st.sampled_from([gap_mean, gap_min, gap_max, gap_deviation, gap_last]))
+    return kind(
+        name,
+        draw(of_request),
+        draw(types),
+        length=draw(st.integers(2, 6) | st.just(64)),
+        **draw(where),
+    )
+
+
+def _similarity(draw: st.DrawFn, name: str) -> tuple[Feature, ...]:
+    """Its values need a learned table (tests/training/test_similarities_read.py); here, that it and
+    its sequence disturb no other.
+    """
+    length = draw(st.sampled_from([1, 5, 64, 128]))
+    sequence_ = sequence(name, draw(of_request), draw(types), length=length, **draw(where))
+    near = similarity(
+        f"{name}_near", of=name, how=draw(st.sampled_from(["sum", "max"])), length=min(length, 64)
+    )
+    return tuple(draw(st.permutations([sequence_, near])))
+
+
+def _favourite(draw: st.DrawFn, name: str) -> Feature:
+    of = draw(st.sampled_from(["item", "item.category", "query", "device", "item.tags"]))
+    return favourite(
+        name,
+        draw(of_request),
+        draw(types),
+        of=of,
+        length=draw(st.integers(1, 6) | st.just(64)),
+        **draw(where),
+    )
+
+
+def _seen(draw: st.DrawFn, name: str) -> Feature:
+    of = draw(st.sampled_from(["item", "item.category", "item.tags"]))
+    return seen(
+        name,
+        draw(of_request),
+        draw(types),
+        of=of,
+        length=draw(st.integers(1, 6) | st.just(128)),
+        **draw(where),
+    )
+
+
+def _quantile(draw: st.DrawFn, name: str) -> Feature:
+    edges = draw(st.sampled_from([(0, 10), (-5, 0.005, 9.995, 10.0, 1e9), (1, 2, 3)]))
+    q, of = draw(st.sampled_from([0.01, 0.5, 0.9])), draw(st.sampled_from(NUMBERS))
+    return quantile(
+        name, draw(about), draw(types), of=of, edges=edges, q=q, **draw(window), **draw(where)
+    )
+
+
+def _attributes(draw: st.DrawFn, name: str) -> tuple[Feature, ...]:
+    column, kind = draw(
+        st.sampled_from([("tags", "categorical"), ("vector", "numeric"), ("price", "numeric")])
+    )
+    return attributes(name, ITEM, column, kind=kind, length=draw(st.integers(1, 3)))
+
+
+def _element(draw: st.DrawFn, name: str) -> Feature:
+    return attribute(name, ITEM, "tags", kind="categorical", element=draw(st.integers(1, 3)))
+
+
+def _age(draw: st.DrawFn, name: str) -> Feature:
+    return age(
+        name,
+        draw(st.sampled_from([USER, ITEM])),
+        of=draw(st.sampled_from([None, "released", "price"])),
+    )
+
+
+def _match(draw: st.DrawFn, name: str) -> Feature:
+    return match(name, ITEM, draw(st.sampled_from(["title", "tags", "nothing"])))
+
+
+ATTRIBUTES = (
+    (USER, "segment", "categorical"),
+    (USER, "age", "numeric"),
+    (ITEM, "category", "categorical"),
+    (ITEM, "price", "numeric"),
+    (ITEM, "tags", "categorical"),
+)
+
+
+def _attribute(draw: st.DrawFn, name: str) -> Feature:
+    owner, column, kind = draw(st.sampled_from(ATTRIBUTES))
+    return attribute(name, owner, column, kind=kind)
+
+
+def _context(draw: st.DrawFn, name: str) -> Feature:
+    return context(
+        draw(st.sampled_from(["device", "country", "query", "local_hour", "weekday"])), name=name
+    )
+
+
+KINDS: dict[str, Any] = {
+    "count": lambda draw, name: count(
+        name, draw(about), draw(types), **draw(window), **draw(where)
+    ),
+    "total": _summed(total),
+    "mean": _summed(mean),
+    "variance": _summed(variance),
+    "minimum": _summed(minimum),
+    "maximum": _summed(maximum),
+    "distinct": _distinct,
+    "ratio": _ratio,
+    "trend": _trend,
+    "share": _share,
+    "decayed": _decayed,
+    "last": _last,
+    "since": lambda draw, name: time_since(name, draw(about), draw(types), **draw(where)),
+    "first": lambda draw, name: time_since_first(name, draw(about), draw(types), **draw(where)),
+    "gap": _gap,
+    "measure": _measure,
+    "sequence": _sequence,
+    "first_value": _first,
+    "favourite": _favourite,
+    "seen": _seen,
+    "similarity": _similarity,
+    "refinements": lambda draw, name: refinements(name),
+    "quantile": _quantile,
+    "attributes": _attributes,
+    "element": _element,
+    "age": _age,
+    "match": _match,
+    "session": lambda draw, name: session(name, draw(one_type)),
+    "attribute": _attribute,
+    "context": _context,
+}
+
+
+@st.composite
+def declarations(draw: st.DrawFn, kind: str = "") -> list[Feature]:
+    """Some features of every kind that hypothesis likes, or of one kind, and columns derived from
+    them.
+    """
+    kinds = (
+        [kind] * 4 if kind else draw(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=7))
+    )
+    features: list[Feature] = []
+    for number, kind in enumerate(kinds):
+        declared = KINDS[kind](draw, f"f{number}")
+        features += declared if isinstance(declared, tuple) else [declared]
+    numbers = [
+        feature.name
+        for feature in features
+        if feature.name in FeatureSet.from_declarations(features).numeric
+    ]
+    if numbers:
+        a, b = draw(st.sampled_from(numbers)), draw(st.sampled_from(numbers))
+        roots = [
+            f"sqrt({a} + 1) if {b} > 1 else {b}",
+            f"log1p({a}) - log({b})",
+            f"exp({a} / 1000) * {b}",
+        ]
+        features.append(
+            derived("d1", draw(st.sampled_from([f"{a} / {b}", f"{a} - 0.1 * {b}", *roots])))
+        )
+        features.append(derived("d2", f"max(d1, {a}) * 3"))
+    return features

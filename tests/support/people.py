@@ -1,0 +1,544 @@
+"""A small site whose people are canaries: each of their ids and texts says so, so that a search for
+one word finds what is left of them.
+"""
+
+import io
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import apsw
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tests.faults.test_evolution import item_events, promote
+from tests.support.commands import environment
+from tests.support.roles import make_project
+
+from tailorbird.config import Project, open_project
+from tailorbird.errors import NotReadyError
+from tailorbird.events import HOUR, MINUTE, SECOND, SystemClock, hash64
+from tailorbird.features.migration.erase import is_personal
+from tailorbird.features.online.read import Reader
+from tailorbird.features.online.worker import FeatureWorker
+from tailorbird.features.request import ReadRequest
+from tailorbird.features.state.state import Records, open_state
+from tailorbird.platform.inprocess import InProcessServer
+from tailorbird.platform.roles import Roles
+from tailorbird.privacy import People, SearchReport, search_project
+from tailorbird.serving.collector.collector import EventCollector
+from tailorbird.serving.messages import RecommendQuery
+from tailorbird.serving.scores.log import KIND, Scored, encode_scores
+from tailorbird.stream import Block, open_reader, open_writer, scores_path
+from tailorbird.stream.importer import import_files
+
+CLOCK = SystemClock()
+CANARY = b"canary-"
+FEATURES = """
+from tailorbird.features import attribute, decayed, distinct, first, quantile, seen
+flat_seller = attribute("flat_seller", item, "seller", kind="categorical")
+item_users = distinct("item_users", item, "click", of="user", window="28d", precision=8)
+item_sessions = distinct("item_sessions", item, "view", of="session", window="28d", precision=5)
+everyone_users = distinct("everyone_users", everyone, ["view", "click", "answer"], of="user", window="28d", precision=6)
+item_last_price = last("item_last_price", item, ["click", "purchase"], of="price")
+item_first_device = first("item_first_device", item, "click", of="device")
+item_phone = count("item_phone", item, "click", window="7d", where="device == 'phone'")
+item_income = total("item_income", item, "purchase", of="price", unit=0.01, max=1000, window="28d")
+item_heat = decayed("item_heat", item, "view", half_life="2d")
+device_clicks = count("device_clicks", entity("device"), "click", window="7d")
+"""
+KINDS = ("view", "click", "view", "purchase")
+
+
+@dataclass
+class Site:
+    """The project, whose canaries are `users`; `requests` are theirs, in an id that does not say
+    so.
+    """
+
+    root: Path
+    users: list[str]
+    requests: list[str] = field(default_factory=list)
+
+    @property
+    def project(self) -> Project:
+        return open_project(self.root)
+
+    @property
+    def hashes(self) -> list[bytes]:
+        """The forms in which records know the canaries."""
+        texts = [
+            text
+            for user in self.users
+            for text in (user, anonymous_of(user), f"anon:{anonymous_of(user)}")
+        ]
+        return [hash64(text).to_bytes(8, order) for text in texts for order in ("big", "little")]
+
+
+def score_of(user: str) -> Scored:
+    when = {"ts": CLOCK.now(), "scored_at": CLOCK.now()}
+    return Scored(
+        id=f"1-home-{user}",
+        name="home",
+        p=1,
+        event_id=f"{user}-0",
+        type="click",
+        person=user,
+        user_id=user,
+        model="v1",
+        **when,
+    )
+
+
+def anonymous_of(user: str) -> str:
+    return user.replace("-user-", "-visitor-")
+
+
+def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = "") -> Site:
+    """A site with a past that was imported and a present that came through the door, with answers,
+    refusals and repeats.
+    """
+    root = make_project(folder / "shop").root
+    (root / "features.py").write_text((root / "features.py").read_text() + FEATURES)
+    if settings:
+        (root / "tailorbird.toml").write_text((root / "tailorbird.toml").read_text() + settings)
+    site = Site(root, [f"canary-user-{number:03d}" for number in range(canaries)])
+    people = [*site.users, *(f"other-user-{number:03d}" for number in range(others))]
+    project = open_project(root)
+    promote(project, project.features, "old")
+    history = folder / "history.jsonl"
+    history.write_text("\n".join(json.dumps(event) for event in past(people)))
+    import_files(project.paths.stream, "tailorbird", history, plan=project.plan, clock=CLOCK)
+    with (
+        EventCollector(project.stream, "serve-1", project.plan, CLOCK) as door,
+        Roles(project, CLOCK) as roles,
+    ):
+        door.submit(json.dumps(item_events()).encode())
+        door.submit(json.dumps([event for user in site.users for event in said_of(user)]).encode())
+        roles.drain()
+        for chunk in range(0, len(people), 10):
+            door.submit(
+                json.dumps(
+                    [event for user in people[chunk : chunk + 10] for event in present(user)]
+                ).encode()
+            )
+            roles.step()
+            roles.lake.step()
+        door.submit(b"\n".join(refused(user) for user in people), "ndjson")
+        door.submit(
+            json.dumps([event for user in people[:9] for event in present(user)]).encode()
+        )  # all of it again
+        parts = InProcessServer(project, CLOCK, collector=door, seed=1)
+        for user in (*people[: min(8, canaries)], *people[-6:]):
+            request = RecommendQuery(slot="home", user_id=user, session_id=f"{user}-session")
+            answer = parts.pipeline.answer(request)
+            site.requests += [answer.request_id] if user in site.users else []
+            shown = {"request_id": answer.request_id, "item_id": answer.items[0].item_id}
+            clicks = [{"event_id": f"{user}-follows", "type": "click", "user_id": user} | shown]
+            clicks.append(
+                {
+                    "event_id": f"friend-of-{len(site.requests)}-{user == people[-1]}",
+                    "type": "view",
+                    "user_id": people[-2],
+                }
+                | shown
+            )
+            door.submit(json.dumps(clicks).encode())
+            roles.step()
+        parts.close()
+        door.close()
+        roles.drain()
+        while roles.lake.upkeep(everything=True):
+            pass
+        for worker in roles.workers.values():
+            worker.publish_figures()
+    if isinstance(project.stream, Path):
+        with open_writer(scores_path(project.stream), partition="scores", first=1) as scores:
+            scores.append([Block(KIND, 1, encode_scores([score_of(user)])) for user in people])
+    return site
+
+
+def past(people: Sequence[str]) -> Iterator[dict]:
+    """What was imported: in whole minutes, so that much happened at the same time."""
+    start = CLOCK.now() // HOUR * HOUR - 72 * HOUR
+    for number, user in enumerate(people):
+        for step in range(6):
+            context = {"device": "phone" if number % 2 else "desktop", "page": f"/of/{user}"}
+            yield {
+                "event_id": f"{user}-past-{step}",
+                "type": KINDS[step % 4],
+                "user_id": user,
+                "session_id": f"{user}-old",
+                "item_id": f"i{(number + step) % 12}",
+                "ts": start + (number % 3 + step) * 7 * MINUTE,
+                "context": context,
+                "properties": {"price": 5.0 + step, "note": f"{user} says so"},
+            }
+        profile = {"properties": {"mail": f"{user}@example.com"}}
+        yield {
+            "event_id": f"{user}-timeless",
+            "type": "user",
+            "user_id": user,
+            "timeless": True,
+            **profile,
+        }
+
+
+def said_of(user: str) -> list[dict]:
+    """What others say of somebody: items that are theirs to sell, one of them in a second version,
+    and a friend's profile.
+    """
+    flat, friend = f"flat-{user[-3:]}", f"friend-{user[-3:]}"
+    seller = {
+        "seller": user,
+        "category": "flats",
+        "stock": 1,
+        "text": f"Call {user}, or {anonymous_of(user)}!",
+        f"rated by {user}": 5,
+    }
+    return [
+        {
+            "event_id": f"{flat}-1",
+            "type": "item",
+            "item_id": flat,
+            "timeless": True,
+            "properties": seller,
+        },
+        {
+            "event_id": f"{flat}-2",
+            "type": "item",
+            "item_id": flat,
+            "properties": seller | {"price": 70},
+        },
+        {
+            "event_id": f"{friend}-p",
+            "type": "user",
+            "user_id": friend,
+            "properties": {"friend": user, "age": 30},
+        },
+        {
+            "event_id": f"{friend}-c",
+            "type": "click",
+            "user_id": friend,
+            "item_id": flat,
+            "context": {"page": f"/by/{user}"},
+        },
+    ]
+
+
+def present(user: str) -> list[dict]:
+    """What came through the door: first without a name, then with one."""
+    number, visitor = (
+        int(user[-3:]),
+        {"anonymous_id": anonymous_of(user), "session_id": f"{user}-session"},
+    )
+    context = {
+        "context": {
+            "device": "phone",
+            "country": "NO",
+            "page": f"https://shop/u/{user}",
+            "referrer": f"https://find/{user}",
+        }
+    }
+    known = {"user_id": user, **visitor, **context}
+    begun = CLOCK.now() - number % 7 * SECOND
+    bought = {"price": 12.5, "gift": f"from {user}"}
+    return [
+        {"event_id": f"{user}-0", "type": "view", "item_id": f"i{number % 9}", "ts": begun}
+        | visitor,
+        {"event_id": f"{user}-1", "type": "search", "properties": {"query": f"the wish of {user}"}}
+        | visitor
+        | context,
+        {"event_id": f"{user}-2", "type": "identify", "user_id": user} | visitor,
+        {
+            "event_id": f"{user}-3",
+            "type": "user",
+            "user_id": user,
+            "properties": {"mail": f"{user}@example.com", "age": 40},
+        },
+        {"event_id": f"{user}-4", "type": "click", "item_id": f"i{number % 5}", "ts": begun + 9}
+        | known,
+        {"event_id": f"{user}-5", "type": "click", "item_id": f"i{number % 5}"} | visitor,
+        {
+            "event_id": f"{user}-6",
+            "type": "purchase",
+            "item_id": f"i{number % 4}",
+            "properties": bought,
+        }
+        | known,
+    ]
+
+
+def refused(user: str) -> bytes:
+    """A row that the contract refuses, each third of them no JSON at all."""
+    whole = json.dumps(
+        {"event_id": f"{user}-bad", "type": "clack", "user_id": user, "item_id": "i1"}
+    )
+    return (whole if int(user[-3:]) % 3 else whole[:-9]).encode()
+
+
+def states(project: Project) -> dict[tuple[str, int], bytes]:
+    """By entity and key, all states that are about no person, but for the hashes of event ids that
+    break ties in time.
+    """
+    found: dict[tuple[str, int], bytes] = {}
+    store = open_state(project.paths.state, project.features)
+    try:
+        with store.snapshot() as snapshot:
+            for layout in project.features.layout.entities:
+                if is_personal(layout.entity):
+                    continue
+                prefix = b"s" + layout.index.to_bytes(2, "big")
+                keys = np.array(
+                    [int.from_bytes(key[3:], "big") for key, _ in snapshot.scan(prefix)], np.uint64
+                )
+                lanes = Records(layout).states(snapshot, keys)
+                for spot in (*layout.lasts, *layout.first_values):
+                    lanes[:, spot.lane + 1] = 0
+                for key, row in zip(keys.tolist(), lanes, strict=True):
+                    found[layout.entity.name, key] = row.tobytes()
+    finally:
+        store.close()
+    return found
+
+
+def find_ids(project: Project, ids: Sequence[str]) -> SearchReport:
+    """Search a project for users, or for visitors as anon:ID."""
+    devices = frozenset(one.removeprefix("anon:") for one in ids if one.startswith("anon:"))
+    users = frozenset(one for one in ids if not one.startswith("anon:"))
+    return search_project(project, People(users, devices))
+
+
+# What the erased contributed to: counts of different people, sessions and texts, values that are
+# told apart by texts, and the last or first value of an item, which events of one time decide.
+MOVING = re.compile(
+    "item_users|item_sessions|everyone_users|item_last_price|item_phone|device_clicks"
+    "|(country|age)_.*|expected_ctr"
+)
+
+
+def read_values(
+    project: Project, people: Sequence[str], items: Sequence[str], now: int
+) -> dict[tuple[str, str, str], float | None]:
+    """Return by person, item and name the feature values that an erasure must not move."""
+    reader = Reader(project.paths.state, project.features, workers=project.workers)
+    try:
+        values: dict[tuple[str, str, str], float | None] = {}
+        for person in people:
+            rows = reader.read(ReadRequest(person=person, now=now), items)
+            for item, row in zip(items, rows.numeric, strict=True):
+                for name, value in zip(project.features.numeric, row, strict=True):
+                    if not MOVING.fullmatch(name):
+                        values[person, item, name] = None if np.isnan(value) else float(value)
+        return values
+    finally:
+        reader.close()
+
+
+def rebuilt_states(project: Project) -> dict[tuple[str, int], bytes]:
+    """`states`, as they are built from the log or the lake anew, by a project that has none."""
+    with FeatureWorker(
+        project.routed, project.paths.state, project.features, clock=CLOCK
+    ) as worker:
+        while worker.step().rows:
+            pass
+    return states(project)
+
+
+def everything(root: Path) -> Iterator[tuple[str, bytes]]:
+    """All that the files below a folder hold, unpacked as far as there is something packed in
+    them.
+    """
+    for path in sorted(root.rglob("*")):
+        if not path.is_file():
+            continue
+        name = path.relative_to(root).as_posix()
+        yield name, name.encode() + b"\n" + path.read_bytes()
+        if path.suffix == ".parquet":
+            yield f"{name} unpacked", _texts(pq.read_table(path, partitioning=None))
+        elif path.suffix == ".zst":
+            with pa.CompressedInputStream(pa.OSFile(str(path)), "zstd") as stream:
+                yield f"{name} unpacked", stream.read()
+        elif path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                yield from (
+                    (f"{name}/{member}", archive.read(member)) for member in archive.namelist()
+                )
+        elif path.suffix == ".db":
+            yield from _blocks(path, name)
+
+
+def left_of(root: Path, *needles: bytes) -> list[str]:
+    """The files in which something stands, and what."""
+    return sorted(
+        {
+            f"{name}: {needle!r}"
+            for name, data in everything(root)
+            for needle in needles
+            if needle in data
+        }
+    )
+
+
+def _texts(table: pa.Table) -> bytes:
+    return json.dumps(
+        table.to_pylist(),
+        default=lambda value: (
+            value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        ),
+    ).encode()
+
+
+def _blocks(path: Path, name: str) -> Iterator[tuple[str, bytes]]:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    if (
+        connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'block'").fetchone() is None
+    ):  # a router's tables alone
+        return
+    for offset, kind, payload in connection.execute("SELECT offset, kind, payload FROM block"):
+        packed = kind in ("events", "quarantine", "duplicates")
+        yield (
+            f"{name} at {offset}",
+            _texts(pa.ipc.open_stream(io.BytesIO(payload)).read_all()) if packed else payload,
+        )
+    connection.close()
+
+
+def in_topics(project: Project) -> Iterator[tuple[str, bytes]]:
+    """All that the topics of a project hold: every message with its headers, and what is packed in
+    the blocks of the logs.
+    """
+    from confluent_kafka import Consumer, TopicPartition
+
+    assert not isinstance(project.stream, Path)
+    cluster = project.stream.cluster
+    consumer = Consumer(
+        cluster.conf(group_id="search", enable_auto_commit=False, auto_offset_reset="earliest")
+    )
+    found = consumer.list_topics(timeout=10).topics
+    for name, topic in sorted(found.items()):
+        for number in topic.partitions if name.startswith(f"{cluster.prefix}.") else ():
+            low, high = consumer.get_watermark_offsets(TopicPartition(name, number), timeout=10)
+            consumer.assign([TopicPartition(name, number, low)])
+            while low < high:
+                for message in consumer.consume(100, timeout=1):
+                    assert message.error() is None, message.error()
+                    low = message.offset() + 1
+                    yield (
+                        f"{name}@{message.offset()}",
+                        repr(message.headers()).encode()
+                        + (message.key() or b"")
+                        + (message.value() or b""),
+                    )
+    consumer.close()
+    for log in (
+        project.stream.share(0, project.paths.stream).raw_logs().values(),
+        project.stream.response_logs().values(),
+    ):
+        yield from (each for address in log for each in _packed_in(address))
+    for number in range(project.stream.count):
+        yield from _packed_in(project.stream.share(number, project.paths.stream).routed)
+        yield from _packed_in(project.stream.share(number, project.paths.stream).snapshots)
+
+
+def _packed_in(address: Any) -> Iterator[tuple[str, bytes]]:
+    with suppress(NotReadyError), open_reader(address) as reader:
+        position = reader.start()
+        while stored := reader.read(position):
+            for one in stored:
+                if one.block.kind in ("events", "quarantine", "duplicates"):
+                    yield (
+                        f"{address} {one.offset}",
+                        _texts(pa.ipc.open_stream(io.BytesIO(one.block.payload)).read_all()),
+                    )
+                elif one.block.kind in ("index", "piece"):
+                    size = int(one.block.receipt)
+                    yield (
+                        f"{address} {one.offset}",
+                        pa.decompress(
+                            one.block.payload, decompressed_size=size, codec="zstd", asbytes=True
+                        ),
+                    )
+            position = stored[-1].end
+
+
+_RUNS = """
+import json, os, shutil, signal, sys, traceback
+from pathlib import Path
+import tailorbird.privacy, tailorbird.platform.roles  # once for all
+from tailorbird import faults
+
+def erase(root, users):
+    from tailorbird.platform.roles import drain
+    from tailorbird.config import open_project
+    from tailorbird.events import SystemClock
+    from tailorbird.privacy import erase
+    project, clock = open_project(root), SystemClock()
+    drain(project, clock, progress=lambda stage, done, total: None)
+    done = erase(project, users, clock)
+    (root.parent / "clean").write_text(json.dumps([done.clean, [found.path for found in done.searched.matches]]))
+
+def child(armed, root, users):
+    pid = os.fork()
+    if not pid:
+        os.environ["TAILORBIRD_FAULTS"] = armed
+        faults._configured_faults.cache_clear()
+        try:
+            erase(root, users)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(3)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+made, folder, users, runs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), json.loads(sys.argv[4])
+for number, (armed, again) in enumerate(runs):
+    root = folder / str(number) / "shop"
+    shutil.copytree(made, root)
+    ended = [child(armed, root, users)] + ([child("", root, users)] if again else [])
+    (root.parent / "ended").write_text(json.dumps(ended))
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How an erasure of a copy of a site ended, in a process of its own: exit codes of each try,
+    and what the last one said of itself.
+    """
+
+    root: Path
+    ended: list[int]
+    clean: bool | None
+    found: list[str]
+
+
+def erasures(site: Site, folder: Path, runs: Sequence[tuple[str, bool]]) -> list[Run]:
+    """Erase the canaries of copies of a site, each with other faults armed, and again without any
+    where that is asked for.
+    """
+    program = [
+        sys.executable,
+        "-c",
+        _RUNS,
+        str(site.root),
+        str(folder),
+        json.dumps(site.users),
+        json.dumps(runs),
+    ]
+    done = subprocess.run(program, env=environment(), timeout=600, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found: list[Run] = []
+    for number in range(len(runs)):
+        told = folder / str(number) / "clean"
+        clean, left = json.loads(told.read_text()) if told.exists() else (None, [])
+        ended = json.loads((folder / str(number) / "ended").read_text())
+        assert 3 not in ended, done.stderr
+        found.append(Run(folder / str(number) / "shop", ended, clean, left))
+    return found

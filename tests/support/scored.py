@@ -1,0 +1,126 @@
+"""A score role over a routed log of its own, with models that answer by rule. As a program: `python
+-m tests.support.scored FOLDER`.
+"""
+
+import sys
+from pathlib import Path
+
+from tests.support.features import ipc
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events import HOUR, MINUTE, ROUTED, SimulatedClock
+from tailorbird.ranking import ChurnScore, NextBest
+from tailorbird.serving.messages import Answer, ChurnAnswer, ChurnWhy, Shown
+from tailorbird.serving.scores.role import ScoreRole
+from tailorbird.stream import Block, open_writer
+
+NOW = 1_800_000_000_000_000
+DECLARED = [
+    NextBest("home", size=2, on=["click"], every="10m"),
+    ChurnScore("churn", above=0.7, on=["view"], name="leaving"),
+]
+
+
+class ByRule:
+    """Everybody's next best item is named after them; the risk of somebody is what `risks` says."""
+
+    def __init__(self, risks=None, reached=1 << 62):
+        self.risks, self.p, self.queries = dict(risks or {}), reached, []
+        self.strangers = set()
+
+    def refresh(self):
+        pass
+
+    def reached(self):
+        return self.p
+
+    def next_best(self, query):
+        self.queries.append(query)
+        shown = Shown(
+            item_id=f"for-{query.user_id}",
+            position=1,
+            score=0.5,
+            reason="",
+            reason_code="for_you",
+            source="popular",
+        )
+        return Answer(
+            request_id="r",
+            slot=query.slot,
+            items=[shown],
+            arm="",
+            model="v0001",
+            degraded=[],
+            t=NOW,
+        )
+
+    def churn(self, user_id, model):
+        if user_id not in self.risks:
+            raise NotReadyError("there is no model")
+        why = [ChurnWhy("orders", 0.5, "orders is 0: raises the chance of leaving from 72% to 81%")]
+        return ChurnAnswer(
+            user_id=user_id,
+            name=model,
+            model="v0007",
+            gone=self.risks[user_id],
+            purchases=None,
+            known=user_id not in self.strangers,
+            as_of=NOW,
+            reasons=why,
+        )
+
+
+def rows(*events):
+    """Routed rows from (p, type, person, minute, more)."""
+    routed_rows = []
+    for p, kind, person, minute, *more in events:
+        row = dict.fromkeys(ROUTED.names) | {
+            "p": p,
+            "event_id": f"e{p}",
+            "type": kind,
+            "person": person,
+            "user_id": person,
+            "ts": NOW + minute * MINUTE,
+            "received_at": NOW,
+            "agent": "person",
+            "counts": True,
+            "timeless": False,
+            "raw_partition": "t",
+            "raw_offset": p,
+            "raw_row": 0,
+        }
+        routed_rows.append(row | (more[0] if more else {}))
+    return routed_rows
+
+
+class Routed:
+    """A router's log that a test writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "routed.db"
+        self._writer = open_writer(self.path, partition="routed", first=1)
+
+    def append(self, *events):
+        some = rows(*events)
+        self._writer.append([Block("events", len(some), ipc(some))])
+
+    def close(self):
+        self._writer.close()
+
+
+def role(folder: Path, models, declared=DECLARED, keep_us=7 * 24 * HOUR, clock=None):
+    return ScoreRole(
+        folder / "routed.db",
+        folder / "scores.db",
+        declared,
+        models,
+        clock or SimulatedClock(NOW),
+        keep_us=keep_us,
+    )
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    with role(target, ByRule()) as scoring:
+        while scoring.step().rows:
+            pass

@@ -1,0 +1,152 @@
+"""One script of events and requests, read three ways: by the plain reference, the backfill and the
+stream; what differs is told.
+"""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from tests.support.drawn_events import ITEMS, START, Step
+
+from tailorbird.events.clock import SimulatedClock
+from tailorbird.events.contract.schema import ROUTED
+from tailorbird.features import FeatureSet
+from tailorbird.features.offline.backfill import backfill
+from tailorbird.features.online.read import Reader
+from tailorbird.features.online.shuffle import Shuffle
+from tailorbird.features.online.worker import FeatureWorker
+from tailorbird.features.parity.sampled import SampledRead, requests_of
+from tailorbird.features.reference import reference as plain
+from tailorbird.features.state.key_partition import KeyPart
+from tailorbird.stream import Block, open_writer
+
+
+def table(rows) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=ROUTED)
+
+
+def stream(
+    folder: Path,
+    features: FeatureSet,
+    script: list[Step],
+    workers: int = 1,
+    *,
+    shuffled: bool = False,
+) -> tuple[pa.Table, list[SampledRead]]:
+    """Play the script through log, workers and reader: all events with their p, and what was read.
+
+    Several workers are never all as far as each other; `shuffled` has each read the log that a
+    shuffle writes for it.
+    """
+    clock = SimulatedClock(START)
+    folder.mkdir(exist_ok=True)
+    routed, reads = folder / "routed.db", []
+    logs = [folder / f"part-{number}.db" if shuffled else routed for number in range(workers)]
+    all_rows: list[dict] = []
+
+    def open_worker(number: int) -> FeatureWorker:
+        return FeatureWorker(
+            logs[number], folder / "state", features, clock=clock, part=KeyPart(number, workers)
+        )
+
+    with ExitStack() as stack:
+        log = stack.enter_context(open_writer(routed, partition="routed", first=1))
+        shuffle = stack.enter_context(Shuffle(routed, logs, features)) if shuffled else None
+        running = [open_worker(number) for number in range(workers)]
+        stack.callback(lambda: [worker.close() for worker in running])
+        for place, step in enumerate(script):
+            if step.restart:
+                again = place % workers
+                running[again].close()
+                running[again] = open_worker(again)
+            rows = [row | {"p": log.end() + index} for index, row in enumerate(step.events)]
+            all_rows += rows
+            if rows:
+                log.append([Block("events", len(rows), payload(table(rows)))])
+            if shuffle is not None:
+                shuffle.step()
+            for number, worker in enumerate(running):
+                if workers == 1 or (place + number) % workers:
+                    worker.step()
+            reader = Reader(folder / "state", features, workers=workers)
+            reads.append(SampledRead(step.request, ITEMS, reader.read(step.request, list(ITEMS))))
+            reader.close()
+    return table(all_rows), reads
+
+
+def payload(events: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, events.schema) as writer:
+        writer.write_table(events)
+    return sink.getvalue().to_pybytes()
+
+
+def bits(value: float) -> int:
+    number = np.float32(value)
+    return 0x7FC00000 if np.isnan(number) else int(number.view(np.uint32))
+
+
+def _bits_of(value: int | float) -> int:
+    """A number of a sequence as its bits; what is no number is an int as it is."""
+    return int(np.float64(value).view(np.uint64)) if isinstance(value, float) else value
+
+
+def _rows(columns: list[list[int]]) -> list[list[int]]:
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def differences(features: FeatureSet, events: pa.Table, reads: list[SampledRead]) -> list[str]:
+    """Every value that is not the same in reference, backfill and stream."""
+    different = []
+    rows = backfill(features, events, requests_of(reads))
+    routed = plain.routed_events(events)
+    for index, one in enumerate(reads):
+        person = plain.ReadRequest(**{**vars(one.request), "person": one.rows.person})
+        for place, item in enumerate(ITEMS):
+
+            def expected(name, person=person, item=item, one=one):
+                return plain.compute_value(
+                    features,
+                    name,
+                    person,
+                    item,
+                    one.rows.t,
+                    one.rows.positions or one.rows.p,
+                    routed,
+                )
+
+            row = index * len(ITEMS) + place
+            for column, name in enumerate(features.numeric):
+                values = [
+                    float(expected(name)),
+                    rows.numeric[row, column],
+                    one.rows.numeric[place, column],
+                ]
+                if len({bits(value) for value in values}) > 1:
+                    different.append(
+                        f"{name} of {item} in request {index}: reference, backfill, stream = "
+                        f"{values}"
+                    )
+            for column, name in enumerate(features.categorical):
+                values = [
+                    int(expected(name)),
+                    int(rows.categorical[row, column]),
+                    int(one.rows.categorical[place, column]),
+                ]
+                if len(set(values)) > 1:
+                    different.append(
+                        f"{name} of {item} in request {index}: reference, backfill, stream = "
+                        f"{values}"
+                    )
+            for name in features.sequences:
+                own, read = rows.sequences[name].of(index).lists(), one.rows.sequences[name].lists()
+                values = [
+                    [[_bits_of(value) for value in row] for row in expected(name)],
+                    *map(_rows, (own, read)),
+                ]
+                if not values[0] == values[1] == values[2]:
+                    different.append(
+                        f"{name} in request {index}: reference, backfill, stream = {values}"
+                    )
+    return different

@@ -1,0 +1,35 @@
+"""A process that trains a net with two more, to be killed: python -m
+tests.support.train_in_processes FOLDER.
+"""
+
+import sys
+from pathlib import Path
+
+from tests.support.nets import LAYOUT
+from tests.support.train_a_net import PARAMETERS
+
+from tailorbird.models.deep.batches import PartRows
+from tailorbird.models.deep.model import DeepModel
+from tailorbird.models.deep.parallel import fit_parallel
+
+RUN = "processes"
+
+
+def fit(folder: Path, run: str = RUN, count: int = 2) -> DeepModel:
+    rows, watched = PartRows.open(folder / "rows"), PartRows.open(folder / "watched")
+    parameters = {**PARAMETERS, "epochs": 3, "shards": 2}
+    return fit_parallel(
+        folder / run,
+        "mmoe",
+        parameters,
+        LAYOUT,
+        rows,
+        watched,
+        seed=3,
+        processes=count,
+        checkpoint_steps=7,
+    )
+
+
+if __name__ == "__main__":
+    fit(Path(sys.argv[1]))

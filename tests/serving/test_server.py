@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
-from tests.support import serving_shop
+from tests.support.shops import serving_shop
 
 from tailorbird.config.settings import ServeSection
 from tailorbird.errors import UsageError

@@ -28,7 +28,7 @@ import logging, msgspec, signal, sys, threading
 from pathlib import Path
 from tests.support.network.brokers import OPTIONS
 from tailorbird.events import RoutePlan, SystemClock
-from tailorbird.router import group
+from tailorbird.router.partitions import group
 from tailorbird.router.partitions.group import run_member
 from tailorbird.stream.kafka import Cluster
 from tailorbird.stream.kafka.logs import KafkaStream

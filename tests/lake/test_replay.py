@@ -376,7 +376,7 @@ from tailorbird.lake.write.replay import replay
 plan = msgspec.json.decode(sys.argv[3], type=RoutePlan)
 quarantine.slices.__defaults__ = (3,)  # many small transactions
 clock = SimulatedClock(1_764_072_000_000_000)
-replay(Path(sys.argv[1]), Path(sys.argv[2]), refused.QuarantineFilter(), plan=plan, clock=clock)
+replay(Path(sys.argv[1]), Path(sys.argv[2]), quarantine.QuarantineFilter(), plan=plan, clock=clock)
 """
 SITES = [
     "stream.before_append",

@@ -25,6 +25,8 @@ TWINS = {
     "models promote": "Project.registry",
     "models rollback": "Project.registry",
     "up": "Project.local_server",
+    "backup": "Project.backup",
+    "restore": "restore",
 }
 
 

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tailorbird.backup import BackupReport, RestoreReport
     from tailorbird.client import AsyncClient, Client
     from tailorbird.errors import (
         BundleError,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     )
     from tailorbird.experiments import Experiment
     from tailorbird.platform.frames import Frame
-    from tailorbird.platform.project import Project
+    from tailorbird.platform.project import Project, restore
     from tailorbird.platform.results import EvaluationResult, Slate, TrainResult
     from tailorbird.platform.training import TrainOptions
     from tailorbird.ranking import Boost, Churn, Explore, Pin, Quota, Slot
@@ -42,6 +43,7 @@ for _variable in ("ORT_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY"):
     os.environ.setdefault(_variable, "1")
 
 _MODULES = {
+    "tailorbird.backup": ("BackupReport", "RestoreReport"),
     "tailorbird.client": ("AsyncClient", "Client"),
     "tailorbird.errors": (
         "BundleError",
@@ -57,7 +59,7 @@ _MODULES = {
     ),
     "tailorbird.experiments": ("Experiment",),
     "tailorbird.platform.frames": ("Frame",),
-    "tailorbird.platform.project": ("Project",),
+    "tailorbird.platform.project": ("Project", "restore"),
     "tailorbird.platform.results": ("EvaluationResult", "Slate", "TrainResult"),
     "tailorbird.platform.training": ("TrainOptions",),
     "tailorbird.ranking": ("Boost", "Churn", "Explore", "Pin", "Quota", "Slot"),
@@ -66,6 +68,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 __all__ = [
     "AsyncClient",
+    "BackupReport",
     "Boost",
     "BundleError",
     "Churn",
@@ -83,6 +86,7 @@ __all__ = [
     "Pin",
     "Project",
     "Quota",
+    "RestoreReport",
     "Slate",
     "Slot",
     "StorageError",
@@ -91,6 +95,7 @@ __all__ = [
     "TrainResult",
     "UsageError",
     "__version__",
+    "restore",
 ]
 
 

@@ -40,6 +40,8 @@ _TOP_COMMANDS = {
     "recommend": "recommend",
     "sql": "sql",
     "doctor": "doctor.doctor",
+    "backup": "backup",
+    "restore": "backup",
     "demo": "demo",
     "simulate": "simulate",
 }

@@ -38,6 +38,7 @@ from tailorbird.lake.write.positions import (
     load_positions,
     no_ledger,
     positions_lost,
+    waiting_rows,
 )
 from tailorbird.storage import Storage
 from tailorbird.stream import Stream, open_reader, response_log_addresses, routed_address
@@ -81,7 +82,7 @@ class RowAccount:
 
 @dataclass
 class VerifyReport:
-    """The outcome of `verify`: counts, and the faults it found."""
+    """The outcome of `verify`: counts, rows that wait in the logs, and the faults it found."""
 
     rows: dict[str, int] = field(default_factory=dict)
     commits: int = 0
@@ -89,6 +90,7 @@ class VerifyReport:
     bytes: int = 0
     archive_files: int = 0
     partitions: dict[str, RowAccount] = field(default_factory=dict)
+    waiting: dict[str, int] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
     @property
@@ -111,6 +113,10 @@ class VerifyReport:
                 f"  raw {name}: {a.archived:,} archived = {parts}"
                 + (f" + {a.missing:,} MISSING" if a.missing else "")
             )
+        if self.waiting:
+            logs = ", ".join(f"{log} {rows:,}" for log, rows in self.waiting.items())
+            total = sum(self.waiting.values())
+            lines.append(f"  {total:,} rows of the logs are not in the tables yet: {logs}")
         lines += [f"  corrupt: {fault}" for fault in self.faults]
         lines.append(
             "all is as it was written, and every row is accounted for"
@@ -151,6 +157,8 @@ def verify(
     except DamageError as error:
         report.faults.append(Fault(error.where, error.message))
         return report
+    if stream is not None:
+        report.waiting = waiting_rows(positions, stream)
     if len(ledger.lines) < positions.ledger:
         report.faults.append(
             Fault("ledger.jsonl", f"has {len(ledger.lines)} lines, {positions.ledger} were written")

@@ -13,6 +13,7 @@ from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.results import EvaluationResult, Slate, TrainResult
 
 if TYPE_CHECKING:
+    from tailorbird.backup import BackupReport, RestoreReport
     from tailorbird.client import Client
     from tailorbird.experiments.report import Report
     from tailorbird.platform.create import CreatedProject
@@ -336,6 +337,27 @@ class Project:
 
         return report_experiment(self.declared, slot, since=since)
 
+    def backup(
+        self, uri: str | Path, *, keep: int = 0, progress: Progress = no_progress
+    ) -> "BackupReport":
+        """Back up the project to a folder or an `s3://` URI, whether or not its roles run.
+
+        Args:
+            uri: where earlier backups of the project are; what they hold is not copied again.
+            keep: number of backups to keep, this one included; 0 keeps all.
+
+        Raises:
+            UsageError: the URI holds backups of another project.
+            LockedError: another backup, or an erasure, is running.
+            DamageError: a file of the lake is damaged; names it.
+        """
+        from tailorbird.backup import create_backup, open_vault
+        from tailorbird.events import SystemClock
+
+        declared = open_project(self.root, applied=True)
+        vault = open_vault(str(uri))
+        return create_backup(declared, vault, SystemClock(), keep=keep, progress=progress)
+
     @contextmanager
     def local_server(self, *, train: bool = False, timeout_s: float = 60.0) -> "Iterator[Client]":
         """Run all roles of the project, as `tailorbird up` does, for the duration of the block.
@@ -365,6 +387,38 @@ class Project:
         slots = ", ".join(escape(name) for name in declared.slots)
         name = escape(declared.settings.project.name)
         return f"<p><b>{name}</b> in {escape(str(self.root))}: slots {slots}</p>"
+
+
+def restore(
+    uri: str | Path, folder: str | Path, *, at: str = "", progress: Progress = no_progress
+) -> "RestoreReport":
+    """Restore a backup into an empty folder.
+
+        report = tailorbird.restore("s3://backups/shop", "shop", at="2026-11-25T12:00:00")
+
+    People who were erased after the backup are erased again.
+
+    Args:
+        at: restore the newest backup of this ISO 8601 time or earlier; "" is the newest of all.
+
+    Raises:
+        NotReadyError: there is no backup.
+        UsageError: the folder is not empty, or all backups are later.
+        DamageError: a file of the backup is missing or damaged; names it.
+    """
+    from tailorbird.backup import open_vault, restore_backup
+    from tailorbird.events import SystemClock
+    from tailorbird.platform.moment import parse_time
+    from tailorbird.platform.roles import drain
+
+    return restore_backup(
+        open_vault(str(uri)),
+        Path(folder),
+        SystemClock(),
+        drain=lambda project, clock, report: drain(project, clock, progress=report),
+        at=parse_time(at, "--at") if at else None,
+        progress=progress,
+    )
 
 
 def _train_options(options: dict[str, Any]) -> Any:

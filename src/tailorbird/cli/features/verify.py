@@ -61,12 +61,17 @@ def verify(
         memory limit of the events that the values depend on; if there are more, they are first
         sorted in a folder below data/run
     """
+    import msgspec
+
+    from tailorbird.backup import inspect_copy
     from tailorbird.config import open_project
     from tailorbird.lake import Lake
 
     memory_bytes = parse_size(memory)
     project = open_project(applied=True)
     lake = Lake(project.paths.lake)
+    if (copied := inspect_copy(project)) and not json:
+        console().print(str(copied))
     with progress_bars(quiet=json) as progress:
         reports = _compare_logged(project, lake, answers, memory_bytes, progress)
         lists = compare_logged_lists(project, lake, answers, progress)
@@ -85,11 +90,13 @@ def verify(
         if count
     }
     if json:
-        print_json(_to_dict(reports, logged, sampled, unequal) | {"lists": lists_to_dict(lists)})
+        outcome = _to_dict(reports, logged, sampled, unequal) | {"lists": lists_to_dict(lists)}
+        print_json(outcome | {"copy": msgspec.to_builtins(copied)})
     else:
         _print(reports, logged, sampled, unequal, reason)
         print_lists(lists)
-    raise SystemExit(1 if unequal or lists.unequal else 0)
+    failed = unequal or lists.unequal or (copied and copied.missing)
+    raise SystemExit(1 if failed else 0)
 
 
 def _sum_reports(reports: "dict[str, ParityReport]") -> "ParityReport":

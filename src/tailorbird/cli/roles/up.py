@@ -46,6 +46,7 @@ def up(
     live:
         follow today's time from now on, whenever the log ended
     """
+    from tailorbird.backup import record_origin
     from tailorbird.cli.check import check_slots
     from tailorbird.config import open_project
     from tailorbird.config.erasures import apply_remote_erasures
@@ -69,6 +70,8 @@ def up(
             # A taken port is reported here instead of by a role that restarts repeatedly.
         ).close()
     project.paths.run.mkdir(parents=True, exist_ok=True)
+    if copied := record_origin(project):
+        _print_line("up", str(copied))
     try:
         lock = FileLock(project.paths.run / "up")
     except LockedError:

@@ -17,6 +17,7 @@ import msgspec
 
 from tailorbird import faults
 from tailorbird.lake.files import durable
+from tailorbird.storage import Storage
 
 SET_ASIDE = "set-aside"
 _SCRATCH = "rebuild"
@@ -41,7 +42,7 @@ def scratch_folder(lake: Path) -> Path:
     return lake / _SCRATCH
 
 
-def is_unfinished(lake: Path) -> bool:
+def is_unfinished(lake: Storage) -> bool:
     """Return whether a swap was cut short."""
     return (lake / _SCRATCH / _MARKER).exists()
 

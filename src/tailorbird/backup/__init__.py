@@ -1,0 +1,23 @@
+"""Backup of a running project, restore to a named time, and recognition of plain copies.
+
+snapshot   the lake and the logs as of one moment   vault     blobs and manifests at a URI
+create     make a backup                            restore   bring one back
+erased     erase people again after a restore       origin    recognise a copy of a project
+"""
+
+from tailorbird.backup.create import BackupReport, create_backup
+from tailorbird.backup.origin import CopyReport, inspect_copy, record_origin
+from tailorbird.backup.restore import RestoreReport, restore_backup
+from tailorbird.backup.vault import Vault, open_vault
+
+__all__ = [
+    "BackupReport",
+    "CopyReport",
+    "RestoreReport",
+    "Vault",
+    "create_backup",
+    "inspect_copy",
+    "open_vault",
+    "record_origin",
+    "restore_backup",
+]

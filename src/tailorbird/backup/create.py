@@ -1,0 +1,337 @@
+"""Back up a project while its roles run."""
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tailorbird.backup.manifest import (
+    DATA,
+    LAKE,
+    PROJECT,
+    LogSpan,
+    Manifest,
+    StoredFile,
+    manifest_name,
+)
+from tailorbird.backup.snapshot import (
+    HeldLog,
+    LakeSnapshot,
+    SnapshotMovedError,
+    hold_logs,
+    read_lake,
+    require_connected,
+)
+from tailorbird.backup.vault import Vault
+from tailorbird.config import Project
+from tailorbird.config.erasures import hold_off_erasures
+from tailorbird.errors import StorageError, UsageError
+from tailorbird.events import Clock, to_iso
+from tailorbird.events.suppression import FOLDER, JOURNAL, SuppressionList
+from tailorbird.file_lock import FileLock
+from tailorbird.stream import local_folder
+from tailorbird.version import __version__
+
+Progress = Callable[[str, int, int | None], None]
+PART_BYTES = 4 << 20  # A changed page of a log costs a part of this size in the next backup.
+_ATTEMPTS = 5
+_THREADS = 4
+_DECLARATIONS = (".py", ".toml", ".json")
+# Below `data`: what no other file of the backup can bring back.
+_DATA = (
+    "pseudonyms.json",
+    "project-id",
+    "clock.json",
+    f"{FOLDER}/**/*",
+    "state/applied.json",
+    "state/*/features.json",
+    "registry/**/*",
+    "checks/**/*",
+    "stream/*.count",
+    "stream/*.damaged-*",
+)
+_NOT_COPIED = (JOURNAL, "lock")
+
+
+@dataclass(frozen=True, repr=False)
+class BackupReport:
+    """A backup that was made.
+
+    Attributes:
+        name: its name at the URI.
+        taken_at: every event that was acknowledged before this time is in it, microseconds.
+        size_bytes: size of all files, in `files` files.
+        written_bytes: what was new and had to be written.
+        log_rows: number of rows of each log file.
+        cluster: address of the logs if they are topics, which the backup does not hold.
+        pruned: number of older backups that were deleted.
+    """
+
+    uri: str
+    name: str
+    taken_at: int
+    files: int
+    size_bytes: int
+    written_bytes: int
+    seconds: float
+    log_rows: dict[str, int] = field(default_factory=dict)
+    cluster: str = ""
+    pruned: int = 0
+
+    def __repr__(self) -> str:
+        lines = [
+            f"Backup of {to_iso(self.taken_at)} at {self.uri}",
+            f"  {self.files:,} files, {self.size_bytes:,} bytes, of which "
+            f"{self.written_bytes:,} were new, in {self.seconds:.1f} s",
+        ]
+        if self.cluster:
+            lines.append(
+                f"  The logs are topics of {self.cluster} and stay there; this holds the lake, "
+                "the registry, settings and positions."
+            )
+        if self.pruned:
+            lines.append(f"  {self.pruned:,} older backups were deleted")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `tailorbird backup --json` prints."""
+        return {**msgspec.to_builtins(self), "taken_at": to_iso(self.taken_at)}
+
+
+def create_backup(
+    project: Project,
+    vault: Vault,
+    clock: Clock,
+    *,
+    keep: int = 0,
+    progress: Progress = lambda stage, done, total: None,
+) -> BackupReport:
+    """Back up a project, whether or not its roles run.
+
+    Args:
+        keep: number of backups to keep, this one included; 0 keeps all.
+
+    Raises:
+        UsageError: the URI holds backups of another project, or lies in the project's data.
+        LockedError: another backup of the project, or an erasure, is running.
+        DamageError: a file of the lake is damaged; names it.
+        StorageError: there is no space for a copy of the logs.
+    """
+    if keep < 0:
+        raise UsageError(f"expected 0 or more, got {keep}", where="--keep")
+    _require_own(project, vault)
+    paths = project.paths
+    paths.run.mkdir(parents=True, exist_ok=True)
+    with hold_off_erasures(paths.data, create=True):
+        lock = FileLock(paths.run / "backup")
+        try:
+            report = _retried(project, vault, clock, progress)
+            pruned, _ = vault.prune(keep) if keep else (0, 0)
+        finally:
+            lock.release()
+    return replace(report, pruned=pruned)
+
+
+def _require_own(project: Project, vault: Vault) -> None:
+    data = str(project.paths.data)
+    if str(vault.storage) == data or str(vault.storage).startswith(f"{data}/"):
+        raise UsageError(
+            "a backup inside the project's data would be lost with them",
+            where=str(vault.storage),
+            fix="name a folder on another disk, or a bucket",
+        )
+    newest = vault.newest()
+    name = project.settings.project.name
+    if newest is not None and newest.project != name:
+        raise UsageError(
+            f"holds backups of project {newest.project}, not of {name}",
+            where=str(vault.storage),
+            fix="give each project a folder or a prefix of its own",
+        )
+
+
+def _retried(project: Project, vault: Vault, clock: Clock, progress: Progress) -> BackupReport:
+    """Back up; start again where the lake moved on too far meanwhile. Blobs stay, so it is cheap."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return _Backup(project, vault, clock, progress).run()
+        except (SnapshotMovedError, FileNotFoundError) as error:
+            if attempt == _ATTEMPTS:
+                raise StorageError(
+                    f"the project changed faster than it could be read: {error}",
+                    where=str(project.paths.data),
+                    fix="raise lake.history, which keeps replaced files, or back up at a quiet time",
+                ) from error
+    raise AssertionError("unreachable")
+
+
+class _Backup:
+    """One attempt."""
+
+    def __init__(self, project: Project, vault: Vault, clock: Clock, progress: Progress) -> None:
+        self._project, self._vault, self._clock = project, vault, clock
+        self._progress = progress
+        self._done: dict[str, int] = {}
+        self._started = time.monotonic()
+        self._files: list[StoredFile] = []
+
+    def run(self) -> BackupReport:
+        paths = self._project.paths
+        written_before = self._vault.written_bytes
+        lake = read_lake(paths.lake)
+        erased = len(SuppressionList.load(paths.data))
+        with tempfile.TemporaryDirectory(dir=paths.run, prefix="backup-") as name:
+            scratch = Path(name)
+            taken_at = self._clock.now()
+            with hold_logs(local_folder(self._project.stream)) as logs:
+                require_connected(lake, logs)
+                spans = self._copy_logs(logs, scratch)
+            self._add_lake(lake)
+            for path in sorted(scratch.iterdir()):
+                self._add_parts(f"{DATA}/stream/{path.name}", path)
+        self._add_small(_project_files(self._project), self._project.root, PROJECT)
+        self._add_small(_data_files(paths.data), paths.data, DATA)
+        manifest = self._manifest(taken_at, lake, spans, erased)
+        self._vault.add(manifest)
+        return BackupReport(
+            uri=str(self._vault.storage),
+            name=manifest.name,
+            taken_at=taken_at,
+            files=len(manifest.files),
+            size_bytes=manifest.size_bytes,
+            written_bytes=self._vault.written_bytes - written_before,
+            seconds=time.monotonic() - self._started,
+            log_rows={stem: span.end - span.start for stem, span in spans.items()},
+            cluster=manifest.cluster,
+        )
+
+    def _manifest(
+        self, taken_at: int, lake: LakeSnapshot, spans: dict[str, LogSpan], erased: int
+    ) -> Manifest:
+        project = self._project
+        return Manifest(
+            name=manifest_name(taken_at),
+            project=project.settings.project.name,
+            taken_at=taken_at,
+            tailorbird=__version__,
+            revision=_revision(project.root),
+            root=str(project.root),
+            data=str(project.paths.data),
+            host=socket.gethostname(),
+            cluster=project.settings.stream.url,
+            lake=lake.versions,
+            archived=lake.archived,
+            routed=dict(lake.positions.routed),
+            logs=spans,
+            erased=erased,
+            files=self._files,
+        )
+
+    def _count(self, stage: str, size: int, total: int | None) -> None:
+        self._done[stage] = self._done.get(stage, 0) + size
+        self._progress(stage, self._done[stage], total)
+
+    def _copy_logs(self, logs: list[HeldLog], scratch: Path) -> dict[str, LogSpan]:
+        """Copy the logs to a local folder, in which no reader holds them up."""
+        size = sum(log.path.stat().st_size for log in logs)
+        free = shutil.disk_usage(scratch).free
+        if free < size:
+            raise StorageError(
+                f"a copy of the logs needs {size:,} bytes, and {free:,} are free",
+                where=str(scratch.parent),
+                fix="free some space; the copy is deleted after the backup",
+            )
+        for log in logs:
+            log.copy_to(scratch / log.path.name, lambda done: self._count("copy logs", done, size))
+        return {log.path.stem: log.span for log in logs}
+
+    def _add_lake(self, lake: LakeSnapshot) -> None:
+        path, total = self._project.paths.lake, len(lake.files)
+        sizes: dict[str, int] = {}
+
+        def add(item: tuple[str, str]) -> None:
+            name, checksum = item
+            file = path / name
+            self._vault.put_known(checksum, file.read_bytes, str(file))
+            sizes[name] = file.stat().st_size
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for _ in pool.map(add, lake.files.items()):
+                self._count("lake files", 1, total)
+        self._files += [
+            StoredFile(f"{LAKE}/{name}", sizes[name], (checksum,))
+            for name, checksum in lake.files.items()
+        ]
+        for contents, grows in ((lake.small, False), (lake.tails, True)):
+            for name, content in contents.items():
+                parts = tuple(self._vault.put(part) for part in _split(content))
+                self._files.append(StoredFile(f"{LAKE}/{name}", len(content), parts, grows=grows))
+
+    def _add_parts(self, name: str, path: Path) -> None:
+        """Add a log in parts, of which those that did not change are there already."""
+        size, parts = path.stat().st_size, []
+        with path.open("rb") as file:
+            while part := file.read(PART_BYTES):
+                parts.append(self._vault.put(part))
+                self._count("store logs", len(part), None)
+        self._files.append(StoredFile(name, size, tuple(parts)))
+
+    def _add_small(self, paths: Iterable[Path], root: Path, place: str) -> None:
+        for path in paths:
+            try:
+                content, mode = path.read_bytes(), path.stat().st_mode & 0o777
+            except FileNotFoundError:  # It was deleted since the folder was listed.
+                continue
+            parts = tuple(self._vault.put(part) for part in _split(content))
+            name = f"{place}/{path.relative_to(root).as_posix()}"
+            self._files.append(StoredFile(name, len(content), parts, mode))
+
+
+def _split(content: bytes) -> Iterator[bytes]:
+    for start in range(0, len(content), PART_BYTES):
+        yield content[start : start + PART_BYTES]
+
+
+def _project_files(project: Project) -> Iterator[Path]:
+    """Yield settings and declarations: files of the project's folder, packages, and the encoder."""
+    for path in sorted(project.root.iterdir()):
+        if path.is_file() and path.suffix in _DECLARATIONS:
+            yield path
+        elif path.is_dir() and (path / "__init__.py").is_file():
+            yield from sorted(path.rglob("*.py"))
+    encoder = project.root / project.settings.search.encoder
+    if project.settings.search.encoder and project.root in encoder.resolve().parents:
+        files = encoder.rglob("*") if encoder.is_dir() else [encoder]
+        yield from (path for path in sorted(files) if path.is_file())
+
+
+def _data_files(data: Path) -> Iterator[Path]:
+    """Yield the files of the data folder outside logs and lake.
+
+    In the registry aliases come before the versions that they name, which are never changed.
+    """
+    for pattern in _DATA:
+        for path in sorted(data.glob(pattern)):
+            is_hidden = any(part.startswith(".") for part in path.relative_to(data).parts)
+            is_lock = path.suffix == ".lock" or path.name in _NOT_COPIED
+            if path.is_file() and not is_hidden and not is_lock:
+                yield path
+
+
+def _revision(root: Path) -> str:
+    """Return the commit of the project's folder, or "" outside Git."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,174 @@
+"""Recognise a plain copy of a project, such as one of `cp -r`, and name what it lacks.
+
+A copy of a running project has each file as of another moment. So its lake may be ahead of its
+logs, and new rows would be taken for those that the lake has. `up` records where the data folder
+is, and a copy has another inode:
+
+    data/run/origin.json    path and inode of the data folder, and what it was copied from
+"""
+
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from tailorbird.atomic_write import atomic_write
+from tailorbird.config import Project
+from tailorbird.config.roles import read_roles
+from tailorbird.errors import DamageError, StorageError
+from tailorbird.lake.write.positions import load_positions, waiting_rows
+from tailorbird.stream import local_folder, open_reader, raw_logs, response_logs, sqlite
+from tailorbird.stream.locked import router_positions
+from tailorbird.stream.partitions import routed_path
+from tailorbird.stream.released import Released, read_released
+
+FILE = "origin.json"
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a data folder is, and what it was copied from.
+
+    Attributes:
+        copied_from: path of the original; "" if this is no copy.
+        was_running: whether roles ran while it was copied.
+    """
+
+    id: str
+    path: str
+    inode: int
+    copied_from: str = ""
+    was_running: bool = False
+
+
+@dataclass(frozen=True)
+class CopyReport:
+    """A project that is a plain copy of another one.
+
+    Attributes:
+        copied_from: data folder of the original.
+        was_running: whether roles ran while it was copied.
+        waiting: rows of each log that are not in the lake yet; the roles bring them in.
+        missing: what is wrong with each log that is behind its readers: rows were lost.
+    """
+
+    copied_from: str
+    was_running: bool
+    waiting: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        when = "while its roles ran" if self.was_running else "while no role ran"
+        lines = [f"This project is a plain copy of {self.copied_from}, taken {when}."]
+        if rows := sum(self.waiting.values()):
+            lines.append(
+                f"{rows:,} rows of its logs are not in its lake yet. `tailorbird up` brings them in."
+            )
+        lines += [f"{log}: {what}" for log, what in self.missing.items()]
+        if self.missing:
+            lines.append("Use a backup instead: tailorbird restore URI FOLDER")
+        return "\n".join(lines)
+
+
+def record_origin(project: Project) -> CopyReport | None:
+    """Record where the project is, before its roles start; report a copy.
+
+    Raises:
+        DamageError: the project is a copy whose logs are behind its lake or its router.
+    """
+    data, run = project.paths.data, project.paths.run
+    report = inspect_copy(project)
+    if report is not None and report.missing:
+        raise DamageError(
+            str(report),
+            where=str(data),
+            fix="tailorbird restore URI FOLDER; to go on with a copy that lost these rows, delete "
+            f"{run / FILE}",
+        )
+    before = read_origin(run)
+    inode = data.stat().st_ino
+    if before is None or before.inode != inode:
+        origin = Origin(
+            id=secrets.token_hex(8),
+            path=str(data),
+            inode=inode,
+            copied_from=report.copied_from if report else "",
+            was_running=bool(report and report.was_running),
+        )
+        atomic_write(run / FILE, msgspec.json.encode(origin))
+    return report
+
+
+def read_origin(run: Path) -> Origin | None:
+    """Return the record, or None without a readable one."""
+    try:
+        return msgspec.json.decode((run / FILE).read_bytes(), type=Origin)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def inspect_copy(project: Project) -> CopyReport | None:
+    """Return what a copy lacks, or None if the project is no copy."""
+    paths = project.paths
+    origin = read_origin(paths.run)
+    if origin is None:
+        return None
+    if origin.inode == paths.data.stat().st_ino:
+        if not origin.copied_from:
+            return None
+        copied_from, was_running = origin.copied_from, origin.was_running
+    else:
+        copied_from, was_running = origin.path, _has_open_writers(paths.run, project)
+    return CopyReport(
+        copied_from,
+        was_running,
+        waiting_rows(load_positions(paths.lake), project.stream),
+        _missing_rows(project),
+    )
+
+
+def _has_open_writers(run: Path, project: Project) -> bool:
+    """Return whether roles had not ended when this was copied: they leave their traces."""
+    logs = local_folder(project.stream).glob("*.db")
+    return bool(read_roles(run)) or any(sqlite.wal_bytes(path) for path in logs)
+
+
+def _missing_rows(project: Project) -> dict[str, str]:
+    """Return for each log file that ends before what was read of it how many rows it lacks."""
+    folder = local_folder(project.stream)
+    released = read_released(project.paths.lake)
+    logs = {
+        path.stem: path for path in (*raw_logs(folder).values(), *response_logs(folder).values())
+    }
+    if routed_path(folder).exists():
+        logs["routed"] = routed_path(folder)
+    missing: dict[str, str] = {}
+    needed = _needed_ends(project, released)
+    for log, end in sorted(needed.items()):
+        if log not in logs:
+            if not project.settings.stream.url:
+                missing[log] = f"the log is missing, and was read up to row {end:,}"
+            continue
+        try:
+            with open_reader(logs[log]) as reader:
+                rows = end - reader.end()
+        except (DamageError, StorageError) as error:
+            missing[log] = error.message
+            continue
+        if rows > 0:
+            missing[log] = f"lacks {rows:,} rows that were acknowledged and read up to row {end:,}"
+    return missing
+
+
+def _needed_ends(project: Project, released: Released) -> dict[str, int]:
+    """Return how far router and lake have read each log, by its name."""
+    ends: dict[str, int] = dict(released.archive)
+    for positions in (*router_positions(project.stream), released.routed):
+        for producer, position in positions.items():
+            log = f"raw-{producer}"
+            ends[log] = max(position, ends.get(log, 0))
+    for positions in released.tables.values():
+        for log, position in positions.items():
+            if log == "routed" or log.startswith("answers-"):
+                ends[log] = max(position, ends.get(log, 0))
+    return ends

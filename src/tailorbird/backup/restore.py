@@ -1,0 +1,265 @@
+"""Restore a backup into an empty folder, and erase again who was erased after it."""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tailorbird.backup.erased import Progress, erase_again, is_erasure_file
+from tailorbird.backup.manifest import DATA, LAKE, PROJECT, Manifest, StoredFile
+from tailorbird.backup.origin import record_origin
+from tailorbird.backup.vault import Vault
+from tailorbird.config import FILE, Paths, Project, load_settings, open_project, paths_of
+from tailorbird.errors import TailorbirdError, UsageError
+from tailorbird.events import Clock, to_iso
+from tailorbird.lake.files import durable
+from tailorbird.lake.files.append_only import open_tail
+from tailorbird.storage import Storage
+from tailorbird.stream import open_reader, raw_logs
+
+_THREADS = 4
+
+
+@dataclass(frozen=True, repr=False)
+class RestoreReport:
+    """A project that was restored.
+
+    Attributes:
+        taken_at: every event that was acknowledged before this time is in it, microseconds.
+        log_ends: the row after the last one of each log file.
+        acknowledged_after: rows that the original acknowledged after the backup, by log; None if
+            the original is not on this machine.
+        erased: number of ids that were erased again.
+        receipt: file of the erasure; "" if there was none.
+        cluster: address of the logs if they are topics.
+        next_commands: what to run now.
+    """
+
+    uri: str
+    folder: str
+    name: str
+    taken_at: int
+    files: int
+    size_bytes: int
+    seconds: float
+    log_ends: dict[str, int] = field(default_factory=dict)
+    acknowledged_after: dict[str, int] | None = None
+    erased: int = 0
+    receipt: str = ""
+    cluster: str = ""
+    next_commands: tuple[str, ...] = ()
+
+    @property
+    def mb_per_s(self) -> float:
+        """Megabytes written per second, without the erasure."""
+        return self.size_bytes / 1e6 / max(self.seconds, 1e-9)
+
+    def __repr__(self) -> str:
+        lines = [
+            f"Restored to {self.folder} as of {to_iso(self.taken_at)}",
+            f"  {self.files:,} files, {self.size_bytes:,} bytes in {self.seconds:.1f} s "
+            f"({self.mb_per_s:,.0f} MB/s), each with its checksum",
+        ]
+        lines += [f"  {line}" for line in self._describe_lost()]
+        if self.receipt:
+            lines.append(
+                f"  {self.erased:,} ids that were erased later were erased again: {self.receipt}"
+            )
+        if self.cluster:
+            lines.append(
+                f"  The logs are topics of {self.cluster}: roles go on there from the positions "
+                "of this backup."
+            )
+        lines.append("Next:")
+        return "\n".join([*lines, *(f"  {command}" for command in self.next_commands)])
+
+    def _describe_lost(self) -> list[str]:
+        ends = ", ".join(
+            f"{log} row {end:,}" for log, end in self.log_ends.items() if log.startswith("raw-")
+        )
+        known = f"Logs end at {ends}." if ends else "There are no logs in it."
+        if self.acknowledged_after is None:
+            return [f"{known} The original is not here, so what came later is not known."]
+        lost = {log: rows for log, rows in self.acknowledged_after.items() if rows}
+        if not lost:
+            return [f"{known} The original acknowledged nothing after it."]
+        rows = ", ".join(f"{log} {count:,}" for log, count in lost.items())
+        return [f"{known} The original acknowledged {sum(lost.values()):,} rows after it: {rows}."]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `tailorbird restore --json` prints."""
+        return {
+            **msgspec.to_builtins(self),
+            "taken_at": to_iso(self.taken_at),
+            "mb_per_s": round(self.mb_per_s, 1),
+        }
+
+
+def restore_backup(
+    vault: Vault,
+    folder: Path,
+    clock: Clock,
+    *,
+    drain: Callable[[Project, Clock, Progress], object],
+    at: int | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> RestoreReport:
+    """Restore the newest backup, or the newest of time `at` or earlier, into an empty folder.
+
+    Args:
+        drain: brings all rows of the logs into the lake; called only for an erasure.
+
+    Raises:
+        NotReadyError: there is no backup.
+        UsageError: the folder, its data folder or its lake is not empty.
+        DamageError: a file of the backup is missing or damaged; names it.
+    """
+    folder = folder.resolve()
+    _require_empty(folder, "the folder")
+    manifest = vault.manifest_at(at)
+    newest = vault.newest() or manifest
+    started = time.monotonic()
+    paths = _Files(vault, manifest, folder, progress).write()
+    os.sync()
+    seconds = time.monotonic() - started
+    project = open_project(folder)
+    paths.run.mkdir(parents=True, exist_ok=True)
+    record_origin(project)
+    receipt = None
+    if _erasure_files(newest) != _erasure_files(manifest):
+
+        def install_newer() -> None:
+            for file in _erasure_files(newest):
+                _write_file(vault, file, paths.data / _below(file))
+
+        receipt = erase_again(
+            open_project(folder, applied=True), install_newer, clock, drain=drain, progress=progress
+        )
+    return RestoreReport(
+        uri=str(vault.storage),
+        folder=str(folder),
+        name=manifest.name,
+        taken_at=manifest.taken_at,
+        files=len(manifest.files),
+        size_bytes=manifest.size_bytes,
+        seconds=seconds,
+        log_ends={log: span.end for log, span in manifest.logs.items()},
+        acknowledged_after=_acknowledged_after(manifest, paths),
+        erased=len(receipt.people) if receipt else 0,
+        receipt=receipt.path if receipt else "",
+        cluster=manifest.cluster,
+        next_commands=(
+            f"tailorbird -C {folder} up                 rebuilds the state, and answers",
+            f"tailorbird -C {folder} lake verify",
+            f"tailorbird -C {folder} features verify",
+        ),
+    )
+
+
+def _erasure_files(manifest: Manifest) -> list[StoredFile]:
+    return [
+        file
+        for file in manifest.files
+        if file.path.startswith(f"{DATA}/") and is_erasure_file(_below(file))
+    ]
+
+
+def _below(file: StoredFile) -> str:
+    """Return the path of a file below its place."""
+    return file.path.partition("/")[2]
+
+
+class _Files:
+    """Writes the files of a backup."""
+
+    def __init__(self, vault: Vault, manifest: Manifest, folder: Path, progress: Progress) -> None:
+        self._vault, self._manifest, self._folder = vault, manifest, folder
+        self._progress, self._done = progress, 0
+
+    def write(self) -> Paths:
+        """Write all files; the settings come last, so that a part of a project is none."""
+        folder = self._folder
+        files = self._manifest.files
+        settings_file = next(file for file in files if file.path == f"{PROJECT}/{FILE}")
+        draft = folder / f"{FILE}.restoring"
+        _write_file(self._vault, settings_file, draft)
+        settings, _ = load_settings(draft)
+        paths = paths_of(folder, settings)
+        try:
+            _require_empty(paths.data, "project.data", variable="TAILORBIRD_PROJECT__DATA")
+            _require_empty(paths.lake, "the lake", variable="TAILORBIRD_LAKE__URL")
+        except TailorbirdError:
+            draft.unlink()
+            raise
+        places: dict[str, Storage] = {PROJECT: folder, DATA: paths.data, LAKE: paths.lake}
+        self._write_all([file for file in files if file != settings_file], places)
+        draft.rename(folder / FILE)
+        return paths
+
+    def _write_all(self, files: Sequence[StoredFile], places: dict[str, Storage]) -> None:
+        total = sum(file.size for file in files)
+
+        def write(file: StoredFile) -> int:
+            target = places[file.path.partition("/")[0]] / _below(file)
+            if file.grows:
+                durable.make_folder(target.parent)
+                open_tail(target).replace(b"".join(self._vault.read(file)))
+            else:
+                _write_file(self._vault, file, target)
+            return file.size
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for size in pool.map(write, files):
+                self._done += size
+                self._progress("restore", self._done, total)
+
+
+def _write_file(vault: Vault, file: StoredFile, target: Storage) -> None:
+    """Write a file part by part; what is in memory is one part of a log, or one file of the lake."""
+    if file.path.startswith(f"{LAKE}/"):
+        durable.make_folder(target.parent)
+        target.write_bytes(b"".join(vault.read(file)))
+        return
+    local = Path(str(target))
+    local.parent.mkdir(parents=True, exist_ok=True)
+    with open(
+        os.open(local, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, file.mode or 0o644), "wb"
+    ) as out:
+        for part in vault.read(file):
+            out.write(part)
+
+
+def _require_empty(place: Storage, what: str, *, variable: str = "") -> None:
+    """Raise UsageError unless a place is empty or absent: two projects must not share one."""
+    if not place.is_dir() or not any(True for _ in place.iterdir()):
+        return
+    fix = "name a folder that does not exist yet"
+    if variable:
+        fix = f"move it away, or set {variable} to an empty place, and keep it set for all commands"
+    raise UsageError(f"{what} is not empty", where=str(place), fix=fix)
+
+
+def _acknowledged_after(manifest: Manifest, restored: Paths) -> dict[str, int] | None:
+    """Return what the original acknowledged after the backup, if it is on this machine."""
+    original = Path(manifest.data)
+    if (
+        manifest.host != socket.gethostname()
+        or original == restored.data
+        or not (original / "stream").is_dir()
+    ):
+        return None
+    rows: dict[str, int] = {}
+    for path in raw_logs(original / "stream").values():
+        try:
+            with open_reader(path) as reader:
+                span = manifest.logs.get(path.stem)
+                rows[path.stem] = reader.end() - (span.end if span else reader.start())
+        except TailorbirdError:  # A log that is damaged may be why this is restored.
+            return None
+    return rows

@@ -1,0 +1,215 @@
+"""The lake and the logs of a running project as of one moment.
+
+Restored positions must not lie beyond the logs, and no row may be missing between them. So each
+file is read before the files that its positions are about:
+
+    positions.json ─► ledger, manifest of the archive     the lake; its files never change
+    scores.db ─► routed.db ─► answers-*.db, raw-*.db      read transactions, opened one by one
+
+In between, a writer may prune rows that the lake has meanwhile. `require_connected` notices, and
+the caller starts again. The logs are copied inside their transactions, which keep a WAL from
+shrinking, so this goes to a local folder and not over a network.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import apsw
+
+from tailorbird.backup.manifest import LogSpan
+from tailorbird.errors import DamageError, NotReadyError
+from tailorbird.events.suppression import MARK
+from tailorbird.lake.delta.recovery import ledger_is_lost
+from tailorbird.lake.delta.table import commit_path
+from tailorbird.lake.delta.versions import TableVersion, version_at
+from tailorbird.lake.files import swap
+from tailorbird.lake.files.append_only import open_tail
+from tailorbird.lake.files.archive import Archive
+from tailorbird.lake.files.ledger import Ledger
+from tailorbird.lake.tables import TABLES
+from tailorbird.lake.write.etl import ROUTED_TABLES
+from tailorbird.lake.write.positions import Positions, ledger_lost, load_positions
+from tailorbird.storage import Storage
+from tailorbird.stream import raw_logs, response_logs, routed_path, scores_path, sqlite
+from tailorbird.stream.reading import last_block, log_row
+from tailorbird.stream.released import FILE as POSITIONS
+
+_PAGES = 2_048  # copied between two calls of progress
+_SMALL = (MARK, "pseudonyms.json")
+
+
+class SnapshotMovedError(Exception):
+    """A log was pruned between reading the lake and the log."""
+
+
+@dataclass(frozen=True)
+class LakeSnapshot:
+    """The lake as of one line of its ledger.
+
+    Attributes:
+        files: path below the lake → SHA-256 of each file that never changes.
+        small: path → content of files that are replaced.
+        tails: path → content of files that grow.
+    """
+
+    positions: Positions = field(default_factory=Positions)
+    versions: dict[str, TableVersion] = field(default_factory=dict)
+    archived: dict[str, int] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    small: dict[str, bytes] = field(default_factory=dict)
+    tails: dict[str, bytes] = field(default_factory=dict)
+
+
+def read_lake(lake: Storage) -> LakeSnapshot:
+    """Read which files the lake has now; an empty snapshot without a lake.
+
+    Raises:
+        DamageError: ledger, positions or manifest are damaged or lost.
+        NotReadyError: a rebuild was cut short.
+    """
+    if ledger_is_lost(lake):
+        raise DamageError(
+            "the ledger is missing, and tables have rows", where=str(lake), fix=ledger_lost(lake)
+        )
+    if swap.is_unfinished(lake):
+        raise NotReadyError(
+            "a rebuild of the lake was cut short",
+            where=str(lake),
+            fix="tailorbird lake repair --yes completes it",
+        )
+    if not (lake / "ledger.jsonl").exists():
+        return LakeSnapshot()
+    positions = load_positions(lake)  # First, because ledger and archive may only be ahead of it.
+    small = _read_small(lake)
+    archive = Archive(lake / "archive")
+    ledger = Ledger(lake / "ledger.jsonl")
+    tails = {"ledger.jsonl": _lines(lake / "ledger.jsonl", len(ledger.lines))}
+    if archive.files:
+        tails["archive/manifest.jsonl"] = _lines(
+            lake / "archive" / "manifest.jsonl", len(archive.files)
+        )
+    files = {f"archive/{file.file}": file.sha256 for file in archive.files}
+    versions: dict[str, TableVersion] = {}
+    for table in TABLES:
+        commits = ledger.commits(table)
+        if not commits:
+            continue
+        files |= _table_files(lake, table, ledger)
+        versions |= version_at(lake, table, max(commits))
+    archived = {f"raw-{name}": end for name, end in archive.positions().items()}
+    return LakeSnapshot(positions, versions, archived, files, small, tails)
+
+
+def _read_small(lake: Storage) -> dict[str, bytes]:
+    contents: dict[str, bytes] = {}
+    for name in (POSITIONS, *_SMALL):
+        try:
+            contents[name] = (lake / name).read_bytes()
+        except FileNotFoundError:
+            continue
+    return contents
+
+
+def _lines(path: Storage, count: int) -> bytes:
+    """Return the first lines of a file that may have grown meanwhile."""
+    lines = open_tail(path).data.split(b"\n")[:count]
+    return b"".join(line + b"\n" for line in lines)
+
+
+def _table_files(lake: Storage, table: str, ledger: Ledger) -> dict[str, str]:
+    """Return the files of a table: its rows, and the log from its beginning on."""
+    begin = ledger.log_begin(table)
+    files = {f"{table}/{file.path}": file.sha256 for file in ledger.files(table).values()}
+    for version, line in ledger.commits(table).items():
+        if version >= begin:
+            name = commit_path(lake / table, version).name
+            files[f"{table}/_delta_log/{name}"] = line.commit_sha256
+    for version, line in ledger.checkpoints(table).items():
+        name = line.files[0].path
+        if version >= begin and (lake / table / "_delta_log" / name).exists():
+            files[f"{table}/_delta_log/{name}"] = line.files[0].sha256
+    return files
+
+
+@dataclass(frozen=True)
+class HeldLog:
+    """A log file whose rows stay the same until its transaction ends."""
+
+    path: Path
+    connection: apsw.Connection
+    partition: str
+    span: LogSpan
+
+    def copy_to(self, target: Path, progress: Callable[[int], None]) -> None:
+        """Copy the file by SQLite's backup API."""
+        copy = apsw.Connection(str(target))
+        try:
+            with sqlite.errors(self.path):
+                backup = copy.backup("main", self.connection, "main")
+                try:
+                    self._copy_pages(backup, progress)
+                finally:
+                    backup.finish()
+        finally:
+            copy.close()
+
+    def _copy_pages(self, backup: apsw.Backup, progress: Callable[[int], None]) -> None:
+        page_bytes = self.connection.execute("PRAGMA page_size").get
+        remaining: int | None = None
+        while not backup.done:
+            backup.step(_PAGES)
+            before = backup.page_count if remaining is None else remaining
+            remaining = backup.remaining
+            progress((before - remaining) * page_bytes)
+
+
+@contextmanager
+def hold_logs(folder: Path) -> Iterator[list[HeldLog]]:
+    """Open a read transaction on each log file, those with positions in others first."""
+    with ExitStack() as stack:
+        held = [
+            log for path in (scores_path(folder), routed_path(folder)) for log in _hold(path, stack)
+        ]
+        # Listed here, because a producer that is new now may be in the routed log already.
+        for paths in (response_logs(folder), raw_logs(folder)):
+            held += [log for path in paths.values() for log in _hold(path, stack)]
+        yield held
+
+
+def _hold(path: Path, stack: ExitStack) -> list[HeldLog]:
+    if not path.exists():
+        return []
+    connection = sqlite.connect_reader(path)
+    stack.callback(connection.close)
+    with sqlite.errors(path):
+        connection.execute("BEGIN")
+        try:
+            _, partition, start, _, _, end = log_row(connection)
+            end = max(end, last_block(connection)[0])
+        except apsw.SQLError:  # Its writer has just created the file, and acknowledged nothing.
+            return []
+    return [HeldLog(path, connection, partition, LogSpan(start, end))]
+
+
+def require_connected(lake: LakeSnapshot, logs: list[HeldLog]) -> None:
+    """Raise SnapshotMovedError if rows lie in neither the lake nor a log."""
+    for log in logs:
+        stem = log.path.stem
+        if stem == "scores":
+            continue
+        if stem == "routed":
+            tables = lake.positions.tables
+            reached = min(tables.get(table, {}).get(stem, 0) for table in ROUTED_TABLES)
+        elif stem.startswith("answers-"):
+            reached = lake.positions.tables.get("answers", {}).get(stem, 0)
+        else:
+            reached = min(lake.archived.get(stem, 0), lake.positions.routed.get(log.partition, 0))
+        if log.span.start > reached and log.span.start > _origin(log):
+            raise SnapshotMovedError(f"{log.path} was pruned up to {log.span.start:,}")
+
+
+def _origin(log: HeldLog) -> int:
+    """Return where a log began when it was made, which is not always 0."""
+    return log_row(log.connection)[4]

@@ -1,0 +1,190 @@
+"""The location of backups: blobs named by their content, and a manifest for each backup.
+
+    blobs/3f/3f8a…                        a file, or a part of a log file
+    snapshots/20261201T010203.000000Z     manifest
+
+A blob that is there is not written again, so a second backup writes what is new. A backup exists
+once its manifest is written.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from tailorbird.backup.manifest import Manifest, StoredFile, decode_manifest, encode_manifest
+from tailorbird.errors import DamageError, NotReadyError, UsageError
+from tailorbird.events import to_iso
+from tailorbird.lake.files import durable
+from tailorbird.storage import Storage, open_storage
+
+_BLOBS, _SNAPSHOTS = "blobs", "snapshots"
+
+
+def open_vault(uri: str) -> "Vault":
+    """Open the backups at a folder or an `s3://` URI. Raises ConfigError for another scheme."""
+    return Vault(open_storage(uri, Path.cwd()))
+
+
+class Vault:
+    """The backups of one project. Safe to use from several threads."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.written_bytes = 0
+        self.written_blobs = 0
+        self._lock = threading.Lock()
+        self._present: set[str] | None = None
+
+    def _blob(self, name: str) -> Storage:
+        return self.storage / _BLOBS / name[:2] / name
+
+    def _claim(self, name: str) -> bool:
+        """Return whether the caller has to write a blob."""
+        with self._lock:
+            if self._present is None:
+                self._present = {blob.name for blob in self._stored_blobs()}
+            if name in self._present:
+                return False
+            self._present.add(name)
+            return True
+
+    def _stored_blobs(self) -> Iterator[Storage]:
+        blobs: Iterator[Storage] = iter((self.storage / _BLOBS).rglob("*"))
+        yield from (blob for blob in blobs if len(blob.name) == 64)
+
+    def put(self, data: bytes) -> str:
+        """Write a blob unless it is there, and return its name."""
+        name = hashlib.sha256(data).hexdigest()
+        if self._claim(name):
+            self._write(name, data)
+        return name
+
+    def put_known(self, name: str, read: Callable[[], bytes], where: str) -> int:
+        """Write a blob whose checksum is known; its content is read only if it is not there.
+
+        Returns:
+            The number of bytes read.
+        Raises:
+            DamageError: the content does not have this checksum.
+        """
+        if not self._claim(name):
+            return 0
+        data = read()
+        if hashlib.sha256(data).hexdigest() != name:
+            raise DamageError(
+                "does not match its checksum, so it was not backed up",
+                where=where,
+                fix="tailorbird lake verify names all that is corrupt, lake repair rebuilds it",
+            )
+        self._write(name, data)
+        return len(data)
+
+    def _write(self, name: str, data: bytes) -> None:
+        path = self._blob(name)
+        durable.make_folder(path.parent)
+        durable.replace(path, data)
+        with self._lock:
+            self.written_bytes += len(data)
+            self.written_blobs += 1
+
+    def read(self, file: StoredFile) -> Iterator[bytes]:
+        """Yield the content of a file, checked part by part.
+
+        Raises:
+            DamageError: a blob is missing or is not what was written; names it.
+        """
+        size = 0
+        for part in file.parts:
+            blob = self._blob(part)
+            try:
+                data = blob.read_bytes()
+            except FileNotFoundError:
+                raise _damaged(file, "is missing", blob) from None
+            if hashlib.sha256(data).hexdigest() != part:
+                raise _damaged(file, "does not match its checksum", blob)
+            size += len(data)
+            yield data
+        if size != file.size:
+            raise DamageError(f"{file.path} has {size} bytes, expected {file.size}")
+
+    def add(self, manifest: Manifest) -> None:
+        """Write the manifest, which makes the backup exist."""
+        folder = self.storage / _SNAPSHOTS
+        durable.make_folder(folder)
+        durable.replace(folder / manifest.name, encode_manifest(manifest))
+
+    def names(self) -> list[str]:
+        """Return the names of all backups, the oldest first."""
+        folder = self.storage / _SNAPSHOTS
+        entries = folder.iterdir() if folder.is_dir() else ()
+        return sorted(entry.name for entry in entries if entry.name.endswith("Z"))
+
+    def manifest(self, name: str) -> Manifest:
+        """Read the manifest of a backup. Raises DamageError."""
+        path = self.storage / _SNAPSHOTS / name
+        return decode_manifest(path.read_bytes(), str(path))
+
+    def newest(self) -> Manifest | None:
+        """Return the newest backup, or None without any. Raises DamageError."""
+        names = self.names()
+        return self.manifest(names[-1]) if names else None
+
+    def manifest_at(self, at: int | None) -> Manifest:
+        """Return the newest backup taken at this time or earlier, by default the newest.
+
+        Raises:
+            NotReadyError: there is no backup.
+            UsageError: all backups are later.
+        """
+        names = self.names()
+        if not names:
+            raise NotReadyError(
+                "there is no backup here",
+                where=str(self.storage),
+                fix="tailorbird -C PROJECT backup URI makes one",
+            )
+        if at is None:
+            return self.manifest(names[-1])
+        for name in reversed(names):
+            manifest = self.manifest(name)
+            if manifest.taken_at <= at:
+                return manifest
+        first = self.manifest(names[0])
+        raise UsageError(
+            f"no backup is from {to_iso(at)} or earlier",
+            where=str(self.storage),
+            fix=f"the first one is from {to_iso(first.taken_at)}",
+        )
+
+    def prune(self, keep: int) -> tuple[int, int]:
+        """Delete all but the newest `keep` backups, and the blobs that only they had.
+
+        Returns:
+            The number of deleted backups and blobs.
+        """
+        names = self.names()
+        old, kept = names[:-keep], names[-keep:]
+        if not old:
+            return 0, 0
+        used: set[str] = set()
+        for name in kept:
+            used |= self.manifest(name).blobs
+        for name in old:
+            (self.storage / _SNAPSHOTS / name).unlink()
+        count = 0
+        for blob in list(self._stored_blobs()):
+            if blob.name not in used:
+                with suppress(FileNotFoundError):
+                    blob.unlink()
+                count += 1
+        return len(old), count
+
+
+def _damaged(file: StoredFile, what: str, blob: Storage) -> DamageError:
+    return DamageError(
+        f"{file.path} of this backup {what}",
+        where=str(blob),
+        fix="restore another backup: --at with an earlier or a later time",
+    )

@@ -1,0 +1,90 @@
+"""A plain copy of a project is recognised, and what it lacks is named."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from tests.backup.conftest import clicks, send
+from tests.support.commands import must_json, tailorbird
+from tests.support.oracle import Ledger, Load, in_lake
+from tests.support.roles import Up, make_project, until
+
+from tailorbird.backup import inspect_copy, record_origin
+from tailorbird.config import Project, open_project
+from tailorbird.errors import DamageError
+
+
+@pytest.fixture
+def known(shop: Project) -> Project:
+    """The project, after `up` has recorded where it is."""
+    shop.paths.run.mkdir(parents=True, exist_ok=True)
+    assert record_origin(shop) is None
+    assert record_origin(shop) is None
+    return shop
+
+
+def copy(project: Project, target: Path) -> Project:
+    shutil.copytree(project.root, target)
+    return open_project(target)
+
+
+def test_a_copy_of_a_project_at_rest_is_named_and_runs(known: Project, tmp_path: Path) -> None:
+    send(known, clicks("dan", 4), route=False)
+    copied = copy(known, tmp_path / "copy")
+    report = inspect_copy(copied)
+    assert report is not None
+    assert report.copied_from == str(known.paths.data)
+    assert not report.was_running
+    assert report.waiting == {"raw-serve-1": 4}
+    assert report.missing == {}
+    assert record_origin(copied) == report
+    assert inspect_copy(known) is None, "the original is none"
+
+
+def test_a_moved_project_is_no_copy(known: Project, tmp_path: Path) -> None:
+    known.root.rename(tmp_path / "elsewhere")
+    assert inspect_copy(open_project(tmp_path / "elsewhere")) is None
+
+
+def test_a_copy_whose_logs_are_behind_its_lake_is_refused(known: Project, tmp_path: Path) -> None:
+    early = tmp_path / "early"
+    shutil.copytree(known.paths.stream, early)
+    send(known, clicks("dan", 6))
+    copied = copy(known, tmp_path / "copy")
+    shutil.copy(early / "raw-serve-1.db", copied.paths.stream / "raw-serve-1.db")
+    report = inspect_copy(copied)
+    assert report is not None
+    assert "6 rows" in report.missing["raw-serve-1"]
+    with pytest.raises(DamageError, match="lacks 6 rows"):
+        record_origin(copied)
+    done = tailorbird("-C", copied.root, "lake", "verify")
+    assert done.returncode == 1
+    assert "lacks 6 rows" in done.stdout
+    (copied.paths.stream / "routed.db").unlink()
+    assert "missing" in (inspect_copy(copied) or report).missing["routed"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_verify_says_what_a_copy_of_a_running_project_lacks(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "shop")
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    up = Up(project).wait()
+    load = Load(up.port, ledger)
+    try:
+        load.start()
+        until(lambda: len(in_lake(project)) > 50, 60, "nothing reaches the lake")
+        until(lambda: ledger.acked - in_lake(project).keys() != set(), 60, "nothing waits")
+        shutil.copytree(project.root, tmp_path / "copy")
+        load.stop()
+    finally:
+        up.stop()
+    done = tailorbird("-C", tmp_path / "copy", "lake", "verify", "--json")
+    outcome = json.loads(done.stdout)
+    assert outcome["copy"]["copied_from"] == str(project.paths.data)
+    assert outcome["copy"]["was_running"] is True
+    assert outcome["waiting"] == outcome["copy"]["waiting"]
+    own = must_json("-C", project.root, "lake", "verify")
+    assert own["copy"] is None

@@ -136,7 +136,14 @@ CASES = (
     Case("keys pseudonym somebody", on=NEW, before=(_PSEUDONYMS,)),
     Case("checks run --day {day}", on=COPY),
     Case("experiment report home"),
-    Case("lake verify", ("partitions",)),
+    Case("backup {folder}/vault", ("log_rows",)),
+    Case(
+        "restore {folder}/restorable {folder}/restored",
+        ("log_ends", "acknowledged_after"),
+        on=COPY,
+        before=("backup {folder}/restorable",),
+    ),
+    Case("lake verify", ("partitions", "waiting")),
     Case("lake verify --erased nobody", variant="erased", slow=True),
     Case("lake repair"),
     Case("lake quarantine --limit 3", ("counts[].paths",)),
@@ -169,7 +176,7 @@ def record_case(case: Case, shop: RecordedShop) -> str:
     origin = {COPY: lambda: shop.project, NEW: lambda: shop.new, CHURN: lambda: shop.churn}
     with changed_copy(origin[case.on](), shop.folder) as project:
         for words in case.before:
-            _prepare(project, words)
+            _prepare(project, words.replace("{folder}", str(shop.folder)))
         return _text(case, shop, project)
 
 

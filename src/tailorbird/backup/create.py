@@ -41,9 +41,10 @@ from tailorbird.stream import local_folder
 from tailorbird.version import __version__
 
 Progress = Callable[[str, int, int | None], None]
-PART_BYTES = 4 << 20  # A changed page of a log costs a part of this size in the next backup.
+PART_BYTES = 1 << 20  # A changed page of a log costs a part of this size in the next backup.
 _ATTEMPTS = 5
 _THREADS = 4
+_PARTS_AT_ONCE = 16
 _DECLARATIONS = (".py", ".toml", ".json")
 # Below `data`: what no other file of the backup can bring back.
 _DATA = (
@@ -277,12 +278,12 @@ class _Backup:
 
     def _add_parts(self, name: str, path: Path) -> None:
         """Add a log in parts, of which those that did not change are there already."""
-        size, parts = path.stat().st_size, []
-        with path.open("rb") as file:
-            while part := file.read(PART_BYTES):
-                parts.append(self._vault.put(part))
-                self._count("store logs", len(part), None)
-        self._files.append(StoredFile(name, size, tuple(parts)))
+        size, names = path.stat().st_size, []
+        with path.open("rb") as file, ThreadPoolExecutor(_THREADS) as pool:
+            while parts := [part for _ in range(_PARTS_AT_ONCE) if (part := file.read(PART_BYTES))]:
+                names += pool.map(self._vault.put, parts)
+                self._count("store logs", sum(map(len, parts)), None)
+        self._files.append(StoredFile(name, size, tuple(names)))
 
     def _add_small(self, paths: Iterable[Path], root: Path, place: str) -> None:
         for path in paths:

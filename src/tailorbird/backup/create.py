@@ -43,6 +43,7 @@ from tailorbird.version import __version__
 Progress = Callable[[str, int, int | None], None]
 PART_BYTES = 1 << 20  # A changed page of a log costs a part of this size in the next backup.
 _ATTEMPTS = 5
+_SCRATCH = "backup-"  # Folders below `run`; an erasure deletes them too.
 _THREADS = 4
 _PARTS_AT_ONCE = 16
 _DECLARATIONS = (".py", ".toml", ".json")
@@ -134,6 +135,8 @@ def create_backup(
     with hold_off_erasures(paths.data, create=True):
         lock = FileLock(paths.run / "backup")
         try:
+            for left_over in paths.run.glob(f"{_SCRATCH}*"):  # A killed backup left its logs.
+                shutil.rmtree(left_over, ignore_errors=True)
             report = _retried(project, vault, clock, progress)
             pruned, _ = vault.prune(keep) if keep else (0, 0)
         finally:
@@ -189,7 +192,7 @@ class _Backup:
         written_before = self._vault.written_bytes
         lake = read_lake(paths.lake)
         erased = len(SuppressionList.load(paths.data))
-        with tempfile.TemporaryDirectory(dir=paths.run, prefix="backup-") as name:
+        with tempfile.TemporaryDirectory(dir=paths.run, prefix=_SCRATCH) as name:
             scratch = Path(name)
             taken_at = self._clock.now()
             with hold_logs(local_folder(self._project.stream)) as logs:

@@ -101,7 +101,7 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         raise DamageError(
             f"the manifest of this backup is damaged: {error}",
             where=where,
-            fix="restore another backup: --at with an earlier or a later time",
+            fix="delete this file: other backups are intact, and --at restores an earlier one",
         ) from error
     for file in manifest.files:
         first, *rest = PurePosixPath(file.path).parts

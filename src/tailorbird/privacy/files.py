@@ -30,7 +30,12 @@ def find_scratch(data: Path, lake: Path | None) -> Iterator[Path]:
     """Yield what killed commands left, and weights that the next training would begin with."""
     yield from sorted(data.glob("training/warm"))
     yield from (path for path in sorted(data.rglob(UNFINISHED_FOLDER)) if path.is_dir())
-    for pattern in ("registry/.incoming", "registry/churn/*/.incoming", "run/verify-*"):
+    for pattern in (
+        "registry/.incoming",
+        "registry/churn/*/.incoming",
+        "run/verify-*",
+        "run/backup-*",
+    ):
         yield from sorted(data.glob(pattern))
     for path in sorted(data.rglob("*")):
         is_in_lake = lake is not None and lake in path.parents

@@ -116,7 +116,11 @@ def waiting_rows(positions: Positions, stream: Stream) -> dict[str, int]:
     """
     waiting: dict[str, int] = {}
     responses = positions.tables.get("answers", {})
-    for kind, logs in (("raw", raw_addresses(stream)), ("answers", response_log_addresses(stream))):
+    for kind, list_logs in (("raw", raw_addresses), ("answers", response_log_addresses)):
+        try:
+            logs = list_logs(stream)
+        except StorageError:  # No broker answers.
+            continue
         for log in logs.values():
             try:
                 with open_reader(log) as reader:

@@ -12,7 +12,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "tailorbird"
 
-BASE = {"errors", "faults", "version", "storage", "atomic_write", "file_lock", "periodic", "probes"}
+BASE = {"errors", "faults", "version", "storage_paths", "atomic_write", "file_lock", "periodic", "probes"}
 EVERYTHING = {
     "events",
     "stream",
@@ -99,7 +99,7 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": {"backup", "client", "experiments", "platform", "ranking"},
     "errors": set(),
     "faults": set(),
-    "storage": set(),
+    "storage_paths": set(),
     "version": set(),
     "atomic_write": set(),
     "file_lock": set(),

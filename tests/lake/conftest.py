@@ -18,7 +18,7 @@ from tailorbird.events.clock import DAY, SECOND
 from tailorbird.events.contract.contract import Receipt
 from tailorbird.events.contract.schema import QUARANTINE, ROUTED
 from tailorbird.lake.tables import DUPLICATES
-from tailorbird.storage import Storage, open_storage
+from tailorbird.storage_paths import Storage, open_storage
 from tailorbird.stream import Block, open_writer, raw_path, response_log_path, routed_path
 
 START = 20_000 * DAY  # 2024-10-04

@@ -10,7 +10,7 @@ from tailorbird.errors import DamageError
 from tailorbird.events import SystemClock
 from tailorbird.lake import Lake, LakeRole, safe_positions, verify
 from tailorbird.lake.delta import table as delta
-from tailorbird.storage import ObjectPath, client_options
+from tailorbird.storage_paths import ObjectPath, client_options
 
 
 def open_role(tmp_path):

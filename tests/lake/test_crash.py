@@ -15,7 +15,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from tailorbird.events import SystemClock
-from tailorbird.storage import open_storage
+from tailorbird.storage_paths import open_storage
 from tailorbird.lake import LakeRole
 from tailorbird.lake.delta import compaction, table
 from tailorbird.periodic import exit_process

@@ -19,7 +19,7 @@ from tailorbird.lake.files import append_only
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.collector.pruning import Pruner
-from tailorbird.storage import open_storage
+from tailorbird.storage_paths import open_storage
 from tailorbird.stream import read_released
 
 pytestmark = pytest.mark.slow
@@ -258,7 +258,7 @@ import sys, threading
 from pathlib import Path
 from tailorbird.events import SystemClock
 from tailorbird.lake import run
-from tailorbird.storage import open_storage
+from tailorbird.storage_paths import open_storage
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.collector.pruning import Pruner
 from tailorbird.stream import read_released
@@ -287,7 +287,7 @@ def test_killed_at_any_moment_the_role_loses_and_repeats_nothing(tmp_path, bucke
 
 def test_errors_say_where_and_hold_no_credentials(tmp_path, bucket, site, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("tailorbird.storage.RETRIES", 0)
+    monkeypatch.setattr("tailorbird.storage_paths.RETRIES", 0)
     with pytest.raises(StorageError) as caught:
         open_role(tmp_path, open_storage(str(bucket), tmp_path))
     assert str(bucket) in str(caught.value)
@@ -312,7 +312,7 @@ def test_a_writer_that_cannot_ask_what_is_released_goes_on_and_deletes_nothing(
     tmp_path, bucket, monkeypatch
 ):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("tailorbird.storage.RETRIES", 0)
+    monkeypatch.setattr("tailorbird.storage_paths.RETRIES", 0)
     place = open_storage(str(bucket), tmp_path)
     with pytest.raises(StorageError, match="did not answer"):
         read_released(place)

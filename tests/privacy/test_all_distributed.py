@@ -20,7 +20,7 @@ from tests.support.people import CANARY, CLOCK, Site, find_ids, in_topics, left_
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.lake import Lake, verify
 from tailorbird.privacy import erase
-from tailorbird.storage import open_storage
+from tailorbird.storage_paths import open_storage
 
 pytestmark = [needs_kafka, needs_valkey, pytest.mark.slow]
 HELD = {"event": 6 + 1 + 7 + 2, "profile": 2, "answer": 1, "refused": 1, "repeat": 7}

@@ -20,7 +20,7 @@ from tailorbird.errors import TailorbirdError, UsageError
 from tailorbird.events import Clock, to_iso
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.append_only import open_tail
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.stream import open_reader, raw_logs
 
 _THREADS = 4

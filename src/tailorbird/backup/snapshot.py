@@ -31,7 +31,7 @@ from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.write.etl import ROUTED_TABLES
 from tailorbird.lake.write.positions import Positions, ledger_lost, load_positions
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.stream import raw_logs, response_logs, routed_path, scores_path, sqlite
 from tailorbird.stream.reading import last_block, log_row
 from tailorbird.stream.released import FILE as POSITIONS

@@ -17,7 +17,7 @@ from tailorbird.backup.manifest import Manifest, StoredFile, decode_manifest, en
 from tailorbird.errors import DamageError, NotReadyError, UsageError
 from tailorbird.events import to_iso
 from tailorbird.lake.files import durable
-from tailorbird.storage import Storage, open_storage
+from tailorbird.storage_paths import Storage, open_storage
 
 _BLOBS, _SNAPSHOTS = "blobs", "snapshots"
 

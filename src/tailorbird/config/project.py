@@ -27,7 +27,7 @@ from tailorbird.features.transforms import check_heads
 from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
 from tailorbird.ranking.scores import Score
 from tailorbird.retrieval import MeaningSettings
-from tailorbird.storage import Storage, open_storage, require_unescaped_path
+from tailorbird.storage_paths import Storage, open_storage, require_unescaped_path
 from tailorbird.store.valkey import CopyTarget
 from tailorbird.stream import Address, Stream, routed_address
 

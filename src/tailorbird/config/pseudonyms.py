@@ -13,7 +13,7 @@ import msgspec
 from tailorbird.atomic_write import sync_folder
 from tailorbird.errors import ConfigError, StorageError
 from tailorbird.events.pseudonyms import SETTING, Pseudonyms
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 
 FILE = "pseudonyms.json"
 

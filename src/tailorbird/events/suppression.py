@@ -25,7 +25,7 @@ from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.events.contract.contract import ERASED, Receipt, parse_unread, split_body
 from tailorbird.events.contract.plan import MERGED_INTO
 from tailorbird.events.free_text import as_text, texts_in
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 
 FOLDER = "erasure"  # below a project's data
 FILE, KEY_FILE = "suppression.json", "suppression.key"

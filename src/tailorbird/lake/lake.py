@@ -28,7 +28,7 @@ from tailorbird.lake.delta.recovery import opening_errors
 from tailorbird.lake.delta.versions import TableVersion, rows_of, versions_of
 from tailorbird.lake.query import run_query
 from tailorbird.lake.tables import TABLES
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 
 _EPOCH = date(1970, 1, 1)
 

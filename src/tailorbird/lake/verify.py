@@ -40,7 +40,7 @@ from tailorbird.lake.write.positions import (
     positions_lost,
     waiting_rows,
 )
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.stream import Stream, open_reader, response_log_addresses, routed_address
 
 _RAW = ["raw_partition", "raw_offset", "raw_row"]

@@ -31,7 +31,7 @@ from tailorbird.monitoring.checks import run_checks
 from tailorbird.monitoring.daily_page import write_page
 from tailorbird.monitoring.day import load_day
 from tailorbird.monitoring.verdict import FAILED, Check
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 
 PAGE = "index.html"
 ALERT_S = 15.0

@@ -10,7 +10,7 @@ from tailorbird.errors import UsageError
 from tailorbird.events import SystemClock
 from tailorbird.events.guess import Answers
 from tailorbird.proposal import Proposal, propose
-from tailorbird.storage import require_unescaped_path
+from tailorbird.storage_paths import require_unescaped_path
 
 FILES = ("tailorbird.toml", "features.py", "slots.py")
 _GITIGNORE = "data/\nkeys.json\n"

@@ -34,7 +34,7 @@ from tailorbird.privacy.files import local_roots
 from tailorbird.privacy.matching import IdMatcher, StringMatcher
 from tailorbird.privacy.mentions import attribute_names
 from tailorbird.privacy.people import People
-from tailorbird.storage import ObjectPath, Storage
+from tailorbird.storage_paths import ObjectPath, Storage
 from tailorbird.stream import Block
 
 Progress = Callable[[str, int, int | None], None]

@@ -18,7 +18,7 @@ from tailorbird.features.schemas import state_folders
 from tailorbird.features.state.key_partition import part_folders, part_name
 from tailorbird.file_lock import FileLock
 from tailorbird.lake import LakeRole
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.stream import (
     EmbeddedWriter,
     open_reader,

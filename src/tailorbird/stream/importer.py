@@ -29,7 +29,7 @@ from tailorbird.events import Clock, Receipt, RoutePlan, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, Batch, digest_files, find_files
 from tailorbird.events.pseudonyms import SETTING, Pseudonyms
 from tailorbird.events.suppression import SuppressionList
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.stream.embedded import EmbeddedWriter, open_writer
 from tailorbird.stream.locked import read_expected_ends
 from tailorbird.stream.partitions import IMPORTS, raw_path

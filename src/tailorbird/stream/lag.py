@@ -17,7 +17,7 @@ import msgspec
 
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.periodic import PeriodicTask
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.stream.locked import router_positions
 from tailorbird.stream.opening import open_reader
 from tailorbird.stream.partitions import (

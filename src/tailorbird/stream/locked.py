@@ -12,7 +12,7 @@ from pathlib import Path
 import apsw
 
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.stream import sqlite
 from tailorbird.stream.partitions import Stream, index_paths, raw_path, response_log_address
 from tailorbird.stream.released import try_read_released

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import DamageError
-from tailorbird.storage import Storage, UnreachableError
+from tailorbird.storage_paths import Storage, UnreachableError
 
 FILE = "positions.json"
 _CHECKSUM = "checksum"

@@ -21,7 +21,7 @@ from tailorbird.ranking.encode.encoder import fit_encoder
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
 from tailorbird.retrieval import MeaningSettings
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.training.dataset.indexes import EVENT_COLUMNS, empty_items, write_index
 from tailorbird.training.dataset.matrix import bundle_columns
 from tailorbird.training.dataset.rows import Material

@@ -32,7 +32,7 @@ from tailorbird.ranking.encode.live import LiveColumns
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Head, Registry, Window
 from tailorbird.retrieval import Index
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.training.baseline_bundle import serve_best_baseline
 from tailorbird.training.dataset.clicks import sample_negatives
 from tailorbird.training.dataset.dataset import Dataset

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from tests.support.network.ports import free_port
 
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 
 BUCKET = "shop-lake"
 SECRET = "canary-7c0b2f4e9a31"

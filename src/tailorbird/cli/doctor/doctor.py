@@ -17,7 +17,7 @@ from tailorbird.cli.doctor.models import damaged_models
 from tailorbird.cli.output import Json, console, print_json, print_table
 from tailorbird.errors import StorageError, TailorbirdError, suggest_name
 from tailorbird.platform.servers import running_servers
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 
 if TYPE_CHECKING:
     from tailorbird.config import Project

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.storage import ObjectPath, Storage
+from tailorbird.storage_paths import ObjectPath, Storage
 
 if TYPE_CHECKING:
     from tailorbird.config import Project

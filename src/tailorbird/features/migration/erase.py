@@ -21,7 +21,7 @@ from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.state.key_partition import ALL_KEYS, KeyPart
 from tailorbird.features.state.state import state_folder
 from tailorbird.lake import Lake
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.stream import Address
 
 _PERSONAL = ("user", "session")  # an entity with one of these fields is one person's

@@ -7,7 +7,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from tailorbird.errors import DamageError, StorageError, TailorbirdError
-from tailorbird.storage import ObjectPath, Storage, client_options
+from tailorbird.storage_paths import ObjectPath, Storage, client_options
 
 
 def delta_table(path: Storage, version: int | None = None) -> DeltaTable:

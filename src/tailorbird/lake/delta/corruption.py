@@ -14,7 +14,7 @@ import pyarrow as pa
 from tailorbird.errors import DamageError, StorageError, TailorbirdError
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Ledger
-from tailorbird.storage import ObjectPath, Storage
+from tailorbird.storage_paths import ObjectPath, Storage
 
 _REMEDY = "tailorbird lake verify names what is corrupt, tailorbird lake repair rebuilds it"
 _OF_BUCKET = (

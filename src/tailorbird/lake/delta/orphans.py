@@ -19,7 +19,7 @@ import msgspec
 from tailorbird.lake.delta.table import COMMIT_INFO, CommitInfo, commit_path
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Line
-from tailorbird.storage import ObjectPath, Storage
+from tailorbird.storage_paths import ObjectPath, Storage
 
 CHECKPOINT = re.compile(r"(\d{20})\.checkpoint.*\.parquet\Z")
 HINT = "_last_checkpoint"

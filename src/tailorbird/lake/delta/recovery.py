@@ -39,7 +39,7 @@ from tailorbird.lake.delta.vacuum import KEEP_US, unreferenced_files
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import File, Ledger, Line
 from tailorbird.lake.tables import TABLES, TableSpec
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 
 _REPAIR = (
     "tailorbird lake repair rebuilds the table, if its rows have a second source; else restore "

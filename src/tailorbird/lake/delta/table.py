@@ -49,7 +49,7 @@ from tailorbird.lake.delta.vacuum import FILE_PREFIX, VacuumReport
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import File, Ledger, Line
 from tailorbird.lake.tables import TableSpec, aligned
-from tailorbird.storage import ObjectPath, Storage, client_options
+from tailorbird.storage_paths import ObjectPath, Storage, client_options
 
 COMMIT_INFO = "tailorbird"  # our key in the commit info
 CHECKPOINT_EVERY = 100  # commits; between two checkpoints a reader parses that many small files

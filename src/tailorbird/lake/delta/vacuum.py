@@ -19,7 +19,7 @@ from tailorbird import faults
 from tailorbird.events.clock import DAY
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Ledger
-from tailorbird.storage import ObjectPath, Storage
+from tailorbird.storage_paths import ObjectPath, Storage
 
 FILE_PREFIX = "part-"
 KEEP_US = 7 * DAY  # how long an earlier reader finds its files, unless `lake.history` is set

@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.tables import TABLES
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 
 BY_P = ("events", "users", "items")  # rows with their position in the routed log
 _ROUTED = "routed"

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from tailorbird.errors import LockedError, StorageError
 from tailorbird.lake.files import durable
-from tailorbird.storage import ObjectPath, StaleError, Storage
+from tailorbird.storage_paths import ObjectPath, StaleError, Storage
 
 END_BYTES = 256 << 10
 

@@ -25,7 +25,7 @@ from tailorbird.errors import DamageError, StorageError
 from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.hash_chain import ChainedFile
-from tailorbird.storage import ObjectPath, Storage
+from tailorbird.storage_paths import ObjectPath, Storage
 from tailorbird.stream import Block, LogReader, StoredBlock
 
 BYTES_MAX = 16 << 20

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tailorbird import faults
 from tailorbird.errors import StorageError, TailorbirdError
-from tailorbird.storage import ObjectPath, Storage
+from tailorbird.storage_paths import ObjectPath, Storage
 
 _CHUNK = 1 << 20
 

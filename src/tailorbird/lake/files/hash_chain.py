@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from tailorbird.errors import DamageError
 from tailorbird.lake.files.append_only import open_tail
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 
 _KEY = b',"chain":"'
 _TAIL = len(_KEY) + 64 + len(b'"}')

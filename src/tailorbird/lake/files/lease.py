@@ -18,7 +18,7 @@ from tailorbird.errors import ConfigError, LockedError
 from tailorbird.events.clock import SECOND, Clock
 from tailorbird.file_lock import FileLock
 from tailorbird.lake.files import durable
-from tailorbird.storage import ObjectPath, StaleError, Storage
+from tailorbird.storage_paths import ObjectPath, StaleError, Storage
 
 LEASE_US = 60 * SECOND
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tailorbird.lake.files.hash_chain import ChainedFile
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 
 ORIGIN = "tailorbird ledger 1"
 

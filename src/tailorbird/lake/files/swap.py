@@ -17,7 +17,7 @@ import msgspec
 
 from tailorbird import faults
 from tailorbird.lake.files import durable
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 
 SET_ASIDE = "set-aside"
 _SCRATCH = "rebuild"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tailorbird.errors import LockedError, TailorbirdError
 from tailorbird.events.clock import MINUTE, Clock
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.stream import open_reader, open_writer, raw_logs, read_released, response_logs
 
 IDLE_US = 5 * MINUTE  # without a write, so that a server that restarts finds its log unchanged

@@ -20,7 +20,7 @@ import msgspec
 from tailorbird.errors import DamageError, NotReadyError, StorageError
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Ledger
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.stream import Stream, open_reader, raw_addresses, response_log_addresses
 from tailorbird.stream.released import FILE, seal, unseal
 

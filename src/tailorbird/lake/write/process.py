@@ -7,7 +7,7 @@ from tailorbird.events.clock import HOUR, MINUTE, SECOND, Clock
 from tailorbird.lake.delta.vacuum import KEEP_US
 from tailorbird.lake.write.log_pruning import IDLE_US, prune_idle
 from tailorbird.lake.write.role import ROWS_MAX, LakeReport, LakeRole
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.stream import Stream, local_folder
 
 COMMIT_EVERY_US = 1 * SECOND

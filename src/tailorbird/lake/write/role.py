@@ -34,7 +34,7 @@ from tailorbird.lake.write import etl
 from tailorbird.lake.write.feeds import ROUTED, Feeds, read_some
 from tailorbird.lake.write.positions import ledger_lost, load_positions, store_positions
 from tailorbird.lake.write.rewrite import Rewriting
-from tailorbird.storage import ObjectPath, Storage
+from tailorbird.storage_paths import ObjectPath, Storage
 from tailorbird.stream import HISTORICAL_PRODUCERS, Address, LogReader, Stream
 from tailorbird.stream.released import FILE
 

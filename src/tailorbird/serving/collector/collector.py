@@ -51,7 +51,7 @@ from tailorbird.serving.collector.decisions import (
 from tailorbird.serving.collector.disk_reserve import RESERVE_BYTES, DiskReserve
 from tailorbird.serving.collector.logs import CollectorLogs
 from tailorbird.serving.collector.receipt_times import ReceiptTimes
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.stream import Block, Stream, local_folder, raw_log_names
 
 FLUSH_S = 0.05  # how long an answer may wait for its sync; a crash loses those

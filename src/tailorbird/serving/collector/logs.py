@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.stream import (
     Stream,
     open_writer,

@@ -9,7 +9,7 @@ from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.collector.disk_reserve import RESERVE_BYTES
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.stream import Stream
 
 

@@ -10,7 +10,7 @@ import logging
 from tailorbird.errors import TailorbirdError
 from tailorbird.periodic import PeriodicTask
 from tailorbird.serving.collector.collector import EventCollector
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.stream import read_released
 
 EVERY_S = 30.0

@@ -20,7 +20,7 @@ from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.ranking.slot import Slot
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.training.backtest.leaks import (
     LEAK,
     Finding,

@@ -12,7 +12,7 @@ from tailorbird.ranking.churn.bundle import ChurnBundle
 from tailorbird.ranking.churn.columns import duration_columns
 from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.ranking.churn.reasons import churn_reasons
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.training.churn.labels import build_activity
 from tailorbird.training.churn.rows import PeopleFeatures, needed_columns
 from tailorbird.training.churn.segments import Segment, find_segments, taste_groups

@@ -28,7 +28,7 @@ from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Registry
 from tailorbird.registry import Window as Span
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.training.churn.card import churn_card
 from tailorbird.training.churn.contact import contact_curve
 from tailorbird.training.churn.evaluation import CutMetrics, evaluate_cut, flatten_intervals

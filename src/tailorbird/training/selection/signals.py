@@ -24,7 +24,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking.slot import Slot
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.training.dataset.rows import Rows
 from tailorbird.training.evaluation.judge import PRIMARY
 from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, exclusive

@@ -22,7 +22,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.ranking.policy.targets import is_amount
 from tailorbird.ranking.slot import Slot
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, exclusive
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.tuning.architectures import NETS, Architecture, select_architectures

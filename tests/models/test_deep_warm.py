@@ -17,7 +17,7 @@ from tailorbird.models.architectures import fit_net  # noqa: E402
 from tailorbird.models.deep.checkpoint import weights  # noqa: E402
 from tailorbird.models.deep.layout import Layout  # noqa: E402
 from tailorbird.models.deep.parameters import resolve_parameters  # noqa: E402
-from tailorbird.models.deep.warm import (
+from tailorbird.models.deep.warm import (  # noqa: E402
     WarmState,
     clear_series,
     load_warm,

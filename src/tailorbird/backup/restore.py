@@ -1,6 +1,7 @@
 """Restore a backup into an empty folder, and erase again who was erased after it."""
 
 import os
+import shlex
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -76,7 +77,7 @@ class RestoreReport:
                 f"  The logs are topics of {self.cluster}: roles go on there from the positions "
                 "of this backup."
             )
-        lines.append("Next:")
+        lines.append("Next (`up` rebuilds the state):")
         return "\n".join([*lines, *(f"  {command}" for command in self.next_commands)])
 
     def _describe_lost(self) -> list[str]:
@@ -154,10 +155,9 @@ def restore_backup(
         erased=len(receipt.people) if receipt else 0,
         receipt=receipt.path if receipt else "",
         cluster=manifest.cluster,
-        next_commands=(
-            f"tailorbird -C {folder} up                 rebuilds the state, and answers",
-            f"tailorbird -C {folder} lake verify",
-            f"tailorbird -C {folder} features verify",
+        next_commands=tuple(
+            f"tailorbird -C {shlex.quote(str(folder))} {command}"
+            for command in ("lake verify", "up", "features verify")
         ),
     )
 

@@ -12,7 +12,16 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "tailorbird"
 
-BASE = {"errors", "faults", "version", "storage_paths", "atomic_write", "file_lock", "periodic", "probes"}
+BASE = {
+    "errors",
+    "faults",
+    "version",
+    "storage_paths",
+    "atomic_write",
+    "file_lock",
+    "periodic",
+    "probes",
+}
 EVERYTHING = {
     "events",
     "stream",

@@ -32,7 +32,7 @@ from tailorbird.lake import Lake
 from tailorbird.platform.roles import drain
 from tailorbird.stream import Block, open_reader, open_writer
 from tailorbird.stream.kafka import Cluster
-from tailorbird.stream.kafka.logs import KafkaStream
+from tailorbird.stream.kafka.logs import KafkaLogSet
 
 KILLS = 4
 ROLES = ("serve", "router", "worker", "lake")
@@ -169,7 +169,7 @@ def test_the_newer_of_two_shuffles_takes_over_without_duplicates(tmp_path: Path)
     ]
     features = FeatureSet.from_declarations([count("clicks", entity("user"), "click", window="1m")])
     with broker(tmp_path) as servers:
-        stream = KafkaStream(Cluster(servers, "test", options=OPTIONS), tmp_path)
+        stream = KafkaLogSet(Cluster(servers, "test", options=OPTIONS), tmp_path)
         logs = stream.shuffled(features.schema_hash, 3)
         assert stream.partition_count(logs[0].topic) == 3
         elsewhere = [

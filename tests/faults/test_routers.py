@@ -31,13 +31,13 @@ from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.router.partitions import group
 from tailorbird.router.partitions.group import run_member
 from tailorbird.stream.kafka import Cluster
-from tailorbird.stream.kafka.logs import KafkaStream
+from tailorbird.stream.kafka.logs import KafkaLogSet
 group.WAITING_TOLD_S = 0.2
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 servers, prefix, folder, plan = sys.argv[1:]
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
-stream = KafkaStream(Cluster(servers, prefix, options=OPTIONS, partitions=3), Path(folder))
+stream = KafkaLogSet(Cluster(servers, prefix, options=OPTIONS, partitions=3), Path(folder))
 run_member(stream, msgspec.json.decode(plan, type=RoutePlan), SystemClock(), stop, session_s=6)
 """
 

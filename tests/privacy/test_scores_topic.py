@@ -18,7 +18,7 @@ from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person
 from tailorbird.ranking import NextBest
 from tailorbird.serving.collector.collector import EventCollector
-from tailorbird.serving.scores.log import ScoreFeed, scores_address
+from tailorbird.serving.scores.log import ScoreFeed
 from tailorbird.serving.scores.role import ScoreRole
 
 pytestmark = [pytest.mark.slow, needs_kafka]
@@ -34,7 +34,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 def scored(project: Project, people: list[str], named: str, *, begun: bool) -> int:
     """Let people click, and score them; behind which position the log is then."""
     with ScoreRole(
-        project.routed, scores_address(project.stream), DECLARED, ByRule(), CLOCK, keep_us=24 * HOUR
+        project.routed, project.stream.scores, DECLARED, ByRule(), CLOCK, keep_us=24 * HOUR
     ) as role:
         if not begun:
             role.step()  # begins where the routed log ends
@@ -62,7 +62,7 @@ def scored(project: Project, people: list[str], named: str, *, begun: bool) -> i
 
 
 def people_in(project: Project, start: int = 0) -> set[str]:
-    feed = ScoreFeed(scores_address(project.stream))
+    feed = ScoreFeed(project.stream.scores)
     found = {score.person for some in feed.iterate_from(start) for score in some.scores}
     feed.close()
     return found

@@ -30,9 +30,9 @@ class Parted(Topics):
     def __init__(self, folder, servers, prefix):
         super().__init__(folder, servers, prefix)
         from tailorbird.stream.kafka import Cluster
-        from tailorbird.stream.kafka.logs import KafkaStream
+        from tailorbird.stream.kafka.logs import KafkaLogSet
 
-        self.stream = KafkaStream(
+        self.stream = KafkaLogSet(
             Cluster(servers, prefix, options=OPTIONS, partitions=COUNT), folder
         )
 

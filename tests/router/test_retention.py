@@ -32,10 +32,10 @@ step_and_delete(site(folder, servers, prefix, count), rows=25 * count)
 def site(folder, servers, prefix, count=1):
     """A site whose routers make a snapshot after each step; `count` partitions."""
     from tailorbird.stream.kafka import Cluster
-    from tailorbird.stream.kafka.logs import KafkaStream
+    from tailorbird.stream.kafka.logs import KafkaLogSet
 
     made = (Topics if count == 1 else Parted)(folder, servers, prefix)
-    made.stream = KafkaStream(
+    made.stream = KafkaLogSet(
         Cluster(servers, prefix, options=OPTIONS, partitions=count), folder, snapshot_rows=1
     )
     return made

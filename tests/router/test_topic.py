@@ -22,10 +22,10 @@ class Topics(Stream):
     def __init__(self, folder, servers, prefix):
         super().__init__(folder)
         from tailorbird.stream.kafka import Cluster
-        from tailorbird.stream.kafka.logs import KafkaStream
+        from tailorbird.stream.kafka.logs import KafkaLogSet
 
         folder.mkdir(exist_ok=True)
-        self.stream = KafkaStream(Cluster(servers, prefix, options=OPTIONS), folder)
+        self.stream = KafkaLogSet(Cluster(servers, prefix, options=OPTIONS), folder)
         self._writers = {}
 
     def post(self, *events, producer="door", source="door", received_at=None, encoding="json"):

@@ -36,7 +36,7 @@ from tailorbird.privacy import People, SearchReport, search_project
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.scores.log import KIND, Scored, encode_scores
-from tailorbird.stream import Block, open_reader, open_writer, scores_path
+from tailorbird.stream import Block, open_reader, open_writer
 from tailorbird.stream.importer import import_files
 
 CLOCK = SystemClock()
@@ -160,7 +160,7 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
         for worker in roles.workers.values():
             worker.publish_figures()
     if isinstance(project.stream, Path):
-        with open_writer(scores_path(project.stream), partition="scores", first=1) as scores:
+        with open_writer(project.stream.scores, partition="scores", first=1) as scores:
             scores.append([Block(KIND, 1, encode_scores([score_of(user)])) for user in people])
     return site
 

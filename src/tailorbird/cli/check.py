@@ -162,19 +162,13 @@ def _check_access(project: "Project") -> None:
 
 
 def _check_brokers(project: "Project") -> None:
-    """Let librdkafka validate its settings without connecting to a broker."""
-    from tailorbird.stream.kafka.logs import KafkaStream
-
+    """Validate the settings of the cluster without connecting to a broker."""
     section = project.settings.stream
     for name in ("ca_file", "cert_file", "key_file"):
         file = getattr(section, name)
         if file and not os.access(file, os.R_OK):
             raise ConfigError(f"{file} is not there, or cannot be read", where=f"stream.{name}")
-    if isinstance(project.stream, KafkaStream):
-        from confluent_kafka.admin import AdminClient
-
-        cluster = project.stream.cluster
-        cluster.client(AdminClient, {**cluster.conf(), "bootstrap.servers": ""})
+    project.stream.check_settings()
 
 
 def require_gorse_slot(project: "Project") -> None:

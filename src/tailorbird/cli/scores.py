@@ -27,9 +27,9 @@ def tail(*, start: int = 0, follow: bool = False) -> None:
 
     from tailorbird.config import open_project
     from tailorbird.errors import NotReadyError
-    from tailorbird.serving.scores.log import ScoreFeed, not_scored_error, scores_address
+    from tailorbird.serving.scores.log import ScoreFeed, not_scored_error
 
-    feed = ScoreFeed(scores_address(open_project(applied=True).stream))
+    feed = ScoreFeed(open_project(applied=True).stream.scores)
     position = start
     try:
         while True:

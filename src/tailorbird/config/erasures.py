@@ -32,19 +32,20 @@ def apply_remote_erasures(project: Project) -> bool:
     """
     require_finished(project.paths.data)
     finish_shredding(project.paths.data / FOLDER / JOURNAL)
-    if isinstance(project.stream, Path):
+    topics = project.stream.topics
+    if topics is None:
         return False
     from tailorbird.router.routed_log.retention import FILE as ITEMS
     from tailorbird.stream.kafka import emptied
 
-    erasure = emptied.last_erasure(project.stream.cluster)
+    erasure = emptied.last_erasure(topics.cluster)
     if erasure is None or erasure.number <= last_applied_erasure(project):
         return False
     folder = project.paths.data / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / TAKEN)
     try:
-        for path in (*project.stream.index_paths(), project.stream.folder / ITEMS):
+        for path in (*topics.index_paths(), topics.folder / ITEMS):
             _discard(path, [path, Path(f"{path}-wal"), Path(f"{path}-shm")])
         for part in part_folders(project.paths.state):
             for schema in state_folders(part):

@@ -29,7 +29,7 @@ from tailorbird.ranking.scores import Score
 from tailorbird.retrieval import MeaningSettings
 from tailorbird.storage_paths import Storage, open_storage, require_unescaped_path
 from tailorbird.store.valkey import CopyTarget
-from tailorbird.stream import Address, Stream, routed_address
+from tailorbird.stream import Address, FileLogSet, LogSet
 
 FILE = "tailorbird.toml"
 CHURN_FILE = "churn.py"
@@ -96,14 +96,14 @@ class Project:
     plan: RoutePlan
     paths: Paths
     event_contract: EventContract
-    stream: Stream  # The storage of the logs: `paths.stream`, or a cluster.
+    stream: LogSet  # Files in `paths.stream`, or topics of a cluster.
     churn: dict[str, Churn] = field(default_factory=dict)
     scores: dict[str, Score] = field(default_factory=dict)
 
     @property
     def routed(self) -> Address:
         """The address of the routed log."""
-        return routed_address(self.stream)
+        return self.stream.routed
 
     @property
     def workers(self) -> int:
@@ -143,7 +143,7 @@ class Project:
         """Return the list of erased users, whose old events are dropped; raises DamageError."""
         suppression_list = SuppressionList.load(self.paths.data)
         # Without the file, the list comes from the cluster.
-        if isinstance(self.stream, Path) or (self.paths.data / FOLDER / TAKEN).exists():
+        if not self.stream.is_remote or (self.paths.data / FOLDER / TAKEN).exists():
             suppression_list.require_marked(self.paths.lake, self.paths.data)
         return suppression_list
 
@@ -286,7 +286,7 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
         plan,
         paths,
         event_contract,
-        _stream(settings, paths),
+        _open_log_set(settings, paths),
         churn,
         scores,
     )
@@ -307,13 +307,13 @@ def paths_of(root: Path, settings: Settings) -> Paths:
         raise ConfigError(error.message, where=error.where or "lake.url", fix=error.fix) from None
 
 
-def _stream(settings: Settings, paths: Paths) -> Stream:
+def _open_log_set(settings: Settings, paths: Paths) -> LogSet:
     cluster = kafka_cluster(settings)
     if cluster is None:
-        return paths.stream
-    from tailorbird.stream.kafka.logs import KafkaStream
+        return FileLogSet(paths.stream)
+    from tailorbird.stream.kafka.logs import KafkaLogSet
 
-    return KafkaStream(cluster, paths.stream, snapshot_rows=settings.stream.snapshot_rows)
+    return KafkaLogSet(cluster, paths.stream, snapshot_rows=settings.stream.snapshot_rows)
 
 
 def _load_applied_features(root: Path, state: Path, types: tuple[str, ...]) -> FeatureSet:

@@ -243,7 +243,7 @@ def shuffled_logs(project: Project, features: FeatureSet) -> "tuple[KafkaLog, ..
     There are none if workers read the routed log themselves: with a single worker, and if the logs
     are files, as all workers then share the cache of one machine.
     """
-    if project.workers == 1 or isinstance(project.stream, Path):
+    if project.workers == 1:
         return ()
     return project.stream.shuffled(features.schema_hash, project.workers)
 

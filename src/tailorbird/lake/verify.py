@@ -41,7 +41,7 @@ from tailorbird.lake.write.positions import (
     waiting_rows,
 )
 from tailorbird.storage_paths import Storage
-from tailorbird.stream import Stream, open_reader, response_log_addresses, routed_address
+from tailorbird.stream import Stream, log_set, open_reader
 
 _RAW = ["raw_partition", "raw_offset", "raw_row"]
 _HOLDING = ("events", "quarantine", "duplicates")
@@ -341,9 +341,9 @@ def ends_of(stream: "Stream | None") -> Callable[[str], int | None]:
             return None
         try:
             addresses = (
-                {log: routed_address(stream)}
+                {log: log_set(stream).routed}
                 if log == "routed"
-                else {address.stem: address for address in response_log_addresses(stream).values()}
+                else {address.stem: address for address in log_set(stream).response_logs().values()}
             )
             if log not in addresses:
                 return None

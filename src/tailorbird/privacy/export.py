@@ -38,8 +38,8 @@ from tailorbird.lake.write.positions import load_positions
 from tailorbird.privacy.footprint import TEXTS, THINGS, find_refused
 from tailorbird.privacy.mentions import Mentions, attribute_names
 from tailorbird.privacy.people import Mask, People, find_people, is_any, one_of
-from tailorbird.serving.scores.log import ScoreFeed, scores_address
-from tailorbird.stream import open_reader, raw_addresses, read_released
+from tailorbird.serving.scores.log import ScoreFeed
+from tailorbird.stream import open_reader, read_released
 
 _ITEMS_READ = 20  # of which the features are told, those touched last
 _MENTIONING = {  # columns of others' rows that may name somebody: texts, JSON
@@ -194,7 +194,7 @@ def _waiting(project: Project, mentions: Mentions) -> Iterator[tuple[str, bytes]
     producer.
     """
     released, routed = read_released(project.paths.lake), load_positions(project.paths.lake).routed
-    for producer, address in raw_addresses(project.stream).items():
+    for producer, address in project.stream.raw_logs().items():
         try:
             reader = open_reader(address)
         except NotReadyError:
@@ -244,7 +244,7 @@ def _open_reader(project: Project, features: FeatureSet) -> Reader | None:
 
 
 def _scores(project: Project, people: People) -> Iterator[Record]:
-    feed = ScoreFeed(scores_address(project.stream))
+    feed = ScoreFeed(project.stream.scores)
     try:
         for batch in feed.iterate_from(0):
             for score in batch.scores:

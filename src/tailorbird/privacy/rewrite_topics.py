@@ -20,7 +20,7 @@ from tailorbird.router.erasure.topics import RoutedTopics, lock_routed_topics
 from tailorbird.stream import Block, open_reader, open_writer
 from tailorbird.stream.kafka import Cluster, KafkaLog, emptied, marker
 from tailorbird.stream.kafka.emptied import TopicSpec
-from tailorbird.stream.kafka.logs import SHUFFLED, KafkaStream
+from tailorbird.stream.kafka.logs import SHUFFLED, KafkaLogSet
 from tailorbird.stream.released import Released
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Topics:
     topic's name, one for each partition.
     """
 
-    stream: KafkaStream
+    stream: KafkaLogSet
     routed: RoutedTopics
     raw: "dict[str, list[KafkaWriter]]" = field(default_factory=dict)
     answers: "dict[str, list[KafkaWriter]]" = field(default_factory=dict)
@@ -110,12 +110,12 @@ class Topics:
 
 @contextmanager
 def hold_topics(
-    stream: KafkaStream, data: Path, topics: list[TopicSpec] | None
+    stream: KafkaLogSet, data: Path, topics: list[TopicSpec] | None
 ) -> Iterator[Topics]:
     """Hold all topics; `topics` are those of an erasure that was cut off and may have deleted
     some.
     """
-    stream = KafkaStream(replace(stream.cluster, erasing=True), stream.folder)
+    stream = KafkaLogSet(replace(stream.cluster, erasing=True), stream.folder)
     owner = _owner(data) or marker.new_owner()
     write_private(
         data / FOLDER / _MARKED, owner.encode()
@@ -132,11 +132,10 @@ def hold_topics(
         with lock_routed_topics(stream) as routed:
             held = Topics(stream, routed)
             try:
-                for log in stream.raw_logs().values():
-                    if isinstance(log, KafkaLog):
-                        held.raw.setdefault(log.topic, []).append(
-                            open_writer(log, partition=log.partition)
-                        )
+                for log in stream.raw_topics():
+                    held.raw.setdefault(log.topic, []).append(
+                        open_writer(log, partition=log.partition)
+                    )
                 for log in stream.shuffled_logs():
                     held.shuffled.setdefault(log.topic, []).append(
                         open_writer(log, partition=log.partition)
@@ -158,7 +157,7 @@ def hold_topics(
         raise
 
 
-def release_unbegun(stream: KafkaStream, data: Path) -> bool:
+def release_unbegun(stream: KafkaLogSet, data: Path) -> bool:
     """Let others in again where an erasure of this machine died before its journal was written.
 
     No erasure may be at work here. Return whether its marker stood; another machine's is left.
@@ -182,7 +181,7 @@ def _owner(data: Path) -> str | None:
         return None
 
 
-def logs_of(stream: KafkaStream, was: TopicSpec) -> list[KafkaLog]:
+def logs_of(stream: KafkaLogSet, was: TopicSpec) -> list[KafkaLog]:
     """Return the partitions of a topic."""
     count, kind, producer = len(was.ends), *was.topic.partition(".")[::2]
     if kind == "order":
@@ -203,7 +202,7 @@ def logs_of(stream: KafkaStream, was: TopicSpec) -> list[KafkaLog]:
     return [stream.share(number, stream.folder).routed for number in range(count)]
 
 
-def read_topics(stream: KafkaStream) -> Iterator[tuple[str, Block]]:
+def read_topics(stream: KafkaLogSet) -> Iterator[tuple[str, Block]]:
     """Yield every message of every topic with its headers, then the blocks of its logs, whole."""
     cluster = stream.cluster
     for name, count in emptied.list_topics(cluster).items():
@@ -218,9 +217,8 @@ def read_topics(stream: KafkaStream) -> Iterator[tuple[str, Block]]:
         *stream.snapshots(),
         stream.item_summary,
     ]
-    raw = [log for log in stream.raw_logs().values() if isinstance(log, KafkaLog)]
     for log in (
-        *raw,
+        *stream.raw_topics(),
         *stream.response_logs().values(),
         *stream.shuffled_logs(),
         stream.scores,

@@ -147,10 +147,10 @@ def search_project(
         progress("search", done, None)
 
     report = search(roots_of(project), needles, skip=skip, on_read=count)
-    if not isinstance(project.stream, Path):
+    if (topics := project.stream.topics) is not None:
         from tailorbird.privacy.rewrite_topics import read_topics
 
-        _search_blocks(read_topics(project.stream), needles, report, count)
+        _search_blocks(read_topics(topics), needles, report, count)
     if needles.by_field:
         report.limits.append(
             f"{len(needles.by_field):,} ids have fewer than {EMBEDDED_ID_LENGTH_MIN} characters, or are also "

@@ -93,10 +93,10 @@ def _open(
     history_us = parse_duration(project.settings.lake.history)
     role = LakeRole(project.stream, paths.lake, clock=clock, keep_us=history_us)
     writers = Writers(stack.enter_context(role))
-    if not isinstance(project.stream, Path):
+    if (log_topics := project.stream.topics) is not None:
         from tailorbird.privacy.rewrite_topics import hold_topics
 
-        writers.topics = stack.enter_context(hold_topics(project.stream, paths.data, topics))
+        writers.topics = stack.enter_context(hold_topics(log_topics, paths.data, topics))
     for producer, path in raw_logs(stream).items():
         writers.raw[producer] = stack.enter_context(open_writer(path, partition=producer))
     for producer, path in response_logs(stream).items():
@@ -128,13 +128,14 @@ def forget_unbegun(project: Project) -> bool:
     Raises:
         LockedError: an erasure is at work, or what must not run beside one.
     """
-    if isinstance(project.stream, Path):
+    topics = project.stream.topics
+    if topics is None:
         return False
     from tailorbird.privacy.rewrite_topics import release_unbegun
 
     lock = _lock_out_readers(project.paths.run / READ_LOCK)
     try:
-        return release_unbegun(project.stream, project.paths.data)
+        return release_unbegun(topics, project.paths.data)
     finally:
         lock.release()
 

@@ -3,14 +3,13 @@
 The Kafka client is loaded only for several partitions.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird.events import Clock, RoutePlan
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.router.decide.route import MEMORY_BYTES
 from tailorbird.router.router import Router
-from tailorbird.stream import Stream
+from tailorbird.stream import Stream, log_set
 
 if TYPE_CHECKING:
     from tailorbird.router.partitions.single_process import PartitionedRouter
@@ -29,12 +28,13 @@ def open_router(
     Raises:
         LockedError: a router runs on this machine.
     """
-    if isinstance(stream, Path) or stream.count == 1:
+    topics = log_set(stream).topics
+    if topics is None or topics.count == 1:
         return Router(
             stream, plan, clock=clock, suppression_list=suppression_list, memory_bytes=memory_bytes
         )
     from tailorbird.router.partitions.single_process import PartitionedRouter
 
     return PartitionedRouter(
-        stream, plan, clock=clock, suppression_list=suppression_list, memory_bytes=memory_bytes
+        topics, plan, clock=clock, suppression_list=suppression_list, memory_bytes=memory_bytes
     )

@@ -42,14 +42,13 @@ from tailorbird.stream import (
     Block,
     EmbeddedWriter,
     LogReader,
-    Share,
+    LogShare,
     StoredBlock,
     Stream,
+    log_set,
     open_reader,
     open_writer,
-    raw_addresses,
     routed_path,
-    router_share,
     sqlite,
 )
 
@@ -112,17 +111,15 @@ class Router:
 
     def __init__(
         self,
-        stream: "Stream | Share",
+        stream: "Stream | LogShare",
         plan: RoutePlan,
         *,
         clock: Clock,
         suppression_list: SuppressionList | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        self._stream = stream = router_share(stream)
-        self._number, self._count = (
-            (0, 1) if isinstance(stream, Path) else (stream.number, stream.count)
-        )
+        self._share = share = log_set(stream).single_share()
+        self._number, self._count = share.number, share.count
         self._plan, self._suppression_list, self._memory_bytes = (
             plan,
             suppression_list or SuppressionList(b""),
@@ -133,10 +130,10 @@ class Router:
             plan.version, CONTRACT_VERSION, tuple(plan.user_attributes), tuple(plan.item_attributes)
         )
         self._sources: dict[str, _Source] = {}
-        self._log = _open_log(stream)
+        self._log = _open_log(share)
         self._profile_follower: ProfileFollower | None = None
-        if not isinstance(stream, Path) and stream.number > 0:
-            self._profile_follower = ProfileFollower(stream, self._log.connection)
+        if share.topics is not None and share.number > 0:
+            self._profile_follower = ProfileFollower(share.topics, self._log.connection)
         self._load()
 
     def _load(self) -> None:
@@ -328,7 +325,7 @@ class Router:
 
         A new log gets its number at once, since the dedup index refers to it.
         """
-        addresses = raw_addresses(self._stream)
+        addresses = self._share.raw_logs()
         for source in self._sources.values():
             if (
                 source.reader is not None and source.producer not in addresses
@@ -411,21 +408,23 @@ class Router:
         self.close()
 
 
-def _open_log(stream: Share) -> "EmbeddedWriter | RoutedTopic":
-    if not isinstance(stream, Path):
+def _open_log(share: LogShare) -> "EmbeddedWriter | RoutedTopic":
+    if (topics := share.topics) is not None:
         from tailorbird.router.routed_log.topic import RoutedTopic
 
         return RoutedTopic(
-            stream.routed,
-            stream.index,
+            topics.routed,
+            topics.index,
             make_tables,
             first=FIRST_P,
-            snapshots=stream.snapshots,
-            snapshot_rows=stream.snapshot_rows,
+            snapshots=topics.snapshots,
+            snapshot_rows=topics.snapshot_rows,
         )
     # A damaged tail stops the router: its positions are committed with it, so setting it aside
     # would lose events silently.
-    log = open_writer(routed_path(stream), partition="routed", first=FIRST_P, damaged_tail="stop")
+    log = open_writer(
+        routed_path(share.folder), partition="routed", first=FIRST_P, damaged_tail="stop"
+    )
     with log.transaction() as connection:
         make_tables(connection)
     return log

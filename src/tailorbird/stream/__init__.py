@@ -3,6 +3,15 @@
 """
 
 from tailorbird.stream.embedded import EmbeddedWriter
+from tailorbird.stream.log_set import (
+    FileLog,
+    FileLogSet,
+    LogAddress,
+    LogSet,
+    LogShare,
+    log_address,
+    log_set,
+)
 from tailorbird.stream.opening import open_reader, open_writer
 from tailorbird.stream.partitions import (
     HISTORICAL_PRODUCERS,
@@ -10,26 +19,16 @@ from tailorbird.stream.partitions import (
     REPLAYS,
     Address,
     RawAddress,
-    Share,
     Stream,
-    is_derived,
-    local_folder,
-    raw_address,
-    raw_addresses,
-    raw_log_names,
     raw_logs,
     raw_path,
-    response_log_address,
-    response_log_addresses,
     response_log_path,
     response_logs,
-    routed_address,
     routed_path,
-    router_share,
     scores_path,
     set_aside_files,
 )
-from tailorbird.stream.protocol import Block, LogReader, LogWriter, StoredBlock
+from tailorbird.stream.protocol import Block, LogReader, LogWriter, RawWriter, StoredBlock
 from tailorbird.stream.reading import EmbeddedReader
 from tailorbird.stream.released import Released, read_history_end, read_released
 
@@ -41,31 +40,29 @@ __all__ = [
     "Block",
     "EmbeddedReader",
     "EmbeddedWriter",
+    "FileLog",
+    "FileLogSet",
+    "LogAddress",
     "LogReader",
+    "LogSet",
+    "LogShare",
     "LogWriter",
     "RawAddress",
+    "RawWriter",
     "Released",
-    "Share",
     "StoredBlock",
     "Stream",
-    "is_derived",
-    "local_folder",
+    "log_address",
+    "log_set",
     "open_reader",
     "open_writer",
-    "raw_address",
-    "raw_addresses",
-    "raw_log_names",
     "raw_logs",
     "raw_path",
     "read_history_end",
     "read_released",
-    "response_log_address",
-    "response_log_addresses",
     "response_log_path",
     "response_logs",
-    "routed_address",
     "routed_path",
-    "router_share",
     "scores_path",
     "set_aside_files",
 ]

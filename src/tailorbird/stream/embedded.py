@@ -12,7 +12,7 @@ and the reader, `stream.sqlite` opening and checkpoints of the file.
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -386,6 +386,10 @@ class EmbeddedWriter:
         while chunk := self.prune_some(before):
             count += chunk
         return count
+
+    def prune_each(self, before: Sequence[int]) -> int:
+        """Prune the one partition, see `prune_some`."""
+        return self.prune_some(before[0])
 
     def prune_some(
         self, before: int, *, before_delete: Callable[[list[StoredBlock]], None] | None = None

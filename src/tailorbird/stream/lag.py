@@ -10,8 +10,6 @@ logs. So a reader that died shows its lag too. Nothing is written. Serve process
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -19,21 +17,10 @@ from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.periodic import PeriodicTask
 from tailorbird.storage_paths import Storage
 from tailorbird.stream.locked import router_positions
-from tailorbird.stream.opening import open_reader
-from tailorbird.stream.partitions import (
-    Address,
-    Stream,
-    raw_addresses,
-    raw_path,
-    response_log_addresses,
-    routed_address,
-)
-from tailorbird.stream.protocol import Backlog
+from tailorbird.stream.log_set import log_address, log_set
+from tailorbird.stream.partitions import Address, Stream
+from tailorbird.stream.protocol import BacklogReader
 from tailorbird.stream.released import try_read_released
-
-if TYPE_CHECKING:
-    from tailorbird.stream.kafka import KafkaLog
-    from tailorbird.stream.kafka.waits import BacklogClient
 
 EVERY_S = 10.0
 _ROUTED = "routed"
@@ -74,14 +61,6 @@ class _Receipt(msgspec.Struct, frozen=True):
 _receipt = msgspec.json.Decoder(_Receipt).decode
 
 
-class _Waits(Protocol):
-    """The part of `LogReader` that is used here."""
-
-    def waiting(self, position: int) -> Backlog: ...
-
-    def close(self) -> None: ...
-
-
 class LagMeter:
     """A meter of the lag of all readers of `stream`.
 
@@ -100,14 +79,14 @@ class LagMeter:
         *,
         producer: str = "",
     ) -> None:
-        self._stream, self._lake, self._told, self._producer = (
-            stream,
+        self._logs, self._lake, self._told, self._producer = (
+            log_set(stream),
             lake,
             reader_positions,
             producer,
         )
-        self._readers: dict[Address, _Waits] = {}
-        self._client: BacklogClient | None = None
+        self._readers: dict[Address, BacklogReader] = {}
+        self._client = self._logs.backlog_client()
 
     def measure(self) -> list[Lag]:
         """Measure the lag by reader and log, without readers that are unknown here.
@@ -116,16 +95,15 @@ class LagMeter:
             StorageError, DamageError: a log or a position cannot be read.
         """
         lags: list[Lag] = []
-        routed = routed_address(self._stream)
-        raw, responses = self._collector_logs()
-        routed_positions = _router_positions(self._stream)
+        routed = self._logs.routed
+        raw, responses = self._logs.measured_logs(self._producer)
+        routed_positions = _router_positions(self._logs)
         if routed_positions is not None:
-            if isinstance(self._stream, Path):
-                lags += [
-                    Lag("router", raw_path(self._stream, name).stem, 0, 0, 0, at)
-                    for name, at in routed_positions.items()
-                    if at and name not in raw
-                ]
+            lags += [
+                Lag("router", stem, 0, 0, 0, routed_positions[name])
+                for name, stem in self._logs.lost_raw_logs(routed_positions).items()
+                if routed_positions[name]
+            ]
             lags += self._measure_logs(
                 "router",
                 ((name, address, routed_positions.get(name, 0)) for name, address in raw.items()),
@@ -168,22 +146,8 @@ class LagMeter:
                 waiting.beyond,
             )
 
-    def _collector_logs(
-        self,
-    ) -> "tuple[Mapping[str, Path | KafkaLog], Mapping[str, Path | KafkaLog]]":
-        if isinstance(self._stream, Path) or not self._producer:
-            return raw_addresses(self._stream), response_log_addresses(self._stream)
-        raw = {log.partition: log for log in self._stream.raw_parts(self._producer)}
-        return raw, {self._producer: self._stream.response_log(self._producer)}
-
-    def _open(self, address: Address) -> "_Waits":
-        if isinstance(address, Path):
-            return open_reader(address)
-        from tailorbird.stream.kafka.waits import BacklogClient
-
-        if self._client is None:
-            self._client = BacklogClient()
-        return self._client.of(address)
+    def _open(self, address: Address) -> BacklogReader:
+        return log_address(address).open_backlog(self._client)
 
     def close(self) -> None:
         """Close the logs."""
@@ -192,7 +156,6 @@ class LagMeter:
         self._readers.clear()
         if self._client is not None:
             self._client.close()
-            self._client = None
 
     def __enter__(self) -> "LagMeter":
         return self

@@ -7,14 +7,14 @@ open.
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 
 import apsw
 
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.storage_paths import Storage
 from tailorbird.stream import sqlite
-from tailorbird.stream.partitions import Stream, index_paths, raw_path, response_log_address
+from tailorbird.stream.log_set import log_set
+from tailorbird.stream.partitions import Stream
 from tailorbird.stream.released import try_read_released
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def router_positions(stream: Stream) -> list[dict[str, int]]:
     positions_by_index: dict[
         str, dict[str, int]
     ] = {}  # by partition; of several files that routers left of one, the newest counts
-    for path in index_paths(stream):
+    for path in log_set(stream).index_paths():
         try:
             connection = sqlite.connect_reader(path)
         except NotReadyError:
@@ -57,10 +57,8 @@ def read_expected_ends(stream: Stream, producer: str, lake: Storage | None) -> M
         )
         routers = []
     lake_has = None if lake is None else try_read_released(lake)
-    raw = {raw_path(stream, producer).stem: producer} if isinstance(stream, Path) else {}
-    if not isinstance(stream, Path):
-        raw = {part.stem: part.partition for part in stream.raw_parts(producer)}
-    answers = response_log_address(stream, producer).stem
+    logs = log_set(stream)
+    raw, answers = logs.raw_stems(producer), logs.response_log(producer).stem
     ends = dict.fromkeys([*raw, answers], 0)
     for part in routers:
         for stem, name in raw.items():

@@ -1,26 +1,16 @@
-"""Opening a log by its address: a path is a SQLite file, a `KafkaLog` is a topic.
-
-The Kafka client is loaded only for topics.
-"""
+"""Opening a log by its address: a path is a SQLite file, a `KafkaLog` is a topic."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, overload
 
-from tailorbird.stream import embedded, reading
 from tailorbird.stream.embedded import EmbeddedWriter
+from tailorbird.stream.log_set import LogAddress, RawLogAddress, log_address
+from tailorbird.stream.protocol import LogReader, LogWriter, RawWriter
 from tailorbird.stream.reading import EmbeddedReader
 
 if TYPE_CHECKING:
-    from tailorbird.stream.kafka import (
-        KafkaLog,
-        KafkaReader,
-        KafkaWriter,
-        KeyedLog,
-        KeyedWriter,
-        MergedLog,
-        MergedReader,
-    )
+    from tailorbird.stream.kafka import KafkaLog, KafkaReader, KafkaWriter, MergedLog, MergedReader
 
 Held: TypeAlias = Mapping[str, int] | None
 
@@ -32,18 +22,10 @@ def open_reader(address: "KafkaLog") -> "KafkaReader": ...
 @overload
 def open_reader(address: "MergedLog") -> "MergedReader": ...
 @overload
-def open_reader(
-    address: "str | Path | KafkaLog | MergedLog",
-) -> "EmbeddedReader | KafkaReader | MergedReader": ...
-def open_reader(
-    address: "str | Path | KafkaLog | MergedLog",
-) -> "EmbeddedReader | KafkaReader | MergedReader":
+def open_reader(address: "str | Path | LogAddress") -> LogReader: ...
+def open_reader(address: "str | Path | LogAddress") -> LogReader:
     """Open a log for reading. Raises NotReadyError if there is none yet."""
-    if isinstance(address, str | Path):
-        return reading.open_reader(Path(address))
-    from tailorbird.stream.kafka import KafkaReader, MergedLog, MergedReader
-
-    return MergedReader(address) if isinstance(address, MergedLog) else KafkaReader(address)
+    return log_address(address).open_reader()
 
 
 @overload
@@ -66,30 +48,30 @@ def open_writer(
 ) -> "KafkaWriter": ...
 @overload
 def open_writer(
-    address: "str | Path | KafkaLog",
+    address: "str | Path | LogAddress",
     *,
     partition: str,
     first: int = 0,
     damaged_tail: str = "set_aside",
     held: Held = None,
-) -> "EmbeddedWriter | KafkaWriter": ...
+) -> LogWriter: ...
 @overload
 def open_writer(
-    address: "str | Path | KafkaLog | KeyedLog",
+    address: "str | Path | RawLogAddress",
     *,
     partition: str,
     first: int = 0,
     damaged_tail: str = "set_aside",
     held: Held = None,
-) -> "EmbeddedWriter | KafkaWriter | KeyedWriter": ...
+) -> RawWriter: ...
 def open_writer(
-    address: "str | Path | KafkaLog | KeyedLog",
+    address: "str | Path | RawLogAddress",
     *,
     partition: str,
     first: int = 0,
     damaged_tail: str = "set_aside",
     held: Held = None,
-) -> "EmbeddedWriter | KafkaWriter | KeyedWriter":
+) -> RawWriter:
     """Open or create a log as its only writer.
 
     Args:
@@ -104,16 +86,6 @@ def open_writer(
         DamageError: a block does not match its checksum, or the file is no log; a topic lost rows.
         StorageError: the disk or the broker refuses.
     """
-    if isinstance(address, str | Path):
-        return embedded.open_writer(
-            Path(address),
-            partition=partition,
-            first=first,
-            damaged_tail=damaged_tail,
-            expected_end=(held or {}).get(Path(address).stem, 0),
-        )
-    from tailorbird.stream.kafka import KafkaWriter, KeyedLog, KeyedWriter
-
-    if isinstance(address, KeyedLog):
-        return KeyedWriter(address, held)
-    return KafkaWriter(address, first=first, expected_end=(held or {}).get(address.stem, 0))
+    return log_address(address).open_writer(
+        partition=partition, first=first, damaged_tail=damaged_tail, held=held or {}
+    )

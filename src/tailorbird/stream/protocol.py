@@ -7,9 +7,9 @@ number of rows: block `k` begins where block `k - 1` ended, or later, since posi
            │ 3 rows │ 1  │ 5 rows       │ 2 rows    │
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, Self
 
 import msgspec
 
@@ -57,7 +57,17 @@ class Backlog(msgspec.Struct, frozen=True):
     beyond: int = 0
 
 
-class LogReader(Protocol):
+class BacklogReader(Protocol):
+    """The part of `LogReader` that shows how much waits."""
+
+    def waiting(self, position: int) -> Backlog:
+        """Return what a reader at `position` has yet to read, without pruned rows."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class LogReader(BacklogReader, Protocol):
     """A reader of one partition; its consumer keeps the position, in its own transaction.
 
     Guarantees: blocks come whole, checked against the checksum chain, in append order, and only
@@ -96,21 +106,50 @@ class LogReader(Protocol):
         """
         ...
 
-    def waiting(self, position: int) -> Backlog:
-        """Return what a reader at `position` has yet to read, without pruned rows."""
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class RawWriter(Protocol):
+    """The one writer of a collector's log, in one partition or in several.
+
+    Guarantees: when `append` (or the transaction around it) returns, the blocks survive a crash of
+    the process and a power loss. In each partition it is all of them or none.
+    """
+
+    def append(self, blocks: Iterable[Block]) -> object:
+        """Append blocks as one, durably.
+
+        Raises:
+            StorageError: the disk or the broker refused; nothing may be acknowledged.
+        """
+        ...
+
+    def transaction(self) -> AbstractContextManager[object]:
+        """Commit all appends as one when the block ends, and none if it raises."""
+        ...
+
+    def prune_each(self, before: Sequence[int]) -> int:
+        """Delete some blocks that end at or before the position of their partition.
+
+        Returns how many were deleted.
+        """
         ...
 
     def close(self) -> None: ...
 
+    def __enter__(self) -> Self: ...
 
-class LogWriter(Protocol):
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class LogWriter(RawWriter, Protocol):
     """The one writer of a partition.
 
-    Guarantees: when `append` (or the transaction around it) returns, the blocks survive a crash of
-    the process and a power loss, all of them or none; offsets are never reused, not even those of
-    pruned blocks. After a failed write the outcome is unknown, and the writer refuses everything
-    until it is reopened. Only after a full disk nothing was written, and it may continue. One
-    thread at a time.
+    Guarantees: those of `RawWriter`; offsets are never reused, not even those of pruned blocks.
+    After a failed write the outcome is unknown, and the writer refuses everything until it is
+    reopened. Only after a full disk nothing was written, and it may continue. One thread at a time.
     """
 
     partition: str
@@ -123,10 +162,6 @@ class LogWriter(Protocol):
         """
         ...
 
-    def transaction(self) -> AbstractContextManager[object]:
-        """Commit all appends as one when the block ends, and none if it raises."""
-        ...
-
     def end(self) -> int:
         """Return the position after the last row."""
         ...
@@ -135,4 +170,6 @@ class LogWriter(Protocol):
         """Delete the blocks that end at or before `before` and return how many there were."""
         ...
 
-    def close(self) -> None: ...
+    def prune_some(self, before: int) -> int:
+        """Delete some of these blocks, so that appends need not wait; return how many."""
+        ...

@@ -44,9 +44,9 @@ def open_stream(data: Path, kafka: str) -> Stream:
     from tests.support.network.brokers import OPTIONS
 
     from tailorbird.stream.kafka import Cluster
-    from tailorbird.stream.kafka.logs import KafkaStream
+    from tailorbird.stream.kafka.logs import KafkaLogSet
 
-    return KafkaStream(Cluster(kafka, "drill", options=OPTIONS, timeout_s=3), data / "stream")
+    return KafkaLogSet(Cluster(kafka, "drill", options=OPTIONS, timeout_s=3), data / "stream")
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from tailorbird.events import SECOND, SystemClock
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.registry import Registry
 from tailorbird.store.valkey import CopyTarget
-from tailorbird.stream import open_reader, raw_addresses
+from tailorbird.stream import log_set, open_reader
 
 ROOT = Path(__file__).parents[3]
 RATE = 150.0  # requests a second
@@ -193,7 +193,7 @@ class Site:
     def events(self) -> set[str]:
         """Return the ids of all events in the raw logs."""
         event_ids: set[str] = set()
-        for address in raw_addresses(open_stream(self.folder, self.kafka)).values():
+        for address in log_set(open_stream(self.folder, self.kafka)).raw_logs().values():
             with open_reader(address) as reader:
                 position = reader.start()
                 while blocks := reader.read(position):

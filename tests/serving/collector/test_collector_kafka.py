@@ -32,11 +32,11 @@ def mock():
 
 def stream_on(mock, folder, *, partitions=1, timeout_s: float = 3):
     from tailorbird.stream.kafka import Cluster
-    from tailorbird.stream.kafka.logs import KafkaStream
+    from tailorbird.stream.kafka.logs import KafkaLogSet
 
     for topic, count in (("raw.s", partitions), ("answers.s", 1)):
         mock.make_topic(f"shop.{topic}", count)
-    return KafkaStream(
+    return KafkaLogSet(
         Cluster(mock.servers, "shop", options=OPTIONS, timeout_s=timeout_s, partitions=partitions),
         folder,
     )

@@ -11,28 +11,23 @@ from tests.support.scored import DECLARED, NOW, ByRule, rows
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.events import HOUR, SimulatedClock
-from tailorbird.serving.scores.log import ScoreFeed, scores_address
+from tailorbird.serving.scores.log import ScoreFeed
 from tailorbird.serving.scores.role import ScoreRole
 from tailorbird.stream import Block, open_writer
 from tailorbird.stream.kafka.cluster import Cluster
-from tailorbird.stream.kafka.logs import KafkaStream
+from tailorbird.stream.kafka.logs import KafkaLogSet
 
 servers = pytest.fixture(scope="module")(started)
 
 
 def test_scores_are_in_a_topic_once_whichever_role_writes_them(servers, tmp_path):
     cluster = Cluster(servers, f"test-{uuid4().hex[:12]}", options=OPTIONS, timeout_s=10)
-    here, there = (KafkaStream(cluster, tmp_path / name) for name in ("here", "there"))
+    here, there = (KafkaLogSet(cluster, tmp_path / name) for name in ("here", "there"))
 
     def role(stream):
         stream.folder.mkdir(exist_ok=True)
         return ScoreRole(
-            stream.routed,
-            scores_address(stream),
-            DECLARED,
-            ByRule(),
-            SimulatedClock(NOW),
-            keep_us=HOUR,
+            stream.routed, stream.scores, DECLARED, ByRule(), SimulatedClock(NOW), keep_us=HOUR
         )
 
     with open_writer(here.routed, partition="routed", first=1) as routed:
@@ -51,7 +46,7 @@ def test_scores_are_in_a_topic_once_whichever_role_writes_them(servers, tmp_path
             pass
         first.close()
         second.close()
-    feed = ScoreFeed(scores_address(here))
+    feed = ScoreFeed(here.scores)
     scored = [(score.p, score.person) for page in feed.iterate_from(0) for score in page.scores]
     feed.close()
     assert scored == [(n + 1 + again, f"u{n}") for again in (0, 10) for n in range(5)]

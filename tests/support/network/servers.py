@@ -24,7 +24,7 @@ from tailorbird.serving.http.access import Perimeter
 from tailorbird.serving.http.app import create_app
 from tailorbird.serving.http.gorse import gorse_routes
 from tailorbird.serving.http.handling import Service
-from tailorbird.stream import open_reader, raw_address
+from tailorbird.stream import log_set, open_reader
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Served:
 
     def bodies(self) -> list[bytes]:
         """All bodies in the raw log."""
-        with open_reader(raw_address(self.folder, self.producer)) as reader:
+        with open_reader(log_set(self.folder).raw(self.producer)) as reader:
             return [stored.block.payload for stored in reader.read(0)]
 
     def events(self) -> list[dict[str, Any]]:

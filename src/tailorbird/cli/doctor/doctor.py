@@ -161,7 +161,7 @@ def _roles(project: "Project") -> Iterator[Finding]:
     }
     logs |= {"score": project.paths.stream / "scores.db"} if project.scores else {}
     for role, path in logs.items():
-        if not isinstance(path, Path) or not isinstance(project.stream, Path):
+        if project.stream.is_remote or not isinstance(path, Path):
             # The role may run on another machine; the lag of the readers shows whether it does.
             continue
         holder = _holder(path)
@@ -428,10 +428,10 @@ def _erasure(project: "Project") -> Iterator[Finding]:
 
     try:
         require_finished(project.paths.data)
-        if not isinstance(project.stream, Path):
+        if (topics := project.stream.topics) is not None:
             from tailorbird.stream.kafka.emptied import last_erasure
 
-            last_erasure(project.stream.cluster)
+            last_erasure(topics.cluster)
         project.suppression_list()
     except StorageError:
         return  # The check of the cluster reports it.

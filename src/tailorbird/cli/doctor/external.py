@@ -1,7 +1,6 @@
 """`tailorbird doctor`: external parts of a project: brokers, Valkey, bucket."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird.errors import NotReadyError, TailorbirdError
@@ -9,8 +8,7 @@ from tailorbird.storage_paths import ObjectPath, Storage
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
-    from tailorbird.stream import Address, Stream
-    from tailorbird.stream.kafka.logs import KafkaStream
+    from tailorbird.stream.kafka.logs import KafkaLogSet
 
 LOST_ROWS_FIX = (
     "it was lost, or is another cluster's or an older copy: see stream.url and the disk; "
@@ -23,8 +21,8 @@ Finding = tuple[str, str, str, str]  # Subject, "ok" | "warning" | "error", find
 
 def external_services(project: "Project") -> Iterator[Finding]:
     """Check that the services in the settings respond and are configured correctly."""
-    if not isinstance(project.stream, Path):
-        yield from _cluster(project.stream, project.paths.lake)
+    if (topics := project.stream.topics) is not None:
+        yield from _cluster(topics, project.paths.lake)
     if isinstance(project.paths.lake, ObjectPath):
         yield _check_bucket(project.paths.lake)
     store = project.settings.store
@@ -74,7 +72,7 @@ def _check_valkey(setting: str, url: str, password: str) -> Finding:
     return setting, "ok", f"{copies.where} answers", ""
 
 
-def _cluster(stream: "KafkaStream", lake: Storage) -> Iterator[Finding]:
+def _cluster(stream: "KafkaLogSet", lake: Storage) -> Iterator[Finding]:
     """Check that the cluster is reachable and its topics are configured as declared."""
     from tailorbird.stream.kafka.inspect import find_problems, inspect_cluster
 
@@ -104,30 +102,14 @@ def _cluster(stream: "KafkaStream", lake: Storage) -> Iterator[Finding]:
     yield from _topics(stream, lake)
 
 
-def _topics(stream: "Stream", lake: Storage) -> Iterator[Finding]:
+def _topics(stream: "KafkaLogSet", lake: Storage) -> Iterator[Finding]:
     """Check the topics, and how many rows of each the lake does not have yet."""
-    from tailorbird.stream import (
-        open_reader,
-        raw_addresses,
-        read_released,
-        response_log_addresses,
-        routed_address,
-    )
-    from tailorbird.stream.kafka import KafkaLog
+    from tailorbird.stream import open_reader, read_released
 
     try:
-        addresses: dict[str, Address] = {
-            **raw_addresses(stream),
-            **{
-                f"answers {name}": address
-                for name, address in response_log_addresses(stream).items()
-            },
-        }
-        addresses["routed"] = routed_address(stream)
+        logs = (*stream.raw_topics(), *stream.response_logs().values(), stream.routed)
         safe = read_released(lake).safe
-        for address in addresses.values():
-            if isinstance(address, Path):
-                continue
+        for address in logs:
             try:
                 with open_reader(address) as reader:
                     end, waiting = reader.end(), reader.waiting(safe.get(address.stem, 0))
@@ -140,10 +122,7 @@ def _topics(stream: "Stream", lake: Storage) -> Iterator[Finding]:
                         LOST_ROWS_FIX,
                     )
                 continue  # Nothing has been written to it yet.
-            partition = (
-                f"[{address.number}]" if isinstance(address, KafkaLog) and address.count > 1 else ""
-            )
-            subject = f"topic {address.topic}{partition}"
+            subject = f"topic {address.label}"
             if waiting.beyond:
                 yield (
                     subject,

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import HealthHost, HealthPort
@@ -122,7 +121,7 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
         route_plan_for(project, active_schemas(project)),
         project.settings.router.memory_mb << 20,
     )
-    if not isinstance(project.stream, Path) and project.stream.count > 1:
+    if (topics := project.stream.topics) is not None and topics.count > 1:
         from tailorbird.router.partitions.group import run_member
 
         session_s = parse_duration(project.settings.stream.session) / SECOND
@@ -131,7 +130,7 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
             serve_probes("router", project, stop, host=health_host, port=health_port),
         ):
             run_member(
-                project.stream,
+                topics,
                 plan,
                 project.clock(),
                 stop,
@@ -316,7 +315,6 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
     from tailorbird.events import parse_duration
     from tailorbird.features.state.progress import Figures, write_score_figures
     from tailorbird.serving.metric_collectors import ScoresCollector
-    from tailorbird.serving.scores.log import scores_address
     from tailorbird.serving.scores.role import ScoreRole
 
     stop = _start_role()
@@ -339,7 +337,7 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
     models, declared = Models(project, clock), list(project.scores.values())
     try:
         with ScoreRole(
-            project.routed, scores_address(project.stream), declared, models, clock, keep_us=keep
+            project.routed, project.stream.scores, declared, models, clock, keep_us=keep
         ) as role:
 
             def collectors() -> "list[Collector]":
@@ -457,14 +455,14 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
         ),
         PeriodicTask("checks", partial(_check_days, project, stop), interval_s=60.0),
     ]
-    if not isinstance(project.stream, Path):
+    if (topics := project.stream.topics) is not None:
         from tailorbird.config.schemas import releasable_offset
         from tailorbird.router.routed_log.retention import EVERY_S, Retention
 
         tasks.append(
             PeriodicTask(
                 "retention",
-                Retention(project.stream, partial(releasable_offset, project)).tick,
+                Retention(topics, partial(releasable_offset, project)).tick,
                 interval_s=EVERY_S,
                 run_at_start=False,
             )

@@ -8,7 +8,6 @@ from tailorbird.config.candidates import required_contract
 from tailorbird.events import SECOND, parse_duration
 from tailorbird.serving.auth.limits import Networks, ServerLimits
 from tailorbird.serving.pipeline.editorial import FILE as LISTS_FILE
-from tailorbird.serving.scores.log import scores_address
 from tailorbird.serving.server import BUDGETS, ServeOptions
 from tailorbird.store.hedge import Hedge
 from tailorbird.store.valkey import CopyTarget
@@ -36,7 +35,7 @@ def serve_options(project: Project) -> ServeOptions:
         workers=project.workers,
         registry=paths.registry,
         churn={name: paths.churn(name) for name in project.churn},
-        scores=scores_address(project.stream) if project.scores else None,
+        scores=project.stream.scores if project.scores else None,
         lake=paths.lake,
         run=paths.run,
         features=project.features,

@@ -66,7 +66,7 @@ from tailorbird.features.state.state import (
 from tailorbird.file_lock import FileLock
 from tailorbird.store import Store, Transaction, inode
 from tailorbird.store.valkey import WRITE_TIMEOUT_S, CopyTarget
-from tailorbird.stream import Address, LogReader, is_derived, open_reader
+from tailorbird.stream import Address, LogReader, log_address, open_reader
 
 log = logging.getLogger(__name__)
 
@@ -436,7 +436,7 @@ class FeatureWorker:
                 self._reader = open_reader(self._routed)
                 self._is_log_truncated, self._maybe_ahead = (
                     self.has_log_gap(),
-                    is_derived(self._routed),
+                    log_address(self._routed).is_derived,
                 )
             except NotReadyError:  # There is no router yet, or it is creating its file.
                 return None

@@ -26,7 +26,7 @@ from tailorbird.lake.tables import TABLES
 from tailorbird.lake.verify import Fault, count_raw_rows, describe_gap, ends_of, table_faults
 from tailorbird.lake.write import etl
 from tailorbird.lake.write.positions import Positions, beyond_logs, load_positions, positions_lost
-from tailorbird.stream import Stream
+from tailorbird.stream import Stream, log_set
 from tailorbird.stream.released import FILE
 
 LEDGER, MANIFEST, MIRROR = "ledger.jsonl", "archive/manifest.jsonl", "commits"
@@ -95,9 +95,9 @@ class Examiner:
             self._give_up(self._lake / "archive" / partition, describe_gap(first, end), lost)
         for file in self._archive.files:
             self._examine_archived(file)
-        if isinstance(self._stream, Path):
+        if not (logs := log_set(self._stream)).is_remote:
             self._result.actions = examine_logs(
-                self._lake, self._stream, self._archive, self._positions, self._plan
+                self._lake, logs.folder, self._archive, self._positions, self._plan
             )
         return self._result
 

@@ -21,7 +21,7 @@ from tailorbird.errors import TailorbirdError
 from tailorbird.lake.rebuild.intact import IntactRows
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.write import etl
-from tailorbird.stream import Stream, open_reader, response_log_addresses, routed_address
+from tailorbird.stream import Stream, log_set, open_reader
 
 RAW_COLUMNS = ["raw_partition", "raw_offset", "raw_row"]
 RAW_TABLES = ("events", "quarantine", "duplicates")  # each raw row is in one of them
@@ -123,7 +123,7 @@ def _read_missing(
     ends = {**ends, "events": max(ends["events"], ends["duplicates"])}
     end = max(ends.values())
     missing = {kind: [etl.routed_rows((), kind)] for kind in RAW_TABLES}
-    with open_reader(routed_address(stream)) as reader:
+    with open_reader(log_set(stream).routed) as reader:
         position = reader.start()
         while position < end and (blocks := reader.read(position)):
             position = blocks[-1].end
@@ -177,7 +177,7 @@ def _agrees(folder: Stream, intact: IntactRows, end: int) -> bool:
     columns = [*RAW_COLUMNS, *_DECIDED]
     routed = [etl.routed_rows((), "events").select(columns)]
     try:
-        with open_reader(routed_address(folder)) as reader:
+        with open_reader(log_set(folder).routed) as reader:
             position = reader.start()
             while position < end and (blocks := reader.read(position)):
                 position = blocks[-1].end
@@ -218,7 +218,7 @@ def recover_answers(stream: Stream, intact: IntactRows, ends: dict[str, int]) ->
     """
     present = intact.table("answers", ["producer", "offset"])
     missing = [TABLES["answers"].schema.empty_table()]
-    for producer, address in response_log_addresses(stream).items():
+    for producer, address in log_set(stream).response_logs().items():
         end = ends.get(address.stem, 0)
         try:
             with open_reader(address) as reader:

@@ -20,8 +20,8 @@ from tailorbird.lake.write.positions import Positions
 from tailorbird.stream import (
     StoredBlock,
     Stream,
+    log_set,
     open_reader,
-    raw_addresses,
     raw_logs,
     response_logs,
     routed_path,
@@ -32,7 +32,7 @@ Action = Callable[[], None]
 
 def archived_content(stream: Stream, file: Archived) -> bytes | None:
     """Return the content of a file of the archive, if the raw log still has its rows."""
-    address = raw_addresses(stream).get(file.partition)
+    address = log_set(stream).raw_logs().get(file.partition)
     if address is None:
         return None
     try:

@@ -14,9 +14,9 @@ from tailorbird.stream import (
     EmbeddedWriter,
     StoredBlock,
     Stream,
+    log_set,
     open_reader,
     open_writer,
-    raw_addresses,
     raw_path,
 )
 
@@ -43,7 +43,7 @@ def route_archive(
         DamageError: a file of the archive or a raw log is corrupt.
     """
     folder.mkdir(parents=True)
-    live = raw_addresses(stream)
+    live = log_set(stream).raw_logs()
     names = sorted({file.partition for file in archive.files} | live.keys())
     with ExitStack() as stack:
         writers = {

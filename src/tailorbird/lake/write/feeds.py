@@ -3,16 +3,7 @@
 from collections.abc import Mapping
 
 from tailorbird.errors import NotReadyError
-from tailorbird.stream import (
-    Address,
-    LogReader,
-    StoredBlock,
-    Stream,
-    open_reader,
-    raw_addresses,
-    response_log_addresses,
-    routed_address,
-)
+from tailorbird.stream import Address, LogReader, StoredBlock, Stream, log_set, open_reader
 
 ROUTED = "routed"
 _BATCH_BYTES = 256 << 20
@@ -22,23 +13,23 @@ class Feeds:
     """Open readers of the logs of a stream. Close it after use."""
 
     def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+        self._logs = log_set(stream)
         self._readers: dict[Address, LogReader] = {}
 
     @property
     def raw(self) -> dict[str, Address]:
         """Raw logs, by producer."""
-        return self._existing(raw_addresses(self._stream))
+        return self._existing(self._logs.raw_logs())
 
     @property
     def answers(self) -> dict[str, Address]:
         """Logs of answers, by producer."""
-        return self._existing(response_log_addresses(self._stream))
+        return self._existing(self._logs.response_logs())
 
     @property
     def routed(self) -> dict[str, Address]:
         """The routed log, or nothing."""
-        return self._existing({ROUTED: routed_address(self._stream)})
+        return self._existing({ROUTED: self._logs.routed})
 
     def _existing(self, logs: Mapping[str, Address]) -> dict[str, Address]:
         """Return the logs that exist; one that is just being created comes with the next step."""
@@ -64,12 +55,9 @@ class Feeds:
                 continue
             by_stem = {
                 path.stem: path
-                for path in (
-                    *raw_addresses(self._stream).values(),
-                    *response_log_addresses(self._stream).values(),
-                )
+                for path in (*self._logs.raw_logs().values(), *self._logs.response_logs().values())
             }
-            path = by_stem.get(log) if log != ROUTED else routed_address(self._stream)
+            path = by_stem.get(log) if log != ROUTED else self._logs.routed
             if (
                 path is None
                 or not self._existing({log: path})

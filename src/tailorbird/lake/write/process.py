@@ -8,7 +8,7 @@ from tailorbird.lake.delta.vacuum import KEEP_US
 from tailorbird.lake.write.log_pruning import IDLE_US, prune_idle
 from tailorbird.lake.write.role import ROWS_MAX, LakeReport, LakeRole
 from tailorbird.storage_paths import Storage
-from tailorbird.stream import Stream, local_folder
+from tailorbird.stream import Stream, log_set
 
 COMMIT_EVERY_US = 1 * SECOND
 PRUNE_EVERY_US = 1 * MINUTE
@@ -54,7 +54,7 @@ def run(
                 if on_step is not None and not report.idle:
                     on_step(report)
             if now >= prune_due:
-                prune_idle(local_folder(stream), lake, clock, idle_us=idle_us)
+                prune_idle(log_set(stream).folder, lake, clock, idle_us=idle_us)
                 prune_due = now + prune_every_us
             if now >= upkeep_due and role.pending() < rows_max:
                 role.upkeep()

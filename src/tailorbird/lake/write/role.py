@@ -35,7 +35,7 @@ from tailorbird.lake.write.feeds import ROUTED, Feeds, read_some
 from tailorbird.lake.write.positions import ledger_lost, load_positions, store_positions
 from tailorbird.lake.write.rewrite import Rewriting
 from tailorbird.storage_paths import ObjectPath, Storage
-from tailorbird.stream import HISTORICAL_PRODUCERS, Address, LogReader, Stream
+from tailorbird.stream import HISTORICAL_PRODUCERS, Address, LogReader, Stream, log_set
 from tailorbird.stream.released import FILE
 
 ROWS_MAX = 250_000  # per commit, about 200 MB in memory
@@ -411,7 +411,7 @@ class LakeRole:
         self._append("duplicates", pa.concat_tables(duplicates), ROUTED, end, rows)
         ends = etl.raw_ends(*arrived.values())
         if (
-            not isinstance(self._stream, Path) and self._stream.count > 1
+            log_set(self._stream).count > 1
         ):  # The rows of a log that several routers share do not show how far all have read.
             ends = {
                 name: end for name, end in ends.items() if name not in HISTORICAL_PRODUCERS

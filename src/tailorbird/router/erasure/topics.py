@@ -34,13 +34,13 @@ from tailorbird.router.routed_log.retention import publish_summary, rewrite_summ
 from tailorbird.router.routed_log.topic import RoutedTopic
 from tailorbird.router.router import FIRST_P, make_tables
 from tailorbird.stream import open_reader, open_writer
-from tailorbird.stream.kafka import KafkaLog, MergedLog, emptied
+from tailorbird.stream.kafka import KafkaLog, emptied
 from tailorbird.stream.kafka.emptied import TopicSpec
 from tailorbird.stream.kafka.merged import decode_entry
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaWriter
-    from tailorbird.stream.kafka.logs import KafkaStream
+    from tailorbird.stream.kafka.logs import KafkaLogSet
 
 
 @dataclass
@@ -50,7 +50,7 @@ class RoutedTopics:
     `ends` has the position after the last row of each partition.
     """
 
-    stream: "KafkaStream"
+    stream: "KafkaLogSet"
     folder: Path
     topics: list[RoutedTopic]
     order: "KafkaWriter | None"
@@ -67,8 +67,7 @@ class RoutedTopics:
         """
         if self.order is None:
             return self.ends[0]
-        assert isinstance(self.stream.routed, MergedLog)
-        with open_reader(self.stream.routed.order) as reader:
+        with open_reader(self.stream.order(None)) as reader:
             end = reader.end()
             ordered_ends = (
                 list(decode_entry(reader.read(end - 1)[-1].block).ends)
@@ -184,7 +183,7 @@ class RoutedTopics:
 
 
 @contextmanager
-def lock_routed_topics(stream: "KafkaStream") -> Iterator[RoutedTopics]:
+def lock_routed_topics(stream: "KafkaLogSet") -> Iterator[RoutedTopics]:
     """Open all topics of the routers as their only writer.
 
     Brings the tables up to date, and deletes those of other router processes of this machine.
@@ -211,7 +210,7 @@ def lock_routed_topics(stream: "KafkaStream") -> Iterator[RoutedTopics]:
         yield topics
 
 
-def _open_topic(stream: "KafkaStream", number: int, folder: Path) -> RoutedTopic:
+def _open_topic(stream: "KafkaLogSet", number: int, folder: Path) -> RoutedTopic:
     share = stream.share(number, folder)
     return RoutedTopic(
         share.routed, share.index, make_tables, first=FIRST_P, snapshots=share.snapshots
@@ -219,7 +218,7 @@ def _open_topic(stream: "KafkaStream", number: int, folder: Path) -> RoutedTopic
 
 
 @contextmanager
-def open_partition(stream: "KafkaStream", number: int, folder: Path) -> Iterator[RoutedTopic]:
+def open_partition(stream: "KafkaLogSet", number: int, folder: Path) -> Iterator[RoutedTopic]:
     """Open one partition of the routed topic as its only writer. Raises LockedError."""
     topic = _open_topic(stream, number, folder)
     try:

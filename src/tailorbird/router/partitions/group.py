@@ -25,7 +25,7 @@ from tailorbird.router.partitions.order import SequencerThread
 from tailorbird.router.router import Router
 from tailorbird.stream.kafka.client import OFFSET_END, Consumer
 from tailorbird.stream.kafka.cluster import ensure_topic
-from tailorbird.stream.kafka.logs import KafkaStream
+from tailorbird.stream.kafka.logs import KafkaLogSet
 
 POLL_S = 0.005
 ROWS_MAX = 20_000
@@ -46,7 +46,7 @@ class GroupMember:
 
     def __init__(
         self,
-        stream: KafkaStream,
+        stream: KafkaLogSet,
         folder: Path,
         plan: RoutePlan,
         clock: Clock,
@@ -186,7 +186,7 @@ class GroupMember:
 
 
 def run_member(
-    stream: KafkaStream,
+    stream: KafkaLogSet,
     plan: RoutePlan,
     clock: Clock,
     stop: threading.Event,

@@ -26,7 +26,7 @@ from tailorbird.stream.kafka.merged import MergedLog, OrderEntry, decode_entry, 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tailorbird.stream.kafka.logs import KafkaStream
+    from tailorbird.stream.kafka.logs import KafkaLogSet
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +50,8 @@ class Sequencer:
         ConfigError: the order is of another number of partitions.
     """
 
-    def __init__(self, stream: "KafkaStream", folder: "Path", *, clock: Clock) -> None:
-        routed = stream.routed
-        assert isinstance(routed, MergedLog)
+    def __init__(self, stream: "KafkaLogSet", folder: "Path", *, clock: Clock) -> None:
+        routed = stream.merged
         self._parts, self._clock = routed.parts, clock
         self._readers: dict[int, LogReader] = {}
         self._writer = open_writer(stream.order(folder), partition="order", first=FIRST_P)
@@ -151,7 +150,7 @@ class SequencerThread:
         error: the error that stopped it, if any.
     """
 
-    def __init__(self, stream: "KafkaStream", folder: "Path", *, clock: Clock) -> None:
+    def __init__(self, stream: "KafkaLogSet", folder: "Path", *, clock: Clock) -> None:
         self._sequencer = Sequencer(stream, folder, clock=clock)
         self.error: TailorbirdError | None = None
         self._stop = threading.Event()

@@ -11,7 +11,7 @@ from tailorbird.router.decide.route import MEMORY_BYTES
 from tailorbird.router.partitions.group import lock_member_folder
 from tailorbird.router.partitions.order import Sequencer
 from tailorbird.router.router import Router, RouteReport
-from tailorbird.stream.kafka.logs import KafkaStream
+from tailorbird.stream.kafka.logs import KafkaLogSet
 
 
 class PartitionedRouter:
@@ -23,7 +23,7 @@ class PartitionedRouter:
 
     def __init__(
         self,
-        stream: KafkaStream,
+        stream: KafkaLogSet,
         plan: RoutePlan,
         *,
         clock: Clock,

@@ -23,8 +23,8 @@ from tailorbird.errors import DamageError, NotReadyError, TailorbirdError
 from tailorbird.router.routed_log import pruned
 from tailorbird.stream import LogReader, open_reader, sqlite
 from tailorbird.stream.kafka import KafkaLog
-from tailorbird.stream.kafka.logs import KafkaStream
-from tailorbird.stream.kafka.merged import MergedLog, decode_entry
+from tailorbird.stream.kafka.logs import KafkaLogSet
+from tailorbird.stream.kafka.merged import decode_entry
 from tailorbird.stream.kafka.pruning import Deleter
 from tailorbird.stream.kafka.snapshots import (
     LatestSnapshot,
@@ -56,7 +56,7 @@ class Retention:
 
     def __init__(
         self,
-        stream: KafkaStream,
+        stream: KafkaLogSet,
         released: Callable[[], int],
         *,
         keep_rows: int = RETAINED_ROWS,
@@ -70,6 +70,7 @@ class Retention:
         )
         self._newest = [LatestSnapshot(address) for address in stream.snapshots()]
         self._routed = stream.routed
+        self._order = stream.order(None) if stream.count > 1 else None
         self._parts = stream.routed_parts
 
     def prune(self) -> int:
@@ -108,9 +109,9 @@ class Retention:
     def _delete(
         self, reader: LogReader, order_before: int, snapshots: list[Snapshot | None]
     ) -> int:
-        if isinstance(self._routed, MergedLog):
-            count = _delete_records(self._routed.order, order_before)
-            ends = self._ends(self._routed)
+        if self._order is not None:
+            count = _delete_records(self._order, order_before)
+            ends = self._ends(self._order)
             faults.at("retention.before_routed")
         else:
             ends, count = [order_before], 0
@@ -126,12 +127,12 @@ class Retention:
             count += _delete_records(address, least) if least > 1 else 0
         return count
 
-    def _ends(self, routed: MergedLog) -> list[int]:
+    def _ends(self, order_log: KafkaLog) -> list[int]:
         """Return the end of each partition's rows that the order no longer names.
 
         The order is deleted by whole runs.
         """
-        with open_reader(routed.order) as order:
+        with open_reader(order_log) as order:
             start, end = order.start(), order.end()
             if end <= start:
                 return [1] * len(self._parts)
@@ -170,7 +171,7 @@ class Retention:
         return position
 
 
-def summarize(stream: KafkaStream) -> None:
+def summarize(stream: KafkaLogSet) -> None:
     """Summarize the items of all rows and publish the summary, before the topics are reset."""
     with open_reader(stream.routed) as reader:
         Retention(stream, lambda: 0)._summarize_until(reader, reader.end())
@@ -180,7 +181,7 @@ def summarize(stream: KafkaStream) -> None:
     connection.close()
 
 
-def rewrite_summary(stream: KafkaStream, change: Callable[[apsw.Connection], int]) -> int:
+def rewrite_summary(stream: KafkaLogSet, change: Callable[[apsw.Connection], int]) -> int:
     """Summarize all rows, apply `change` to the summary file, and return its count."""
     summarize(stream)
     file = stream.folder / FILE
@@ -196,12 +197,12 @@ def rewrite_summary(stream: KafkaStream, change: Callable[[apsw.Connection], int
     return count
 
 
-def publish_summary(stream: KafkaStream) -> None:
+def publish_summary(stream: KafkaLogSet) -> None:
     """Publish the local summary to its topic."""
     take_snapshot(stream.folder / FILE, stream.item_summary, _summary_position)
 
 
-def _open_newest(stream: KafkaStream) -> tuple[apsw.Connection, Snapshot | None]:
+def _open_newest(stream: KafkaLogSet) -> tuple[apsw.Connection, Snapshot | None]:
     """Open the local summary, restored from the topic's newest if that is further; return both."""
     file = stream.folder / FILE
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -20,16 +20,14 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from tailorbird import faults
-from tailorbird.errors import LockedError, StorageError, TailorbirdError
+from tailorbird.errors import StorageError, TailorbirdError
 from tailorbird.events import Clock, Receipt, RoutePlan
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
 from tailorbird.events.contract.columnwise import Contract
@@ -52,7 +50,7 @@ from tailorbird.serving.collector.disk_reserve import RESERVE_BYTES, DiskReserve
 from tailorbird.serving.collector.logs import CollectorLogs
 from tailorbird.serving.collector.receipt_times import ReceiptTimes
 from tailorbird.storage_paths import Storage
-from tailorbird.stream import Block, Stream, local_folder, raw_log_names
+from tailorbird.stream import Block, Stream, log_set
 
 FLUSH_S = 0.05  # how long an answer may wait for its sync; a crash loses those
 BATCH_BYTES_MAX = 8 << 20
@@ -119,7 +117,8 @@ class EventCollector:
         self._record_timeout_s, self._reopen_after_s = record_timeout_s, reopen_after_s
         self._queue: deque[_QueueEntry] = deque()
         self._answer_records: deque[AnswerRecord] = deque()
-        self.raw_names = raw_log_names(stream, producer)
+        logs = log_set(stream)
+        self.raw_names = list(logs.raw_stems(producer).values())
         self._prunes: list[tuple[Sequence[int], int]] = []
         self._queue_bytes = self._events_waiting = self._writable_records = 0
         self._oldest_answer = 0.0  # monotonic time of the oldest waiting answer
@@ -131,10 +130,10 @@ class EventCollector:
         self._failed_at = 0.0
         self._is_superseded = False
         self._closing = False
-        folder = local_folder(stream)
+        folder = logs.folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._reserve = DiskReserve(folder, reserve_bytes if isinstance(stream, Path) else 0)
-        self._logs = CollectorLogs.open(stream, producer, lake)
+        self._reserve = DiskReserve(folder, 0 if logs.is_remote else reserve_bytes)
+        self._logs = CollectorLogs.open(logs, producer, lake)
         self._answer_count = AnswerCount(folder / f"answers-{producer}.count")
         self._lost_answers = self._answer_count.settle()
         self._thread = threading.Thread(target=self._run, name=f"door-{producer}", daemon=True)
@@ -456,8 +455,7 @@ class EventCollector:
             self._fail(error, entries)
 
     def _prune_raw(self, before: Sequence[int]) -> int:
-        prune: Callable[[Any], int] = self._logs.raw.prune_some
-        return prune(before if len(before) > 1 else before[0])
+        return self._logs.raw.prune_each(before)
 
     def _commit(self, entries: list[_QueueEntry]) -> None:
         acknowledge_early = faults.is_disabled(
@@ -515,9 +513,7 @@ class EventCollector:
                 else f"{type(error).__name__}: {error}"
             )
             self._failed_at = time.monotonic()
-            self._is_superseded = isinstance(error, LockedError) and not isinstance(
-                self._logs.stream, Path
-            )
+            self._is_superseded = self._logs.is_superseded(error)
         if self._is_superseded:  # reclaiming the log would start an endless fight
             log.error(
                 "%s; this process takes no more events. Do two machines have the same name?", error
@@ -559,7 +555,7 @@ class EventCollector:
         try:
             self._logs = self._logs.reopened()
         except Exception as error:  # still broken: report it, and retry later
-            if isinstance(error, LockedError) and not isinstance(self._logs.stream, Path):
+            if self._logs.is_superseded(error):
                 self._fail(error, [])
                 return
             with self._condition:

@@ -4,22 +4,19 @@ together.
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+from tailorbird.errors import LockedError
 from tailorbird.storage_paths import Storage
 from tailorbird.stream import (
+    LogSet,
+    LogWriter,
+    RawWriter,
     Stream,
+    log_address,
+    log_set,
     open_writer,
-    raw_address,
-    response_log_address,
-    set_aside_files,
 )
 from tailorbird.stream.locked import read_expected_ends
-
-if TYPE_CHECKING:
-    from tailorbird.stream import EmbeddedWriter
-    from tailorbird.stream.kafka import KafkaWriter, KeyedWriter
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +30,11 @@ class CollectorLogs:
         set_aside: number of files with damaged ends of these logs, and with lost logs.
     """
 
-    stream: Stream
+    logs: LogSet
     lake: Storage | None
     producer: str
-    raw: "EmbeddedWriter | KafkaWriter | KeyedWriter"
-    answers: "EmbeddedWriter | KafkaWriter"
+    raw: RawWriter
+    answers: LogWriter
     set_aside: int
 
     @classmethod
@@ -48,23 +45,19 @@ class CollectorLogs:
             LockedError: another process is this producer.
             DamageError: a topic ends before what they hold.
         """
-        raw_path, answers_path = (
-            raw_address(stream, producer),
-            response_log_address(stream, producer),
-        )
-        required_offsets = read_expected_ends(stream, producer, lake)
-        raw = open_writer(raw_path, partition=producer, held=required_offsets)
+        logs = log_set(stream)
+        raw_log, response_log = logs.raw(producer), logs.response_log(producer)
+        required_offsets = read_expected_ends(logs, producer, lake)
+        raw = open_writer(raw_log, partition=producer, held=required_offsets)
         try:
-            answers = open_writer(answers_path, partition=producer, held=required_offsets)
+            answers = open_writer(response_log, partition=producer, held=required_offsets)
         except BaseException:
             raw.close()
             raise
         set_aside_count = sum(
-            len(set_aside_files(path))
-            for path in (raw_path, answers_path)
-            if isinstance(path, Path)
+            len(log_address(address).set_aside_files()) for address in (raw_log, response_log)
         )
-        return cls(stream, lake, producer, raw, answers, set_aside_count)
+        return cls(logs, lake, producer, raw, answers, set_aside_count)
 
     def reopened(self) -> "CollectorLogs":
         """Reopen the same logs after a failed commit closed them.
@@ -72,13 +65,14 @@ class CollectorLogs:
         The last writes may be in the kernel's memory only. Closing an opened log checkpoints and
         syncs it, so that nothing is appended behind frames that a power cut could take away.
         """
-        paths = (
-            raw_address(self.stream, self.producer),
-            response_log_address(self.stream, self.producer),
-        )
-        for path in paths if isinstance(self.stream, Path) else ():
-            open_writer(path, partition=self.producer).close()
-        return self.open(self.stream, self.producer, self.lake)
+        if not self.logs.is_remote:
+            for address in (self.logs.raw(self.producer), self.logs.response_log(self.producer)):
+                open_writer(address, partition=self.producer).close()
+        return self.open(self.logs, self.producer, self.lake)
+
+    def is_superseded(self, error: Exception) -> bool:
+        """Return whether a process on another machine writes to these logs now."""
+        return self.logs.is_remote and isinstance(error, LockedError)
 
     def close(self) -> None:
         """Close both files and release their locks, whatever state they are in."""
@@ -88,7 +82,7 @@ class CollectorLogs:
             except (
                 Exception
             ) as error:  # a broken file may fail even here; the lock ends with the process
-                if isinstance(self.stream, Path):
+                if not self.logs.is_remote:
                     log.critical(
                         "%s; it was being closed, and the newest events in it may be lost", error
                     )

@@ -1,7 +1,5 @@
 """The producer name of a serve process: the first that no live process of this project holds."""
 
-from pathlib import Path
-
 from tailorbird.errors import LockedError
 from tailorbird.events import Clock, RoutePlan
 from tailorbird.events.log_clock import LogClock
@@ -10,7 +8,7 @@ from tailorbird.events.suppression import SuppressionList
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.collector.disk_reserve import RESERVE_BYTES
 from tailorbird.storage_paths import Storage
-from tailorbird.stream import Stream
+from tailorbird.stream import Stream, log_set
 
 
 def open_collector(
@@ -29,8 +27,7 @@ def open_collector(
 
     With Kafka, the name starts with that of this machine.
     """
-    if not isinstance(stream, Path):
-        prefix = f"{stream.host}-{prefix}"
+    prefix = log_set(stream).producer_prefix(prefix)
     for number in range(1, 1_000):
         try:
             return EventCollector(

@@ -12,12 +12,9 @@ to the one in use.
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import apsw
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -29,7 +26,7 @@ from tailorbird.events import ROUTED, hash64s, micros
 from tailorbird.periodic import PeriodicTask
 from tailorbird.retrieval import Index, NewItem
 from tailorbird.retrieval.overlay import ItemVersion, overlay_versions, update_newest
-from tailorbird.stream import Address, EmbeddedReader, LogReader, open_reader
+from tailorbird.stream import Address, LogReader, log_address, open_reader
 
 POLL_S = 0.5
 _COLUMNS = ("type", "ts", "received_at", "item_id", "properties", "timeless")
@@ -116,7 +113,7 @@ class Catalogue:
         """
         items: dict[str, ItemVersion] = {}
         seen = _SeenItems()
-        with self._summary(reader) as (connection, position):
+        with log_address(self._routed).pruned_summary(reader.start()) as (connection, position):
             self._position = position
             if (
                 connection is not None
@@ -134,33 +131,6 @@ class Catalogue:
                         seen.add([item_id], [0])
         self._items, self._seen = items, seen
         return len(items) + len(seen.ids)
-
-    @contextmanager
-    def _summary(self, reader: LogReader) -> Iterator[tuple[apsw.Connection | None, int]]:
-        """Yield the tables that summarise the deleted part, and the offset from which the log
-        continues them.
-        """
-        if isinstance(self._routed, Path):
-            assert isinstance(reader, EmbeddedReader)
-            with reader.snapshot() as connection:
-                yield connection, reader.start()
-            return
-        from tailorbird.stream.kafka.logs import item_summary_log
-        from tailorbird.stream.kafka.snapshots import LatestSnapshot, load_snapshot
-
-        address, start = item_summary_log(self._routed), reader.start()
-        newest = LatestSnapshot(address).refresh()
-        if newest is None or newest.position < start:
-            if start > 1:
-                log.error(
-                    "what was deleted is not summed up in %s: items that stood there alone "
-                    "are not known",
-                    address,
-                )
-            yield None, start
-            return
-        with closing(load_snapshot(address, newest)) as connection:
-            yield connection, newest.position
 
     @property
     def position(self) -> int:

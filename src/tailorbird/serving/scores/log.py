@@ -18,12 +18,11 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 
 from tailorbird.errors import NotReadyError
-from tailorbird.stream import Address, LogReader, StoredBlock, Stream, open_reader, scores_path
+from tailorbird.stream import Address, LogReader, StoredBlock, open_reader
 
 KIND = "scores"
 NAME = "scores"
@@ -90,11 +89,6 @@ class ScoreRecord(Scored, frozen=True, kw_only=True, omit_defaults=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ScoreRecord).decode
-
-
-def scores_address(stream: Stream) -> "Address":
-    """Return the address of the score log beside the other logs."""
-    return scores_path(stream) if isinstance(stream, Path) else stream.scores
 
 
 def encode_scores(scores: Sequence[Scored]) -> bytes:

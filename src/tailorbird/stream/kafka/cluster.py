@@ -10,12 +10,14 @@ Topics never expire; they are pruned.
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+import apsw
 
 from tailorbird.errors import ConfigError, NotReadyError, StorageError, TailorbirdError
 from tailorbird.stream.kafka.client import (
@@ -27,9 +29,15 @@ from tailorbird.stream.kafka.client import (
     need_client,
 )
 
+if TYPE_CHECKING:
+    from tailorbird.stream.kafka.reader import KafkaReader
+    from tailorbird.stream.kafka.waits import BacklogClient, LogBacklog
+    from tailorbird.stream.kafka.writer import KafkaWriter
+
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 10.0
+SHUFFLED = "shuffled"  # prefix of the topics that a shuffle derives for workers
 MESSAGE_BYTES = 1_000_000  # default limit of a broker that does not tell its own
 _HEADERS_BYTES = 16_384  # room for headers in a message
 _NAME = re.compile(
@@ -163,6 +171,42 @@ class KafkaLog:
     def stem(self) -> str:
         """The name of the log as a file, without suffix."""
         return self.topic.replace(".", "-", 1) + (f".{self.number}" if self.count > 1 else "")
+
+    @property
+    def label(self) -> str:
+        """The topic, with the number of the partition if there are several."""
+        return self.topic + (f"[{self.number}]" if self.count > 1 else "")
+
+    @property
+    def is_derived(self) -> bool:
+        return self.topic.startswith(f"{SHUFFLED}.")
+
+    def open_reader(self) -> "KafkaReader":
+        from tailorbird.stream.kafka.reader import KafkaReader
+
+        return KafkaReader(self)
+
+    def open_writer(
+        self, *, partition: str, first: int, damaged_tail: str, held: Mapping[str, int]
+    ) -> "KafkaWriter":
+        from tailorbird.stream.kafka.writer import KafkaWriter
+
+        return KafkaWriter(self, first=first, expected_end=held.get(self.stem, 0))
+
+    def set_aside_files(self) -> list[Path]:
+        return []
+
+    def open_backlog(self, client: "BacklogClient | None") -> "LogBacklog":
+        from tailorbird.stream.kafka.waits import BacklogClient
+
+        return (client or BacklogClient()).open(self)
+
+    def pruned_summary(
+        self, start: int
+    ) -> AbstractContextManager[tuple[apsw.Connection | None, int]]:
+        from tailorbird.stream.kafka.snapshots import open_item_summary
+
+        return open_item_summary(self.cluster, start)
 
     def __str__(self) -> str:
         return f"kafka://{self.cluster.servers}/{self.name}" + (

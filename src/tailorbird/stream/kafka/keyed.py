@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
@@ -33,6 +34,14 @@ class KeyedLog:
     @property
     def cluster(self) -> Cluster:
         return self.logs[0].cluster
+
+    def open_writer(
+        self, *, partition: str, first: int, damaged_tail: str, held: Mapping[str, int]
+    ) -> "KeyedWriter":
+        return KeyedWriter(self, held)
+
+    def set_aside_files(self) -> list[Path]:
+        return []
 
     def __str__(self) -> str:
         return f"kafka://{self.cluster.servers}/{self.logs[0].name}"
@@ -104,7 +113,7 @@ class KeyedWriter:
             if error is not None:
                 raise error
 
-    def prune_some(self, before: Sequence[int]) -> int:
+    def prune_each(self, before: Sequence[int]) -> int:
         """Prune each partition, see `KafkaWriter.prune_some`."""
         return sum(
             writer.prune_some(until) for writer, until in zip(self._writers, before, strict=True)

@@ -14,20 +14,25 @@ own partition from them.
 import re
 import socket
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, list_topic_suffixes
+from tailorbird.stream.kafka.client import AdminClient
+from tailorbird.stream.kafka.cluster import SHUFFLED, Cluster, KafkaLog, list_topic_suffixes
 from tailorbird.stream.kafka.keyed import KeyedLog
 from tailorbird.stream.kafka.merged import MergedLog
 from tailorbird.stream.partitions import HISTORICAL_PRODUCERS, check_producer_name, raw_logs
 
+if TYPE_CHECKING:
+    from tailorbird.stream.kafka.waits import BacklogClient
+
 _REFRESH_S = 1.0  # between listings of topics
 _INDEX = "routed-index"
-SHUFFLED = "shuffled"
 SNAPSHOT_ROWS = 500_000
 
 
-class KafkaStream:
+class KafkaLogSet:
     """The logs of a project in a cluster.
 
     Attributes:
@@ -44,6 +49,11 @@ class KafkaStream:
         self.count = cluster.partitions
         self.host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()).strip("-")[:40] or "host"
         self._listed_producers: dict[str, tuple[float, list[str]]] = {}
+        self.is_remote = True
+
+    @property
+    def topics(self) -> "KafkaLogSet":
+        return self
 
     def raw(self, producer: str) -> KafkaLog | KeyedLog:
         """Return the raw log of `producer`."""
@@ -54,6 +64,9 @@ class KafkaStream:
         """Return the partitions of the raw log of `producer`."""
         return self._parts(f"raw.{check_producer_name(producer)}", producer, self.folder)
 
+    def raw_stems(self, producer: str) -> dict[str, str]:
+        return {part.stem: part.partition for part in self.raw_parts(producer)}
+
     def response_log(self, producer: str) -> KafkaLog:
         """Return the response log of the serve process `producer`."""
         return KafkaLog(
@@ -63,8 +76,12 @@ class KafkaStream:
     @property
     def routed(self) -> KafkaLog | MergedLog:
         """The routed log in the order of all readers."""
-        parts = self.routed_parts
-        return parts[0] if self.count == 1 else MergedLog(self.order(None), parts)
+        return self.routed_parts[0] if self.count == 1 else self.merged
+
+    @property
+    def merged(self) -> MergedLog:
+        """The partitions of the routed topic in their order."""
+        return MergedLog(self.order(None), self.routed_parts)
 
     @property
     def routed_parts(self) -> tuple[KafkaLog, ...]:
@@ -107,7 +124,7 @@ class KafkaStream:
     @property
     def item_summary(self) -> KafkaLog:
         """The topic of the item summary of deleted rows, see `router.routed_log.retention`."""
-        return item_summary_log(self.routed)
+        return item_summary_log(self.cluster)
 
     def producers(self) -> list[str]:
         """List the producers with topics, in order, without a cache."""
@@ -120,14 +137,44 @@ class KafkaStream:
 
     def raw_logs(self) -> dict[str, KafkaLog | Path]:
         """Return the existing raw logs, each partition by itself, in order of name."""
-        logs: dict[str, KafkaLog | Path] = {
-            log.partition: log for name in self._producers("raw") for log in self.raw_parts(name)
-        }
+        logs = {log.partition: log for log in self.raw_topics()}
         return dict(sorted({**logs, **self._historical_logs()}.items()))
 
     def response_logs(self) -> dict[str, KafkaLog]:
         """Return the existing response logs by producer, in order of name."""
         return {producer: self.response_log(producer) for producer in self._producers("answers")}
+
+    def raw_topics(self) -> list[KafkaLog]:
+        """Return the existing raw logs in topics, in order of producer."""
+        return [log for name in self._producers("raw") for log in self.raw_parts(name)]
+
+    def measured_logs(
+        self, producer: str
+    ) -> tuple[Mapping[str, Path | KafkaLog], Mapping[str, KafkaLog]]:
+        if not producer:
+            return self.raw_logs(), self.response_logs()
+        raw = {log.partition: log for log in self.raw_parts(producer)}
+        return raw, {producer: self.response_log(producer)}
+
+    def backlog_client(self) -> "BacklogClient":
+        from tailorbird.stream.kafka.waits import BacklogClient
+
+        return BacklogClient()
+
+    def lost_raw_logs(self, names: Iterable[str]) -> dict[str, str]:
+        return {}
+
+    def producer_prefix(self, prefix: str) -> str:
+        return f"{self.host}-{prefix}"
+
+    def single_share(self) -> "KafkaPartition":
+        if self.count > 1:
+            raise ValueError("each of several partitions has a router of its own, see router.group")
+        return self.share(0, self.folder)
+
+    def check_settings(self) -> None:
+        """Let librdkafka validate its settings without connecting to a broker."""
+        self.cluster.client(AdminClient, {**self.cluster.conf(), "bootstrap.servers": ""})
 
     def share(self, number: int, folder: Path) -> "KafkaPartition":
         """Return one partition for its router; `folder` has the index and the router's lock."""
@@ -171,9 +218,8 @@ class KafkaStream:
         return f"kafka://{self.cluster.servers}/{self.cluster.prefix}"
 
 
-def item_summary_log(routed: KafkaLog | MergedLog) -> KafkaLog:
+def item_summary_log(cluster: Cluster) -> KafkaLog:
     """Return the topic of the item summary of deleted rows."""
-    cluster = routed.order.cluster if isinstance(routed, MergedLog) else routed.cluster
     return KafkaLog(cluster, "items", "items")
 
 
@@ -185,10 +231,17 @@ class KafkaPartition:
         index: file of the router's tables.
     """
 
-    def __init__(self, whole: KafkaStream, number: int, folder: Path) -> None:
+    def __init__(self, whole: KafkaLogSet, number: int, folder: Path) -> None:
         self._stream, self.number, self.count = whole, number, whole.count
         self.folder, self.snapshot_rows = folder, whole.snapshot_rows
         self.index = folder / (f"{_INDEX}.db" if whole.count == 1 else f"{_INDEX}.{number}.db")
+
+    @property
+    def topics(self) -> "KafkaPartition":
+        return self
+
+    def single_share(self) -> "KafkaPartition":
+        return self
 
     @property
     def routed(self) -> KafkaLog:

@@ -8,13 +8,21 @@ All readers of the routed log use this order, so `p` is the same for all, and wo
 recomputation work as with one partition. `router.partitions.order` writes the order.
 """
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import apsw
 import msgspec
 
 from tailorbird.stream.kafka.cluster import KafkaLog
 from tailorbird.stream.kafka.reader import KafkaReader
-from tailorbird.stream.protocol import Backlog, Block, StoredBlock
+from tailorbird.stream.protocol import Backlog, Block, LogWriter, StoredBlock
+
+if TYPE_CHECKING:
+    from tailorbird.stream.kafka.waits import BacklogClient, LogBacklog
 
 _ORDER_BYTES = 1 << 16  # of the order, read at once: some hundred blocks
 ORDER = "order"  # the kind of the blocks of the order log
@@ -55,9 +63,34 @@ class MergedLog:
     parts: tuple[KafkaLog, ...]
     stem: str = "routed"
 
+    is_derived: bool = False
+
     @property
     def topic(self) -> str:
         return self.parts[0].topic
+
+    @property
+    def label(self) -> str:
+        return self.topic
+
+    def open_reader(self) -> "MergedReader":
+        return MergedReader(self)
+
+    def open_writer(
+        self, *, partition: str, first: int, damaged_tail: str, held: Mapping[str, int]
+    ) -> LogWriter:
+        raise ValueError("each partition is written by itself, and the order by router.order")
+
+    def set_aside_files(self) -> list[Path]:
+        return []
+
+    def open_backlog(self, client: "BacklogClient | None") -> "LogBacklog":
+        return self.order.open_backlog(client)
+
+    def pruned_summary(
+        self, start: int
+    ) -> AbstractContextManager[tuple[apsw.Connection | None, int]]:
+        return self.parts[0].pruned_summary(start)
 
     def __str__(self) -> str:
         return f"kafka://{self.order.cluster.servers}/{self.parts[0].name}"

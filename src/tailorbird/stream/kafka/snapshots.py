@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import apsw
@@ -22,8 +23,8 @@ import pyarrow as pa
 from tailorbird import faults
 from tailorbird.errors import DamageError, NotReadyError, TailorbirdError
 from tailorbird.stream import sqlite
-from tailorbird.stream.kafka.cluster import KafkaLog
-from tailorbird.stream.kafka.logs import SNAPSHOT_ROWS
+from tailorbird.stream.kafka.cluster import Cluster, KafkaLog
+from tailorbird.stream.kafka.logs import SNAPSHOT_ROWS, item_summary_log
 from tailorbird.stream.kafka.pruning import Deleter
 from tailorbird.stream.opening import open_reader, open_writer
 from tailorbird.stream.protocol import Block
@@ -170,6 +171,28 @@ def load_snapshot(address: KafkaLog, snapshot: Snapshot) -> apsw.Connection:
     connection = apsw.Connection(":memory:")
     connection.deserialize("main", b"".join(_read(address, snapshot)))
     return connection
+
+
+@contextmanager
+def open_item_summary(cluster: Cluster, start: int) -> Iterator[tuple[apsw.Connection | None, int]]:
+    """Open the items of deleted rows, and the position that continues them.
+
+    Args:
+        start: where the routed log begins; without a summary, reading begins there.
+    """
+    address = item_summary_log(cluster)
+    newest = LatestSnapshot(address).refresh()
+    if newest is None or newest.position < start:
+        if start > 1:
+            log.error(
+                "what was deleted is not summed up in %s: items that stood there alone "
+                "are not known",
+                address,
+            )
+        yield None, start
+        return
+    with closing(load_snapshot(address, newest)) as connection:
+        yield connection, newest.position
 
 
 def _copy(file: Path, copy: Path) -> None:

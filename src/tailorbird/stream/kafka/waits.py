@@ -4,7 +4,6 @@ from typing import Any
 
 from tailorbird.errors import NotReadyError
 from tailorbird.stream.kafka.cluster import KafkaLog
-from tailorbird.stream.kafka.merged import MergedLog
 from tailorbird.stream.kafka.tail import Tail, tail_consumer
 from tailorbird.stream.protocol import RECEIPTS, Backlog
 
@@ -15,13 +14,12 @@ class BacklogClient:
     def __init__(self) -> None:
         self._consumer: Any = None
 
-    def of(self, address: KafkaLog | MergedLog) -> "LogBacklog":
-        """Return the backlog of a log; of several partitions, that of their order.
+    def open(self, log: KafkaLog) -> "LogBacklog":
+        """Return the backlog of a log.
 
         Raises:
             NotReadyError: there is no such topic yet.
         """
-        log = address.order if isinstance(address, MergedLog) else address
         if self._consumer is None:
             self._consumer = tail_consumer(log)
         return LogBacklog(Tail(log, self._consumer))

@@ -13,6 +13,7 @@ import msgspec
 from tailorbird.atomic_write import sync_folder
 from tailorbird.errors import ConfigError, StorageError
 from tailorbird.events.pseudonyms import SETTING, Pseudonyms
+from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
 
 FILE = "pseudonyms.json"
@@ -74,29 +75,30 @@ def _read_fingerprint(file: Storage) -> str | None:
     except FileNotFoundError:
         return ""
     except OSError:
-        return None if isinstance(file, Path) else ""
+        return "" if storage_at(file).is_remote else None
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError):
         return None
 
 
 def _write_fingerprint(file: Storage, fingerprint: str) -> None:
     content = msgspec.json.encode({"fingerprint": fingerprint}) + b"\n"
-    if not isinstance(file, Path):
+    local_file = storage_at(file).local
+    if local_file is None:
         try:
             file.write_bytes(content)
         except OSError:  # The storage is unreachable now; the next start writes it.
             return
         return
     # Roles that start together write at once.
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft = local_file.with_name(f".{local_file.name}.{os.getpid()}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        local_file.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("wb") as out:
             out.write(content)
             out.flush()
             os.fsync(out.fileno())
-        draft.rename(file)
-        sync_folder(file.parent)
+        draft.rename(local_file)
+        sync_folder(local_file.parent)
     except OSError as error:
         raise StorageError(
             f"cannot be written: {error.strerror}", where=str(file), fix="make the folder writable"

@@ -15,7 +15,6 @@ Corruption is listed, not raised: one report names all of it.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -40,6 +39,7 @@ from tailorbird.lake.write.positions import (
     positions_lost,
     waiting_rows,
 )
+from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
 from tailorbird.stream import Stream, log_set, open_reader
 
@@ -146,7 +146,8 @@ def verify(
     if not (lake / "ledger.jsonl").exists():
         raise no_ledger(lake)
     report = VerifyReport()
-    if isinstance(lake, Path) and swap.is_unfinished(lake):
+    local = storage_at(lake).local
+    if local is not None and swap.is_unfinished(local):
         report.faults.append(
             Fault("rebuild", "a rebuild was cut short; tailorbird lake repair --yes completes it")
         )

@@ -64,6 +64,7 @@ from tailorbird.privacy.writers import Writers, find_set_aside, open_writers
 from tailorbird.registry import Registry
 from tailorbird.router.erasure.erase import ErasedCounts
 from tailorbird.router.erasure.erase import erase_from_file as erase_router
+from tailorbird.storage import storage_at
 from tailorbird.stream import read_released, sqlite
 from tailorbird.stream.importer import erase_paths
 
@@ -339,7 +340,7 @@ class _Erasure:
     def _files(self) -> dict[str, Any]:
         """Delete what commands made of their data; other files of the user's own stay."""
         lake = self._project.paths.lake
-        files = list(find_scratch(self._data, lake if isinstance(lake, Path) else None))
+        files = list(find_scratch(self._data, storage_at(lake).local))
         for match in self._search().matches:
             path = Path(match.path)
             if is_below(match.path, local_roots(self._project)) and path.exists():

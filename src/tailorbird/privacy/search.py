@@ -34,7 +34,8 @@ from tailorbird.privacy.files import local_roots
 from tailorbird.privacy.matching import IdMatcher, StringMatcher
 from tailorbird.privacy.mentions import attribute_names
 from tailorbird.privacy.people import People
-from tailorbird.storage_paths import ObjectPath, Storage
+from tailorbird.storage import storage_at
+from tailorbird.storage_paths import Storage
 from tailorbird.stream import Block
 
 Progress = Callable[[str, int, int | None], None]
@@ -166,7 +167,8 @@ def roots_of(project: Project) -> list[Storage]:
     elsewhere.
     """
     lake, local = project.paths.lake, local_roots(project)
-    is_local = isinstance(lake, Path) and any(folder in lake.parents for folder in local)
+    lake_folder = storage_at(lake).local
+    is_local = lake_folder and any(folder in lake_folder.parents for folder in local)
     return [*local, *([] if is_local else [lake])]
 
 
@@ -202,7 +204,7 @@ def search(
         name = path.name.encode(errors="surrogateescape")
         count = len(needles.find(name))
         where, size = "its name" if count else "", 0
-        if _is_file(path) and path not in skip:
+        if storage_at(path).is_regular_file() and path not in skip:
             report.files += 1
             for label, data in _contents(path, needles.longest):
                 size += len(data) if label == "the file" else 0
@@ -257,21 +259,17 @@ def _redacted(path: Storage, root: Storage, needles: Needles) -> str:
     )
 
 
-def _is_file(path: Storage) -> bool:
-    return isinstance(path, ObjectPath) or (path.is_file() and not path.is_symlink())
-
-
 def _contents(path: Storage, overlap: int) -> Iterator[tuple[str, bytes]]:
     """Yield all that a file holds, in pieces: its bytes, then what is packed in it."""
     source: str | pa.BufferReader
     try:
-        if isinstance(path, ObjectPath):
+        if (local := storage_at(path).local) is None:
             data = path.read_bytes()
             yield "the file", data
             source, suffix = pa.BufferReader(data), path.suffix
         else:
-            yield from _raw(path, overlap)
-            source, suffix = str(path), _suffix(path)
+            yield from _raw(local, overlap)
+            source, suffix = str(local), _suffix(local)
     except FileNotFoundError:  # deleted since the folder was listed
         return
     except PermissionError:

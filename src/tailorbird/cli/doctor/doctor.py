@@ -17,6 +17,7 @@ from tailorbird.cli.doctor.models import damaged_models
 from tailorbird.cli.output import Json, console, print_json, print_table
 from tailorbird.errors import StorageError, TailorbirdError, suggest_name
 from tailorbird.platform.servers import running_servers
+from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
 
 if TYPE_CHECKING:
@@ -161,10 +162,11 @@ def _roles(project: "Project") -> Iterator[Finding]:
     }
     logs |= {"score": project.paths.stream / "scores.db"} if project.scores else {}
     for role, path in logs.items():
-        if project.stream.is_remote or not isinstance(path, Path):
+        local = storage_at(path).local
+        if project.stream.is_remote or local is None:
             # The role may run on another machine; the lag of the readers shows whether it does.
             continue
-        holder = _holder(path)
+        holder = _holder(local)
         is_running = holder != "no writer"
         text = (
             holder.replace("written by", "runs as")

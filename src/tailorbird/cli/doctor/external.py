@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tailorbird.errors import NotReadyError, TailorbirdError
+from tailorbird.storage import storage_at
 from tailorbird.storage_paths import ObjectPath, Storage
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ def external_services(project: "Project") -> Iterator[Finding]:
     """Check that the services in the settings respond and are configured correctly."""
     if (topics := project.stream.topics) is not None:
         yield from _cluster(topics, project.paths.lake)
-    if isinstance(project.paths.lake, ObjectPath):
-        yield _check_bucket(project.paths.lake)
+    if (lake := storage_at(project.paths.lake).conditional) is not None:
+        yield _check_bucket(lake)
     store = project.settings.store
     for setting, url in (
         ("store.url", store.url),

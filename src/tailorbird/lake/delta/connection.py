@@ -7,7 +7,8 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from tailorbird.errors import DamageError, StorageError, TailorbirdError
-from tailorbird.storage_paths import ObjectPath, Storage, client_options
+from tailorbird.storage import storage_at
+from tailorbird.storage_paths import Storage
 
 
 def delta_table(path: Storage, version: int | None = None) -> DeltaTable:
@@ -17,9 +18,9 @@ def delta_table(path: Storage, version: int | None = None) -> DeltaTable:
         DamageError, StorageError: deltalake cannot open it.
     """
     with delta_errors(path):
-        if isinstance(path, ObjectPath):
-            return DeltaTable(str(path), version=version, storage_options=client_options())
-        return DeltaTable(path, version=version)
+        return DeltaTable(
+            str(path), version=version, storage_options=storage_at(path).delta_options()
+        )
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def delta_errors(path: Storage) -> Iterator[None]:
 def unreadable(path: Storage, error: DeltaError) -> TailorbirdError:
     """Return the error about a table that deltalake cannot use, where no file is to blame."""
     message = (str(error).splitlines() or [type(error).__name__])[0]
-    if isinstance(path, ObjectPath):
+    if storage_at(path).is_remote:
         fix = (
             "tailorbird lake verify names what is corrupt, and the lake role undoes what a crash "
             "may leave when it starts"

@@ -14,7 +14,8 @@ import pyarrow as pa
 from tailorbird.errors import DamageError, StorageError, TailorbirdError
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Ledger
-from tailorbird.storage_paths import ObjectPath, Storage
+from tailorbird.storage import storage_at
+from tailorbird.storage_paths import Storage
 
 _REMEDY = "tailorbird lake verify names what is corrupt, tailorbird lake repair rebuilds it"
 _OF_BUCKET = (
@@ -24,9 +25,8 @@ _OF_BUCKET = (
 
 def corrupt_file(message: str, place: Storage) -> DamageError:
     """Return the error about a corrupt file of a table, with the remedy for its kind of storage."""
-    return DamageError(
-        message, where=str(place), fix=_OF_BUCKET if isinstance(place, ObjectPath) else _REMEDY
-    )
+    fix = _OF_BUCKET if storage_at(place).is_remote else _REMEDY
+    return DamageError(message, where=str(place), fix=fix)
 
 
 class FileRecord(Protocol):

@@ -19,7 +19,8 @@ import msgspec
 from tailorbird.lake.delta.table import COMMIT_INFO, CommitInfo, commit_path
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Line
-from tailorbird.storage_paths import ObjectPath, Storage
+from tailorbird.storage import storage_at
+from tailorbird.storage_paths import Storage
 
 CHECKPOINT = re.compile(r"(\d{20})\.checkpoint.*\.parquet\Z")
 HINT = "_last_checkpoint"
@@ -123,7 +124,7 @@ def remedy(path: Storage, *, at_start: bool) -> str:
     Args:
         at_start: whether the role sets them aside when it starts.
     """
-    if not isinstance(path, ObjectPath):
+    if not storage_at(path).is_remote:
         return "tailorbird lake repair sets it aside"
     return "the lake role sets it aside when it starts" if at_start else _BY_HAND
 

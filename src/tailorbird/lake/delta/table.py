@@ -49,7 +49,8 @@ from tailorbird.lake.delta.vacuum import FILE_PREFIX, VacuumReport
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import File, Ledger, Line
 from tailorbird.lake.tables import TableSpec, aligned
-from tailorbird.storage_paths import ObjectPath, Storage, client_options
+from tailorbird.storage import storage_at
+from tailorbird.storage_paths import Storage
 
 COMMIT_INFO = "tailorbird"  # our key in the commit info
 CHECKPOINT_EVERY = 100  # commits; between two checkpoints a reader parses that many small files
@@ -95,7 +96,7 @@ def create_table(path: Storage, spec: TableSpec, ledger: Ledger, clock: Clock) -
                 **CONFIGURATION,
                 "delta.dataSkippingStatsColumns": ",".join(spec.statistics),
             },
-            storage_options=client_options() if isinstance(path, ObjectPath) else None,
+            storage_options=storage_at(path).delta_options(),
         )
     faults.at("lake.after_create")
     record_commit(path, spec.name, 0, ledger, written_at=clock.now())
@@ -333,7 +334,7 @@ class DurableTable:
             data = commit_path(self.path, version).read_bytes()
         except OSError:
             return False
-        return isinstance(self.path, ObjectPath) and f'"token":"{token}"'.encode() in data
+        return storage_at(self.path).is_remote and f'"token":"{token}"'.encode() in data
 
     def _write(
         self, rows: pa.Table, now: int, *, data_change: bool = True, sort: tuple[str, ...] = ()
@@ -417,10 +418,7 @@ class DurableTable:
             return self._opened(file).read()
 
     def _opened(self, file: File) -> pq.ParquetFile:
-        source = self.path / file.path
-        return pq.ParquetFile(
-            pa.BufferReader(source.read_bytes()) if isinstance(source, ObjectPath) else source
-        )
+        return pq.ParquetFile(storage_at(self.path / file.path).arrow_source())
 
     def _reading_errors(self, file: File) -> AbstractContextManager[None]:
         return reading_errors(self.path.parent, self.spec.name, lambda: [file.path])

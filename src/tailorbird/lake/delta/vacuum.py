@@ -19,7 +19,8 @@ from tailorbird import faults
 from tailorbird.events.clock import DAY
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Ledger
-from tailorbird.storage_paths import ObjectPath, Storage
+from tailorbird.storage import storage_at
+from tailorbird.storage_paths import Storage
 
 FILE_PREFIX = "part-"
 KEEP_US = 7 * DAY  # how long an earlier reader finds its files, unless `lake.history` is set
@@ -54,7 +55,7 @@ def unreferenced_files(
         if now - line.written_at < keep_us:
             named.update(line.removed)
     newest = max(ledger.commits(table), default=-1)
-    may_arrive_late = isinstance(path, ObjectPath)
+    may_arrive_late = storage_at(path).is_remote
     return [
         file
         for file, below in _data_files(path)

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from tailorbird.errors import LockedError, StorageError
 from tailorbird.lake.files import durable
+from tailorbird.storage import storage_at
 from tailorbird.storage_paths import ObjectPath, StaleError, Storage
 
 END_BYTES = 256 << 10
@@ -35,7 +36,10 @@ class Tail(Protocol):
 
 def open_tail(path: Storage) -> Tail:
     """Open the file at `path`; an absent file is empty."""
-    return _ObjectTail(path) if isinstance(path, ObjectPath) else _FileTail(path)
+    storage = storage_at(path)
+    if storage.conditional is not None:
+        return _ObjectTail(storage.conditional)
+    return _FileTail(storage.local)
 
 
 class _FileTail:

@@ -25,7 +25,8 @@ from tailorbird.errors import DamageError, StorageError
 from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.hash_chain import ChainedFile
-from tailorbird.storage_paths import ObjectPath, Storage
+from tailorbird.storage import storage_at
+from tailorbird.storage_paths import Storage
 from tailorbird.stream import Block, LogReader, StoredBlock
 
 BYTES_MAX = 16 << 20
@@ -197,7 +198,7 @@ class Archive:
         data = packed(blocks)
         sha256 = hashlib.sha256(data).hexdigest()
         # In a bucket another writer may still be active, so its file must have another name.
-        part = f".{sha256[:12]}" if isinstance(self.path, ObjectPath) else ""
+        part = f".{sha256[:12]}" if storage_at(self.path).is_remote else ""
         name = f"{partition}/{blocks[0].offset:020d}{part}.blocks.zst"
         path = self.path / name
         durable.make_folder(path.parent)

@@ -18,6 +18,7 @@ from tailorbird.errors import ConfigError, LockedError
 from tailorbird.events.clock import SECOND, Clock
 from tailorbird.file_lock import FileLock
 from tailorbird.lake.files import durable
+from tailorbird.storage import storage_at
 from tailorbird.storage_paths import ObjectPath, StaleError, Storage
 
 LEASE_US = 60 * SECOND
@@ -37,9 +38,10 @@ class _Holder(msgspec.Struct):
 
 def acquire_writer_lock(path: Storage, clock: Clock) -> WriterLock:
     """Become the only writer of the lake with its ledger at `path`. Raises LockedError."""
-    if isinstance(path, ObjectPath):
-        return Lease(path.with_name(path.name + ".lease"), clock)
-    return _Lock(FileLock(path))
+    storage = storage_at(path)
+    if storage.conditional is not None:
+        return Lease(storage.conditional.with_name(path.name + ".lease"), clock)
+    return _Lock(FileLock(storage.local))
 
 
 class _Lock:

@@ -27,6 +27,8 @@ from tailorbird.lake.tables import TABLES
 from tailorbird.lake.verify import table_faults
 from tailorbird.lake.write.positions import load_positions, no_ledger, store_positions
 from tailorbird.lake.write.role import LakeRole
+from tailorbird.storage import storage_at
+from tailorbird.storage_paths import Storage
 from tailorbird.stream import Stream
 from tailorbird.stream.released import FILE
 
@@ -45,17 +47,23 @@ class Rebuilder:
     """
 
     def __init__(
-        self, stream: Stream, lake: object, *, clock: Clock, route_again: RouteAgain
+        self, stream: Stream, lake: Storage, *, clock: Clock, route_again: RouteAgain
     ) -> None:
-        if not isinstance(lake, Path):
+        folder = storage_at(lake).local
+        if folder is None:
             raise UsageError(
                 "repairs lakes on a disk",
                 where=str(lake),
                 fix="objects are complete or absent: restore the bucket's earlier version",
             )
-        if not (lake / LEDGER).exists() and not ledger_is_lost(lake):
-            raise no_ledger(lake)
-        self._stream, self._lake, self._clock, self._route_again = stream, lake, clock, route_again
+        if not (folder / LEDGER).exists() and not ledger_is_lost(folder):
+            raise no_ledger(folder)
+        self._stream, self._lake, self._clock, self._route_again = (
+            stream,
+            folder,
+            clock,
+            route_again,
+        )
 
     def plan(self) -> Plan:
         """Return what is corrupt and from what it can be rebuilt; changes nothing."""

@@ -13,13 +13,13 @@ back and compared with the ledger. Logs are named by their files, without the ex
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 import msgspec
 
 from tailorbird.errors import DamageError, NotReadyError, StorageError
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Ledger
+from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
 from tailorbird.stream import Stream, open_reader, raw_addresses, response_log_addresses
 from tailorbird.stream.released import FILE, seal, unseal
@@ -66,7 +66,7 @@ def no_ledger(lake: Storage) -> NotReadyError:
 
 def ledger_lost(lake: Storage) -> str:
     """Return the remedy for a lost ledger."""
-    if not isinstance(lake, Path):
+    if storage_at(lake).is_remote:
         return (
             "restore it: its previous version if the bucket keeps versions, else from the backup "
             "of the bucket"

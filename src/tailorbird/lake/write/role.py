@@ -14,7 +14,6 @@ serves erasures.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -34,7 +33,8 @@ from tailorbird.lake.write import etl
 from tailorbird.lake.write.feeds import ROUTED, Feeds, read_some
 from tailorbird.lake.write.positions import ledger_lost, load_positions, store_positions
 from tailorbird.lake.write.rewrite import Rewriting
-from tailorbird.storage_paths import ObjectPath, Storage
+from tailorbird.storage import storage_at
+from tailorbird.storage_paths import Storage
 from tailorbird.stream import HISTORICAL_PRODUCERS, Address, LogReader, Stream, log_set
 from tailorbird.stream.released import FILE
 
@@ -99,8 +99,8 @@ class LakeRole:
         durable.make_folder(self._path)
         self._lock = acquire_writer_lock(self._path / "ledger.jsonl", clock)
         try:
-            if isinstance(self._path, Path):
-                swap.finish(self._path)
+            if (local := storage_at(self._path).local) is not None:
+                swap.finish(local)
             if ledger_is_lost(self._path):
                 where, fix = str(self._path / "ledger.jsonl"), ledger_lost(self._path)
                 raise DamageError(
@@ -254,7 +254,7 @@ class LakeRole:
                 name: table.vacuum(keep_us, dry_run=dry_run, progress=progress)
                 for name, table in self._tables.items()
             }
-            if isinstance(self._path, ObjectPath) and not dry_run:
+            if storage_at(self._path).is_remote and not dry_run:
                 for file in self._archive.unreferenced_files():
                     file.unlink(missing_ok=True)
             if not dry_run and any(report.log_files for report in reports.values()):

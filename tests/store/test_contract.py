@@ -5,9 +5,8 @@ from contextlib import contextmanager
 import pytest
 from tests.support.network.stores import BINARY, running
 
-from tailorbird.store import open_store
+from tailorbird.store import CopiedStore, open_copies, open_store
 from tailorbird.store.published import PublishedStore
-from tailorbird.store.valkey import CopiedStore, open_copies
 
 
 class Copied:

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 import pytest
 from tests.support.network.stores import needs_valkey, running
 
-from tailorbird.store import open_store
+from tailorbird.store import CopiedStore, open_copies, open_store
 from tailorbird.store.hedge import READS_MIN, Hedge
 from tailorbird.store.published import PublishedStore
-from tailorbird.store.valkey import CopiedStore, open_copies
 from tailorbird.store.versions import Head
 
 pytestmark = needs_valkey

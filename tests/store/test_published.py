@@ -11,10 +11,9 @@ import pytest
 from tests.support.network.stores import needs_valkey, running
 
 from tailorbird.errors import ConfigError, DamageError, NotReadyError, StorageError
-from tailorbird.store import open_store
+from tailorbird.store import CopiedStore, CopyTarget, open_copies, open_store
 from tailorbird.store.protocol import SnapshotExpiredError
 from tailorbird.store.published import PublishedStore
-from tailorbird.store.valkey import CopiedStore, CopyTarget, open_copies
 from tailorbird.store.versions import Change, Head, encode_versions, version_at
 
 pytestmark = needs_valkey

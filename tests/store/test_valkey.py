@@ -14,10 +14,10 @@ from tests.support.network.stores import BINARY, needs_valkey, running
 from tests.support.network.tls_proxy import Certificates
 
 from tailorbird.errors import ConfigError, StorageError
-from tailorbird.store import open_store
+from tailorbird.store import CopiedStore, open_copies, open_store
 from tailorbird.store.breaker import Breaker
 from tailorbird.store.published import PublishedStore
-from tailorbird.store.valkey import ACL, CopiedStore, open_copies
+from tailorbird.store.valkey import ACL
 from tailorbird.store.versions import Head
 
 pytestmark = needs_valkey

@@ -16,9 +16,8 @@ from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.tables import TableReader
 from tailorbird.errors import DamageError, LockedError, NotReadyError
 from tailorbird.file_lock import FileLock
-from tailorbird.store import open_store
+from tailorbird.store import CopiedStore, CopyTarget, open_store
 from tailorbird.store.breaker import Breaker
-from tailorbird.store.valkey import CopiedStore, CopyTarget
 
 CURRENT = "current.json"
 ROLE = "role"  # lock name of the writer of a contract's tables

@@ -34,8 +34,7 @@ from tailorbird.errors import DamageError, NotReadyError, StorageError
 from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.events.contract.schema import ROUTED, number_rows
 from tailorbird.file_lock import FileLock
-from tailorbird.store import Store, open_store
-from tailorbird.store.valkey import WRITE_TIMEOUT_S, CopyTarget
+from tailorbird.store import WRITE_TIMEOUT_S, CopyTarget, Store, open_store
 from tailorbird.stream import Address, LogReader, StoredBlock, open_reader
 
 log = logging.getLogger(__name__)

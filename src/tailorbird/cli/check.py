@@ -112,7 +112,7 @@ def check_settings(project: "Project") -> None:
         ConfigError: a setting is invalid; names the setting.
     """
     from tailorbird.events.pseudonyms import Pseudonyms
-    from tailorbird.store.valkey import server_address
+    from tailorbird.store import server_address
 
     settings = project.settings
     require_gorse_slot(project)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tailorbird.config.settings import Settings
 from tailorbird.errors import ConfigError, StorageError
-from tailorbird.store.valkey import CopyTarget
+from tailorbird.store import CopyTarget
 
 FILE = "project-id"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")

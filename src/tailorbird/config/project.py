@@ -28,7 +28,7 @@ from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
 from tailorbird.ranking.scores import Score
 from tailorbird.retrieval import MeaningSettings
 from tailorbird.storage_paths import Storage, open_storage, require_unescaped_path
-from tailorbird.store.valkey import CopyTarget
+from tailorbird.store import CopyTarget
 from tailorbird.stream import Address, FileLogSet, LogSet
 
 FILE = "tailorbird.toml"

@@ -25,7 +25,7 @@ from tailorbird.serving.pipeline.editorial import FILE as LISTS_FILE
 from tailorbird.serving.pipeline.editorial import LiveLists
 from tailorbird.serving.pipeline.formulas import LiveFormulas
 from tailorbird.serving.pipeline.pipeline import Pipeline, load_bundle
-from tailorbird.store.valkey import CopyTarget
+from tailorbird.store import CopyTarget
 
 
 class InProcessServer:

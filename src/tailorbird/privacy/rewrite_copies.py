@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection
 
 from tailorbird.errors import LockedError
-from tailorbird.store.valkey import WRITE_TIMEOUT_S, Copies, CopyTarget, open_copies
+from tailorbird.store import WRITE_TIMEOUT_S, Copies, CopyTarget, open_copies
 
 _CLAIM_S = 12.0  # after which the claim of a worker that died has ended, see `store.published`
 _INTERVAL_S = 0.2

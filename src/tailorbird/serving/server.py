@@ -69,7 +69,7 @@ from tailorbird.serving.pipeline.formulas import LiveFormulas
 from tailorbird.serving.pipeline.pipeline import STALE_US, Pipeline, load_bundle
 from tailorbird.serving.scores.log import ScoreFeed
 from tailorbird.storage_paths import Storage
-from tailorbird.store.valkey import CopyTarget
+from tailorbird.store import CopyTarget
 from tailorbird.stream import Address, Stream
 from tailorbird.stream.lag import LagMeter, LagWatch
 

@@ -77,6 +77,8 @@ _environments_lock = threading.Lock()
 class EmbeddedSnapshot:
     """A `store.Snapshot`, and with a writing transaction a `store.Transaction`."""
 
+    published_at = 0
+
     def __init__(self, transaction: lmdb.Transaction) -> None:
         self._transaction = transaction
 

@@ -1,5 +1,5 @@
-"""Protocols of a store. `store.embedded` implements them in LMDB, `store.valkey` for remote
-readers.
+"""Protocols of a store. `store.embedded` implements them in LMDB, and `store.copies` for
+readers on other machines.
 
 Keys and values are opaque bytes; a key has at most 511.
 """
@@ -24,6 +24,11 @@ class SnapshotExpiredError(StorageError):
 
 class Snapshot(Protocol):
     """The store as of one commit, held for the duration of a request."""
+
+    @property
+    def published_at(self) -> int:
+        """Time at which a copy was last known to be current, in microseconds; 0 if it is none."""
+        ...
 
     def get(self, key: bytes) -> bytes | None: ...
 

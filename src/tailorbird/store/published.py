@@ -24,8 +24,8 @@ from typing import TypeVar
 
 from tailorbird import faults
 from tailorbird.errors import StorageError
+from tailorbird.store.copies import CHUNK, Copies
 from tailorbird.store.protocol import Snapshot, Store, Transaction
-from tailorbird.store.valkey import CHUNK, Copies
 from tailorbird.store.versions import Change, Head
 
 log = logging.getLogger(__name__)
@@ -366,6 +366,8 @@ class PublishedStore:
 
 class _PublicSnapshot:
     """A snapshot without this module's own records."""
+
+    published_at = 0
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot

@@ -12,17 +12,14 @@ snapshot and then expires. Lost copies are written again from the worker's own s
 """
 
 import re
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
-from tailorbird.errors import ConfigError, NotReadyError, StorageError
+from tailorbird.errors import ConfigError, StorageError
 from tailorbird.store.breaker import Breaker
+from tailorbird.store.copies import CHUNK
 from tailorbird.store.hedge import Hedge, HedgeRequest
-from tailorbird.store.protocol import SnapshotExpiredError
 from tailorbird.store.versions import (
     Change,
     Head,
@@ -30,17 +27,11 @@ from tailorbird.store.versions import (
     encode_head,
     encode_versions,
     is_of_epoch,
-    version_at,
 )
 
-SCHEMES = ("valkey", "valkeys", "redis", "rediss", "valkey+cluster", "valkeys+cluster")
 # commands used on one server, in database 0
 ACL = "+get +mget +set +pexpire +unlink +del +scan +info +ping +hello +client"
-READ_TIMEOUT_S = 0.05
-WRITE_TIMEOUT_S = 5.0
-SNAPSHOT_S = 30.0  # lifetime of a snapshot; tombstones live longer
-TOMBSTONE_MS = 120_000
-CHUNK = 1_000  # records in one round trip
+TOMBSTONE_MS = 120_000  # longer than the lifetime of a snapshot
 
 
 class Client(Protocol):
@@ -79,12 +70,8 @@ class Client(Protocol):
     def close(self) -> None: ...
 
 
-class Copies:
-    """The copies of one store under a name.
-
-    Raises, as all its methods:
-        StorageError: the server cannot be reached, or refuses.
-    """
+class ValkeyCopies:
+    """The copies of one store under a name, see `store.copies.Copies`."""
 
     def __init__(
         self,
@@ -310,144 +297,18 @@ class Copies:
             ) from error
 
 
-class CopiedSnapshot:
-    """A `store.Snapshot` over copies, as of one head.
-
-    Raises, on top of what `Copies` does:
-        SnapshotExpiredError: a record was written twice since the snapshot began; begin another.
-    """
-
-    def __init__(self, copies: Copies, head: Head) -> None:
-        self._copies, self._head = copies, head
-        self.published_at = head.at
-        self._deadline = time.monotonic() + SNAPSHOT_S
-
-    def get(self, key: bytes) -> bytes | None:
-        return self._versions([key])[0]
-
-    def get_many(self, keys: Sequence[bytes], *, default: bytes) -> bytes:
-        return b"".join([default if one is None else one for one in self._versions(keys)])
-
-    def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
-        values = [one or b"" for one in self._versions(keys)]
-        return b"".join(values), [len(one) for one in values]
-
-    def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Scan all keys of the server. Slow, for tools only."""
-        keys = [key for key in self._copies.all_keys(prefix) if key > after]
-        for start in range(0, len(keys), CHUNK):
-            chunk = keys[start : start + CHUNK]
-            for key, value in zip(chunk, self._versions(chunk), strict=True):
-                if value is not None:
-                    yield key, value
-
-    def _versions(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        if time.monotonic() > self._deadline:
-            raise SnapshotExpiredError(f"a snapshot is good for {SNAPSHOT_S:g} s")
-        head = self._head
-        return [
-            None if stored is None else version_at(stored, head)
-            for stored in self._copies.read(keys, head)
-        ]
-
-
-class CopiedStore:
-    """The reading half of `store.Store` over copies; created by `open_copies`."""
-
-    def __init__(self, copies: Copies) -> None:
-        self._copies = copies
-
-    @contextmanager
-    def snapshot(self) -> Iterator[CopiedSnapshot]:
-        head = self._copies.head()
-        if head is None:
-            raise NotReadyError(
-                "no records have been published",
-                where=self._copies.where,
-                fix="tailorbird run worker",
-            )
-        yield CopiedSnapshot(self._copies, head)
-
-    def close(self) -> None:
-        self._copies.close()
-
-
-@dataclass(frozen=True)
-class CopyTarget:
-    """The target of a project's record copies.
-
-    Attributes:
-        url: URL of the server, see `open_copies`.
-        project: prefix of this project's keys, since several may share a server.
-        password: password of the server, if it is not in the URL.
-        replica: URL of a replica for hedged reads; "" uses another connection to the server.
-        hedge: decides when to hedge reads; None never does.
-        read_timeout_s: timeout of connecting and of each response for readers.
-    """
-
-    url: str = field(repr=False)
-    project: str
-    password: str = field(default="", repr=False)
-    replica: str = field(default="", repr=False)
-    hedge: Hedge | None = field(default=None, repr=False, compare=False)
-    read_timeout_s: float = READ_TIMEOUT_S
-
-    def open(
-        self, schema: str, *, timeout_s: float | None = None, breaker: Breaker | None = None
-    ) -> Copies:
-        """Open the copies of one schema, by default for reading; see `open_copies`."""
-        return open_copies(
-            self.url,
-            f"{self.project}:{schema}",
-            timeout_s=self.read_timeout_s if timeout_s is None else timeout_s,
-            breaker=breaker,
-            password=self.password,
-            hedge=self.hedge,
-            replica=self.replica,
-        )
-
-    def prune(self, keep: Collection[str], *, unnamed: bool = False) -> dict[str, int]:
-        """Delete the records of schemas that are neither kept nor being published.
-
-        Returns the number of records by schema.
-
-        Args:
-            unnamed: also delete records of any project whose keys do not name one, reported as
-                `tb:SCHEMA`.
-        Raises:
-            StorageError: the server cannot be reached, or refuses.
-        """
-        copies = self.open("", timeout_s=WRITE_TIMEOUT_S)
-        try:
-            return copies.prune(self.project, keep, unnamed=unnamed)
-        finally:
-            copies.close()
-
-
 def open_copies(
     url: str,
     name: str,
+    where: str,
     *,
-    timeout_s: float = READ_TIMEOUT_S,
-    breaker: Breaker | None = None,
-    password: str = "",
-    hedge: Hedge | None = None,
-    replica: str = "",
-) -> Copies:
-    """Open the copies under `name` on a server, without contacting it yet.
-
-    Args:
-        url: `valkey://[user:password@]host[:port][/database]`; `valkeys://` with TLS
-            (`?ssl_ca_certs=FILE`); `valkey+cluster://` for a cluster, of which any node is named.
-        timeout_s: timeout of connecting and of each response.
-        breaker: fails calls at once while the server does not answer; for readers. All callers of
-            a server share one, so that their failures add up.
-        password: replaces the password in the URL.
-        hedge, replica: see `CopyTarget`.
-    Raises:
-        ConfigError: no such scheme, or the client library is not installed.
-    """
-    where = server_address(url)
+    timeout_s: float,
+    breaker: Breaker | None,
+    password: str,
+    hedge: Hedge | None,
+    replica: str,
+) -> ValkeyCopies:
+    """Open the copies under `name`, see `store.opening.open_copies`; `where` is for errors."""
     try:
         from tailorbird.store.valkey_client import connect
     except ImportError as error:
@@ -459,24 +320,8 @@ def open_copies(
     replica_client = (
         connect(replica, timeout_s, password) if replica and hedge is not None else None
     )
-    return Copies(connect(url, timeout_s, password), name, where, breaker, hedge, replica_client)
-
-
-def server_address(url: str, setting: str = "store.url") -> str:
-    """Return scheme, host and port of a store's URL, without its password.
-
-    Raises:
-        ConfigError: the URL in `setting` is invalid.
-    """
-    fix = "write it as valkey://host:6379, valkeys:// for TLS, valkey+cluster:// for a cluster"
-    try:
-        parts = urlsplit(url)
-        where = f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}"
-    except ValueError as error:
-        raise ConfigError(f"no address: {error}", where=setting, fix=fix) from None
-    if parts.scheme not in SCHEMES:
-        raise ConfigError(f"{parts.scheme!r} is no scheme of a store", where=setting, fix=fix)
-    return where
+    client = connect(url, timeout_s, password)
+    return ValkeyCopies(client, name, where, breaker, hedge, replica_client)
 
 
 _OURS = re.compile(

@@ -19,9 +19,8 @@ from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.state.state import COMMITS, open_state
 from tailorbird.platform.roles import Roles
 from tailorbird.serving.collector.collector import EventCollector
-from tailorbird.store import open_store
+from tailorbird.store import CopiedStore, CopyTarget, open_copies, open_store
 from tailorbird.store.published import OWN_PREFIX, PublishedStore
-from tailorbird.store.valkey import CopiedStore, CopyTarget, open_copies
 
 pytestmark = [pytest.mark.slow, needs_valkey]
 

@@ -14,8 +14,8 @@ from tests.support.shops import shop_plan
 
 from tailorbird.events import RoutePlan
 from tailorbird.serving.server import ServeOptions, run
+from tailorbird.store import CopyTarget
 from tailorbird.store.hedge import Hedge
-from tailorbird.store.valkey import CopyTarget
 from tailorbird.stream import Stream
 
 

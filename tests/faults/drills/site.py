@@ -28,7 +28,7 @@ from tailorbird.errors import StorageError
 from tailorbird.events import SECOND, SystemClock
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.registry import Registry
-from tailorbird.store.valkey import CopyTarget
+from tailorbird.store import CopyTarget
 from tailorbird.stream import log_set, open_reader
 
 ROOT = Path(__file__).parents[3]

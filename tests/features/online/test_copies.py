@@ -19,8 +19,8 @@ from tailorbird.features.state.progress import read_all_figures
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.models.schemas import Schemas
 from tailorbird.serving.models.state import StateReader
+from tailorbird.store import CopyTarget
 from tailorbird.store.breaker import FAILURES
-from tailorbird.store.valkey import CopyTarget
 
 pytestmark = needs_valkey
 

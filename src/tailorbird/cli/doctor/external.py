@@ -55,7 +55,7 @@ def _check_bucket(lake: ObjectPath) -> Finding:
 
 def _check_valkey(setting: str, url: str, password: str) -> Finding:
     """Check that the server of a setting responds and does not evict keys."""
-    from tailorbird.store.valkey import open_copies
+    from tailorbird.store import open_copies
 
     try:
         copies = open_copies(url, "doctor", password=password)

@@ -21,7 +21,7 @@ class Models:
         from tailorbird.serving.metrics import Metrics
         from tailorbird.serving.models.bundles import probe_in_child
         from tailorbird.serving.models.churn import ChurnModels
-        from tailorbird.store.valkey import WRITE_TIMEOUT_S
+        from tailorbird.store import WRITE_TIMEOUT_S
 
         target = project.copy_target()
         # Late scores are not computed at all, so a long timeout does no harm. Ids in the routed log

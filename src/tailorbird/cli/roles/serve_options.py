@@ -9,8 +9,8 @@ from tailorbird.events import SECOND, parse_duration
 from tailorbird.serving.auth.limits import Networks, ServerLimits
 from tailorbird.serving.pipeline.editorial import FILE as LISTS_FILE
 from tailorbird.serving.server import BUDGETS, ServeOptions
+from tailorbird.store import CopyTarget
 from tailorbird.store.hedge import Hedge
-from tailorbird.store.valkey import CopyTarget
 
 
 def serve_options(project: Project) -> ServeOptions:

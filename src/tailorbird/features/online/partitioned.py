@@ -28,6 +28,11 @@ class PartedSnapshot:
     ) -> None:
         self._parts, self._map_parts = parts, map_parts
 
+    @property
+    def published_at(self) -> int:
+        """Time at which the oldest copy was last known to be current; 0 if there is none."""
+        return min((part.published_at for part in self._parts if part.published_at), default=0)
+
     def get(self, key: bytes) -> bytes | None:
         return self._parts[int.from_bytes(key[-8:], "big") % len(self._parts)].get(key)
 

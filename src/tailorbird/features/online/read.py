@@ -42,10 +42,9 @@ from tailorbird.features.request import ReadRequest, Rows, Sequence
 from tailorbird.features.state.key_partition import KeyPart, all_parts
 from tailorbird.features.state.state import Position, all_records, open_state, read_position
 from tailorbird.features.state.tiles import NEVER
-from tailorbird.store import EmbeddedStore, Snapshot
+from tailorbird.store import CopiedStore, CopyTarget, EmbeddedStore, Snapshot
 from tailorbird.store.breaker import FAILURES, Breaker
 from tailorbird.store.protocol import SnapshotExpiredError
-from tailorbird.store.valkey import CopiedSnapshot, CopiedStore, CopyTarget
 
 Int64s = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -144,8 +143,8 @@ class Reader:
             rows = _ActiveRead(
                 self._plan, snapshot, resolved_request, keys, resolved.swept
             ).read_rows(resolved.positions, resolved.alias_ts)
-            published_at = [part.published_at for part in parts if isinstance(part, CopiedSnapshot)]
-            return replace(rows, published_at=min(published_at)) if published_at else rows
+            published_at = snapshot.published_at
+            return replace(rows, published_at=published_at) if published_at else rows
 
     def position(self) -> Position:
         """Return the position of the state that the next read would see; the oldest one of several

@@ -64,8 +64,7 @@ from tailorbird.features.state.state import (
     state_folder,
 )
 from tailorbird.file_lock import FileLock
-from tailorbird.store import Store, Transaction, inode
-from tailorbird.store.valkey import WRITE_TIMEOUT_S, CopyTarget
+from tailorbird.store import WRITE_TIMEOUT_S, CopyTarget, Store, Transaction, inode
 from tailorbird.stream import Address, LogReader, log_address, open_reader
 
 log = logging.getLogger(__name__)

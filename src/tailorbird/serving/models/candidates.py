@@ -32,9 +32,8 @@ from tailorbird.candidates.tables import TableReader
 from tailorbird.errors import TailorbirdError
 from tailorbird.events.clock import Clock
 from tailorbird.periodic import PeriodicTask
-from tailorbird.store import inode
+from tailorbird.store import CopyTarget, inode
 from tailorbird.store.breaker import Breaker
-from tailorbird.store.valkey import CopyTarget
 
 POLL_S = 0.2
 RETRY_S = 1.0

@@ -23,7 +23,7 @@ from tailorbird.features.schemas import load_declarations, read_applied
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.serving.models.state import RETRY_S, StateReader
 from tailorbird.serving.pipeline.protocols import FeatureAccess, FeatureReader
-from tailorbird.store.valkey import CopyTarget
+from tailorbird.store import CopyTarget
 
 CHECK_INTERVAL_S = 1.0  # between checks of the applied schema, without a bundle
 log = logging.getLogger(__name__)

@@ -18,9 +18,8 @@ from tailorbird.errors import NotReadyError, StorageError
 from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.features.online.read import Reader, make_breaker
 from tailorbird.features.state.key_partition import all_parts
-from tailorbird.store import inode
+from tailorbird.store import CopyTarget, inode
 from tailorbird.store.breaker import Breaker
-from tailorbird.store.valkey import CopyTarget
 
 # Between attempts to open the state, and between checks whether the folder was replaced.
 RETRY_S = 1.0

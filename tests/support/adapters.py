@@ -12,7 +12,8 @@ NOW = 1_800_000_000_000_000
 
 def lines(format_: str, path: Path, **options: Any) -> list[bytes]:
     """Return the lines that the adapter yields, one document per event."""
-    read, patterns = FORMATS[format_]
+    format_adapter = FORMATS[format_]
+    read, patterns = format_adapter.read, format_adapter.patterns
     files = digest_files(find_files(path, patterns))
     return [
         line

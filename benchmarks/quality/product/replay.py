@@ -81,7 +81,8 @@ def read_stream(project: Project, mapping: Path, folder: Path, now: int) -> Stre
 
     `now` is a time at which all of them have happened.
     """
-    adapter, patterns = FORMATS["mapping"]
+    format_adapter = FORMATS["mapping"]
+    adapter, patterns = format_adapter.read, format_adapter.patterns
     text = mapping.read_text()
     options = AdapterOptions(mapping=text, mapping_name=str(mapping), root=str(folder))
     stream = Stream([], [])

@@ -15,19 +15,15 @@ from tailorbird.cli.output import (
     this_command,
 )
 from tailorbird.errors import UsageError
+from tailorbird.import_formats import FORMAT_NAMES
 
 if TYPE_CHECKING:
     from tailorbird.stream.importer import ImportReport
 
-_FORMAT_NAMES = (
-    "tailorbird, metarank, movielens, personalize, gorse, segment, ga4, snowplow, "
-    "cloudevents, mind, instacart, mapping"
-)
-
 
 def import_files(
     format_: Annotated[
-        str, Parameter(name="FORMAT", help=f"format of the files: {_FORMAT_NAMES}; or auto")
+        str, Parameter(name="FORMAT", help=f"format of the files: {FORMAT_NAMES}; or auto")
     ] = "",
     path: Annotated[
         Path | None,
@@ -159,7 +155,7 @@ def _guess(path: Path, json: bool) -> None:
                 f"{recognised} {path}"
             )
         return
-    files = find_files(path, FORMATS["mapping"][1])
+    files = find_files(path, FORMATS["mapping"].patterns)
     guesses, left_out = guess_files(files)
     toml = "\n".join(guess.toml for guess in guesses)
     trial = try_mapping(

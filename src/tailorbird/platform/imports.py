@@ -8,15 +8,12 @@ from tailorbird.config.erasures import apply_remote_erasures, hold_off_erasures
 from tailorbird.errors import InputError, LockedError, UsageError
 from tailorbird.events import SystemClock
 from tailorbird.events.adapters import AdapterOptions, list_importable_files, recognise_format
+from tailorbird.import_formats import FORMAT_NAMES
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.roles import drain
 from tailorbird.stream.importer import ImportReport
 from tailorbird.stream.importer import import_files as import_into_log
 
-FORMAT_NAMES = (
-    "tailorbird, metarank, movielens, personalize, gorse, segment, ga4, snowplow, "
-    "cloudevents, mind, instacart, mapping"
-)
 PROPOSE_HINT = "tailorbird import --guess PATH > mapping.toml proposes one"
 
 

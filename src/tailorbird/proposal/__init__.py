@@ -70,7 +70,7 @@ def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
     """
     if (format_ := recognise_format(list_importable_files(data))) not in _TABLES:
         return _propose_from_adapter(str(format_), data, now)
-    files = find_files(data, FORMATS["mapping"][1])
+    files = find_files(data, FORMATS["mapping"].patterns)
     reasons: Reasons = []
     guesses, left_out = guess_files(files, answers)
     reasons += [(file.name, "left out", why) for file, why in left_out.items()]

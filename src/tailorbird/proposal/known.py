@@ -77,7 +77,8 @@ def facts_from_adapter(format_: str, data: Path, now: int) -> tuple[Facts, list[
 
 
 def _accepted(format_: str, data: Path, now: int) -> Iterator[Accepted]:
-    read, patterns = FORMATS[format_]
+    format_adapter = FORMATS[format_]
+    read, patterns = format_adapter.read, format_adapter.patterns
     plan = RoutePlan()
     for batch in read(
         dict.fromkeys(find_files(data, patterns), "0" * 64), AdapterOptions(root=str(data))

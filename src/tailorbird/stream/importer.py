@@ -115,7 +115,8 @@ def import_files(
     """
     if format_ not in FORMATS:
         raise UsageError(f"unknown format {format_!r}", fix=f"use one of {', '.join(FORMATS)}")
-    read, patterns = FORMATS[format_]
+    format_adapter = FORMATS[format_]
+    read, patterns = format_adapter.read, format_adapter.patterns
     files = find_files(path, patterns)
     size = sum(file.stat().st_size for file in files)
     digested_bytes = 0

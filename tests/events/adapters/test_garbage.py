@@ -189,7 +189,7 @@ def _read_or_named(format_: str, file: Path) -> list[bytes]:
     try:
         return [
             line
-            for batch in FORMATS[format_][0]({file: "0" * 64}, AdapterOptions())
+            for batch in FORMATS[format_].read({file: "0" * 64}, AdapterOptions())
             for line in batch.lines
         ]
     except InputError as refused:

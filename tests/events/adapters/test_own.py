@@ -85,6 +85,6 @@ def test_numbers_are_those_of_the_rows(tmp_path: Path) -> None:
     from tailorbird.events.adapters import FORMATS, AdapterOptions
 
     pq.write_table(pa.table({"event_id": [str(i) for i in range(20_003)]}), tmp_path / "e.parquet")
-    batches = list(FORMATS["tailorbird"][0]({tmp_path / "e.parquet": "0"}, AdapterOptions()))
+    batches = list(FORMATS["tailorbird"].read({tmp_path / "e.parquet": "0"}, AdapterOptions()))
     assert [number for batch in batches for number in batch.numbers] == list(range(1, 20_004))
     assert msgspec.json.decode(batches[-1].lines[-1]) == {"event_id": "20002"}

@@ -68,7 +68,7 @@ def test_files_without_a_suffix_count_only_where_they_are_exports(tmp_path: Path
     (tmp_path / "segment-logs" / "old.log.gz").write_bytes(gzip.compress(b"not this one"))
     assert list_importable_files(tmp_path / "segment-logs") == [archived]
     assert recognise_format([archived]) == "segment"
-    assert archived in find_files(tmp_path / "segment-logs", FORMATS["segment"][1])
+    assert archived in find_files(tmp_path / "segment-logs", FORMATS["segment"].patterns)
 
 
 def test_no_importable_file(tmp_path: Path) -> None:

@@ -331,7 +331,7 @@ def test_profiles_that_say_nothing_new_make_no_empty_batch(tmp_path: Path) -> No
         '[[source]]\nfile = "e.csv"\nkind = "items"\ndistinct = true\nitem_id = '
         '"item_id"\n[source.properties]\nbrand = "brand"\n'
     )
-    read, _ = FORMATS["mapping"]
+    read = FORMATS["mapping"].read
     batches = list(
         read({tmp_path / "e.csv": "0" * 64}, AdapterOptions(mapping=mapping, root=str(tmp_path)))
     )

@@ -42,11 +42,11 @@ def test_what_loaders_write_has_no_suffix(format_: str, tmp_path: Path) -> None:
     ]
     for name in (*names, "_SUCCESS", ".DS_Store", "LICENSE", "SHA256SUMS", "note.pdf"):
         (tmp_path / name).touch()
-    assert [file.name for file in find_files(tmp_path, FORMATS[format_][1])] == names
+    assert [file.name for file in find_files(tmp_path, FORMATS[format_].patterns)] == names
     for name in names:
         (tmp_path / name).unlink()
     with pytest.raises(InputError, match="nor one without a suffix"):
-        find_files(tmp_path, FORMATS[format_][1])
+        find_files(tmp_path, FORMATS[format_].patterns)
 
 
 def test_an_explicit_file_needs_no_matching_name(tmp_path: Path) -> None:

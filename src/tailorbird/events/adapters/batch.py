@@ -4,15 +4,18 @@ An adapter passes on unreadable records as they are. The contract refuses them, 
 quarantine unchanged.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from tailorbird.events.contract.envelope import Event
 from tailorbird.events.tables.files import BATCH_ROWS
+
+if TYPE_CHECKING:
+    from tailorbird.events.adapters.record import Convert
 
 BATCH_BYTES = 64 << 20  # rows that are no events may be of any length
 ROW_ID_PREFIX = "row:"  # begins the ids of rows that have none of their own
@@ -99,3 +102,32 @@ def to_batches(file: str, rows: Iterator[tuple[int, bytes]]) -> Iterator[Batch]:
             lines, numbers, size = [], [], 0
     if lines:
         yield Batch(file, lines, numbers)
+
+
+def _never(*_: Any) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class FormatAdapter:
+    """All that an import format consists of.
+
+    Attributes:
+        read: reads files of the format.
+        patterns: names of its files in a folder.
+        convert: converts a self-contained record, by which refused records are converted again.
+        is_table: recognises a table by file name and columns.
+        is_record: recognises a JSON record, given as a dict.
+        is_text: recognises a file of lines by its name and first line.
+        has_csv: whether a CSV file may be of the format.
+        may_lack_suffix: whether files of an export may have no telling name.
+    """
+
+    read: Adapter
+    patterns: tuple[str, ...]
+    convert: "Convert | None" = None
+    is_table: Callable[[str, list[str]], bool] = _never
+    is_record: Callable[[dict[str, Any]], bool] = _never
+    is_text: Callable[[str, bytes], bool] = _never
+    has_csv: bool = False
+    may_lack_suffix: bool = False

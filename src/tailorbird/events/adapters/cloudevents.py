@@ -29,7 +29,7 @@ from urllib.parse import unquote
 import msgspec
 
 from tailorbird.events.adapters import ga4, gorse, segment
-from tailorbird.events.adapters.batch import AdapterOptions, Batch
+from tailorbird.events.adapters.batch import AdapterOptions, Batch, FormatAdapter
 from tailorbird.events.adapters.fields import as_record, required_text, slug, text_at, time_of_text
 from tailorbird.events.adapters.record import (
     Convert,
@@ -187,3 +187,11 @@ def _own_event(envelope: Record, data: Record, identity: str, type_: str) -> Eve
         return msgspec.convert(fields, Event)
     except msgspec.ValidationError as error:
         raise from_validation_error(error, "$.data") from None
+
+
+ADAPTER = FormatAdapter(
+    read=read_cloudevents,
+    patterns=PATTERNS,
+    convert=convert,
+    is_record=lambda record: "specversion" in record and "source" in record,
+)

@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch
+from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, FormatAdapter
 from tailorbird.events.adapters.fields import (
     as_record,
     context_of,
@@ -266,3 +266,13 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, bytes]]:
         raise InputError(
             f"not a Parquet file that can be read, after row {number}: {error}", where=str(file)
         ) from None
+
+
+ADAPTER = FormatAdapter(
+    read=read_ga4,
+    patterns=PATTERNS,
+    convert=convert,
+    is_table=lambda _, columns: {"event_name", "event_timestamp", "event_params"} <= set(columns),
+    is_record=lambda record: "event_name" in record and "event_timestamp" in record,
+    may_lack_suffix=True,
+)

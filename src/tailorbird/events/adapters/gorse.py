@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from tailorbird.events.adapters.batch import AdapterOptions, Batch
+from tailorbird.events.adapters.batch import AdapterOptions, Batch, FormatAdapter
 from tailorbird.events.adapters.fields import (
     as_record,
     nonempty_fields,
@@ -173,3 +173,11 @@ def _time(fields: Record) -> int | None:
         return None
     go_time = _GO_TIME.fullmatch(value) if isinstance(value, str) else None
     return time_of_text(value if go_time is None else go_time[1] + go_time[2], "$.Timestamp")
+
+
+ADAPTER = FormatAdapter(
+    read=read_gorse,
+    patterns=PATTERNS,
+    convert=convert,
+    is_record=lambda record: bool({"FeedbackType", "ItemId", "UserId"} & record.keys()),
+)

@@ -21,7 +21,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, to_batches
+from tailorbird.events.adapters.batch import (
+    AdapterOptions,
+    Batch,
+    FormatAdapter,
+    encode_event,
+    to_batches,
+)
 from tailorbird.events.adapters.record import unread_row, unread_rows
 from tailorbird.events.clock import DAY, HOUR, SECOND
 from tailorbird.events.contract.envelope import Event
@@ -199,3 +205,11 @@ def _products(file: Path, digest: str, by_name: dict[str, Path]) -> Iterator[tup
             yield number, encode_event(event)
         rows_before += batch.num_rows
     yield from unread_rows(FORMAT, digest, broken, rows_before)
+
+
+ADAPTER = FormatAdapter(
+    read=read_instacart,
+    patterns=PATTERNS,
+    is_table=lambda _, columns: is_instacart(columns),
+    has_csv=True,
+)

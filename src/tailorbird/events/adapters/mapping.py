@@ -44,6 +44,7 @@ from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import (
     AdapterOptions,
     Batch,
+    FormatAdapter,
     encode_event,
     to_batches,
     with_content_id,
@@ -525,3 +526,6 @@ def _to_json_value(value: Any) -> Any:
     if isinstance(value, Decimal):
         return float(value)
     return value
+
+
+ADAPTER = FormatAdapter(read=read_mapping, patterns=PATTERNS)

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from tailorbird.events.adapters.batch import AdapterOptions, Batch
+from tailorbird.events.adapters.batch import AdapterOptions, Batch, FormatAdapter
 from tailorbird.events.adapters.fields import safe_event_type
 from tailorbird.events.adapters.record import UnreadableError, from_validation_error, record_batches
 from tailorbird.events.contract.contract import format_value
@@ -158,3 +158,11 @@ def _time(value: float | str) -> int | str:
         return int(float(value) * 1_000) if isinstance(value, float) else int(value) * 1_000
     moment = datetime.fromisoformat(value)
     return value if moment.tzinfo is not None else f"{value}Z"
+
+
+_RECORDS = ("item", "user", "ranking", "interaction")
+ADAPTER = FormatAdapter(
+    read=read_metarank,
+    patterns=PATTERNS,
+    is_record=lambda record: record.get("event") in _RECORDS and "timestamp" in record,
+)

@@ -13,7 +13,13 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, to_batches
+from tailorbird.events.adapters.batch import (
+    AdapterOptions,
+    Batch,
+    FormatAdapter,
+    encode_event,
+    to_batches,
+)
 from tailorbird.events.adapters.record import unread_row
 from tailorbird.events.contract.envelope import Answer, Event
 from tailorbird.events.tables.files import read_lines
@@ -103,3 +109,6 @@ def _news(fields: list[str], place: str) -> list[Event]:
             properties=properties,
         )
     ]
+
+
+ADAPTER = FormatAdapter(read=read_mind, patterns=PATTERNS, is_text=is_mind)

@@ -22,6 +22,7 @@ from tailorbird.events.adapters.batch import (
     BATCH_ROWS,
     AdapterOptions,
     Batch,
+    FormatAdapter,
     encode_event,
     to_batches,
     with_content_id,
@@ -254,3 +255,14 @@ _READERS: dict[str, tuple[Callable[[Path], Iterator[Row]], Callable[[Row, str], 
         _rating_in_microseconds,
     ),
 }
+
+
+ADAPTER = FormatAdapter(
+    read=read_movielens,
+    patterns=PATTERNS,
+    is_table=lambda name, columns: (
+        name in PATTERNS and bool({"movieId", "movie_id"} & set(columns))
+    ),
+    is_text=lambda name, _: name in PATTERNS and not name.endswith(".csv"),
+    has_csv=True,
+)

@@ -8,7 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, to_batches
+from tailorbird.events.adapters.batch import (
+    BATCH_ROWS,
+    AdapterOptions,
+    Batch,
+    FormatAdapter,
+    to_batches,
+)
 from tailorbird.events.contract.envelope import Event
 from tailorbird.events.tables.files import bare_suffix, parquet_batches, read_lines
 
@@ -65,3 +71,11 @@ def _times_to_micros(batch: pa.RecordBatch) -> pa.Table:
                 .cast(pa.int64()),
             )
     return table
+
+
+ADAPTER = FormatAdapter(
+    read=read_own,
+    patterns=PATTERNS,
+    is_table=lambda _, columns: {"event_id", "type"} <= set(columns),
+    is_record=lambda record: "event_id" in record and "type" in record,
+)

@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters.batch import AdapterOptions, Batch
+from tailorbird.events.adapters.batch import AdapterOptions, Batch, FormatAdapter
 from tailorbird.events.adapters.fields import (
     as_record,
     context_of,
@@ -244,3 +244,13 @@ def _header(file: Path, reader: Any) -> list[str]:
             f"two columns have the same name: {shown}", where=f"{file}:1", fix="rename one"
         )
     return [name.encode(errors="backslashreplace").decode() for name in header]
+
+
+def _is_table(name: str, columns: list[str]) -> bool:
+    has_key = bool({"USER_ID", "ITEM_ID"} & set(columns))
+    return has_key and all(column == column.upper() for column in columns)
+
+
+ADAPTER = FormatAdapter(
+    read=read_personalize, patterns=PATTERNS, convert=convert, is_table=_is_table, has_csv=True
+)

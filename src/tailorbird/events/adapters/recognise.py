@@ -1,6 +1,7 @@
 """Recognition of file formats by file names and first records, for `tailorbird import`."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters import instacart, mind, movielens, snowplow
+from tailorbird.events.adapters.batch import FormatAdapter
+from tailorbird.events.adapters.registry import FORMATS
 from tailorbird.events.tables.files import (
     DAMAGED,
     bare_name,
@@ -35,7 +37,8 @@ _SUFFIXES = (
     ".item",
     ".user",
 )
-_METARANK = ("item", "user", "ranking", "interaction")
+_TEXT_SUFFIXES = (".tsv", ".txt", "")
+MAPPING = "mapping"  # any other table
 
 
 def recognise_format(files: list[Path]) -> str | None:
@@ -53,35 +56,29 @@ def _format_of(file: Path) -> str | None:
     suffix = bare_suffix(file)
     if suffix == ".parquet":
         return _format_of_columns(name, _parquet_columns(file))
-    if name in movielens.PATTERNS and suffix != ".csv":
-        return "movielens"
-    if suffix in (".tsv", ".txt", ""):
-        _, first = next(iter(read_lines(file, strip=False)), (0, b""))
-        if first.count(b"\t") == snowplow.FIELDS - 1:
-            return "snowplow"
-        if mind.is_mind(name, first):
-            return "mind"
     if suffix in (".csv", ".tsv"):
+        if suffix == ".tsv" and (format_ := _format_of_text(file, name)) is not None:
+            return format_
         format_ = _format_of_columns(name, _csv_columns(file))
-        return (
-            format_ if format_ in ("movielens", "personalize", "instacart") else "mapping"
-        )  # Other formats have no CSV form.
-    return _format_of_records(file)
+        return format_ if FORMATS[format_].has_csv else MAPPING
+    return _format_of_text(file, name) or _format_of_records(file)
+
+
+def _format_of_text(file: Path, name: str) -> str | None:
+    """Return the format of a file of lines, such as `u.data` or a tab-separated log."""
+    first = b""
+    if bare_suffix(file) in _TEXT_SUFFIXES:
+        _, first = next(iter(read_lines(file, strip=False)), (0, b""))
+    return _first_match(lambda adapter: adapter.is_text(name, first))
 
 
 def _format_of_columns(name: str, columns: list[str]) -> str:
-    names = set(columns)
-    if {"event_name", "event_timestamp", "event_params"} <= names:
-        return "ga4"
-    if {"event_id", "type"} <= names:
-        return "tailorbird"
-    if name in movielens.PATTERNS and (names & {"movieId", "movie_id"}):
-        return "movielens"
-    if instacart.is_instacart(columns):
-        return "instacart"
-    if names & {"USER_ID", "ITEM_ID"} and all(column == column.upper() for column in columns):
-        return "personalize"
-    return "mapping"
+    return _first_match(lambda adapter: adapter.is_table(name, columns)) or MAPPING
+
+
+def _first_match(matches: Callable[[FormatAdapter], bool]) -> str | None:
+    """Return the most specific format that matches, or None."""
+    return next((name for name in reversed(FORMATS) if matches(FORMATS[name])), None)
 
 
 def _format_of_records(file: Path) -> str | None:
@@ -100,17 +97,7 @@ def _format_of_records(file: Path) -> str | None:
 def _format_of_record(record: Any) -> str | None:
     if not isinstance(record, dict):
         return None
-    if "specversion" in record and "source" in record:
-        return "cloudevents"
-    if "event_name" in record and "event_timestamp" in record:
-        return "ga4"
-    if "messageId" in record and "type" in record:
-        return "segment"
-    if {"FeedbackType", "ItemId", "UserId"} & record.keys():
-        return "gorse"
-    if record.get("event") in _METARANK and "timestamp" in record:
-        return "metarank"
-    return "tailorbird" if "event_id" in record and "type" in record else None
+    return _first_match(lambda adapter: adapter.is_record(record))
 
 
 def _csv_columns(file: Path) -> list[str]:
@@ -167,4 +154,7 @@ def _is_export(file: Path) -> bool:
             head = stream.read(_HEAD)
     except DAMAGED:
         return True  # The reader of the file reports the damage.
-    return b"\x00" not in head and _format_of(file) in ("ga4", "segment", "snowplow")
+    if b"\x00" in head:
+        return False
+    format_ = _format_of(file)
+    return format_ is not None and FORMATS[format_].may_lack_suffix

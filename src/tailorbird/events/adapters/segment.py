@@ -34,7 +34,7 @@ from typing import Any
 
 import msgspec
 
-from tailorbird.events.adapters.batch import AdapterOptions, Batch
+from tailorbird.events.adapters.batch import AdapterOptions, Batch, FormatAdapter
 from tailorbird.events.adapters.fields import (
     as_record,
     context_of,
@@ -286,3 +286,12 @@ def _context(message: Record, properties: Record) -> Context | None:
         or (properties.get("referrer") if message.get("type") == "page" else None),
         user_agent=context.get("userAgent"),
     )
+
+
+ADAPTER = FormatAdapter(
+    read=read_segment,
+    patterns=PATTERNS,
+    convert=convert_stored,
+    is_record=lambda record: "messageId" in record and "type" in record,
+    may_lack_suffix=True,
+)

@@ -29,7 +29,7 @@ from typing import Any
 
 import msgspec
 
-from tailorbird.events.adapters.batch import AdapterOptions, Batch
+from tailorbird.events.adapters.batch import AdapterOptions, Batch, FormatAdapter
 from tailorbird.events.adapters.fields import (
     as_record,
     context_of,
@@ -310,3 +310,12 @@ def _rows(file: Path) -> Iterator[tuple[int, bytes]]:
         except UnicodeDecodeError:
             record = line.decode(errors="backslashreplace")
         yield number, msgspec.json.encode(record)
+
+
+ADAPTER = FormatAdapter(
+    read=read_snowplow,
+    patterns=PATTERNS,
+    convert=convert,
+    is_text=lambda _, first: first.count(b"\t") == FIELDS - 1,
+    may_lack_suffix=True,
+)

@@ -30,19 +30,38 @@ VERSION = 1  # version of the folds; a change rebuilds all tables
 INTERESTS = ("click", "view", "cart", "purchase", "rating", "like", "share")
 CATEGORY_ATTRIBUTE = "category"  # of items
 SEGMENTS = (CATEGORY_ATTRIBUTE, "country", "device", "referrer")
-KINDS = (
-    "popular",
-    "trending",
-    "item_knn",
-    "session_knn",
-    "stan",
-    "repeat",
-    "new_items",
-    "sequence",
-    "clusters",
-    "search",
-    "editorial",
-)
+
+
+class SourceKind(msgspec.Struct, frozen=True):
+    """A kind of candidate source: its name in slots, and the reason that its items get.
+
+    Attributes:
+        reason: code of the reason; "" if the source itself gives none.
+        text: sentence for users; "" if it depends on the request, see `ranking.reasons`.
+    """
+
+    name: str
+    reason: str = ""
+    text: str = ""
+
+
+SOURCE_KINDS = {
+    kind.name: kind
+    for kind in (
+        SourceKind("popular", "popular"),
+        SourceKind("trending", "popular"),
+        SourceKind("item_knn", "related", "Goes with what you looked at"),
+        SourceKind("session_knn", "related", "Where others went on to from here"),
+        SourceKind("stan", "related", "Where others went on to from here"),
+        SourceKind("repeat", "again", "You chose it before"),
+        SourceKind("new_items", "new", "New"),
+        SourceKind("sequence"),
+        SourceKind("clusters"),
+        SourceKind("search", "search"),
+        SourceKind("editorial", "editorial", "Selected by hand"),
+    )
+}
+KINDS = tuple(SOURCE_KINDS)
 POPULAR, TRENDING = 7 * DAY, HOUR
 LAST, LAST_MAX = 5, 10  # number of a user's items, in `item_knn`
 WINDOW_MIN, WINDOW_MAX = 5 * MINUTE, 3_650 * DAY

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.candidates.contract import SOURCE_KINDS
 from tailorbird.candidates.item_knn.query import RECENT_MAX
 from tailorbird.candidates.popularity.query import segment_board
 from tailorbird.candidates.query import RequestLists, source_of
@@ -122,7 +123,7 @@ def explain_items(
                 Reason("again", _EVENT_PHRASES.get(past_events[rank], _DEFAULT_PHRASES)[1])
             )
         elif source == "repeat":  # longer ago than the sequence reaches
-            explanations.append(Reason("again", "You chose it before"))
+            explanations.append(Reason("again", SOURCE_KINDS["repeat"].text))
         elif anchors[rank] >= 0:
             text = _EVENT_PHRASES.get(types[rank], _DEFAULT_PHRASES)[0].format(
                 index.title(int(anchors[rank]))
@@ -162,16 +163,12 @@ def _without_anchor(
     parsed = source_of(source) if source not in ("given", "pinned") else None
     if parsed is None:
         return None
-    if parsed.kind == "new_items":
-        return Reason("new", f"New in {category}" if category else "New")
-    if parsed.kind == "editorial":
-        return Reason("editorial", "Selected by hand")
-    if parsed.kind == "item_knn":
-        return Reason("related", "Goes with what you looked at") if is_related else None
-    if parsed.kind in ("session_knn", "stan"):
-        return Reason("related", "Where others went on to from here")
     if parsed.board is None:
-        return None
+        kind = SOURCE_KINDS[parsed.kind]
+        if not kind.text or (kind.name == "item_knn" and not is_related):
+            return None
+        in_category = f" in {category}" if kind.name == "new_items" and category else ""
+        return Reason(kind.reason, kind.text + in_category)
     period = next(
         (words for limit_us, words in PERIOD_PHRASES if parsed.board.window_us <= limit_us),
         "of all time",

@@ -37,7 +37,6 @@ from tailorbird.errors import StorageError, UsageError
 from tailorbird.events import Clock, to_iso
 from tailorbird.events.suppression import FOLDER, JOURNAL, SuppressionList
 from tailorbird.file_lock import FileLock
-from tailorbird.stream import local_folder
 from tailorbird.version import __version__
 
 Progress = Callable[[str, int, int | None], None]
@@ -195,7 +194,7 @@ class _Backup:
         with tempfile.TemporaryDirectory(dir=paths.run, prefix=_SCRATCH) as name:
             scratch = Path(name)
             taken_at = self._clock.now()
-            with hold_logs(local_folder(self._project.stream)) as logs:
+            with hold_logs(self._project.stream.folder) as logs:
                 require_connected(lake, logs)
                 spans = self._copy_logs(logs, scratch)
             self._add_lake(lake)

@@ -18,7 +18,7 @@ from tailorbird.config import Project
 from tailorbird.config.roles import read_roles
 from tailorbird.errors import DamageError, StorageError
 from tailorbird.lake.write.positions import load_positions, waiting_rows
-from tailorbird.stream import local_folder, open_reader, raw_logs, response_logs, sqlite
+from tailorbird.stream import open_reader, raw_logs, response_logs, sqlite
 from tailorbird.stream.locked import router_positions
 from tailorbird.stream.partitions import routed_path
 from tailorbird.stream.released import Released, read_released
@@ -129,13 +129,13 @@ def inspect_copy(project: Project) -> CopyReport | None:
 
 def _has_open_writers(run: Path, project: Project) -> bool:
     """Return whether roles had not ended when this was copied: they leave their traces."""
-    logs = local_folder(project.stream).glob("*.db")
+    logs = project.stream.folder.glob("*.db")
     return bool(read_roles(run)) or any(sqlite.wal_bytes(path) for path in logs)
 
 
 def _missing_rows(project: Project) -> dict[str, str]:
     """Return for each log file that ends before what was read of it how many rows it lacks."""
-    folder = local_folder(project.stream)
+    folder = project.stream.folder
     released = read_released(project.paths.lake)
     logs = {
         path.stem: path for path in (*raw_logs(folder).values(), *response_logs(folder).values())

@@ -21,7 +21,7 @@ from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
-from tailorbird.stream import Stream, open_reader, raw_addresses, response_log_addresses
+from tailorbird.stream import Stream, log_set, open_reader
 from tailorbird.stream.released import FILE, seal, unseal
 
 
@@ -116,9 +116,10 @@ def waiting_rows(positions: Positions, stream: Stream) -> dict[str, int]:
     """
     waiting: dict[str, int] = {}
     responses = positions.tables.get("answers", {})
-    for kind, list_logs in (("raw", raw_addresses), ("answers", response_log_addresses)):
+    logs_of = log_set(stream)
+    for kind, list_logs in (("raw", logs_of.raw_logs), ("answers", logs_of.response_logs)):
         try:
-            logs = list_logs(stream)
+            logs = list_logs()
         except StorageError:  # No broker answers.
             continue
         for log in logs.values():

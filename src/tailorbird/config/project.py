@@ -1,6 +1,6 @@
 """Find and load a project: the folder with `tailorbird.toml`, `features.py` and `slots.py`.
 
-`churn.py` and `scores.py` are optional. A project is found from any of its subfolders.
+`churn.py`, `scores.py` and `models.py` are optional. A project is found from any of its subfolders.
 """
 
 import os
@@ -25,6 +25,8 @@ from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
 from tailorbird.features.transforms import check_heads
 from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
+from tailorbird.ranking.own_models import FILE as MODELS
+from tailorbird.ranking.own_models import use_file
 from tailorbird.ranking.scores import Score
 from tailorbird.retrieval import MeaningSettings
 from tailorbird.storage_paths import Storage, open_storage, require_unescaped_path
@@ -256,6 +258,7 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
         if applied
         else load_features(root / "features.py", event_types=types)
     )
+    use_file(root / MODELS)
     slots = load_slots(root / "slots.py")
     event_contract = load_contract(root / CONTRACT, types)
     churn = load_churn(root / CHURN_FILE, types)

@@ -1,76 +1,62 @@
-"""One call for every ranker: rows in, a fitted model with its curve and its ONNX files out.
+"""The built-in estimators: boosted trees, logistic regression and nets.
 
-    fit("gbdt", {"leaves": 15}, layout, rows, validation)          LightGBM, a booster per head
-    fit("mmoe", {"experts": 3}, layout, rows, validation, seed=3)  a net; needs the extra `deep`
+    GBDT(leaves=15).fit(train, valid)                       LightGBM, a booster per head
+    Logistic(penalty=3.0).fit(train, valid)                 a regression per head
+    NeuralNet("mmoe", experts=3, seed=3).fit(train, valid)  a net; needs the extra `deep`
 
-`tune` draws parameters and calls this; `training.fit.fit` calls it with a project's settings. The
-parameters are documented in `models.gbdt` (`GbdtSettings`) and `models.deep.parameters`
-(`DeepParameters`).
+The settings are documented in `models.gbdt` (`GbdtSettings`) and `models.deep.parameters`
+(`DeepParameters`). `fit` is the same by name.
 """
 
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from importlib.util import find_spec
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import UsageError
-from tailorbird.models.deep.batches import Blocks, Rows
+from tailorbird.models.deep.batches import Rows
+from tailorbird.models.deep.fitting import DEEP, Net, OnEpoch, fit_net, is_available
 from tailorbird.models.deep.layout import Layout
+from tailorbird.models.deep.parameters import DEFAULTS
+from tailorbird.models.estimator import (
+    Dimensions,
+    EncodedRows,
+    Estimator,
+    HeadFile,
+    Model,
+    describe_settings,
+)
 from tailorbird.models.export import gbdt_to_onnx
-from tailorbird.models.gbdt import Gbdt, GbdtSettings, Sample, fit_gbdt
-
-if TYPE_CHECKING:
-    from tailorbird.models.deep.model import DeepModel
+from tailorbird.models.gbdt import Gbdt, GbdtSettings, fit_gbdt, head_sample
+from tailorbird.models.logistic import FittedLogistic, fit_logistic, logistic_to_onnx
+from tailorbird.models.space import Choices, Range
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
-OnEpoch = Callable[[int, Mapping[str, float]], bool | None]
+HeadProgress = Callable[[str, int, int], None]
 
-ARCHITECTURES = ("gbdt", "mlp", "dcn", "shared", "mmoe")
-DEEP = ARCHITECTURES[1:]
+ARCHITECTURES = ("gbdt", "logistic", *DEEP)
 TREES_PER_EPOCH = 10  # trees of `gbdt` between two calls of `on_epoch`
 VALIDATION = 0.2
-
-
-@dataclass(frozen=True)
-class HeadFile:
-    """Location of a head in a bundle: a file, and a column of its last output."""
-
-    file: str
-    column: int = -1
-
-
-class Ranker(Protocol):
-    """A fitted model of one or several heads."""
-
-    @property
-    def architecture(self) -> str: ...
-    @property
-    def heads(self) -> tuple[str, ...]: ...
-    @property
-    def curve(self) -> Mapping[str, list[float]]:
-        """Metrics by epoch: `train`, `validation`, `train_HEAD` and `validation_HEAD`."""
-        ...
-
-    def score(self, matrix: Matrix) -> dict[str, Floats]:
-        """Return head → scores, shape (n,)."""
-        ...
-
-    def export(self) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
-        """Return files by name, and the location of each head."""
-        ...
-
-
-def is_available(architecture: str) -> bool:
-    """Return whether an architecture's dependencies are installed."""
-    return architecture == "gbdt" or find_spec("torch") is not None
+__all__ = [
+    "ARCHITECTURES",
+    "DEEP",
+    "GBDT",
+    "Forests",
+    "HeadFile",
+    "Logistic",
+    "Net",
+    "NeuralNet",
+    "OnEpoch",
+    "Regressions",
+    "fit",
+    "fit_net",
+    "head_sample",
+    "is_available",
+]
 
 
 def fit(
@@ -84,7 +70,7 @@ def fit(
     on_epoch: OnEpoch | None = None,
     progress: Callable[[int, int], None] | None = None,
     checkpoint: Path | None = None,
-) -> Ranker:
+) -> Model:
     """Fit a model to all heads of the rows.
 
     Args:
@@ -110,132 +96,233 @@ def fit(
         )
     if validation is None:
         rows, validation = rows.split_newest(VALIDATION)
+    train, valid = EncodedRows(rows, layout), EncodedRows(validation, layout)
     if architecture == "gbdt":
-        return _fit_gbdt(parameters, layout, rows, validation, seed, on_epoch, progress)
-    return fit_net(
-        architecture,
-        parameters,
-        layout,
-        rows,
-        validation,
-        seed=seed,
-        on_epoch=on_epoch,
-        progress=progress,
-        checkpoint=checkpoint,
-    )
+        overrides: dict[str, Any] = {"seed": seed, **parameters}
+        by_head = None if progress is None else _sum_heads(rows.heads, progress)
+        return GBDT(on_epoch=on_epoch, progress=by_head, **overrides).fit(train, valid)
+    if architecture == "logistic":
+        return Logistic(**parameters).fit(train, valid)
+    options = NetOptions(on_epoch=on_epoch, progress=progress, checkpoint=checkpoint)
+    return NeuralNet(architecture, seed=seed, options=options, **parameters).fit(train, valid)
 
 
-def fit_net(
-    architecture: str,
-    parameters: Mapping[str, Any],
-    layout: Layout,
-    rows: Blocks,
-    validation: Blocks,
-    *,
-    seed: int = 7,
-    on_epoch: OnEpoch | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    checkpoint: Path | None = None,
-    initial_weights: Mapping[str, npt.NDArray] | None = None,
-    processes: int = 1,
-) -> "Net":
-    """Fit a net to rows that may lie in files (`models.deep.batches.PartRows`).
+def _sum_heads(heads: tuple[str, ...], progress: Callable[[int, int], None]) -> HeadProgress:
+    """Return a callback that counts the trees of all heads."""
+    return lambda head, done, total: progress(heads.index(head) * total + done, len(heads) * total)
+
+
+class GBDT:
+    """Gradient-boosted trees: a LightGBM booster for each head.
 
     Args:
-        initial_weights: weights to start from, see `models.deep.warm`.
-        processes: number of processes that share each batch, see `models.deep.parallel`; with
-            several, `on_epoch` is called for all epochs at the end, and cannot stop training.
+        settings: all settings at once; by default those of `GbdtSettings`.
+        on_epoch: called every ten trees, see `fit`.
+        progress: called with (head, trees so far, total).
+        overrides: single settings, such as `leaves=31`.
     """
-    if not is_available(architecture):
-        raise UsageError(
-            f"{architecture} needs torch, which is not installed",
-            fix="pip install 'tailorbird[deep]'",
-        )
-    from tailorbird.models.deep.loop import Run
-    from tailorbird.models.deep.model import fit_deep
-    from tailorbird.models.deep.parameters import resolve_parameters
 
-    if processes > 1:
-        from tailorbird.models.deep.parallel import fit_parallel
+    name = "gbdt"
 
-        shared_parameters = {
-            "shards": processes,
-            "threads": max(1, (os.cpu_count() or 2) // 2 // processes),
-            **parameters,
-        }
-        with _process_folder(checkpoint) as folder:
-            deep = fit_parallel(
-                folder,
-                architecture,
-                shared_parameters,
-                layout,
-                rows,
-                validation,
-                seed=seed,
-                processes=processes,
-                progress=progress,
-                initial_weights=initial_weights,
+    def __init__(
+        self,
+        settings: GbdtSettings | None = None,
+        /,
+        *,
+        on_epoch: OnEpoch | None = None,
+        progress: HeadProgress | None = None,
+        **overrides: Any,
+    ) -> None:
+        names = [field.name for field in fields(GbdtSettings)]
+        if unknown := [name for name in overrides if name not in names]:
+            raise UsageError(
+                f"gbdt has no parameter {unknown[0]!r}", fix=f"use one of {', '.join(names)}"
             )
-        for epoch in range(1, len(deep.curve["train"]) + 1):
-            if on_epoch is not None:
-                on_epoch(epoch, {name: series[epoch - 1] for name, series in deep.curve.items()})
-        return Net(deep)
-    run = Run(checkpoint=checkpoint, on_epoch=on_epoch, progress=progress)
-    return Net(
-        fit_deep(
-            architecture,
-            resolve_parameters(architecture, parameters),
-            layout,
-            rows,
-            validation,
-            seed=seed,
-            run=run,
-            initial_weights=initial_weights,
-        )
-    )
+        self.settings = replace(settings or GbdtSettings(), **overrides)
+        self.on_epoch, self.progress = on_epoch, progress
+
+    def fit(self, train: EncodedRows, valid: EncodedRows) -> "Forests":
+        """Grow trees for each head, stopped early on `valid`.
+
+        Items of one request share the same return, so there is no order to learn for it. An amount
+        is not a class.
+        """
+        boosters: dict[str, Gbdt] = {}
+        objectives = {"return": "binary", "amount": "tweedie", "item": self.settings.objective}
+        for number, head in enumerate(train.heads):
+            reporter = _EpochReporter(self.on_epoch, number, self.settings.trees)
+            boosters[head] = fit_gbdt(
+                head_sample(train.rows, head),
+                head_sample(valid.rows, head),
+                train.columns,
+                replace(self.settings, objective=objectives[train.kinds.get(head, "item")]),
+                categorical=train.categorical,
+                progress=self._report(head),
+                on_tree=None if self.on_epoch is None else reporter.on_tree,
+            )
+            if reporter.stopped:
+                break
+        return Forests(boosters, _mean_curves(boosters))
+
+    def _report(self, head: str) -> Callable[[int, int], None] | None:
+        progress = self.progress
+        return None if progress is None else lambda done, total: progress(head, done, total)
+
+    @staticmethod
+    def search_space() -> Dimensions:
+        """Return what `tune` may try."""
+        return {
+            "objective": Choices(("binary", "lambdarank")),
+            "leaves": Range(3, 63, log=True),
+            "leaf_positives": Range(2, 60, log=True),
+            "rate": Range(0.01, 0.15, log=True),
+            "l2": Range(0.1, 100, log=True),
+            "columns": Range(0.2, 1.0),
+            "rows": Range(0.4, 1.0),
+        }
+
+    def __repr__(self) -> str:
+        defaults = asdict(GbdtSettings())
+        changed = {
+            name: value for name, value in asdict(self.settings).items() if value != defaults[name]
+        }
+        return describe_settings("GBDT", changed)
 
 
-@contextmanager
-def _process_folder(checkpoint: Path | None) -> Iterator[Path]:
-    """Yield the folder where processes meet: inside the checkpoint, or a temporary one."""
-    if checkpoint is not None:
-        yield checkpoint / "processes"
-        return
-    with tempfile.TemporaryDirectory(prefix="tailorbird-processes-") as folder:
-        yield Path(folder)
+class Logistic:
+    """Logistic regression: one for each head, on logarithms of the columns.
+
+    Args:
+        penalty: on squared slopes of standardised columns.
+    """
+
+    name = "logistic"
+
+    def __init__(self, *, penalty: float = 1.0) -> None:
+        if not penalty > 0:
+            raise UsageError(f"expected a penalty above 0, got {penalty}", where="logistic")
+        self.penalty = penalty
+
+    def fit(self, train: EncodedRows, valid: EncodedRows) -> "Regressions":
+        """Fit by maximum likelihood; codes are left out, as they have no linear meaning."""
+        models = {}
+        for head in train.heads:
+            sample = head_sample(train.rows, head)
+            models[head] = fit_logistic(
+                sample.matrix,
+                sample.label,
+                train.columns,
+                weight=sample.weight,
+                ignore=(*train.categorical, *train.layout.net_only_columns),
+                penalty=self.penalty,
+            )
+        return Regressions(models)
+
+    @staticmethod
+    def search_space() -> Dimensions:
+        """Return what `tune` may try."""
+        return {"penalty": Range(0.01, 1_000.0, log=True)}
+
+    def __repr__(self) -> str:
+        return describe_settings("Logistic", {"penalty": self.penalty})
 
 
 @dataclass(frozen=True)
-class Net:
-    """A net as a ranker."""
+class NetOptions:
+    """How a net is trained, which does not change what it is.
 
-    deep: "DeepModel"
+    Attributes:
+        on_epoch, progress, checkpoint: see `fit`.
+        layout: roles of the columns, in place of those of the rows.
+        initial_weights: weights to start from, see `models.deep.warm`.
+        processes: number of processes that share each batch.
+    """
 
-    @property
-    def architecture(self) -> str:
-        return self.deep.architecture
+    on_epoch: OnEpoch | None = None
+    progress: Callable[[int, int], None] | None = None
+    checkpoint: Path | None = None
+    layout: Layout | None = None
+    initial_weights: Mapping[str, npt.NDArray] | None = None
+    processes: int = 1
 
-    @property
-    def heads(self) -> tuple[str, ...]:
-        return self.deep.heads
 
-    @property
-    def curve(self) -> Mapping[str, list[float]]:
-        return self.deep.curve
+class NeuralNet:
+    """A neural network for all heads.
 
-    def score(self, matrix: Matrix) -> dict[str, Floats]:
-        return self.deep.score(matrix)
+    Args:
+        name: `mlp`, `dcn`, `shared` or `mmoe`.
+        parameters: overrides of its defaults, see `models.deep.parameters`.
+    """
 
-    def export(self) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
-        file = f"model/{self.architecture}.onnx"
-        return {file: self.deep.export()}, {
-            head: HeadFile(file, column) for column, head in enumerate(self.heads)
-        }
+    def __init__(
+        self,
+        name: str = "mmoe",
+        /,
+        *,
+        seed: int = 7,
+        options: NetOptions | None = None,
+        **parameters: Any,
+    ) -> None:
+        if name not in DEEP:
+            raise UsageError(f"there is no net {name!r}", fix=f"use one of {', '.join(DEEP)}")
+        self.name, self.seed, self.parameters = name, seed, parameters
+        self.options = options or NetOptions()
+
+    def fit(self, train: EncodedRows, valid: EncodedRows) -> Net:
+        """Train until the validation loss stops falling."""
+        options = self.options
+        return fit_net(
+            self.name,
+            self.parameters,
+            options.layout or train.layout,
+            train.blocks,
+            valid.blocks,
+            seed=self.seed,
+            on_epoch=options.on_epoch,
+            progress=options.progress,
+            checkpoint=options.checkpoint,
+            initial_weights=options.initial_weights,
+            processes=options.processes,
+        )
+
+    def search_space(self) -> Dimensions:
+        """Return what `tune` may try."""
+        return {**_NET_SPACE, **_EXTRA_SPACE.get(self.name, {})}
+
+    def __repr__(self) -> str:
+        settings = describe_settings("", self.parameters)[1:-1]
+        return f"NeuralNet({', '.join(part for part in (repr(self.name), settings) if part)})"
+
+
+_NET_SPACE: Dimensions = {
+    "rate": Range(1e-4, 1e-2, log=True),
+    "dropout": Range(0.0, 0.5),
+    "weight_decay": Range(1e-7, 1e-2, log=True),
+    "embedding_l2": Range(1e-6, 1e-2, log=True),
+    "batch": Choices((128, 256, 512, 1_024)),
+    "numeric": Choices(("standardise", "quantile", "periodic")),
+    "embedding_max": Range(4, 32, log=True),
+    "unknown_share": Range(0.005, 0.2),
+}
+_EXTRA_SPACE: Mapping[str, Dimensions] = {
+    "dcn": {"crosses": Range(1, 4)},
+    "mmoe": {"experts": Range(2, 8)},
+}
+
+
+def default_settings(estimator: Estimator) -> dict[str, Any]:
+    """Return the tunable settings of a built-in estimator with their defaults."""
+    space = estimator.search_space()
+    if estimator.name in DEEP:
+        known = asdict(DEFAULTS[estimator.name])
+    else:
+        known = asdict(GbdtSettings()) if estimator.name == "gbdt" else {"penalty": 1.0}
+    return {name: value for name, value in known.items() if name in space}
 
 
 @dataclass(frozen=True)
 class Forests:
-    """A booster for each head as a ranker."""
+    """A booster for each head as a model."""
 
     boosters: Mapping[str, Gbdt]
     curve: Mapping[str, list[float]]
@@ -249,46 +336,37 @@ class Forests:
         return {head: booster.score(matrix) for head, booster in self.boosters.items()}
 
     def export(self) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
-        files = {head: f"model/{head}.onnx" for head in self.boosters}
-        return {file: gbdt_to_onnx(self.boosters[head]) for head, file in files.items()}, {
-            h: HeadFile(f) for h, f in files.items()
-        }
+        return _export_heads({head: gbdt_to_onnx(one) for head, one in self.boosters.items()})
 
 
-def _fit_gbdt(
-    parameters: Mapping[str, Any],
-    layout: Layout,
-    rows: Rows,
-    validation: Rows,
-    seed: int,
-    on_epoch: OnEpoch | None,
-    progress: Callable[[int, int], None] | None,
-) -> Forests:
-    parameter_names = [field.name for field in fields(GbdtSettings)]
-    if unknown_names := [name for name in parameters if name not in parameter_names]:
-        raise UsageError(
-            f"gbdt has no parameter {unknown_names[0]!r}",
-            fix=f"use one of {', '.join(parameter_names)}",
-        )
-    overrides: dict[str, Any] = {"seed": seed, **parameters}
-    settings = replace(GbdtSettings(), **overrides)
-    categorical = [layout.columns[place] for place in layout.codes]
-    boosters: dict[str, Gbdt] = {}
-    for number, head in enumerate(rows.heads):
-        reporter = _EpochReporter(on_epoch, progress, number, len(rows.heads), settings.trees)
-        train_sample, validation_sample = head_sample(rows, head), head_sample(validation, head)
-        boosters[head] = fit_gbdt(
-            train_sample,
-            validation_sample,
-            layout.columns,
-            settings,
-            categorical=categorical,
-            progress=reporter.progress,
-            on_tree=reporter.on_tree,
-        )
-        if reporter.stopped:
-            break
-    return Forests(boosters, _mean_curves(boosters))
+@dataclass(frozen=True)
+class Regressions:
+    """A regression for each head as a model."""
+
+    models: Mapping[str, FittedLogistic]
+    architecture: str = "logistic"
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return tuple(self.models)
+
+    @property
+    def curve(self) -> Mapping[str, list[float]]:
+        return {}
+
+    def score(self, matrix: Matrix) -> dict[str, Floats]:
+        return {head: model.score(matrix) for head, model in self.models.items()}
+
+    def export(self) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
+        return _export_heads({head: logistic_to_onnx(one) for head, one in self.models.items()})
+
+
+def _export_heads(exported: Mapping[str, bytes]) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
+    files = {head: f"model/{head}.onnx" for head in exported}
+    return (
+        {files[head]: data for head, data in exported.items()},
+        {head: HeadFile(file) for head, file in files.items()},
+    )
 
 
 @dataclass
@@ -296,15 +374,9 @@ class _EpochReporter:
     """Reports trees of one head as epochs of all heads."""
 
     on_epoch: OnEpoch | None
-    on_progress: Callable[[int, int], None] | None
     head_index: int
-    heads: int
     trees: int
     stopped: bool = False
-
-    def progress(self, done: int, total: int) -> None:
-        if self.on_progress is not None:
-            self.on_progress(self.head_index * total + done, self.heads * total)
 
     def on_tree(self, trees: int, figures: Mapping[str, float]) -> bool:
         if self.on_epoch is None or trees % TREES_PER_EPOCH:
@@ -312,26 +384,6 @@ class _EpochReporter:
         epoch = (self.head_index * self.trees + trees) // TREES_PER_EPOCH
         self.stopped = bool(self.on_epoch(epoch, figures))
         return self.stopped
-
-
-def head_sample(rows: Rows, head: str) -> Sample:
-    """Return the rows with a known label of a head, as boosters take them."""
-    label = np.asarray(rows.labels[head])
-    is_labelled = np.isfinite(label.astype(np.float32))
-    weight = None if rows.weight is None else np.asarray(rows.weight, np.float64)
-    if is_labelled.all():
-        return Sample(rows.matrix, label, rows.lengths, weight)
-    lengths = None
-    if rows.lengths is not None:
-        request = np.repeat(np.arange(len(rows.lengths)), rows.lengths)
-        lengths = np.bincount(request[is_labelled], minlength=len(rows.lengths))
-        lengths = lengths[lengths > 0]
-    return Sample(
-        rows.matrix[is_labelled],
-        label[is_labelled],
-        lengths,
-        None if weight is None else weight[is_labelled],
-    )
 
 
 def _mean_curves(boosters: Mapping[str, Gbdt]) -> dict[str, list[float]]:

@@ -107,9 +107,19 @@ def largest_difference(
     Raises:
         BundleError: it exceeds TOLERANCE, relative to the score for unbounded scores.
     """
-    model_scores = model.score(matrix)
     exported_scores = score_onnx(exported, matrix)
     exported_scores = exported_scores[:, column] if exported_scores.ndim == 2 else exported_scores
+    return compare_scores(model.score(matrix), exported_scores)
+
+
+def compare_scores(
+    model_scores: npt.NDArray[np.float64], exported_scores: npt.NDArray[np.float64]
+) -> float:
+    """Return the largest difference between a model's scores and its export's.
+
+    Raises:
+        BundleError: it exceeds TOLERANCE, relative to the score for unbounded scores.
+    """
     difference = np.abs(model_scores - exported_scores) / np.maximum(1.0, np.abs(model_scores))
     worst = float(difference.max(initial=0.0))
     if not worst <= TOLERANCE:

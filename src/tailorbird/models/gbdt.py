@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import UsageError
+from tailorbird.models.deep.batches import Rows
 
 Matrix = npt.NDArray[np.float32]
 
@@ -159,6 +160,26 @@ class Gbdt:
         gain = self.booster.feature_importance("gain", iteration=self.trees)
         share = gain / max(gain.sum(), 1e-12)
         return {self.columns[i]: float(share[i]) for i in np.argsort(-share, kind="stable")}
+
+
+def head_sample(rows: Rows, head: str) -> Sample:
+    """Return the rows with a known label of a head, as boosters take them."""
+    label = np.asarray(rows.labels[head])
+    is_labelled = np.isfinite(label.astype(np.float32))
+    weight = None if rows.weight is None else np.asarray(rows.weight, np.float64)
+    if is_labelled.all():
+        return Sample(rows.matrix, label, rows.lengths, weight)
+    lengths = None
+    if rows.lengths is not None:
+        request = np.repeat(np.arange(len(rows.lengths)), rows.lengths)
+        lengths = np.bincount(request[is_labelled], minlength=len(rows.lengths))
+        lengths = lengths[lengths > 0]
+    return Sample(
+        rows.matrix[is_labelled],
+        label[is_labelled],
+        lengths,
+        None if weight is None else weight[is_labelled],
+    )
 
 
 def fit_gbdt(

@@ -27,7 +27,7 @@ CLIP = 8.0
 
 
 @dataclass(frozen=True)
-class Logistic:
+class FittedLogistic:
     """A fitted regression.
 
     p = 1 / (1 + exp(-(slopes · z + absent · missing + intercept))), with z clipped at ± `CLIP`.
@@ -69,7 +69,7 @@ def fit_logistic(
     weight: Floats | None = None,
     ignore: Sequence[str] = (),
     penalty: float = 1.0,
-) -> Logistic:
+) -> FittedLogistic:
     """Fit a regression with an L2 penalty by maximum likelihood.
 
     Args:
@@ -103,10 +103,12 @@ def fit_logistic(
     )
     slopes, absent = np.zeros(len(columns), np.float32), np.zeros(len(columns), np.float32)
     slopes[used], absent[has_missing] = fitted.coef_[0, : used.sum()], fitted.coef_[0, used.sum() :]
-    return Logistic(tuple(columns), centre, scale, slopes, absent, float(fitted.intercept_[0]))
+    return FittedLogistic(
+        tuple(columns), centre, scale, slopes, absent, float(fitted.intercept_[0])
+    )
 
 
-def logistic_to_onnx(model: Logistic) -> bytes:
+def logistic_to_onnx(model: FittedLogistic) -> bytes:
     """Export the model as a self-contained ONNX file of standard operators."""
     tensors = {
         "centre": model.centre,

@@ -37,6 +37,7 @@ from tailorbird.platform.canary import advance_canary_safely
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.training import train_slot
 from tailorbird.ranking import Slot
+from tailorbird.ranking.own_models import own_families
 from tailorbird.registry import Registry
 from tailorbird.training.settings import TrainReport, TrainSettings
 from tailorbird.training.tuning.tuned import FILE, apply_tuned
@@ -88,6 +89,7 @@ def train_once(
         quick=quick,
         retrieval=retrieval,
         meaning=project.meaning,
+        beside=tuple(own_families()),
     )
     settings = apply_tuned(settings, slot, project.root / FILE)
     return to_outcome(

@@ -17,6 +17,7 @@ from tailorbird.platform.moment import clock_as_of
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.results import EvaluationResult
 from tailorbird.ranking import Churn, Slot
+from tailorbird.ranking.own_models import own_families
 from tailorbird.registry import Registry
 from tailorbird.training.settings import TrainSettings
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 Rows = Literal["auto", "answers", "clicks"]
 Position = Literal["column", "weights", "none"]
 Retrieval = Literal["", "auto", "tables", "sequence"]
-Architecture = Literal["gbdt", "mlp", "dcn", "shared", "mmoe", "auto"]
 Notify = Callable[[str], None]
 
 DEFAULT_REQUESTS = 25_000  # Fits into ten minutes on two cores with 8 GB of memory.
@@ -49,7 +49,8 @@ class TrainOptions:
         budget: time limit, such as `2m`, that requests and trees are chosen to fit into.
         requests: maximum number of requests to learn from; 0 takes all.
         rows: learn from logged answers, or from clicks with the candidates of that time.
-        architecture: "" takes the tuned one, or `gbdt`.
+        architecture: `gbdt`, `logistic`, `mlp`, `dcn`, `shared`, `mmoe`, `auto` or an estimator of
+            models.py; "" takes the tuned one, or `gbdt` and the estimators of models.py beside it.
         retrieval: source of candidates; "" takes `train.retrieval`.
         incremental: neural networks: continue from the weights of the last training.
         parameters: neural networks: overrides of the architecture's defaults.
@@ -65,7 +66,7 @@ class TrainOptions:
     budget: str = ""
     requests: int = DEFAULT_REQUESTS
     rows: Rows = "auto"
-    architecture: Architecture | Literal[""] = ""
+    architecture: str = ""
     retrieval: Retrieval = ""
     incremental: bool = False
     parameters: Mapping[str, Any] | None = None
@@ -115,6 +116,7 @@ class TrainOptions:
                 quick=self.quick,
             ),
             architecture=architecture,
+            beside=tuple(own_families()) if self.architecture in ("", "auto") else (),
             parameters=checked_parameters(self.parameters or {}, architecture),
             seed=self.seed,
         )
@@ -373,7 +375,7 @@ def tune(
         space: file with the search space; None takes tune.toml.
         resume: continue the last study.
     """
-    from tailorbird.training.tuning.architectures import ARCHITECTURES
+    from tailorbird.training.tuning.architectures import find_architecture, tunable_names
     from tailorbird.training.tuning.run import tune as run_study
     from tailorbird.training.tuning.space import FILE, override_spaces
 
@@ -381,7 +383,7 @@ def tune(
         raise UsageError("no such file", where=f"--space {space}")
     spaces = override_spaces(
         space or project.root / FILE,
-        {name: architecture.full_space() for name, architecture in ARCHITECTURES.items()},
+        {name: find_architecture(name).full_space() for name in tunable_names()},
     )
     declared = project.slot(slot)
     return run_study(
@@ -526,10 +528,14 @@ def checked_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, ..
 
 
 def checked_parameters(parameters: Mapping[str, Any], architecture: str) -> dict[str, Any]:
-    """Return the parameters of a neural network; raises UsageError if it has no such parameter."""
+    """Return the parameters of an architecture; raises UsageError if it has no such parameter."""
     from tailorbird.models.deep.parameters import DEFAULTS, resolve_parameters
+    from tailorbird.training.fit.architecture import build_estimator
 
-    resolve_parameters(architecture if architecture in DEFAULTS else "mmoe", dict(parameters))
+    if architecture in own_families() or architecture == "logistic":
+        build_estimator(architecture, parameters, TrainSettings())
+    else:
+        resolve_parameters(architecture if architecture in DEFAULTS else "mmoe", dict(parameters))
     return dict(parameters)
 
 

@@ -5,6 +5,7 @@
     encoder.json                      see `ranking.encode.encoder`
     calibration.json                  head → table, see `ranking.calibration`
     model/NAME.onnx                   one input (n, D) float32; tensors inside
+    model/NAME.own                    in its place: a project's own model, see `ranking.own_models`
     trees/HEAD.msgpack                forests, for explanations, see `ranking.tree_shap`; optional
     golden_input.npy, golden_raw.npy  matrix rows, and the heads' outputs at the time of writing
     index/…                           see `retrieval.index`
@@ -23,7 +24,7 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -39,6 +40,8 @@ from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.calibration import Calibration, Identity
 from tailorbird.ranking.encode.encoder import Encoder, Keys, Matrix, RowsLike, read_encoder
 from tailorbird.ranking.onnx_session import start_session
+from tailorbird.ranking.own_models import SUFFIX as OWN_SUFFIX
+from tailorbird.ranking.own_models import open_own
 from tailorbird.ranking.policy.formula import compute_value
 from tailorbird.ranking.tower import FOLDER as TOWER
 from tailorbird.ranking.tower import Space, Tower, UserQuery, read_tower
@@ -89,7 +92,7 @@ class Bundle:
     encoder: Encoder
     calibration: Mapping[str, Calibration]
     index: Index
-    sessions: Mapping[str, ort.InferenceSession]
+    sessions: "Mapping[str, Session]"
     features: FeatureSet | None = None  # None: it was written before bundles had them
     trees: Mapping[str, Trees] = field(default_factory=dict)  # of heads that are forests
     tower: Tower | None = None
@@ -429,7 +432,18 @@ def read_trees(
     return forests
 
 
-def open_session(data: bytes, *, width: int, where: str) -> ort.InferenceSession:
+class Session(Protocol):
+    """What runs a model: an ONNX session, or an own model of the project."""
+
+    def get_inputs(self) -> Sequence[Any]: ...
+    def get_outputs(self) -> Sequence[Any]: ...
+    def run(self, output_names: Any, input_feed: Any) -> Sequence[Any]: ...
+
+
+def open_session(data: bytes, *, width: int, where: str) -> Session:
+    """Open a model of `width` columns; raises BundleError if it is none."""
+    if where.endswith(OWN_SUFFIX):
+        return open_own(data, where=where)
     session = start_session(data, where=where)
     inputs = session.get_inputs()
     shape = list(inputs[0].shape) if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
@@ -439,7 +453,7 @@ def open_session(data: bytes, *, width: int, where: str) -> ort.InferenceSession
 
 
 def run_heads(
-    sessions: Mapping[str, ort.InferenceSession],
+    sessions: Mapping[str, Session],
     heads: Sequence[Head],
     matrix: Matrix,
     forests: Collection[str] = (),
@@ -460,10 +474,7 @@ def run_heads(
 
 
 def _run_batch(
-    sessions: Mapping[str, ort.InferenceSession],
-    heads: Sequence[Head],
-    matrix: Matrix,
-    forests: Collection[str],
+    sessions: Mapping[str, Session], heads: Sequence[Head], matrix: Matrix, forests: Collection[str]
 ) -> dict[str, Floats]:
     if not len(matrix):
         return {head.name: np.zeros(0) for head in heads}
@@ -481,6 +492,8 @@ def _run_batch(
                     strict=True,
                 )
             )
+        except BundleError:
+            raise
         except Exception as error:  # as above
             raise BundleError(
                 f"the model failed to run ({type(error).__name__})", where=file

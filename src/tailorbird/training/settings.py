@@ -52,13 +52,15 @@ class TrainSettings:
             the log is.
         validation_from, test_from: fixed borders, microseconds; 0 cuts by shares of requests.
         index_parts: number of item indexes over the training part.
-        architecture: one of `models.architectures`, or `auto`: a net if the validation part shows
-            that it beats boosters.
+        architecture: one of `models.architectures`, one of the project's own, or `auto`: a net if
+            the validation part shows that it beats boosters.
+        beside: the project's own estimators that `gbdt` and `auto` also fit; the one that beats
+            boosters most on the validation part is taken.
         retrieval, tower: candidate retrieval, see `training.fit.retrieval`, and the size of the
-        tower. position: use of logged positions: as a `column`, which serving sets to the first,
-        where
-            rows are all that was shown; by `weights` of clicks, see `training.fit.examination`; or
-            `none`.
+            tower.
+        position: use of logged positions: as a `column`, which serving sets to the first, where
+            rows are all that was shown; by `weights` of clicks, see `training.fit.examination`;
+            or `none`.
         parameters: parameters of a net that differ from the architecture's defaults; boosters use
             `gbdt`.
         processes: processes that share the training of a net, see `models.deep.parallel`.
@@ -93,6 +95,7 @@ class TrainSettings:
     index_parts: int = 4
     gbdt: GbdtSettings = field(default_factory=GbdtSettings)
     architecture: str = "gbdt"
+    beside: tuple[str, ...] = ()
     retrieval: Choice = "tables"
     tower: TowerSettings = field(default_factory=TowerSettings)
     position: Position = "column"

@@ -29,6 +29,7 @@ from tailorbird.models.gbdt import Gbdt
 from tailorbird.ranking.baseline import default_baselines
 from tailorbird.ranking.bundle import Bundle, write_bundle
 from tailorbird.ranking.encode.live import LiveColumns
+from tailorbird.ranking.own_models import code_digest, own_families
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Head, Registry, Window
 from tailorbird.retrieval import Index
@@ -600,8 +601,15 @@ def recipe_hash(features: FeatureSet, slot: Slot, settings: TrainSettings) -> st
         "transforms": repr(features.transforms),
         "similarities": repr(features.similarities),
         "settings": {name: repr(getattr(settings, name)) for name in _RECIPE_SETTINGS},
+        **_own_recipe(settings),
     }
     return blake2b(msgspec.json.encode(recipe, order="sorted"), digest_size=8).hexdigest()
+
+
+def _own_recipe(settings: TrainSettings) -> dict[str, str]:
+    """Return which code of the project takes part in a training, if any does."""
+    names = {*settings.beside, settings.architecture} & set(own_families())
+    return {"models.py": f"{sorted(names)} {code_digest()}"} if names else {}
 
 
 # Settings that define how a model is made: neither its data nor the random draws.

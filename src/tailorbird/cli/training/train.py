@@ -21,7 +21,6 @@ Rows = Literal["auto", "answers", "clicks"]
 Position = Literal["column", "weights", "none"]
 Retrieval = Literal["", "auto", "tables", "sequence"]
 DEFAULT_REQUESTS = 25_000
-Architecture = Literal["gbdt", "mlp", "dcn", "shared", "mmoe", "auto"]
 
 
 def train(
@@ -33,7 +32,7 @@ def train(
     requests: int = DEFAULT_REQUESTS,
     promote: bool = True,
     rows: Rows = "auto",
-    architecture: Architecture | None = None,
+    architecture: str = "",
     retrieval: Retrieval = "",
     incremental: bool = False,
     parameters: str = "",
@@ -99,9 +98,11 @@ def train(
         for slots: learn from logged answers, or from clicks with the candidates that the slot's
         sources gave before them; auto takes answers if enough of them have a known outcome
     architecture:
-        for slots: boosted trees (gbdt), or a neural network, which needs the extra `deep`: mlp and
-        dcn have a network per head, shared and mmoe one for all; auto takes a network only if it
-        orders the validation part better than trees; by default the one in tuned.toml, or gbdt
+        for slots: boosted trees (gbdt), logistic regression (logistic), an estimator of models.py,
+        or a neural network, which needs the extra `deep`: mlp and dcn have a network per head,
+        shared and mmoe one for all; auto takes a network only if it orders the validation part
+        better than trees; by default the one in tuned.toml, or gbdt and the estimators of models.py
+        beside it
     retrieval:
         for slots: candidates from tables alone, or a third of them from vectors of people and items
         (`sequence`, needs the extra `deep`); auto takes vectors if as many candidates then contain
@@ -142,7 +143,7 @@ def train(
         budget=budget,
         requests=requests,
         rows=rows,
-        architecture=architecture or "",
+        architecture=architecture,
         retrieval=retrieval,
         incremental=incremental,
         parameters=parse_parameters(parameters),

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.cli.output import Json, console, print_json, print_note, print_table, progress_bars
-from tailorbird.cli.training.train import Architecture, Rows, parse_parameters, split_names
+from tailorbird.cli.training.train import Rows, parse_parameters, split_names
 
 if TYPE_CHECKING:
     from tailorbird.training.backtest.run import ValidationReport
@@ -17,7 +17,7 @@ def validate(
     variants: bool = True,
     window: str = "",
     rows: Rows = "auto",
-    architecture: Architecture | None = None,
+    architecture: str = "",
     parameters: str = "",
     leave_out: str = "",
     untuned: bool = False,
@@ -61,9 +61,10 @@ def validate(
         use logged answers, or clicks with the candidates of that time; auto takes answers if enough
         of them have a known outcome
     architecture:
-        boosted trees (gbdt), a neural network (mlp, dcn, shared, mmoe), or auto: at each cut a
-        network only if it orders its validation part better than trees; by default the one in
-        tuned.toml, or gbdt
+        boosted trees (gbdt), logistic regression (logistic), an estimator of models.py, a neural
+        network (mlp, dcn, shared, mmoe), or auto: at each cut a network only if it orders its
+        validation part better than trees; by default the one in tuned.toml, or gbdt and the
+        estimators of models.py beside it
     parameters:
         for neural networks: overrides of the architecture's defaults, as a JSON object
     leave_out:
@@ -89,7 +90,7 @@ def validate(
         window=window,
         quick=quick,
         rows=rows,
-        architecture=architecture or "",
+        architecture=architecture,
         parameters=parse_parameters(parameters),
         leave_out=split_names(leave_out),
         untuned=untuned,

@@ -37,6 +37,7 @@ from tailorbird.ranking.bundle import (
     GOLDEN_ABSOLUTE,
     GOLDEN_RELATIVE,
     GOLDEN_ROWS,
+    Session,
     open_session,
     read_features,
     read_trees,
@@ -142,7 +143,7 @@ class ChurnBundle:
     plan: ChurnPlan
     encoder: Encoder
     calibration: Calibration
-    sessions: Mapping[str, ort.InferenceSession]
+    sessions: Mapping[str, Session]
     features: FeatureSet | None
     background: Matrix
     trees: Mapping[str, Trees] = field(default_factory=dict)  # of parts that are forests

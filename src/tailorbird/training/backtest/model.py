@@ -8,14 +8,15 @@ own (`training.fit.architecture`).
 from dataclasses import asdict, replace
 from typing import Any
 
-from tailorbird.models.architectures import Net
+from tailorbird.models.architectures import DEEP, Net
 from tailorbird.models.deep.parameters import resolve_parameters
+from tailorbird.ranking.own_models import default_settings, find_family
 from tailorbird.training.fit.architecture import auto_net_architecture, check_convergence, ndcg_gain
 from tailorbird.training.settings import AUTO, TrainSettings
 from tailorbird.training.tuning.architectures import (
-    ARCHITECTURES,
     CalibratedModel,
     FitRequest,
+    fit_split,
     net_settings,
 )
 from tailorbird.training.tuning.rows import Split
@@ -35,28 +36,27 @@ def fit_model(split: Split, request: FitRequest) -> CalibratedModel:
         DivergenceError: a weight of a net is not finite.
     """
     name = request.train.architecture
-    if name != AUTO:
-        return _fit_architecture(name, split, request)
-    trees = _fit_architecture(TREES, split, request)
-    if split.layout is None:  # torch is not installed
-        return trees
-    net, watch = (
-        _fit_architecture(auto_net_architecture(split.objective), split, request),
-        split.validation,
-    )
-    gain = ndcg_gain(
-        net.value(split.served),
-        trees.value(split.served),
-        watch.gain(split.objective),
-        watch.offsets,
-        watch.person,
-    )
-    return net if gain.has_bounds and gain.low > 0 else trees
+    challengers = list(request.train.beside) if name in (TREES, AUTO) else []
+    if name == AUTO and split.layout is not None:  # None where torch is not installed
+        challengers.insert(0, auto_net_architecture(split.objective))
+    if not challengers:
+        return _fit_architecture(TREES if name == AUTO else name, split, request)
+    winner = trees = _fit_architecture(TREES, split, request)
+    watch, most = split.validation, 0.0
+    gain_of_rows = watch.gain(split.objective)
+    for challenger in challengers:
+        model = _fit_architecture(challenger, split, request)
+        values = model.value(split.served), trees.value(split.served)
+        gain = ndcg_gain(*values, gain_of_rows, watch.offsets, watch.person)
+        if gain.has_bounds and gain.low > 0 and gain.value > most:
+            winner, most = model, gain.value
+    return winner
 
 
 def _fit_architecture(name: str, split: Split, request: FitRequest) -> CalibratedModel:
-    fitted = ARCHITECTURES[name].fit_heads(
-        split, replace(request, settings={}) if name == TREES else request
+    is_asked = name == request.train.architecture or name in DEEP
+    fitted = fit_split(
+        name, split, request if is_asked and name != TREES else replace(request, settings={})
     )
     if isinstance(fitted.model, Net):
         check_convergence(fitted.model.deep)
@@ -65,8 +65,9 @@ def _fit_architecture(name: str, split: Split, request: FitRequest) -> Calibrate
 
 def resolved_settings(name: str, request: FitRequest) -> dict[str, Any]:
     """Return all settings of a fit of an architecture, as JSON."""
-    return (
-        asdict(request.train.gbdt)
-        if name == TREES
-        else asdict(resolve_parameters(name, net_settings(request)))
-    )
+    if name == TREES:
+        return asdict(request.train.gbdt)
+    if name in DEEP:
+        return asdict(resolve_parameters(name, net_settings(request)))
+    defaults = {"penalty": 1.0} if name == "logistic" else default_settings(find_family(name))
+    return {**defaults, **(request.settings if name == request.train.architecture else {})}

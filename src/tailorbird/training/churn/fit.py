@@ -31,7 +31,7 @@ from tailorbird.events import DAY
 from tailorbird.models.btyd import ColumnBgNbd, bg_nbd_to_onnx, fit_bg_nbd
 from tailorbird.models.export import gbdt_to_onnx
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
-from tailorbird.models.logistic import Logistic, fit_logistic, logistic_to_onnx
+from tailorbird.models.logistic import FittedLogistic, fit_logistic, logistic_to_onnx
 from tailorbird.ranking.churn.bg_nbd import BgNbdColumns
 from tailorbird.ranking.churn.bundle import average_log_odds
 from tailorbird.ranking.churn.pareto_nbd import ParetoNbdColumns
@@ -196,7 +196,7 @@ class FittedModels:
         model = self.models[name]
         if isinstance(model, ColumnBgNbd):
             return bg_nbd_to_onnx(model)
-        if isinstance(model, Logistic):
+        if isinstance(model, FittedLogistic):
             return logistic_to_onnx(model)
         return gbdt_to_onnx(model)  # type: ignore[arg-type]
 
@@ -424,7 +424,7 @@ def _fit_logistic(
     sample: _TrainingRows,
     settings: FitSettings,
     ignore: Sequence[str],
-) -> Logistic:
+) -> FittedLogistic:
     return fit_logistic(
         matrix,
         sample.label,

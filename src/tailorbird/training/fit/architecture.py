@@ -8,7 +8,7 @@ net costs more to serve, and the gate sees the test part alone.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import numpy as np
@@ -17,19 +17,24 @@ import numpy.typing as npt
 from tailorbird.errors import UsageError
 from tailorbird.models.architectures import (
     ARCHITECTURES,
-    HeadFile,
+    DEEP,
+    GBDT,
+    Forests,
+    HeadProgress,
+    Logistic,
     Net,
-    fit_net,
-    head_sample,
+    NetOptions,
+    NeuralNet,
     is_available,
 )
 from tailorbird.models.deep.batches import Blocks, PartRows, Rows, RowSubset, single_class_problem
 from tailorbird.models.deep.layout import Bag, History, Layout
-from tailorbird.models.export import gbdt_to_onnx, largest_difference
-from tailorbird.models.gbdt import Gbdt, fit_gbdt
+from tailorbird.models.estimator import EncodedRows, Estimator, HeadFile, HeadKind, Model
+from tailorbird.models.export import compare_scores, largest_difference
 from tailorbird.ranking.encode import history
 from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.steps import Codes
+from tailorbird.ranking.own_models import SUFFIX, open_own, own_families
 from tailorbird.ranking.policy.targets import is_amount, parse_return
 from tailorbird.retrieval.columns import TextColumn
 from tailorbird.retrieval.words import Words, is_listed
@@ -45,6 +50,7 @@ from tailorbird.training.fit.incremental import (
     save_state,
     start_from_scratch,
 )
+from tailorbird.training.own import OwnEstimator, is_probability
 from tailorbird.training.settings import AUTO, Progress, TrainSettings
 
 if TYPE_CHECKING:
@@ -116,6 +122,35 @@ class NetHead:
 
     def score(self, matrix: Matrix) -> Floats:
         return self.net.score(matrix)[self.head]
+
+    def importance(self) -> dict[str, float]:
+        return dict(self.column_importance)
+
+
+@dataclass(frozen=True)
+class ModelHead:
+    """One head of a model that tells nothing of its steps.
+
+    Attributes:
+        column_importance: as of `NetHead`.
+    """
+
+    model: Model
+    head: str
+    column_importance: Mapping[str, float]
+    steps: int = 1
+    unit: str = "fits"
+
+    @property
+    def curve(self) -> dict[str, list[float]]:
+        return {
+            part: list(self.model.curve[f"{part}_{self.head}"])
+            for part in ("train", "validation")
+            if f"{part}_{self.head}" in self.model.curve
+        }
+
+    def score(self, matrix: Matrix) -> Floats:
+        return self.model.score(matrix)[self.head]
 
     def importance(self) -> dict[str, float]:
         return dict(self.column_importance)
@@ -224,10 +259,11 @@ def allows_net(settings: TrainSettings) -> bool:
     Raises:
         UsageError: the architecture is unknown, or its dependencies are not installed.
     """
-    if settings.architecture not in ARCHITECTURE_CHOICES:
+    choices = (*ARCHITECTURE_CHOICES, *own_families())
+    if settings.architecture not in choices:
         raise UsageError(
             f"there is no architecture {settings.architecture!r}",
-            fix=f"use one of {', '.join(ARCHITECTURE_CHOICES)}",
+            fix=f"use one of {', '.join(choices)}",
         )
     if settings.architecture == AUTO:
         return is_available("dcn")
@@ -236,7 +272,7 @@ def allows_net(settings: TrainSettings) -> bool:
             f"{settings.architecture} needs torch, which is not installed",
             fix="pip install 'tailorbird[deep]'",
         )
-    return settings.architecture != "gbdt"
+    return settings.architecture in DEEP
 
 
 def add_net_columns(encoder: Encoder, train: Dataset, series: IndexSeries) -> Encoder:
@@ -316,7 +352,7 @@ def fit_heads(
     """
     amount_heads = tuple(head for head in inputs.heads if is_amount(head))
     probability_heads = tuple(head for head in inputs.heads if not is_amount(head))
-    if not amount_heads or settings.architecture == "gbdt":
+    if not amount_heads or (settings.architecture == "gbdt" and not settings.beside):
         return _fit_by_architecture(inputs, settings, progress, sample)
     if not probability_heads:
         return _fit_amount_trees(
@@ -374,33 +410,129 @@ def _fit_amount_trees(
 def _fit_by_architecture(
     inputs: FitInputs, settings: TrainSettings, progress: Progress, sample: npt.NDArray[np.intp]
 ) -> FittedHeads:
-    if settings.architecture == "gbdt":
-        return _fit_boosters(inputs, settings, progress, sample)
-    if settings.architecture != AUTO:
+    if settings.architecture in DEEP:
         return _fit_net(inputs, settings.architecture, settings, progress, sample)
-    boosters = _fit_boosters(inputs.without_net_columns(), settings, progress, sample)
-    if not allows_net(settings):
-        return replace(
-            boosters,
-            note="gbdt, as torch is not installed: pip install 'tailorbird[deep]' lets auto try "
-            "nets",
+    trees_inputs = inputs.without_net_columns()
+    if settings.architecture not in ("gbdt", AUTO):
+        return _fit_plain(trees_inputs, settings.architecture, settings, sample)
+    challengers: dict[str, FittedHeads] = {}
+    boosters = _fit_boosters(trees_inputs, settings, progress, sample)
+    if settings.architecture == AUTO and allows_net(settings):
+        name = auto_net_architecture(inputs.heads)
+        challengers[name] = _fit_net(inputs, name, settings, progress, sample)
+    for name in settings.beside:
+        progress(name, 0, 1)
+        challengers[name] = _fit_plain(trees_inputs, name, replace(settings, parameters={}), sample)
+        progress(name, 1, 1)
+    winner = _choose(inputs, boosters, challengers)
+    if settings.architecture == AUTO and not allows_net(settings):
+        missing = (
+            "gbdt, as torch is not installed: pip install 'tailorbird[deep]' lets auto try nets"
         )
-    net_architecture = auto_net_architecture(inputs.heads)
-    net = _fit_net(inputs, net_architecture, settings, progress, sample)
-    gain = _validation_gain(inputs, net, boosters)
-    comparison = f"ndcg_10 on the validation part {gain.signed} for {net_architecture} over gbdt"
-    winner = net if gain.has_bounds and gain.low > 0 else boosters
-    return replace(
-        winner,
-        note="; ".join(
-            part for part in (f"{winner.architecture} was chosen: {comparison}", net.note) if part
-        ),
+        return replace(winner, note="; ".join(part for part in (winner.note, missing) if part))
+    return winner
+
+
+def _choose(
+    inputs: FitInputs, boosters: FittedHeads, challengers: Mapping[str, FittedHeads]
+) -> FittedHeads:
+    """Return the model that beats the boosters most on the validation part, or the boosters."""
+    winner, most, comparisons = boosters, 0.0, []
+    for name, challenger in challengers.items():
+        gain = _validation_gain(inputs, challenger, boosters)
+        comparisons.append(f"{gain.signed} for {name} over gbdt")
+        if gain.has_bounds and gain.low > 0 and gain.value > most:
+            winner, most = challenger, gain.value
+    if not comparisons:
+        return boosters
+    comparison = f"ndcg_10 on the validation part {', '.join(comparisons)}"
+    notes = (
+        f"{winner.architecture} was chosen: {comparison}",
+        *(challenger.note for challenger in challengers.values()),
     )
+    return replace(winner, note="; ".join(note for note in notes if note))
 
 
 def auto_net_architecture(heads: Collection[str]) -> str:
     """Return the net that `auto` compares with trees."""
     return "mmoe" if len(heads) > 1 else "dcn"
+
+
+def build_estimator(
+    name: str,
+    parameters: Mapping[str, Any],
+    settings: TrainSettings,
+    *,
+    progress: HeadProgress | None = None,
+    options: NetOptions | None = None,
+) -> Estimator:
+    """Return an estimator as training fits it: the one place that says how a model is fitted.
+
+    Args:
+        parameters: settings that differ from its defaults; of trees, from `settings.gbdt`.
+
+    Raises:
+        UsageError: there is no such estimator, or it has no such setting.
+    """
+    if name == "gbdt":
+        overrides: dict[str, Any] = {"seed": settings.seed, **parameters}
+        return GBDT(settings.gbdt, progress=progress, **overrides)
+    if name == "logistic":
+        return Logistic(**parameters)
+    if name in DEEP:
+        return NeuralNet(name, seed=settings.seed, options=options, **parameters)
+    return OwnEstimator(name, parameters, seed=settings.seed)
+
+
+def _encode_parts(inputs: FitInputs, rows: Blocks | None) -> tuple[EncodedRows, EncodedRows]:
+    """Return the training part, or the `rows` in its place, and the validation part."""
+    layout, heads = build_layout(inputs.encoder), inputs.heads
+    kinds: dict[str, HeadKind] = {
+        head: "return" if parse_return(head) else "amount" if is_amount(head) else "item"
+        for head in heads
+    }
+    train = rows or Rows(
+        inputs.matrix,
+        {head: inputs.labels[head] for head in heads},
+        inputs.train.weight,
+        np.diff(inputs.train.offsets),
+    )
+    valid = Rows(
+        inputs.validation_shown,
+        {head: inputs.validation.labels[head] for head in heads},
+        inputs.validation.weight,
+        np.diff(inputs.validation.offsets),
+    )
+    return EncodedRows(train, layout, kinds), EncodedRows(valid, layout, kinds)
+
+
+def _export(
+    model: Model,
+    models: dict[str, HeadModel],
+    inputs: FitInputs,
+    sample: npt.NDArray[np.intp],
+    *,
+    is_probability: bool,
+    note: str = "",
+) -> FittedHeads:
+    """Export a model, and compare it with its export on the validation part."""
+    files, head_files = model.export()
+    rows = inputs.validation_served[sample]
+    parity = max(
+        _difference(models[head], place, files[place.file], rows)
+        for head, place in head_files.items()
+    )
+    return FittedHeads(
+        model.architecture, inputs.encoder, models, files, head_files, parity, is_probability, note
+    )
+
+
+def _difference(model: HeadModel, place: HeadFile, exported: bytes, rows: Matrix) -> float:
+    if not place.file.endswith(SUFFIX):
+        return largest_difference(model, exported, rows, place.column)
+    loaded = open_own(exported, where=place.file)
+    scores = loaded.run([], {loaded.get_inputs()[0].name: rows})[0][:, place.column]
+    return compare_scores(model.score(rows), scores)
 
 
 def _fit_boosters(
@@ -411,53 +543,36 @@ def _fit_boosters(
     rows: Rows | None = None,
 ) -> FittedHeads:
     """Fit trees for each head; `rows` replaces the rows of the training part."""
-    models: dict[str, HeadModel] = {}
-    files, head_files, parity = {}, {}, 0.0
-    rows = rows or Rows(
-        inputs.matrix, inputs.labels, inputs.train.weight, np.diff(inputs.train.offsets)
-    )
-    validation = Rows(
-        inputs.validation_shown,
-        inputs.validation.labels,
-        inputs.validation.weight,
-        np.diff(inputs.validation.offsets),
-    )
-    for head in inputs.heads:
-        train, stop_sample = head_sample(rows, head), head_sample(validation, head)
-        # Items of one response share the same return, so there is no order to learn. An amount is
-        # not a class.
-        objective = (
-            "binary"
-            if parse_return(head)
-            else "tweedie"
-            if is_amount(head)
-            else settings.gbdt.objective
-        )
-        gbdt_settings = replace(settings.gbdt, objective=objective, seed=settings.seed)
-        report_progress = partial(progress, f"trees of {head}")
-        categorical = inputs.encoder.categorical_names
-        model: Gbdt = fit_gbdt(
-            train,
-            stop_sample,
-            inputs.encoder.names,
-            gbdt_settings,
-            categorical=categorical,
-            progress=report_progress,
-        )
-        file = f"model/{head}.onnx"
-        models[head], files[file], head_files[head] = model, gbdt_to_onnx(model), HeadFile(file)
-        parity = max(
-            parity, largest_difference(model, files[file], inputs.validation_served[sample])
-        )
-    return FittedHeads(
+    estimator = build_estimator(
         "gbdt",
-        inputs.encoder,
-        models,
-        files,
-        head_files,
-        parity,
-        settings.gbdt.objective == "binary",
+        {},
+        settings,
+        progress=lambda head, done, total: progress(f"trees of {head}", done, total),
     )
+    model = estimator.fit(*_encode_parts(inputs, rows))
+    assert isinstance(model, Forests)
+    is_probability = settings.gbdt.objective == "binary"
+    return _export(model, dict(model.boosters), inputs, sample, is_probability=is_probability)
+
+
+def _fit_plain(
+    inputs: FitInputs, name: str, settings: TrainSettings, sample: npt.NDArray[np.intp]
+) -> FittedHeads:
+    """Fit an estimator that reads the columns of trees: regressions, or one of the project."""
+    estimator = build_estimator(name, settings.parameters, settings)
+    model = estimator.fit(*_encode_parts(inputs, None))
+    importances = _permutation_importance(
+        model, inputs.encoder, _importance_rows(inputs, sample), settings.seed
+    )
+    models: dict[str, HeadModel] = {
+        head: ModelHead(model, head, importances[head]) for head in model.heads
+    }
+    known = is_probability(model, inputs.validation_served[sample])
+    return _export(model, models, inputs, sample, is_probability=known)
+
+
+def _importance_rows(inputs: FitInputs, sample: npt.NDArray[np.intp]) -> Matrix:
+    return inputs.validation_served[sample[:: max(1, len(sample) // IMPORTANCE_ROWS)]]
 
 
 def _fit_net(
@@ -470,67 +585,48 @@ def _fit_net(
     parameters = dict(settings.parameters)
     if settings.quick:
         parameters.setdefault("epochs", QUICK_EPOCHS)
-    layout = build_layout(inputs.encoder)
+    rows = None if inputs.files is None else inputs.files.select_heads(inputs.heads)
+    train, valid = _encode_parts(inputs, rows)
     start = begin_training(
         architecture,
         parameters,
-        layout,
+        train.layout,
         code_keys(inputs.encoder),
         inputs.heads,
         inputs.until,
         settings,
     )
-    rows: Blocks = Rows(
-        inputs.matrix, {head: inputs.labels[head] for head in inputs.heads}, inputs.train.weight
-    )
-    rows = rows if inputs.files is None else inputs.files.select_heads(inputs.heads)
     if start.since is not None:
-        newest = RowSubset.from_mask(rows, inputs.train.t[inputs.train.request] >= start.since)
+        newest = RowSubset.from_mask(
+            train.blocks, inputs.train.t[inputs.train.request] >= start.since
+        )
         if reason := single_class_problem(newest):
-            start = start_from_scratch(layout, parameters, f"since then {reason}")
+            start = start_from_scratch(train.layout, parameters, f"since then {reason}")
         else:
-            rows = newest
-    validation = Rows(
-        inputs.validation_shown,
-        {head: inputs.validation.labels[head] for head in inputs.heads},
-        inputs.validation.weight,
-    )
-    fitted: Net = fit_net(
-        architecture,
-        start.parameters,
-        start.layout,
-        rows,
-        validation,
-        seed=settings.seed,
+            train = replace(train, blocks=newest)
+    options = NetOptions(
         on_epoch=make_epoch_logger(settings.logs),
         progress=partial(progress, f"net {architecture} (rows)"),
         checkpoint=settings.checkpoint,
+        layout=start.layout,
         initial_weights=start.weights,
         processes=settings.processes,
     )
-    warm_start_note = _save_warm_start(
-        fitted.deep, validation, code_keys(inputs.encoder), inputs.until, settings
+    model = build_estimator(architecture, start.parameters, settings, options=options).fit(
+        train, valid
     )
-    files, head_files = fitted.export()
+    assert isinstance(model, Net)
+    warm_start_note = _save_warm_start(
+        model.deep, valid.rows, code_keys(inputs.encoder), inputs.until, settings
+    )
     importances = _permutation_importance(
-        fitted,
-        inputs.encoder,
-        inputs.validation_served[sample[:: max(1, len(sample) // IMPORTANCE_ROWS)]],
-        settings.seed,
+        model, inputs.encoder, _importance_rows(inputs, sample), settings.seed
     )
     models: dict[str, HeadModel] = {
-        head: NetHead(fitted.deep, head, importances[head]) for head in inputs.heads
+        head: NetHead(model.deep, head, importances[head]) for head in inputs.heads
     }
-    differences = (
-        largest_difference(
-            models[head], files[head_file.file], inputs.validation_served[sample], head_file.column
-        )
-        for head, head_file in head_files.items()
-    )
     note = "; ".join(each for each in (start.summary, warm_start_note) if each)
-    return FittedHeads(
-        architecture, inputs.encoder, models, files, head_files, max(differences), True, note
-    )
+    return _export(model, models, inputs, sample, is_probability=True, note=note)
 
 
 def _save_warm_start(
@@ -603,7 +699,7 @@ def code_keys(encoder: Encoder) -> dict[int, npt.NDArray[np.uint64]]:
 
 
 def _permutation_importance(
-    model: Net, encoder: Encoder, matrix: Matrix, seed: int
+    model: Model, encoder: Encoder, matrix: Matrix, seed: int
 ) -> dict[str, dict[str, float]]:
     """Return permutation importances by head and column.
 

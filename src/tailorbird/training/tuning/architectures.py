@@ -1,29 +1,41 @@
 """The architectures that can be tuned: their settings, search spaces, and how one fit runs.
 
-To add an architecture, add a line to `ARCHITECTURES`. A fit sees the rows of one split and returns
-a value for each held-out row, by which the slot's list is ordered. All architectures get the same
-rows, splits and budget. The first trial of each uses its defaults. Validation fits models the same
-way (`training.backtest.model`).
+The estimators are those of training, a project's own among them. A fit sees the rows of one split
+and returns a value for each held-out row, by which the slot's list is ordered. All architectures
+get the same rows, splits and budget. The first trial of each uses its defaults. Backtests fit
+models the same way (`training.backtest.model`).
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import UsageError
-from tailorbird.models.architectures import DEEP, Forests, Ranker, fit_net, is_available
+from tailorbird.models.architectures import (
+    ARCHITECTURES,
+    DEEP,
+    GBDT,
+    Logistic,
+    NeuralNet,
+    default_settings,
+    is_available,
+)
 from tailorbird.models.deep.batches import Rows
-from tailorbird.models.deep.parameters import DEFAULTS
-from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
+from tailorbird.models.deep.layout import Layout, build_layout
+from tailorbird.models.estimator import EncodedRows, Estimator, Model
+from tailorbird.models.gbdt import GbdtSettings
+from tailorbird.models.space import Choices, Range, Value
 from tailorbird.ranking.calibration import Calibration
-from tailorbird.training.fit.architecture import QUICK_EPOCHS
+from tailorbird.ranking.own_models import own_families
+from tailorbird.training.fit.architecture import QUICK_EPOCHS, build_estimator
 from tailorbird.training.fit.calibrate import assign_periods, choose_calibration
+from tailorbird.training.own import OwnEstimator, is_probability
 from tailorbird.training.settings import TrainSettings
-from tailorbird.training.tuning.rows import Split
-from tailorbird.training.tuning.space import Choices, Range, SearchSpace, Value
+from tailorbird.training.tuning.rows import Part, Split
+from tailorbird.training.tuning.space import SearchSpace
 
 Floats = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]
@@ -49,7 +61,7 @@ class CalibratedModel:
         column_indices: of the matrix's columns that the model reads; None for all.
     """
 
-    model: Ranker
+    model: Model
     calibration: Mapping[str, Calibration]
     objective: Mapping[str, float]
     column_indices: npt.NDArray[np.intp] | None = None
@@ -104,57 +116,73 @@ class Architecture:
         return self.fit_heads(split, request).value(split.holdout.matrix)
 
 
-_GBDT = ("objective", "leaves", "leaf_positives", "rate", "l2", "columns", "rows")
-_GBDT_SPACE: dict[str, Range | Choices] = {
-    "objective": Choices(("binary", "lambdarank")),
-    "leaves": Range(3, 63, log=True),
-    "leaf_positives": Range(2, 60, log=True),
-    "rate": Range(0.01, 0.15, log=True),
-    "l2": Range(0.1, 100, log=True),
-    "columns": Range(0.2, 1.0),
-    "rows": Range(0.4, 1.0),
-}
-
-
 def gbdt_defaults() -> dict[str, Value]:
     """Return the tunable settings of `GbdtSettings` with their defaults."""
-    return {name: value for name, value in asdict(GbdtSettings()).items() if name in _GBDT}
+    return default_settings(GBDT())
 
 
-def fit_gbdt_heads(split: Split, request: FitRequest) -> CalibratedModel:
-    """Fit trees for each head, calibrated on the part that early stopping watched.
+def net_settings(request: FitRequest) -> dict[str, Value]:
+    """Return the settings of a net that differ from the architecture's defaults.
 
-    Columns that only nets can use are left out.
+    With `quick` there are fewer epochs, as in training.
     """
-    tried = {**request.settings, "seed": request.seed, "threads": request.threads}
-    settings = replace(request.train.gbdt, **tried)  # type: ignore[arg-type]
-    tree_split = (
-        split if split.tree_columns == split.names else split.select_columns(split.tree_columns)
+    return {
+        "threads": request.threads,
+        **({"epochs": QUICK_EPOCHS} if request.train.quick else {}),
+        **request.settings,
+    }
+
+
+def fit_split(name: str, split: Split, request: FitRequest) -> CalibratedModel:
+    """Fit an estimator to a split, each head calibrated on the part that ended its training.
+
+    Columns that only nets can use are left out for the others.
+    """
+    is_net = name in DEEP
+    own_split = split
+    if not is_net and split.tree_columns != split.names:
+        own_split = split.select_columns(split.tree_columns)
+    parameters: dict[str, Value] = dict(request.settings)
+    if is_net:
+        parameters = net_settings(request)
+    elif name == "gbdt":
+        parameters |= {"threads": request.threads}
+    settings = replace(request.train, seed=request.seed)
+    estimator = build_estimator(name, parameters, settings)
+    layout = own_split.layout or plain_layout(own_split)
+    model = estimator.fit(
+        EncodedRows(_to_rows(own_split.train, split.objective), layout),
+        EncodedRows(_to_rows(own_split.validation, split.objective), layout),
     )
-    train, watch = tree_split.train, tree_split.validation
-    boosters, raw = {}, {}
-    for head in split.objective:
-        train_sample = Sample(
-            train.matrix, train.labels[head], np.diff(train.offsets), train.weight
-        )
-        validation_sample = Sample(
-            watch.matrix, watch.labels[head], np.diff(watch.offsets), watch.weight
-        )
-        boosters[head] = fit_gbdt(
-            train_sample,
-            validation_sample,
-            tree_split.names,
-            settings,
-            categorical=tree_split.categorical,
-        )
-        raw[head] = boosters[head].score(tree_split.served)
     column_indices = (
         None
-        if tree_split is split
-        else np.array([split.names.index(name) for name in tree_split.names])
+        if own_split is split
+        else np.array([split.names.index(column) for column in own_split.names])
     )
-    calibration = _calibrate_heads(raw, split, probability=settings.objective == "binary")
-    return CalibratedModel(Forests(boosters, {}), calibration, split.objective, column_indices)
+    raw = model.score(own_split.served)
+    known = name in DEEP or _scores_probabilities(name, estimator, model, own_split)
+    calibration = _calibrate_heads(raw, split, probability=known)
+    return CalibratedModel(model, calibration, split.objective, column_indices)
+
+
+def _to_rows(part: Part, heads: Iterable[str]) -> Rows:
+    labels = {head: part.labels[head] for head in heads}
+    return Rows(part.matrix, labels, part.weight, np.diff(part.offsets))
+
+
+def _scores_probabilities(name: str, estimator: Estimator, model: Model, split: Split) -> bool:
+    if isinstance(estimator, GBDT):
+        return estimator.settings.objective == "binary"
+    return is_probability(model, split.served)
+
+
+def plain_layout(split: Split) -> Layout:
+    """Return the roles of the columns of trees; a code column has the codes seen in training."""
+    sizes = {
+        name: int(split.train.matrix[:, split.names.index(name)].max(initial=1.0)) + 1
+        for name in split.categorical
+    }
+    return build_layout(split.names, sizes)
 
 
 def _calibrate_heads(
@@ -176,64 +204,34 @@ def _gbdt_sized(settings: Mapping[str, Value], positives: int, rows: int) -> dic
     return {**settings, "leaves": sized.leaves}
 
 
-_NET_SPACE: dict[str, Range | Choices] = {
-    "rate": Range(1e-4, 1e-2, log=True),
-    "dropout": Range(0.0, 0.5),
-    "weight_decay": Range(1e-7, 1e-2, log=True),
-    "embedding_l2": Range(1e-6, 1e-2, log=True),
-    "batch": Choices((128, 256, 512, 1_024)),
-    "numeric": Choices(("standardise", "quantile", "periodic")),
-    "embedding_max": Range(4, 32, log=True),
-    "unknown_share": Range(0.005, 0.2),
-}
-_EXTRA_SPACE: Mapping[str, Mapping[str, Range | Choices]] = {
-    "dcn": {"crosses": Range(1, 4)},
-    "mmoe": {"experts": Range(2, 8)},
-}
+def find_architecture(name: str) -> Architecture:
+    """Return how an estimator is tuned.
 
-
-def net_settings(request: FitRequest) -> dict[str, Value]:
-    """Return the settings of a net that differ from the architecture's defaults.
-
-    With `quick` there are fewer epochs, as in training.
+    Raises:
+        UsageError: it is unknown.
     """
-    return {
-        "threads": request.threads,
-        **({"epochs": QUICK_EPOCHS} if request.train.quick else {}),
-        **request.settings,
-    }
-
-
-def fit_net_heads(name: str, split: Split, request: FitRequest) -> CalibratedModel:
-    """Fit a net for all heads, each calibrated on the part that ended its training."""
-    assert split.layout is not None
-    train, watch = (
-        Rows(
-            part.matrix,
-            {head: part.labels[head] for head in split.objective},
-            part.weight,
-            np.diff(part.offsets),
+    fit = partial(fit_split, name)
+    if name == "gbdt":
+        estimator: Estimator = GBDT()
+        return Architecture(
+            name, gbdt_defaults(), estimator.search_space(), TREES, fit, _gbdt_sized
         )
-        for part in (split.train, split.validation)
-    )
-    model = fit_net(name, net_settings(request), split.layout, train, watch, seed=request.seed)
-    return CalibratedModel(
-        model, _calibrate_heads(model.score(split.served), split), split.objective
-    )
+    if name in ARCHITECTURES:
+        estimator = NeuralNet(name) if name in DEEP else Logistic()
+        columns = NETS if name in DEEP else TREES
+        return Architecture(
+            name, default_settings(estimator), estimator.search_space(), columns, fit
+        )
+    own = OwnEstimator(name, {})
+    space = own.search_space()
+    defaults = {setting: value for setting, value in own.defaults().items() if setting in space}
+    return Architecture(name, defaults, space, TREES, fit)
 
 
-def _net_architecture(name: str) -> Architecture:
-    space = {**_NET_SPACE, **_EXTRA_SPACE.get(name, {})}
-    defaults = {
-        setting: value for setting, value in asdict(DEFAULTS[name]).items() if setting in space
-    }
-    return Architecture(name, defaults, space, NETS, partial(fit_net_heads, name))
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "gbdt": Architecture("gbdt", gbdt_defaults(), _GBDT_SPACE, TREES, fit_gbdt_heads, _gbdt_sized),
-    **{name: _net_architecture(name) for name in DEEP},
-}
+def tunable_names() -> tuple[str, ...]:
+    """Return the names of all estimators with a search space."""
+    own = (name for name, family in own_families().items() if hasattr(family, "search_space"))
+    return (*ARCHITECTURES, *own)
 
 
 def select_architectures(names: tuple[str, ...]) -> list[Architecture]:
@@ -242,14 +240,13 @@ def select_architectures(names: tuple[str, ...]) -> list[Architecture]:
     Raises:
         UsageError: a name is unknown, none is given, or a dependency is not installed.
     """
+    known = tunable_names()
     if not names:
         raise UsageError(
-            "names no architecture",
-            where="--architectures",
-            fix=f"use some of {', '.join(ARCHITECTURES)}",
+            "names no architecture", where="--architectures", fix=f"use some of {', '.join(known)}"
         )
-    if unknown := [name for name in names if name not in ARCHITECTURES]:
-        fix = f"use one of {', '.join(ARCHITECTURES)}"
+    if unknown := [name for name in names if name not in known]:
+        fix = f"use one of {', '.join(known)}"
         raise UsageError(
             f"there is no architecture {unknown[0]!r}", where="--architectures", fix=fix
         )
@@ -259,4 +256,4 @@ def select_architectures(names: tuple[str, ...]) -> list[Architecture]:
             where="--architectures",
             fix="pip install 'tailorbird[deep]'",
         )
-    return [ARCHITECTURES[name] for name in dict.fromkeys(names)]
+    return [find_architecture(name) for name in dict.fromkeys(names)]

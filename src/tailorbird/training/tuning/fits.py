@@ -24,9 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import StorageError
+from tailorbird.ranking.own_models import declared_file, use_file
 from tailorbird.training.fit.resume import load_or_make_arrays
 from tailorbird.training.settings import TrainSettings
-from tailorbird.training.tuning.architectures import ARCHITECTURES, FitRequest
+from tailorbird.training.tuning.architectures import FitRequest, find_architecture
 from tailorbird.training.tuning.rows import Split
 from tailorbird.training.tuning.space import Value
 
@@ -99,7 +100,7 @@ class FitRunner:
 
         def make() -> Mapping[str, npt.NDArray]:
             started = time.monotonic()
-            architecture = ARCHITECTURES[fit.architecture]
+            architecture = find_architecture(fit.architecture)
             split = self.split(architecture.columns, fit.split)
             value = architecture.fit(
                 split, FitRequest(fit.settings, fit.seed, self.train, self.threads)
@@ -157,7 +158,7 @@ def open_executor(folder: Path, train: TrainSettings, workers: int) -> Iterator[
         workers,
         mp_context=get_context("spawn"),
         initializer=_start_worker,
-        initargs=(folder, train),
+        initargs=(folder, train, declared_file()),
     )
     try:
         yield _ProcessPool(pool, workers)
@@ -174,7 +175,8 @@ def open_executor(folder: Path, train: TrainSettings, workers: int) -> Iterator[
 _worker: dict[str, FitRunner] = {}  # set in worker processes only
 
 
-def _start_worker(folder: Path, train: TrainSettings) -> None:
+def _start_worker(folder: Path, train: TrainSettings, own_models: Path | None) -> None:
+    use_file(own_models)
     _worker["bench"] = FitRunner(folder, train, 1)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

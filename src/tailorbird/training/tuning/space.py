@@ -20,23 +20,9 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import ConfigError, suggest_name
+from tailorbird.models.space import Choices, Range, Value
 
 FILE = "tune.toml"  # in the project's folder
-Value = str | int | float | bool
-
-
-class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Numbers from `low` to `high`, inclusive; with `log` drawn uniformly on a log scale."""
-
-    low: float
-    high: float
-    log: bool = False
-
-
-class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One of several values."""
-
-    choices: tuple[str | int | float | bool, ...]
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from tailorbird.events import to_iso
 from tailorbird.models.architectures import DEEP
 from tailorbird.models.deep.parameters import resolve_parameters
 from tailorbird.models.gbdt import GbdtSettings
+from tailorbird.ranking.own_models import own_families
 from tailorbird.training.settings import AUTO, TrainSettings
 
 FILE = "tuned.toml"
@@ -146,7 +147,8 @@ def apply_tuned(
             if applies
             else settings
         )
-    if tuned.architecture not in DEEP:
+    others = ("logistic", *own_families())
+    if tuned.architecture not in (*DEEP, *others):
         fix = "train without it: tailorbird train --untuned"
         raise ConfigError(
             f"{slot}.architecture: training does not know {tuned.architecture!r}",
@@ -159,7 +161,8 @@ def apply_tuned(
     ):  # another architecture was requested
         return settings
     try:
-        resolve_parameters(tuned.architecture, tuned.settings)
+        if tuned.architecture in DEEP:
+            resolve_parameters(tuned.architecture, tuned.settings)
     except UsageError as error:
         raise ConfigError(error.message, where=where, fix=error.fix) from None
     return replace(

@@ -1,0 +1,243 @@
+"""A project's own models: the estimators of its `models.py`, and how a bundle loads one.
+
+A model that exports ONNX needs nothing here when it is served. One that has `save` and `load` lies
+in a bundle as its bytes, in a file `model/NAME.own`, and `load` of the project's code reads them.
+The golden rows of the bundle then tell whether that code still gives what it gave in training.
+"""
+
+import inspect
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import BundleError, DeclarationError, UsageError, suggest_name
+
+Matrix = npt.NDArray[np.float32]
+
+FILE, SUFFIX = "models.py", ".own"
+FEATURES = "features"
+REQUIRED = ("fit",)
+_NAME = "estimator_name"
+
+
+@dataclass
+class _Declared:
+    """The `models.py` of the opened project, run when a family of it is first needed."""
+
+    file: Path | None = None
+    digest: str = ""
+    families: Mapping[str, type] | None = None
+
+
+_declared = _Declared()
+
+
+def use_file(file: Path | None) -> None:
+    """Take own models from a file; None or a file that is missing has none."""
+    source = file.read_bytes() if file is not None and file.is_file() else b""
+    digest = blake2b(source, digest_size=8).hexdigest() if source else ""
+    if file != _declared.file or digest != _declared.digest:
+        _declared.file, _declared.digest, _declared.families = file, digest, None
+
+
+def declared_file() -> Path | None:
+    """Return the file that own models come from."""
+    return _declared.file
+
+
+def code_digest() -> str:
+    """Return a hash of the file, "" without one."""
+    return _declared.digest
+
+
+def own_families() -> Mapping[str, type]:
+    """Return the estimator classes of the project by name.
+
+    Raises:
+        DeclarationError: the file does not run, repeats a name, or a class lacks a method; names
+            file and line.
+    """
+    if _declared.families is None:
+        _declared.families = _load(_declared.file) if _declared.digest and _declared.file else {}
+    return _declared.families
+
+
+def find_family(name: str) -> type:
+    """Return an estimator class by its name; raises UsageError if there is none."""
+    families = own_families()
+    if name not in families:
+        fix = suggest_name(name, families, f"declare it in {FILE}")
+        raise UsageError(f"{FILE} registers no estimator {name!r}", fix=fix)
+    return families[name]
+
+
+def _load(file: Path) -> dict[str, type]:
+    namespace: dict[str, Any] = {"__name__": "models", "__file__": str(file)}
+    try:
+        exec(compile(file.read_text(), str(file), "exec"), namespace)
+    except SyntaxError as error:
+        raise DeclarationError(
+            f"not valid Python: {error.msg}", where=f"{file}:{error.lineno}"
+        ) from None
+    except Exception as error:
+        frames = [
+            one for one in traceback.extract_tb(error.__traceback__) if one.filename == str(file)
+        ]
+        where = f"{file}:{frames[-1].lineno}" if frames else str(file)
+        raise DeclarationError(f"{type(error).__name__}: {error}", where=where) from None
+    families: dict[str, type] = {}
+    for value in namespace.values():
+        name = value.__dict__.get(_NAME) if isinstance(value, type) else None
+        if name is None:
+            continue
+        if name in families and families[name] is not value:
+            raise DeclarationError(f"two estimators are named {name!r}", where=str(file))
+        families[name] = _checked(value, name, file)
+    return families
+
+
+def _checked(family: type, name: str, file: Path) -> type:
+    where = f"{file}, class {family.__name__}"
+    if not isinstance(name, str) or not name.isidentifier():
+        raise DeclarationError(f"{name!r} is no name", where=where, fix="such as recency")
+    if missing := [method for method in REQUIRED if not callable(getattr(family, method, None))]:
+        raise DeclarationError(f"has no method {missing[0]}", where=where, fix=f"add {missing[0]}")
+    if hasattr(family, "save") and not callable(getattr(family, "load", None)):
+        raise DeclarationError(
+            "has a method save and no load", where=where, fix="add a static method load(data)"
+        )
+    space = family.search_space() if hasattr(family, "search_space") else {}
+    defaults = default_settings(family)
+    if unknown := [setting for setting in space if setting not in defaults]:
+        raise DeclarationError(
+            f"search_space names {unknown[0]!r}, for which __init__ has no default",
+            where=where,
+            fix=f"write def __init__(self, *, {unknown[0]}=…)",
+        )
+    return family
+
+
+def default_settings(family: type) -> dict[str, Any]:
+    """Return the settings of a class with their defaults: the parameters of its `__init__`."""
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(family).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+
+
+class OwnModel(Protocol):
+    """What `load` returns."""
+
+    def score(self, matrix: Matrix) -> Mapping[str, npt.NDArray]: ...
+
+
+class OutputError(BundleError):
+    """An own model gave something else than a finite number for each row."""
+
+
+def checked_scores(
+    scores: object, heads: tuple[str, ...], rows: int, *, where: str, finite: bool = True
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the scores of an own model as float64, by head.
+
+    Raises:
+        OutputError: a head is missing, has another shape, or, with `finite`, a value that is not
+            finite.
+    """
+    if not isinstance(scores, Mapping):
+        raise OutputError(
+            f"score returned {type(scores).__name__}, not a dict",
+            where=where,
+            fix='return {"click": array of shape (n,)}',
+        )
+    checked = {}
+    for head in heads:
+        if head not in scores:
+            raise OutputError(
+                f"score returned no head {head!r}, only {', '.join(map(str, scores)) or 'none'}",
+                where=where,
+                fix="return an entry for each of train.heads",
+            )
+        column = np.asarray(scores[head], np.float64)
+        if column.shape != (rows,):
+            raise OutputError(
+                f"score gave the shape {column.shape} for head {head} and {rows} rows",
+                where=where,
+                fix=f"return ({rows},)",
+            )
+        if finite and not np.isfinite(column).all():
+            bad = int(np.flatnonzero(~np.isfinite(column))[0])
+            raise OutputError(
+                f"score gave {column[bad]} for head {head}, row {bad}",
+                where=where,
+                fix="missing values of the matrix are NaN: replace them",
+            )
+        checked[head] = column
+    return checked
+
+
+@dataclass(frozen=True)
+class _Port:
+    """An input or an output of a session."""
+
+    name: str
+    shape: tuple[object, ...]
+    type: str = "tensor(float)"
+
+
+@dataclass(frozen=True)
+class OwnSession:
+    """A loaded own model with the interface of an ONNX session."""
+
+    model: OwnModel
+    heads: tuple[str, ...]
+    where: str
+
+    def get_inputs(self) -> list[_Port]:
+        return [_Port(FEATURES, (None, None))]
+
+    def get_outputs(self) -> list[_Port]:
+        return [_Port("scores", (None, len(self.heads)))]
+
+    def run(
+        self, output_names: list[str], input_feed: Mapping[str, Matrix]
+    ) -> list[npt.NDArray[np.float64]]:
+        """Return the scores of the heads, shape (n, heads)."""
+        matrix = input_feed[FEATURES]
+        scores = checked_scores(
+            self.model.score(matrix), self.heads, len(matrix), where=self.where, finite=False
+        )
+        return [np.column_stack([scores[head] for head in self.heads])]
+
+
+def pack_model(heads: tuple[str, ...], data: bytes) -> bytes:
+    """Return the file of a saved model: a line with its heads, and its bytes."""
+    return ",".join(heads).encode() + b"\n" + data
+
+
+def open_own(data: bytes, *, where: str) -> OwnSession:
+    """Load a saved model by the code of the project.
+
+    Raises:
+        BundleError: the project has no such estimator any more, or its `load` fails.
+    """
+    name = where.rpartition("/")[2].removesuffix(SUFFIX)
+    heads, _, saved = data.partition(b"\n")
+    try:
+        model = find_family(name).load(saved)  # type: ignore[attr-defined]
+    except (UsageError, DeclarationError) as error:
+        raise BundleError(error.message, where=error.where or where, fix=error.fix) from error
+    except Exception as error:
+        raise BundleError(
+            f"load of {name} failed ({type(error).__name__}: {error})",
+            where=f"{declared_file()}",
+            fix="mend load, or tailorbird models rollback",
+        ) from error
+    return OwnSession(model, tuple(heads.decode().split(",")), where)

@@ -84,7 +84,10 @@ ALLOWED: dict[str, set[str]] = {
         "retrieval",
         "registry",
         "experiments",
+        "platform.frames",
     },
+    "metrics": {"training"},
+    "tuning": set(),
     "serving": {
         "events",
         "stream",
@@ -108,6 +111,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": EVERYTHING,
     "__main__": {"cli"},
     "__init__": {"backup", "client", "experiments", "platform", "ranking"},
+    "models.registration": set(),
     "errors": set(),
     "faults": set(),
     "storage": set(),

@@ -66,6 +66,8 @@ _MODULES = {
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
+_NAMESPACES = ("candidates", "experiments", "features", "metrics", "models", "training", "tuning")
+
 __all__ = [
     "AsyncClient",
     "BackupReport",
@@ -95,13 +97,22 @@ __all__ = [
     "TrainResult",
     "UsageError",
     "__version__",
+    "candidates",
+    "experiments",
+    "features",
+    "metrics",
+    "models",
     "restore",
+    "training",
+    "tuning",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("tailorbird.version").__version__
+    if name in _NAMESPACES:
+        return import_module(f"tailorbird.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'tailorbird' has no attribute {name!r}")
     return getattr(import_module(_MODULE_OF[name]), name)

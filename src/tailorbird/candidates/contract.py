@@ -13,6 +13,7 @@ Bundles name a contract, not contents.
     new_items                     recently added items, with or without a profile
     sequence, clusters, search, editorial:NAME
                                   from indexes and files, see docs/how-to/retrieval.md
+    NAME                          of the project's sources.py, see `candidates.own`
 """
 
 import re
@@ -23,6 +24,8 @@ from hashlib import blake2b
 
 import msgspec
 
+from tailorbird.candidates.own import KIND as OWN
+from tailorbird.candidates.own import own_source, own_sources
 from tailorbird.errors import DeclarationError, UsageError, suggest_name
 from tailorbird.events.clock import DAY, HOUR, MINUTE, parse_duration
 
@@ -185,7 +188,7 @@ class Source:
         """The prefix of its columns."""
         if self.board is not None:
             return self.board.name
-        return self.name.replace(":", "_") if self.kind == "item_knn" else self.kind
+        return self.name.replace(":", "_") if self.kind in ("item_knn", OWN) else self.kind
 
 
 BASE_BOARDS = tuple(Board(window) for window in (HOUR, DAY, 7 * DAY))  # of every project
@@ -198,8 +201,11 @@ def parse_source(name: str) -> Source:
         DeclarationError: there is no such source; names the nearest.
     """
     kind, *rest = name.split(":")
+    if kind not in KINDS and own_source(name) is not None:
+        return Source(name, OWN)
     if kind not in KINDS:
-        fix = suggest_name(kind, KINDS, f"use one of {', '.join(KINDS)}")
+        known = (*KINDS, *(own.name for own in own_sources()))
+        fix = suggest_name(kind, known, f"use one of {', '.join(known)}")
         raise DeclarationError(f"unknown source {name!r}", fix=fix)
     if kind == "editorial":
         if len(rest) != 1 or not _LIST.fullmatch(rest[0]):
@@ -256,12 +262,17 @@ def contract_of(sources: Iterable[str], *, shown: str = "impression") -> Contrac
     It holds what every project maintains, and whatever these sources need besides.
     """
     parsed = [parse_source(name) for name in sources]
+    own = [one for source in parsed if (one := own_source(source.name)) is not None]
+    parsed += [parse_source(board) for one in own for board in one.boards]
     boards = {*BASE_BOARDS, *(source.board for source in parsed if source.board is not None)}
     boards |= {
         Board(board.window_us) for board in boards
     }  # The fallback where a segment is unknown or too small.
     sessions = (
-        SessionKnn() if any(source.kind in ("session_knn", "stan") for source in parsed) else None
+        SessionKnn()
+        if any(source.kind in ("session_knn", "stan") for source in parsed)
+        or any(one.reads == "sessions" for one in own)
+        else None
     )
     return Contract(tuple(sorted(boards)), session_knn=sessions, shown=shown)
 

@@ -1,5 +1,6 @@
 """Candidate lists by source name, and feature columns from them: shared by serving and training."""
 
+import logging
 from collections.abc import Iterable
 from functools import cached_property
 
@@ -9,6 +10,8 @@ import numpy.typing as npt
 
 from tailorbird.candidates.contract import BASE_BOARDS, Source, parse_source
 from tailorbird.candidates.item_knn.query import RECENT_MAX, score_neighbours
+from tailorbird.candidates.own import KIND as OWN
+from tailorbird.candidates.own import SourceError, own_source
 from tailorbird.candidates.popularity.query import popular
 from tailorbird.candidates.protocol import (
     EMPTY_LIST,
@@ -22,9 +25,10 @@ from tailorbird.candidates.repeat.query import repeat
 from tailorbird.candidates.session_knn.query import session_knn
 
 Matrix = npt.NDArray[np.float32]
+log = logging.getLogger(__name__)
 
 LIVE = frozenset(
-    ("popular", "trending", "item_knn", "session_knn", "stan", "repeat", "new_items")
+    ("popular", "trending", "item_knn", "session_knn", "stan", "repeat", "new_items", OWN)
 )  # read at the request's time
 WEEK = BASE_BOARDS[-1]
 _SOURCES: dict[str, Source] = {}
@@ -36,6 +40,8 @@ def source_of(name: str) -> Source:
     Raises DeclarationError.
     """
     source = _SOURCES.get(name)
+    if source is None and own_source(name) is not None:  # another project may have no such source
+        return parse_source(name)
     if source is None:
         source = _SOURCES[name] = parse_source(name)
     return source
@@ -49,6 +55,8 @@ def live_sources(names: Iterable[str]) -> list[str]:
 def table_group(name: str) -> str:
     """Return the group of tables that a source reads: `boards`, `neighbours`, `sessions` or ""."""
     kind = source_of(name).kind
+    if (own := own_source(name)) is not None and kind == OWN:
+        return own.reads
     if kind in ("session_knn", "stan"):
         return "sessions"
     if kind == "item_knn":
@@ -62,10 +70,17 @@ def reads_neighbours(name: str) -> bool:
 
 
 class RequestLists:
-    """The lists of one request, each computed once, before rules and limits."""
+    """The lists of one request, each computed once, before rules and limits.
 
-    def __init__(self, tables: CandidateTables, request: CandidateRequest) -> None:
-        self.tables, self.request = tables, request
+    Args:
+        strict: raise if an own source fails; otherwise its list is empty and `failed` names it.
+    """
+
+    def __init__(
+        self, tables: CandidateTables, request: CandidateRequest, *, strict: bool = True
+    ) -> None:
+        self.tables, self.request, self.strict = tables, request, strict
+        self.failed: list[str] = []
         self.by_source: dict[str, RankedList] = {}
 
     def get(self, name: str) -> RankedList:
@@ -116,8 +131,23 @@ class RequestLists:
             return session_knn(self.tables, self.request, source.kind)
         if source.kind == "new_items":
             return self.tables.new_items()
+        if source.kind == OWN:
+            return self._query_own(source.name)
         assert source.kind == "repeat", source.name
         return repeat(self.request)
+
+    def _query_own(self, name: str) -> RankedList:
+        """Return the list of a source of the project."""
+        own = own_source(name)
+        assert own is not None, name
+        try:
+            return RankedList(*own.run(self.request, self.tables))
+        except SourceError as error:
+            if self.strict:
+                raise
+            log.warning("%s", error)
+            self.failed.append(name)
+            return EMPTY_LIST
 
 
 class CandidateColumns(msgspec.Struct, frozen=True, dict=True):

@@ -17,6 +17,7 @@ import pyarrow as pa
 from tailorbird.candidates.batch import EventBatch, to_event_batch
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.fold import CandidateFold, FoldTables
+from tailorbird.candidates.own import KIND as OWN
 from tailorbird.candidates.protocol import (
     BOARDS,
     NEIGHBOURS,
@@ -115,9 +116,12 @@ def replay_requests(
         groups_left[indices] -= 1
         if group == SESSIONS:
             _query_sessions(request_lists, tables, sources)
+            for lists in request_lists:
+                _query_own(lists, sources, SESSIONS)
         elif group == NEIGHBOURS:
             for lists in request_lists:
                 assert lists.neighbours is not None  # Read now, and cached.
+                _query_own(lists, sources, NEIGHBOURS)
         elif groups_left[indices].any():  # a later epoch is wanted of another group
             for lists in request_lists:
                 for name in sources:
@@ -153,6 +157,13 @@ def _stops(replay: ReplayRequests, groups: Sequence[str]) -> Iterator[tuple[int,
         yield p, groups[group_index], np.sort(indices)
 
 
+def _query_own(lists: RequestLists, sources: Sequence[str], group: str) -> None:
+    """Query the project's sources that read a group, while the tables are of its epoch."""
+    for name in sources:
+        if source_of(name).kind == OWN and table_group(name) == group:
+            lists.get(name)
+
+
 def _query_sessions(
     request_lists: list[RequestLists], tables: FoldTables, sources: Sequence[str]
 ) -> None:
@@ -165,7 +176,7 @@ def _query_sessions(
     keys = np.concatenate([lists.request.recent for lists in request_lists])
     ts = np.concatenate([lists.request.recent_ts for lists in request_lists])
     for name in sources:
-        if table_group(name) != SESSIONS:
+        if table_group(name) != SESSIONS or source_of(name).kind == OWN:
             continue
         similar = sessions.find_similar(source_of(name).kind, offsets, keys, ts)
         for index, lists in enumerate(request_lists):

@@ -8,9 +8,9 @@ Training, tuning and backtests fit by this protocol alone. `models.architectures
 estimators. A project adds its own in `models.py`, marked with `register`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,6 @@ from tailorbird.models.space import Choices, Range
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 Dimensions = Mapping[str, Range | Choices]
-Family = TypeVar("Family", bound=type)
-ESTIMATOR_NAME = "estimator_name"  # attribute of a registered class
 HeadKind = Literal["item", "return", "amount"]
 
 
@@ -149,22 +147,6 @@ class Estimator(Protocol):
     def search_space(self) -> Dimensions:
         """Return setting → what `tune` may try for it; empty if nothing is tuned."""
         ...
-
-
-def register(name: str) -> Callable[[Family], Family]:
-    """Mark a class of a project's `models.py` as an estimator with this name.
-
-        @tb.models.register("recency")
-        class Recency: ...
-
-    `docs/how-to/own-models.md` lists the methods that it needs.
-    """
-
-    def mark(family: Family) -> Family:
-        setattr(family, ESTIMATOR_NAME, name)
-        return family
-
-    return mark
 
 
 def describe_settings(name: str, settings: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from tailorbird.platform.results import EvaluationResult, Slate, TrainResult
 if TYPE_CHECKING:
     from tailorbird.backup import BackupReport, RestoreReport
     from tailorbird.client import Client
+    from tailorbird.events import Clock
     from tailorbird.experiments.report import Report
     from tailorbird.platform.create import CreatedProject
     from tailorbird.platform.imports import ImportResult
@@ -323,6 +324,19 @@ class Project:
             as_of=as_of,
             explain=explain,
         )
+
+    def prepare_training(self, as_of: str = "") -> "tuple[Declared, Clock]":
+        """Return the declarations that training uses, and the clock of its moment.
+
+        Args:
+            as_of: as for `train`.
+        """
+        from tailorbird.config.schemas import resolve_for_training
+        from tailorbird.events import SystemClock
+        from tailorbird.platform.moment import clock_as_of
+
+        declared = resolve_for_training(self.declared, SystemClock()).project
+        return declared, clock_as_of(as_of, declared, notify=lambda note: None)
 
     def experiment(self, slot: str = "", *, since: str = "") -> "Report":
         """Report on the experiment of a slot: arms, rates, uplift with its interval, and a verdict.

@@ -1,12 +1,41 @@
 """The registry of a project, for notebooks."""
 
 import getpass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock, to_iso
 from tailorbird.platform.frames import Frame
 from tailorbird.registry import Registry
+
+if TYPE_CHECKING:
+    from tailorbird.training.comparison import Comparison
+
+
+@dataclass(frozen=True, repr=False)
+class RegisteredVersion:
+    """A version of the registry."""
+
+    version: str
+    registry: "RegistryView"
+
+    def promote(self, *, reason: str, by: str = "") -> "RegisteredVersion":
+        """Make it the champion; `reason` stands in the audit log."""
+        self.registry.promote(self.version, reason=reason, by=by)
+        return self
+
+    @property
+    def is_champion(self) -> bool:
+        """True if it answers requests."""
+        return self.registry.champion == self.version
+
+    def __repr__(self) -> str:
+        return f"{self.version}{', the champion' if self.is_champion else ''}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>"
 
 
 class RegistryView:
@@ -36,6 +65,23 @@ class RegistryView:
                 for info in reversed(self._registry().versions())
             ],
         )
+
+    def add(self, model: Any, report: "Comparison", *, by: str = "") -> "RegisteredVersion":
+        """Add a model as a version, with the figures of its evaluation; promotes nothing.
+
+        Args:
+            model: one of the models of the report.
+            report: what `tb.training.evaluate` returned.
+            by: author in the registry; by default the name of this account.
+
+        Raises:
+            UsageError: the model is not in the report.
+        """
+        from tailorbird.training.publish import add_version
+
+        registry = self._registry()
+        version = add_version(model, report, registry, by=by or getpass.getuser())
+        return RegisteredVersion(version, self)
 
     def promote(self, version: str, *, reason: str, by: str = "") -> None:
         """Make a version the champion; servers switch to it within a second.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tailorbird.candidates.own import own_sources
 from tailorbird.config import Project
 from tailorbird.config.schemas import resolve_for_training
 from tailorbird.errors import NotReadyError, UsageError, suggest_name
@@ -518,6 +519,7 @@ def checked_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, ..
         *VECTOR_NAMES,
         *(similarity.name for similarity in features.similarities),
         *(transform.output for transform in features.transforms),
+        *(f"{source.name}_{suffix}" for source in own_sources() for suffix in ("rank", "score")),
     )
     if unknown := [
         name for name in names if name not in columns and not CANDIDATE_COLUMN.fullmatch(name)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.candidates.own import KIND as OWN
 from tailorbird.candidates.query import LIVE, RequestLists, source_of
 from tailorbird.errors import DeclarationError
 
@@ -93,7 +94,7 @@ def default_baselines(sources: Iterable[str]) -> list[str]:
     personal = [
         source.name
         for source in parsed
-        if source.kind in ("item_knn", "session_knn", "stan", "repeat")
+        if source.kind in ("item_knn", "session_knn", "stan", "repeat", OWN)
     ]
     personal = (
         personal

@@ -154,13 +154,13 @@ def _train(
     data = material.data
     split = split_requests(data, material, settings)
     timer.report("read", 1, 1)
-    retrieval = _choose_retrieval(material, features, slot, split, settings, timer)
+    retrieval = build_retrieval(material, features, slot, split, settings, timer)
     series = retrieval.series
     rivals = _load_rivals(store, bundle, features, slot)
-    plan = _CandidatePlan(
+    plan = CandidatePlan(
         select_live_columns(features, slot), default_baselines(slot.sources), retrieval, slot
     )
-    parts, dropped = _build_parts(material, features, data, split, plan, settings, timer)
+    parts, dropped = build_parts(material, features, data, split, plan, settings, timer)
     fitted = fit(
         material.events,
         features,
@@ -203,7 +203,7 @@ def _train(
     )
     notes = tuple(note for note in all_notes if note not in decision.reasons)
     about = {
-        **_about(slot, material, data, split, parts, plan, dropped, settings, now),
+        **describe_training(slot, material, data, split, parts, plan, dropped, settings, now),
         **({"budget": dict(settings.budget)} if settings.budget else {}),
         "recipe": recipe,
         "decided_by": decision.by,
@@ -215,12 +215,12 @@ def _train(
             head: choice.summary for head, choice in fitted.calibration_choices.items()
         },
         **({"retrieval": dict(retrieval.figures)} if retrieval.figures else {}),
-        **_lake_provenance(source, data),
+        **lake_provenance(source, data),
     }
     timer.report("bundle", 0, 1)
     card = render_model_card(slot, evaluation, decision, about, notes, by)
     with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:
-        _write_bundle(
+        write_model_bundle(
             Path(folder),
             material,
             features,
@@ -279,7 +279,7 @@ def _train(
 
 
 @dataclass(frozen=True)
-class _CandidatePlan:
+class CandidatePlan:
     """Candidate retrieval, baselines and live columns, the same in all parts."""
 
     live: LiveColumns
@@ -311,7 +311,7 @@ class _CandidatePlan:
         return self.retrieval.sources(self.slot)
 
 
-def _choose_retrieval(
+def build_retrieval(
     material: Material,
     features: FeatureSet,
     slot: Slot,
@@ -387,7 +387,7 @@ def _bundle_heads(fitted: FittedModel) -> list[Head]:
     ]
 
 
-def _lake_provenance(source: Lake, data: Dataset) -> dict[str, Any]:
+def lake_provenance(source: Lake, data: Dataset) -> dict[str, Any]:
     """Return what the rows can be rebuilt from.
 
     `Lake(path, at=versions.from_manifest(about["lake"]))` gives the same rows.
@@ -415,12 +415,12 @@ def index_moments(data: Dataset, split: Split, settings: TrainSettings) -> list[
     ]
 
 
-def _build_parts(
+def build_parts(
     material: Material,
     features: FeatureSet,
     data: Dataset,
     split: Split,
-    plan: _CandidatePlan,
+    plan: CandidatePlan,
     settings: TrainSettings,
     timer: StageTimer,
 ) -> tuple[Parts, int]:
@@ -493,7 +493,7 @@ def _evaluate_rivals(
     material: Material,
     features: FeatureSet,
     parts: Parts,
-    plan: _CandidatePlan,
+    plan: CandidatePlan,
     series: IndexSeries,
     fitted: FittedModel,
     rivals: _Rivals,
@@ -696,13 +696,13 @@ def _tuning_notes(settings: TrainSettings, test_from: int) -> list[str]:
     ]
 
 
-def _about(
+def describe_training(
     slot: Slot,
     material: Material,
     data: Dataset,
     split: Split,
     parts: Parts,
-    plan: _CandidatePlan,
+    plan: CandidatePlan,
     dropped: int,
     settings: TrainSettings,
     now: int,
@@ -739,7 +739,7 @@ def _about(
     }
 
 
-def _write_bundle(
+def write_model_bundle(
     folder: Path,
     material: Material,
     features: FeatureSet,

@@ -400,7 +400,7 @@ class Pipeline:
             if recent is None
             else CandidateRequest(recent.item, recent.ts, segments)
         )
-        request.lists = RequestLists(tables, candidate_request)
+        request.lists = RequestLists(tables, candidate_request, strict=False)
         if slot.experiment is not None:
             request.arm = assign(slot.experiment, request.person)
             request.policy = slot.experiment.policy_of(request.arm) if request.arm else "model"

@@ -68,6 +68,8 @@ class CandidateFinder:
                 request, view, name, limit + merge.size, nearest, search, lists
             )
             merge.add(name, limit, rows, scores)
+        if request.lists.failed:
+            request.mark_degraded("retrieval")
         return merge.all()
 
     def _query_source(

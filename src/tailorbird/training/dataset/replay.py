@@ -282,10 +282,16 @@ class Replay:
         )
 
     def _list_codes(self, listed: RankedList) -> tuple[Ints, npt.NDArray[np.float64]]:
-        """Return the codes of a list's items; codes of shared leaderboards are cached."""
+        """Return the codes of a list's items; codes of shared leaderboards are cached.
+
+        A source of the project may return items that were never logged. They are left out.
+        """
         cached = self._list_cache.get(id(listed))
         if cached is not None and cached[0] is listed:
             return cached[1], listed.scores
+        is_known = np.isin(listed.keys, self._keys)
+        if not is_known.all():
+            return self._encode_keys(listed.keys[is_known]), listed.scores[is_known]
         codes = self._encode_keys(listed.keys)
         if "ordered" in listed.__dict__:
             if len(self._list_cache) > CACHED_LISTS_MAX:

@@ -484,7 +484,7 @@ def build_estimator(
     return OwnEstimator(name, parameters, seed=settings.seed)
 
 
-def _encode_parts(inputs: FitInputs, rows: Blocks | None) -> tuple[EncodedRows, EncodedRows]:
+def encode_parts(inputs: FitInputs, rows: Blocks | None) -> tuple[EncodedRows, EncodedRows]:
     """Return the training part, or the `rows` in its place, and the validation part."""
     layout, heads = build_layout(inputs.encoder), inputs.heads
     kinds: dict[str, HeadKind] = {
@@ -506,25 +506,35 @@ def _encode_parts(inputs: FitInputs, rows: Blocks | None) -> tuple[EncodedRows, 
     return EncodedRows(train, layout, kinds), EncodedRows(valid, layout, kinds)
 
 
-def _export(
-    model: Model,
-    models: dict[str, HeadModel],
-    inputs: FitInputs,
-    sample: npt.NDArray[np.intp],
-    *,
-    is_probability: bool,
-    note: str = "",
+def export_model(
+    model: Model, inputs: FitInputs, settings: TrainSettings, sample: npt.NDArray[np.intp]
 ) -> FittedHeads:
-    """Export a model, and compare it with its export on the validation part."""
-    files, head_files = model.export()
+    """Export a model, and compare it with its export on the validation part.
+
+    Raises:
+        BundleError: the export gives other scores than the model.
+    """
     rows = inputs.validation_served[sample]
+    models: dict[str, HeadModel] = {}
+    if isinstance(model, Forests):
+        models |= model.boosters
+        known = all(one.settings.objective != "lambdarank" for one in model.boosters.values())
+    else:
+        known = isinstance(model, Net) or is_probability(model, rows)
+        probe = rows[:: max(1, len(rows) // IMPORTANCE_ROWS)]
+        importances = _permutation_importance(model, inputs.encoder, probe, settings.seed)
+        for head in model.heads:
+            models[head] = (
+                NetHead(model.deep, head, importances[head])
+                if isinstance(model, Net)
+                else ModelHead(model, head, importances[head])
+            )
+    files, head_files = model.export()
     parity = max(
         _difference(models[head], place, files[place.file], rows)
         for head, place in head_files.items()
     )
-    return FittedHeads(
-        model.architecture, inputs.encoder, models, files, head_files, parity, is_probability, note
-    )
+    return FittedHeads(model.architecture, inputs.encoder, models, files, head_files, parity, known)
 
 
 def _difference(model: HeadModel, place: HeadFile, exported: bytes, rows: Matrix) -> float:
@@ -549,10 +559,7 @@ def _fit_boosters(
         settings,
         progress=lambda head, done, total: progress(f"trees of {head}", done, total),
     )
-    model = estimator.fit(*_encode_parts(inputs, rows))
-    assert isinstance(model, Forests)
-    is_probability = settings.gbdt.objective == "binary"
-    return _export(model, dict(model.boosters), inputs, sample, is_probability=is_probability)
+    return export_model(estimator.fit(*encode_parts(inputs, rows)), inputs, settings, sample)
 
 
 def _fit_plain(
@@ -560,19 +567,7 @@ def _fit_plain(
 ) -> FittedHeads:
     """Fit an estimator that reads the columns of trees: regressions, or one of the project."""
     estimator = build_estimator(name, settings.parameters, settings)
-    model = estimator.fit(*_encode_parts(inputs, None))
-    importances = _permutation_importance(
-        model, inputs.encoder, _importance_rows(inputs, sample), settings.seed
-    )
-    models: dict[str, HeadModel] = {
-        head: ModelHead(model, head, importances[head]) for head in model.heads
-    }
-    known = is_probability(model, inputs.validation_served[sample])
-    return _export(model, models, inputs, sample, is_probability=known)
-
-
-def _importance_rows(inputs: FitInputs, sample: npt.NDArray[np.intp]) -> Matrix:
-    return inputs.validation_served[sample[:: max(1, len(sample) // IMPORTANCE_ROWS)]]
+    return export_model(estimator.fit(*encode_parts(inputs, None)), inputs, settings, sample)
 
 
 def _fit_net(
@@ -586,7 +581,7 @@ def _fit_net(
     if settings.quick:
         parameters.setdefault("epochs", QUICK_EPOCHS)
     rows = None if inputs.files is None else inputs.files.select_heads(inputs.heads)
-    train, valid = _encode_parts(inputs, rows)
+    train, valid = encode_parts(inputs, rows)
     start = begin_training(
         architecture,
         parameters,
@@ -619,14 +614,8 @@ def _fit_net(
     warm_start_note = _save_warm_start(
         model.deep, valid.rows, code_keys(inputs.encoder), inputs.until, settings
     )
-    importances = _permutation_importance(
-        model, inputs.encoder, _importance_rows(inputs, sample), settings.seed
-    )
-    models: dict[str, HeadModel] = {
-        head: NetHead(model.deep, head, importances[head]) for head in inputs.heads
-    }
     note = "; ".join(each for each in (start.summary, warm_start_note) if each)
-    return _export(model, models, inputs, sample, is_probability=True, note=note)
+    return replace(export_model(model, inputs, settings, sample), note=note)
 
 
 def _save_warm_start(

@@ -31,6 +31,7 @@ from tailorbird.training.dataset.indexes import IndexSeries
 from tailorbird.training.dataset.matrix import FeatureChunk, encode_rows, iterate_features
 from tailorbird.training.fit.architecture import (
     FitInputs,
+    FittedHeads,
     HeadModel,
     add_net_columns,
     allows_net,
@@ -141,6 +142,61 @@ def fit(
         UsageError: clicks are to be weighted by position, but no row has a position, or none was
             drawn at random.
     """
+    with _spill_folder(parts.train, settings) as folder:
+        prepared = prepare_inputs(
+            events,
+            features,
+            parts,
+            series,
+            objective,
+            settings,
+            position=position,
+            label_window=label_window,
+            progress=progress,
+            heads=heads,
+            folder=folder,
+        )
+        sample = sample_rows(len(prepared.inputs.validation_served), settings.seed)
+        fitted_heads = fit_heads(prepared.inputs, settings, progress, sample)
+    return calibrate(prepared, fitted_heads, sample)
+
+
+@dataclass(frozen=True)
+class PreparedInputs:
+    """Encoded rows to fit heads to.
+
+    Attributes:
+        leaks: columns that look like target leakage, with the reason.
+        notes: what was left out, and why.
+    """
+
+    inputs: FitInputs
+    leaks: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def prepare_inputs(
+    events: pa.Table,
+    features: FeatureSet,
+    parts: Parts,
+    series: IndexSeries,
+    objective: Mapping[str, float],
+    settings: TrainSettings,
+    *,
+    position: bool,
+    label_window: int,
+    progress: Progress,
+    heads: Sequence[str] = (),
+    folder: Path | None = None,
+) -> PreparedInputs:
+    """Learn the encoder from the training part, encode it and the validation part, choose heads.
+
+    Args:
+        folder: for rows that do not fit into memory; None keeps them in memory.
+
+    Raises:
+        NotReadyError: no head of the objective has enough positives.
+    """
     weight_note = ""
     if settings.position == "weights":
         parts, weight_note = _weight_clicks(parts, item_heads(objective)[0])
@@ -150,62 +206,65 @@ def fit(
     labelled = LabelledRows(
         parts.train.t[parts.train.request], labels, parts.train.weight, label_window
     )
-    with _spill_folder(parts.train, settings) as folder:
-        encoder, training_rows = _encode_training_rows(
-            events, features, parts, series, settings, labelled, folder, position=position
+    encoder, training_rows = _encode_training_rows(
+        events, features, parts, series, settings, labelled, folder, position=position
+    )
+    progress("features", 1, 2)
+    validation = list(iterate_features(parts.validation, features, events))
+    shown = stack_matrices(validation, encoder, series, position=position, live=parts.live)
+    served = (
+        stack_matrices(validation, encoder, series, position=False, live=parts.live)
+        if position
+        else shown
+    )
+    del validation
+    progress("features", 2, 2)
+    selection = _select_heads(
+        (*objective, *heads), objective, encoder, training_rows, labels, parts
+    )
+    notes = [note for note in (weight_note, *selection.notes, training_rows.note) if note]
+    if not any(head in selection.heads for head in objective):
+        raise NotReadyError(
+            "; ".join(notes) or f"none of {', '.join(objective)} ever happened",
+            fix="train on a longer window",
         )
-        progress("features", 1, 2)
-        validation = list(iterate_features(parts.validation, features, events))
-        shown = stack_matrices(validation, encoder, series, position=position, live=parts.live)
-        served = (
-            stack_matrices(validation, encoder, series, position=False, live=parts.live)
-            if position
-            else shown
-        )
-        del validation
-        progress("features", 2, 2)
-        selection = _select_heads(
-            (*objective, *heads), objective, encoder, training_rows, labels, parts
-        )
-        notes = [note for note in (weight_note, *selection.notes, training_rows.note) if note]
-        if not any(head in selection.heads for head in objective):
-            raise NotReadyError(
-                "; ".join(notes) or f"none of {', '.join(objective)} ever happened",
-                fix="train on a longer window",
-            )
-        data, until = (parts.train, parts.validation, labels), int(parts.train.t[-1])
-        ground = FitInputs(
-            encoder,
-            training_rows.matrix,
-            shown,
-            served,
-            *data,
-            selection.heads,
-            objective,
-            until,
-            label_window,
-            training_rows.files,
-        )
-        sample = _sample_rows(len(served), settings.seed)
-        fitted_heads = fit_heads(ground, settings, progress, sample)
-    encoder, served = fitted_heads.encoder, served[:, : len(fitted_heads.encoder.names)]
-    chosen = fitted_heads.calibrations(fitted_heads.score(served), parts.validation, label_window)
-    calibration = {head: choice.calibration for head, choice in chosen.items()}
-    notes += [fitted_heads.note] if fitted_heads.note else []
-    files = (
+    inputs = FitInputs(
+        encoder,
+        training_rows.matrix,
+        shown,
+        served,
+        parts.train,
+        parts.validation,
+        labels,
+        selection.heads,
+        objective,
+        int(parts.train.t[-1]),
+        label_window,
+        training_rows.files,
+    )
+    return PreparedInputs(inputs, selection.leaks, tuple(notes))
+
+
+def calibrate(
+    prepared: PreparedInputs, fitted_heads: FittedHeads, sample: npt.NDArray[np.intp]
+) -> FittedModel:
+    """Calibrate each head on the validation part as served."""
+    inputs = prepared.inputs
+    served = inputs.validation_served[:, : len(fitted_heads.encoder.names)]
+    chosen = fitted_heads.calibrations(
+        fitted_heads.score(served), inputs.validation, inputs.label_window
+    )
+    return FittedModel(
+        fitted_heads.encoder,
         fitted_heads.architecture,
         fitted_heads.models,
         fitted_heads.files,
         fitted_heads.head_files,
-    )
-    return FittedModel(
-        encoder,
-        *files,
-        calibration,
+        {head: choice.calibration for head, choice in chosen.items()},
         served[sample],
         fitted_heads.parity,
-        selection.leaks,
-        tuple(notes),
+        prepared.leaks,
+        (*prepared.notes, *((fitted_heads.note,) if fitted_heads.note else ())),
         chosen,
     )
 
@@ -381,7 +440,7 @@ def _labelled_rows(matrix: Matrix, label: npt.NDArray) -> tuple[Matrix, npt.NDAr
     return (matrix, label) if is_labelled.all() else (matrix[is_labelled], label[is_labelled])
 
 
-def _sample_rows(rows: int, seed: int) -> npt.NDArray[np.intp]:
+def sample_rows(rows: int, seed: int) -> npt.NDArray[np.intp]:
     if rows <= PARITY_ROWS:
         return np.arange(rows)
     return np.sort(np.random.default_rng(seed).choice(rows, PARITY_ROWS, replace=False))

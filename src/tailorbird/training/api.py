@@ -1,0 +1,339 @@
+"""Training step by step, for notebooks: rows, models of any kind, and one evaluation of all.
+
+    data = Dataset.load(shop, slot="home", window="28d").split_by_time()
+    model = tb.models.GBDT(leaves=31).fit(data.train, data.valid)
+    report = evaluate({"mine": model, **tb.models.baselines()}, data.test)
+
+Rows, splits, candidates, encoding and metrics are those of `training.train`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import UsageError
+from tailorbird.events import Clock, parse_duration
+from tailorbird.lake import Lake
+from tailorbird.models.baseline import BaselineModel
+from tailorbird.models.estimator import EncodedRows, Model
+from tailorbird.ranking.baseline import default_baselines
+from tailorbird.ranking.policy.targets import is_amount
+from tailorbird.ranking.slot import Slot
+from tailorbird.training.comparison import Comparison, figure_name
+from tailorbird.training.dataset.dataset import Dataset as Requests
+from tailorbird.training.dataset.matrix import FeatureChunk
+from tailorbird.training.dataset.replay import select_live_columns
+from tailorbird.training.dataset.rows import Material, load_material
+from tailorbird.training.dataset.rows import Rows as RowSource
+from tailorbird.training.dataset.split import Split
+from tailorbird.training.evaluation import metrics as figures
+from tailorbird.training.evaluation.evaluate import Scorer, evaluate_scorers
+from tailorbird.training.fit.architecture import FitInputs, build_layout, encode_parts, export_model
+from tailorbird.training.fit.fit import (
+    FittedModel,
+    Parts,
+    PreparedInputs,
+    calibrate,
+    prepare_inputs,
+    sample_rows,
+)
+from tailorbird.training.own import OwnModel
+from tailorbird.training.settings import TrainSettings
+from tailorbird.training.stage_times import StageTimer
+from tailorbird.training.train import CandidatePlan, build_parts, build_retrieval, split_requests
+
+Floats = npt.NDArray[np.float64]
+
+
+class ProjectLike(Protocol):
+    """A project, as `tailorbird.Project`."""
+
+    def prepare_training(self, as_of: str = "") -> tuple[Any, Clock]: ...
+
+
+@dataclass(frozen=True, repr=False)
+class Dataset:
+    """The requests of a slot in a window, with what was chosen at each.
+
+    Attributes:
+        declared: the project's declarations.
+        material: requests and events, as training reads them.
+    """
+
+    declared: Any
+    slot: Slot
+    settings: TrainSettings
+    now: int
+    material: Material
+
+    @classmethod
+    def load(
+        cls,
+        shop: ProjectLike,
+        *,
+        slot: str = "",
+        window: str = "",
+        quick: bool = False,
+        rows: RowSource = "auto",
+        as_of: str = "",
+        seed: int = 7,
+    ) -> "Dataset":
+        """Read the requests from the lake.
+
+        Args:
+            slot: name of the slot; "" takes `train.slot`.
+            window: how far back, such as `28d`; "" takes `train.window`.
+            quick: use fewer requests.
+            rows: logged answers, or clicks with the candidates of that time.
+            as_of: read as of this time; by default as `Project.train`.
+            seed: of all random draws.
+
+        Raises:
+            NotReadyError: there is too little data to learn from.
+        """
+        declared, clock = shop.prepare_training(as_of)
+        settings = TrainSettings(
+            window_us=parse_duration(window or declared.settings.train.window),
+            lateness_us=declared.plan.lateness_us,
+            quick=quick,
+            rows=rows,
+            meaning=declared.meaning,
+            seed=seed,
+        ).resolve_quick()
+        chosen, now = declared.slot(slot), clock.now()
+        source = Lake(declared.paths.lake).pinned()
+        material = load_material(
+            source, declared.features, chosen, settings.row_settings(now, list(chosen.objective))
+        )
+        return cls(declared, chosen, settings, now, material)
+
+    def split_by_time(self) -> "SplitData":
+        """Split into training, validation and test part by time, and encode the rows.
+
+        Raises:
+            UsageError: a part would be empty.
+        """
+        material, settings, features = self.material, self.settings, self.declared.features
+        split = split_requests(material.data, material, settings)
+        timer = StageTimer(lambda stage, done, total: None)
+        retrieval = build_retrieval(material, features, self.slot, split, settings, timer)
+        plan = CandidatePlan(
+            select_live_columns(features, self.slot),
+            default_baselines(self.slot.sources),
+            retrieval,
+            self.slot,
+        )
+        parts, dropped = build_parts(
+            material, features, material.data, split, plan, settings, timer
+        )
+        prepared = prepare_inputs(
+            material.events,
+            features,
+            parts,
+            retrieval.series,
+            self.slot.objective,
+            settings,
+            position=material.is_logged and self.slot.denominator == "answer",
+            label_window=material.label_window,
+            progress=lambda stage, done, total: None,
+        )
+        return SplitData(self, split, plan, parts, prepared, dropped)
+
+    def __len__(self) -> int:
+        return self.material.data.requests
+
+    def __repr__(self) -> str:
+        return (
+            f"Dataset(slot {self.slot.name}: {len(self):,} requests, {self.material.source_note})"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>slot {self.slot.name}: {len(self):,} requests</p>"
+
+
+@dataclass(frozen=True, repr=False)
+class SplitData:
+    """A dataset in three parts, in order of time.
+
+    Attributes:
+        split: the borders.
+        dropped: training requests that were left out to limit time and memory.
+    """
+
+    dataset: Dataset
+    split: Split
+    plan: CandidatePlan
+    parts: Parts
+    prepared: PreparedInputs
+    dropped: int = 0
+
+    @cached_property
+    def _encoded(self) -> tuple[EncodedRows, EncodedRows]:
+        return encode_parts(self.inputs, None)
+
+    @property
+    def inputs(self) -> FitInputs:
+        """Encoded rows of the heads that are chances; amounts are learned by `train` alone."""
+        inputs = self.prepared.inputs
+        return replace(inputs, heads=tuple(head for head in inputs.heads if not is_amount(head)))
+
+    @property
+    def train(self) -> EncodedRows:
+        """The rows to fit to."""
+        return self._encoded[0]
+
+    @property
+    def valid(self) -> EncodedRows:
+        """The rows for early stopping and calibration."""
+        return self._encoded[1]
+
+    @property
+    def test(self) -> "TestRequests":
+        """The requests to evaluate on."""
+        return TestRequests(self)
+
+    def finish(self, model: Model) -> FittedModel:
+        """Return a fitted model as a bundle needs it: exported, and calibrated on `valid`."""
+        settings = self.dataset.settings
+        sample = sample_rows(len(self.inputs.validation_served), settings.seed)
+        prepared = replace(self.prepared, inputs=self.inputs)
+        return calibrate(prepared, export_model(model, self.inputs, settings, sample), sample)
+
+    def __repr__(self) -> str:
+        sizes = f"train {len(self.train):,} rows, valid {len(self.valid):,} rows"
+        heads = ", ".join(self.inputs.heads)
+        columns = len(build_layout(self.inputs.encoder).columns)
+        return f"SplitData({sizes}, test {len(self.test):,} requests; {columns} columns; {heads})"
+
+    def _repr_html_(self) -> str:
+        rows = (
+            ("train", f"{len(self.train):,} rows"),
+            ("valid", f"{len(self.valid):,} rows"),
+            ("test", f"{len(self.test):,} requests"),
+        )
+        cells = "".join(f"<tr><th>{name}</th><td>{size}</td></tr>" for name, size in rows)
+        return f"<table>{cells}</table>"
+
+
+@dataclass(frozen=True, repr=False)
+class TestRequests:
+    """The requests of the test part; candidates are read when something is evaluated on them."""
+
+    __test__ = False  # no test of pytest
+    data: SplitData
+
+    @property
+    def requests(self) -> Requests:
+        return self.data.parts.test
+
+    def __len__(self) -> int:
+        return self.requests.requests
+
+    def __repr__(self) -> str:
+        return f"TestRequests({len(self):,} requests)"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{len(self):,} test requests</p>"
+
+
+@dataclass
+class _Probabilities:
+    """Collects a model's probabilities and labels, for metrics of single rows."""
+
+    scores: list[Floats] = field(default_factory=list)
+    labels: list[npt.NDArray] = field(default_factory=list)
+
+    def auc(self) -> float:
+        score, label = np.concatenate(self.scores), np.concatenate(self.labels)
+        known = np.isfinite(label.astype(np.float64))
+        return figures.auc(score[known], label[known] > 0)
+
+
+def evaluate(
+    models: Mapping[str, Any], test: TestRequests, *, metrics: Sequence[str] = ("ndcg@10",)
+) -> Comparison:
+    """Evaluate models and baselines on the same requests, as they would be served.
+
+    Args:
+        models: name → a fitted model, or one of `tb.models.baselines()`. The first model is the one
+            that the others are compared with.
+        metrics: figures to show, such as `ndcg@10`, `recall@10`, `auc`; `auc` is of the rows' first
+            head, and of models alone.
+
+    Raises:
+        UsageError: there is no model, or no such metric.
+    """
+    data = test.data
+    fitted = {
+        name: data.finish(as_model(name, model, data.train.heads))
+        for name, model in models.items()
+        if not isinstance(model, BaselineModel)
+    }
+    if not fitted:
+        raise UsageError("there is no model to evaluate", where="evaluate", fix="add one")
+    baselines = [model.name for model in models.values() if isinstance(model, BaselineModel)]
+    dataset, plan = data.dataset, data.plan
+    head = data.train.heads[0]
+    collected = {name: _Probabilities() for name in fitted}
+    scorers = {
+        name: partial(_score, collected[name], head, _scorer(model, data))
+        for name, model in fitted.items()
+    }
+    evaluation = evaluate_scorers(
+        dataset.material,
+        dataset.declared.features,
+        data.parts.test,
+        plan.replay(dataset.material, dataset.declared.features, plan.live, baselines=baselines),
+        plan.sources,
+        scorers,
+        dataset.slot.objective,
+        as_of=data.split.validation_until,
+        seed=dataset.settings.seed,
+    )
+    aucs = {name: each.auc() for name, each in collected.items()}
+    known = {"auc", *(name for one in evaluation.figures.values() for name in one)}
+    for name in metrics:
+        if figure_name(name) not in known:
+            fix = f"use some of {', '.join(sorted(known))}"
+            raise UsageError(f"there is no metric {name!r}", where="metrics", fix=fix)
+    return Comparison(
+        dataset.slot.name, evaluation, tuple(metrics), aucs, dict(models), test, fitted
+    )
+
+
+def _scorer(model: FittedModel, data: SplitData) -> Scorer:
+    return partial(
+        model.score,
+        series=data.plan.retrieval.series,
+        objective=data.dataset.slot.objective,
+        live=data.plan.live,
+    )
+
+
+def _score(
+    collected: _Probabilities, head: str, scorer: Scorer, piece: FeatureChunk
+) -> tuple[Mapping[str, Floats], Floats]:
+    heads, value = scorer(piece)
+    collected.scores.append(heads[head])
+    collected.labels.append(piece.part.labels[head])
+    return heads, value
+
+
+def as_model(name: str, model: Any, heads: tuple[str, ...]) -> Model:
+    """Return a model of a built-in estimator as it is, and one's own with its output checked.
+
+    Raises:
+        UsageError: it has no method `score`.
+    """
+    if isinstance(model, OwnModel) or hasattr(model, "architecture"):
+        return model
+    if not callable(getattr(model, "score", None)):
+        raise UsageError(
+            f"{type(model).__name__} has no method score", where=f"model {name!r}", fix="add it"
+        )
+    registered = getattr(type(model), "estimator_name", name)
+    return OwnModel(registered, heads, model, f"model {name!r}, class {type(model).__name__}")

@@ -17,11 +17,15 @@ from tests.support.candidate_logs import (
 )
 
 from tailorbird.candidates.batch import to_event_batch
+from tailorbird.candidates.contract import contract_of, parse_source
 from tailorbird.candidates.fold import CandidateFold
+from tailorbird.candidates.own import SourceError, register_sources, source
 from tailorbird.candidates.parity import compare_lists
-from tailorbird.candidates.protocol import GROUPS
+from tailorbird.candidates.protocol import GROUPS, NO_TABLES, CandidateRequest
 from tailorbird.candidates.query import RequestLists, table_group
 from tailorbird.candidates.replay import ReplayRequests, epochs_by_group, replay_requests
+from tailorbird.candidates.session_knn.query import session_knn
+from tailorbird.errors import DeclarationError
 
 NAMES = [
     "trending",
@@ -32,7 +36,43 @@ NAMES = [
     "stan",
     "repeat",
     "new_items",
+    "second_hop",
+    "both_days",
+    "in_sessions",
+    "newest",
 ]
+
+
+@source("second_hop", reads="neighbours")
+def second_hop(request, tables):
+    near = tables.neighbours(request.recent[-2:]).keys
+    return np.unique(tables.neighbours(near).keys), np.ones(
+        len(np.unique(tables.neighbours(near).keys))
+    )
+
+
+@source("both_days", reads="boards", boards=["popular:24h"])
+def both_days(request, tables):
+    listed = tables.board(parse_source("popular:24h").board).items
+    return listed.keys[::-1], listed.scores[::-1]
+
+
+@source("in_sessions", reads="sessions")
+def in_sessions(request, tables):
+    found = session_knn(tables, request, "stan")
+    return found.keys[1:], found.scores[1:]
+
+
+@source("newest")
+def newest(request, tables):
+    return request.recent[-1:], np.ones(len(request.recent[-1:]))
+
+
+@pytest.fixture(autouse=True)
+def own_sources():
+    register_sources([second_hop, both_days, in_sessions, newest])
+    yield
+    register_sources([])
 
 
 def requests_at(
@@ -148,3 +188,32 @@ def test_regular_epochs_of_a_history_do_not_look_ahead() -> None:
         (epochs[group] < p).all() and (np.diff(epochs[group]) >= 0).all() for group in GROUPS
     )
     assert epochs["boards"][-1] > 0.9 * p[-1], "the newest question knows nearly all of the log"
+
+
+def test_the_contract_of_an_own_source_has_what_it_reads() -> None:
+    contract = contract_of(["in_sessions"])
+    assert contract.session_knn is not None
+    assert contract_of(["newest"]).session_knn is None
+    assert parse_source("popular:24h").board in contract_of(["both_days"]).boards
+    register_sources([])
+    with pytest.raises(DeclarationError, match="unknown source 'newest'"):
+        contract_of(["newest"])
+
+
+@pytest.mark.parametrize(
+    ("returned", "problem"),
+    [
+        (None, "returned NoneType"),
+        (([1, 2], [0.5, 0.5]), "keys int64"),
+        ((np.array([1, 2], np.uint64), [0.5]), "scores"),
+        ((np.array([1, 1], np.uint64), [0.5, 0.5]), "twice"),
+        ((np.array([1], np.uint64), [np.nan]), "not finite"),
+    ],
+)
+def test_a_wrong_list_stops_a_training_and_empties_a_servers_list(returned, problem) -> None:
+    register_sources([source("wrong")(lambda request, tables: returned)])
+    with pytest.raises(SourceError, match=problem):
+        RequestLists(NO_TABLES, CandidateRequest()).get("wrong")
+    lists = RequestLists(NO_TABLES, CandidateRequest(), strict=False)
+    assert len(lists.get("wrong")) == 0
+    assert lists.failed == ["wrong"]

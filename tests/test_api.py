@@ -1,5 +1,6 @@
 """The public API: names load when they are used, and each command has its call."""
 
+import importlib
 import subprocess
 import sys
 
@@ -24,6 +25,8 @@ TWINS = {
     "models list": "Project.registry",
     "models promote": "Project.registry",
     "models rollback": "Project.registry",
+    "lake erase": "Project.privacy",
+    "lake export-user": "Project.privacy",
     "up": "Project.local_server",
     "backup": "Project.backup",
     "restore": "restore",
@@ -51,6 +54,28 @@ def test_each_command_has_its_call(command: str, call: str) -> None:
         app = app[word]
     assert app.default_command is not None
     assert resolve(call).__doc__
+
+
+def test_tasks_have_their_names_in_namespaces() -> None:
+    for name in (
+        "candidates.source",
+        "metrics.ndcg",
+        "models.GBDT",
+        "models.Logistic",
+        "models.NeuralNet",
+        "models.baselines",
+        "models.register",
+        "training.Dataset",
+        "training.backtest",
+        "training.evaluate",
+        "training.train",
+        "tuning.tune",
+    ):
+        value = resolve(name)
+        assert callable(value), name
+        assert value.__doc__, name
+    importlib.import_module("tailorbird.training.train")  # a module of a function's name
+    assert callable(resolve("training.train"))
 
 
 def test_the_import_loads_nothing_else() -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tailorbird.experiments.report import Report
     from tailorbird.platform.create import CreatedProject
     from tailorbird.platform.imports import ImportResult
+    from tailorbird.platform.privacy import PrivacyView
     from tailorbird.platform.registry import RegistryView
     from tailorbird.platform.tables import FeatureView, LakeView
     from tailorbird.ranking import Slot
@@ -120,6 +121,13 @@ class Project:
         from tailorbird.platform.registry import RegistryView
 
         return RegistryView(self.root)
+
+    @cached_property
+    def privacy(self) -> "PrivacyView":
+        """Erasure of people, and export of what is held about them."""
+        from tailorbird.platform.privacy import PrivacyView
+
+        return PrivacyView(self.root)
 
     def import_files(
         self,

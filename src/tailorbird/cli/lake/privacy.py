@@ -16,14 +16,13 @@ from tailorbird.cli.output import (
     progress_bars,
     this_command,
 )
-from tailorbird.errors import LagError, LockedError, UsageError
+from tailorbird.errors import UsageError
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.privacy import Match, Preview, Receipt, SearchReport
     from tailorbird.privacy.people import StoredId
 
-_ROUNDS = 4  # of bringing in what brokers show only once an erasure tries to begin
 _SHOWN_MAX = 10  # unknown ids
 
 
@@ -94,20 +93,10 @@ def erase(
 
 
 def _erase(project: "Project", stored: "list[StoredId]", *, quiet: bool) -> "Receipt":
-    from tailorbird.events import SystemClock
-    from tailorbird.privacy import erase as run_erase
+    from tailorbird.platform.privacy import run_erasure
 
     with progress_bars(quiet=quiet) as progress:
-        rounds = _ROUNDS
-        while True:
-            _drain(project, progress)
-            try:
-                receipt = run_erase(project, stored, SystemClock(), progress=progress)
-                break
-            except LagError:
-                rounds -= 1
-                if not rounds:
-                    raise
+        receipt = run_erasure(project, stored, progress)
     if not quiet:
         _print_receipt(receipt, project)
     return receipt
@@ -211,24 +200,6 @@ def _lines(text: str) -> list[str]:
     """Return ids, one a line as an editor ends one, without blanks and a byte order mark."""
     lines = (line.strip(" \t\r") for line in text.removeprefix("\ufeff").split("\n"))
     return [line for line in lines if line]
-
-
-def _drain(project: "Project", progress: Any) -> None:
-    """Bring all that waits in the logs into the lake."""
-    from tailorbird.config.erasures import apply_remote_erasures
-    from tailorbird.events import SystemClock
-    from tailorbird.platform.roles import drain
-    from tailorbird.privacy import is_unfinished
-    from tailorbird.privacy.writers import NOT_ALONE, STOP
-
-    if project.stream.is_remote:
-        if is_unfinished(project.paths.data):
-            return  # topics may be gone, and nothing can have come in
-        apply_remote_erasures(project)
-    try:
-        drain(project, SystemClock(), progress=progress)
-    except LockedError as error:
-        raise LockedError(NOT_ALONE, where=error.where, fix=STOP) from None
 
 
 def _print_preview(found: "Preview", unfinished: bool, json: bool) -> None:

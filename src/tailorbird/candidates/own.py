@@ -7,8 +7,10 @@ A query reads the request and one group of published tables, and nothing that ch
 replay then gives the list that a server gave, and `tailorbird features verify` compares the two.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -114,9 +116,62 @@ def source(
 @dataclass
 class _Registered:
     sources: Mapping[str, OwnSource]
+    file: Path | None = None
 
 
 _registered = _Registered({})
+
+
+def use_sources(file: Path | None, built_in: Collection[str] = ()) -> None:
+    """Register the sources of a file in place of earlier ones; None or a missing file has none.
+
+    Raises:
+        DeclarationError: the file does not run, repeats a name, or takes that of a built-in source.
+    """
+    sources: dict[str, OwnSource] = {}
+    for value in run_file(file).values() if file is not None and file.exists() else ():
+        if not isinstance(value, OwnSource):
+            continue
+        if value.name in built_in:
+            raise DeclarationError(
+                f"{value.name!r} is a built-in source", where=str(file), fix="give it another name"
+            )
+        if value.name in sources and sources[value.name] is not value:
+            raise DeclarationError(f"two sources are named {value.name!r}", where=str(file))
+        sources[value.name] = value
+    register_sources(sources.values())
+    _registered.file = file
+
+
+def sources_file() -> Path | None:
+    """Return the file that own sources come from."""
+    return _registered.file
+
+
+def run_file(file: Path) -> dict[str, Any]:
+    """Run a file of declarations, and return its names.
+
+    Raises:
+        DeclarationError: it fails; names file and line.
+    """
+    namespace: dict[str, Any] = {"__name__": file.stem, "__file__": str(file)}
+    try:
+        exec(compile(file.read_text(), str(file), "exec"), namespace)
+    except SyntaxError as error:
+        raise DeclarationError(
+            f"not valid Python: {error.msg}", where=f"{file}:{error.lineno}"
+        ) from None
+    except Exception as error:
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == str(file)
+        ]
+        where = f"{file}:{frames[-1].lineno}" if frames else str(file)
+        text = error.message if isinstance(error, DeclarationError) else str(error)
+        kind = "" if isinstance(error, DeclarationError) else f"{type(error).__name__}: "
+        raise DeclarationError(f"{kind}{text}", where=where) from None
+    return namespace
 
 
 def register_sources(sources: Iterable[OwnSource]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tailorbird.candidates.contract import KINDS
 from tailorbird.candidates.own import FILE as SOURCES
-from tailorbird.candidates.own import OwnSource, register_sources
+from tailorbird.candidates.own import use_sources
 from tailorbird.config.contract_file import FILE as CONTRACT
 from tailorbird.config.contract_file import EventContract, load_contract
 from tailorbird.config.copying import copy_target_of
@@ -262,7 +262,7 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
         else load_features(root / "features.py", event_types=types)
     )
     use_file(root / MODELS)
-    register_sources(load_sources(root / SOURCES))
+    use_sources(root / SOURCES, KINDS)
     slots = load_slots(root / "slots.py")
     event_contract = load_contract(root / CONTRACT, types)
     churn = load_churn(root / CHURN_FILE, types)
@@ -424,26 +424,6 @@ def load_slots(file: Path) -> dict[str, Slot]:
             "declares no Slot", where=str(file), fix="tailorbird init writes an example"
         )
     return slots
-
-
-def load_sources(file: Path) -> list[OwnSource]:
-    """Return the candidate sources that sources.py registers; none without the file.
-
-    Raises:
-        DeclarationError: the file does not run, repeats a name, or takes that of a built-in source.
-    """
-    sources: dict[str, OwnSource] = {}
-    for value in _run(file).values() if file.exists() else ():
-        if not isinstance(value, OwnSource):
-            continue
-        if value.name in KINDS:
-            raise DeclarationError(
-                f"{value.name!r} is a built-in source", where=str(file), fix="give it another name"
-            )
-        if value.name in sources and sources[value.name] is not value:
-            raise DeclarationError(f"two sources are named {value.name!r}", where=str(file))
-        sources[value.name] = value
-    return list(sources.values())
 
 
 def load_churn(file: Path, types: Sequence[str] = EVENT_TYPES) -> dict[str, Churn]:

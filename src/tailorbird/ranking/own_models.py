@@ -6,7 +6,6 @@ The golden rows of the bundle then tell whether that code still gives what it ga
 """
 
 import inspect
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.candidates.own import run_file
 from tailorbird.errors import BundleError, DeclarationError, UsageError, suggest_name
 
 Matrix = npt.NDArray[np.float32]
@@ -78,21 +78,8 @@ def find_family(name: str) -> type:
 
 
 def _load(file: Path) -> dict[str, type]:
-    namespace: dict[str, Any] = {"__name__": "models", "__file__": str(file)}
-    try:
-        exec(compile(file.read_text(), str(file), "exec"), namespace)
-    except SyntaxError as error:
-        raise DeclarationError(
-            f"not valid Python: {error.msg}", where=f"{file}:{error.lineno}"
-        ) from None
-    except Exception as error:
-        frames = [
-            one for one in traceback.extract_tb(error.__traceback__) if one.filename == str(file)
-        ]
-        where = f"{file}:{frames[-1].lineno}" if frames else str(file)
-        raise DeclarationError(f"{type(error).__name__}: {error}", where=where) from None
     families: dict[str, type] = {}
-    for value in namespace.values():
+    for value in run_file(file).values():
         name = value.__dict__.get(_NAME) if isinstance(value, type) else None
         if name is None:
             continue

@@ -46,7 +46,7 @@ def _drain(project: Project, progress: Any) -> None:
     from tailorbird.privacy import is_unfinished
     from tailorbird.privacy.writers import NOT_ALONE, STOP
 
-    if not isinstance(project.stream, Path):
+    if project.stream.is_remote:
         if is_unfinished(project.paths.data):
             return  # topics may be gone, and nothing can have come in
         apply_remote_erasures(project)

@@ -23,7 +23,7 @@ from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.suppression import FOLDER, TAKEN, SuppressionList
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
-from tailorbird.features.transforms import check_heads
+from tailorbird.features.transform_checks import check_heads
 from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
 from tailorbird.ranking.scores import Score
 from tailorbird.retrieval import MeaningSettings

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tailorbird.features.declare.declarations import (
-    HORIZON,
     Age,
     Attribute,
     Counted,
@@ -38,6 +37,7 @@ from tailorbird.features.declare.declarations import (
     Variance,
     Window,
 )
+from tailorbird.features.declare.limits import HORIZON
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.reference.counted import shared_by_item
 from tailorbird.features.reference.reference import (

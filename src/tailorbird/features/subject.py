@@ -17,15 +17,8 @@ import pyarrow as pa
 
 from tailorbird.errors import UsageError
 from tailorbird.features.declare.checks import is_profile_field
-from tailorbird.features.declare.declarations import (
-    ENTITY_FIELDS,
-    INTEGER_FIELDS,
-    Counted,
-    Derived,
-    OfSession,
-    Ratio,
-    Seen,
-)
+from tailorbird.features.declare.declarations import Counted, Derived, OfSession, Ratio, Seen
+from tailorbird.features.declare.fields import ENTITY_FIELDS, INTEGER_FIELDS
 from tailorbird.features.declare.scalars import query_text
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.reference.reference import (

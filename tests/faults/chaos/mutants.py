@@ -23,6 +23,7 @@ from tests.features.fuzzing import mutants
 
 from tailorbird import faults
 from tailorbird.events.contract import columnwise
+from tailorbird.events.contract.checked_batch import CheckedBatch
 from tailorbird.features.online import worker
 from tailorbird.file_lock import FileLock
 from tailorbird.lake.delta import table as delta
@@ -143,9 +144,7 @@ def _the_index_before_the_output() -> None:
 def _lateness_by_the_imports_clock() -> None:
     original = columnwise.Contract.check
 
-    def check(
-        self: columnwise.Contract, bodies: Sequence[tuple[bytes, Any]]
-    ) -> columnwise.CheckedBatch:
+    def check(self: columnwise.Contract, bodies: Sequence[tuple[bytes, Any]]) -> CheckedBatch:
         checked = original(self, bodies)
         of_import = [bodies[number][1].source == "import" for number in checked.bodies]
         at = [

@@ -19,7 +19,8 @@ from tailorbird.serving.auth.keys import Keys
 from tailorbird.serving.auth.limits import Limiter, ServerLimits
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.http.app import create_app
-from tailorbird.serving.http.gorse import RecentAnswers, gorse_routes, with_hidden_rule
+from tailorbird.serving.http.gorse import gorse_routes, with_hidden_rule
+from tailorbird.serving.http.gorse_lists import RecentAnswers
 from tailorbird.serving.http.handling import Service
 from tailorbird.serving.models.schemas import OneSchema
 from tailorbird.serving.pipeline.pipeline import Pipeline

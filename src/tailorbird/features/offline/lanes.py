@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 
 from tailorbird.errors import UsageError
 from tailorbird.features.arithmetic.runs import OF_RUN
-from tailorbird.features.declare.declarations import INTEGER_FIELDS, WORDS
+from tailorbird.features.declare.fields import INTEGER_FIELDS
+from tailorbird.features.declare.limits import WORDS
 from tailorbird.features.event_columns.columns import entity_key
 from tailorbird.features.event_columns.fields import integer_keys, query_keys, query_words, weekdays
 from tailorbird.features.featureset import FeatureSet
@@ -28,27 +29,23 @@ from tailorbird.features.layout.layout import (
     Step,
     missing_bits,
 )
-from tailorbird.features.offline.asof import Moments, Series, Timeline, ragged
+from tailorbird.features.offline.asof import Moments, Timeline
 from tailorbird.features.offline.asof_runs import COMPILED, LastRuns
 from tailorbird.features.offline.bulk import RaggedSequence, Requests, Texts
 from tailorbird.features.offline.compaction import CompactedHistory
+from tailorbird.features.offline.events.frames import AllRunEvents, Frames, has_text_keys
+from tailorbird.features.offline.events.ragged import ragged
+from tailorbird.features.offline.events.series import Series
 from tailorbird.features.offline.hashing import hashes, identities
 from tailorbird.features.offline.kernels.windows import THREADS
 from tailorbird.features.offline.positions import positions_of_keys
-from tailorbird.features.offline.timelines import (
-    AllRunEvents,
-    EntityHistory,
-    Frames,
-    has_text_keys,
-    sources_of,
-)
+from tailorbird.features.offline.timelines import EntityHistory, sources_of
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
-
 
 _RUNS_CHUNK = 1 << 13  # moments, each with a hundred events or more
 

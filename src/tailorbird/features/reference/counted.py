@@ -10,10 +10,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tailorbird.features.declare.declarations import (
-    DECAY_STEPS,
-    HORIZON,
-    RANK_MAX,
-    SQUARE_BITS,
     Amount,
     Count,
     Counted,
@@ -39,6 +35,7 @@ from tailorbird.features.declare.declarations import (
     Trend,
     Variance,
 )
+from tailorbird.features.declare.limits import DECAY_STEPS, HORIZON, RANK_MAX, SQUARE_BITS
 from tailorbird.features.declare.scalars import category, evaluate, float32, number
 
 if TYPE_CHECKING:

@@ -22,9 +22,6 @@ import pyarrow as pa
 
 from tailorbird.events.keys import combine, hash64
 from tailorbird.features.declare.declarations import (
-    HORIZON,
-    SESSION_GAP,
-    SESSION_LENGTH,
     Age,
     Attribute,
     ContextValue,
@@ -36,6 +33,7 @@ from tailorbird.features.declare.declarations import (
     SequenceOf,
     Window,
 )
+from tailorbird.features.declare.limits import HORIZON, SESSION_GAP, SESSION_LENGTH
 from tailorbird.features.declare.scalars import (
     category,
     element_of,

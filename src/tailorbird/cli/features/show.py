@@ -237,7 +237,7 @@ def _explain(project: "Project", query: PersonItemQuery, name: str, json: bool) 
     from tailorbird.features import ReadRequest
     from tailorbird.features.explain import explain
     from tailorbird.features.offline.profile_join import JoinedEvents
-    from tailorbird.features.reference.reference import routed_events
+    from tailorbird.features.reference.moments import routed_events
     from tailorbird.lake import Lake, span
 
     lake, positions = Lake(project.paths.lake), resolve_positions(project, query.known)

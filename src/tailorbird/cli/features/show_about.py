@@ -114,7 +114,7 @@ def explain_about(project: "Project", query: EntityQuery, name: str, json: bool)
     from tailorbird.cli.features.missing_fields import print_missing_fields
     from tailorbird.events import to_iso
     from tailorbird.features.explain import explain
-    from tailorbird.features.reference.reference import routed_events
+    from tailorbird.features.reference.moments import routed_events
     from tailorbird.features.subject import Subject
 
     subject = Subject.parse(query.texts, project.features)

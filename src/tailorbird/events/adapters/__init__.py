@@ -22,6 +22,7 @@ from tailorbird.events.adapters import (
     snowplow,
 )
 from tailorbird.events.adapters.batch import Adapter, AdapterOptions, Batch
+from tailorbird.events.adapters.mapping_file import PATTERNS
 from tailorbird.events.adapters.recognise import list_importable_files, recognise_format
 from tailorbird.events.adapters.record import Convert
 from tailorbird.events.tables.files import digest_files, find_files
@@ -39,7 +40,7 @@ FORMATS: dict[str, tuple[Adapter, tuple[str, ...]]] = {
     "cloudevents": (cloudevents.read_cloudevents, cloudevents.PATTERNS),
     "mind": (mind.read_mind, mind.PATTERNS),
     "instacart": (instacart.read_instacart, instacart.PATTERNS),
-    "mapping": (mapping.read_mapping, mapping.PATTERNS),
+    "mapping": (mapping.read_mapping, PATTERNS),
 }
 
 CONVERTERS: dict[str, Convert] = {

@@ -11,7 +11,6 @@ pipeline, `serving.pipeline.stages` its stages, and `retrieval` and `ranking` th
 `serving.metrics` measures the time of each stage.
 """
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +20,8 @@ import numpy as np
 
 from tailorbird.events import Clock, hash64s
 from tailorbird.events.pseudonyms import Pseudonyms
-from tailorbird.features import Rows
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle, Scores
-from tailorbird.ranking.policy.exploration import Slate
 from tailorbird.retrieval import Index
 from tailorbird.serving.messages import (
     Answer,
@@ -58,7 +55,7 @@ from tailorbird.serving.pipeline.protocols import (
 from tailorbird.serving.pipeline.record import (
     FALLBACK,
     build_answer,
-    build_log_entry,
+    log_answer,
     read_attributes,
     to_facets,
 )
@@ -360,33 +357,11 @@ class Pipeline:
             )
             answer = build_answer(request, shown, values[chosen], choice, rows, scores, adjustments)
         with self._stages.timed("log"):
-            self._log(request, answer, shown, choice, rows, scores)
+            log_answer(
+                self._answer_log, self.breakers.log, request, answer, shown, choice, rows, scores
+            )
         self._watcher.degraded(request.degraded)
         return answer
-
-    def _log(
-        self,
-        request: Request,
-        answer: Answer,
-        shown: Candidates,
-        choice: Slate,
-        rows: Rows | None,
-        scores: Scores | None,
-    ) -> None:
-        if self._answer_log is None:
-            return
-        dependency = self.breakers.log
-        if not dependency.allow():
-            request.mark_degraded("log")
-            return
-        start = time.perf_counter()
-        event, record = build_log_entry(
-            request, answer, shown, choice, rows, request.access.features.schema_hash, scores
-        )
-        was_logged = self._answer_log.record_answer(event, record)
-        dependency.record(time.perf_counter() - start)
-        if not was_logged:
-            request.mark_degraded("log")
 
     def _slot(self, name: str) -> Slot:
         slot = self._slots.get(name)

@@ -196,7 +196,9 @@ def _no_fence() -> None:
     def both(self: worker.FeatureWorker, rows_max: int) -> worker.WorkerReport:
         if not second:
             second.append(
-                worker.FeatureWorker(self._input.address, self._folder.parent, self.features, clock=CLOCK)
+                worker.FeatureWorker(
+                    self._input.address, self._folder.parent, self.features, clock=CLOCK
+                )
             )
             worker.read_position = lambda snapshot: SimpleNamespace(commit=Any_())
         step(second[0], rows_max)

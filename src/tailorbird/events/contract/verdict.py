@@ -1,4 +1,4 @@
-"""What the contract is applied to, and its verdict: a receipt, an accepted event or a refusal."""
+"""Verdicts of the contract: a receipt of a body, and accepted, refused and unread events."""
 
 from typing import Annotated, Any
 

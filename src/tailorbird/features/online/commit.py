@@ -1,4 +1,4 @@
-"""What a commit of the worker writes: changed records, tallies, aliases and its position."""
+"""Writing of a commit of the worker: changed records, tallies, aliases and its position."""
 
 from collections.abc import Sequence
 

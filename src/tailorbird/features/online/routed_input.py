@@ -15,7 +15,7 @@ class RoutedInput:
     def __init__(self, address: Address, features: FeatureSet) -> None:
         self.address, self._features = address, features
         self._reader: LogReader | None = None
-        self._is_truncated = self._maybe_behind = False
+        self._is_truncated = self._maybe_lags = False
 
     def open(self, offset: int) -> LogReader | None:
         """Return the reader of the log, or None while there is no log."""
@@ -23,7 +23,7 @@ class RoutedInput:
             try:
                 self._reader = open_reader(self.address)
                 self._is_truncated = self.has_gap(offset)
-                self._maybe_behind = is_derived(self.address)
+                self._maybe_lags = is_derived(self.address)
             except NotReadyError:  # There is no router yet, or it is creating its file.
                 return None
         return self._reader
@@ -42,18 +42,18 @@ class RoutedInput:
         self._is_truncated = self._is_truncated and self.has_gap(offset)
         return self._is_truncated
 
-    def is_behind(self, reader: LogReader, offset: int) -> bool:
+    def lags(self, reader: LogReader, offset: int) -> bool:
         """Return whether the shuffle has yet to reach the position of the state.
 
         That is so if the state was built from the lake or the routed log, as after an erasure.
         """
-        self._maybe_behind = self._maybe_behind and reader.end() < offset
-        return self._maybe_behind
+        self._maybe_lags = self._maybe_lags and reader.end() < offset
+        return self._maybe_lags
 
     def is_next_only_in_lake(self, offset: int) -> bool:
         """Return whether what comes next was routed before an attribute was declared."""
         reader = self.open(offset)
-        if reader is None or self.is_behind(reader, offset):
+        if reader is None or self.lags(reader, offset):
             return False
         blocks = reader.read(offset, bytes_max=1)
         return any(is_only_in_lake(stored.block, self._features) for stored in blocks)

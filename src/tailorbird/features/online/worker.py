@@ -159,7 +159,7 @@ class FeatureWorker:
         reader = self._input.open(self.position.offset)
         self.waits_for_lake = self._input.is_truncated(self.position.offset)
         offset = self.position.offset
-        has_nothing = reader is None or self.waits_for_lake or self._input.is_behind(reader, offset)
+        has_nothing = reader is None or self.waits_for_lake or self._input.lags(reader, offset)
         blocks = (
             [] if has_nothing else reader.read(self.position.offset, bytes_max=ROW_BYTES * rows_max)
         )

@@ -217,9 +217,9 @@ def settings(kind: str, folder: Path) -> Iterator[str]:
         yield ""
         return
     try:
-        from tests.support.brokers import OPTIONS, WHY_NOT, broker
-        from tests.support.stores import BINARY
-        from tests.support.stores import running as valkey
+        from tests.support.network.brokers import OPTIONS, WHY_NOT, broker
+        from tests.support.network.stores import BINARY
+        from tests.support.network.stores import running as valkey
     except ImportError as error:
         raise LookupError(f"{error}: pip install -e '.[dev]'") from None
     if WHY_NOT or BINARY is None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.support.commands import must, must_json  # noqa: E402
-from tests.support.shop_server import launch, serving  # noqa: E402
+from tests.support.network.shop_server import launch, serving  # noqa: E402
 
 from tailorbird.cli.demo.world import FRONT  # noqa: E402
 

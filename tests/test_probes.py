@@ -75,7 +75,7 @@ def test_an_advancing_loop_is_alive_and_a_stalled_one_is_not():
 
 @pytest.mark.parametrize("role", ["router", "worker", "lake", "trainer"])
 def test_a_role_reports_its_progress(tmp_path, role, monkeypatch):
-    from tests.support.ports import free_port
+    from tests.support.network.ports import free_port
 
     from tailorbird.cli.roles import run as roles
 

@@ -52,7 +52,7 @@ def start(project: Project) -> subprocess.Popen:
 def follow(project: Project, faults: str = "") -> int:
     """Take in the log to its end, in small steps; how the process ended."""
     environment = {**os.environ, "TAILORBIRD_FAULTS": faults}
-    command = [sys.executable, "-m", "tests.support.candidates_child", str(project.root)]
+    command = [sys.executable, "-m", "tests.support.programs.candidates_child", str(project.root)]
     return subprocess.run(command, env=environment, cwd=ROOT, timeout=120, check=False).returncode
 
 

@@ -19,7 +19,7 @@ from typing import get_type_hints
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.servers import Served, serving
+from tests.support.network.servers import Served, serving
 
 import tailorbird
 from tailorbird.client import (

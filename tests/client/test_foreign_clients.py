@@ -13,7 +13,7 @@ from cloudevents.core.v1.event import CloudEvent
 from gorse import Gorse, GorseException
 from segment.analytics.client import Client
 from tests.events.adapters.test_metarank import CLICK, ITEM, RANKING, USER
-from tests.support.servers import serving
+from tests.support.network.servers import serving
 
 from tailorbird.serving.auth.keys import Keys
 

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from tests.first_hour.layouts import rees46
 from tests.support.commands import must, must_json
-from tests.support.shop_server import (
+from tests.support.network.shop_server import (
     PHONE,
     browsing,
     chromium,

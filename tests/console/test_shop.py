@@ -9,7 +9,7 @@ from importlib.resources import files
 import pytest
 from playwright.sync_api import Page, expect
 from tests.support.commands import make_shop
-from tests.support.shop_server import (
+from tests.support.network.shop_server import (
     PHONE,
     browsing,
     chromium,

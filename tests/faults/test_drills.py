@@ -17,11 +17,11 @@ from tests.faults.drills.child import Part
 from tests.faults.drills.judging import DrillResult, judge
 from tests.faults.drills.loads import Phase, sum_phases
 from tests.faults.drills.site import ROOT
-from tests.support import serving_shop
-from tests.support.brokers import needs_kafka
-from tests.support.ports import free_port
+from tests.support.network.brokers import needs_kafka
+from tests.support.network.ports import free_port
+from tests.support.network.stores import needs_valkey
 from tests.support.roles import until
-from tests.support.stores import needs_valkey
+from tests.support.shops import serving_shop
 
 from tailorbird.events import SystemClock
 from tailorbird.registry import Registry

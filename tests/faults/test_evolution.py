@@ -22,8 +22,8 @@ import msgspec
 import numpy as np
 import pyarrow.compute as pc
 import pytest
-from tests.support import serving_shop
 from tests.support.roles import Up, make_project, until
+from tests.support.shops import serving_shop
 
 from tailorbird.config import Project, open_project
 from tailorbird.config.schemas import active_schemas, apply_declared, champion_features

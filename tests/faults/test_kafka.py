@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tests.support.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
+from tests.support.drawn.three_readings import payload
 from tests.support.names import ITEMS
+from tests.support.network.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
 from tests.support.oracle import PEOPLE, Ledger, Load, check, in_lake, kill_under_load
 from tests.support.roles import Up, make_project, until
-from tests.support.three_readings import payload
 
 from tailorbird.config import Project, open_project
 from tailorbird.errors import LockedError, NotReadyError

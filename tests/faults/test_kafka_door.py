@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 import uvicorn
 from tests.serving.collector.test_collector_kafka import door_on, ids, stream_on
-from tests.support.brokers import needs_kafka
-from tests.support.mock_cluster import (
+from tests.support.network.brokers import needs_kafka
+from tests.support.network.mock_cluster import (
     NOT_ENOUGH_REPLICAS,
     NOT_LEADER,
     PRODUCE,

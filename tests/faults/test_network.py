@@ -18,14 +18,14 @@ from pathlib import Path
 
 import pytest
 from tests.faults.test_kafka import on_kafka
-from tests.support.brokers import NAMED, broker, needs_kafka
-from tests.support.bucket import BUCKET, s3_server
 from tests.support.lines import Line, line
 from tests.support.names import ITEMS
+from tests.support.network.brokers import NAMED, broker, needs_kafka
+from tests.support.network.bucket import BUCKET, s3_server
+from tests.support.network.ports import free_port
+from tests.support.network.stores import needs_valkey, running
 from tests.support.oracle import Ledger, Load, check, in_lake
-from tests.support.ports import free_port
 from tests.support.roles import Up, make_project, until
-from tests.support.stores import needs_valkey, running
 
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError

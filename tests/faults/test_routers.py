@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from tests.router.conftest import PLAN
 from tests.router.test_partitions import COUNT, PEOPLE, Parted
-from tests.support.brokers import WHY_NOT, broker, needs_kafka
+from tests.support.network.brokers import WHY_NOT, broker, needs_kafka
 from tests.support.roles import until
 
 from tailorbird.errors import NotReadyError
@@ -26,9 +26,9 @@ pytestmark = [
 CHILD = """
 import logging, msgspec, signal, sys, threading
 from pathlib import Path
-from tests.support.brokers import OPTIONS
+from tests.support.network.brokers import OPTIONS
 from tailorbird.events import RoutePlan, SystemClock
-from tailorbird.router import group
+from tailorbird.router.partitions import group
 from tailorbird.router.partitions.group import run_member
 from tailorbird.stream.kafka import Cluster
 from tailorbird.stream.kafka.logs import KafkaStream

@@ -79,7 +79,7 @@ def test_every_kind_round_trips(kit):
 def test_locations_are_stored_without_the_folder_of_a_machine(kit):
     features = kit.every_kind()
     place = back(features).features[0].place
-    assert place.startswith("kit.py:")
+    assert place.startswith("features.py:")
     assert features.features[0].place.endswith(place)
 
 

@@ -16,9 +16,9 @@ import msgspec
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
-from tests.support.drawn_events import ITEMS, START, Post, Step, posts, steps
-from tests.support.drawn_features import KINDS, declarations
-from tests.support.three_readings import SampledRead, differences, stream
+from tests.support.drawn.events import ITEMS, START, Post, Step, posts, steps
+from tests.support.drawn.features import KINDS, declarations
+from tests.support.drawn.three_readings import SampledRead, differences, stream
 
 from tailorbird import faults
 from tailorbird.events import Receipt, RoutePlan

@@ -20,9 +20,9 @@ from tests.features.fuzzing.mutants import MUTANTS, Mutant, Scene, mutated
 from tests.features.fuzzing.mutants import differences as scene_differences
 from tests.features.fuzzing.world import BASE
 from tests.support import features as kit
-from tests.support.drawn_events import ITEMS
-from tests.support.drawn_events import event as routed_event
-from tests.support.three_readings import SampledRead, differences
+from tests.support.drawn.events import ITEMS
+from tests.support.drawn.events import event as routed_event
+from tests.support.drawn.three_readings import SampledRead, differences
 
 from tailorbird.events.clock import SECOND
 from tailorbird.features import ReadRequest

@@ -6,8 +6,8 @@ from importlib.resources import as_file, files
 
 import numpy as np
 import pytest
-from tests.support.drawn_events import ITEMS, START, Step
-from tests.support.three_readings import differences, stream
+from tests.support.drawn.events import ITEMS, START, Step
+from tests.support.drawn.three_readings import differences, stream
 
 from tailorbird.events.clock import HOUR, SECOND
 from tailorbird.events.contract.schema import ROUTED

@@ -4,8 +4,8 @@ events are its own.
 
 import numpy as np
 import pytest
-from tests.support.drawn_events import ITEMS, START, Step
-from tests.support.three_readings import bits, stream
+from tests.support.drawn.events import ITEMS, START, Step
+from tests.support.drawn.three_readings import bits, stream
 
 from tailorbird.errors import UsageError
 from tailorbird.events import HOUR, ROUTED

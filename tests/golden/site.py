@@ -22,7 +22,7 @@ from typing import Any
 
 from tests.cli.test_churn import CHURN, FEATURES, MAPPING, purchases
 from tests.support.commands import environment
-from tests.support.ports import free_port
+from tests.support.network.ports import free_port
 
 from tailorbird.cli.demo.world import with_experiment
 from tailorbird.cli.main import run

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.support.bucket import BUCKET, Home, s3_server
+from tests.support.network.bucket import BUCKET, Home, s3_server
 
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
 from tailorbird.events.clock import DAY, SECOND

@@ -16,9 +16,10 @@ import sys
 from pathlib import Path
 from tailorbird.events import SystemClock
 from tailorbird.storage import open_storage
-from tailorbird.lake import LakeRole, compaction, delta
+from tailorbird.lake import LakeRole
+from tailorbird.lake.delta import compaction, table
 from tailorbird.periodic import exit_process
-delta.CHECKPOINT_EVERY = compaction.SMALL_FILES = 2
+table.CHECKPOINT_EVERY = compaction.SMALL_FILES = 2
 with LakeRole(Path(sys.argv[1]), open_storage(sys.argv[2], Path()), clock=SystemClock()) as role:
     while not role.step(rows_max=10, flush=True).idle:
         while role.upkeep():

@@ -371,12 +371,12 @@ import sys
 from pathlib import Path
 import msgspec
 from tailorbird.events import RoutePlan, SimulatedClock
-from tailorbird.lake import refused
+from tailorbird.lake import quarantine
 from tailorbird.lake.write.replay import replay
 plan = msgspec.json.decode(sys.argv[3], type=RoutePlan)
-refused.slices.__defaults__ = (3,)  # many small transactions
+quarantine.slices.__defaults__ = (3,)  # many small transactions
 clock = SimulatedClock(1_764_072_000_000_000)
-replay(Path(sys.argv[1]), Path(sys.argv[2]), refused.QuarantineFilter(), plan=plan, clock=clock)
+replay(Path(sys.argv[1]), Path(sys.argv[2]), quarantine.QuarantineFilter(), plan=plan, clock=clock)
 """
 SITES = [
     "stream.before_append",

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from tests.support.bucket import SECRET, Proxy
+from tests.support.network.bucket import SECRET, Proxy
 
 from tailorbird.errors import ConfigError, LockedError, StorageError
 from tailorbird.events import DAY, SECOND, RoutePlan, SimulatedClock, SystemClock

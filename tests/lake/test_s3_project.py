@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from tests.support.bucket import SECRET
 from tests.support.commands import must, must_json, refused, tailorbird
+from tests.support.network.bucket import SECRET
 
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock

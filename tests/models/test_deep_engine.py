@@ -16,8 +16,8 @@ pytestmark = pytest.mark.slow
 
 torch = pytest.importorskip("torch", reason="needs the extra deep: pip install 'tailorbird[deep]'")
 
-from tests.support import train_a_net, train_within  # noqa: E402
 from tests.support.nets import LAYOUT, world  # noqa: E402
+from tests.support.programs import train_a_net, train_within  # noqa: E402
 
 from tailorbird.errors import DamageError, InputError, StorageError, UsageError  # noqa: E402
 from tailorbird.models.deep.batches import PartRows, epoch_batches, write_parts  # noqa: E402
@@ -46,7 +46,8 @@ def test_a_run_killed_again_and_again_ends_in_the_same_bits(parts: Path) -> None
     seen: list[bytes] = []
     for _ in range(2):
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.train_a_net", str(parts)], env=dict(os.environ)
+            [sys.executable, "-m", "tests.support.programs.train_a_net", str(parts)],
+            env=dict(os.environ),
         )
         before, until = mark(parts), time.monotonic() + 120
         while mark(parts) == before and process.poll() is None and time.monotonic() < until:
@@ -158,7 +159,7 @@ def test_rows_larger_than_memory_are_learned_from(tmp_path: Path) -> None:
         command = [
             sys.executable,
             "-m",
-            "tests.support.train_within",
+            "tests.support.programs.train_within",
             str(tmp_path / "rows"),
             str(limit),
             how,

@@ -15,9 +15,9 @@ import pytest
 pytest.importorskip("torch", reason="needs the extra deep: pip install 'tailorbird[deep]'")
 
 from tests.models.test_deep_engine import same_bits
-from tests.support import train_in_processes
 from tests.support.nets import world
-from tests.support.train_in_processes import RUN
+from tests.support.programs import train_in_processes
+from tests.support.programs.train_in_processes import RUN
 
 from tailorbird.errors import LockedError
 from tailorbird.models.deep import parallel
@@ -40,7 +40,8 @@ def parts(tmp_path: Path) -> Path:
 def started(parts: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
     """Start a training and return it with its two member processes."""
     parent = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.train_in_processes", str(parts)], env=dict(os.environ)
+        [sys.executable, "-m", "tests.support.programs.train_in_processes", str(parts)],
+        env=dict(os.environ),
     )
     children: list[int] = []
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.commands import must
+from tests.support.network.stores import needs_valkey, running
 from tests.support.people import (
     CANARY,
     CLOCK,
@@ -19,7 +20,6 @@ from tests.support.people import (
     rebuilt_states,
     states,
 )
-from tests.support.stores import needs_valkey, running
 
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.parity.recompute import parity

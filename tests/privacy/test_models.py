@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from tests.faults.test_evolution import bundle_of
 from tests.privacy.test_people import click, sent
-from tests.support import retrieval_shop
 from tests.support.commands import environment
 from tests.support.people import CLOCK, left_of
+from tests.support.shops import retrieval_shop
 
 from tailorbird.config import Project
 from tailorbird.privacy import erase

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.privacy.test_topics import in_topics_of, left
-from tests.support.brokers import needs_kafka
+from tests.support.network.brokers import needs_kafka
 from tests.support.people import CANARY, CLOCK, Site, in_topics, present
 from tests.support.scored import ByRule
 

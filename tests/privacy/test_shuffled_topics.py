@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.privacy.test_topics import on
-from tests.support.brokers import broker, needs_kafka
+from tests.support.network.brokers import broker, needs_kafka
 from tests.support.people import (
     CANARY,
     CLOCK,

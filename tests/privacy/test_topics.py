@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from tests.privacy.test_merged import merge
 from tests.privacy.test_people import click
-from tests.support.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
 from tests.support.commands import environment
+from tests.support.network.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
 from tests.support.people import (
     CANARY,
     CLOCK,

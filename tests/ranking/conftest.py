@@ -1,7 +1,7 @@
 """The index, the candidate tables and the bundle of the sample shop in `world.py`, made once."""
 
 import pytest
-from tests.support import ranking_world
+from tests.support.shops import ranking_world
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from tests.support import ranking_world
+from tests.support.shops import ranking_world
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.ranking.bundle import Bundle

@@ -4,7 +4,7 @@ breaks ties, and a name is checked.
 
 import numpy as np
 import pytest
-from tests.support import ranking_world
+from tests.support.shops import ranking_world
 
 from tailorbird.errors import DeclarationError
 from tailorbird.ranking.baseline import Baseline, default_baselines

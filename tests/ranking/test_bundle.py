@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tests.support import ranking_world
+from tests.support.shops import ranking_world
 
 from tailorbird.candidates.query import CandidateColumns
 from tailorbird.errors import BundleError

@@ -5,7 +5,7 @@ encoded at once.
 import msgspec
 import numpy as np
 import pytest
-from tests.support import ranking_world
+from tests.support.shops import ranking_world
 
 from tailorbird.errors import BundleError
 from tailorbird.events import HOUR

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from tests.support import ranking_world
+from tests.support.shops import ranking_world
 
 from tailorbird.errors import BundleError
 from tailorbird.ranking.onnx_check import check_onnx

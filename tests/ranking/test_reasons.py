@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from tests.support import ranking_world
+from tests.support.shops import ranking_world
 
 from tailorbird.events import hash64
 from tailorbird.ranking.reasons import CODES, Reason, explain_items

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support import ranking_world
+from tests.support.shops import ranking_world
 
 from tailorbird.errors import DeclarationError
 from tailorbird.events import DAY, hash64

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tests.support import ranking_world
+from tests.support.shops import ranking_world
 
 from tailorbird.candidates.query import CandidateColumns
 from tailorbird.errors import BundleError

@@ -1,7 +1,7 @@
 """The index of the small shop in `shop.py`, built once."""
 
 import pytest
-from tests.support import retrieval_shop
+from tests.support.shops import retrieval_shop
 
 from tailorbird.retrieval import Index, build_index
 

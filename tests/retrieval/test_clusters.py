@@ -4,7 +4,7 @@ place for new items.
 
 import numpy as np
 import pytest
-from tests.support import ranking_world
+from tests.support.shops import ranking_world
 
 from tailorbird.errors import BundleError
 from tailorbird.retrieval import Index, NewItem, with_items

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support import retrieval_shop
+from tests.support.shops import retrieval_shop
 
 from tailorbird.retrieval import NewItem, with_items
 from tailorbird.retrieval.facets import VALUES_MAX, facet_of

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.support import retrieval_shop
+from tests.support.shops import retrieval_shop
 
 from tailorbird.errors import BundleError
 from tailorbird.events import DAY, HOUR, hash64s

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support import retrieval_shop
+from tests.support.shops import retrieval_shop
 
 from tailorbird.errors import BundleError
 from tailorbird.events import HOUR

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support import retrieval_shop
 from tests.support.encoder import write_encoder
+from tests.support.shops import retrieval_shop
 
 from tailorbird.errors import BundleError, UsageError
 from tailorbird.retrieval import Index, MeaningSettings, NewItem, build_index, with_items

@@ -4,7 +4,7 @@ typed, and nothing else changes.
 
 import numpy as np
 import pytest
-from tests.support import retrieval_shop
+from tests.support.shops import retrieval_shop
 
 from tailorbird.retrieval import Index, NewItem, build_index, with_items
 from tailorbird.retrieval.text import TextIndex

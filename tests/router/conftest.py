@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from tests.support.brokers import started, started_deleting
+from tests.support.network.brokers import started, started_deleting
 
 from tailorbird.events import Receipt, RoutePlan, SimulatedClock
 from tailorbird.router import Router, to_table

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.router.conftest import NOW, PLAN
 from tests.router.test_topic import Topics
-from tests.support.brokers import OPTIONS
+from tests.support.network.brokers import OPTIONS
 
 from tailorbird.errors import LockedError
 from tailorbird.events import Receipt, SimulatedClock, check

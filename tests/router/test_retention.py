@@ -12,7 +12,7 @@ from tests.router.conftest import NOW, PLAN
 from tests.router.test_partitions import COUNT, Parted, post, profiles
 from tests.router.test_recovery import fill
 from tests.router.test_topic import Topics, decided
-from tests.support.brokers import OPTIONS
+from tests.support.network.brokers import OPTIONS
 
 from tailorbird.errors import DamageError
 from tailorbird.events import SimulatedClock

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.router.conftest import NOW, PLAN, Stream
 from tests.router.test_recovery import fill
-from tests.support.brokers import OPTIONS
+from tests.support.network.brokers import OPTIONS
 
 from tailorbird.errors import DamageError, LockedError
 from tailorbird.events import Receipt, SimulatedClock

@@ -3,7 +3,7 @@ package.
 """
 
 import pytest
-from tests.support import serving_shop
+from tests.support.shops import serving_shop
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import numpy as np
 import pytest
-from tests.support import serving_shop
+from tests.support.shops import serving_shop
 
 from tailorbird.events import MINUTE, SECOND, RoutePlan, SimulatedClock, hash64
 from tailorbird.events.answer_record import decode_answers

@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
-from tests.support import serving_shop
+from tests.support.shops import serving_shop
 
 from tailorbird.config.settings import ServeSection
 from tailorbird.errors import UsageError
@@ -46,9 +46,9 @@ CHILD = """
 import json, os, sys, threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tests.serving import shop_plan
+from tests.support.shops import shop_plan
 from tailorbird.events import RoutePlan
-from tailorbird.serving import body
+from tailorbird.serving.http import body
 from tailorbird.serving.auth.limits import ServerLimits
 from tailorbird.serving.server import ServeOptions, run
 if room := int(os.environ.get("ROOM_FOR_BODIES", "0")):

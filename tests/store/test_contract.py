@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 
 import pytest
-from tests.support.stores import BINARY, running
+from tests.support.network.stores import BINARY, running
 
 from tailorbird.store import open_store
 from tailorbird.store.published import PublishedStore

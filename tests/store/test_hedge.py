@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from tests.support.stores import needs_valkey, running
+from tests.support.network.stores import needs_valkey, running
 
 from tailorbird.store import open_store
 from tailorbird.store.hedge import READS_MIN, Hedge

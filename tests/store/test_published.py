@@ -8,7 +8,7 @@ import time
 from contextlib import closing
 
 import pytest
-from tests.support.stores import needs_valkey, running
+from tests.support.network.stores import needs_valkey, running
 
 from tailorbird.errors import ConfigError, DamageError, NotReadyError, StorageError
 from tailorbird.store import open_store

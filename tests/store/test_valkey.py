@@ -9,9 +9,9 @@ import subprocess
 import time
 
 import pytest
-from tests.support.ports import free_port
-from tests.support.stores import BINARY, needs_valkey, running
-from tests.support.tls_proxy import Certificates
+from tests.support.network.ports import free_port
+from tests.support.network.stores import BINARY, needs_valkey, running
+from tests.support.network.tls_proxy import Certificates
 
 from tailorbird.errors import ConfigError, StorageError
 from tailorbird.store import open_store

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.brokers import log_at
+from tests.support.network.brokers import log_at
 
 from tailorbird.errors import InputError, LockedError, NotReadyError
 from tailorbird.stream import Block, open_reader, open_writer

@@ -207,7 +207,7 @@ def test_killed_at_any_commit_it_goes_on_without_loss_or_repeat(tmp_path: Path, 
     command = [
         sys.executable,
         "-m",
-        "tests.support.importing",
+        "tests.support.programs.importing",
         str(stream),
         str(tmp_path / "e.jsonl"),
         "5000",

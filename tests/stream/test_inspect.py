@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from tests.support.brokers import log_at, needs_kafka
+from tests.support.network.brokers import log_at, needs_kafka
 
 from tailorbird.cli.init import init
 from tailorbird.errors import StorageError

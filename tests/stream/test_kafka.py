@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from tests.support.brokers import log_at, needs_kafka
+from tests.support.network.brokers import log_at, needs_kafka
 
 from tailorbird.errors import ConfigError, DamageError, LockedError, NotReadyError, StorageError
 from tailorbird.stream import Block, open_reader, open_writer
@@ -188,7 +188,7 @@ def test_a_broker_that_is_not_there_is_told_in_time(tmp_path):
 CHILD = """
 import sys
 from tailorbird.stream import Block, open_writer
-from tests.support.brokers import OPTIONS
+from tests.support.network.brokers import OPTIONS
 from tailorbird.stream.kafka import Cluster, KafkaLog
 log = KafkaLog(Cluster(sys.argv[1], sys.argv[2], options=OPTIONS), "raw.door", "door")
 writer = open_writer(log, partition="door")
@@ -234,7 +234,7 @@ def test_after_a_kill_everything_acknowledged_is_there_and_nothing_by_halves(kaf
 
 @pytest.fixture
 def mock():
-    from tests.support.mock_cluster import mock_cluster
+    from tests.support.network.mock_cluster import mock_cluster
 
     with mock_cluster() as cluster:
         yield cluster
@@ -247,7 +247,7 @@ def mock_log(mock, timeout_s=10.0):
 
 
 def test_errors_that_pass_are_tried_again_and_nothing_is_doubled(mock):
-    from tests.support.mock_cluster import (
+    from tests.support.network.mock_cluster import (
         NOT_ENOUGH_REPLICAS,
         NOT_LEADER,
         PRODUCE,
@@ -307,7 +307,7 @@ def test_a_delivery_that_times_out_is_unknown_and_the_writer_stops_until_it_is_o
 
 @pytest.mark.parametrize("error", [47, 90], ids=["invalid_producer_epoch", "producer_fenced"])
 def test_a_producer_that_the_broker_has_fenced_stops(mock, error):
-    from tests.support.mock_cluster import PRODUCE
+    from tests.support.network.mock_cluster import PRODUCE
 
     address = mock_log(mock, timeout_s=2)
     with open_writer(address, partition="door") as writer:

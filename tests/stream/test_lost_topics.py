@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.brokers import OPTIONS, broker, needs_kafka
+from tests.support.network.brokers import OPTIONS, broker, needs_kafka
 from tests.support.roles import make_project, until
 
 from tailorbird.config import Project, open_project

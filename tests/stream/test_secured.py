@@ -9,9 +9,9 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from tests.support.brokers import OPTIONS, _binary, broker, needs_kafka
-from tests.support.ports import free_port
-from tests.support.tls_proxy import Certificates, tls_proxy
+from tests.support.network.brokers import OPTIONS, _binary, broker, needs_kafka
+from tests.support.network.ports import free_port
+from tests.support.network.tls_proxy import Certificates, tls_proxy
 
 from tailorbird.config.settings import load_settings
 from tailorbird.config.streams import kafka_cluster

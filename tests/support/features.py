@@ -478,9 +478,7 @@ def make_requests(t: np.ndarray, p: np.ndarray, per: np.ndarray) -> "Requests":
     """Requests of a few people, some unknown, each for `per` items: of every kind that an offline
     computation takes.
     """
-    from tailorbird.features.offline.backfill import (
-        Requests,  # not in the worker that a test kills, which starts without Numba
-    )
+    from tailorbird.features.offline.backfill import Requests
 
     m = len(t)
     return Requests(

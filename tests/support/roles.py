@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.ports import free_port
+from tests.support.network.ports import free_port
 
 from tailorbird.cli.init import init
 from tailorbird.config import Project, open_project

@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from tests.support.bucket import BUCKET, s3_server
-from tests.support.ports import free_port
-from tests.support.stores import needs_valkey, running
+from tests.support.network.bucket import BUCKET, s3_server
+from tests.support.network.ports import free_port
+from tests.support.network.stores import needs_valkey, running
 
 from tailorbird.cli.doctor.external import Finding, external_services
 from tailorbird.cli.init import init

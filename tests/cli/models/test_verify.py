@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
-from tests.support import serving_shop
 from tests.support.commands import must, refused, tailorbird
+from tests.support.shops import serving_shop
 
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock

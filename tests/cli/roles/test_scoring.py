@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.support.network.stores import needs_valkey, running
 from tests.support.people import CLOCK, make_site
-from tests.support.stores import needs_valkey, running
 
 from tailorbird.cli.roles.scoring import Models
 from tailorbird.config import open_project

@@ -24,11 +24,11 @@ from tests.faults.chaos import injection, overloaded, power
 from tests.faults.chaos.judging import LedgerSets, Verdict, count
 from tests.faults.chaos.site import CLOCK
 from tests.faults.test_kafka import on_kafka
-from tests.support.brokers import WHY_NOT, broker
+from tests.support.network.brokers import WHY_NOT, broker
+from tests.support.network.stores import BINARY, running
 from tests.support.oracle import Ledger, Load, in_lake
 from tests.support.overload import ROWS
 from tests.support.roles import Up, make_project, until
-from tests.support.stores import BINARY, running
 
 from tailorbird.config import Project, open_project
 from tailorbird.platform.roles import drain

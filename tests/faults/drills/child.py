@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from tests.support import shop_plan
+from tests.support.shops import shop_plan
 
 from tailorbird.events import RoutePlan
 from tailorbird.serving.server import ServeOptions, run
@@ -41,7 +41,7 @@ def open_stream(data: Path, kafka: str) -> Stream:
     """Return the stream that servers write to."""
     if not kafka:
         return data / "stream"
-    from tests.support.brokers import OPTIONS
+    from tests.support.network.brokers import OPTIONS
 
     from tailorbird.stream.kafka import Cluster
     from tailorbird.stream.kafka.logs import KafkaStream

@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 from tests.faults.drills.judging import DrillResult, Span, judge, span
 from tests.faults.drills.site import RATE, Asking, Serving, Site, pause, site
-from tests.support import serving_shop
-from tests.support.brokers import Broker
+from tests.support.network.brokers import Broker
 from tests.support.roles import until
+from tests.support.shops import serving_shop
 
 SWAPPED_S = 1.0
 STOOD_STILL_S = 8.0  # longer than the collector waits for the broker

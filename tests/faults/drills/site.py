@@ -19,9 +19,9 @@ import httpx
 import numpy as np
 from tests.faults.drills.child import Part, open_stream
 from tests.support import features as kit
-from tests.support import serving_shop, shop_plan
+from tests.support.network.stores import Server as Valkey
 from tests.support.roles import until
-from tests.support.stores import Server as Valkey
+from tests.support.shops import serving_shop, shop_plan
 
 from tailorbird.candidates.role import CandidatesRole
 from tailorbird.errors import StorageError

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from tests.features.fuzzing import words
 from tests.features.fuzzing.world import BASE, ROUTER_SITES, UNITS, WORKER_SITES, World
-from tests.support.drawn_events import ITEMS, PROFILE
-from tests.support.drawn_events import event as routed_event
+from tests.support.drawn.events import ITEMS, PROFILE
+from tests.support.drawn.events import event as routed_event
 
 from tailorbird.events.clock import DAY, HOUR, SECOND
 from tailorbird.events.contract.schema import micros

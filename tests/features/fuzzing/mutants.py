@@ -30,7 +30,7 @@ from tailorbird.features.declare.limits import HORIZON, SESSION_GAP
 from tailorbird.features.event_columns.extracts import Extract
 from tailorbird.features.offline import asof, asof_runs, timelines
 from tailorbird.features.offline.events.frames import Frames
-from tailorbird.features.online import read, worker
+from tailorbird.features.online import commit, read
 from tailorbird.features.online.active_read import ActiveRead, Keys
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
@@ -247,7 +247,7 @@ def _the_backfill_counts_what_does_not_count(patch: pytest.MonkeyPatch) -> None:
 def _the_last_identify_to_arrive_wins(patch: pytest.MonkeyPatch) -> None:
     """Not the newest in time, but the last to arrive, says who an anonymous id is."""
     patch.setattr(
-        worker,
+        commit,
         "newer_records",
         lambda transaction, aliases: [(key, one.encode()) for key, one in aliases.items()],
     )

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_type_hints
 
 from hypothesis import strategies as st
-from tests.support.drawn_features import FILTERS as SOME_FILTERS
-from tests.support.drawn_features import TRENDS, TYPES
+from tests.support.drawn.features import FILTERS as SOME_FILTERS
+from tests.support.drawn.features import TRENDS, TYPES
 
 import tailorbird.features as vocabulary
 from tailorbird.errors import DeclarationError

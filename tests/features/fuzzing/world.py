@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tests.features.fuzzing import words
 from tests.support import features as kit
-from tests.support.drawn_events import ITEMS
-from tests.support.three_readings import SampledRead, differences
+from tests.support.drawn.events import ITEMS
+from tests.support.drawn.three_readings import SampledRead, differences
 
 from tailorbird import faults
 from tailorbird.errors import StorageError

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from tests.features.offline.test_crowded import crowd
 from tests.features.offline.test_shards import all_of, assert_same, tables
-from tests.support.drawn_events import steps
-from tests.support.drawn_features import declarations
-from tests.support.three_readings import differences, stream
+from tests.support.drawn.events import steps
+from tests.support.drawn.features import declarations
+from tests.support.drawn.three_readings import differences, stream
 
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events.clock import SECOND, SimulatedClock

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from tests.support.stores import needs_valkey, running
+from tests.support.network.stores import needs_valkey, running
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import SECOND, SimulatedClock

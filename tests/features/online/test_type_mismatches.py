@@ -8,8 +8,8 @@ import threading
 import time
 
 import pytest
-from tests.support.drawn_events import ITEMS, START, Step
-from tests.support.three_readings import differences, stream
+from tests.support.drawn.events import ITEMS, START, Step
+from tests.support.drawn.three_readings import differences, stream
 
 from tailorbird.events.clock import SECOND
 from tailorbird.events.contract.schema import ROUTED

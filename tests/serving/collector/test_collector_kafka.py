@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from tests.support.brokers import OPTIONS, needs_kafka
+from tests.support.network.brokers import OPTIONS, needs_kafka
 from tests.support.roles import until
 
 from tailorbird.errors import DamageError
@@ -24,7 +24,7 @@ PLAN = RoutePlan()
 
 @pytest.fixture
 def mock():
-    from tests.support.mock_cluster import mock_cluster
+    from tests.support.network.mock_cluster import mock_cluster
 
     with mock_cluster() as cluster:
         yield cluster

@@ -16,7 +16,7 @@ from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
-from tests.support import serving_shop
+from tests.support.shops import serving_shop
 
 from tailorbird.events import Receipt, RoutePlan, SystemClock, check
 from tailorbird.events.contract import contract

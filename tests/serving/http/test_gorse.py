@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
-from tests.support import serving_shop
+from tests.support.shops import serving_shop
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import RoutePlan, SystemClock

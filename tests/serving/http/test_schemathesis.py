@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 from tests.serving.http.test_app import PromptChurn, PromptFormulas, PromptScores
-from tests.support import serving_shop
+from tests.support.shops import serving_shop
 
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.collector.collector import EventCollector

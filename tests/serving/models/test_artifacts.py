@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from tests.serving.models.test_rollout import Open, pipeline_of
 from tests.serving.pipeline.test_pipeline import numbers
-from tests.support import ranking_world, serving_shop
+from tests.support.shops import ranking_world, serving_shop
 
 from tailorbird.events import SystemClock
 from tailorbird.registry import Manifest, Registry, seal

@@ -5,7 +5,7 @@ import threading
 from dataclasses import replace
 
 import numpy as np
-from tests.support import serving_shop
+from tests.support.shops import serving_shop
 
 from tailorbird.events import MINUTE, SECOND, RoutePlan, SystemClock
 from tailorbird.retrieval import Index, NewItem, with_items

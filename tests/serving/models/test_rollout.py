@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.serving.models.test_bundles import Seen
 from tests.serving.pipeline.test_pipeline import AnswerRecorder
-from tests.support import serving_shop
+from tests.support.shops import serving_shop
 
 from tailorbird.errors import BundleError, NotReadyError, UsageError
 from tailorbird.events import SimulatedClock, SystemClock

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.support import serving_shop
+from tests.support.shops import serving_shop
 
 from tailorbird.errors import BundleError, NotReadyError
 from tailorbird.events import RoutePlan, SimulatedClock

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from tests.serving.pipeline.test_pipeline import AnswerRecorder, Broken, numbers
-from tests.support import serving_shop
+from tests.support.shops import serving_shop
 
 from tailorbird.candidates.batch import segment_keys
 from tailorbird.candidates.protocol import CandidateRequest

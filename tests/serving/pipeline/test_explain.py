@@ -4,7 +4,7 @@ and formula.
 
 import numpy as np
 import pytest
-from tests.support import serving_shop
+from tests.support.shops import serving_shop
 
 from tailorbird.errors import BundleError
 from tailorbird.events import SimulatedClock

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 from tests.serving.pipeline.test_pipeline import AnswerRecorder
-from tests.support import serving_shop
+from tests.support.shops import serving_shop
 
 from tailorbird.errors import DeclarationError
 from tailorbird.events import RoutePlan, SimulatedClock

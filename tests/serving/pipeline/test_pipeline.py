@@ -9,7 +9,8 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from tests.support import routed, serving_shop
+from tests.support import routed
+from tests.support.shops import serving_shop
 
 from tailorbird.candidates.protocol import CandidateRequest, Epoch, NoTables
 from tailorbird.candidates.query import RequestLists

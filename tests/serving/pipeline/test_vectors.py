@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.support import serving_shop
+from tests.support.shops import serving_shop
 
 from tailorbird.errors import BundleError
 from tailorbird.events import SimulatedClock

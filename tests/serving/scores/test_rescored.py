@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from tests.serving.pipeline.test_pipeline import AnswerRecorder
-from tests.support import serving_shop
 from tests.support.routed import event
+from tests.support.shops import serving_shop
 
 from tailorbird.events import HOUR, SimulatedClock
 from tailorbird.events.answer_record import encode_answers

@@ -5,8 +5,8 @@ goes on.
 from uuid import uuid4
 
 import pytest
-from tests.support.brokers import OPTIONS, started
 from tests.support.features import ipc
+from tests.support.network.brokers import OPTIONS, started
 from tests.support.scored import DECLARED, NOW, ByRule, rows
 
 from tailorbird.errors import TailorbirdError

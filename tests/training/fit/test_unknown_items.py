@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tests.support import ranking_world
+from tests.support.shops import ranking_world
 
 from tailorbird.events import hash64s
 from tailorbird.features.transforms import hashing, transform

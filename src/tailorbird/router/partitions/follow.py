@@ -87,9 +87,7 @@ class ProfileFollower:
         except NotReadyError:
             return
         if self._order_reader.changed() or not self._limit:
-            from tailorbird.stream.kafka.merged import (
-                decode_entry,  # The Kafka client is loaded only where it is used.
-            )
+            from tailorbird.stream.kafka.merged import decode_entry
 
             end = self._order_reader.end()
             if end > self._order_reader.start():

@@ -166,9 +166,7 @@ def train_churn(
     )
     if reports is None:
         return report
-    from tailorbird.training.churn.page import (
-        write_page,  # imported here because matplotlib takes half a second to load
-    )
+    from tailorbird.training.churn.page import write_page
 
     return replace(
         report, report=write_page(reports / f"churn-{churn.name}-{version}.html", report, churn)

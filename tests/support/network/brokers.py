@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
-from tests.support.ports import free_port
+from tests.support.network.ports import free_port
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog
@@ -78,7 +78,7 @@ def started_deleting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Likewise, of one that deletes records."""
     if WHY_NOT:
         pytest.skip(WHY_NOT)
-    from tests.support.deleting_proxy import deleting_broker
+    from tests.support.network.deleting_proxy import deleting_broker
 
     with deleting_broker(tmp_path_factory.mktemp("broker")) as servers:
         yield servers

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tests.support.ports import free_port
+from tests.support.network.ports import free_port
 
 from tailorbird.storage import Storage
 

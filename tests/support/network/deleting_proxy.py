@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.support.brokers import NAMED, broker
-from tests.support.ports import free_port
+from tests.support.network.brokers import NAMED, broker
+from tests.support.network.ports import free_port
 
 _FETCH, _LIST_OFFSETS, _API_VERSIONS, _DELETE_RECORDS = 1, 2, 18, 21
 _NEWEST = {_FETCH: 11, _LIST_OFFSETS: 5, _DELETE_RECORDS: 1}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.support.ports import free_port
+from tests.support.network.ports import free_port
 
 BINARY = shutil.which("valkey-server") or shutil.which("redis-server")
 needs_valkey = pytest.mark.skipif(

@@ -1,5 +1,5 @@
 """A process that trains a net with little more memory than it has: python -m
-tests.support.train_within FOLDER BYTES files|memory.
+tests.support.programs.train_within FOLDER BYTES files|memory.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""A process that trains a net with checkpoints, to be killed: python -m tests.support.train_a_net
+"""A process that trains a net with checkpoints, to be killed: python -m tests.support.programs.train_a_net
 FOLDER.
 """
 

@@ -1,12 +1,12 @@
 """A process that trains a net with two more, to be killed: python -m
-tests.support.train_in_processes FOLDER.
+tests.support.programs.train_in_processes FOLDER.
 """
 
 import sys
 from pathlib import Path
 
 from tests.support.nets import LAYOUT
-from tests.support.train_a_net import PARAMETERS
+from tests.support.programs.train_a_net import PARAMETERS
 
 from tailorbird.models.deep.batches import PartRows
 from tailorbird.models.deep.model import DeepModel

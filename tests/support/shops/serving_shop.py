@@ -14,7 +14,7 @@ import onnx
 import pyarrow as pa
 from onnx import TensorProto, helper, numpy_helper
 from tests.support import routed
-from tests.support.shop_plan import contract, feature_set, slots
+from tests.support.shops.shop_plan import contract, feature_set, slots
 
 from tailorbird.candidates.batch import COLUMNS, to_event_batch
 from tailorbird.candidates.fold import CandidateFold

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from tests.support.drawn_events import ITEMS, START, Step
+from tests.support.drawn.events import ITEMS, START, Step
 
 from tailorbird.events.clock import SimulatedClock
 from tailorbird.events.contract.schema import ROUTED

@@ -45,7 +45,6 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.layout.layout import PEAKS
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
-from tailorbird.features.online.worker import run as run_worker
 from tailorbird.features.state.eviction import tallies
 from tailorbird.features.state.state import all_records, open_state
 from tailorbird.router import Router
@@ -316,7 +315,9 @@ def _router(folder: Path, stop: threading.Event) -> None:
 
 
 def _worker(folder: Path, stop: threading.Event) -> None:
-    run_worker(routed_path(folder), folder / "state", forty_features(), clock=CLOCK, stop=stop)
+    state, features = folder / "state", forty_features()
+    with FeatureWorker(routed_path(folder), state, features, clock=CLOCK) as worker:
+        worker.run(stop)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 from benchmarks.ingest import cpu_name
-from tailorbird.ranking.encode.encoder import Ragged
+from tailorbird.ranking.encode.rows import Ragged
 from tailorbird.ranking.tower import Space, Tower, TowerPlan
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.inverted import NEAREST, build_inverted

@@ -35,8 +35,9 @@ from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle, write_bundle
 from tailorbird.ranking.encode.computed import COMPUTED
-from tailorbird.ranking.encode.encoder import Matrix, fit_encoder
+from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.ranking.encode.live import LiveColumns
+from tailorbird.ranking.encode.rows import Matrix
 from tailorbird.ranking.tower import VECTOR_COLUMNS, Space
 from tailorbird.registry import Head, Registry
 from tailorbird.retrieval import Index, build_index

@@ -20,9 +20,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from tailorbird.events import hash64s
-from tailorbird.ranking.encode.encoder import Ragged
+from tailorbird.ranking.encode.rows import Ragged
 from tailorbird.ranking.onnx_session import start_session
-from tailorbird.ranking.tower import VECTOR_COLUMNS, OnnxNet, Space, Tower, TowerPlan
+from tailorbird.ranking.tower import VECTOR_COLUMNS, Space, Tower, TowerPlan
+from tailorbird.ranking.tower_net import OnnxNet
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.vectors import Content, ItemVectors
 

@@ -22,12 +22,9 @@ from tailorbird.cli.main import build_app
 from tailorbird.config import Settings
 from tailorbird.config.settings import ENV_PREFIX, SECRET
 from tailorbird.features import transforms
-from tailorbird.features.declare.declarations import (
-    CONTEXT_FIELDS,
-    EVENT_FIELDS,
-    REQUEST_COLUMNS,
-    RESERVED,
-)
+from tailorbird.features.declare.declarations import REQUEST_COLUMNS, RESERVED
+from tailorbird.features.declare.fields import CONTEXT_FIELDS, EVENT_FIELDS
+from tailorbird.features.transform_steps import Step
 
 FOLDER = Path(__file__).parent / "reference"
 _SECTIONS = {"Args:": "Arguments", "Raises:": "Raises", "Attributes:": "Attributes"}
@@ -230,7 +227,7 @@ def transforms_page() -> str:
         for _, function in inspect.getmembers(transforms, inspect.isfunction)
         if function.__module__ == transforms.__name__
     ]
-    return_types = (transforms.Transform, transforms.Step)
+    return_types = (transforms.Transform, Step)
     calls = [
         function
         for function in functions

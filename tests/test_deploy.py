@@ -19,7 +19,7 @@ from tailorbird.cli.init import init
 from tailorbird.cli.main import build_app
 from tailorbird.config import load_settings
 from tailorbird.events import SECOND, parse_duration
-from tailorbird.serving.auth.limits import Networks
+from tailorbird.serving.auth.networks import Networks
 from tailorbird.serving.http.app import ROUTES
 
 yaml = pytest.importorskip("yaml", reason="no PyYAML here")

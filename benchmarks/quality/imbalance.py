@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.quality import kuairand
 from benchmarks.quality.running import default_data, environment, find_data_set
-from tailorbird.models.architectures import Net, fit_net
 from tailorbird.models.deep.batches import Rows
+from tailorbird.models.deep.fitting import Net, fit_net
 from tailorbird.models.deep.layout import build_layout
 from tailorbird.simulator import Site
 from tailorbird.training.evaluation.metrics import auc, log_loss

@@ -23,8 +23,9 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from benchmarks.quality.running import environment, make_parser, require_data_set
-from tailorbird.models.architectures import fit, is_available
+from tailorbird.models.architectures import fit
 from tailorbird.models.deep.batches import Rows
+from tailorbird.models.deep.fitting import is_available
 from tailorbird.models.deep.layout import History, Layout
 from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
 from tailorbird.training.evaluation.metrics import auc, auc_influence, log_losses

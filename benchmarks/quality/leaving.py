@@ -23,12 +23,12 @@ from tailorbird.config import open_project
 from tailorbird.events import DAY, micros
 from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.lake import Lake
+from tailorbird.training.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
 from tailorbird.training.churn.contact import contact_curve
-from tailorbird.training.churn.fit import FitSettings
 from tailorbird.training.churn.labels import Window
 from tailorbird.training.churn.report import cut_to_dict
 from tailorbird.training.churn.rows import needed_columns
-from tailorbird.training.churn.train import ChurnBacktest, ChurnSettings, run_backtest
+from tailorbird.training.churn.training_rows import FitSettings
 
 SEEDS = (7, 8, 9)
 OURS = "tailorbird"

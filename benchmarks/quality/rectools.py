@@ -192,7 +192,8 @@ def list_tailorbird(case: Case, seed: int) -> Arrays:
 def _rank_questions(case: Case, files: Mapping[str, bytes], space: Any) -> tuple[Ints, float]:
     """Return the best items of each question by the exported net, and median microseconds."""
     from tailorbird.events import hash64s
-    from tailorbird.ranking.tower import Space, read_tower
+    from tailorbird.ranking.tower import Space
+    from tailorbird.ranking.tower_net import read_tower
 
     tower = read_tower(files, space.vectors, where="benchmark")
     assert tower is not None

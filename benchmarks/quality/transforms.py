@@ -27,7 +27,7 @@ from tailorbird.lake import Lake
 from tailorbird.registry import Registry
 from tailorbird.simulator import Site
 from tailorbird.training.dataset.replay import select_live_columns
-from tailorbird.training.evaluation.judge import PRIMARY
+from tailorbird.training.evaluation.figures import PRIMARY
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
 

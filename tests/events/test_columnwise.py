@@ -12,10 +12,13 @@ from tests.events.test_contract import ANSWER, CLICK, EVENTS, NOW, click, deep
 
 from tailorbird.events import DAY, MINUTE, Receipt, RoutePlan, check
 from tailorbird.events.contract import columnwise
-from tailorbird.events.contract.columnwise import Contract, EventColumns
-from tailorbird.events.contract.contract import PROPERTIES_BYTES_MAX, Refusal, split_body
+from tailorbird.events.contract.checked_batch import EventColumns
+from tailorbird.events.contract.columnwise import Contract
+from tailorbird.events.contract.contract import split_body
 from tailorbird.events.contract.envelope import Event
+from tailorbird.events.contract.properties import PROPERTIES_BYTES_MAX
 from tailorbird.events.contract.rules import Rule
+from tailorbird.events.contract.verdict import Refusal
 
 SOURCES = ["door", "browser", "browser+identify", "import", "server", "unheard of"]
 RULES = (

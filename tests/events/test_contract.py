@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tailorbird.events import DAY, HOUR, MINUTE, SECOND, Receipt, RoutePlan, check
-from tailorbird.events.contract.contract import PROPERTIES_BYTES_MAX, count_rows, split_body
+from tailorbird.events.contract.contract import count_rows, split_body
+from tailorbird.events.contract.properties import PROPERTIES_BYTES_MAX
 
 NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
 PLAN = RoutePlan()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tailorbird.events import MINUTE
 from tailorbird.events.contract.schema import ROUTED
 from tailorbird.experiments.counts import count_events
-from tailorbird.training.dataset.dataset import dataset_from_answers
+from tailorbird.training.dataset.logged_answers import dataset_from_answers
 
 START = 1_790_000_000_000_000
 WINDOW = 30 * MINUTE

@@ -37,7 +37,7 @@ from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.platform.supervisor import STABLE_S
 from tailorbird.ranking.bundle import write_bundle
-from tailorbird.ranking.encode.encoder import fit_encoder
+from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.registry import Columns, Head, Registry
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery

@@ -13,7 +13,6 @@ from tailorbird.events import SystemClock
 from tailorbird.features import ReadRequest
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
-from tailorbird.features.online.worker import run as run_worker
 from tailorbird.lake import Lake, LakeRole, verify
 from tailorbird.lake.write.log_pruning import prune_idle
 from tailorbird.router import Router
@@ -73,7 +72,11 @@ def roles(project, *, keep_rows: int = 0):
         keep_rows=keep_rows,
         prune_every_s=0.01,
     )
-    work = partial(run_worker, paths.routed, paths.state, project.features, clock=CLOCK, stop=stop)
+
+    def work() -> None:
+        with FeatureWorker(paths.routed, paths.state, project.features, clock=CLOCK) as worker:
+            worker.run(stop)
+
     threads = [threading.Thread(target=role) for role in (route, work)]
     for thread in threads:
         thread.start()

@@ -14,9 +14,8 @@ from tailorbird.errors import DamageError, DeclarationError
 from tailorbird.features import FeatureSet, similarity
 from tailorbird.features.codec import decode_features, encode_features, kinds
 from tailorbird.features.declare.declarations import Counted, Feature, OfSession
+from tailorbird.features.transform_steps import Step, Table
 from tailorbird.features.transforms import (
-    Step,
-    Table,
     clip,
     frequency,
     hashing,

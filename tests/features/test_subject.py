@@ -27,7 +27,7 @@ from tailorbird.features import (
 )
 from tailorbird.features.explain import explain
 from tailorbird.features.online.read import Reader
-from tailorbird.features.reference.reference import routed_events
+from tailorbird.features.reference.moments import routed_events
 from tailorbird.features.subject import Subject
 
 user, item, category, visit, query = (

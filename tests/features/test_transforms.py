@@ -9,7 +9,8 @@ import pytest
 from tailorbird import features
 from tailorbird.errors import DeclarationError
 from tailorbird.features import load_features, transforms
-from tailorbird.features.transforms import Transform, check_heads, log, target, transform
+from tailorbird.features.transform_checks import check_heads
+from tailorbird.features.transforms import Transform, log, target, transform
 
 HEAD = """
 from tailorbird.features import attribute, context, count, entity, sequence

@@ -15,8 +15,8 @@ from tests.support.network.bucket import BUCKET, Home, s3_server
 
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
 from tailorbird.events.clock import DAY, SECOND
-from tailorbird.events.contract.contract import Receipt
 from tailorbird.events.contract.schema import QUARANTINE, ROUTED
+from tailorbird.events.contract.verdict import Receipt
 from tailorbird.lake.tables import DUPLICATES
 from tailorbird.storage_paths import Storage, open_storage
 from tailorbird.stream import Block, open_writer, raw_path, response_log_path, routed_path

@@ -15,8 +15,8 @@ import pytest
 from tailorbird.events import MINUTE, SECOND, Receipt, RoutePlan, SimulatedClock
 from tailorbird.events.adapters.webhook import body_to_lines
 from tailorbird.events.clock import DAY
-from tailorbird.events.contract.contract import Origin
 from tailorbird.events.contract.plan import EVENT_TYPES
+from tailorbird.events.contract.verdict import Origin
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake import Lake, LakeRole, verify
 from tailorbird.lake.quarantine import QuarantineFilter, reasons, samples, slices

@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch", reason="needs the extra deep: pip install '
 from tests.support.nets import LAYOUT, world  # noqa: E402
 
 from tailorbird.errors import DamageError, UsageError  # noqa: E402
-from tailorbird.models.architectures import fit_net  # noqa: E402
 from tailorbird.models.deep.checkpoint import weights  # noqa: E402
+from tailorbird.models.deep.fitting import fit_net  # noqa: E402
 from tailorbird.models.deep.layout import Layout  # noqa: E402
 from tailorbird.models.deep.parameters import resolve_parameters  # noqa: E402
 from tailorbird.models.deep.warm import (  # noqa: E402

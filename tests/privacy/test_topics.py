@@ -93,7 +93,7 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(
     site: Site, tmp_path: Path
 ) -> None:
     project = site.project
-    assert not isinstance(project.stream, Path)
+    assert project.stream.is_remote
     elsewhere = (
         tmp_path / "elsewhere" / "shop"
     )  # another machine with the same topics and, as from a bucket, the same lake
@@ -172,7 +172,7 @@ def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> Non
     """
     with in_topics_of(tmp_path, 3, canaries=1, others=24) as site:
         project, (last,) = site.project, site.users
-        assert not isinstance(project.stream, Path)
+        assert project.stream.is_remote
         former = [f"canary-former-{number}" for number in range(8)]
         chain = [
             merge(f"canary-m{number}", one, next_)
@@ -305,7 +305,7 @@ def test_it_may_be_killed_and_goes_on(tmp_path: Path) -> None:
     with broker(tmp_path) as servers:
         site = make_site(tmp_path, canaries=2, others=12, settings=on(servers, tmp_path, 2))
         project = site.project
-        assert not isinstance(project.stream, Path)
+        assert project.stream.is_remote
         before = Lake(project.paths.lake).count("events")
         for user, place in zip(
             site.users, ["erase.topic=kill@2", "erase.snapshot=kill"], strict=True
@@ -333,7 +333,7 @@ def test_one_that_died_before_it_changed_anything_is_forgotten_by_the_command(
     """
     with in_topics_of(tmp_path, 1, canaries=1, others=3) as site:
         project, (user,) = site.project, site.users
-        assert not isinstance(project.stream, Path)
+        assert project.stream.is_remote
         assert run(project, "erase.marked=kill", user) == -9
         with pytest.raises(NotReadyError, match="erased, or their erasure was cut short"):
             open_writer(project.stream.response_log("serve-2"), partition="serve-2")
@@ -362,7 +362,7 @@ def test_one_that_died_leaves_the_marker_of_another(tmp_path: Path) -> None:
     """
     with in_topics_of(tmp_path, 1, canaries=1, others=3) as site:
         project, (user,) = site.project, site.users
-        assert not isinstance(project.stream, Path)
+        assert project.stream.is_remote
         cluster = project.stream.cluster
         assert run(project, "erase.marked=kill", user) == -9
         emptied.delete_topic(cluster, cluster.marker)

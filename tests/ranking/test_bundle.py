@@ -16,7 +16,8 @@ from tests.support.shops import ranking_world
 
 from tailorbird.candidates.query import CandidateColumns
 from tailorbird.errors import BundleError
-from tailorbird.ranking.bundle import Bundle, run_heads, write_bundle
+from tailorbird.ranking.bundle import Bundle, write_bundle
+from tailorbird.ranking.head_sessions import run_heads
 from tailorbird.ranking.onnx_session import start_session
 from tailorbird.registry import Head, Manifest, Registry, read_sealed, seal
 

@@ -12,7 +12,8 @@ from tailorbird.candidates.query import CandidateColumns
 from tailorbird.errors import BundleError
 from tailorbird.events import DAY, hash64
 from tailorbird.ranking.encode.computed import COMPUTED
-from tailorbird.ranking.encode.encoder import Ragged, fit_encoder
+from tailorbird.ranking.encode.encoder_fit import fit_encoder
+from tailorbird.ranking.encode.rows import Ragged
 from tailorbird.ranking.encode.vocabulary import Vocabulary
 
 

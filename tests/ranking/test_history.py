@@ -9,8 +9,9 @@ from tests.support.shops import ranking_world
 
 from tailorbird.errors import BundleError
 from tailorbird.events import HOUR
-from tailorbird.ranking.encode.encoder import Ragged, read_encoder
+from tailorbird.ranking.encode.encoder_file import read_encoder
 from tailorbird.ranking.encode.history import History
+from tailorbird.ranking.encode.rows import Ragged
 from tailorbird.retrieval import Index, NewItem, with_items
 from tailorbird.retrieval.columns import TextColumn
 from tailorbird.retrieval.words import Words

@@ -15,7 +15,8 @@ from tailorbird.events import hash64
 from tailorbird.features import FeatureSet, entity, sequence, similarity
 from tailorbird.features.declare import declarations
 from tailorbird.features.reference import learned
-from tailorbird.ranking.encode.encoder import FORMAT, read_encoder
+from tailorbird.ranking.encode.encoder import FORMAT
+from tailorbird.ranking.encode.encoder_file import read_encoder
 from tailorbird.ranking.encode.similarities import Similarity
 
 NAMES = ("sum", "best", "last")
@@ -170,7 +171,7 @@ def test_an_encoder_is_read_back_with_its_similarities_and_refuses_what_is_none(
 
 
 def test_a_feature_set_gives_the_encoder_what_it_declares():
-    from tailorbird.ranking.encode.encoder import fit_encoder
+    from tailorbird.ranking.encode.encoder_fit import fit_encoder
 
     user = entity("user")
     features = FeatureSet.from_declarations(

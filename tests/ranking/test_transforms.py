@@ -19,7 +19,9 @@ from tailorbird.errors import BundleError
 from tailorbird.events import hash64
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.encode.blocks import ROWS_AT_ONCE, group_transforms
-from tailorbird.ranking.encode.encoder import FORMAT, Encoder, Ragged, read_encoder
+from tailorbird.ranking.encode.encoder import FORMAT, Encoder
+from tailorbird.ranking.encode.encoder_file import read_encoder
+from tailorbird.ranking.encode.rows import Ragged
 from tailorbird.ranking.encode.steps import (
     Clip,
     Codes,

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tailorbird.ranking.encode.encoder import Ragged
+from tailorbird.ranking.encode.rows import Ragged
 from tailorbird.ranking.tower import Space, Tower, TowerPlan
 from tailorbird.retrieval import Index, NewItem, with_items
 from tailorbird.retrieval.arrays import array_bytes

@@ -14,7 +14,7 @@ from tests.support.network.brokers import OPTIONS
 
 from tailorbird.errors import LockedError
 from tailorbird.events import Receipt, SimulatedClock, check
-from tailorbird.events.contract.columnwise import EventColumns
+from tailorbird.events.contract.checked_batch import EventColumns
 from tailorbird.events.parts import partition_of, partition_rows, split_by_partition
 from tailorbird.lake import Lake, LakeRole, verify
 from tailorbird.router import Router, open_router, to_table

@@ -274,7 +274,7 @@ def wrong_persons(project: Project) -> list[str]:
     They are read in the order of the routed log by independent code. Several partitions are not
     checked: a router learns of another's merges at a time that the log does not show.
     """
-    if not isinstance(project.stream, Path) and project.stream.count > 1:
+    if project.stream.count > 1:
         return []
     events = Lake(project.paths.lake).events()
     columns = ("event_id", "type", "ts", "p", "user_id", "anonymous_id", "person")

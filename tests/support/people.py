@@ -159,7 +159,7 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
             pass
         for worker in roles.workers.values():
             worker.publish_figures()
-    if isinstance(project.stream, Path):
+    if not project.stream.is_remote:
         with open_writer(project.stream.scores, partition="scores", first=1) as scores:
             scores.append([Block(KIND, 1, encode_scores([score_of(user)])) for user in people])
     return site
@@ -417,7 +417,7 @@ def in_topics(project: Project) -> Iterator[tuple[str, bytes]]:
     """
     from confluent_kafka import Consumer, TopicPartition
 
-    assert not isinstance(project.stream, Path)
+    assert project.stream.is_remote
     cluster = project.stream.cluster
     consumer = Consumer(
         cluster.conf(group_id="search", enable_auto_commit=False, auto_offset_reset="earliest")

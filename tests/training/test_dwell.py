@@ -24,9 +24,10 @@ from tailorbird.ranking.policy.targets import is_amount, item_heads, item_probab
 from tailorbird.registry import Registry
 from tailorbird.training.dataset.chunks import sample_blocks
 from tailorbird.training.dataset.codes import Codes, encode_interactions, seconds_viewed
-from tailorbird.training.dataset.dataset import dataset_from_answers
 from tailorbird.training.dataset.further_labels import OutcomeIndex
-from tailorbird.training.dataset.rows import RowSettings, load_material
+from tailorbird.training.dataset.logged_answers import dataset_from_answers
+from tailorbird.training.dataset.request_choice import RowSettings
+from tailorbird.training.dataset.rows import load_material
 from tailorbird.training.evaluation.amounts import compute_amount_figures
 from tailorbird.training.evaluation.bootstrap import Bootstrap
 from tailorbird.training.evaluation.metrics import deviances

@@ -117,7 +117,7 @@ def check_settings(project: "Project") -> None:
     settings = project.settings
     require_gorse_slot(project)
     if find_spec("starlette") is not None:  # Part of the extra `serve`.
-        from tailorbird.serving.auth.limits import Networks
+        from tailorbird.serving.auth.networks import Networks
 
         Networks(settings.serve.proxies)
         _check_access(project)

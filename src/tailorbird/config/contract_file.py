@@ -25,7 +25,7 @@ import msgspec
 
 from tailorbird.errors import ConfigError, UsageError
 from tailorbird.events import parse_duration
-from tailorbird.events.contract.contract import NUMBERS
+from tailorbird.events.contract.properties import NUMBERS
 from tailorbird.events.contract.rules import KINDS, Rule, find_violation
 
 FILE = "contract.toml"

@@ -26,7 +26,7 @@ from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.suppression import FOLDER, TAKEN, SuppressionList
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
-from tailorbird.features.transforms import check_heads
+from tailorbird.features.transform_checks import check_heads
 from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
 from tailorbird.ranking.own_models import FILE as MODELS
 from tailorbird.ranking.own_models import use_file

@@ -13,18 +13,18 @@ from tailorbird.events.clock import (
     parse_duration,
     to_iso,
 )
-from tailorbird.events.contract.contract import (
+from tailorbird.events.contract.contract import check
+from tailorbird.events.contract.envelope import Answer, Context, Event
+from tailorbird.events.contract.plan import EVENT_TYPES, RoutePlan, SlotPlan
+from tailorbird.events.contract.schema import QUARANTINE, ROUTED, micros
+from tailorbird.events.contract.verdict import (
     BROWSER,
     BROWSER_IDENTIFY,
     COLLECTOR,
     Accepted,
     Receipt,
     Refusal,
-    check,
 )
-from tailorbird.events.contract.envelope import Answer, Context, Event
-from tailorbird.events.contract.plan import EVENT_TYPES, RoutePlan, SlotPlan
-from tailorbird.events.contract.schema import QUARANTINE, ROUTED, micros
 from tailorbird.events.keys import combine, hash64, hash64s
 
 __all__ = [

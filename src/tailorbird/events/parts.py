@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tailorbird.events.contract.columnwise import EventColumns
-from tailorbird.events.contract.contract import Receipt, split_body
+from tailorbird.events.contract.checked_batch import EventColumns
+from tailorbird.events.contract.contract import split_body
 from tailorbird.events.contract.plan import SHARED_TYPES
+from tailorbird.events.contract.verdict import Receipt
 from tailorbird.events.keys import hash64
 
 

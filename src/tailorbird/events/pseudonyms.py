@@ -30,13 +30,13 @@ from tailorbird.events.contract.contract import (
     ANONYMOUS_PREFIX,
     COUNTRY,
     ID_LENGTH_MAX,
-    ContractViolation,
     parse_unread,
     split_body,
-    to_micros,
 )
 from tailorbird.events.contract.envelope import Answer, Context, Event
 from tailorbird.events.contract.plan import EVENT_TYPES, MERGED_INTO
+from tailorbird.events.contract.times import to_micros
+from tailorbird.events.contract.verdict import ContractViolation
 
 KEY_LENGTH_MIN = 32
 SETTING = "events.pseudonym_key"

@@ -22,8 +22,9 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import DamageError, NotReadyError
-from tailorbird.events.contract.contract import ERASED, Receipt, parse_unread, split_body
+from tailorbird.events.contract.contract import ERASED, parse_unread, split_body
 from tailorbird.events.contract.plan import MERGED_INTO
+from tailorbird.events.contract.verdict import Receipt
 from tailorbird.events.free_text import as_text, texts_in
 from tailorbird.storage_paths import Storage
 

@@ -9,6 +9,7 @@ the offline one; `features.reference.reference` defines every value in plain Pyt
 from tailorbird.features.declare.declarations import Entity, Feature
 from tailorbird.features.declare.learned import similarity
 from tailorbird.features.declare.profiles import age, attribute, attributes, context, derived, match
+from tailorbird.features.declare.ratios import ratio, share, trend
 from tailorbird.features.declare.sequences import (
     favourite,
     gap_deviation,
@@ -34,10 +35,7 @@ from tailorbird.features.declare.vocabulary import (
     mean,
     minimum,
     quantile,
-    ratio,
-    share,
     total,
-    trend,
     variance,
 )
 from tailorbird.features.featureset import Column, FeatureSet, load_features

@@ -28,11 +28,6 @@ from tailorbird.features import transforms
 from tailorbird.features.declare import declarations
 from tailorbird.features.declare.checks import event_kind
 from tailorbird.features.declare.declarations import (
-    HOPS_MAX,
-    PRECISION_MAX,
-    PRECISION_MIN,
-    SEQUENCE_LENGTH_MAX,
-    SIMILARITY_LENGTH_MAX,
     Counted,
     Feature,
     How,
@@ -41,6 +36,13 @@ from tailorbird.features.declare.declarations import (
     Ratio,
     Similarity,
     Window,
+)
+from tailorbird.features.declare.limits import (
+    HOPS_MAX,
+    PRECISION_MAX,
+    PRECISION_MIN,
+    SEQUENCE_LENGTH_MAX,
+    SIMILARITY_LENGTH_MAX,
 )
 from tailorbird.features.expr.expression import Expression, ExpressionError, parse
 from tailorbird.features.featureset import ENGINE_VERSION, FeatureSet

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tailorbird.features.declare.declarations import (
-    HORIZON,
     Age,
     Attribute,
     Counted,
@@ -38,16 +37,11 @@ from tailorbird.features.declare.declarations import (
     Variance,
     Window,
 )
+from tailorbird.features.declare.limits import HORIZON
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.reference.counted import shared_by_item
-from tailorbird.features.reference.reference import (
-    Event,
-    Moment,
-    RoutedPositions,
-    Row,
-    Value,
-    make_moment,
-)
+from tailorbird.features.reference.moments import Event, Moment, RoutedPositions, Row, make_moment
+from tailorbird.features.reference.reference import Value, value_at
 from tailorbird.features.request import ReadRequest
 
 
@@ -104,7 +98,7 @@ def _explain(moment_: Moment, name: str) -> Explanation:
     fields = entity.fields if isinstance(entity, Entity) else ()
     return Explanation(
         name,
-        moment_.value(name),
+        value_at(moment_, name),
         events,
         reads,
         fields,

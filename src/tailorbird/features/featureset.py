@@ -36,7 +36,8 @@ from tailorbird.features.expr.expression import Expression, ExpressionError, par
 from tailorbird.features.layout.compile import compile_layout
 from tailorbird.features.layout.layout import Layout, Spot
 from tailorbird.features.layout.steps import attribute_spot
-from tailorbird.features.transforms import Transform, check_transforms, collecting_transforms
+from tailorbird.features.transform_checks import check_transforms
+from tailorbird.features.transforms import Transform, collecting_transforms
 
 # Part of the schema hash: raise it when the same declarations lead to other records or other bits.
 ENGINE_VERSION = 2

@@ -17,26 +17,19 @@ import pyarrow as pa
 
 from tailorbird.errors import UsageError
 from tailorbird.features.declare.checks import is_profile_field
-from tailorbird.features.declare.declarations import (
-    ENTITY_FIELDS,
-    INTEGER_FIELDS,
-    Counted,
-    Derived,
-    OfSession,
-    Ratio,
-    Seen,
-)
+from tailorbird.features.declare.declarations import Counted, Derived, OfSession, Ratio, Seen
+from tailorbird.features.declare.fields import ENTITY_FIELDS, INTEGER_FIELDS
 from tailorbird.features.declare.scalars import query_text
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.reference.reference import (
+from tailorbird.features.reference.moments import (
     Event,
     RoutedPositions,
     Row,
-    Value,
     expand_items,
     make_moment,
     routed_events,
 )
+from tailorbird.features.reference.reference import Value, value_at
 from tailorbird.features.request import ReadRequest
 
 ANONYMOUS = "anonymous"
@@ -157,7 +150,7 @@ class Subject:
         moment_ = make_moment(
             features, self.request(t, person), self.item or None, t, p, routed_events(events)
         )
-        return {name: moment_.value(name) for name in self.columns(features)}
+        return {name: value_at(moment_, name) for name in self.columns(features)}
 
     def newest_events(self, tables: Iterable[pa.Table], person: str, count: int) -> list[Event]:
         """Return the newest events that match all parts; tables and results are ordered newest

@@ -10,113 +10,37 @@ affect records, and a bundle carries its own. `training.fit.transforms` learns t
 `ranking.encode.transforms` applies them, in training and at a request alike.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
-from tailorbird.errors import DeclarationError
 from tailorbird.events.clock import SECOND
 from tailorbird.features.declare.checks import check_name, declaration_error
-from tailorbird.features.declare.declarations import RESERVED
+from tailorbird.features.transform_steps import (
+    LARGEST,
+    ClipStep,
+    FrequencyStep,
+    HashingStep,
+    How,
+    ImputeStep,
+    LogStep,
+    QuantileStep,
+    StandardiseStep,
+    Step,
+    TargetStep,
+    VectorsStep,
+    VocabularyStep,
+)
 
-NUMBER, KEY, CODE = "a number", "a category", "a code"
 CODES_MAX = (1 << 24) - 2  # float32 represents every integer up to here
 HASHED_MIN = 5  # training rows that a bucket needs for a code
 TABLE_MAX = 1_000_000
 BINS_MAX = 10_000
-LARGEST = 3.4028234663852886e38  # largest float32
-_KIND_OF_COLUMN = {"numeric": NUMBER, "categorical": KEY}
-How = Literal["mean", "median", "mode", "constant"]
 HOW = get_args(How)
 
 _collector: ContextVar["list[Transform] | None"] = ContextVar("transforms", default=None)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of a transform, with the kinds of its input and output."""
-
-    input_kind = NUMBER
-    output_kind = NUMBER
-    call_name = ""  # if it differs from the class name
-
-
-@dataclass(frozen=True)
-class LogStep(Step):
-    pass
-
-
-@dataclass(frozen=True)
-class ClipStep(Step):
-    """Clips to constants where given, else to quantiles of the training rows."""
-
-    low: float | None
-    high: float | None
-    quantiles: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class StandardiseStep(Step):
-    pass
-
-
-@dataclass(frozen=True)
-class QuantileStep(Step):
-    bins: int
-    normal: bool
-    call_name = "ranks"
-
-
-@dataclass(frozen=True)
-class ImputeStep(Step):
-    """Fills in numbers, or categories (`mode` and a constant text)."""
-
-    how: str
-    value: float | str | None
-
-
-@dataclass(frozen=True)
-class Table(Step):
-    """A step that learns something for each frequent value; other values are unknown."""
-
-    count_min: int
-    size_max: int
-    input_kind = KEY
-
-
-@dataclass(frozen=True)
-class VocabularyStep(Table):
-    output_kind = CODE
-
-
-@dataclass(frozen=True)
-class FrequencyStep(Table):
-    pass
-
-
-@dataclass(frozen=True)
-class TargetStep(Table):
-    head: str
-    smoothing: float
-
-
-@dataclass(frozen=True)
-class HashingStep(Step):
-    buckets: int
-    input_kind = KEY
-    output_kind = CODE
-
-
-@dataclass(frozen=True)
-class VectorsStep(Step):
-    """An external vector for each text, learned from data before `trained_until` (microseconds)."""
-
-    texts: tuple[str, ...] = field(repr=False)
-    rows: tuple[tuple[float, ...], ...] = field(repr=False)
-    trained_until: int
-    input_kind = KEY
 
 
 @dataclass(frozen=True)
@@ -365,103 +289,6 @@ def collecting_transforms() -> Iterator[list[Transform]]:
         yield declared
     finally:
         _collector.reset(token)
-
-
-def check_transforms(transforms: Sequence[Transform], kinds: dict[str, str]) -> None:
-    """Check that each transform names a column, its steps fit together, and output names are
-    unique.
-
-    Args:
-        kinds: column → numeric, categorical or sequence.
-    Raises:
-        DeclarationError: names the line.
-    """
-    transformed = {transform_.column for transform_ in transforms}
-    locations = dict.fromkeys(RESERVED, "") | {
-        name: "" for name in kinds if name not in transformed
-    }
-    for one in transforms:
-        kind = kinds.get(one.column)
-        if kind is None:
-            near = ", ".join(
-                sorted(name for name, kind in kinds.items() if kind in _KIND_OF_COLUMN)
-            )
-            raise DeclarationError(
-                f"transform: there is no column {one.column!r}",
-                where=one.place,
-                fix=f"columns: {near}",
-            )
-        if kind not in _KIND_OF_COLUMN:
-            raise DeclarationError(
-                f"transform: {one.column} is a {kind}, which no step takes", where=one.place
-            )
-        _check_chain(one, _KIND_OF_COLUMN[kind])
-        for name in one.outputs:
-            if name in locations:
-                reason = f", as at {locations[name]}" if locations[name] else ", as a feature is"
-                reason = ", as one of every model is" if name in RESERVED else reason
-                raise DeclarationError(
-                    f"transform: a column of the matrix is called {name}{reason}",
-                    where=one.place,
-                    fix="give it a name=",
-                )
-            locations[name] = one.place
-
-
-def check_heads(transforms: Iterable[Transform], heads: Iterable[str]) -> None:
-    """Check that transforms learn from existing targets.
-
-    Raises:
-        DeclarationError: names the line.
-    """
-    valid_heads = sorted(set(heads))
-    for transform_ in transforms:
-        for head in transform_.heads:
-            if head not in valid_heads:
-                message = f"transform: {head!r} is no head of any slot's objective"
-                raise DeclarationError(
-                    message, where=transform_.place, fix=f"use one of {', '.join(valid_heads)}"
-                )
-
-
-def _check_chain(transform_: Transform, kind: str) -> None:
-    for step in transform_.steps:
-        call_name = step.call_name or type(step).__name__.removesuffix("Step").lower()
-        input_kind = kind if isinstance(step, ImputeStep) and kind != CODE else step.input_kind
-        if input_kind != kind:
-            if kind == KEY:
-                fix = "put frequency() or target(HEAD) before it"
-            else:
-                fix = (
-                    "declare it with kind='categorical'"
-                    if input_kind == KEY
-                    else "leave it out, or put it before"
-                )
-            raise DeclarationError(
-                f"transform: {call_name} takes {input_kind}, "
-                f"and {transform_.column} is {kind} there",
-                where=transform_.place,
-                fix=fix,
-            )
-        if isinstance(step, ImputeStep):
-            _check_impute(transform_, step, kind)
-        else:
-            kind = step.output_kind
-
-
-def _check_impute(transform_: Transform, step: ImputeStep, kind: str) -> None:
-    if kind == KEY and step.how not in ("mode", "constant"):
-        raise DeclarationError(
-            f"transform: a category has no {step.how}",
-            where=transform_.place,
-            fix='impute("mode") or impute("constant", TEXT)',
-        )
-    if step.how == "constant" and isinstance(step.value, str) != (kind == KEY):
-        expected = "a text" if kind == KEY else "a number"
-        raise DeclarationError(
-            f"transform: expected {expected} for {transform_.column}, got {step.value!r}",
-            where=transform_.place,
-        )
 
 
 def _check_sizes(call_name: str, count_min: int, size_max: int, limit: int) -> tuple[int, int]:

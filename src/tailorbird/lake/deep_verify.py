@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.dataset as ds
 
-from tailorbird.events.contract.contract import ERASED, Receipt, split_body
+from tailorbird.events.contract.contract import ERASED, split_body
+from tailorbird.events.contract.verdict import Receipt
 from tailorbird.lake.files.archive import Archive, Archived
 from tailorbird.lake.lake import Lake
 from tailorbird.stream import StoredBlock

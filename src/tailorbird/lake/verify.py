@@ -13,13 +13,8 @@ may run while the role does.
 Corruption is listed, not raised: one report names all of it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from tailorbird.errors import DamageError, NotReadyError, StorageError, TailorbirdError
 from tailorbird.lake.deep_verify import content_differences
@@ -30,6 +25,7 @@ from tailorbird.lake.files import swap
 from tailorbird.lake.files.archive import Archive, Archived
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.lake import Lake
+from tailorbird.lake.row_accounts import HOLDING, RowAccount, count_raw_rows
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.write.positions import (
     Positions,
@@ -43,8 +39,6 @@ from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
 from tailorbird.stream import Stream, log_set, open_reader
 
-_RAW = ["raw_partition", "raw_offset", "raw_row"]
-_HOLDING = ("events", "quarantine", "duplicates")
 _SHOWN_MAX = 5
 
 
@@ -57,27 +51,6 @@ class Fault:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
-
-
-@dataclass
-class RowAccount:
-    """Counts of the raw rows of one partition. `missing` and `repeated` are 0 in an intact lake.
-
-    Attributes:
-        archived: rows in the archive.
-        events, quarantine, duplicates: archived rows in each table.
-        pending: archived rows that are not routed and loaded yet.
-        missing: routed rows that are in no table.
-        repeated: rows that are in the tables more than once.
-    """
-
-    archived: int = 0
-    events: int = 0
-    quarantine: int = 0
-    duplicates: int = 0
-    pending: int = 0
-    missing: int = 0
-    repeated: int = 0
 
 
 @dataclass
@@ -177,7 +150,7 @@ def verify(
         name for name in TABLES if _check_table(lake, name, ledger, reader, report, report_bytes)
     ]
     archived = _check_archive(lake, ledger, positions, report, report_bytes)
-    if set(_HOLDING) <= set(readable):
+    if set(HOLDING) <= set(readable):
         try:
             _check_accounts(reader, archived, positions.routed, report)
         except (DamageError, StorageError) as error:  # a file of a commit without a ledger line
@@ -356,40 +329,6 @@ def ends_of(stream: "Stream | None") -> Callable[[str], int | None]:
     return end
 
 
-class TableReader(Protocol):
-    """Gives columns of a table's rows."""
-
-    def table(self, name: str, columns: Sequence[str]) -> pa.Table: ...
-
-
-def count_raw_rows(
-    reader: TableReader, archived: dict[str, list[Archived]], routed: dict[str, int]
-) -> Iterator[tuple[str, RowAccount, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Yield for each raw partition its account, the numbers of the rows in no table, and those of
-    the rows in the tables more than once.
-    """
-    rows_by_table = {name: _raw_rows(reader, name) for name in _HOLDING}
-    for partition, files in archived.items():
-        end = files[-1].end
-        account = RowAccount(archived=sum(file.rows for file in files))
-        count_by_row = np.zeros(
-            end, np.int64
-        )  # From 0 on, because rows that were lost before archiving may be in the tables.
-        for name in _HOLDING:
-            rows = rows_by_table[name].get(partition, np.empty(0, np.int64))
-            rows = rows[rows < end]
-            setattr(account, name, len(rows))
-            count_by_row += np.bincount(rows, minlength=end)
-        frontier = min(routed.get(partition, 0), end)
-        account.pending = int(np.sum(count_by_row[frontier:] == 0))
-        missing, repeated = (
-            np.flatnonzero(count_by_row[:frontier] == 0),
-            np.flatnonzero(count_by_row > 1),
-        )
-        account.missing, account.repeated = len(missing), len(repeated)
-        yield partition, account, missing, repeated
-
-
 def _check_accounts(
     reader: Lake, archived: dict[str, list[Archived]], routed: dict[str, int], report: VerifyReport
 ) -> None:
@@ -401,17 +340,3 @@ def _check_accounts(
                 report.faults.append(
                     Fault(f"raw rows of {partition}", f"{len(rows)} {what}, such as {shown}")
                 )
-
-
-def _raw_rows(reader: TableReader, name: str) -> dict[str, npt.NDArray[np.int64]]:
-    """Return for each partition the numbers of the raw rows that a table holds."""
-    table = reader.table(name, _RAW)
-    if len(table) == 0:
-        return {}
-    rows = table.column("raw_offset").to_numpy() + table.column("raw_row").to_numpy()
-    names = table.column("raw_partition").combine_chunks().dictionary_encode()
-    codes = names.indices.to_numpy()
-    return {
-        str(partition): rows[codes == code]
-        for code, partition in enumerate(names.dictionary.to_pylist())
-    }

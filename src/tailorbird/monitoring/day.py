@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from tailorbird.events import DAY, HOUR, micros
-from tailorbird.events.contract.contract import NUMBERS
+from tailorbird.events.contract.properties import NUMBERS
 from tailorbird.events.contract.schema import TIME
 from tailorbird.lake import Lake
 

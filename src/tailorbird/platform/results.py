@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from tailorbird.serving.messages import Answer
     from tailorbird.training.churn.report import ChurnReport
-    from tailorbird.training.evaluation.judge import Evaluation
+    from tailorbird.training.evaluation.figures import Evaluation
     from tailorbird.training.settings import TrainReport
 
 

@@ -239,8 +239,9 @@ def _train_churn(
     by: str,
     progress: Progress,
 ) -> "ChurnReport":
-    from tailorbird.training.churn.fit import FitSettings
-    from tailorbird.training.churn.train import ChurnSettings, train_churn
+    from tailorbird.training.churn.backtest import ChurnSettings
+    from tailorbird.training.churn.train import train_churn
+    from tailorbird.training.churn.training_rows import FitSettings
     from tailorbird.training.churn.vectors import SMALL
 
     if inapplicable := options.slot_only_options():

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events import free_text
-from tailorbird.events.contract.contract import NUMBERS
 from tailorbird.events.contract.plan import RoutePlan
+from tailorbird.events.contract.properties import NUMBERS
 from tailorbird.events.free_text import (
     EMBEDDED_ID_LENGTH_MIN,
     FIELD_NAME,

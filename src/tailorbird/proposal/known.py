@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tailorbird.events import EVENT_TYPES, Receipt, RoutePlan, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, find_files
-from tailorbird.events.contract.contract import Accepted
+from tailorbird.events.contract.verdict import Accepted
 from tailorbird.proposal.facts import (
     CONTEXT,
     EXCLUDED_TYPES,

@@ -21,10 +21,10 @@ whose tables are live.
 
 import dataclasses
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -38,15 +38,16 @@ from tailorbird.features.codec import FILE as DECLARED
 from tailorbird.features.codec import decode_features, encode_features
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.calibration import Calibration, Identity
-from tailorbird.ranking.encode.encoder import Encoder, Keys, Matrix, RowsLike, read_encoder
-from tailorbird.ranking.onnx_session import start_session
-from tailorbird.ranking.own_models import SUFFIX as OWN_SUFFIX
-from tailorbird.ranking.own_models import open_own
+from tailorbird.ranking.encode.encoder import Encoder, Keys
+from tailorbird.ranking.encode.encoder_file import read_encoder
+from tailorbird.ranking.encode.rows import Matrix, RowsLike
+from tailorbird.ranking.head_sessions import Session, open_session, run_heads
 from tailorbird.ranking.policy.formula import compute_value
 from tailorbird.ranking.tower import FOLDER as TOWER
-from tailorbird.ranking.tower import Space, Tower, UserQuery, read_tower
-from tailorbird.ranking.tree_shap import FOLDER as TREES
-from tailorbird.ranking.tree_shap import SUFFIX, Trees, decode_trees, encode_trees
+from tailorbird.ranking.tower import Space, Tower, UserQuery
+from tailorbird.ranking.tower_net import read_tower
+from tailorbird.ranking.tree_shap import Trees
+from tailorbird.ranking.trees import read_trees, write_trees
 from tailorbird.registry import Columns, Head, Manifest, Window, read_sealed, seal
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.arrays import read_array, write_array
@@ -54,14 +55,9 @@ from tailorbird.version import __version__
 
 Floats = npt.NDArray[np.float64]
 
-ROWS_MAX = 4096  # ONNX Runtime's arena keeps the largest batch it ever saw
 CARD = "card.md"
 GOLDEN_ROWS = 32
-ROWS_OF_A_BLOCK = 16  # as many numbers as a processor computes at a time, at most
 GOLDEN_RELATIVE, GOLDEN_ABSOLUTE = 1e-5, 1e-6
-TREES_TOLERANCE = (
-    1e-4  # of trees in float64 against their export in float32: tells one model from another
-)
 
 
 class NotFiniteError(BundleError):
@@ -92,7 +88,7 @@ class Bundle:
     encoder: Encoder
     calibration: Mapping[str, Calibration]
     index: Index
-    sessions: "Mapping[str, Session]"
+    sessions: Mapping[str, Session]
     features: FeatureSet | None = None  # None: it was written before bundles had them
     trees: Mapping[str, Trees] = field(default_factory=dict)  # of heads that are forests
     tower: Tower | None = None
@@ -380,149 +376,3 @@ def read_features(files: Mapping[str, bytes], schema_hash: str, *, where: str) -
         return decode_features(files[DECLARED], where=where, expect=schema_hash)
     except (DamageError, DeclarationError) as error:
         raise BundleError(error.message, where=where, fix="tailorbird train") from error
-
-
-def write_trees(folder: Path, trees: Mapping[str, Trees]) -> None:
-    """Write the files that `read_trees` reads."""
-    for head, forest in trees.items():
-        (folder / TREES).mkdir(exist_ok=True)
-        (folder / f"{TREES}/{head}{SUFFIX}").write_bytes(encode_trees(forest))
-
-
-def read_trees(
-    files: Mapping[str, bytes],
-    heads: Sequence[Head],
-    width: int,
-    golden: tuple[Matrix, Floats],
-    *,
-    where: str,
-) -> dict[str, Trees]:
-    """Read the trees of a bundle, which must reproduce its golden rows."""
-    forests: dict[str, Trees] = {}
-    for index, head in enumerate(heads):
-        name = f"{TREES}/{head.name}{SUFFIX}"
-        if name not in files:
-            continue
-        trees = decode_trees(files[name], where=f"{where}/{name}")
-        matrix, raw = golden
-        if (
-            trees.columns != width
-            or raw.ndim != 2
-            or raw.shape[1] <= index
-            or matrix.ndim != 2
-            or matrix.shape[1] != width
-        ):
-            raise BundleError(
-                "its trees were made for other columns than its model",
-                where=where,
-                fix="tailorbird train",
-            )
-        if not np.allclose(
-            trees.linked(trees.raw(matrix)),
-            raw[:, index],
-            rtol=TREES_TOLERANCE,
-            atol=TREES_TOLERANCE,
-        ):
-            raise BundleError(
-                f"the trees of head {head.name} are not those of its model",
-                where=where,
-                fix="tailorbird train",
-            )
-        forests[head.name] = trees
-    return forests
-
-
-class Session(Protocol):
-    """What runs a model: an ONNX session, or an own model of the project."""
-
-    def get_inputs(self) -> Sequence[Any]: ...
-    def get_outputs(self) -> Sequence[Any]: ...
-    def run(self, output_names: Any, input_feed: Any) -> Sequence[Any]: ...
-
-
-def open_session(data: bytes, *, width: int, where: str) -> Session:
-    """Open a model of `width` columns; raises BundleError if it is none."""
-    if where.endswith(OWN_SUFFIX):
-        return open_own(data, where=where)
-    session = start_session(data, where=where)
-    inputs = session.get_inputs()
-    shape = list(inputs[0].shape) if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
-    if len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != width):
-        raise BundleError(f"the model must take one float matrix of {width} columns", where=where)
-    return session
-
-
-def run_heads(
-    sessions: Mapping[str, Session],
-    heads: Sequence[Head],
-    matrix: Matrix,
-    forests: Collection[str] = (),
-) -> dict[str, Floats]:
-    """Run the models: head → (n,).
-
-    The result is bit-identical whichever rows are scored together; `forests` are so by themselves.
-    """
-    parts = [
-        _run_batch(sessions, heads, matrix[start : start + ROWS_MAX], forests)
-        for start in range(0, max(len(matrix), 1), ROWS_MAX)
-    ]
-    return (
-        parts[0]
-        if len(parts) == 1
-        else {head.name: np.concatenate([part[head.name] for part in parts]) for head in heads}
-    )
-
-
-def _run_batch(
-    sessions: Mapping[str, Session], heads: Sequence[Head], matrix: Matrix, forests: Collection[str]
-) -> dict[str, Floats]:
-    if not len(matrix):
-        return {head.name: np.zeros(0) for head in heads}
-    raw: dict[str, Floats] = {}
-    for file, session in sessions.items():
-        file_heads = [head for head in heads if head.file == file]
-        block = matrix if file in forests else _padded(matrix)
-        last = session.get_outputs()[-1].name
-        output_names = list(dict.fromkeys(head.output or last for head in file_heads))
-        try:
-            outputs = dict(
-                zip(
-                    output_names,
-                    session.run(output_names, {session.get_inputs()[0].name: block}),
-                    strict=True,
-                )
-            )
-        except BundleError:
-            raise
-        except Exception as error:  # as above
-            raise BundleError(
-                f"the model failed to run ({type(error).__name__})", where=file
-            ) from error
-        for head in file_heads:
-            raw[head.name] = _column(np.asarray(outputs[head.output or last]), head, len(block))[
-                : len(matrix)
-            ]
-    return {head.name: raw[head.name] for head in heads}
-
-
-def _padded(matrix: Matrix) -> Matrix:
-    """Pad the matrix to full blocks by repeating its last row.
-
-    Vectorised functions compute a remainder differently, so that the last bits of a row's score
-    would depend on the batch size.
-    """
-    lacking = -len(matrix) % ROWS_OF_A_BLOCK
-    return np.concatenate([matrix, np.repeat(matrix[-1:], lacking, axis=0)]) if lacking else matrix
-
-
-def _column(output: npt.NDArray[Any], head: Head, rows: int) -> Floats:
-    if (
-        output.ndim > 2
-        or output.shape[:1] != (rows,)
-        or not np.issubdtype(output.dtype, np.floating)
-    ):
-        raise BundleError(
-            f"head {head.name} gave {output.dtype}{output.shape} for {rows} rows", where=head.file
-        )
-    column = output[:, head.column] if output.ndim == 2 else output
-    return column.astype(np.float64)

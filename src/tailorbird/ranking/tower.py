@@ -26,15 +26,12 @@ from typing import Protocol
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from tailorbird.candidates.query import reads_neighbours
 from tailorbird.errors import BundleError
 from tailorbird.features.declare.declarations import VECTOR_NAMES
 from tailorbird.ranking.encode.computed import Keys, RaggedLike, Rows, Times
-from tailorbird.ranking.onnx_session import start_session
 from tailorbird.retrieval import Found, Index
-from tailorbird.retrieval.arrays import read_array
 from tailorbird.retrieval.inverted import ProbeResult
 from tailorbird.retrieval.sequences import PAD, START, windows
 from tailorbird.retrieval.vectors import ItemVectors, largest_indices
@@ -43,7 +40,6 @@ Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 FOLDER = "tower"
-TOLERANCE = 1e-4  # between the trained tower, its export and a server
 WIDTH_MAX, LENGTH_MAX = 1024, 512
 VECTOR_COLUMNS = {
     "vector_score": "log of the chance, by the tower, that it is the person's next among all items",
@@ -326,107 +322,6 @@ def add_sequence_source(sources: Mapping[str, int], share: float) -> dict[str, i
 def no_columns(names: Sequence[str], rows: int) -> dict[str, Matrix]:
     """Return `VECTOR_COLUMNS` without a tower: all missing."""
     return dict.fromkeys(names, np.full(rows, np.nan, np.float32))
-
-
-def read_tower(
-    files: Mapping[str, bytes], vectors: ItemVectors | None, *, where: str
-) -> Tower | None:
-    """Read the tower of a bundle, or return None.
-
-    Args:
-        files: below `tower/`.
-        vectors: of the bundle's index.
-    Raises:
-        BundleError: it is damaged, or gives other vectors than when it was written.
-    """
-    if not files:
-        return None
-    try:
-        plan = msgspec.json.decode(files["plan.json"], type=TowerPlan)
-        edges, row, gap, user = (
-            read_array(files[f"{name}.npy"])
-            for name in ("edges", "golden_row", "golden_gap", "golden_user")
-        )
-        session = start_session(files["user.onnx"], where=where)
-    except KeyError as error:
-        raise BundleError(
-            f"{error.args[0]} is missing", where=where, fix="tailorbird train"
-        ) from error
-    except (ValueError, msgspec.DecodeError) as error:
-        raise BundleError(
-            f"cannot be read: {error}", where=where, fix="tailorbird train"
-        ) from error
-    if (
-        vectors is None
-        or vectors.width != plan.width
-        or edges.shape != (2, plan.width)
-        or edges.dtype != np.float32
-    ):
-        raise BundleError(
-            "its tower and the vectors of its index do not belong together",
-            where=where,
-            fix="tailorbird train",
-        )
-    tower = Tower(plan, edges, OnnxNet(session, plan.width, where))
-    if (
-        row.shape != gap.shape
-        or row.shape[1:] != (plan.length,)
-        or row.dtype != np.int64
-        or gap.dtype != np.int64
-    ):
-        raise BundleError(
-            "its golden windows have another shape than its tower",
-            where=where,
-            fix="tailorbird train",
-        )
-    if (
-        row.min(initial=START) < START
-        or row.max(initial=START) >= len(vectors.vectors)
-        or gap.min(initial=0) < 0
-    ):
-        raise BundleError(
-            "its golden windows name items that do not exist", where=where, fix="tailorbird train"
-        )
-    if not np.allclose(tower.encode_windows(vectors, row, gap), user, rtol=0, atol=TOLERANCE):
-        raise BundleError(
-            "its tower answers its golden windows differently here",
-            where=where,
-            fix="tailorbird train",
-        )
-    return tower
-
-
-@dataclass(frozen=True)
-class OnnxNet:
-    """A tower's net in ONNX Runtime."""
-
-    session: ort.InferenceSession
-    width: int
-    where: str
-
-    def __call__(self, vectors: Matrix, there: npt.NDArray[np.bool_], gap: Times) -> Matrix:
-        """Run the network.
-
-        Run the network. || Raises BundleError if it returns anything but finite vectors.
-        """
-        try:
-            (vectors_,) = self.session.run(None, {"vectors": vectors, "there": there, "gap": gap})
-        except Exception as error:  # as in `onnx_session`
-            raise BundleError(
-                f"the tower failed to run ({type(error).__name__})", where=self.where
-            ) from error
-        vectors_ = np.asarray(vectors_)
-        if (
-            vectors_.shape != (len(vectors), self.width)
-            or vectors_.dtype != np.float32
-            or not np.isfinite(vectors_).all()
-        ):
-            raise BundleError(
-                "the tower gave something that is no vector",
-                where=self.where,
-                fix="tailorbird models rollback",
-            )
-        return vectors_
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,8 @@ Kafka the log is a topic, see `router.routed_log.topic`. `router.partitions.merg
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import apsw
 import msgspec
-import numpy as np
 import pyarrow as pa
 
 from tailorbird import faults
@@ -33,37 +30,23 @@ from tailorbird.router.columns import (
 )
 from tailorbird.router.decide.arrivals import Arrivals, ArrivalsBuilder, Body
 from tailorbird.router.decide.route import MEMORY_BYTES, RouterMemory, route
-from tailorbird.router.partitions import follow
 from tailorbird.router.partitions.follow import ProfileFollower
 from tailorbird.router.partitions.merge import LogBatch, merge_by_receipt
 from tailorbird.router.routed_log import pruned
+from tailorbird.router.routed_log.tables import location_columns, newest_receipts, open_log
 from tailorbird.stream import (
     HISTORICAL_PRODUCERS,
     Block,
-    EmbeddedWriter,
     LogReader,
     LogShare,
     StoredBlock,
     Stream,
     log_set,
     open_reader,
-    open_writer,
-    routed_path,
     sqlite,
 )
 
-if TYPE_CHECKING:
-    from tailorbird.router.routed_log.topic import RoutedTopic
-
-FIRST_P = 1
 _BYTES_MAX = 32 << 20  # of raw bodies a step, shared by the producers
-_TABLE = """
-CREATE TABLE IF NOT EXISTS raw_position(
-    id INTEGER PRIMARY KEY, producer TEXT NOT NULL UNIQUE,
-    offset INTEGER NOT NULL,   -- the next row to route
-    newest INTEGER NOT NULL    -- the newest time of receipt so far
-) STRICT;
-"""
 
 
 class RouteReport(msgspec.Struct, frozen=True):
@@ -130,7 +113,8 @@ class Router:
             plan.version, CONTRACT_VERSION, tuple(plan.user_attributes), tuple(plan.item_attributes)
         )
         self._sources: dict[str, _Source] = {}
-        self._log = _open_log(share)
+        self._log = open_log(share)
+        self._log = open_log(share)
         self._profile_follower: ProfileFollower | None = None
         if share.topics is not None and share.number > 0:
             self._profile_follower = ProfileFollower(share.topics, self._log.connection)
@@ -189,7 +173,7 @@ class Router:
             batch = route(accepted, self._memory, self._plan, first_p)
         self._memory.dedup_index.add(accepted.entries)
         refused, duplicates = arrivals.refused, self._duplicates(arrivals, first_entries)
-        newest = _newest_receipts(arrivals)
+        newest = newest_receipts(arrivals)
         with self._log.transaction() as connection:
             faults.at("router.before_append")
             self._log.append(
@@ -360,8 +344,8 @@ class Router:
         )
         columns = [
             arrivals.columns["event_id"].take(pa.array(list(rows), pa.int64())),
-            *_location_columns(own_places, arrivals.producers),
-            *_location_columns(first_places, arrivals.producers),
+            *location_columns(own_places, arrivals.producers),
+            *location_columns(first_places, arrivals.producers),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=DUPLICATES)
 
@@ -406,55 +390,3 @@ class Router:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _open_log(share: LogShare) -> "EmbeddedWriter | RoutedTopic":
-    if (topics := share.topics) is not None:
-        from tailorbird.router.routed_log.topic import RoutedTopic
-
-        return RoutedTopic(
-            topics.routed,
-            topics.index,
-            make_tables,
-            first=FIRST_P,
-            snapshots=topics.snapshots,
-            snapshot_rows=topics.snapshot_rows,
-        )
-    # A damaged tail stops the router: its positions are committed with it, so setting it aside
-    # would lose events silently.
-    log = open_writer(
-        routed_path(share.folder), partition="routed", first=FIRST_P, damaged_tail="stop"
-    )
-    with log.transaction() as connection:
-        make_tables(connection)
-    return log
-
-
-def make_tables(connection: apsw.Connection) -> None:
-    """Create the router's tables where they do not exist."""
-    RouterMemory.make_tables(connection)
-    connection.execute(_TABLE)
-    connection.execute(follow.TABLE)
-    connection.execute(pruned.TABLES)
-
-
-def _location_columns(entries: Sequence[tuple], producers: dict[int, str]) -> list[pa.Array]:
-    """Return the columns partition, offset and row of dedup index entries."""
-    columns = [
-        [producers[entry[4]] for entry in entries],
-        [entry[3] for entry in entries],
-        [entry[5] for entry in entries],
-    ]
-    return [
-        pa.array(column, kind)
-        for column, kind in zip(columns, (pa.string(), pa.int64(), pa.int32()), strict=True)
-    ]
-
-
-def _newest_receipts(arrivals: Arrivals) -> dict[int, int]:
-    """Return the newest time of receipt among the accepted events, by producer."""
-    producers, received_at = arrivals.entries["producer"], arrivals.received_at
-    return {
-        number: int(received_at[producers == number].max())
-        for number in np.unique(producers).tolist()
-    }

@@ -14,20 +14,18 @@ from tailorbird.features.parity.totals import ParityTotals
 from tailorbird.features.state.progress import Figures
 from tailorbird.periodic import PeriodicTask
 from tailorbird.serving.collector.decisions import CollectorFigures
+from tailorbird.serving.feature_metrics import CopiesCollector, FeaturesCollector, WorkersCollector
 from tailorbird.serving.load_shedding import Shedder
 from tailorbird.serving.metric_collectors import (
     BreakerCollector,
     CandidatesCollector,
     CollectorMetrics,
-    CopiesCollector,
-    FeaturesCollector,
     HedgeCollector,
     LagCollector,
     LimitsCollector,
     RolloutCollector,
     SheddingCollector,
     ThreadsCollector,
-    WorkersCollector,
 )
 from tailorbird.serving.pipeline.deadlines import BreakerState
 from tailorbird.store.hedge import Hedge

@@ -27,8 +27,8 @@ from tailorbird.training.comparison import Comparison, figure_name
 from tailorbird.training.dataset.dataset import Dataset as Requests
 from tailorbird.training.dataset.matrix import FeatureChunk
 from tailorbird.training.dataset.replay import select_live_columns
+from tailorbird.training.dataset.request_choice import Rows as RowSource
 from tailorbird.training.dataset.rows import Material, load_material
-from tailorbird.training.dataset.rows import Rows as RowSource
 from tailorbird.training.dataset.split import Split
 from tailorbird.training.evaluation import metrics as figures
 from tailorbird.training.evaluation.evaluate import Scorer, evaluate_scorers

@@ -13,11 +13,11 @@ import pyarrow as pa
 from tailorbird.errors import BundleError, NotReadyError
 from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
-from tailorbird.features.declare.declarations import HORIZON
+from tailorbird.features.declare.limits import HORIZON
 from tailorbird.lake import Lake
 from tailorbird.ranking.baseline import FALLBACK, default_baselines
 from tailorbird.ranking.bundle import Bundle, write_bundle
-from tailorbird.ranking.encode.encoder import fit_encoder
+from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
 from tailorbird.retrieval import MeaningSettings
@@ -25,7 +25,7 @@ from tailorbird.storage_paths import Storage
 from tailorbird.training.dataset.indexes import EVENT_COLUMNS, empty_items, write_index
 from tailorbird.training.dataset.matrix import bundle_columns
 from tailorbird.training.dataset.rows import Material
-from tailorbird.training.evaluation.judge import PRIMARY, Evaluation
+from tailorbird.training.evaluation.figures import PRIMARY, Evaluation
 from tailorbird.training.report.card import NO_OWNER
 
 NO_CHAMPION_REASON = "there was no champion: popular items, until a model has earned its place"

@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.platform.frames import Frame, figures_frame, plot_figures
-from tailorbird.training.evaluation.judge import Evaluation
+from tailorbird.training.evaluation.figures import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

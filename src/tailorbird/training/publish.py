@@ -8,8 +8,8 @@ from typing import Any
 from tailorbird.errors import UsageError
 from tailorbird.registry import Registry
 from tailorbird.training.comparison import Comparison
+from tailorbird.training.evaluation.figures import Evaluation
 from tailorbird.training.evaluation.gate import Decision
-from tailorbird.training.evaluation.judge import Evaluation
 from tailorbird.training.report.card import render_model_card
 from tailorbird.training.train import MODEL_NAME, describe_training, write_model_bundle
 

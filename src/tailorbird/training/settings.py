@@ -10,9 +10,9 @@ from tailorbird.events import DAY
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.retrieval import MeaningSettings
 from tailorbird.training.dataset.clicks import Scheme
-from tailorbird.training.dataset.rows import Rows, RowSettings
+from tailorbird.training.dataset.request_choice import Rows, RowSettings
+from tailorbird.training.evaluation.figures import Evaluation
 from tailorbird.training.evaluation.gate import Decision
-from tailorbird.training.evaluation.judge import Evaluation
 from tailorbird.training.fit.retrieval import Choice
 from tailorbird.training.fit.towers import TowerSettings
 
@@ -20,7 +20,6 @@ Progress = Callable[[str, int, int], None]
 
 AUTO = "auto"
 Position = Literal["column", "weights", "none"]
-
 
 REQUESTS = 25_000
 QUICK_REQUESTS, QUICK_TEST_REQUESTS = 6_000, 2_000

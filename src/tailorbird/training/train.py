@@ -39,7 +39,8 @@ from tailorbird.training.dataset.clicks import sample_negatives
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries, build_series, write_index
 from tailorbird.training.dataset.replay import Replay, select_live_columns
-from tailorbird.training.dataset.rows import NEGATIVES, Material, load_material
+from tailorbird.training.dataset.request_choice import NEGATIVES
+from tailorbird.training.dataset.rows import Material, load_material
 from tailorbird.training.dataset.sampling import thin
 from tailorbird.training.dataset.split import Split, split_at, split_by_time
 from tailorbird.training.evaluation.evaluate import (
@@ -49,6 +50,7 @@ from tailorbird.training.evaluation.evaluate import (
     merge_live_columns,
     version_scorer,
 )
+from tailorbird.training.evaluation.figures import PRIMARY, Evaluation, K
 from tailorbird.training.evaluation.gate import (
     SUPERIORITY,
     Decision,
@@ -57,7 +59,6 @@ from tailorbird.training.evaluation.gate import (
     decide,
     describe_unevaluated,
 )
-from tailorbird.training.evaluation.judge import PRIMARY, Evaluation, K
 from tailorbird.training.fit.fit import FittedModel, Parts, fit
 from tailorbird.training.fit.incremental import open_working_folder
 from tailorbird.training.fit.resume import UnfinishedRun

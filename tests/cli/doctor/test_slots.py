@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tailorbird.cli.doctor.doctor import _slot_rules
+from tailorbird.cli.doctor.slots import check_slot_rules
 from tailorbird.cli.init import init
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock
@@ -34,7 +34,7 @@ def test_a_rule_that_hides_every_item_is_named(
 ) -> None:
     init(tmp_path / "shop", json=True)
     project, clock = open_project(tmp_path / "shop"), SystemClock()
-    assert list(_slot_rules(project)) == []
+    assert list(check_slot_rules(project)) == []
     attributes = {"category": "c"} | ({} if stock is None else {"stock": stock})
     older = {
         "event_id": "0",
@@ -61,7 +61,7 @@ def test_a_rule_that_hides_every_item_is_named(
     )
     drain(project, clock, progress=lambda *_: None)
     (tmp_path / "shop/lists.toml").write_text('summer = ["i1", "x1", "i0"]\nwinter = ["i2"]')
-    lists = [row for row in _slot_rules(project) if row[0].startswith("list")]
+    lists = [row for row in check_slot_rules(project) if row[0].startswith("list")]
     assert lists == [
         (
             "list: summer",
@@ -70,6 +70,6 @@ def test_a_rule_that_hides_every_item_is_named(
             "mend lists.toml, or send these items",
         )
     ]
-    findings = [row for row in _slot_rules(project) if row[0] == "rules: home"]
+    findings = [row for row in check_slot_rules(project) if row[0] == "rules: home"]
     assert [row[2] for row in findings] == expected
     assert {row[1] for row in findings} <= {"warning"}

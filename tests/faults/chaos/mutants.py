@@ -21,8 +21,9 @@ from tests.faults.chaos.plan import evenly
 from tests.faults.chaos.site import CLOCK
 from tests.features.fuzzing import mutants
 
-from tailorbird import faults
+from tailorbird import faults, storage
 from tailorbird.events.contract import columnwise
+from tailorbird.events.contract.checked_batch import CheckedBatch
 from tailorbird.features.online import worker
 from tailorbird.file_lock import FileLock
 from tailorbird.lake.delta import table as delta
@@ -143,9 +144,7 @@ def _the_index_before_the_output() -> None:
 def _lateness_by_the_imports_clock() -> None:
     original = columnwise.Contract.check
 
-    def check(
-        self: columnwise.Contract, bodies: Sequence[tuple[bytes, Any]]
-    ) -> columnwise.CheckedBatch:
+    def check(self: columnwise.Contract, bodies: Sequence[tuple[bytes, Any]]) -> CheckedBatch:
         checked = original(self, bodies)
         of_import = [bodies[number][1].source == "import" for number in checked.bodies]
         at = [
@@ -197,7 +196,9 @@ def _no_fence() -> None:
     def both(self: worker.FeatureWorker, rows_max: int) -> worker.WorkerReport:
         if not second:
             second.append(
-                worker.FeatureWorker(self._routed, self._folder.parent, self.features, clock=CLOCK)
+                worker.FeatureWorker(
+                    self._input.address, self._folder.parent, self.features, clock=CLOCK
+                )
             )
             worker.read_position = lambda snapshot: SimpleNamespace(commit=Any_())
         step(second[0], rows_max)
@@ -234,7 +235,7 @@ def _a_failed_sync_is_tried_again() -> None:
         except OSError:
             os.fsync(handle)
 
-    durable._sync = sync
+    storage._sync = sync
 
 
 def _what_a_failed_sync_left_in_a_log_is_taken_for_written() -> None:

@@ -36,7 +36,7 @@ from tailorbird.features import (
     trend,
     variance,
 )
-from tailorbird.features.declare.declarations import CONTEXT_FIELDS
+from tailorbird.features.declare.fields import CONTEXT_FIELDS
 from tailorbird.features.transforms import impute, log, transform
 
 HEAD = """\

@@ -26,9 +26,12 @@ from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
 from tailorbird.events.contract.schema import micros
 from tailorbird.features import ReadRequest, Rows
 from tailorbird.features.arithmetic import finish, runs
-from tailorbird.features.declare.declarations import HORIZON, SESSION_GAP
+from tailorbird.features.declare.limits import HORIZON, SESSION_GAP
+from tailorbird.features.event_columns.extracts import Extract
 from tailorbird.features.offline import asof, asof_runs, timelines
-from tailorbird.features.online import read, worker
+from tailorbird.features.offline.events.frames import Frames
+from tailorbird.features.online import commit, read
+from tailorbird.features.online.active_read import ActiveRead, Keys
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.state import eviction, rings, tiles
@@ -232,19 +235,19 @@ def _the_backfill_knows_what_was_in_flight(patch: pytest.MonkeyPatch) -> None:
 
 
 def _the_backfill_counts_what_does_not_count(patch: pytest.MonkeyPatch) -> None:
-    sound = timelines.Frames.__init__
+    sound = Frames.__init__
 
-    def init(self: timelines.Frames, events: pa.Table) -> None:
+    def init(self: Frames, events: pa.Table) -> None:
         place = events.column_names.index("counts")
         sound(self, events.set_column(place, "counts", pa.array([True] * len(events), pa.bool_())))
 
-    patch.setattr(timelines.Frames, "__init__", init)
+    patch.setattr(Frames, "__init__", init)
 
 
 def _the_last_identify_to_arrive_wins(patch: pytest.MonkeyPatch) -> None:
     """Not the newest in time, but the last to arrive, says who an anonymous id is."""
     patch.setattr(
-        worker,
+        commit,
         "newer_records",
         lambda transaction, aliases: [(key, one.encode()) for key, one in aliases.items()],
     )
@@ -252,7 +255,7 @@ def _the_last_identify_to_arrive_wins(patch: pytest.MonkeyPatch) -> None:
 
 def _a_reading_record_never_runs_out(patch: pytest.MonkeyPatch) -> None:
     """Events that have left a window since the record was written still count."""
-    patch.setattr(read._ActiveRead, "_refresh_stale", lambda self: 0)
+    patch.setattr(ActiveRead, "_refresh_stale", lambda self: 0)
 
 
 def _a_ring_wraps(patch: pytest.MonkeyPatch) -> None:
@@ -268,7 +271,7 @@ def _what_is_too_old_for_a_ring_wraps(patch: pytest.MonkeyPatch) -> None:
         states: rings.States,
         new: rings.Int64s,
         rows: rings.Rows,
-        batch: rings.Extract,
+        batch: Extract,
     ) -> None:
         ring = self._ring
         slot = batch.ts // ring.hop % ring.lanes
@@ -280,13 +283,13 @@ def _what_is_too_old_for_a_ring_wraps(patch: pytest.MonkeyPatch) -> None:
 
 
 def _a_reader_mixes_two_snapshots(patch: pytest.MonkeyPatch) -> None:
-    def mixed(self: Reader, request: ReadRequest, keys: read.Keys | None) -> Rows:
+    def mixed(self: Reader, request: ReadRequest, keys: Keys | None) -> Rows:
         [store] = self._stores
         with store.snapshot() as snapshot:
             position = read.read_position(snapshot)
         with store.snapshot() as snapshot:
             resolved = read.resolve_request([snapshot], request)
-            moment = read._ActiveRead(
+            moment = ActiveRead(
                 self._plan, snapshot, replace(request, person=resolved.person), keys, resolved.swept
             )
             return moment.read_rows([position], resolved.alias_ts)

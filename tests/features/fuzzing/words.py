@@ -20,7 +20,7 @@ from tailorbird.errors import DeclarationError
 from tailorbird.features import Feature, FeatureSet
 from tailorbird.features.declare import declarations as declare
 from tailorbird.features.declare.checks import determines
-from tailorbird.features.declare.declarations import CONTEXT_FIELDS
+from tailorbird.features.declare.fields import CONTEXT_FIELDS
 
 Call = Callable[..., Feature]
 

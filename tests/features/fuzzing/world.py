@@ -34,6 +34,7 @@ from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.reference import reference
+from tailorbird.features.reference.moments import routed_events
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.router import Router
 from tailorbird.stream import Block, open_reader, open_writer, raw_path, read_released, routed_path
@@ -360,7 +361,7 @@ def mistaken(read: SampledRead, events: pa.Table) -> list[str]:
     if expected is None and request.anonymous_id is not None:
         identifies = [
             (one["ts"], one["p"], one["user_id"])
-            for one in reference.routed_events(events.filter(pc.equal(events["type"], "identify")))
+            for one in routed_events(events.filter(pc.equal(events["type"], "identify")))
             if one["anonymous_id"] == request.anonymous_id and one["p"] <= rows.p
         ]
         expected = max(identifies)[2] if identifies else f"anon:{request.anonymous_id}"
@@ -394,7 +395,7 @@ def past_differences(
             t=t, p=p, row_request=rows, row_item=list(ITEMS) * count, position=position, **texts
         ),
     )
-    different, routed = [], reference.routed_events(events)
+    different, routed = [], routed_events(events)
     for row, index in enumerate(rows.tolist()):
         item = ITEMS[row % len(ITEMS)]
         for names, values in (

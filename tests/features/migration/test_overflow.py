@@ -17,6 +17,7 @@ from tailorbird.errors import DeclarationError
 from tailorbird.events.clock import HOUR, MINUTE, SECOND
 from tailorbird.features import FeatureSet, ReadRequest, entity, total, variance
 from tailorbird.features.declare import checks
+from tailorbird.features.declare.limits import EVENTS_MAX
 from tailorbird.features.migration.plan import LARGEST, compare_sets
 
 EVENTS_THAT_FIT = 4
@@ -106,7 +107,7 @@ def test_what_does_not_hold_enough_events_is_refused_at_the_very_unit():
         ]
     )
     for proof in compare_sets(None, fits).proofs:
-        assert proof.events >= checks.EVENTS_MAX
+        assert proof.events >= EVENTS_MAX
     with pytest.raises(DeclarationError, match="do not fit into 64 bits"):
         total("sum", user, "purchase", of="price", unit=1, max=2**33)
     with pytest.raises(DeclarationError, match="its square does not fit"):

@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tailorbird.features.offline.asof import Timeline, ragged
+from tailorbird.features.offline.asof import Timeline
 from tailorbird.features.offline.asof_peaks import Peaks
+from tailorbird.features.offline.events.ragged import ragged
+from tailorbird.features.offline.events.series import Series
 
 EVENT = st.tuples(
     st.integers(0, 3), st.integers(0, 12), st.integers(1, 15), st.integers(-5, 5), st.booleans()
@@ -38,7 +40,7 @@ def test_a_timeline_answers_as_a_loop_over_its_events_does(events, moments, leng
     upper, lower = at.before().sums(prefixes), at.before(since).sums(prefixes)
     sums, counts = (at.to_input_order(high - low) for high, low in zip(upper, lower, strict=True))
     peaks = Peaks(timeline, np.maximum(value, 0)).since(at, since)
-    series = timeline.select(chosen.astype(bool))
+    series = Series(timeline, np.flatnonzero(chosen.astype(bool)[timeline.order]))
     newest, recent = series.newest(at), series.newest(at, since)
     last, last_recent = series.last(at, length), series.last(at, length, since)
     for row in range(len(keys)):
@@ -81,7 +83,7 @@ def test_one_crowded_entity_is_exact_however_late_its_events_are(arrival):
     sums = at.to_input_order(at.before().sums(prefixes)[0] - at.before(t - 500).sums(prefixes)[0])
     peaks = Peaks(timeline, value + 1000).since(at, t - 500)
     chosen = value > 0
-    series = timeline.select(chosen)
+    series = Series(timeline, np.flatnonzero(chosen[timeline.order]))
     newest, last = series.newest(at), series.last(at, 20)
     for row in range(q):
         counted = (ts < t[row]) & (p <= p_limit[row])

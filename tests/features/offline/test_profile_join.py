@@ -18,7 +18,7 @@ from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.parity.recompute import unequal
-from tailorbird.features.reference.reference import routed_events
+from tailorbird.features.reference.moments import routed_events
 from tailorbird.features.state.state import open_state
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.router import Router

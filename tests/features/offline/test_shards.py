@@ -16,7 +16,9 @@ from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events.clock import SECOND
 from tailorbird.features import FeatureSet, count
 from tailorbird.features.offline.backfill import Requests, backfill
-from tailorbird.features.offline.shards import backfill_to, definitions, read_manifest, read_parts
+from tailorbird.features.offline.partition.inputs import definitions
+from tailorbird.features.offline.parts import read_manifest, read_parts
+from tailorbird.features.offline.shards import backfill_to
 
 SMALL = 1 << 15  # cuts 90 rows into several parts
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tailorbird.cli.features.verify import explaining
+from tailorbird.cli.features.parity_output import explaining
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import HOUR, SECOND
 from tailorbird.events.contract.schema import ROUTED

@@ -16,19 +16,11 @@ from tests.serving.http.test_app import CLICK, Prompt
 
 from tailorbird.errors import ConfigError
 from tailorbird.events import RoutePlan, SystemClock
+from tailorbird.serving.auth.buckets import BURST_S, Bucket, DistinctCounter
 from tailorbird.serving.auth.keyfile import Limits, create_key
 from tailorbird.serving.auth.keys import Caller, Keys
-from tailorbird.serving.auth.limits import (
-    BURST_S,
-    Bucket,
-    Connections,
-    DistinctCounter,
-    Limiter,
-    LimitError,
-    Networks,
-    ServerLimits,
-    client_address,
-)
+from tailorbird.serving.auth.limits import Connections, Limiter, LimitError, ServerLimits
+from tailorbird.serving.auth.networks import Networks, client_address
 from tailorbird.serving.collector.collector import QUEUE_BYTES_MAX, EventCollector
 from tailorbird.serving.http.app import create_app
 from tailorbird.serving.http.body import MEMBERS_MAX, Budget

@@ -19,7 +19,8 @@ from tailorbird.serving.auth.keys import Keys
 from tailorbird.serving.auth.limits import Limiter, ServerLimits
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.http.app import create_app
-from tailorbird.serving.http.gorse import RecentAnswers, gorse_routes, with_hidden_rule
+from tailorbird.serving.http.gorse import gorse_routes, with_hidden_rule
+from tailorbird.serving.http.gorse_lists import RecentAnswers
 from tailorbird.serving.http.handling import Service
 from tailorbird.serving.models.schemas import OneSchema
 from tailorbird.serving.pipeline.pipeline import Pipeline
@@ -515,7 +516,7 @@ def test_an_id_with_a_slash_is_not_taken_for_two(make, monkeypatch, path):
 
 def test_hidden_items_are_recommended_by_no_route(make):
     site = make()
-    index = site.service.pipeline._current()[1]
+    index = site.service.pipeline._opener.current()[1]
     hidden = [item for item in index.ids if int(item[1:]) % 2]
     index.attributes["is_hidden"] = np.array(
         [1.0 if item in hidden else np.nan for item in index.ids]

@@ -13,7 +13,7 @@ from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle, write_bundle
 from tailorbird.ranking.calibration import Isotonic
-from tailorbird.ranking.encode.encoder import fit_encoder
+from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.registry import Columns, Head
 from tailorbird.serving.messages import RankQuery, RecommendQuery
 from tailorbird.serving.models.schemas import OneSchema

@@ -13,8 +13,9 @@ from tailorbird.events import SimulatedClock
 from tailorbird.features import ReadRequest
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.ranking.encode.encoder import Ragged
-from tailorbird.ranking.tower import TOLERANCE, VECTOR_COLUMNS, add_sequence_source
+from tailorbird.ranking.encode.rows import Ragged
+from tailorbird.ranking.tower import VECTOR_COLUMNS, add_sequence_source
+from tailorbird.ranking.tower_net import TOLERANCE
 from tailorbird.retrieval import NewItem, with_items
 from tailorbird.retrieval.arrays import array_bytes
 from tailorbird.retrieval.vectors import largest_indices

@@ -18,6 +18,7 @@ from tailorbird.features.online.shuffle import Shuffle
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.parity.sampled import SampledRead, requests_of
 from tailorbird.features.reference import reference as plain
+from tailorbird.features.reference.moments import routed_events
 from tailorbird.features.state.key_partition import KeyPart
 from tailorbird.stream import Block, open_writer
 
@@ -100,7 +101,7 @@ def differences(features: FeatureSet, events: pa.Table, reads: list[SampledRead]
     """Every value that is not the same in reference, backfill and stream."""
     different = []
     rows = backfill(features, events, requests_of(reads))
-    routed = plain.routed_events(events)
+    routed = routed_events(events)
     for index, one in enumerate(reads):
         person = plain.ReadRequest(**{**vars(one.request), "person": one.rows.person})
         for place, item in enumerate(ITEMS):

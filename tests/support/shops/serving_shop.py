@@ -26,7 +26,7 @@ from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.features import Sequence as Recent
 from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.encode.computed import COMPUTED
-from tailorbird.ranking.encode.encoder import fit_encoder
+from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.ranking.tower import VECTOR_COLUMNS, Tower, TowerPlan
 from tailorbird.registry import Columns, Head
 from tailorbird.retrieval import Index, build_index

@@ -23,19 +23,20 @@ from tailorbird.ranking.calibration import Identity
 from tailorbird.ranking.churn.bundle import ChurnBundle
 from tailorbird.router import Router
 from tailorbird.stream.importer import import_files
-from tailorbird.training.churn.fit import FitSettings
+from tailorbird.training.churn.backtest import ChurnSettings, run_backtest
 from tailorbird.training.churn.labels import build_activity
+from tailorbird.training.churn.model_choice import PROOFS
 from tailorbird.training.churn.report import ChurnReport
 from tailorbird.training.churn.rolling_origin import (
     CUTS_MAX,
-    PROOFS,
     backtest_windows,
     cuts_to_calibrate,
     required_history_us,
 )
 from tailorbird.training.churn.rows import needed_columns
 from tailorbird.training.churn.score import score_people
-from tailorbird.training.churn.train import ChurnSettings, run_backtest, train_churn
+from tailorbird.training.churn.train import train_churn
+from tailorbird.training.churn.training_rows import FitSettings
 from tailorbird.training.evaluation.metrics import log_losses
 
 BEGIN = 20_000 * DAY

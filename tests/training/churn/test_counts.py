@@ -13,15 +13,16 @@ from tailorbird.models.btyd import ColumnBgNbd, Purchases, fit_bg_nbd
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking import Churn
 from tailorbird.ranking.calibration import Identity
-from tailorbird.ranking.churn.bundle import ChurnBundle, write_churn_bundle
+from tailorbird.ranking.churn.bundle import ChurnBundle
+from tailorbird.ranking.churn.bundle_writer import write_churn_bundle
 from tailorbird.ranking.churn.pareto_nbd import ParetoNbdColumns
-from tailorbird.ranking.encode.encoder import fit_encoder
+from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.registry import Columns
 from tailorbird.registry import Window as Span
 from tailorbird.training.churn.fit import COUNT_MODELS, PURCHASES, FittedModels
 from tailorbird.training.churn.labels import Window
+from tailorbird.training.churn.model_choice import PROOFS, RAW, Choice, choose_count_model
 from tailorbird.training.churn.pareto import fit_pareto_nbd
-from tailorbird.training.churn.rolling_origin import PROOFS, RAW, Choice, choose_count_model
 from tailorbird.training.churn.rows import FeatureTable
 from tailorbird.training.churn.train import build_plan
 

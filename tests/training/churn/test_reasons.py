@@ -9,15 +9,11 @@ from tailorbird.features import FeatureSet, count, entity, gap_mean, time_since
 from tailorbird.models.export import gbdt_to_onnx
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking.calibration import Platt
-from tailorbird.ranking.churn.bundle import (
-    ChurnBundle,
-    ChurnPlan,
-    Part,
-    log_odds,
-    write_churn_bundle,
-)
+from tailorbird.ranking.churn.bundle import ChurnBundle, log_odds
+from tailorbird.ranking.churn.bundle_writer import write_churn_bundle
+from tailorbird.ranking.churn.plan import ChurnPlan, Part
 from tailorbird.ranking.churn.reasons import churn_reasons, format_column_value
-from tailorbird.ranking.encode.encoder import fit_encoder
+from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.registry import Columns, Window
 from tailorbird.training.fit.trees import export_trees
 

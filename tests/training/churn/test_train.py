@@ -19,16 +19,17 @@ from tailorbird.features import FeatureSet, attribute, count, entity, time_since
 from tailorbird.features.declare.checks import collecting
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking import Churn, Contact
-from tailorbird.ranking.churn.bundle import ChurnPlan, Part
 from tailorbird.ranking.churn.columns import person_columns
+from tailorbird.ranking.churn.plan import ChurnPlan, Part
+from tailorbird.training.churn.backtest import ChurnSettings, run_backtest
 from tailorbird.training.churn.contact import contact_curve
 from tailorbird.training.churn.evaluation import OURS, SortedScores
-from tailorbird.training.churn.fit import COUNT_MODELS, FitSettings, training_rows
+from tailorbird.training.churn.fit import COUNT_MODELS, training_rows
 from tailorbird.training.churn.labels import Activity, Window, build_activity
 from tailorbird.training.churn.report import cut_to_dict
 from tailorbird.training.churn.rolling_origin import backtest_windows, feature_horizon
 from tailorbird.training.churn.rows import PeopleFeatures, needed_columns
-from tailorbird.training.churn.train import ChurnSettings, run_backtest
+from tailorbird.training.churn.training_rows import FitSettings
 
 BEGIN = 20_000 * DAY
 CHURN = Churn(window="28d", period="7d", recency="since", frequency="bought", age="age")

@@ -15,19 +15,15 @@ from tailorbird.features.declare.checks import collecting
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking import Churn, Contact
 from tailorbird.ranking.calibration import Identity
-from tailorbird.ranking.churn.bundle import (
-    ChurnBundle,
-    ChurnPlan,
-    Part,
-    space_files,
-    write_churn_bundle,
-)
-from tailorbird.ranking.encode.encoder import Ragged
-from tailorbird.ranking.tower import TOLERANCE
+from tailorbird.ranking.churn.bundle import ChurnBundle, space_files
+from tailorbird.ranking.churn.bundle_writer import write_churn_bundle
+from tailorbird.ranking.churn.plan import ChurnPlan, Part
+from tailorbird.ranking.encode.rows import Ragged
+from tailorbird.ranking.tower_net import TOLERANCE
 from tailorbird.registry import Window
-from tailorbird.training.churn.fit import FitSettings
+from tailorbird.training.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
 from tailorbird.training.churn.segments import find_segments, taste_groups
-from tailorbird.training.churn.train import ChurnBacktest, ChurnSettings, run_backtest
+from tailorbird.training.churn.training_rows import FitSettings
 from tailorbird.training.fit.towers import TowerSettings
 
 pytestmark = pytest.mark.slow

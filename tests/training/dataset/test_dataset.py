@@ -5,7 +5,7 @@ import pytest
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import MINUTE
-from tailorbird.training.dataset.dataset import dataset_from_answers
+from tailorbird.training.dataset.logged_answers import dataset_from_answers
 
 NOW = 1_000 * MINUTE
 

@@ -16,7 +16,7 @@ from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.policy.targets import Return, item_heads, parse_return
 from tailorbird.training.dataset.codes import Codes
-from tailorbird.training.dataset.dataset import dataset_from_answers
+from tailorbird.training.dataset.logged_answers import dataset_from_answers
 from tailorbird.training.dataset.return_labels import PresenceIndex
 from tailorbird.training.fit.target_encoding import LabelledRows, rates_in_time
 

@@ -11,7 +11,8 @@ from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.features import load_features
 from tailorbird.ranking import Slot
 from tailorbird.training.dataset.clicks import Scheme
-from tailorbird.training.dataset.rows import ANSWERS_MIN, RowSettings, load_material
+from tailorbird.training.dataset.request_choice import ANSWERS_MIN, RowSettings
+from tailorbird.training.dataset.rows import load_material
 
 NOW = 20 * DAY
 HOME = Slot("home", denominator="answer")

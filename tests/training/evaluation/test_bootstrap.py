@@ -5,6 +5,7 @@ import pytest
 
 from tailorbird.training.evaluation import metrics
 from tailorbird.training.evaluation.bootstrap import Bootstrap
+from tailorbird.training.evaluation.calibration import measure_calibration
 
 
 def test_the_interval_of_a_mean_is_as_wide_as_the_normal_one():
@@ -78,7 +79,7 @@ def test_the_calibration_interval_lies_around_the_figure():
     rng = np.random.default_rng(5)
     p = rng.uniform(0.1, 0.6, 5_000)
     label = rng.random(5_000) < p * 0.8
-    calibration = metrics.calibration(p, label)
+    calibration = measure_calibration(p, label)
     interval = Bootstrap(np.arange(500)).calibration_error(
         calibration, p, label, np.repeat(np.arange(500), 10)
     )

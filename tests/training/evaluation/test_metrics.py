@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from tailorbird.training.evaluation import metrics
+from tailorbird.training.evaluation.calibration import measure_calibration
 
 
 def lists(*scores_and_labels):
@@ -126,8 +127,8 @@ def test_a_calibrated_model_has_no_debiased_error_and_a_shifted_one_has_its_shif
     rng = np.random.default_rng(5)
     p = rng.uniform(0.05, 0.5, 40_000)
     label = rng.random(40_000) < p
-    honest = metrics.calibration(p, label)
-    shifted = metrics.calibration(p + 0.1, label)
+    honest = measure_calibration(p, label)
+    shifted = measure_calibration(p + 0.1, label)
     assert 0 < honest.error < 0.01  # by chance alone
     assert honest.debiased < 0.004
     assert shifted.error == pytest.approx(0.1, abs=0.01)
@@ -135,7 +136,7 @@ def test_a_calibrated_model_has_no_debiased_error_and_a_shifted_one_has_its_shif
 
 
 def test_calibration_of_one_constant_prediction():
-    result = metrics.calibration(np.full(10, 0.3), np.array([1, 0, 0, 0, 0, 1, 0, 0, 0, 0]))
+    result = measure_calibration(np.full(10, 0.3), np.array([1, 0, 0, 0, 0, 1, 0, 0, 0, 0]))
     assert result.count.tolist()[0] == 10 or result.count.sum() == 10
     assert result.error == pytest.approx(0.1)
 

@@ -17,8 +17,9 @@ from tailorbird.events import DAY, HOUR, MINUTE, hash64s
 from tailorbird.events.contract.schema import TIME
 from tailorbird.features import FeatureSet, count, entity, sequence
 from tailorbird.ranking import Slot
-from tailorbird.ranking.encode.encoder import Ragged
-from tailorbird.ranking.tower import TOLERANCE, VECTOR_COLUMNS, Space, read_tower
+from tailorbird.ranking.encode.rows import Ragged
+from tailorbird.ranking.tower import VECTOR_COLUMNS, Space
+from tailorbird.ranking.tower_net import TOLERANCE, read_tower
 from tailorbird.retrieval import inverted, vectors
 from tailorbird.retrieval.vectors import content_of
 from tailorbird.training.dataset.clicks import Scheme, draw_requests

@@ -24,7 +24,7 @@ from tailorbird.features.transforms import (
     vocabulary,
 )
 from tailorbird.ranking.encode.computed import COMPUTED
-from tailorbird.ranking.encode.encoder import fit_encoder
+from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.ranking.encode.steps import Quantile
 from tailorbird.registry import Columns
 from tailorbird.training.fit.target_encoding import LabelledRows

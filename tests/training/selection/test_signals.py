@@ -19,12 +19,13 @@ from tailorbird.training.report.serving_cost import (
     measure_costs,
 )
 from tailorbird.training.selection.binning import drift, entropy, learn_bins, mutual_information
+from tailorbird.training.selection.column_signals import RankSettings
 from tailorbird.training.selection.redundancy import find_clusters
 from tailorbird.training.selection.shuffles import shuffle_across_requests, shuffle_within_requests
 from tailorbird.training.selection.signal_rows import gather_signal_rows
-from tailorbird.training.selection.signals import RankSettings, rank_parts, rank_signals
+from tailorbird.training.selection.signals import rank_parts, rank_signals
 from tailorbird.training.selection.signals_page import write_signals
-from tailorbird.training.selection.subset import (
+from tailorbird.training.selection.verdicts import (
     REQUESTS_MIN,
     Signal,
     assign_verdicts,

@@ -20,6 +20,7 @@ from tests.training.test_train import HOME, Shop
 from tailorbird.errors import ConfigError, LockedError, NotReadyError, UsageError
 from tailorbird.events import DAY, SimulatedClock
 from tailorbird.models.gbdt import GbdtSettings
+from tailorbird.models.space import Choices, Range
 from tailorbird.ranking import Slot
 from tailorbird.training.fit.resume import exclusive
 from tailorbird.training.settings import TrainSettings
@@ -28,7 +29,7 @@ from tailorbird.training.tuning.choose import select_finalists
 from tailorbird.training.tuning.fits import FitResult, FitSpec
 from tailorbird.training.tuning.page import write_tuning
 from tailorbird.training.tuning.run import TuneReport, TuneSettings, tune
-from tailorbird.training.tuning.space import Choices, Range, SearchSpace, override_spaces
+from tailorbird.training.tuning.space import SearchSpace, override_spaces
 from tailorbird.training.tuning.study import Budget, Search, open_journal
 from tailorbird.training.tuning.tuned import apply_tuned, build_tuned, write_tuned
 

@@ -5,22 +5,19 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from tailorbird.cli.output import (
-    Json,
-    Report,
-    console,
-    print_json,
-    print_table,
-    progress_bars,
-    this_command,
+from tailorbird.cli.features.plan_output import (
+    describe_retraining,
+    format_bytes,
+    plan_to_dict,
+    print_changes,
+    print_plan,
 )
+from tailorbird.cli.output import Json, Report, console, print_json, progress_bars, this_command
 from tailorbird.errors import LockedError, NotReadyError, UsageError
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.features import FeatureSet
-    from tailorbird.features.migration.plan import Comparison, Measured, RecordChange
-    from tailorbird.features.state.eviction import Tally
     from tailorbird.features.state.key_partition import KeyPart
 
 POLL_S = 0.2
@@ -64,9 +61,9 @@ def plan(*, measure: bool = True, json: Json = False) -> None:
     )
     retrain = _retraining_need(project)
     if json:
-        print_json(_to_dict(comparison, tallies, measured, retrain))
+        print_json(plan_to_dict(comparison, tallies, measured, retrain))
     else:
-        _print_plan(comparison, tallies, measured, retrain)
+        print_plan(comparison, tallies, measured, retrain)
     raise SystemExit(0 if is_unchanged else EXIT_CHANGES)
 
 
@@ -105,7 +102,7 @@ def apply(*, yes: bool = False, back: bool = False, wait: bool = True, json: Jso
     else:
         features = project.features
         if features.schema_hash != before and not json:
-            _print_changes(compare_sets(_load_applied(project), features))
+            print_changes(compare_sets(_load_applied(project), features))
         if features.schema_hash != before:
             _confirm(yes, f"Apply schema {features.schema_hash}?")
         schemas.apply(project.paths.state, features, at=SystemClock().now())
@@ -137,7 +134,7 @@ def apply(*, yes: bool = False, back: bool = False, wait: bool = True, json: Jso
         )
     else:
         out.print(f"Schema {features.schema_hash} is applied; its state is being built.")
-    for line in _describe_retraining(_retraining_need(project, features.schema_hash)):
+    for line in describe_retraining(_retraining_need(project, features.schema_hash)):
         out.print(line)
     if back and _declared_schema(project) != features.schema_hash:
         out.print(
@@ -193,7 +190,7 @@ def prune(*, unnamed: bool = False, json: Json = False) -> None:
         )
         return
     for schema, size in removed.items():
-        console().print(f"schema {schema}: removed, {_bytes(size)}")
+        console().print(f"schema {schema}: removed, {format_bytes(size)}")
     for schema, records in removed_copies.items():
         console().print(
             f"schema {schema.removeprefix('tb:')}: {records:,} records removed from the Valkey"
@@ -362,189 +359,3 @@ def _retraining_need(project: "Project", schema: str = "") -> dict[str, Any]:
         "reads": champion_schema,
         "retrain": bool(champion) and champion_schema != (schema or project.features.schema_hash),
     }
-
-
-def _describe_retraining(retrain: dict[str, Any]) -> list[str]:
-    if not retrain["champion"]:
-        return [f"There is no champion yet:  {this_command()} train"]
-    if not retrain["retrain"]:
-        return []
-    notice = (
-        f"{retrain['champion']} reads schema {retrain['reads']} and goes on answering with it, "
-        "its state being kept up beside the new one."
-    )
-    return [notice, f"A model of the new schema:  {this_command()} train"]
-
-
-def _to_dict(
-    comparison: "Comparison",
-    tallies: "dict[str, Tally] | None",
-    measured: "Measured | None",
-    retrain: dict[str, Any],
-) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    now, sampled = tallies or {}, measured.tallies if measured is not None else {}
-    records = [
-        {
-            **asdict(record),
-            "entities": now[record.entity].entities if record.entity in now else None,
-            "sampled": sampled[record.entity].entities if record.entity in sampled else None,
-            "state_mean": _mean(record.entity, now),
-            "state_mean_sampled": _mean(record.entity, sampled),
-        }
-        for record in comparison.records
-    ]
-    build = None
-    if measured is not None:
-        least, likely, most = measured.seconds
-        build = {
-            "rows": measured.rows_total,
-            "sample": measured.rows,
-            "seconds": likely,
-            "seconds_least": least,
-            "seconds_most": most,
-        }
-    return {
-        "schema": comparison.after,
-        "applied": comparison.before,
-        "changes": [asdict(change) for change in comparison.changes],
-        "records": records,
-        "bytes_before": _total(comparison, tallies, "before"),
-        "bytes_after": _total(comparison, tallies, "after"),
-        "proofs": [asdict(proof) for proof in comparison.proofs],
-        "attached": list(comparison.attached),
-        "build": build,
-        **retrain,
-    }
-
-
-def _total(comparison: "Comparison", tallies: "dict[str, Tally] | None", field: str) -> int | None:
-    """Return the bytes of all records at full width, by the entities in the applied state."""
-    if tallies is None:
-        return None
-    return sum(
-        getattr(record, field) * tallies[record.entity].entities
-        for record in comparison.records
-        if record.entity in tallies
-    )
-
-
-def _mean(entity: str, tallies: "dict[str, Tally]") -> int | None:
-    """Return the mean size of the stored state records."""
-    return tallies[entity].state_bytes_mean if entity in tallies else None
-
-
-def _print_plan(
-    comparison: "Comparison",
-    tallies: "dict[str, Tally] | None",
-    measured: "Measured | None",
-    retrain: dict[str, Any],
-) -> None:
-    out = console()
-    if comparison.before == comparison.after:
-        out.print(f"Nothing to do: schema {comparison.after} is applied.")
-    else:
-        _print_changes(comparison)
-    sampled = measured.tallies if measured is not None else {}
-    rows = [_record_row(record, tallies or {}, sampled) for record in comparison.records]
-    numbers = [
-        "state at most",
-        "then",
-        "mean now",
-        "in the sample",
-        "reading now",
-        "then ",
-        "how many",
-    ]
-    print_table("\nBytes of an entity's records", ["entity", *numbers], rows, right=numbers)
-    if tallies is not None:
-        total_before, total_after = (
-            _total(comparison, tallies, "before") or 0,
-            _total(comparison, tallies, "after") or 0,
-        )
-        out.print(
-            f"Together at most {_bytes(total_before)} now, {_bytes(total_after)} then; empty "
-            "parts of a "
-            "record take no space."
-        )
-    if comparison.proofs:
-        tightest = min(comparison.proofs, key=lambda proof: proof.events)
-        out.print(
-            f"No sum overflows: each of {len(comparison.proofs)} holds the largest value "
-            f"{tightest.events:,} times or more "
-            f"({tightest.name}, {tightest.place}: {tightest.units_max:,} units)."
-        )
-    if comparison.before == comparison.after:
-        return
-    if comparison.attached:
-        names = ", ".join(comparison.attached)
-        out.print(
-            f"Events routed so far do not carry {names}: it is filled in from the versions "
-            "of the profiles, for all history."
-        )
-    if measured is not None:
-        least_s, likely, most = measured.seconds
-        estimate = (
-            f"The new state takes about {_seconds(likely)} to build ({_seconds(least_s)} to "
-            f"{_seconds(most)}): "
-        )
-        out.print(
-            f"{estimate}{measured.rows_total:,} rows, by a sample of {measured.rows:,} taken in "
-            "just now."
-        )
-    else:
-        out.print(
-            "How long the new state takes to build was not measured: the lake has no rows, "
-            "or --no-measure."
-        )
-    for line in _describe_retraining(retrain):
-        out.print(line)
-    out.print(f"To apply it without stopping anything:  {this_command()} features apply")
-
-
-def _print_changes(comparison: "Comparison") -> None:
-    title = f"Schema {comparison.before or '(none)'} → {comparison.after}"
-    rows = [
-        (change.change, change.name, change.entity, change.place, change.what)
-        for change in comparison.changes
-    ]
-    print_table(title, ["change", "column", "of", "line", "what"], rows)
-    if not comparison.changes:
-        console().print(
-            "No column changes, but their order or the engine does, and with it the records."
-        )
-
-
-def _record_row(
-    record: "RecordChange", tallies: "dict[str, Tally]", sampled: "dict[str, Tally]"
-) -> tuple[object, ...]:
-    means = _mean(record.entity, tallies), _mean(record.entity, sampled)
-    return (
-        record.entity,
-        record.state_before,
-        record.state_after,
-        *means,
-        record.reading_before,
-        record.reading_after,
-        _count(record.entity, tallies, sampled),
-    )
-
-
-def _count(entity: str, tallies: "dict[str, Tally]", sampled: "dict[str, Tally]") -> str:
-    if entity in tallies:
-        return f"{tallies[entity].entities:,}"
-    return f"{sampled[entity].entities:,} in the sample" if entity in sampled else ""
-
-
-def _bytes(size: int) -> str:
-    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size} bytes"
-
-
-def _seconds(seconds: float) -> str:
-    if seconds >= 90 * 60:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.1f} s"

@@ -75,8 +75,9 @@ def backfill(
 
     from tailorbird.config import open_project
     from tailorbird.features.offline.entity_table import read_backfill_inputs
+    from tailorbird.features.offline.partition.inputs import definitions
     from tailorbird.features.offline.profile_join import JoinedEvents
-    from tailorbird.features.offline.shards import backfill_to, definitions
+    from tailorbird.features.offline.shards import backfill_to
     from tailorbird.file_lock import FileLock
 
     project = open_project()
@@ -152,7 +153,7 @@ def _open_requests(
         requests_of_file,
         write_backfill_inputs,
     )
-    from tailorbird.features.offline.shards import hash_inputs
+    from tailorbird.features.offline.partition.inputs import hash_inputs
     from tailorbird.lake import Lake
     from tailorbird.lake.delta.versions import from_manifest, to_manifest, versions_of
 

@@ -19,8 +19,9 @@ from tailorbird.errors import UsageError
 if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.ranking.slot import Slot
-    from tailorbird.training.selection.signals import RankSettings, SignalReport
-    from tailorbird.training.selection.subset import Signal
+    from tailorbird.training.selection.column_signals import RankSettings
+    from tailorbird.training.selection.signals import SignalReport
+    from tailorbird.training.selection.verdicts import Signal
 
 _BAR_WIDTH = 12
 
@@ -78,7 +79,7 @@ def rank(
     """
     from tailorbird.config import open_project
     from tailorbird.platform.training import window_us
-    from tailorbird.training.selection.signals import RankSettings
+    from tailorbird.training.selection.column_signals import RankSettings
     from tailorbird.training.selection.signals_page import write_signals
 
     _check_options(requests, tolerance)

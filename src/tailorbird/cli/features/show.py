@@ -1,21 +1,29 @@
 """`tailorbird features show`: feature values of an entity, now or in the past, explained."""
 
-import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tailorbird.cli.output import Json, console, print_json, print_table, this_command
-from tailorbird.errors import NotReadyError, UsageError, suggest_name
+from tailorbird.cli.features.missing_fields import print_missing_fields
+from tailorbird.cli.features.person_item import (
+    EVENTS_SELECT,
+    PersonItemQuery,
+    check_name,
+    entities_without_events,
+    entity_values,
+    event_condition,
+    find_person,
+    newest_events,
+    none_if_missing,
+    print_without_events,
+    pseudonymised,
+    resolve_positions,
+)
+from tailorbird.cli.output import Json, console, print_json, print_table
+from tailorbird.errors import NotReadyError, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from tailorbird.config import Project
-    from tailorbird.features.explain import Explanation
 
 _EVENT_COLUMNS = ("ts", "type", "item_id", "request_id", "p")
-_EVENTS_SELECT = "ts, type, item_id, request_id, counts"
 
 
 def show(
@@ -99,7 +107,7 @@ def show(
             fix="an answer's own is its p",
         )
     project = open_project(applied=True)
-    about = tuple(_pseudonymised(project, text) for text in about)
+    about = tuple(pseudonymised(project, text) for text in about)
     if alone and kind != "item":
         name = about[0].partition(":")[2]
     clock, note = clock_of_answers("", project, SystemClock())
@@ -107,72 +115,31 @@ def show(
     if note and not at and not json:
         console().print(note)
     if why:
-        _check_name(project, why)
+        check_name(project, why)
     if not alone:
         from tailorbird.cli.features.show_about import EntityQuery, explain_about, show_about
 
         query = EntityQuery(
-            about, t, _resolve_positions(project, known), bool(at) or bool(known), events
+            about, t, resolve_positions(project, known), bool(at) or bool(known), events
         )
         explain_about(project, query, why, json) if why else show_about(project, query, json)
     elif why:
-        _explain(project, _EntityQuery(kind, name, item, t, known, clock.now()), why, json)
+        _explain(project, PersonItemQuery(kind, name, item, t, known, clock.now()), why, json)
     elif at or known:
-        _show_then(project, _EntityQuery(kind, name, item, t, known, clock.now()), events, json)
+        _show_then(project, PersonItemQuery(kind, name, item, t, known, clock.now()), events, json)
     else:
-        _show_now(project, _EntityQuery(kind, name, item, t, None, t), events, json)
+        _show_now(project, PersonItemQuery(kind, name, item, t, None, t), events, json)
 
 
-def _pseudonymised(project: "Project", text: str) -> str:
-    """Replace the id of a person by its pseudonym if the project uses pseudonyms."""
-    from tailorbird.events.contract.contract import ANONYMOUS_PREFIX
-    from tailorbird.privacy.people import pseudonymise_ids
-
-    field, _, value = text.partition(":")
-    if not value or field not in ("user", "anonymous"):
-        return text
-    prefix = ANONYMOUS_PREFIX if field == "anonymous" else ""
-    (stored,) = pseudonymise_ids([f"{prefix}{value}"], project.pseudonyms())
-    return f"{field}:{stored.removeprefix(prefix)}"
-
-
-@dataclass(frozen=True)
-class _EntityQuery:
-    """The entity to show: a person, an item or both, as of `t`, from events up to `known`.
-
-    `name` is "" for an item alone, and `now` is the present time.
-    """
-
-    kind: str
-    name: str
-    item: str
-    t: int
-    known: list[int] | None
-    now: int
-
-    @property
-    def request(self):
-        from tailorbird.features import ReadRequest
-
-        user, anonymous = (
-            (self.name or None, None) if self.kind != "anonymous" else (None, self.name)
-        )
-        return ReadRequest(anonymous_id=anonymous, user_id=user, now=self.t)
-
-    def title(self, person: str) -> str:
-        who = [] if self.kind == "item" else [person or "nobody"]
-        return " and ".join([*who, *([self.item] if self.item else [])])
-
-
-def _show_now(project: "Project", query: _EntityQuery, events: int, json: bool) -> None:
+def _show_now(project: "Project", query: PersonItemQuery, events: int, json: bool) -> None:
     from tailorbird.events import to_iso
 
     rows = _read(project, query)
     person = rows.person or ""
-    values = _entity_values(project, query, rows.numeric[0])
+    values = entity_values(project, query, rows.numeric[0])
     present = {key: value for key, value in values.items() if value == value}
-    newest = _newest_events(project, _event_condition(query, person), events)
-    without_events = _entities_without_events(project, query, person)
+    newest = newest_events(project, event_condition(query, person), events)
+    without_events = entities_without_events(project, query, person)
     if json:
         print_json(
             {
@@ -195,13 +162,13 @@ def _show_now(project: "Project", query: _EntityQuery, events: int, json: bool) 
     missing = [key for key, value in values.items() if value != value]
     if missing:
         console().print(f"missing: {', '.join(missing)}")
-    _print_without_events(without_events)
+    print_without_events(without_events)
     print_table(
-        "\nNewest events", _EVENTS_SELECT.split(", "), [list(row.values()) for row in newest]
+        "\nNewest events", EVENTS_SELECT.split(", "), [list(row.values()) for row in newest]
     )
 
 
-def _show_then(project: "Project", query: _EntityQuery, events: int, json: bool) -> None:
+def _show_then(project: "Project", query: PersonItemQuery, events: int, json: bool) -> None:
     """Show each feature as of the past, by the lake, next to the state's present value."""
     import numpy as np
 
@@ -212,9 +179,9 @@ def _show_then(project: "Project", query: _EntityQuery, events: int, json: bool)
     from tailorbird.features.parity.sampled import required_events
     from tailorbird.lake import Lake
 
-    lake, positions = Lake(project.paths.lake), _resolve_positions(project, query.known)
+    lake, positions = Lake(project.paths.lake), resolve_positions(project, query.known)
     p = max(positions)
-    person = _person(project, query, p)
+    person = find_person(project, query, p)
     requests = Requests(
         np.array([query.t]),
         stack_positions([positions]),
@@ -230,13 +197,13 @@ def _show_then(project: "Project", query: _EntityQuery, events: int, json: bool)
         ),
         requests,
     )
-    values_then = _entity_values(project, query, rows_then.numeric[0])
+    values_then = entity_values(project, query, rows_then.numeric[0])
     try:
-        values_now = _entity_values(project, query, _read(project, query, now=True).numeric[0])
+        values_now = entity_values(project, query, _read(project, query, now=True).numeric[0])
     except NotReadyError:  # There is no state yet, or it is being built.
         values_now = {}
-    newest = _newest_events(project, _event_condition(query, person), events, before=query.t, p=p)
-    without_events = _entities_without_events(project, query, person)
+    newest = newest_events(project, event_condition(query, person), events, before=query.t, p=p)
+    without_events = entities_without_events(project, query, person)
     if json:
         present = {
             name: {key: value for key, value in values.items() if value == value}
@@ -255,27 +222,27 @@ def _show_then(project: "Project", query: _EntityQuery, events: int, json: bool)
         return
     title = f"{query.title(person)} at {to_iso(query.t)} by the lake, known up to {p:,}"
     rows = [
-        (name, _none_if_missing(value), _none_if_missing(values_now.get(name)))
+        (name, none_if_missing(value), none_if_missing(values_now.get(name)))
         for name, value in values_then.items()
     ]
     print_table(title, ["feature", "then", "now"], rows, right=["then", "now"])
-    _print_without_events(without_events)
+    print_without_events(without_events)
     print_table(
-        "\nNewest events then", _EVENTS_SELECT.split(", "), [list(row.values()) for row in newest]
+        "\nNewest events then", EVENTS_SELECT.split(", "), [list(row.values()) for row in newest]
     )
 
 
-def _explain(project: "Project", query: _EntityQuery, name: str, json: bool) -> None:
+def _explain(project: "Project", query: PersonItemQuery, name: str, json: bool) -> None:
     from tailorbird.events import to_iso
     from tailorbird.features import ReadRequest
     from tailorbird.features.explain import explain
     from tailorbird.features.offline.profile_join import JoinedEvents
-    from tailorbird.features.reference.reference import routed_events
+    from tailorbird.features.reference.moments import routed_events
     from tailorbird.lake import Lake, span
 
-    lake, positions = Lake(project.paths.lake), _resolve_positions(project, query.known)
+    lake, positions = Lake(project.paths.lake), resolve_positions(project, query.known)
     p = max(positions)
-    person = _person(project, query, p)
+    person = find_person(project, query, p)
     events = routed_events(JoinedEvents(lake, project.features).table(where=span(ts_to=query.t)))
     explanation = explain(
         project.features,
@@ -322,44 +289,7 @@ def _explain(project: "Project", query: _EntityQuery, name: str, json: bool) -> 
     )
 
 
-def print_missing_fields(explanation: "Explanation", about: Sequence[str]) -> None:
-    """Print why a value is missing for lack of a field, and how to pass the field."""
-    for part in (explanation, *explanation.reads):
-        if part.value == part.value or not part.lacks:
-            continue
-        fields = [name for name in part.lacks if "." not in name]
-        attributes = [name for name in part.lacks if "." in name]
-        if attributes:
-            console().print(f"{part.name} is missing: no profile says {', '.join(attributes)}")
-        if fields:
-            arguments = " ".join(
-                shlex.quote(text) for text in (*about, *(f"{name}:VALUE" for name in fields))
-            )
-            command = f"{this_command()} features show {arguments} --why {part.name}"
-            console().print(
-                f"{part.name} is missing: it is about {', '.join(fields)} too, which was not "
-                f"said. Try {command}"
-            )
-
-
-def _check_name(project: "Project", name: str) -> None:
-    similar = {similarity.name: similarity.of for similarity in project.features.similarities}
-    if name in similar:
-        problem = f"{name} is made by a model's table, which events do not have"
-        raise UsageError(
-            problem,
-            where="--why",
-            fix=f"--why {similar[name]} shows what it is made of; recommend --explain, what it did",
-        )
-    names = [feature.name for feature in project.features.features]
-    if name not in names:
-        raise UsageError(
-            f"features.py declares no feature {name!r}",
-            fix=suggest_name(name, names, "tailorbird features list"),
-        )
-
-
-def _read(project: "Project", query: _EntityQuery, *, now: bool = False):
+def _read(project: "Project", query: PersonItemQuery, *, now: bool = False):
     from dataclasses import replace
 
     from tailorbird.features.online.read import Reader
@@ -371,127 +301,3 @@ def _read(project: "Project", query: _EntityQuery, *, now: bool = False):
         )
     finally:
         reader.close()
-
-
-def _entity_values(project: "Project", query: _EntityQuery, row: "np.ndarray") -> dict[str, float]:
-    """Return the numeric features of the entity.
-
-    Features of items are included only with an item, and those of an item alone only if no other
-    entity takes part in them.
-    """
-    columns = set()
-    for column in project.features.columns:
-        is_item_field = [name.partition(".")[0] == "item" for name in column.entity.split("+")]
-        if all(is_item_field) if query.kind == "item" else query.item or not any(is_item_field):
-            columns.add(column.name)
-    return {
-        name: value
-        for name, value in zip(project.features.numeric, row.tolist(), strict=True)
-        if name in columns
-    }
-
-
-def _resolve_positions(project: "Project", positions: list[int] | None) -> tuple[int, ...]:
-    """Return the given positions, one per part or one for all; by default all that the lake has."""
-    from tailorbird.lake import Lake
-
-    newest = Lake(project.paths.lake).newest_p()
-    if positions and max(positions) > newest:
-        raise NotReadyError(
-            f"the lake knows events up to {newest:,}, not {max(positions):,}",
-            fix="wait a second, or tailorbird run lake",
-        )
-    return tuple(positions) if positions else (newest,)
-
-
-def _person(project: "Project", query: _EntityQuery, p: int) -> str:
-    if query.kind == "anonymous":
-        return resolve_anonymous(project, query.name, p)
-    return _merged_user(project, query.name, p) if query.name else ""
-
-
-def resolve_anonymous(project: "Project", anonymous: str, p: int) -> str:
-    """Return the user of an anonymous id, by the newest identify event and merges up to `p`."""
-    from tailorbird.lake import Lake
-
-    query = (
-        "SELECT user_id FROM events WHERE type = 'identify' AND anonymous_id = "
-        f"{_quote(anonymous)} AND p <= {p} "
-        "ORDER BY ts DESC, p DESC LIMIT 1"
-    )
-    matches = Lake(project.paths.lake).sql(query)
-    return (
-        _merged_user(project, matches.column("user_id")[0].as_py(), p)
-        if matches.num_rows
-        else f"anon:{anonymous}"
-    )
-
-
-def _merged_user(project: "Project", user: str, p: int) -> str:
-    """Return the user that a user was merged into, by the merges up to `p`."""
-    import pyarrow.dataset as ds
-
-    from tailorbird.events.merges import COLUMNS, merge_rows, merges_of, survivor
-    from tailorbird.lake import Lake
-
-    merges = Lake(project.paths.lake).table(
-        "events", COLUMNS, (ds.field("type") == "merge") & (ds.field("p") <= p)
-    )
-    return survivor(user, dict(merges_of(merge_rows(merges))).get)[0]
-
-
-def _event_condition(query: _EntityQuery, person: str) -> str:
-    """Return the SQL condition for the events of the person, or of the item alone."""
-    return _item_condition(query.item) if query.kind == "item" else f"person = {_quote(person)}"
-
-
-def _item_condition(item: str) -> str:
-    return f"(item_id = {_quote(item)} OR list_contains(items, {_quote(item)}))"
-
-
-def _entities_without_events(project: "Project", query: _EntityQuery, person: str) -> list[str]:
-    """Return those of the person and the item that have no event in the lake."""
-    from tailorbird.lake import Lake
-
-    conditions = (
-        [] if query.kind == "item" else [(person or query.name, f"person = {_quote(person)}")]
-    )
-    conditions += [(query.item, _item_condition(query.item))] if query.item else []
-    lake = Lake(project.paths.lake)
-    return [
-        name
-        for name, where in conditions
-        if not lake.sql(f"SELECT 1 FROM events WHERE {where} LIMIT 1").num_rows
-    ]
-
-
-def _print_without_events(names: list[str]) -> None:
-    for name in names:
-        console().print(
-            f"\nThe lake has no event of {name}: what is counted is 0, and the rest is missing."
-        )
-
-
-def _newest_events(
-    project: "Project", where: str, count: int, *, before: int | None = None, p: int | None = None
-) -> list[dict]:
-    from tailorbird.events import to_iso
-    from tailorbird.lake import Lake
-
-    if count <= 0:
-        return []
-    if before is not None:
-        where += f" AND ts < TIMESTAMP '{to_iso(before)}' AND p <= {p}"
-    query = (
-        f"SELECT {_EVENTS_SELECT} FROM events WHERE {where} ORDER BY ts DESC, event_id DESC LIMIT "
-        f"{int(count)}"
-    )
-    return Lake(project.paths.lake).sql(query).to_pylist()
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _none_if_missing(value: float | None) -> float | None:
-    return value if value is not None and value == value else None

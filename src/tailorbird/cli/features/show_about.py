@@ -111,10 +111,10 @@ def show_about(project: "Project", query: EntityQuery, json: bool) -> None:
 
 def explain_about(project: "Project", query: EntityQuery, name: str, json: bool) -> None:
     """Explain one feature by its events."""
-    from tailorbird.cli.features.show import print_missing_fields
+    from tailorbird.cli.features.missing_fields import print_missing_fields
     from tailorbird.events import to_iso
     from tailorbird.features.explain import explain
-    from tailorbird.features.reference.reference import routed_events
+    from tailorbird.features.reference.moments import routed_events
     from tailorbird.features.subject import Subject
 
     subject = Subject.parse(query.texts, project.features)
@@ -185,7 +185,7 @@ def _read_state(project: "Project", subject: "Subject", result: dict[str, Any]) 
 
 def _person(project: "Project", subject: "Subject", p: int) -> str:
     """Return the person that the subject names, or ""."""
-    from tailorbird.cli.features.show import resolve_anonymous
+    from tailorbird.cli.features.person_item import resolve_anonymous
     from tailorbird.features.subject import ANONYMOUS
 
     anonymous = subject.parts.get(ANONYMOUS)

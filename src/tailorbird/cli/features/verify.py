@@ -1,6 +1,5 @@
 """`tailorbird features verify`: check served features and candidate lists against the lake."""
 
-import shlex
 import tempfile
 import time
 from collections.abc import Iterator
@@ -9,17 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tailorbird.cli.features.parity_output import print_reports, reports_to_dict
 from tailorbird.cli.features.verify_lists import compare_logged_lists, lists_to_dict, print_lists
 from tailorbird.cli.limits import parse_size
-from tailorbird.cli.output import (
-    Json,
-    Report,
-    console,
-    print_json,
-    print_table,
-    progress_bars,
-    this_command,
-)
+from tailorbird.cli.output import Json, Report, console, print_json, progress_bars
 from tailorbird.errors import NotReadyError, TailorbirdError
 
 if TYPE_CHECKING:
@@ -27,13 +19,12 @@ if TYPE_CHECKING:
 
     from tailorbird.config import Project
     from tailorbird.features import FeatureSet
-    from tailorbird.features.parity.recompute import Difference, ParityReport
+    from tailorbird.features.parity.recompute import ParityReport
     from tailorbird.features.parity.sampled import SampledRead
     from tailorbird.lake import Lake
 
 _BATCH_SIZE = 250  # People to read and compare at a time.
 _WAIT_S = 15.0  # For the lake to catch up with the state.
-_EXAMPLES_MAX = 5
 
 
 def verify(
@@ -90,10 +81,12 @@ def verify(
         if count
     }
     if json:
-        outcome = _to_dict(reports, logged, sampled, unequal) | {"lists": lists_to_dict(lists)}
+        outcome = reports_to_dict(reports, logged, sampled, unequal) | {
+            "lists": lists_to_dict(lists)
+        }
         print_json(outcome | {"copy": msgspec.to_builtins(copied)})
     else:
-        _print(reports, logged, sampled, unequal, reason)
+        print_reports(reports, logged, sampled, unequal, reason)
         print_lists(lists)
     failed = unequal or lists.unequal or (copied and copied.missing)
     raise SystemExit(1 if failed else 0)
@@ -326,95 +319,3 @@ def _wait_for(lake: "Lake", p: int) -> None:
                 fix="tailorbird run lake",
             )
         time.sleep(0.1)
-
-
-def _to_dict(
-    reports: "dict[str, ParityReport]",
-    logged: "ParityReport",
-    sampled: "ParityReport",
-    unequal: dict[str, int],
-) -> dict:
-    return {
-        "schemas": {
-            schema: {
-                "answers": report.answers,
-                "compared": report.compared,
-                "unequal": report.unequal,
-            }
-            for schema, report in reports.items()
-        },
-        "answers": logged.answers,
-        "skipped": logged.skipped,
-        "exempt": logged.exempt,
-        "pending": logged.pending,
-        "samples": sampled.answers,
-        "compared": logged.compared + sampled.compared,
-        "unequal": logged.unequal + sampled.unequal,
-        "dropped": logged.dropped + sampled.dropped,
-        "by_feature": unequal,
-        "examples": [
-            {**vars(example), "explain": explaining(example)}
-            for example in (*logged.examples, *sampled.examples)[:_EXAMPLES_MAX]
-        ],
-    }
-
-
-def _print(
-    reports: "dict[str, ParityReport]",
-    logged: "ParityReport",
-    sampled: "ParityReport",
-    unequal: dict[str, int],
-    reason: str,
-) -> None:
-    out = console()
-    out.print(
-        f"{logged.answers:,} answers, {logged.compared:,} values compared, "
-        f"{logged.unequal:,} unequal."
-    )
-    if len(reports) > 1:
-        rows = [
-            (schema, report.answers, report.compared, report.unequal)
-            for schema, report in reports.items()
-        ]
-        numbers = ["answers", "compared", "unequal"]
-        print_table("By schema", ["schema", *numbers], rows, right=numbers)
-    if logged.exempt:
-        out.print(f"{logged.exempt:,} answers are exempt: they may have read erased events.")
-    if logged.pending:
-        out.print(f"{logged.pending:,} answers wait for the lake.")
-    text = (
-        f"not compared: {reason}"
-        if reason
-        else f"{sampled.compared:,} values compared, {sampled.unequal:,} unequal."
-    )
-    out.print(f"{sampled.answers:,} people of the lake as the state has them now, {text}")
-    if dropped := logged.dropped + sampled.dropped:
-        out.print(
-            f"{dropped:,} more differ, of entities that may have been dropped: there were "
-            "more than entities_max."
-        )
-    if not unequal:
-        return
-    print_table(
-        "Unequal, by feature", ["feature", "values"], list(unequal.items()), right=["values"]
-    )
-    for example in (*logged.examples, *sampled.examples)[:_EXAMPLES_MAX]:
-        out.print(f"\n{example.feature}: read {example.logged}, the lake says {example.recomputed}")
-        out.print(f"  {explaining(example)}")
-
-
-def explaining(difference: "Difference") -> str:
-    """Return the command that explains a value."""
-    from tailorbird.events import to_iso
-
-    anonymous = difference.person.startswith("anon:")
-    entity = (
-        f"anonymous:{difference.person[5:]}" if anonymous else f"user:{difference.person or '-'}"
-    )
-    item = f" --item {shlex.quote(difference.item)}" if difference.item else ""
-    position_options = "".join(f" --known {p}" for p in difference.positions or (difference.p,))
-    return (
-        f"{this_command()} features show {shlex.quote(entity)}{item} --why "
-        f"{difference.feature} --at "
-        f"{to_iso(difference.t)}{position_options}"
-    )

@@ -485,7 +485,7 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
 
 def _worker_collectors(project: "Project") -> "list[Collector]":
     from tailorbird.features.state.progress import figures_by_schema
-    from tailorbird.serving.metric_collectors import WorkersCollector
+    from tailorbird.serving.feature_metrics import WorkersCollector
 
     return [WorkersCollector(partial(figures_by_schema, project.paths.state, project.workers))]
 

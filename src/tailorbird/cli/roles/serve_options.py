@@ -6,7 +6,8 @@ from functools import partial
 from tailorbird.config import Project
 from tailorbird.config.candidates import required_contract
 from tailorbird.events import SECOND, parse_duration
-from tailorbird.serving.auth.limits import Networks, ServerLimits
+from tailorbird.serving.auth.limits import ServerLimits
+from tailorbird.serving.auth.networks import Networks
 from tailorbird.serving.pipeline.editorial import FILE as LISTS_FILE
 from tailorbird.serving.server import BUDGETS, ServeOptions
 from tailorbird.store import CopyTarget

@@ -13,7 +13,7 @@ from tailorbird.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from tailorbird.training.evaluation.judge import Evaluation
+    from tailorbird.training.evaluation.figures import Evaluation
     from tailorbird.training.settings import TrainReport
 
 # Repeated from `platform.training`, which takes half a second to import.

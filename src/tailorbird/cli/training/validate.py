@@ -163,7 +163,7 @@ def _print(report: "ValidationReport") -> None:
 
 
 def _primary(report: "ValidationReport") -> dict[str, Any]:
-    from tailorbird.training.evaluation.judge import PRIMARY
+    from tailorbird.training.evaluation.figures import PRIMARY
 
     return {name: figures[PRIMARY] for name, figures in report.evaluation.figures.items()}
 

@@ -13,8 +13,9 @@ import msgspec
 
 from tailorbird.events.adapters.fields import nonempty_fields, parse_number, required_text
 from tailorbird.events.adapters.record import Record, UnreadableError
-from tailorbird.events.contract.contract import ITEMS_MAX, NUMBERS
+from tailorbird.events.contract.contract import ITEMS_MAX
 from tailorbird.events.contract.envelope import Event
+from tailorbird.events.contract.properties import NUMBERS
 
 ONE_EVENT_PER_PRODUCT = frozenset(
     ("click", "view", "cart", "purchase", "like", "dislike", "hide", "share", "rating")

@@ -21,9 +21,9 @@ from typing import Any
 import msgspec
 
 from tailorbird.events.adapters.batch import BATCH_BYTES, BATCH_ROWS, Batch, encode_event, row_id
-from tailorbird.events.contract.contract import Unread
 from tailorbird.events.contract.envelope import Event
 from tailorbird.events.contract.plan import PROFILE_TYPES
+from tailorbird.events.contract.verdict import Unread
 
 Record = dict[str, Any]
 WRONG_ROW = (

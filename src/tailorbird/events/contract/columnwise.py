@@ -9,50 +9,48 @@ refuses. `tests/events/test_columnwise.py` verifies equal verdicts.
                 └─ rejected by decoder or test ──► check_row ────┘
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from operator import itemgetter
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pyarrow as pa
 
 from tailorbird.events.contract import contract
-from tailorbird.events.contract.contract import (
-    Accepted,
-    Receipt,
-    Refusal,
-    check,
-    check_row,
+from tailorbird.events.contract.checked_batch import CheckedBatch, EventColumns
+from tailorbird.events.contract.contract import check, check_row, split_body
+from tailorbird.events.contract.envelope import Answer, Event
+from tailorbird.events.contract.plan import SHARED_TYPES, RoutePlan
+from tailorbird.events.contract.schema import TIME
+from tailorbird.events.contract.suspects import suspect_rows
+from tailorbird.events.contract.times import (
+    MICROSECONDS_END,
+    MICROSECONDS_MIN,
     resolve_times,
-    split_body,
     to_micros,
 )
-from tailorbird.events.contract.envelope import Answer, Event
-from tailorbird.events.contract.plan import PROFILE_TYPES, SHARED_TYPES, RoutePlan
-from tailorbird.events.contract.rules import all_satisfy, find_violation
-from tailorbird.events.contract.schema import TIME
+from tailorbird.events.contract.verdict import (
+    BROWSER,
+    BROWSER_IDENTIFY,
+    COLLECTOR,
+    Accepted,
+    ContractViolation,
+    Receipt,
+    Refusal,
+)
 
 # a body below it is decided on row by row: columns of a few values cost more than they spare
 _FEW_BYTES = 1_500
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=contract.ID_LENGTH_MAX)]
 _Text = Annotated[str, msgspec.Meta(max_length=contract.TEXT_LENGTH_MAX)]
-_Time = (
-    Annotated[int, msgspec.Meta(ge=contract.MICROSECONDS_MIN, lt=contract.MICROSECONDS_END)]
-    | str
-    | None
-)
+_Time = Annotated[int, msgspec.Meta(ge=MICROSECONDS_MIN, lt=MICROSECONDS_END)] | str | None
 _Items = Annotated[list[_Id], msgspec.Meta(max_length=contract.ITEMS_MAX)]
-_NEED_ITEM = contract.NEEDS_ITEM | {"item"}
-_COLUMNS = frozenset(("query", *contract.NUMBERS))  # properties that the contract itself validates
-_NEWLINE_ANONYMOUS = f"\n{contract.ANONYMOUS_PREFIX}"
 _YEAR_1971 = 31_536_000_000_000
 _TEXT_TIMES = frozenset(
     (20, 24, 25, 27, 29)
 )  # lengths of the usual forms: 2026-11-25T12:00:00Z, with .123, with +01:00, …
 _astuple = msgspec.structs.astuple
-_encode = msgspec.json.encode
 
 
 class _Context(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -64,57 +62,7 @@ class _Context(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False
     utc_offset_min: Annotated[int, msgspec.Meta(ge=-840, le=840)] | None = None
 
 
-class EventColumns(NamedTuple):
-    """The columns of events, all of the same length, in the order of the fields of `Event`."""
-
-    event_id: Sequence[str]
-    type: Sequence[str]
-    ts: Sequence[int | str | None]
-    sent_at: Sequence[int | str | None]
-    user_id: Sequence[str | None]
-    anonymous_id: Sequence[str | None]
-    session_id: Sequence[str | None]
-    item_id: Sequence[str | None]
-    items: Sequence[list[str] | None]
-    request_id: Sequence[str | None]
-    context: Sequence[Any]
-    properties: Sequence[dict[str, Any] | None]
-    timeless: Sequence[bool]
-    received_at: Sequence[int | str | None]
-    answer: Sequence[Answer | None]
-
-    @classmethod
-    def from_rows(cls, rows: Sequence[tuple]) -> "EventColumns":
-        """Transpose tuples of all fields into columns."""
-        return cls(*(zip(*rows, strict=True) if rows else [()] * len(cls._fields)))
-
-
 assert EventColumns._fields == Event.__struct_fields__
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedBatch:
-    """The verdict on a batch of bodies.
-
-    The accepted events are columns of equal length, in the order in which they arrived.
-
-    Attributes:
-        bodies, rows: in which of the bodies, and at which row of it, each accepted event stood.
-        ts, ts_original, sent_at, received_at: their times, resolved as in `contract.Accepted`.
-        refused: each refusal with its body.
-    """
-
-    bodies: Sequence[int]
-    rows: Sequence[int]
-    fields: EventColumns
-    ts: Sequence[int]
-    ts_original: Sequence[int | None]
-    sent_at: Sequence[int | None]
-    received_at: Sequence[int]
-    refused: Sequence[tuple[int, Refusal]]
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
 
 class Contract:
@@ -147,7 +95,7 @@ class Contract:
         )
 
 
-_UNTRUSTED = (contract.COLLECTOR, contract.BROWSER, contract.BROWSER_IDENTIFY)
+_UNTRUSTED = (COLLECTOR, BROWSER, BROWSER_IDENTIFY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +112,9 @@ class _Decoders:
     def for_source(cls, plan: RoutePlan, source: str) -> "_Decoders":
         trusted = source in contract.TRUSTED
         forbidden_types: set[str] = set() if trusted else {"answer"}
-        if source in (contract.BROWSER, contract.BROWSER_IDENTIFY):
+        if source in (BROWSER, BROWSER_IDENTIFY):
             forbidden_types.update(
-                SHARED_TYPES if source == contract.BROWSER_IDENTIFY else ("identify", *SHARED_TYPES)
+                SHARED_TYPES if source == BROWSER_IDENTIFY else ("identify", *SHARED_TYPES)
             )
         names = tuple(name for name in plan.event_types if name not in forbidden_types)
         types: Any = Literal[names]  # pyrefly: ignore
@@ -344,193 +292,6 @@ def _to_columns(
     )
 
 
-def some(checked: CheckedBatch, rows: Sequence[int], *, refused: bool) -> CheckedBatch:
-    """Select the accepted events at `rows`, with or without the refusals."""
-    columns: list[Any] = [
-        checked.bodies,
-        checked.rows,
-        checked.ts,
-        checked.ts_original,
-        checked.sent_at,
-        checked.received_at,
-    ]
-    bodies, numbers, ts, ts_original, sent_at, received_at = (
-        [column[row] for row in rows] for column in columns
-    )
-    picked: list[Any] = [[column[row] for row in rows] for column in checked.fields]
-    return CheckedBatch(
-        bodies,
-        numbers,
-        EventColumns(*picked),
-        ts,
-        ts_original,
-        sent_at,
-        received_at,
-        checked.refused if refused else (),
-    )
-
-
-def suspect_rows(fields: EventColumns, plan: RoutePlan, body_bytes_max: int) -> set[int]:
-    """Return the rows that the column tests do not clear, times aside.
-
-    No body of theirs is longer than `body_bytes_max`.
-    """
-    suspects: set[int] = set()
-    if fields.type:
-        types = set(fields.type)
-        suspects.update(
-            _without_subject(fields, types),
-            _without_item(fields, types),
-            _bad_answers(fields, types),
-        )
-        suspects.update(
-            _bad_contexts(fields.context), _bad_properties(fields.properties, body_bytes_max)
-        )
-        for type_ in types & plan.rules.keys():
-            suspects.update(_rule_breakers(fields, type_, plan))
-    return suspects
-
-
-def _without_subject(fields: EventColumns, types: set[str]) -> Iterable[int]:
-    users = fields.user_id
-    if None in users or "identify" in types:
-        for row, (type_, user, visitor) in enumerate(
-            zip(fields.type, users, fields.anonymous_id, strict=True)
-        ):
-            if type_ == "identify":
-                clear = user is not None and visitor is not None
-            else:
-                clear = (
-                    user is not None or type_ == "item" or (visitor is not None and type_ != "user")
-                )
-            if not clear:
-                yield row
-    if "merge" in types:  # Merges are rare, and name their target among the properties.
-        yield from (row for row, type_ in enumerate(fields.type) if type_ == "merge")
-    names: Any = [user for user in users if user is not None] if None in users else users
-    if _NEWLINE_ANONYMOUS in "\n" + "\n".join(
-        names
-    ):  # One search over all ids is cheaper than a test per id.
-        yield from (
-            row
-            for row, user in enumerate(users)
-            if user and user.startswith(contract.ANONYMOUS_PREFIX)
-        )
-
-
-def _without_item(fields: EventColumns, types: set[str]) -> Iterable[int]:
-    if None in fields.item_id and not types.isdisjoint(_NEED_ITEM):
-        yield from (
-            row
-            for row, item in enumerate(fields.item_id)
-            if item is None and fields.type[row] in _NEED_ITEM
-        )
-    if True in fields.timeless:
-        yield from (
-            row
-            for row, timeless in enumerate(fields.timeless)
-            if timeless and fields.type[row] not in PROFILE_TYPES
-        )
-
-
-def _bad_answers(fields: EventColumns, types: set[str]) -> Iterable[int]:
-    if "answer" not in types:
-        return
-    for row, (type_, answer, items) in enumerate(
-        zip(fields.type, fields.answer, fields.items, strict=True)
-    ):
-        if type_ == "answer":
-            propensities = () if answer is None else answer.propensities
-            is_complete = (
-                answer is not None and items is not None and fields.request_id[row] is not None
-            )
-            if not is_complete or (
-                propensities
-                and not (
-                    len(propensities) == len(items or ())
-                    and min(propensities) > 0.0
-                    and max(propensities) <= 1.0
-                )
-            ):
-                yield row
-
-
-def _bad_contexts(contexts: Sequence[Any]) -> Iterable[int]:
-    countries = {context.country for context in contexts if context is not None}
-    bad = {
-        country
-        for country in countries
-        if country is not None and not contract.COUNTRY.match(country)
-    }
-    if bad:
-        yield from (
-            row
-            for row, context in enumerate(contexts)
-            if context is not None and context.country in bad
-        )
-
-
-def _bad_properties(column: Sequence[dict[str, Any] | None], body_bytes_max: int) -> Iterable[int]:
-    nonempty = [properties for properties in column if properties]
-    if not nonempty:
-        return
-    names = set(chain.from_iterable(nonempty))
-    types = set(map(type, chain.from_iterable(map(dict.values, nonempty))))
-    alarm = (
-        body_bytes_max * contract.GROWTH_MAX > contract.PROPERTIES_BYTES_MAX
-        and len(_encode(nonempty)) > contract.PROPERTIES_BYTES_MAX
-    )
-    alarm = alarm or not types.isdisjoint(contract.NESTED)
-    if body_bytes_max > contract.FLOAT_DIGITS_MAX and int in types:
-        integers = [
-            value for value in chain.from_iterable(map(dict.values, nonempty)) if type(value) is int
-        ]
-        alarm = (
-            alarm
-            or not -contract.INTEGER_BOUND < min(integers) <= max(integers) < contract.INTEGER_BOUND
-        )
-    for name in names & _COLUMNS:
-        values = [value for properties in nonempty if (value := properties.get(name)) is not None]
-        alarm = alarm or (bool(values) and not _fits(name, values))
-    if alarm:
-        yield from (
-            row for row, properties in enumerate(column) if properties and _is_bad(properties)
-        )
-
-
-def _fits(name: str, values: Sequence[Any]) -> bool:
-    types = set(map(type, values))
-    if name == "query":
-        return types == {str}
-    low, high = contract.NUMBERS[name]
-    return types <= {int, float} and low <= min(values) and max(values) <= high
-
-
-def _is_bad(properties: dict[str, Any]) -> bool:
-    values = ((name, properties.get(name)) for name in _COLUMNS)
-    return (
-        any(value is not None and not _fits(name, (value,)) for name, value in values)
-        or contract.find_too_deep(properties) is not None
-        or contract.find_oversized_integer(properties) is not None
-        or len(_encode(properties)) > contract.PROPERTIES_BYTES_MAX
-    )
-
-
-def _rule_breakers(fields: EventColumns, type_: str, plan: RoutePlan) -> Iterable[int]:
-    rules = plan.rules[type_]
-    rows = [row for row, event_type in enumerate(fields.type) if event_type == type_]
-    property_rows = [fields.properties[row] or {} for row in rows]
-    if not all(
-        all_satisfy(rule, [properties.get(rule.name) for properties in property_rows])
-        for rule in rules
-    ):
-        yield from (
-            row
-            for row, properties in zip(rows, property_rows, strict=True)
-            if find_violation(rules, properties) is not None
-        )
-
-
 def _micros(column: Sequence[int | str | None], suspects: set[int]) -> Sequence[int | None]:
     """Convert a column of times to microseconds.
 
@@ -545,7 +306,7 @@ def _micros(column: Sequence[int | str | None], suspects: set[int]) -> Sequence[
         if moment is None:
             try:
                 moment = to_micros(text, "")
-            except contract.ContractViolation:
+            except ContractViolation:
                 suspects.add(row)
         times[row] = moment
     return times  # type: ignore[return-value]
@@ -564,6 +325,6 @@ def _usual_times(texts: list[str]) -> Sequence[int | None]:
         return [None] * len(texts)
     return (
         moments
-        if min(moments) > _YEAR_1971 and max(moments) < contract.MICROSECONDS_END - _YEAR_1971
+        if min(moments) > _YEAR_1971 and max(moments) < MICROSECONDS_END - _YEAR_1971
         else [None] * len(texts)
     )

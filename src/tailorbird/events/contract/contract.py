@@ -12,134 +12,45 @@ adapter wrote in place of an unreadable foreign record (`Unread`) is refused wit
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from operator import attrgetter
-from typing import Annotated, Any
 
 import msgspec
 
 from tailorbird.events.clock import to_iso
 from tailorbird.events.contract.envelope import Event
 from tailorbird.events.contract.plan import MERGED_INTO, PROFILE_TYPES, SHARED_TYPES, RoutePlan
+from tailorbird.events.contract.properties import check_properties
 from tailorbird.events.contract.rules import find_violation, format_value
+from tailorbird.events.contract.times import resolve_times, to_micros
+from tailorbird.events.contract.verdict import (
+    BROWSER_IDENTIFY,
+    COLLECTOR,
+    Accepted,
+    ContractViolation,
+    Receipt,
+    Refusal,
+    Unread,
+)
 
 CONTRACT_VERSION = 1
 
 ID_LENGTH_MAX = 256
 TEXT_LENGTH_MAX = 2_048
 ITEMS_MAX = 1_000
-PROPERTIES_BYTES_MAX = 65_536
-DEPTH_MAX = 32
 ANONYMOUS_PREFIX = "anon:"
-COLLECTOR, BROWSER, BROWSER_IDENTIFY = (
-    "door",
-    "browser",
-    "browser+identify",
-)  # client with a write key, browser with a public key; see `Receipt`
 # Replaces a row of an erased user, see `events.suppression`.
 ERASED = b'{"erased":true}'
-
-FLOAT_DIGITS_MAX = 308  # digits of the first integer beyond float range; shorter input has none
-INTEGER_BOUND = 1 << 1023
-# Inclusive bounds of the properties that have a column of their own.
-NUMBERS = {
-    "dwell_ms": (0.0, 86_400_000.0),
-    "price": (0.0, 1e9),
-    "quantity": (0.0, 1e6),
-    "rating": (-1e6, 1e6),
-}
 
 COUNTRY = re.compile(r"[A-Za-z]{2}\Z")
 _IDS = ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
 _ids_of = attrgetter(*_IDS)
-NESTED = frozenset((dict, list))
-# Re-encoding grows a value by less than this factor: 1e15 becomes 1000000000000000.0.
-GROWTH_MAX = 8
 TRUSTED = frozenset(("import", "server"))
 NEEDS_ITEM = frozenset(("click", "cart", "rating", "like", "dislike", "hide", "share"))
-MICROSECONDS_MIN = 100_000_000_000_000  # 1973; below it an integer is in seconds or milliseconds
-MICROSECONDS_END = 253_370_764_800_000_000  # the year 9999, beyond what text can state
-
-
-class Origin(msgspec.Struct, frozen=True, array_like=True):
-    """The original location of a replayed event: its row in the raw log."""
-
-    partition: str
-    offset: int
-    row: int
-
-
-class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metadata that the collector stores beside a body in the raw log.
-
-    Attributes:
-        received_at: microseconds.
-        source: "door" (a client), "browser" (a public key, which may send neither profiles nor
-            `identify`), "browser+identify" (a public key that may send `identify`), "import" (an
-            operator's files) or "server" (responses). Only the last two may set server-owned
-            fields.
-        encoding: "json" (one event or a list) or "ndjson" (one event a line).
-        format: the source format of the lines; "" for native events, stored as received.
-        origins: for a replay, the original row of each refused row.
-    """
-
-    received_at: int
-    source: str = COLLECTOR
-    encoding: str = "json"
-    format: str = ""
-    origins: list[Origin] = []
-
-
-class Accepted(msgspec.Struct, frozen=True):
-    """An event that satisfies the contract, with its times resolved."""
-
-    row: int
-    event: Event
-    ts: int
-    ts_original: int | None
-    sent_at: int | None
-    received_at: int
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """The reason a row was refused: a stable code, the path in the document and a sentence."""
-
-    row: int
-    code: str
-    path: str
-    message: str
-    body: bytes
-
-
-class Unread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A foreign record that its adapter could not read, written in place of an event.
-
-    Only adapters write it.
-
-    Attributes:
-        place: its position, from which ids of profiles are made where the record has none.
-        record: the complete record.
-    """
-
-    format: str
-    place: str
-    code: Annotated[str, msgspec.Meta(pattern="^[a-z_]{1,40}$")]
-    path: str
-    message: str
-    record: Any
 
 
 class _UnreadLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unread: Unread
-
-
-class ContractViolation(Exception):
-    """A violation of the contract, which `check` turns into a Refusal."""
-
-    def __init__(self, code: str, path: str, message: str) -> None:
-        self.code, self.path, self.message = code, path, message
-        super().__init__(message)
 
 
 _event = msgspec.json.Decoder(Event)
@@ -269,7 +180,7 @@ def _check_event(row: int, event: Event, size: int, receipt: Receipt, plan: Rout
     _check_owner(event, receipt)
     _check_subject(event)
     _check_context(event)
-    _check_properties(event, size)
+    check_properties(event, size)
     if (rules := plan.rules.get(event.type)) is not None and (
         broken := find_violation(rules, event.properties)
     ) is not None:
@@ -303,29 +214,6 @@ def _check_event(row: int, event: Event, size: int, receipt: Receipt, plan: Rout
 def _sendable(plan: RoutePlan) -> list[str]:
     """Return the event types that a client may send; answers are the server's own."""
     return [type_ for type_ in plan.event_types if type_ != "answer"]
-
-
-def resolve_times(
-    ts: int | None,
-    sent_at: int | None,
-    stated_received_at: int | None,
-    receipt: Receipt,
-    *,
-    timeless: bool,
-) -> tuple[int, int]:
-    """Resolve the event time and the arrival time from the times that an event states.
-
-    `stated_received_at` is the event's own `received_at`. A file that does not state arrival times
-    says nothing about the offset of its senders' clocks, so their times are taken as they are.
-    """
-    received_at = receipt.received_at if stated_received_at is None else stated_received_at
-    if timeless:
-        return 0, received_at
-    if receipt.source == "import" and stated_received_at is None and ts is not None:
-        return ts, min(ts, receipt.received_at)
-    if ts is None:
-        return received_at, received_at
-    return (ts if sent_at is None else ts + received_at - sent_at), received_at
 
 
 def _check_ids(event: Event) -> None:
@@ -504,134 +392,3 @@ def _check_context(event: Event) -> None:
             "$.context.utc_offset_min",
             f"expected -840 to 840, got {context.utc_offset_min}",
         )
-
-
-def _check_properties(event: Event, size: int) -> None:
-    """Check the properties of an event whose encoding took `size` bytes."""
-    properties = event.properties
-    if not properties:
-        return
-    query = properties.get("query")
-    if query is not None and not isinstance(query, str):
-        raise ContractViolation(
-            "wrong_type", "$.properties.query", f"expected text, got {format_value(query)}"
-        )
-    for name, (low, high) in NUMBERS.items():
-        value = properties.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ContractViolation(
-                "wrong_type",
-                f"$.properties.{name}",
-                f"expected a number, got {format_value(value)}",
-            )
-        if not low <= value <= high:  # false for NaN too; compares an integer of any length exactly
-            raise ContractViolation(
-                "number_out_of_range",
-                f"$.properties.{name}",
-                f"expected {low:g} to {high:g}, got {format_value(value)}",
-            )
-    if (
-        not NESTED.isdisjoint(map(type, properties.values()))
-        and (path := find_too_deep(properties)) is not None
-    ):
-        raise ContractViolation("too_large", path, f"nested more than {DEPTH_MAX} levels deep")
-    if size > FLOAT_DIGITS_MAX and (path := find_oversized_integer(properties)) is not None:
-        raise ContractViolation("number_out_of_range", path, "expected a number below 1e308")
-    if (
-        size * GROWTH_MAX > PROPERTIES_BYTES_MAX
-        and (size := len(msgspec.json.encode(properties))) > PROPERTIES_BYTES_MAX
-    ):
-        raise ContractViolation(
-            "too_large",
-            "$.properties",
-            f"expected at most {PROPERTIES_BYTES_MAX} bytes, got {size}",
-        )
-
-
-def find_too_deep(properties: dict) -> str | None:
-    """Return the path at which properties are nested too deeply, or None."""
-    return next((path for path, depth in _depths(properties) if depth > DEPTH_MAX), None)
-
-
-def find_oversized_integer(properties: dict) -> str | None:
-    """Return the path of an integer that no float can represent, or None.
-
-    Consumers that read event numbers as floats could not continue past it.
-    """
-    stack = [(f"$.properties.{name}", value) for name, value in properties.items()]
-    while stack:
-        path, value = stack.pop()
-        if type(value) is int and not -INTEGER_BOUND < value < INTEGER_BOUND:
-            return path
-        if isinstance(value, dict | list):
-            stack.extend(
-                (path, inner) for inner in (value.values() if isinstance(value, dict) else value)
-            )
-    return None
-
-
-def _depths(properties: dict) -> Iterator[tuple[str, int]]:
-    """Yield the path and depth of each nested container below `properties`.
-
-    Most events have none, so this is cheap.
-    """
-    stack = [
-        (f"$.properties.{name}", value, 1)
-        for name, value in properties.items()
-        if isinstance(value, dict | list)
-    ]
-    while stack:
-        path, value, depth = stack.pop()
-        yield path, depth
-        if depth > DEPTH_MAX:
-            continue
-        children = value.values() if isinstance(value, dict) else value
-        stack.extend(
-            (path, inner, depth + 1) for inner in children if isinstance(inner, dict | list)
-        )
-
-
-def to_micros(value: int | str, path: str) -> int:
-    """Convert RFC 3339 text with a zone, or integer microseconds, to microseconds."""
-    if isinstance(value, int):
-        if 0 < value < MICROSECONDS_MIN:
-            unit = "milliseconds" if value > MICROSECONDS_MIN // 1_000 else "seconds"
-            raise ContractViolation(
-                "bad_time",
-                path,
-                f"expected microseconds since 1970, got {value}, which looks like {unit}",
-            )
-        if not 0 < value < MICROSECONDS_END:
-            raise ContractViolation(
-                "bad_time", path, f"expected microseconds since 1970, got {value}"
-            )
-        return value
-    try:
-        moment = datetime.fromisoformat(value)
-        offset = moment.utcoffset()
-    except ValueError:
-        raise ContractViolation(
-            "bad_time",
-            path,
-            f"expected a time such as 2026-11-25T12:00:00Z, got {format_value(value)}",
-        ) from None
-    if offset is None:
-        raise ContractViolation(
-            "bad_time",
-            path,
-            "expected a time with its zone, such as 2026-11-25T12:00:00Z, "
-            f"got {format_value(value)}",
-        )
-    naive = moment.replace(tzinfo=None) - offset if _in_range(moment) else None
-    if naive is None:
-        raise ContractViolation(
-            "bad_time", path, f"expected a year from 1970 to 9998, got {format_value(value)}"
-        )
-    elapsed = naive - datetime(1970, 1, 1)
-    return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
-
-
-def _in_range(moment: datetime) -> bool:
-    return 1970 <= moment.year <= 9998

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from tailorbird.events.adapters.mapping import Mapping, parse_mapping, sample_lines
-from tailorbird.events.contract.contract import Receipt, Refusal, check
+from tailorbird.events.adapters.mapping import sample_lines
+from tailorbird.events.adapters.mapping_file import Mapping, parse_mapping
+from tailorbird.events.contract.contract import check
 from tailorbird.events.contract.plan import EVENT_TYPES, RoutePlan
+from tailorbird.events.contract.verdict import Receipt, Refusal
 
 SHARE_MAX = 0.01  # of the rows that may be refused without a word
 _SHOWN = 10

@@ -19,12 +19,7 @@ import numpy.typing as npt
 
 from tailorbird.features.arithmetic.runs import OF_RUN
 from tailorbird.features.arithmetic.sketch import estimate
-from tailorbird.features.declare.declarations import (
-    DECAY_HALF_LIVES,
-    DECAY_STEPS,
-    HORIZON,
-    SQUARE_BITS,
-)
+from tailorbird.features.declare.limits import DECAY_HALF_LIVES, DECAY_STEPS, HORIZON, SQUARE_BITS
 from tailorbird.features.event_columns.extracts import PEAK_ZERO
 from tailorbird.features.layout.layout import Layout, Spot, Step
 

@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.declare.declarations import RANK_MAX
+from tailorbird.features.declare.limits import RANK_MAX
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]

@@ -17,19 +17,21 @@ from tailorbird.errors import DeclarationError
 from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
 from tailorbird.features.declare.declarations import (
     CANDIDATE_COLUMN,
-    EDGES_MAX,
-    EVENT_FIELDS,
-    EVENTS_MAX,
-    HOPS_DEFAULT,
-    HOPS_MAX,
-    HORIZON,
-    HORIZON_HOP,
     REQUEST_COLUMNS,
     RESERVED,
     Amount,
     Entity,
     Feature,
     Window,
+)
+from tailorbird.features.declare.fields import EVENT_FIELDS
+from tailorbird.features.declare.limits import (
+    EDGES_MAX,
+    EVENTS_MAX,
+    HOPS_DEFAULT,
+    HOPS_MAX,
+    HORIZON,
+    HORIZON_HOP,
 )
 from tailorbird.features.declare.scalars import check_computable
 from tailorbird.features.expr.expression import Expression, ExpressionError, parse

@@ -12,20 +12,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tailorbird.events.clock import DAY, MINUTE
 from tailorbird.features.expr.expression import Expression
 
-HORIZON = 400 * DAY
-HORIZON_HOP = 25 * DAY
-HOPS_MAX = 64
-HOPS_DEFAULT = 12
-SEQUENCE_LENGTH = 128
-SEQUENCE_LENGTH_MAX = 1_024
-FURTHER_VALUES_MAX = 8  # values per event of a sequence besides item, type and time
-SESSION_GAP = 30 * MINUTE
-SESSION_LENGTH = 64
-GAP_LENGTH = 32
-RUN_LENGTH = 64  # events of `favourite` and `seen`
 SESSION_TYPES = (
     "cart",
     "click",
@@ -38,21 +26,6 @@ SESSION_TYPES = (
     "share",
     "view",
 )
-# A decay has 4 tiles a half-life and forgets what is older than 8, a weight of 1/256.
-DECAY_STEPS = 4
-DECAY_HALF_LIVES = 8
-# Squares are summed in two limbs: what is below this many bits, and the rest.
-SQUARE_BITS = 31
-# A sketch has 2^precision registers; ranks are cut off here, so that sums of 2^−rank are exact.
-PRECISION_MIN, PRECISION_MAX = 4, 8
-RANK_MAX = 40
-# A sum must hold this many events of the largest value.
-EVENTS_MAX = 1 << 30
-EDGES_MAX = 32  # edges of a quantile's buckets
-WORDS = 16  # words of a text or query that are compared
-ELEMENTS_MAX = 256  # columns of one list
-SIMILARITY_LENGTH = 10
-SIMILARITY_LENGTH_MAX = 64  # items that a similarity compares with
 
 # Columns that a model sees besides the features, see `ranking.encode.computed`; reserved names.
 COMPUTED_NAMES = ("recent_age", "category_share", "age_days")
@@ -70,56 +43,10 @@ REQUEST_COLUMNS = ("request_id", "person", "ts", "p", "item")
 # kind stay valid.
 LATER = {"later": True}
 
-# Columns of an event that expressions may name; `item.x`, `user.x` and `properties.x` come on top.
-EVENT_FIELDS = {
-    "type": "text",
-    "user": "text",
-    "item": "text",
-    "session": "text",
-    "agent": "text",
-    "device": "text",
-    "country": "text",
-    "page": "text",
-    "referrer": "text",
-    "query": "text",
-    "slot": "text",
-    "experiment": "text",
-    "arm": "text",
-    "model": "text",
-    "answer_query": "text",
-    "local_hour": "number",
-    "weekday": "number",
-    "dwell_ms": "number",
-    "price": "number",
-    "quantity": "number",
-    "rating": "number",
-    "position": "number",
-    "propensity": "number",
-}
-ENTITY_FIELDS = (
-    "user",
-    "item",
-    "session",
-    "device",
-    "country",
-    "query",
-    "local_hour",
-    "weekday",
-    "position",
-)
-INTEGER_FIELDS = ("local_hour", "weekday", "position")  # numbers that are used as categories
 # Argument types, so that editors can offer the values.
 Kind = Literal["numeric", "categorical"]
 LearnedTable = Literal["cooccurrence"]
 How = Literal["sum", "max"]
-ContextField = Literal["device", "country", "query", "local_hour", "weekday"]
-CONTEXT_FIELDS = {
-    "device": "categorical",
-    "country": "categorical",
-    "query": "categorical",
-    "local_hour": "numeric",
-    "weekday": "numeric",
-}
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ from typing import get_args
 from tailorbird.errors import DeclarationError, suggest_name
 from tailorbird.features.declare.checks import check_name, declaration_error, register
 from tailorbird.features.declare.declarations import (
-    SIMILARITY_LENGTH,
-    SIMILARITY_LENGTH_MAX,
     Feature,
     How,
     LearnedTable,
     SequenceOf,
     Similarity,
 )
+from tailorbird.features.declare.limits import SIMILARITY_LENGTH, SIMILARITY_LENGTH_MAX
 
 TABLES, HOW = get_args(LearnedTable), get_args(How)
 

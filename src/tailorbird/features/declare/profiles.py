@@ -11,11 +11,8 @@ from tailorbird.features.declare.checks import (
     register,
 )
 from tailorbird.features.declare.declarations import (
-    CONTEXT_FIELDS,
-    ELEMENTS_MAX,
     Age,
     Attribute,
-    ContextField,
     ContextValue,
     Derived,
     Entity,
@@ -23,6 +20,8 @@ from tailorbird.features.declare.declarations import (
     Match,
     TimeSinceFirst,
 )
+from tailorbird.features.declare.fields import CONTEXT_FIELDS, ContextField
+from tailorbird.features.declare.limits import ELEMENTS_MAX
 
 
 def attribute(

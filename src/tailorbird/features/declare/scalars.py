@@ -14,15 +14,11 @@ from typing import Any
 
 from tailorbird.events.clock import HOUR
 from tailorbird.events.keys import hash64
-from tailorbird.features.declare.declarations import INTEGER_FIELDS, WORDS
-from tailorbird.features.expr.expression import (
-    Expression,
-    ExpressionError,
-    comparison,
-    constant,
-    dotted,
-)
+from tailorbird.features.declare.fields import INTEGER_FIELDS
+from tailorbird.features.declare.limits import WORDS
+from tailorbird.features.expr.expression import Expression, ExpressionError
 from tailorbird.features.expr.series import exp_scalar, log1p_scalar, log_scalar
+from tailorbird.features.expr.syntax import comparison, constant, dotted
 from tailorbird.features.request import ReadRequest
 
 Get = Callable[[str, str], Any]

@@ -18,11 +18,6 @@ from tailorbird.features.declare.checks import (
     register,
 )
 from tailorbird.features.declare.declarations import (
-    FURTHER_VALUES_MAX,
-    GAP_LENGTH,
-    RUN_LENGTH,
-    SEQUENCE_LENGTH,
-    SEQUENCE_LENGTH_MAX,
     SESSION_TYPES,
     Entity,
     Favourite,
@@ -32,6 +27,13 @@ from tailorbird.features.declare.declarations import (
     SequenceOf,
     SessionCount,
     SessionMeasure,
+)
+from tailorbird.features.declare.limits import (
+    FURTHER_VALUES_MAX,
+    GAP_LENGTH,
+    RUN_LENGTH,
+    SEQUENCE_LENGTH,
+    SEQUENCE_LENGTH_MAX,
 )
 
 

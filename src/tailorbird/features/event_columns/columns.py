@@ -6,9 +6,9 @@ frame is an event, or an event and one of its `items` where it has no item_id of
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from tailorbird.events.contract.schema import micros
 from tailorbird.events.keys import combine, hash64
-from tailorbird.features.declare.declarations import INTEGER_FIELDS, Entity
+from tailorbird.features.declare.declarations import Entity
+from tailorbird.features.declare.fields import INTEGER_FIELDS
 from tailorbird.features.declare.scalars import number_of
 from tailorbird.features.event_columns.fields import (
     JsonColumn,
@@ -29,10 +30,6 @@ from tailorbird.features.event_columns.fields import (
     weekdays,
 )
 from tailorbird.features.expr.expression import Expression
-from tailorbird.features.layout.layout import Source
-
-if TYPE_CHECKING:
-    from tailorbird.features.event_columns.extracts import Extract
 
 Int64s = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -40,6 +37,7 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.intp]
 Some = Rows | slice
+T = TypeVar("T")
 
 SHOWN_TYPES = ("answer", "impression")
 NUMBER_MAX = 1.7e308  # the limit of `plain.number_of`
@@ -84,7 +82,7 @@ class Frame:
         self._bits: dict[Expression, Int64s] = {}
         self._keys: dict[Entity, tuple[Keys, Bools]] = {}
         self._json: dict[str, JsonColumn] = {}
-        self.extracts: dict[Source, Extract] = {}
+        self._derived: dict[Hashable, Any] = {}
         self.capped: Counter[str] = (
             Counter()
         )  # values clipped at their declared maximum, by the summed expression
@@ -109,6 +107,12 @@ class Frame:
             copies = np.maximum(lengths, 1)
             self._event = np.repeat(np.arange(count), copies)
             self.index = np.arange(len(self._event)) - np.repeat(np.cumsum(copies) - copies, copies)
+
+    def derive(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return a value computed from this frame, once per key."""
+        if key not in self._derived:
+            self._derived[key] = compute()
+        return self._derived[key]
 
     def __len__(self) -> int:
         return len(self.index)

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events.keys import hash64
-from tailorbird.features.declare.declarations import SQUARE_BITS, Amount
+from tailorbird.features.declare.declarations import Amount
+from tailorbird.features.declare.limits import SQUARE_BITS
 from tailorbird.features.declare.scalars import element_of, number_of, time_of, words_of
 from tailorbird.features.event_columns.columns import Frame, take_rows
 from tailorbird.features.event_columns.fields import category_key, parsed_json
@@ -103,10 +104,7 @@ class _PartialExtract(Extract):
 
 def extract(source: Source, frame: Frame) -> Extract:
     """Return the rows of the frame that the source counts, computed once per frame."""
-    extract_ = frame.extracts.get(source)
-    if extract_ is None:
-        extract_ = frame.extracts[source] = compute_extract(source, frame)
-    return extract_
+    return frame.derive(source, lambda: compute_extract(source, frame))
 
 
 def compute_extract(source: Source, frame: Frame) -> Extract:

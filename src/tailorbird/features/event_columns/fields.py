@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from tailorbird.events.clock import HOUR
 from tailorbird.events.keys import hash64, hash64s
-from tailorbird.features.declare.declarations import WORDS
+from tailorbird.features.declare.limits import WORDS
 from tailorbird.features.declare.scalars import query_text, text_of, words_of
 
 Int64s = npt.NDArray[np.int64]

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from tailorbird.events.keys import hash64
 from tailorbird.features.expr import series
+from tailorbird.features.expr.syntax import comparison, constant, dotted
 
 LENGTH_MAX = 500
 DEPTH_MAX = 30
@@ -37,18 +38,6 @@ Array = npt.NDArray
 KindOf = Callable[[str], str | None]
 ColumnOf = Callable[[str, str], Array]
 
-_COMPARISONS: dict[type[ast.cmpop], str] = {
-    ast.Eq: "==",
-    ast.NotEq: "!=",
-    ast.Lt: "<",
-    ast.LtE: "<=",
-    ast.Gt: ">",
-    ast.GtE: ">=",
-    ast.In: "in",
-    ast.NotIn: "not in",
-    ast.Is: "is",
-    ast.IsNot: "is not",
-}
 _FUNCTIONS = {
     "abs": 1,
     "sqrt": 1,
@@ -133,27 +122,6 @@ def parse(text: str, kind_of: KindOf, *, expect: str) -> Expression:
 
 def _quote(text: str) -> str:
     return repr(text) if len(text) <= QUOTED_MAX else f"{text[:QUOTED_MAX]!r}…"
-
-
-def dotted(node: ast.expr) -> str | None:
-    """Return `item.category` for such a node, `price` for a bare name, None for anything else."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        return f"{node.value.id}.{node.attr}"
-    return None
-
-
-def constant(node: ast.expr) -> float | str | None:
-    """Return the value of a constant: numbers and truths as float."""
-    assert isinstance(node, ast.Constant)
-    value = node.value
-    assert value is None or isinstance(value, str | int | float)  # `parse` admits nothing else.
-    return value if isinstance(value, str) or value is None else float(value)
-
-
-def comparison(operator: ast.cmpop) -> str:
-    return _COMPARISONS[type(operator)]
 
 
 def _depth(tree: ast.AST) -> int:

@@ -13,7 +13,6 @@ declaration counts, `features.layout.steps` the steps.
 from collections.abc import Sequence
 
 from tailorbird.features.declare.declarations import (
-    SESSION_LENGTH,
     Age,
     Attribute,
     Count,
@@ -41,6 +40,7 @@ from tailorbird.features.declare.declarations import (
     Variance,
     Window,
 )
+from tailorbird.features.declare.limits import SESSION_LENGTH
 from tailorbird.features.expr.expression import Expression
 from tailorbird.features.layout.layout import (
     LAST_READING,

@@ -35,13 +35,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tailorbird.features.declare.declarations import (
-    LATER,
-    SEQUENCE_LENGTH_MAX,
-    SESSION_LENGTH,
-    Amount,
-    Entity,
-)
+from tailorbird.features.declare.declarations import LATER, Amount, Entity
+from tailorbird.features.declare.limits import SEQUENCE_LENGTH_MAX, SESSION_LENGTH
 from tailorbird.features.expr.expression import Expression
 
 STATE_HEADER = 1  # newest ts

@@ -5,7 +5,6 @@ spots that columns are finished from.
 """
 
 from tailorbird.features.declare.declarations import (
-    WORDS,
     Age,
     Amount,
     Attribute,
@@ -28,6 +27,7 @@ from tailorbird.features.declare.declarations import (
     Total,
     Variance,
 )
+from tailorbird.features.declare.limits import WORDS
 from tailorbird.features.expr.expression import Expression
 from tailorbird.features.layout.layout import Source
 

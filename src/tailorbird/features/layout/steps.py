@@ -6,7 +6,6 @@
 from collections.abc import Sequence
 
 from tailorbird.features.declare.declarations import (
-    SESSION_LENGTH,
     Age,
     Attribute,
     ContextValue,
@@ -38,6 +37,7 @@ from tailorbird.features.declare.declarations import (
     Variance,
     Window,
 )
+from tailorbird.features.declare.limits import SESSION_LENGTH
 from tailorbird.features.expr.expression import Expression
 from tailorbird.features.layout.layout import (
     DecayedSum,

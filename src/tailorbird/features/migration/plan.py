@@ -21,14 +21,8 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events.clock import SimulatedClock
 from tailorbird.features.codec import short_location
 from tailorbird.features.declare.checks import format_duration
-from tailorbird.features.declare.declarations import (
-    SQUARE_BITS,
-    Amount,
-    Entity,
-    Feature,
-    Variance,
-    Window,
-)
+from tailorbird.features.declare.declarations import Amount, Entity, Feature, Variance, Window
+from tailorbird.features.declare.limits import SQUARE_BITS
 from tailorbird.features.expr.expression import Expression
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.offline.profile_join import JoinedEvents

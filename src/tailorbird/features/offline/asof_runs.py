@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.events.keys import hash64
-from tailorbird.features.declare.declarations import HORIZON, SESSION_GAP
+from tailorbird.features.declare.limits import HORIZON, SESSION_GAP
 from tailorbird.features.layout.layout import Step
-from tailorbird.features.offline.asof import Moments, Series, ragged
+from tailorbird.features.offline.asof import Moments
+from tailorbird.features.offline.events.ragged import ragged
+from tailorbird.features.offline.events.series import Series
 from tailorbird.features.offline.kernels import runs
 from tailorbird.features.offline.kernels.windows import gather_parallel, run_parallel
 

@@ -11,7 +11,7 @@ windows.
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.declare.declarations import RANK_MAX
+from tailorbird.features.declare.limits import RANK_MAX
 from tailorbird.features.offline.asof import Moments, Timeline
 from tailorbird.features.offline.kernels.aggregates import BLOCK, union_of_blocks, unions
 from tailorbird.features.offline.kernels.marks import registers_of

@@ -25,9 +25,10 @@ from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout.compile import compile_layout
 from tailorbird.features.layout.layout import Layout, Step
 from tailorbird.features.offline.bulk import BackfilledRows, RaggedSequence, Requests
+from tailorbird.features.offline.events.frames import Frames
 from tailorbird.features.offline.kernels.windows import THREADS
 from tailorbird.features.offline.lanes import PastLanes
-from tailorbird.features.offline.timelines import Frames, sources_of
+from tailorbird.features.offline.timelines import sources_of
 
 __all__ = [
     "BackfilledRows",

@@ -24,8 +24,9 @@ from tailorbird.events.contract.schema import micros
 from tailorbird.features.arithmetic.sketch import registers_and_ranks
 from tailorbird.features.event_columns.extracts import Extract, tile_values
 from tailorbird.features.layout.layout import PEAKS, EntityLayout, Profile, Ring, Source, Spot
+from tailorbird.features.offline.events.frames import Frames
 from tailorbird.features.offline.hashing import identities
-from tailorbird.features.offline.timelines import Frames, sources_of
+from tailorbird.features.offline.timelines import sources_of
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]

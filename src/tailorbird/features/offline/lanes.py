@@ -12,13 +12,10 @@ from functools import cached_property, partial
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tailorbird.errors import UsageError
 from tailorbird.features.arithmetic.runs import OF_RUN
-from tailorbird.features.declare.declarations import INTEGER_FIELDS, WORDS
 from tailorbird.features.event_columns.columns import entity_key
-from tailorbird.features.event_columns.fields import integer_keys, query_keys, query_words, weekdays
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout.layout import (
     EntityLayout,
@@ -28,27 +25,24 @@ from tailorbird.features.layout.layout import (
     Step,
     missing_bits,
 )
-from tailorbird.features.offline.asof import Moments, Series, Timeline, ragged
+from tailorbird.features.offline.asof import Moments, Timeline
 from tailorbird.features.offline.asof_runs import COMPILED, LastRuns
-from tailorbird.features.offline.bulk import RaggedSequence, Requests, Texts
+from tailorbird.features.offline.bulk import RaggedSequence, Requests
 from tailorbird.features.offline.compaction import CompactedHistory
+from tailorbird.features.offline.events.frames import AllRunEvents, Frames, has_text_keys
+from tailorbird.features.offline.events.ragged import ragged
+from tailorbird.features.offline.events.series import Series
 from tailorbird.features.offline.hashing import hashes, identities
 from tailorbird.features.offline.kernels.windows import THREADS
 from tailorbird.features.offline.positions import positions_of_keys
-from tailorbird.features.offline.timelines import (
-    AllRunEvents,
-    EntityHistory,
-    Frames,
-    has_text_keys,
-    sources_of,
-)
+from tailorbird.features.offline.request_context import RequestContext, keys_of_texts
+from tailorbird.features.offline.timelines import EntityHistory, sources_of
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
-
 
 _RUNS_CHUNK = 1 << 13  # moments, each with a hundred events or more
 
@@ -92,8 +86,7 @@ class PastLanes:
         self._present: list[Bools] = [np.ones(1, np.bool_)] * len(features.layout.entities)
         self._runs: dict[Spot, AllRunEvents] = {}
         self._run_columns: dict[str, npt.NDArray] = dict(run_columns or {})
-        self._numbers: dict[str, Floats] = {}
-        self._contexts: dict[str, Keys] = {}
+        self.context = RequestContext(requests)
         self._by_row = [is_by_row(entity) for entity in features.layout.entities]
         composite = {entity for entity, _ in features.composite_spots}
         # `seen` compares with the item's own category, which has to be computed before.
@@ -135,52 +128,6 @@ class PastLanes:
 
     def _to_rows(self, values: npt.NDArray, by_row: bool) -> npt.NDArray:
         return values if by_row or self._has_one_row_each else values[self._row_request]
-
-    def context_numbers(self, name: str) -> Floats:
-        """Return a number of each request, NaN where it is unknown."""
-        if name not in self._numbers:
-            self._numbers[name] = self._context_number(name)
-        return self._numbers[name]
-
-    def context_keys(self, name: str) -> Keys:
-        """Return the hashed text of each request."""
-        if name not in self._contexts:
-            self._contexts[name] = self._context_text(name)
-        return self._contexts[name]
-
-    @cached_property
-    def words(self) -> Keys:
-        """The words of each request's query (m, WORDS)."""
-        queries = self._requests.query
-        return (
-            np.zeros((len(self._times[0]), WORDS), np.uint64)
-            if queries is None
-            else query_words(_array(queries))
-        )
-
-    def _context_number(self, name: str) -> Floats:
-        """Compute a number of each request, NaN where it is unknown."""
-        if name == "weekday":
-            return weekdays(self._times[0], self.context_numbers("local_hour"))
-        column = getattr(self._requests, name)
-        if column is None:
-            return np.full(len(self._times[0]), 1.0 if name == "position" else np.nan)
-        numbers = pa.array(column) if not isinstance(column, pa.Array | pa.ChunkedArray) else column
-        return pc.fill_null(numbers.cast(pa.float64()), np.nan).to_numpy()
-
-    def _context_text(self, name: str, keyed: Callable[[pa.Array], Keys] = hashes) -> Keys:
-        """Compute a text of each request as a key."""
-        if name in INTEGER_FIELDS:
-            return integer_keys(self.context_numbers(name))
-        if name == "query":
-            queries = self._requests.query
-            return (
-                np.zeros(len(self._times[0]), np.uint64)
-                if queries is None
-                else query_keys(_array(queries))
-            )
-        column = {"user": "person", "session": "session_id"}.get(name, name)
-        return _keys(getattr(self._requests, column), len(self._times[0]), keyed)
 
     def _compute_entity(self, layout: EntityLayout, frames: Frames) -> None:
         """Compute all lanes of one entity, at its requests or rows."""
@@ -242,7 +189,7 @@ class PastLanes:
         """Compute the columns that compiled loops derive from each run."""
         if not steps:
             return
-        request_session = self._context_text("session", partial(identities, start=self._start))
+        request_session = self.context.text_keys("session", partial(identities, start=self._start))
         columns, deferred = runs.compute(steps, request_session)
         self._run_columns.update(
             (step.name, column) for step, column in zip(steps, columns.T, strict=True)
@@ -266,7 +213,7 @@ class PastLanes:
         """Compute other columns over last events, in chunks: a run may have 100 events."""
         if not steps:
             return
-        request_session = self._context_text("session", partial(identities, start=self._start))
+        request_session = self.context.text_keys("session", partial(identities, start=self._start))
         candidates = {
             step.name: self._candidate_values(step) for step in steps if step.operation == "seen"
         }
@@ -303,7 +250,7 @@ class PastLanes:
     def _candidate_values(self, step: Step) -> Keys:
         """Return the value of each row's item that is compared with the last events."""
         if len(step.spots) == 1:
-            return _keys(self._requests.row_item, self.rows, hashes)
+            return keys_of_texts(self._requests.row_item, self.rows, hashes)
         return self._values[step.spots[1]].view(np.uint64)
 
     def keys_of(self, entity: int) -> Keys:
@@ -347,14 +294,14 @@ class PastLanes:
         """Return a field of the entity's key, at its requests or rows; 0 where it is missing."""
         name = layout.entity.fields[index]
         if name == "item":
-            return _keys(self._requests.row_item, self.rows, keyed)
+            return keys_of_texts(self._requests.row_item, self.rows, keyed)
         if "." in name:
             spot = self._features.composite_spots[layout.index, index]
             values = self._values[spot]
             return (self._to_rows(values, self._by_row[spot.entity]) if by_row else values).view(
                 np.uint64
             )
-        return self._to_rows(self._context_text(name, keyed), not by_row)
+        return self._to_rows(self.context.text_keys(name, keyed), not by_row)
 
     def exempt_rows(self, layout: EntityLayout, until: int) -> Bools:
         """Return the rows whose entity has a known event at or before `until`."""
@@ -399,9 +346,8 @@ class PastLanes:
         timeline = Timeline(
             key, profiles.key, profiles.ts, profiles.p, tie=lambda rows: (profiles.id[rows],)
         )
-        newest = timeline.select(np.ones(len(profiles.key), np.bool_)).newest(
-            timeline.at(key, t, p)
-        )
+        all_profiles = Series(timeline, np.arange(len(timeline)))
+        newest = all_profiles.newest(timeline.at(key, t, p))
         for index, (_, kind) in enumerate(profile.attributes):
             values = np.append(profiles.values[:, index], missing_bits(kind))[
                 newest
@@ -442,26 +388,13 @@ class LanesOfRows:
         ]
 
     def query_words(self) -> Keys:
-        return self._all.words[self._request]
+        return self._all.context.words[self._request]
 
     def context_number(self, field: str) -> Floats:
-        return self._all.context_numbers(field)[self._request]
+        return self._all.context.numbers(field)[self._request]
 
     def context_key(self, field: str) -> Keys:
-        return self._all.context_keys(field)[self._request]
+        return self._all.context.keys(field)[self._request]
 
     def _take(self, values: npt.NDArray, entity: int) -> npt.NDArray:
         return values[self._slice if self._all._by_row[entity] else self._request]
-
-
-def _array(texts: Texts) -> pa.Array:
-    return (
-        texts.combine_chunks()
-        if isinstance(texts, pa.ChunkedArray)
-        else pa.array(texts, pa.string())
-    )
-
-
-def _keys(texts: Texts | None, count: int, keyed: Callable[[pa.Array], Keys]) -> Keys:
-    """Return a key of each text, 0 for None."""
-    return np.zeros(count, np.uint64) if texts is None else keyed(_array(texts))

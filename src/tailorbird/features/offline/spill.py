@@ -31,7 +31,7 @@ from tailorbird.features.declare.declarations import Entity
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout.layout import Spot
 from tailorbird.features.offline.bulk import RaggedSequence
-from tailorbird.features.offline.timelines import PastFrame
+from tailorbird.features.offline.events.frames import PastFrame
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]

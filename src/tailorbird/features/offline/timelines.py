@@ -4,150 +4,39 @@ All windows, lasts and sequences of an entity share the timeline. `features.offl
 which moments are queried, and where the lanes go.
 """
 
-import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property, partial
-from threading import RLock
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from tailorbird.features.arithmetic.finish import DECAY_WEIGHTS, further_values
-from tailorbird.features.arithmetic.runs import Runs
-from tailorbird.features.declare.declarations import HORIZON, Entity
-from tailorbird.features.event_columns.columns import Frame, take_rows
-from tailorbird.features.event_columns.extracts import (
-    PEAK_ZERO,
-    Extract,
-    ProfileExtract,
-    compute_extract,
-    extract_profiles,
-    tile_values,
-)
-from tailorbird.features.expr.expression import Expression
-from tailorbird.features.layout.layout import (
-    PEAKS,
-    EntityLayout,
-    LastEvents,
-    Profile,
-    Ring,
-    Source,
-    Spot,
-    Step,
-)
-from tailorbird.features.offline.asof import Moments, Ragged, Series, Timeline
+from tailorbird.features.arithmetic.finish import DECAY_WEIGHTS
+from tailorbird.features.declare.limits import HORIZON
+from tailorbird.features.event_columns.columns import take_rows
+from tailorbird.features.event_columns.extracts import PEAK_ZERO, tile_values
+from tailorbird.features.layout.layout import PEAKS, EntityLayout, LastEvents, Ring, Source, Spot
+from tailorbird.features.offline.asof import Moments, Timeline
 from tailorbird.features.offline.asof_peaks import Peaks
-from tailorbird.features.offline.asof_runs import Columns, LastRuns, RunEvents
+from tailorbird.features.offline.asof_runs import Columns, LastRuns
 from tailorbird.features.offline.asof_sketches import Unions
-from tailorbird.features.offline.bulk import RaggedSequence
-from tailorbird.features.offline.hashing import hashes, identities
+from tailorbird.features.offline.events.frames import (
+    AllRunEvents,
+    Bools,
+    ChunkRuns,
+    Frames,
+    Int64s,
+    Intps,
+    Keys,
+)
+from tailorbird.features.offline.events.series import Series
 from tailorbird.features.offline.kernels import marks as kernels_marks
 from tailorbird.features.offline.kernels.windows import THREADS, gather_parallel, run_parallel
 
-Int64s = npt.NDArray[np.int64]
-Intps = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
-Keys = npt.NDArray[np.uint64]
-Bools = npt.NDArray[np.bool_]
 CompactedTiles = Callable[
     [Ring], Callable[[Int64s], Int64s]
 ]  # ring → tile of each moment's entity → sum
-
-
-# Columns of profile events.
-_PROFILE_COLUMNS = (
-    "p",
-    "event_id",
-    "type",
-    "ts",
-    "user_id",
-    "anonymous_id",
-    "item_id",
-    "items",
-    "counts",
-    "properties",
-)
-
-
-class PastFrame(Frame):
-    """A frame that uses identities as keys of text entities, since keys only group."""
-
-    def __init__(self, events: pa.Table, start: int) -> None:
-        super().__init__(events, hashes)
-        self._start = start
-        self._identities: dict[str, Keys] = {}
-        # Entities are computed concurrently, and each column is computed once.
-        self.lock = RLock()
-
-    def text(self, name: str) -> Keys:
-        with self.lock:
-            return super().text(name)
-
-    def bits(self, value: Expression) -> Int64s:
-        with self.lock:
-            return super().bits(value)
-
-    def key(self, entity: Entity) -> tuple[Keys, Bools]:
-        with self.lock:
-            return super().key(entity)
-
-    def key_field(self, entity: Entity, name: str) -> Keys:
-        if not has_text_keys(entity):
-            return super().key_field(entity, name)
-        return self.identity(name)
-
-    def identity(self, name: str) -> Keys:
-        """Return a column of text as identities."""
-        with self.lock:
-            if name not in self._identities:
-                self._identities[name] = self.text_column(
-                    name, partial(identities, start=self._start)
-                )
-            return self._identities[name]
-
-    def profile_keys(self, ids: pa.ChunkedArray) -> Keys:
-        return identities(ids, start=self._start)
-
-
-class Frames:
-    """The events, with cached extracts."""
-
-    def __init__(self, events: pa.Table, start: int | None = None) -> None:
-        """Prepare a frame; frames with the same `start` have the same identities."""
-        self.events = events
-        self.start = secrets.randbits(64) if start is None else start
-        self.frame = PastFrame(events, self.start)
-        self._extracts: dict[Source, Extract] = {}
-        self._profiles: dict[Profile, ProfileExtract] = {}
-
-    def extract(self, source: Source) -> Extract:
-        with self.frame.lock:
-            if source not in self._extracts:
-                self._extracts[source] = compute_extract(source, self.frame)
-            return self._extracts[source]
-
-    def profiles(self, profile: Profile) -> ProfileExtract:
-        if profile not in self._profiles:
-            columns = [name for name in _PROFILE_COLUMNS if name in self.events.column_names]
-            codes, type_names = self.frame.types
-            is_profile = pa.array(
-                np.array([name == profile.type for name in type_names], np.bool_)[codes]
-            )
-            frame = PastFrame(self.events.select(columns).filter(is_profile), self.start)
-            self._profiles[profile] = extract_profiles(profile.type, profile.attributes, frame)
-        return self._profiles[profile]
-
-    def ids(self, rows: Intps) -> Keys:
-        """Return tie-breaking ids. Hashing is expensive, so only rows with ties are hashed."""
-        event = self.frame.event(rows)
-        unique, inverse = np.unique(event, return_inverse=True)
-        tied_events = Frame(self.events.take(pa.array(unique)), hashes)
-        first = tied_events.id[tied_events.index == 0]
-        with np.errstate(over="ignore"):
-            return first[inverse] + self.frame.index[rows].astype(np.uint64)
 
 
 class EntityHistory:
@@ -432,46 +321,6 @@ class EntityHistory:
         )
 
 
-@dataclass(frozen=True)
-class AllRunEvents:
-    """The concatenated last events of all requests; `rows` map the series to the frame."""
-
-    frame: PastFrame
-    events: RunEvents
-    rows: Intps
-
-    def sequence(self, step: Step) -> RaggedSequence:
-        events = self.events
-        rows = self.rows[events.indices] if step.of else self.rows
-        values = further_values(step, (self.frame.bits(expression)[rows] for expression in step.of))
-        return RaggedSequence(events.offsets, events.item, events.type, events.ts, values)
-
-
-@dataclass(frozen=True)
-class ChunkRuns:
-    """The last events of each request of a chunk, as rows of the frame."""
-
-    frame: PastFrame
-    run: Ragged
-    rows: Intps
-
-    def runs(self, sequence: LastEvents, t: Int64s, request_session: Keys) -> Runs:
-        """Return the runs of requests at t (m,) with session identities (m,), 0 if none."""
-        frame, rows = self.frame, self.rows
-        item, type, session = frame.text("item"), frame.text("type"), frame.identity("session")
-        value = frame.bits(sequence.of[0]).view(np.uint64) if sequence.of else item
-        return Runs(
-            self.run.offsets,
-            frame.ts[rows],
-            item[rows],
-            type[rows],
-            session[rows],
-            t,
-            request_session,
-            value[rows],
-        )
-
-
 def _tile_by_tile(
     moments: Moments,
     prefix: Int64s,
@@ -514,10 +363,3 @@ def sources_of(layout: EntityLayout) -> list[Source]:
         *layout.sequences,
     )
     return list(dict.fromkeys(holder.source for holder in holders))
-
-
-def has_text_keys(entity: Entity) -> bool:
-    """Return whether all fields are plain columns of text, so that identities can serve as keys."""
-    return bool(entity.fields) and all(
-        name in ("user", "item", "session", "device", "country") for name in entity.fields
-    )

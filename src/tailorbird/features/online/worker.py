@@ -22,50 +22,37 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird import faults
-from tailorbird.errors import NotReadyError, StorageError, UsageError
+from tailorbird.errors import NotReadyError, StorageError
 from tailorbird.events.clock import Clock
 from tailorbird.events.contract.schema import ROUTED
 from tailorbird.features.arithmetic.stacks import find_one_row_entities
 from tailorbird.features.event_columns.columns import Frame
 from tailorbird.features.event_columns.fields import TextHashCache
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.online.aliases import aliases_of, newer_records
-from tailorbird.features.online.apply import HOT_MANY, HOT_ONE, Change, HotKeys, additions, apply
+from tailorbird.features.online.aliases import aliases_of
+from tailorbird.features.online.apply import HOT_MANY, HOT_ONE, Change, HotKeys, additions
+from tailorbird.features.online.commit import write_commit
+from tailorbird.features.online.copied_state import measure_state, open_copied_state, republish
 from tailorbird.features.online.crash_loop import StartMarker
+from tailorbird.features.online.idle_entities import evict_idle
 from tailorbird.features.online.receipts import events_of, is_only_in_lake
 from tailorbird.features.online.renewal import RenewalQueue, renew
+from tailorbird.features.online.routed_input import RoutedInput
 from tailorbird.features.online.type_mismatches import MisfitCounter, add_frame
 from tailorbird.features.schemas import save_declarations
-from tailorbird.features.state.eviction import (
-    ENTITIES_MAX,
-    SLACK,
-    Sweep,
-    SweepReport,
-    read_tally,
-    tallies,
-)
+from tailorbird.features.state.eviction import ENTITIES_MAX, Sweep, SweepReport
 from tailorbird.features.state.key_partition import ALL_KEYS, KeyPart
-from tailorbird.features.state.progress import (
-    CopiesFigures,
-    Figures,
-    Kind,
-    read_figures,
-    write_figures,
-)
+from tailorbird.features.state.progress import Figures, read_figures, write_figures
 from tailorbird.features.state.state import (
-    COMMITS,
     Position,
     all_records,
-    commit_record,
-    expired_commit_keys,
-    open_state,
     read_position,
     schema_record,
     state_folder,
 )
 from tailorbird.file_lock import FileLock
-from tailorbird.store import WRITE_TIMEOUT_S, CopyTarget, Store, Transaction, inode
-from tailorbird.stream import Address, LogReader, log_address, open_reader
+from tailorbird.store import CopyTarget, Transaction, inode
+from tailorbird.stream import Address
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +107,7 @@ class FeatureWorker:
         part: KeyPart = ALL_KEYS,
     ) -> None:
         self.features, self.part = features, part
-        self._routed = routed
+        self._input = RoutedInput(routed, features)
         self._clock = clock
         self._folder = folder = state_folder(state, features, part)
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +116,7 @@ class FeatureWorker:
             save_declarations(state, features)
             self._start_marker = StartMarker(folder)
             self._start_marker.begin()
-            self._store = _store(state, features, part, copies)
+            self._store = open_copied_state(state, features, part, copies)
         except BaseException:
             self._lock.release()
             raise
@@ -142,8 +129,6 @@ class FeatureWorker:
         ]
         self._renewals = RenewalQueue(self._records, hot_keys)
         self._text_hashes = TextHashCache()
-        self._reader: LogReader | None = None
-        self._is_log_truncated = self._maybe_ahead = False
         self._misfits = MisfitCounter()
         # The log continues with events that lack an attribute, or was pruned: only the lake has
         # them.
@@ -165,15 +150,15 @@ class FeatureWorker:
             StorageError: the state could not be written; nothing of the step is in it.
         """
         if not self.position.ready:
-            path = str(self._folder)
             raise NotReadyError(
                 "the building of this state was cut short",
-                where=path,
+                where=str(self._folder),
                 fix="tailorbird run worker builds it anew",
             )
-        reader = self._open_reader()
-        self._is_log_truncated = self.waits_for_lake = self._is_log_truncated and self.has_log_gap()
-        has_nothing = reader is None or self.waits_for_lake or self._is_ahead_of_log(reader)
+        reader = self._input.open(self.position.offset)
+        self.waits_for_lake = self._input.is_truncated(self.position.offset)
+        offset = self.position.offset
+        has_nothing = reader is None or self.waits_for_lake or self._input.lags(reader, offset)
         blocks = (
             [] if has_nothing else reader.read(self.position.offset, bytes_max=ROW_BYTES * rows_max)
         )
@@ -186,7 +171,7 @@ class FeatureWorker:
             if self.waits_for_lake:
                 break
             rows += stored.block.rows
-            table = events_of(stored, self.position.offset, self._routed)
+            table = events_of(stored, self.position.offset, self._input.address)
             if table is not None:
                 tables.append(table)
             position = replace(position, offset=stored.end, p=stored.end - 1)
@@ -239,11 +224,7 @@ class FeatureWorker:
             UsageError: this worker has no copies.
             StorageError: the server cannot be reached, or another process publishes there.
         """
-        from tailorbird.store.published import PublishedStore
-
-        if not isinstance(self._store, PublishedStore):
-            raise UsageError("this worker was given no address to copy to", fix="set store.url")
-        return self._store.republish(progress)
+        return republish(self._store, progress)
 
     def needs_history(self) -> bool:
         """Return whether the log alone cannot bring this state up to date.
@@ -251,16 +232,19 @@ class FeatureWorker:
         Its building was interrupted; or what comes next was deleted, or was routed before an
         attribute was declared.
         """
-        return not self.position.ready or self.has_log_gap() or self._is_next_only_in_lake()
+        return (
+            not self.position.ready
+            or self.has_log_gap()
+            or self._input.is_next_only_in_lake(self.position.offset)
+        )
 
     def has_log_gap(self) -> bool:
         """Return whether what comes next was deleted from the log."""
-        return max(self.position.offset, 1) < self.log_start()
+        return self._input.has_gap(self.position.offset)
 
     def log_start(self) -> int:
         """Return the first row that the log still has."""
-        reader = self._open_reader()
-        return 0 if reader is None else reader.start()
+        return self._input.start(self.position.offset)
 
     def refresh(self) -> int:
         """Renew the reading records of recently changed entities that are out of date; return their
@@ -288,30 +272,10 @@ class FeatureWorker:
         """
         if not self.position.ready:
             return SweepReport()
-        with self._store.snapshot() as snapshot:
-            index, batch = self._sweep.next_batch(snapshot)
-            tally = read_tally(snapshot, self._records[index].layout)
-        until = max(0, min(self._clock.now(), self.position.newest) - SLACK)
-        expired, dropped = self._sweep.find_idle(index, batch, until, tally.entities)
-        if expired.any() or dropped.any():
-
-            def change(transaction: Transaction) -> None:
-                self._sweep.evict(
-                    transaction, index, batch, expired, dropped, until, self.position.commit
-                )
-                faults.at("worker.before_swept")
-
-            self._store.write(change)
-            faults.at("worker.after_swept")
-        report = SweepReport(len(batch.keys), int(expired.sum()), int(dropped.sum()))
+        report = evict_idle(
+            self._store, self._sweep, self._records, self.position, self._clock.now()
+        )
         if report.dropped:
-            name = self._records[index].layout.entity.name
-            log.warning(
-                "dropped %d of %d entities of %s, idle longest: there are too many",
-                report.dropped,
-                tally.entities,
-                name,
-            )
             self.publish_figures()
         return report
 
@@ -319,21 +283,11 @@ class FeatureWorker:
         """Write the progress and the sizes of the state to the file of
         `features.state.progress`.
         """
-        with self._store.snapshot() as snapshot:
-            kinds = {
-                name: Kind(**vars(tally))
-                for name, tally in tallies(snapshot, self.features.layout).items()
-            }
-        reader = self._open_reader()
+        reader = self._input.open(self.position.offset)
         lag_rows = 0 if reader is None else max(0, reader.end() - max(self.position.offset, 1))
+        state = measure_state(self._store, self.features.layout, self.position)
         figures = msgspec.structs.replace(
-            self._figures,
-            at=self._clock.now(),
-            rows=self.position.rows,
-            behind=lag_rows,
-            offset=self.position.offset,
-            kinds=kinds,
-            copies=_copies_figures(self._store),
+            self._figures, at=self._clock.now(), behind=lag_rows, **state
         )
         try:
             write_figures(self._folder, figures)
@@ -362,7 +316,7 @@ class FeatureWorker:
         refresh_at = time.monotonic() + REFRESH_INTERVAL_S
         has_more, figures_due = True, 0.0
         while not stop.is_set():
-            reader = self._open_reader()
+            reader = self._input.open(self.position.offset)
             if has_more or (reader is not None and reader.changed()):
                 has_more = self.step().rows > 0
                 if self.waits_for_lake and not has_more:
@@ -370,7 +324,9 @@ class FeatureWorker:
             elif not self._renewals.is_pending:
                 stop.wait(POLL_S)
             self._renew_some()
-            figures_due = self._publish_figures_if_due(figures_due)
+            if time.monotonic() >= figures_due:
+                self.publish_figures()
+                figures_due = time.monotonic() + FIGURES_INTERVAL_S
             if time.monotonic() >= refresh_at:
                 self._require_file()
                 self._renewals.collect_due(self._clock.now())
@@ -391,17 +347,9 @@ class FeatureWorker:
     def _empty_figures(self) -> Figures:
         return Figures(schema_hash=self.features.schema_hash, part=self.part.name)
 
-    def _publish_figures_if_due(self, due: float) -> float:
-        if time.monotonic() < due:
-            return due
-        self.publish_figures()
-        return time.monotonic() + FIGURES_INTERVAL_S
-
     def close(self) -> None:
         """Close state and log, and release the lock."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        self._input.close()
         self._store.close()
         self._start_marker.clear()
         self._lock.release()
@@ -411,35 +359,6 @@ class FeatureWorker:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-    def _is_next_only_in_lake(self) -> bool:
-        reader = self._open_reader()
-        blocks = (
-            []
-            if reader is None or self._is_ahead_of_log(reader)
-            else reader.read(self.position.offset, bytes_max=1)
-        )
-        return any(is_only_in_lake(stored.block, self.features) for stored in blocks)
-
-    def _is_ahead_of_log(self, reader: LogReader) -> bool:
-        """Return whether the shuffle has yet to reach the position of this state.
-
-        That is so if the state was built from the lake or the routed log, as after an erasure.
-        """
-        self._maybe_ahead = self._maybe_ahead and reader.end() < self.position.offset
-        return self._maybe_ahead
-
-    def _open_reader(self) -> LogReader | None:
-        if self._reader is None:
-            try:
-                self._reader = open_reader(self._routed)
-                self._is_log_truncated, self._maybe_ahead = (
-                    self.has_log_gap(),
-                    log_address(self._routed).is_derived,
-                )
-            except NotReadyError:  # There is no router yet, or it is creating its file.
-                return None
-        return self._reader
 
     def _commit(self, table: pa.Table, position: Position) -> Frame:
         """Apply a table of events, and move to `position`, numbered as the next commit."""
@@ -463,19 +382,9 @@ class FeatureWorker:
                     where=str(self._folder),
                     fix="run one worker a schema",
                 )
-            changes = [
-                apply(transaction, *pair, committed.commit)
-                for pair in zip(self._records, batches, strict=True)
-            ]
-            for records, change_ in zip(self._records, changes, strict=True):
-                if change_.new_keys or change_.added_bytes:
-                    tally = read_tally(transaction, records.layout).adjusted(
-                        change_.new_keys, change_.added_bytes
-                    )
-                    transaction.put_many([tally.encode(records.layout)])
-            transaction.put_many(newer_records(transaction, aliases))
-            transaction.put_many([committed.encode(), commit_record(committed, written_at)])
-            transaction.delete_many(expired_commit_keys(committed))
+            changes = write_commit(
+                transaction, self._records, batches, aliases, committed, written_at
+            )
             faults.at("worker.before_commit")
             return changes
 
@@ -486,48 +395,3 @@ class FeatureWorker:
         self._misfits.add(frame)
         self._figures = add_frame(self._figures, frame)
         return frame
-
-
-def _store(state: Path, features: FeatureSet, part: KeyPart, copies: CopyTarget | None) -> Store:
-    store = open_state(state, features, part, create=True)
-    if copies is None:
-        return store
-    from tailorbird.store.published import PublishedStore
-
-    try:
-        return PublishedStore(
-            store,
-            copies.open(part.copies(features.schema_hash), timeout_s=WRITE_TIMEOUT_S),
-            skip=(COMMITS,),
-        )
-    except BaseException:
-        store.close()
-        raise
-
-
-def _copies_figures(store: Store) -> CopiesFigures | None:
-    from tailorbird.store.published import PublishedStore
-
-    if not isinstance(store, PublishedStore):
-        return None
-    publishing = store.status()
-    return CopiesFigures(
-        at=publishing.at,
-        commits=publishing.commits,
-        records=publishing.records,
-        failing=bool(publishing.problem),
-    )
-
-
-def run(
-    routed: Address,
-    state: Path,
-    features: FeatureSet,
-    *,
-    clock: Clock,
-    stop: threading.Event,
-    entities_max: int = ENTITIES_MAX,
-) -> None:
-    """Run a worker until `stop` is set; the current step is completed first."""
-    with FeatureWorker(routed, state, features, clock=clock, entities_max=entities_max) as worker:
-        worker.run(stop)

@@ -22,8 +22,10 @@ import pyarrow.compute as pc
 from tailorbird.events.contract.schema import ROUTED
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.offline.backfill import Requests, event_columns
+from tailorbird.features.offline.partition.inputs import definitions
+from tailorbird.features.offline.parts import Part, read_parts
 from tailorbird.features.offline.profile_join import JoinedEvents
-from tailorbird.features.offline.shards import Part, backfill_to, definitions, read_parts
+from tailorbird.features.offline.shards import backfill_to
 from tailorbird.features.parity.sampled import (
     dependent_columns,
     distinct_texts,

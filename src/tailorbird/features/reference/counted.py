@@ -7,13 +7,8 @@ events. Sums of floats are evaluated in the order written, so that their last bi
 import math
 from decimal import Context, Decimal
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from tailorbird.features.declare.declarations import (
-    DECAY_STEPS,
-    HORIZON,
-    RANK_MAX,
-    SQUARE_BITS,
     Amount,
     Count,
     Counted,
@@ -39,13 +34,12 @@ from tailorbird.features.declare.declarations import (
     Trend,
     Variance,
 )
+from tailorbird.features.declare.limits import DECAY_STEPS, HORIZON, RANK_MAX, SQUARE_BITS
 from tailorbird.features.declare.scalars import category, evaluate, float32, number
-
-if TYPE_CHECKING:
-    from tailorbird.features.reference.reference import Moment, Row
+from tailorbird.features.reference.moments import Moment, Row
 
 
-def counted(moment: "Moment", feature: Counted) -> float | int:
+def counted(moment: Moment, feature: Counted) -> float | int:
     """Return the value, rounded to float32, or a category, of an entity that the request has."""
     if isinstance(feature, Last | First):
         return last_or_first(moment, feature)
@@ -54,7 +48,7 @@ def counted(moment: "Moment", feature: Counted) -> float | int:
     return float32(_compute_value(moment, feature))
 
 
-def _compute_value(moment: "Moment", feature: Counted) -> float:
+def _compute_value(moment: Moment, feature: Counted) -> float:
     if isinstance(feature, Count):
         return float(len(moment.within(moment.rows(feature), feature.window)))
     if isinstance(feature, Total):
@@ -89,17 +83,17 @@ def _compute_value(moment: "Moment", feature: Counted) -> float:
     return time_since(moment, feature)
 
 
-def total(moment: "Moment", feature: Total | Mean) -> float:
+def total(moment: Moment, feature: Total | Mean) -> float:
     rows = moment.within(moment.rows(feature, value=feature.amount.of), feature.window)
     return float(sum(units(row, feature.amount) for row in rows)) * feature.amount.unit
 
 
-def mean(moment: "Moment", feature: Mean) -> float:
+def mean(moment: Moment, feature: Mean) -> float:
     rows = moment.within(moment.rows(feature, value=feature.amount.of), feature.window)
     return total(moment, feature) / float(len(rows)) if rows else math.nan
 
 
-def variance(moment: "Moment", feature: Variance) -> float:
+def variance(moment: Moment, feature: Variance) -> float:
     """Return the mean of the squares less the square of the mean, in units, not below 0.
 
     Squares are summed in two limbs of 31 bits.
@@ -115,7 +109,7 @@ def variance(moment: "Moment", feature: Variance) -> float:
     return max(spread, 0.0) * (feature.amount.unit * feature.amount.unit)
 
 
-def extreme(moment: "Moment", feature: Extreme) -> float:
+def extreme(moment: Moment, feature: Extreme) -> float:
     rows = moment.within(moment.rows(feature, value=feature.amount.of), feature.window)
     amounts = [units(row, feature.amount) for row in rows]
     return (
@@ -125,7 +119,7 @@ def extreme(moment: "Moment", feature: Extreme) -> float:
     )
 
 
-def quantile(moment: "Moment", feature: Quantile) -> float:
+def quantile(moment: Moment, feature: Quantile) -> float:
     """Interpolate between the edges of the first bucket with which q of all values are reached.
 
     Values up to 1e300 count. The first and the last bucket have only one edge.
@@ -145,14 +139,14 @@ def quantile(moment: "Moment", feature: Quantile) -> float:
     return math.nan
 
 
-def favourite(moment: "Moment", feature: Favourite) -> int:
+def favourite(moment: Moment, feature: Favourite) -> int:
     """Return the most frequent value among the last events that have one; ties go to the latest."""
     rows = moment.last_rows(moment.rows(feature, value=feature.of), feature.length)
     values = [category(evaluate(feature.of, row.field)) for row in rows]
     return max(reversed(values), key=values.count, default=0)
 
 
-def seen(moment: "Moment", feature: Seen) -> float:
+def seen(moment: Moment, feature: Seen) -> float:
     """Return how many of the last events with a value have the candidate's."""
     candidate = moment.key_field(feature.of.text)
     rows = moment.last_rows(moment.rows(feature, value=feature.of), feature.length)
@@ -163,7 +157,7 @@ def seen(moment: "Moment", feature: Seen) -> float:
     )
 
 
-def distinct(moment: "Moment", feature: Distinct) -> float:
+def distinct(moment: Moment, feature: Distinct) -> float:
     """Estimate by HyperLogLog: the largest rank of each register, with linear counting for few
     values.
     """
@@ -184,7 +178,7 @@ def distinct(moment: "Moment", feature: Distinct) -> float:
     return float(round(raw))
 
 
-def ratio(moment: "Moment", feature: Ratio) -> float:
+def ratio(moment: Moment, feature: Ratio) -> float:
     a, b = rate_counts(moment, feature, feature.entity)
     if feature.prior is None:
         return a / b if b else math.nan
@@ -197,7 +191,7 @@ def ratio(moment: "Moment", feature: Ratio) -> float:
     return (a + feature.weight * rate) / (b + feature.weight) if b + feature.weight else math.nan
 
 
-def rate_counts(moment: "Moment", feature: Ratio, about: Entity) -> tuple[float, float]:
+def rate_counts(moment: Moment, feature: Ratio, about: Entity) -> tuple[float, float]:
     """Return numerator and denominator of an entity."""
     counted_rows = (
         moment.rows(feature, types=types, entity=about) for types in (feature.types, feature.below)
@@ -206,7 +200,7 @@ def rate_counts(moment: "Moment", feature: Ratio, about: Entity) -> tuple[float,
     return a, b
 
 
-def trend(moment: "Moment", feature: Trend) -> float:
+def trend(moment: Moment, feature: Trend) -> float:
     """Return the rate in the short window divided by that in the long one, missing if the latter is
     empty.
     """
@@ -217,7 +211,7 @@ def trend(moment: "Moment", feature: Trend) -> float:
     return short / long * (feature.long.length / feature.short.length) if long else math.nan
 
 
-def share(moment: "Moment", feature: Share) -> float:
+def share(moment: Moment, feature: Share) -> float:
     """Return the own sum divided by the group's, missing where the group is unknown or its sum not
     above 0.
     """
@@ -246,7 +240,7 @@ def shared_by_item(feature: Share) -> bool:
     )
 
 
-def decayed(moment: "Moment", feature: Decayed) -> float:
+def decayed(moment: Moment, feature: Decayed) -> float:
     """Return the decayed sum, added from the oldest tile.
 
     An event counts 2^(−k/4), k quarters of a half-life before the one that contains t.
@@ -267,7 +261,7 @@ def decayed(moment: "Moment", feature: Decayed) -> float:
 DECAY_QUARTERS = (1.0, 0.8408964152537145, 0.7071067811865476, 0.5946035575013605)
 
 
-def last_or_first(moment: "Moment", feature: Last | First) -> float | int:
+def last_or_first(moment: Moment, feature: Last | First) -> float | int:
     """Return the last value within the horizon, or the first one ever."""
     rows = moment.rows(feature, value=feature.of)
     rows = (
@@ -282,18 +276,18 @@ def last_or_first(moment: "Moment", feature: Last | First) -> float | int:
     return float32(number(feature.of, rows[0].field))
 
 
-def time_since(moment: "Moment", feature: TimeSince) -> float:
+def time_since(moment: Moment, feature: TimeSince) -> float:
     rows = moment.last_rows(moment.rows(feature), 1)
     return float(moment.t - rows[0].event["ts"]) / 1e6 if rows else math.nan
 
 
-def time_since_first(moment: "Moment", feature: TimeSinceFirst) -> float:
+def time_since_first(moment: Moment, feature: TimeSinceFirst) -> float:
     """Return the time since the first event ever, at most the horizon."""
     times = [row.event["ts"] for row in moment.rows(feature)]
     return float(min(moment.t - min(times), HORIZON)) / 1e6 if times else math.nan
 
 
-def gap_mean(moment: "Moment", feature: GapMean) -> float:
+def gap_mean(moment: Moment, feature: GapMean) -> float:
     """Return the mean gap over the last events; those of the same time are one."""
     times = sorted(
         {row.event["ts"] for row in moment.last_rows(moment.rows(feature), feature.length)}
@@ -301,7 +295,7 @@ def gap_mean(moment: "Moment", feature: GapMean) -> float:
     return float(times[-1] - times[0]) / 1e6 / float(len(times) - 1) if len(times) > 1 else math.nan
 
 
-def gap_of(moment: "Moment", feature: GapOf) -> float:
+def gap_of(moment: Moment, feature: GapOf) -> float:
     """Return another measure of the same gaps.
 
     The deviation is the root of the mean squared difference from `gap_mean`, added from the oldest.
@@ -320,7 +314,7 @@ def gap_of(moment: "Moment", feature: GapOf) -> float:
     return {"min": min(gaps), "max": max(gaps), "last": gaps[-1]}[feature.measure]
 
 
-def of_session(moment: "Moment", feature: OfSession) -> float:
+def of_session(moment: Moment, feature: OfSession) -> float:
     """Return the measure over the current session's events of the measured types."""
     rows = [
         row for row in moment.session_rows(feature) if row.event["type"] in feature.measured_types
@@ -343,7 +337,7 @@ def sum_units(rows: "list[Row]", amount: Amount | None) -> float:
     return float(len(rows) if amount is None else sum(units(row, amount) for row in rows))
 
 
-def units(row: "Row", amount: Amount) -> int:
+def units(row: Row, amount: Amount) -> int:
     """Return whole units, rounded half to even, clipped at the declared maximum."""
     limit = float(amount.units_max)
     return round(min(max(number(amount.of, row.field) / amount.unit, -limit), limit))

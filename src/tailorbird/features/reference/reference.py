@@ -11,20 +11,11 @@ and that of the entity's part decides. An event without an item_id but with `ite
 each of them if it is an impression or an answer, or if the feature is about the item.
 """
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-import pyarrow as pa
-
-from tailorbird.events.keys import combine, hash64
+from tailorbird.events.keys import hash64
 from tailorbird.features.declare.declarations import (
-    HORIZON,
-    SESSION_GAP,
-    SESSION_LENGTH,
     Age,
     Attribute,
     ContextValue,
@@ -34,43 +25,26 @@ from tailorbird.features.declare.declarations import (
     Match,
     OfSession,
     SequenceOf,
-    Window,
 )
 from tailorbird.features.declare.scalars import (
     category,
     element_of,
-    evaluate,
     float32,
     number,
     number_of,
-    query_text,
     request_text,
     text_of,
     time_of,
-    truth,
-    weekday,
     words_of,
 )
-from tailorbird.features.event_columns.columns import entity_key
-from tailorbird.features.expr.expression import Expression
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.reference.counted import counted, of_session
+from tailorbird.features.reference.moments import Event, Moment, RoutedPositions, make_moment
 from tailorbird.features.request import ReadRequest
 
-Event = Mapping[str, Any]
 # A numeric value (rounded to float32), a categorical one (hash64, 0 = missing), or a sequence of
 # (item, type, ts, further values).
 Value = float | int | list[tuple[int | float, ...]]
-SHOWN = ("impression", "answer")
-RoutedPositions = int | Sequence[int]  # the p up to which events are known, or one for each part
-
-
-def routed_events(table: pa.Table) -> list[Event]:
-    """Return the rows of a table of routed events, times as integers."""
-    fields = [
-        pa.field(f.name, pa.int64()) if pa.types.is_timestamp(f.type) else f for f in table.schema
-    ]
-    return table.cast(pa.schema(fields)).to_pylist()
 
 
 def compute_value(
@@ -85,287 +59,72 @@ def compute_value(
     """Return the value of one column for `request.person` (already resolved) and `item`, at t and
     p.
     """
-    return make_moment(features, request, item, t, p, events).value(name)
+    return value_at(make_moment(features, request, item, t, p, events), name)
 
 
-def make_moment(
-    features: FeatureSet,
-    request: ReadRequest,
-    item: str | None,
-    t: int,
-    p: RoutedPositions,
-    events: Sequence[Event],
-) -> "Moment":
-    positions = (p,) if isinstance(p, int) else tuple(p)
-    visible_events = [
-        event
-        for event in events
-        if event["counts"] and event["ts"] < t and event["p"] <= max(positions)
-    ]
-    return Moment(features, request, item, t, visible_events, positions)
-
-
-@dataclass(frozen=True)
-class Row:
-    """An event as it counts for one item; `index` is the item's index in `items`."""
-
-    event: Event
-    item: str | None
-    index: int
-
-    def field(self, name: str, kind: str) -> Any:
-        if name in ("user", "item", "session"):
-            return self.key_field(name)
-        owner, _, attribute = name.partition(".")
-        if name == "weekday":
-            raw = weekday(self.event["ts"], self.event["local_hour"])
-        elif name == "position":
-            raw = self.position()
-        elif not attribute:
-            raw = self.event.get(name)
-        elif owner == "properties":
-            raw = json.loads(self.event.get("properties") or "{}").get(attribute)
-        else:
-            profile = json.loads(self.event.get(f"{owner}_profile") or "{}")
-            if isinstance(profile, list):  # one for each of `items`
-                profile = profile[self.index] if self.index < len(profile) else None
-            raw = (profile or {}).get(attribute)
-        return number_of(raw) if kind == "number" else text_of(raw)
-
-    def has(self, value: Expression) -> bool:
-        if value.kind == "text":
-            return evaluate(value, self.field) is not None
-        return not math.isnan(number(value, self.field))
-
-    def value(self, value: Expression) -> float | int:
-        """Return a number, or a text as a category."""
+def value_at(moment: Moment, name: str) -> Value:
+    """Return the value of a feature at a moment."""
+    feature = moment.features.feature(name)
+    if isinstance(feature, ContextValue):
+        context_text = request_text(moment.request, feature.field, moment.t)
         return (
-            category(evaluate(value, self.field))
-            if value.kind == "text"
-            else number(value, self.field)
+            category(context_text)
+            if feature.kind == "categorical"
+            else float32(math.nan if context_text is None else float(context_text))
         )
-
-    def key_field(self, name: str) -> str | None:
-        """Return a field of an entity's key."""
-        if name == "item":
-            return self.item
-        if name == "query":
-            return query_text(self.event["query"]) or query_text(self.event["answer_query"])
-        column = {"user": "person", "session": "session_id"}.get(name, name)
-        return self.field(column, "text")
-
-    def position(self) -> int | None:
-        """Return the position at which the item was shown, from 1.
-
-        The event's own position, or the index among items that were shown at once.
-        """
-        event = self.event
-        at_once = event["item_id"] is None and event["items"] and event["type"] in SHOWN
-        return self.index + 1 if event["position"] is None and at_once else event["position"]
-
-    def order(self) -> tuple[int, int]:
-        """Return a sort key: time, then a hash of event id and owner plus the item's index in
-        `items`.
-        """
-        event = self.event
-        owner = event["user_id"] or event["anonymous_id"] or event["item_id"] or ""
-        parts = [np.array([hash64(text)], np.uint64) for text in (event["event_id"], owner)]
-        return event["ts"], (int(combine(*parts)[0]) + self.index) % 2**64
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A request at t, with the events that were known then.
-
-    `positions`: the p up to which events of each part of the keys are known.
-    """
-
-    features: FeatureSet
-    request: ReadRequest
-    item: str | None
-    t: int
-    events: list[Event]
-    positions: tuple[int, ...]
-
-    def value(self, name: str) -> Value:
-        feature = self.features.feature(name)
-        if isinstance(feature, ContextValue):
-            context_text = request_text(self.request, feature.field, self.t)
-            return (
-                category(context_text)
-                if feature.kind == "categorical"
-                else float32(math.nan if context_text is None else float(context_text))
-            )
-        if isinstance(feature, Derived):
-            expression = next(
-                step.expression for step in self.features.layout.steps if step.name == name
-            )
-            assert expression is not None
-            return float32(number(expression, lambda column, kind: self.value(column)))
-        if isinstance(feature, Attribute):
-            attribute = self.profile(feature.entity.fields[0], feature.attribute)
-            attribute = element_of(attribute, max(feature.element, 1))
-            return (
-                float32(number_of(attribute))
-                if feature.kind == "numeric"
-                else category(text_of(attribute))
-            )
-        if isinstance(feature, Age):
-            return float32(
-                (float(self.t) - time_of(self.profile(feature.entity.fields[0], feature.attribute)))
-                / 1e6
-            )
-        if isinstance(feature, Match):
-            context_text, words = (
-                words_of(text)
-                for text in (
-                    self.request.query,
-                    self.profile(feature.entity.fields[0], feature.attribute),
-                )
-            )
-            return float32(
-                float(len(set(context_text) & set(words))) / float(len(context_text))
-                if context_text and words
-                else math.nan
-            )
-        assert isinstance(feature, Counted | OfSession)
-        entity = feature.entity if isinstance(feature, Counted) else Entity(("user",))
-        if None in self.key(entity):
-            return (
-                []
-                if isinstance(feature, SequenceOf)
-                else 0
-                if getattr(feature, "kind", "") == "categorical"
-                else math.nan
-            )
-        if isinstance(feature, SequenceOf):
-            rows = self.last_rows(self.rows(feature, per_item=True), feature.length)
-            return [
-                (
-                    category(row.item),
-                    hash64(row.event["type"]),
-                    row.event["ts"],
-                    *map(row.value, feature.of),
-                )
-                for row in rows
-            ]
-        if isinstance(feature, OfSession):
-            return float32(of_session(self, feature))
-        return counted(self, feature)
-
-    def session_rows(self, feature: OfSession) -> list[Row]:
-        """Return the events of the current session.
-
-        These are the events with the request's session_id, or without one the run of events that
-        ends within the gap of t.
-        """
-        session_events = Counted(feature.name, "", "", Entity(("user",)), feature.types, None)
-        rows = self.last_rows(self.rows(session_events, per_item=True), SESSION_LENGTH)
-        if self.request.session_id is not None:
-            return [row for row in rows if row.event["session_id"] == self.request.session_id]
-        current, edge = [], self.t
-        for row in reversed(rows):
-            if edge - row.event["ts"] > SESSION_GAP:
-                break
-            current.append(row)
-            edge = row.event["ts"]
-        return current
-
-    def rows(
-        self,
-        feature: Counted,
-        *,
-        types: Sequence[str] = (),
-        entity: Entity | None = None,
-        value: Expression | None = None,
-        per_item: bool = False,
-    ) -> list[Row]:
-        """Return the events of the entity of the request, once per item where required."""
-        entity = entity or feature.entity
-        names = [
-            *entity.fields,
-            *(name for e in (feature.where, value) if e is not None for name, _ in e.names),
-        ]
-        per_item = per_item or any(name == "item" or name.startswith("item.") for name in names)
-        key, rows = self.key(entity), []
-        limit = self.position_of(
-            entity_key(entity, [np.array(hash64(part or ""), np.uint64) for part in key])
+    if isinstance(feature, Derived):
+        expression = next(
+            step.expression for step in moment.features.layout.steps if step.name == name
         )
-        for event in self.events:
-            if (
-                event["p"] > limit
-                or event["type"] not in (types or feature.types)
-                or event["ts"] <= 0
-            ):
-                continue
-            for row in expand_items(event, per_item):
-                if [row.key_field(name) for name in entity.fields] != key:
-                    continue
-                if feature.where is not None and not truth(feature.where, row.field):
-                    continue
-                if value is None or row.has(value):
-                    rows.append(row)
-        return rows
-
-    def within(self, rows: list[Row], window: Window) -> list[Row]:
-        """Return the rows in the tile of t and in the window before it."""
-        since = self.t // window.hop * window.hop - window.length
-        return [row for row in rows if row.event["ts"] >= since]
-
-    def last_rows(self, rows: list[Row], length: int) -> list[Row]:
-        recent = [row for row in rows if row.event["ts"] >= self.t - HORIZON]
-        return sorted(recent, key=Row.order)[-length:]
-
-    def key(self, entity: Entity) -> list[str | None]:
-        """Return the values of the entity's fields in this request.
-
-        A field such as item.category is the item's own attribute.
-        """
-        return [self.key_field(name) for name in entity.fields]
-
-    def key_field(self, name: str) -> str | None:
-        if name in self.request.given:
-            return self.request.given[name]
-        if "." in name:
-            owner, _, attribute = name.partition(".")
-            return text_of(self.profile(owner, attribute))
-        return self.item if name == "item" else request_text(self.request, name, self.t)
-
-    def profile(self, owner: str, attribute: str) -> object:
-        """Return an attribute of the newest profile event; a newer profile replaces the older one
-        completely.
-        """
-        newest = self.profile_row(owner)
+        assert expression is not None
+        return float32(number(expression, lambda column, kind: value_at(moment, column)))
+    if isinstance(feature, Attribute):
+        attribute = moment.profile(feature.entity.fields[0], feature.attribute)
+        attribute = element_of(attribute, max(feature.element, 1))
         return (
-            None
-            if newest is None
-            else json.loads(newest.event["properties"] or "{}").get(attribute)
+            float32(number_of(attribute))
+            if feature.kind == "numeric"
+            else category(text_of(attribute))
         )
-
-    def profile_row(self, owner: str) -> Row | None:
-        column, subject = (
-            ("user_id", self.request.person) if owner == "user" else ("item_id", self.item)
+    if isinstance(feature, Age):
+        return float32(
+            (float(moment.t) - time_of(moment.profile(feature.entity.fields[0], feature.attribute)))
+            / 1e6
         )
-        if subject is None:
-            return None
-        limit = self.position_of(hash64(subject))
-        rows = [
-            Row(event, None, 0)
-            for event in self.events
-            if event["type"] == owner and event[column] == subject and event["p"] <= limit
+    if isinstance(feature, Match):
+        context_text, words = (
+            words_of(text)
+            for text in (
+                moment.request.query,
+                moment.profile(feature.entity.fields[0], feature.attribute),
+            )
+        )
+        return float32(
+            float(len(set(context_text) & set(words))) / float(len(context_text))
+            if context_text and words
+            else math.nan
+        )
+    assert isinstance(feature, Counted | OfSession)
+    entity = feature.entity if isinstance(feature, Counted) else Entity(("user",))
+    if None in moment.key(entity):
+        return (
+            []
+            if isinstance(feature, SequenceOf)
+            else 0
+            if getattr(feature, "kind", "") == "categorical"
+            else math.nan
+        )
+    if isinstance(feature, SequenceOf):
+        rows = moment.last_rows(moment.rows(feature, per_item=True), feature.length)
+        return [
+            (
+                category(row.item),
+                hash64(row.event["type"]),
+                row.event["ts"],
+                *map(row.value, feature.of),
+            )
+            for row in rows
         ]
-        return max(rows, key=Row.order, default=None)
-
-    def position_of(self, key: int | np.ndarray) -> int:
-        """Return the p up to which the events of the entity with this key are known."""
-        return self.positions[int(key) % len(self.positions)]
-
-
-def expand_items(event: Event, per_item: bool) -> Iterator[Row]:
-    items = event.get("items")
-    if event["item_id"] is not None or not items:
-        yield Row(event, event["item_id"], 0)
-    elif per_item or event["type"] in SHOWN:
-        yield from (Row(event, item, index) for index, item in enumerate(items))
-    else:
-        yield Row(event, None, 0)
+    if isinstance(feature, OfSession):
+        return float32(of_session(moment, feature))
+    return counted(moment, feature)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.events.clock import DAY, MINUTE
-from tailorbird.features.declare.declarations import HORIZON
+from tailorbird.features.declare.limits import HORIZON
 from tailorbird.features.event_columns.columns import Keys
 from tailorbird.features.layout.layout import NEWEST, PROFILE_HEADER, EntityLayout, Layout
 from tailorbird.features.state.state import Records, StateBatch

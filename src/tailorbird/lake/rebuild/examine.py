@@ -22,8 +22,9 @@ from tailorbird.lake.rebuild.intact import IntactRows
 from tailorbird.lake.rebuild.plan import Plan, Rebuilt, Unrecoverable
 from tailorbird.lake.rebuild.received import Action, archived_content, examine_logs
 from tailorbird.lake.rebuild.reroute import RouteAgain, route_archive
+from tailorbird.lake.row_accounts import count_raw_rows
 from tailorbird.lake.tables import TABLES
-from tailorbird.lake.verify import Fault, count_raw_rows, describe_gap, ends_of, table_faults
+from tailorbird.lake.verify import Fault, describe_gap, ends_of, table_faults
 from tailorbird.lake.write import etl
 from tailorbird.lake.write.positions import Positions, beyond_logs, load_positions, positions_lost
 from tailorbird.stream import Stream, log_set

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from tailorbird.events.contract.contract import Receipt
+from tailorbird.events.contract.verdict import Receipt
 from tailorbird.lake.files.archive import Archive
 from tailorbird.stream import (
     Address,

@@ -32,8 +32,9 @@ from tailorbird.events.adapters import CONVERTERS
 from tailorbird.events.adapters.record import record_to_lines
 from tailorbird.events.adapters.webhook import WEBHOOKS
 from tailorbird.events.clock import DAY
-from tailorbird.events.contract.contract import Origin, Unread, parse_unread, split_body
+from tailorbird.events.contract.contract import parse_unread, split_body
 from tailorbird.events.contract.schema import micros
+from tailorbird.events.contract.verdict import Origin, Unread
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.quarantine import QuarantineFilter, RowKey, count, row_keys, slices

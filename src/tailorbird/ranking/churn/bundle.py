@@ -20,42 +20,31 @@ A server and a batch job read the columns in their own way and score by this mod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from tailorbird.errors import BundleError
 from tailorbird.events.clock import DAY
 from tailorbird.features import FeatureSet
 from tailorbird.features.codec import FILE as DECLARED
-from tailorbird.features.codec import encode_features
-from tailorbird.ranking.bundle import (
-    CARD,
-    GOLDEN_ABSOLUTE,
-    GOLDEN_RELATIVE,
-    GOLDEN_ROWS,
-    Session,
-    open_session,
-    read_features,
-    read_trees,
-    run_heads,
-    write_trees,
-)
+from tailorbird.ranking.bundle import GOLDEN_ABSOLUTE, GOLDEN_RELATIVE, read_features
 from tailorbird.ranking.calibration import Calibration
-from tailorbird.ranking.churn.bg_nbd import BgNbdColumns
-from tailorbird.ranking.churn.pareto_nbd import ParetoNbdColumns
-from tailorbird.ranking.encode.encoder import Encoder, Keys, Matrix, read_encoder
+from tailorbird.ranking.churn.plan import ChurnPlan
+from tailorbird.ranking.encode.encoder import Encoder, Keys
+from tailorbird.ranking.encode.encoder_file import read_encoder
+from tailorbird.ranking.encode.rows import Matrix
+from tailorbird.ranking.head_sessions import Session, open_session, run_heads
 from tailorbird.ranking.tower import FOLDER as TOWER
-from tailorbird.ranking.tower import SequenceLike, Space, TowerPlan, read_tower
+from tailorbird.ranking.tower import SequenceLike, Space, TowerPlan
+from tailorbird.ranking.tower_net import read_tower
 from tailorbird.ranking.tree_shap import Trees, rescale_contributions
-from tailorbird.registry import Columns, Head, Manifest, Window, read_sealed, seal
+from tailorbird.ranking.trees import read_trees
+from tailorbird.registry import Columns, Manifest, read_sealed
 from tailorbird.retrieval import Index
-from tailorbird.retrieval.arrays import read_array, write_array
+from tailorbird.retrieval.arrays import read_array
 from tailorbird.retrieval.vectors import ItemVectors
-from tailorbird.version import __version__
 
 Floats = npt.NDArray[np.float64]
 
@@ -64,61 +53,6 @@ VECTOR = "user_vector_"
 _ITEMS = "items.json"
 BACKGROUND_ROWS = 8  # background rows of an explanation
 _EDGE = 1e-6
-
-
-class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One model of the ensemble.
-
-    `kind` is `direct` for P(active in the window), `hazard` for P(active in the next period),
-    `count` for expected purchases.
-    """
-
-    head: str
-    kind: Literal["direct", "hazard", "count"]
-
-
-class ChurnPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The recipe of a churn score; `churn.json` of the bundle, times in microseconds.
-
-    Attributes:
-        types, window, gap, active: as declared; active 0 is unlimited.
-        period, periods: of the hazard.
-        read_until: no columns are read later, since the models never saw evicted state; see
-            `training.churn.rolling_origin.feature_horizon`.
-        parts: the models; P(churn) is the mean of their log-odds, before calibration.
-        scale: of the expected purchases.
-        bg_nbd, pareto_nbd: further models of expected purchases, averaged with the `count`
-            models; None without.
-    """
-
-    name: str
-    types: tuple[str, ...]
-    window: int
-    gap: int
-    active: int
-    period: int
-    periods: int
-    read_until: int
-    parts: tuple[Part, ...]
-    scale: float = 1.0
-    bg_nbd: BgNbdColumns | None = None
-    pareto_nbd: ParetoNbdColumns | None = None
-
-    @property
-    def has_hazards(self) -> bool:
-        return any(part.kind == "hazard" for part in self.parts)
-
-    def moments(self, now: int) -> list[int]:
-        """Return the times at which columns are read: now, and the start of each period.
-
-        All are read with what is known now.
-        """
-        starts = (
-            [now + self.gap + k * self.period for k in range(self.periods)]
-            if self.has_hazards
-            else []
-        )
-        return [now, *(max(min(start, self.read_until), now) for start in starts)]
 
 
 @dataclass(frozen=True)
@@ -409,76 +343,3 @@ def log_odds(p: Floats) -> Floats:
     """Return the log-odds of probabilities, clipped away from 0 and 1."""
     clipped = np.clip(p, _EDGE, 1 - _EDGE)
     return np.log(clipped) - np.log1p(-clipped)
-
-
-def write_churn_bundle(
-    folder: Path,
-    plan: ChurnPlan,
-    *,
-    created_at: int,
-    features: FeatureSet,
-    encoder: Encoder,
-    models: Mapping[str, bytes],
-    calibration: Calibration,
-    golden: Matrix,
-    window: Window,
-    metrics: Mapping[str, Any],
-    libraries: Mapping[str, str],
-    card: str,
-    trees: Mapping[str, Trees] | None = None,
-    space: Mapping[str, bytes] | None = None,
-) -> Manifest:
-    """Write a sealed bundle into a new folder, ready for `Registry.add`.
-
-    Args:
-        models: head → ONNX bytes, those of the plan's parts.
-        trees: of the parts that are forests.
-        golden: rows of the matrix, of which some are kept to be scored again at each load.
-        space: file → bytes of the tower and its items, see `space_files`; None without vectors.
-    """
-    for name, data in (space or {}).items():
-        (folder / TOWER).mkdir(parents=True, exist_ok=True)
-        (folder / TOWER / name).write_bytes(data)
-    (folder / "model").mkdir(parents=True)
-    heads = [
-        Head(
-            part.head,
-            f"model/{part.head}.onnx",
-            calibration=calibration.name if part.kind != "count" else "none",
-        )
-        for part in plan.parts
-    ]
-    for head in heads:
-        (folder / head.file).write_bytes(models[head.name])
-    (folder / DECLARED).write_bytes(encode_features(features))
-    write_trees(folder, trees or {})
-    (folder / "churn.json").write_bytes(msgspec.json.encode(plan))
-    (folder / "encoder.json").write_bytes(msgspec.json.encode(encoder))
-    (folder / "calibration.json").write_bytes(msgspec.json.encode({CHURN_HEAD: calibration}))
-    sessions = {
-        head.file: open_session(models[head.name], width=len(encoder.names), where=head.file)
-        for head in heads
-    }
-    sampled = np.unique(np.linspace(0, len(golden) - 1, GOLDEN_ROWS).astype(np.intp))
-    rows = np.ascontiguousarray(golden[sampled], np.float32)
-    write_array(folder / "golden_input.npy", rows)
-    write_array(
-        folder / "golden_raw.npy", np.column_stack(list(run_heads(sessions, heads, rows).values()))
-    )
-    if card:
-        (folder / CARD).write_text(
-            card, encoding="utf-8"
-        )  # a copy of the manifest's card for readers of the folder
-    manifest = Manifest(
-        created_at=created_at,
-        schema_hash=features.schema_hash,
-        columns=encoder.columns,
-        heads=tuple(heads),
-        window=window,
-        metrics=dict(metrics),
-        libraries={"onnxruntime": ort.__version__, "numpy": np.__version__, **libraries},
-        golden_rows=len(rows),
-        engine=__version__,
-        card=card,
-    )
-    return seal(folder, manifest)

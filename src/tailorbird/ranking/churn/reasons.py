@@ -7,7 +7,8 @@ import numpy as np
 
 from tailorbird.ranking.churn.bundle import VECTOR, ChurnBundle, log_odds
 from tailorbird.ranking.churn.columns import duration_columns
-from tailorbird.ranking.encode.encoder import Keys, Matrix
+from tailorbird.ranking.encode.encoder import Keys
+from tailorbird.ranking.encode.rows import Matrix
 
 EFFECT_MIN = 0.05  # minimum effect in log-odds
 DIGITS_MAX = 5  # maximum decimals of a percentage

@@ -68,6 +68,19 @@ def group_transforms(outputs: Sequence[Output]) -> tuple[TransformBlock, ...]:
     )
 
 
+def split_transforms(
+    outputs: Sequence[Output],
+) -> tuple[list[tuple[int, Output]], list[tuple[TransformBlock, npt.NDArray[np.intp]]]]:
+    """Return the outputs to apply singly, and those in blocks, with their column offsets."""
+    blocks = group_transforms(outputs)
+    starts = np.concatenate(([0], np.cumsum([output.width for output in outputs]))).astype(np.intp)
+    grouped = {index for block in blocks for index in block.places}
+    singles = [
+        (int(starts[index]), output) for index, output in enumerate(outputs) if index not in grouped
+    ]
+    return singles, [(block, starts[list(block.places)]) for block in blocks]
+
+
 def _make_block(outputs: list[Output], indices: list[int]) -> TransformBlock:
     steps = [
         _block_step(list(of_all))

@@ -15,20 +15,17 @@ Each row depends only on its own request, and sums run in a fixed order, so rows
 for any batch size. Only columns by vectors may differ in their last digits.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from tailorbird.candidates.query import CandidateColumns, RequestLists
-from tailorbird.errors import BundleError, DeclarationError
-from tailorbird.features.declare import declarations
+from tailorbird.errors import BundleError
 from tailorbird.features.declare.declarations import POSITION
-from tailorbird.ranking.encode.blocks import TransformBlock, group_transforms
+from tailorbird.ranking.encode.blocks import TransformBlock, split_transforms
 from tailorbird.ranking.encode.computed import (
     COMPUTED,
     Keys,
@@ -39,56 +36,22 @@ from tailorbird.ranking.encode.computed import (
 )
 from tailorbird.ranking.encode.history import History
 from tailorbird.ranking.encode.live import LiveColumns
-from tailorbird.ranking.encode.similarities import Similarity, from_declaration
+from tailorbird.ranking.encode.rows import Matrix, Ragged, RowsLike, source_column
+from tailorbird.ranking.encode.similarities import Similarity
 from tailorbird.ranking.encode.steps import MISSING
-from tailorbird.ranking.encode.transforms import Column, Output
+from tailorbird.ranking.encode.transforms import Output
 from tailorbird.ranking.encode.vocabulary import Vocabulary
 from tailorbird.ranking.tower import VECTOR_COLUMNS, Space, UserQuery, no_columns
 from tailorbird.registry import Columns
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.words import Words
 
-Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
-NO_CANDIDATE_COLUMNS = CandidateColumns()
 FORMAT = 7  # of encoder.json; another one is not read
 ITEM_COLUMNS = (
     COMPUTED | VECTOR_COLUMNS
 )  # computed columns, besides those of candidate sources, with descriptions
-
-
-class SequenceLike(Protocol):
-    """One user's sequence, oldest first: `features.Sequence`."""
-
-    @property
-    def item(self) -> Keys: ...
-    @property
-    def ts(self) -> Times: ...
-
-
-class RowsLike(Protocol):
-    """The features of one request's items: `features.Rows`."""
-
-    @property
-    def numeric(self) -> Matrix: ...
-    @property
-    def categorical(self) -> Keys: ...
-    @property
-    def sequences(self) -> Mapping[str, SequenceLike]: ...
-    @property
-    def t(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Ragged:
-    """A plain implementation of `RaggedLike`."""
-
-    offsets: Times
-    item: Keys
-    ts: Times = field(
-        default_factory=lambda: np.zeros(0, np.int64)
-    )  # read only by columns for nets
 
 
 class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
@@ -235,7 +198,6 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             descriptions |= self.history.describe_columns()
         for words in self.words:
             descriptions |= words.told()
-
         return descriptions
 
     def _check(self, output: Output) -> None:
@@ -368,43 +330,21 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         sources = numeric, categorical, computed, position
         singles, blocks = self._parts
         for source_index, output in singles:
-            values = output.apply(self._source(output.column, *sources), learned.get(output.name))
+            values = output.apply(
+                source_column(self.columns, output.column, *sources), learned.get(output.name)
+            )
             matrix[:, at + source_index : at + source_index + output.width] = values.reshape(
                 len(matrix), output.width
             )
         for block, offsets in blocks:
             matrix[:, at + offsets] = block.apply(
-                [self._source(column, *sources) for column in block.columns]
+                [source_column(self.columns, column, *sources) for column in block.columns]
             ).T
         return matrix
 
     @cached_property
     def _parts(self) -> tuple[list[tuple[int, Output]], list[tuple[TransformBlock, Rows]]]:
-        """The transforms applied singly, and those in blocks, with their column offsets."""
-        blocks = group_transforms(self.transforms)
-        widths = [output.width for output in self.transforms]
-        starts = np.concatenate(([0], np.cumsum(widths))).astype(np.intp)
-        grouped = {index for block in blocks for index in block.places}
-        singles = [
-            (int(starts[index]), output)
-            for index, output in enumerate(self.transforms)
-            if index not in grouped
-        ]
-        return singles, [(block, starts[list(block.places)]) for block in blocks]
-
-    def _source(
-        self,
-        name: str,
-        numeric: Matrix,
-        categorical: Keys,
-        computed: Mapping[str, npt.NDArray[np.generic]],
-        position: npt.NDArray[np.generic],
-    ) -> Column:
-        if name in self.columns.categorical:
-            return categorical[:, self.columns.categorical.index(name)]
-        if name in self.columns.numeric:
-            return numeric[:, self.columns.numeric.index(name)]
-        return (position if name == POSITION else computed[name]).astype(np.float32)
+        return split_transforms(self.transforms)
 
     def encode_people(self, numeric: Matrix, categorical: Keys) -> Matrix:
         """Encode rows about users alone, by an encoder without computed columns and position."""
@@ -453,90 +393,3 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     def read_live(self, lists: RequestLists, rows: RowsLike, item_keys: Keys) -> Matrix:
         """Read the live columns of one request's candidates, (n, columns)."""
         return self.live.matrix(lists, rows.sequences, item_keys)
-
-
-def read_encoder(data: bytes, *, where: str) -> Encoder:
-    """Decode a bundle's `encoder.json`.
-
-    Raises:
-        BundleError: it cannot be read, contradicts itself, or was written by another version.
-    """
-    try:
-        if (file_format := msgspec.json.decode(data, type=_Format).format) != FORMAT:
-            raise BundleError(
-                f"its encoder has the format {file_format}, this version reads {FORMAT}",
-                where=where,
-                fix="tailorbird train",
-            )
-        return msgspec.json.decode(data, type=Encoder)
-    except BundleError as error:
-        raise (
-            error if error.where else BundleError(error.message, where=where, fix=error.fix)
-        ) from None
-    except (ValueError, msgspec.DecodeError) as error:
-        raise BundleError(f"its encoder cannot be read: {error}", where=where) from error
-    except DeclarationError as error:  # a candidate source that is none
-        raise BundleError(
-            f"its encoder cannot be read: {error.message}", where=where, fix="tailorbird train"
-        ) from error
-
-
-class _Format(msgspec.Struct):
-    format: int = 1
-
-
-def fit_encoder(
-    columns: Columns,
-    categorical: Keys,
-    *,
-    numeric: Sequence[str] | None = None,
-    computed: Sequence[str] = tuple(COMPUTED),
-    position: bool = False,
-    count_min: int = 5,
-    size_max: int = 100_000,
-    leave_out: Sequence[str] = (),
-    similarities: Sequence[declarations.Similarity] = (),
-    candidates: CandidateColumns = NO_CANDIDATE_COLUMNS,
-) -> Encoder:
-    """Learn the vocabularies from training rows.
-
-    Args:
-        columns: of the feature set.
-        categorical: (n, C): the training rows' keys.
-        numeric: the numeric columns to use; all by default.
-        count_min: a value seen less often is unknown, so that the model learns what unknown means.
-        size_max: the most values of one column, the most frequent ones.
-        leave_out: columns of any kind that the model must not see.
-        similarities: as declared; the encoder keeps also those that are left out, since a transform
-            may be made of them.
-        candidates: columns of candidate sources, likewise.
-    """
-    vocabularies: list[Vocabulary] = []
-    for index, name in enumerate(columns.categorical):
-        if name in leave_out:
-            continue
-        keys, counts = np.unique(categorical[:, index], return_counts=True)
-        often = (keys != 0) & (counts >= count_min)
-        keys, counts = keys[often], counts[often]
-        order = np.lexsort((keys, -counts))[:size_max]
-        vocabularies.append(Vocabulary(name, keys[order].tolist()))
-    used = tuple(
-        name for name in (columns.numeric if numeric is None else numeric) if name not in leave_out
-    )
-    similar = tuple(from_declaration(similarity) for similarity in similarities)
-    chosen = tuple(
-        name
-        for name in (*computed, *candidates.names, *(similarity.name for similarity in similar))
-        if name not in leave_out
-    )
-    sequence = columns.sequences[0] if columns.sequences else ""
-    return Encoder(
-        columns,
-        used,
-        tuple(vocabularies),
-        chosen,
-        sequence,
-        position,
-        candidates=candidates,
-        similarities=similar,
-    )

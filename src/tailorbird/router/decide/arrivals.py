@@ -19,7 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tailorbird.events import ROUTED, Answer, Context, Receipt
-from tailorbird.events.contract.columnwise import CheckedBatch, Contract, some
+from tailorbird.events.contract.checked_batch import CheckedBatch, some
+from tailorbird.events.contract.columnwise import Contract
 from tailorbird.events.contract.plan import MERGED_INTO, PROFILE_TYPES
 from tailorbird.events.parts import partition_rows
 from tailorbird.router.columns import RefusedRow

@@ -10,13 +10,12 @@ transactions.
                                        └─► response, identify, profile: applied to later events
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter, itemgetter
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import apsw
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -24,10 +23,16 @@ from tailorbird.events import HOUR, MINUTE, ROUTED, RoutePlan
 from tailorbird.router.decide import attribution, dedup, identity
 from tailorbird.router.decide import profiles as catalogue
 from tailorbird.router.decide.arrivals import Arrivals, Int64s
-from tailorbird.router.decide.timeline import VARIES, Timeline
+from tailorbird.router.decide.profile_lookup import (
+    Bools,
+    DictionaryColumn,
+    Update,
+    V,
+    look_up_item_profiles,
+    look_up_profiles,
+    profile_updates,
+)
 
-V = TypeVar("V")
-Codes, Bools = npt.NDArray[np.int32], npt.NDArray[np.bool_]
 MEMORY_BYTES = 256 << 20
 _ANONYMOUS = "anon:"
 
@@ -72,21 +77,6 @@ class RouterMemory:
         self.responses.save(connection, newest)
 
 
-class DictionaryColumn(NamedTuple, Generic[V]):
-    """A dictionary-encoded column: `codes`, shape (n,), index into `values`; -1 is null."""
-
-    values: list[V]
-    codes: Codes
-
-    def to_arrow(self, type_: pa.DataType, get: Callable[[V], Any]) -> pa.Array:
-        """Return `get` of each value as an Arrow array."""
-        if not self.values:
-            return pa.nulls(len(self.codes), type_)
-        return pa.array([get(value) for value in self.values], type_).take(
-            pa.array(self.codes, mask=self.codes < 0)
-        )
-
-
 def route(
     arrivals: Arrivals, memory: RouterMemory, plan: RoutePlan, first_p: int
 ) -> pa.RecordBatch:
@@ -116,13 +106,13 @@ def route(
         }
     )
     profile_mask = pa.array(is_profile)
-    user_profiles = _look_up(
+    user_profiles = look_up_profiles(
         pc.if_else(profile_mask, None, persons),
         ts,
         memory.users.timeline,
-        _profile_updates(arrivals, memory.users, "user", "user_id", first_p),
+        profile_updates(arrivals, memory.users, "user", "user_id", first_p),
     )
-    item_profiles = _look_up_item_profiles(
+    item_profiles = look_up_item_profiles(
         arrivals,
         pc.if_else(profile_mask, None, event_columns["item_id"]),
         ts,
@@ -250,12 +240,12 @@ def _resolve_persons(
         visitor, user = ids[row]
         history.apply(visitor, int(ts[row]), first_p + row, user)
 
-    updates = [_Update(row, ids[row][0], apply) for row in arrivals.identifies]
+    updates = [Update(row, ids[row][0], apply) for row in arrivals.identifies]
     unnamed = pc.if_else(pc.or_(users.is_valid(), pa.array(is_profile)), None, visitors)
     if unnamed.null_count == len(unnamed) and not updates:
         persons = _apply_merges(arrivals, users, memory.merges, is_profile, ts, first_p)
     else:
-        identified_users = _look_up(unnamed, ts, history.timeline, updates).to_arrow(
+        identified_users = look_up_profiles(unnamed, ts, history.timeline, updates).to_arrow(
             pa.string(), str
         )
         persons = _apply_merges(
@@ -298,109 +288,3 @@ def _apply_merges(
         elif not is_profile[row]:
             persons[row] = history.at(persons[row], int(ts[row]))
     return pa.array(persons, pa.string())
-
-
-class _Update(NamedTuple):
-    """A change of `key` by the event at `row`, which `apply` puts into its timeline."""
-
-    row: int
-    key: str
-    apply: Callable[[int], None]
-
-
-def _profile_updates(
-    arrivals: Arrivals, history: catalogue.ProfileHistory, kind: str, key: str, first_p: int
-) -> list[_Update]:
-    """Return the profile updates of one kind."""
-    ids, versions = arrivals.columns[key], arrivals.columns["event_id"]
-    profiles = {one.row: one for one in arrivals.profiles if one.type == kind}
-
-    def apply(row: int) -> None:
-        profile = profiles[row]
-        history.apply(
-            ids[row].as_py() or "",
-            int(arrivals.ts[row]),
-            first_p + row,
-            versions[row].as_py(),
-            profile.properties,
-            profile.text,
-        )
-
-    return [_Update(row, ids[row].as_py() or "", apply) for row in profiles]
-
-
-def _look_up(
-    keys: pa.Array,
-    ts: Int64s,
-    timeline: Timeline[V],
-    updates: Sequence[_Update],
-    overrides: Mapping[int, Callable[[int], V | None]] | None = None,
-) -> DictionaryColumn[V]:
-    """Return the value of each key at its time, after the updates of earlier rows.
-
-    All updates are applied. A null key has a null value.
-
-    Args:
-        overrides: functions to call instead of the lookup, by row.
-    """
-    encoded = keys.dictionary_encode()
-    names = encoded.dictionary.to_pylist()
-    timeline.preload([*names, *(put.key for put in updates)])
-    updated_keys = {put.key for put in updates}
-    first, last = (int(ts.min()), int(ts.max())) if len(ts) else (0, 0)
-    values: list[V] = []
-    code_of = np.full(len(names) + 1, -1, np.int32)  # the last entry stands for a null key
-    for index, value in enumerate(timeline.find_constant(names, first, last)):
-        if value is VARIES or names[index] in updated_keys:
-            code_of[index] = -2
-        elif value is not None:
-            code_of[index] = len(values)
-            values.append(value)
-    place = encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
-    codes = code_of[place]
-
-    def look_up(row: int) -> None:
-        value = (
-            overrides[row](row)
-            if overrides and row in overrides
-            else timeline.at(names[place[row]], int(ts[row]))
-        )
-        codes[row] = -1 if value is None else len(values)
-        if value is not None:
-            values.append(value)
-
-    lookups = [
-        (row, look_up) for row in (*np.flatnonzero(codes == -2).tolist(), *(overrides or ()))
-    ]
-    for row, action in sorted(
-        [*lookups, *((put.row, put.apply) for put in updates)], key=itemgetter(0)
-    ):
-        action(row)
-    return DictionaryColumn(values, codes)
-
-
-def _look_up_item_profiles(
-    arrivals: Arrivals,
-    keys: pa.Array,
-    ts: Int64s,
-    history: catalogue.ProfileHistory,
-    first_p: int,
-    is_profile: Bools,
-) -> DictionaryColumn[catalogue.ProfileVersion]:
-    """Return the item profile of each event; that of each item for an event about several."""
-    updates = _profile_updates(arrivals, history, "item", "item_id", first_p)
-    item_lists = arrivals.columns["items"]
-    if item_lists.null_count == len(item_lists):
-        return _look_up(keys, ts, history.timeline, updates)
-    lengths = pc.fill_null(pc.list_value_length(item_lists), 0).to_numpy(zero_copy_only=False)
-    rows = np.flatnonzero(
-        (lengths > 0) & keys.is_null().to_numpy(zero_copy_only=False) & ~is_profile
-    )
-    selected = item_lists.take(pa.array(rows))
-    history.timeline.preload(selected.flatten().unique().to_pylist())
-    items_by_row = dict(zip(rows.tolist(), selected.to_pylist(), strict=True))
-
-    def look_up(row: int) -> catalogue.ProfileVersion | None:
-        return history.list_versions(items_by_row[row], int(ts[row]))
-
-    return _look_up(keys, ts, history.timeline, updates, dict.fromkeys(items_by_row, look_up))

@@ -29,10 +29,10 @@ from tailorbird.router.erasure.erase import (
     remove_item_mentions,
 )
 from tailorbird.router.partitions.group import lock_member_folder
-from tailorbird.router.partitions.order import restart_order
+from tailorbird.router.partitions.order import FIRST_P, restart_order
 from tailorbird.router.routed_log.retention import publish_summary, rewrite_summary, summarize
+from tailorbird.router.routed_log.tables import make_tables
 from tailorbird.router.routed_log.topic import RoutedTopic
-from tailorbird.router.router import FIRST_P, make_tables
 from tailorbird.stream import open_reader, open_writer
 from tailorbird.stream.kafka import KafkaLog, emptied
 from tailorbird.stream.kafka.emptied import TopicSpec

@@ -17,25 +17,21 @@ import math
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import chain
 
-from tailorbird.errors import ConfigError, TailorbirdError
-from tailorbird.events.contract.columnwise import EventColumns
+from tailorbird.errors import TailorbirdError
+from tailorbird.events.contract.checked_batch import EventColumns
 from tailorbird.events.contract.contract import NEEDS_ITEM
+from tailorbird.serving.auth.buckets import Bucket, DistinctCounter
 from tailorbird.serving.auth.keyfile import READ, WRITE
 from tailorbird.serving.auth.keys import Caller
+from tailorbird.serving.auth.networks import Networks, client_address
 
-BURST_S = 10.0  # capacity of a bucket in seconds
 CLICKS = NEEDS_ITEM | {"purchase"}  # types that features and training count as interest
 ADDRESSES_MAX = 10_000
-UNKNOWN = "unknown"  # callers without a known address share one limit
 HOUR_S = 3_600.0
-_PRECISION = 12  # 4,096 registers: about 2 % off
-_REGISTERS = 1 << _PRECISION
-_ALPHA = 0.7213 / (1 + 1.079 / _REGISTERS)
 
 
 class LimitError(TailorbirdError):
@@ -58,32 +54,6 @@ class LimitError(TailorbirdError):
         self.retry_after_s = max(1, math.ceil(retry_after_s))
 
 
-class Networks:
-    """Addresses and networks, such as `10.0.0.7`, `10.0.0.0/8` and `fd00::/8`.
-
-    Raises:
-        ConfigError: one of the texts is neither.
-
-    >>> "10.1.2.3" in Networks(["10.0.0.0/8"]), "11.1.2.3" in Networks(["10.0.0.0/8"])
-    (True, False)
-    """
-
-    def __init__(self, texts: Iterable[str] = (), *, where: str = "serve.proxies") -> None:
-        self._networks: list[IPv4Network | IPv6Network] = []
-        for text in texts:
-            try:
-                self._networks.append(ip_network(text))
-            except ValueError as error:
-                fix = "write it as 10.0.0.7 or 10.0.0.0/8, without bits beyond the prefix"
-                raise ConfigError(
-                    f"{text!r} is no address and no network: {error}", where=where, fix=fix
-                ) from None
-
-    def __contains__(self, address: str | IPv4Address | IPv6Address) -> bool:
-        ip = _parse_ip(address) if isinstance(address, str) else address
-        return any(ip in network for network in self._networks if ip is not None)
-
-
 @dataclass(frozen=True)
 class ServerLimits:
     """Limits of keys that have none of their own; 0 means no limit.
@@ -104,57 +74,6 @@ class ServerLimits:
     address_clicks_per_hour: float = 5_000.0
     address_connections: int = 512
     proxies: Networks = field(default_factory=Networks)
-
-
-class Bucket:
-    """A token bucket that fills with `rate` a second up to `burst_s` seconds' worth, and may be
-    overdrawn once.
-    """
-
-    __slots__ = ("_capacity", "_rate", "_tokens", "_updated_at")
-
-    def __init__(self, rate: float, now: float, burst_s: float = BURST_S) -> None:
-        self._rate, self._capacity, self._updated_at = rate, max(1.0, rate * burst_s), now
-        self._tokens = self._capacity
-
-    def wait_s(self, now: float) -> float:
-        """Return the seconds until anything may be taken; 0 if at once."""
-        self._tokens = min(self._capacity, self._tokens + (now - self._updated_at) * self._rate)
-        self._updated_at = now
-        return 0.0 if self._tokens > 0 else (1e-3 - self._tokens) / self._rate
-
-    def take(self, amount: int) -> None:
-        self._tokens -= amount
-
-
-class DistinctCounter:
-    """An estimate of the number of distinct texts (HyperLogLog).
-
-    It hashes with Python's own keyed hash, which outsiders cannot attack.
-    """
-
-    def __init__(self) -> None:
-        self._ranks = bytearray(_REGISTERS)
-        self._sum, self._empty = float(_REGISTERS), _REGISTERS
-
-    def add(self, texts: Iterable[str]) -> None:
-        for text in texts:
-            hashed = hash(text) & 0xFFFF_FFFF_FFFF_FFFF
-            register, rest = hashed & (_REGISTERS - 1), hashed >> _PRECISION
-            rank = 65 - _PRECISION - rest.bit_length()
-            old = self._ranks[register]
-            if rank > old:
-                self._ranks[register] = rank
-                self._sum += 2.0**-rank - 2.0**-old
-                self._empty -= old == 0
-
-    def estimate(self) -> float:
-        raw = _ALPHA * _REGISTERS * _REGISTERS / self._sum
-        return (
-            _REGISTERS * math.log(_REGISTERS / self._empty)
-            if raw <= 2.5 * _REGISTERS and self._empty
-            else raw
-        )
 
 
 class Limiter:
@@ -376,50 +295,3 @@ def _bucket_of(buckets: OrderedDict[str, Bucket], address: str, default: Bucket)
     if len(buckets) > ADDRESSES_MAX:
         buckets.popitem(last=False)
     return bucket
-
-
-def client_address(peer: str, forwarded: str, proxies: Networks) -> str:
-    """Return the address of the caller: the peer, or the last hop that a trusted proxy did not add
-    itself.
-
-    An IPv6 address is reduced to its /64. Where a proxy names no address ("unknown"), the request
-    counts for that proxy.
-
-    Args:
-        forwarded: all lines of `X-Forwarded-For` in their order, joined by commas; some proxies
-            extend the last line, others
-        add one.
-    """
-    caller = _parse_ip(peer)
-    if caller is None:
-        return UNKNOWN
-    hops = [hop for hop in map(str.strip, forwarded.split(",")) if hop]
-    while hops and caller in proxies and (hop_ip := _parse_ip(hops.pop())) is not None:
-        caller = hop_ip
-    return (
-        str(caller)
-        if isinstance(caller, IPv4Address)
-        else f"{IPv6Address(int(caller) >> 64 << 64)}/64"
-    )
-
-
-def is_public(peer: str) -> bool:
-    """Return whether an address is globally routable, and not of a private network."""
-    ip = _parse_ip(peer)
-    return ip is not None and ip.is_global
-
-
-def _parse_ip(hop: str) -> IPv4Address | IPv6Address | None:
-    """Parse the address of a hop, without port or zone: `203.0.113.8:51234`, `[2001:db8::1]:51234`,
-    `fe80::1%eth0`.
-    """
-    text = hop.strip('"')
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    try:
-        ip = ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip

@@ -7,7 +7,8 @@ import msgspec
 
 from tailorbird.errors import StorageError
 from tailorbird.events import Receipt, Refusal
-from tailorbird.events.contract.columnwise import Contract, EventColumns
+from tailorbird.events.contract.checked_batch import EventColumns
+from tailorbird.events.contract.columnwise import Contract
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):

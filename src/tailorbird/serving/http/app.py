@@ -9,9 +9,7 @@ of a body.
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -19,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from tailorbird.errors import NotReadyError, suggest_name
+from tailorbird.errors import suggest_name
 from tailorbird.events import Event
 from tailorbird.serving.auth.keyfile import ADMIN, OPEN, READ, SCOPES, WRITE
 from tailorbird.serving.auth.keys import ANONYMOUS
@@ -36,19 +34,26 @@ from tailorbird.serving.http.handling import (
     as_receipts,
     authorize_and_handle,
     fault,
-    read_query_body,
     read_request_body,
-    run_in_thread,
 )
 from tailorbird.serving.http.openapi import Operation
+from tailorbird.serving.http.queries import (
+    churn,
+    formulas,
+    item,
+    put_formula,
+    rank,
+    recommend,
+    scores,
+    search,
+    similar,
+)
 from tailorbird.serving.messages import (
-    SIZE_MAX,
     Answer,
     ChurnAnswer,
     Fault,
     FormulaQuery,
     Item,
-    QueryError,
     RankQuery,
     Receipts,
     RecommendQuery,
@@ -56,16 +61,9 @@ from tailorbird.serving.messages import (
     Similar,
     SlotFormula,
     Status,
-    decode,
 )
 from tailorbird.serving.metrics import CONTENT_TYPE
-from tailorbird.serving.pipeline.request import AnyQuery
-from tailorbird.serving.scores.log import Scores, not_scored_error
-
-_recommend = msgspec.json.Decoder(RecommendQuery)
-_rank = msgspec.json.Decoder(RankQuery)
-_search = msgspec.json.Decoder(SearchQuery)
-_formula = msgspec.json.Decoder(FormulaQuery)
+from tailorbird.serving.scores.log import Scores
 
 
 async def post_events(request: Request, service: Service) -> Response:
@@ -87,81 +85,6 @@ async def post_events(request: Request, service: Service) -> Response:
     return as_receipts(
         await service.collector.submit_async(body, encoding, source=source, admit=admit)
     )
-
-
-async def recommend(request: Request, service: Service) -> Response:
-    query = _with_explain(request, decode(await read_query_body(request, service), _recommend))
-    return as_json(await run_in_thread(service, service.pipeline.answer, query))
-
-
-async def rank(request: Request, service: Service) -> Response:
-    query = _with_explain(request, decode(await read_query_body(request, service), _rank))
-    return as_json(await run_in_thread(service, service.pipeline.rank, query))
-
-
-async def search(request: Request, service: Service) -> Response:
-    query = _with_explain(request, decode(await read_query_body(request, service), _search))
-    return as_json(await run_in_thread(service, service.pipeline.search, query))
-
-
-async def similar(request: Request, service: Service) -> Response:
-    size = _size(request.query_params.get("size", "12"))
-    slot = request.query_params.get("slot", "")
-    similar_items = await run_in_thread(
-        service, service.pipeline.similar, request.path_params["id"], size, slot
-    )
-    return _unknown_item() if similar_items is None else as_json(similar_items)
-
-
-async def item(request: Request, service: Service) -> Response:
-    details = await run_in_thread(service, service.pipeline.item, request.path_params["id"])
-    return _unknown_item() if details is None else as_json(details)
-
-
-async def churn(request: Request, service: Service) -> Response:
-    if service.churn is None:
-        raise NotReadyError("there is no churn model", fix="declare one in churn.py")
-    explain = _explain(request)
-    name = request.query_params.get("model", "churn")
-    return as_json(
-        await run_in_thread(
-            service, partial(service.churn.answer, explain=explain), request.path_params["id"], name
-        )
-    )
-
-
-async def scores(request: Request, service: Service) -> Response:
-    if service.scores is None:
-        return fault(
-            404,
-            "no_scores",
-            "this project scores nobody",
-            fix="declare what to score in scores.py, and run tailorbird up",
-        )
-    text = request.query_params.get("start", "0")
-    start = int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else -1
-    if start < 0:
-        raise QueryError(f"expected a position, got {text[:20]!r}", path="start")
-    try:
-        return as_json(await run_in_thread(service, service.scores.read, start))
-    except NotReadyError as error:
-        raise not_scored_error(error) from None
-
-
-async def formulas(request: Request, service: Service) -> Response:
-    return as_json(
-        []
-        if service.formulas is None
-        else await run_in_thread(service, service.formulas.describe_all)
-    )
-
-
-async def put_formula(request: Request, service: Service) -> Response:
-    if service.formulas is None:
-        raise NotReadyError("this server has no registry")
-    query = decode(await read_query_body(request, service), _formula)
-    put = partial(service.formulas.put, by=f"key {request.state.caller.id}", why=query.why)
-    return as_json(await run_in_thread(service, put, request.path_params["slot"], query.formula))
 
 
 async def healthz(request: Request, service: Service) -> Response:
@@ -444,26 +367,6 @@ def route(
 
     endpoint.scope = scope  # type: ignore[attr-defined]
     return EncodedIdRoute(path, endpoint, methods=[method], allow_slashes=allow_slashes)
-
-
-def _explain(request: Request) -> bool:
-    return request.query_params.get("explain", "").lower() in ("true", "1")
-
-
-def _with_explain(request: Request, query: AnyQuery) -> AnyQuery:
-    """Return the query with `explain` set if the URL asks for it."""
-    return msgspec.structs.replace(query, explain=True) if _explain(request) else query
-
-
-def _size(text: str) -> int:
-    size = int(text) if text.isascii() and text.isdecimal() and len(text) <= 3 else 0
-    if not 1 <= size <= SIZE_MAX:
-        raise QueryError(f"expected a number from 1 to {SIZE_MAX}, got {text[:20]!r}", path="size")
-    return size
-
-
-def _unknown_item() -> Response:
-    return fault(404, "unknown_item", "the live index has no such item")
 
 
 async def _http_fault(request: Request, error: Exception) -> Response:

@@ -23,7 +23,8 @@ from tailorbird.errors import NotReadyError, StorageError, TailorbirdError, Usag
 from tailorbird.events.adapters.webhook import body_to_lines
 from tailorbird.serving.auth.keyfile import WRITE
 from tailorbird.serving.auth.keys import AccessError, Caller, Keys
-from tailorbird.serving.auth.limits import Admission, Limiter, LimitError, client_address, is_public
+from tailorbird.serving.auth.limits import Admission, Limiter, LimitError
+from tailorbird.serving.auth.networks import client_address, is_public
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.collector.decisions import Decision
 from tailorbird.serving.http import access

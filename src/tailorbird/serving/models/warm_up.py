@@ -16,7 +16,8 @@ import numpy as np
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.ranking import Slot
-from tailorbird.ranking.bundle import Bundle, run_heads
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.head_sessions import run_heads
 from tailorbird.serving.messages import RecommendQuery
 
 ROWS = 512  # candidates of a large request

@@ -11,31 +11,21 @@ pipeline, `serving.pipeline.stages` its stages, and `retrieval` and `ranking` th
 `serving.metrics` measures the time of each stage.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 import numpy as np
 
-from tailorbird.candidates.batch import segment_keys
-from tailorbird.candidates.protocol import CandidateRequest, CandidateTables
-from tailorbird.candidates.query import RequestLists
-from tailorbird.events import HOUR, MINUTE, Clock, hash64s
+from tailorbird.events import Clock, hash64s
 from tailorbird.events.pseudonyms import Pseudonyms
-from tailorbird.experiments.assign import assign
-from tailorbird.features import ReadRequest, Rows
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle, Scores
-from tailorbird.ranking.policy.exploration import Slate
 from tailorbird.retrieval import Index
 from tailorbird.serving.messages import (
     Answer,
     Item,
-    Query,
     QueryError,
     RankQuery,
     RecommendQuery,
@@ -47,6 +37,7 @@ from tailorbird.serving.pipeline.deadlines import UNBOUNDED, Breakers, Budgets
 from tailorbird.serving.pipeline.explain import select_rows
 from tailorbird.serving.pipeline.formulas import DeclaredFormulas
 from tailorbird.serving.pipeline.lists import list_items, similar_items
+from tailorbird.serving.pipeline.opening import RequestOpener
 from tailorbird.serving.pipeline.protocols import (
     AnswerLog,
     Bundles,
@@ -64,27 +55,16 @@ from tailorbird.serving.pipeline.protocols import (
 from tailorbird.serving.pipeline.record import (
     FALLBACK,
     build_answer,
-    build_log_entry,
+    log_answer,
     read_attributes,
     to_facets,
 )
-from tailorbird.serving.pipeline.request import (
-    Candidates,
-    Request,
-    normalise_country,
-    pseudonymise_query,
-    require_contract,
-    require_facets,
-    require_filters,
-    search_values,
-)
+from tailorbird.serving.pipeline.request import Candidates, Request, require_facets, search_values
 from tailorbird.serving.pipeline.rule_costs import VariantComparer, VariantOutcome
 from tailorbird.serving.pipeline.shadow import ShadowScorer
-from tailorbird.serving.pipeline.stages import STALE_US, ModelUnavailableError, Stages
+from tailorbird.serving.pipeline.stages import STALE_US, Stages
 
 SEARCH_CANDIDATES = 200
-
-T = TypeVar("T")
 
 
 class Pipeline:
@@ -129,7 +109,6 @@ class Pipeline:
         tables: Tables | None = None,
         editorial_lists: EditorialLists | None = None,
     ) -> None:
-        self._formulas: Formulas = formulas or DeclaredFormulas()
         self._slots, self._bundles, self._feature_provider = slots, bundles, feature_provider
         self._answer_log, self.clock = answer_log, clock
         self._catalogue: Overlay = catalogue or NoOverlay()
@@ -137,14 +116,27 @@ class Pipeline:
         self.pseudonyms = pseudonyms
         self.breakers = Breakers(budgets)
         self._shadows = ShadowScorer(feature_provider, self._watcher)
-        self._last_index: Index | None = None
         self._tables: Tables = tables or NoLiveTables()
-        stage_options = {
-            "breakers": self.breakers,
-            "ages": self._tables.ages,
-            "editorial_lists": editorial_lists,
-        }
-        self._stages = Stages(slots, clock, rng, self._watcher, stale_us, **stage_options)
+        self._stages = Stages(
+            slots,
+            clock,
+            rng,
+            self._watcher,
+            stale_us,
+            breakers=self.breakers,
+            ages=self._tables.ages,
+            editorial_lists=editorial_lists,
+        )
+        self._opener = RequestOpener(
+            bundles,
+            feature_provider,
+            self._tables,
+            self._catalogue,
+            formulas or DeclaredFormulas(),
+            self._stages,
+            clock=clock,
+            pseudonyms=pseudonyms,
+        )
 
     def answer(self, query: RecommendQuery) -> Answer:
         """Fill a slot from its own candidate sources."""
@@ -155,7 +147,7 @@ class Pipeline:
                 request, self._stages.find(request, request.slot.sources, size), size
             )
 
-        return self._run_request(query, self._slot(query.slot, "$.slot"), fill)
+        return self._opener.run(query, self._slot(query.slot), fill)
 
     def rank(self, query: RankQuery) -> Answer:
         """Order the caller's own items, all of them unless `size` is smaller.
@@ -175,11 +167,11 @@ class Pipeline:
             candidates = Candidates(rows, ids, keys, ["given"] * len(ids), np.zeros(len(ids)))
             return self._finish(request, candidates, query.size or len(ids), score_all=True)
 
-        return self._run_request(query, self._slot(query.slot, "$.slot"), order)
+        return self._opener.run(query, self._slot(query.slot), order)
 
     def search(self, query: SearchQuery) -> Answer:
         """Find items by words, scored by text and by the ranker for this person."""
-        slot = self._slot(query.slot or "search", "$.slot")
+        slot = self._slot(query.slot or "search")
 
         def find(request: Request) -> Answer:
             request.text = query.query
@@ -196,14 +188,14 @@ class Pipeline:
                     answer, facets=to_facets(self._stages.facets(request, query.facets))
                 )
 
-        return self._run_request(query, slot, find)
+        return self._opener.run(query, slot, find)
 
     def candidates(self, query: RecommendQuery) -> list[str]:
         """Return the items among which a slot chooses for a query, at most `CANDIDATES_MAX`,
         without logging.
         """
-        slot = self._slot(query.slot, "$.slot")
-        return self._run_request(
+        slot = self._slot(query.slot)
+        return self._opener.run(
             query,
             slot,
             lambda request: list(
@@ -219,8 +211,8 @@ class Pipeline:
 
         None where no model can score.
         """
-        slot = self._slot(query.slot, "$.slot")
-        return self._run_request(
+        slot = self._slot(query.slot)
+        return self._opener.run(
             query,
             slot,
             lambda request: weigher.compare(request, slot.sources, query.size or slot.size),
@@ -232,7 +224,7 @@ class Pipeline:
         None if the live index does not know the item. Rules of `slot` that hold for everybody
         apply.
         """
-        bundle, index = self._current()
+        bundle, index = self._opener.current()
         model = bundle.version if bundle else FALLBACK
         if index is None:
             return Similar(item_id=item_id, items=[], model=model, degraded=["model"])
@@ -248,7 +240,7 @@ class Pipeline:
 
     def item(self, item_id: str) -> Item | None:
         """Return an item's attributes from the live index, or None if it does not know the item."""
-        _, index = self._current()
+        _, index = self._opener.current()
         row = -1 if index is None else int(index.find_ids([item_id])[0])
         if index is None or row < 0:
             return None
@@ -264,7 +256,7 @@ class Pipeline:
 
         Empty while there is no index. Rules of `slot` that hold for everybody apply.
         """
-        _, index = self._current()
+        _, index = self._opener.current()
         with self._tables.tables() as tables:
             return (
                 []
@@ -273,7 +265,7 @@ class Pipeline:
             )
 
     def _slot_view(self, slot: str, index: Index) -> Index:
-        return self._stages.view(self._slot(slot, "$.slot"), index) if slot else index
+        return self._stages.view(self._slot(slot), index) if slot else index
 
     def prepare(self, index: Index) -> None:
         """Compute each slot's view of an index before a request needs it."""
@@ -294,144 +286,6 @@ class Pipeline:
         """Open the features of the current bundle, for pages that show them."""
         with self._feature_provider.access(self._bundles.current()) as access:
             yield access
-
-    # The steps
-
-    def _current(self) -> tuple[Bundle | None, Index | None]:
-        """Return the bundle that serves, and the current items."""
-        bundle = self._bundles.current()
-        return bundle, self._current_index(bundle)
-
-    def _current_index(self, bundle: Bundle | None) -> Index | None:
-        """Return the current items; those of the last index where the bundle has none."""
-        index = self._catalogue.overlay_for(bundle.index if bundle else None)
-        if index is not None and len(index):
-            self._last_index = index
-            return index
-        return self._last_index
-
-    def _run_request(self, query: Query, slot: Slot, work: Callable[[Request], T]) -> T:
-        """Check the query and answer it by this person's bundle.
-
-        Where its model fails, the fallback bundle answers, and then none.
-        """
-        now = self.clock.now()
-        require_contract(query, now)
-        require_filters(query)
-        query = pseudonymise_query(normalise_country(query), self.pseudonyms)
-        request_id = self._stages.draw_id()
-        anonymous_id = query.anonymous_id
-        if query.user_id is None and anonymous_id is None:
-            anonymous_id = f"stranger-{request_id}"
-        assigned = self._bundles.for_person(query.user_id or f"anon:{anonymous_id}")
-        failure = ""
-        for bundle, may_score in self._fallback_chain(assigned):
-            with self._feature_provider.access(bundle) as access, self._tables.tables() as tables:
-                request = self._start_request(
-                    query, slot, now, bundle, access, tables, request_id, anonymous_id
-                )
-                request.may_score, request.failure = may_score, failure
-                request.assigned_version = assigned.version if assigned is not None else ""
-                if bundle is not assigned or (
-                    bundle is not None and may_score and self._bundles.is_fallback(bundle)
-                ):
-                    request.mark_degraded("previous_model")
-                elif not may_score:
-                    request.mark_degraded("model")
-                try:
-                    return work(request)
-                except ModelUnavailableError as error:
-                    failure = failure or error.why
-        raise AssertionError("an answer without a model cannot lose it")
-
-    def _fallback_chain(self, assigned: Bundle | None) -> Iterator[tuple[Bundle | None, bool]]:
-        """Yield the bundles to answer with in turn, and whether their model may score.
-
-        That of the last one may not.
-        """
-        if assigned is not None:
-            yield assigned, True
-            champion = self._bundles.current()
-            fallback = champion if champion is not assigned else self._bundles.previous()
-            if fallback is not None and fallback.heads:
-                yield fallback, True
-        yield assigned, False
-
-    def _start_request(
-        self,
-        query: Query,
-        slot: Slot,
-        now: int,
-        bundle: Bundle | None,
-        access: FeatureAccess,
-        tables: CandidateTables,
-        request_id: str,
-        anonymous_id: str | None,
-    ) -> Request:
-        """Identify the person, and assign the arm."""
-        index = self._current_index(bundle)
-        context = query.context
-        hour = (now + (context.utc_offset_min or 0) * MINUTE) // HOUR % 24
-        text = query.query if isinstance(query, SearchQuery) else None
-        read_request = ReadRequest(
-            None,
-            anonymous_id,
-            query.session_id,
-            context.device,
-            context.country,
-            hour,
-            now,
-            text,
-            user_id=query.user_id,
-        )
-        request = Request(
-            request_id, slot, query, bundle, access, index, now, read_request, anonymous_id
-        )
-        request.person = query.user_id or f"anon:{anonymous_id}"
-        request.formula = self._formulas.formula_for(slot)
-        with self._stages.timed("person"):
-            self._load_person(request)
-        recent = request.recent
-        segments = segment_keys(
-            {"device": context.device, "country": context.country, "referrer": context.referrer}
-        )
-        candidate_request = (
-            CandidateRequest(segments=segments)
-            if recent is None
-            else CandidateRequest(recent.item, recent.ts, segments)
-        )
-        request.lists = RequestLists(tables, candidate_request, strict=False)
-        if slot.experiment is not None:
-            request.arm = assign(slot.experiment, request.person)
-            request.policy = slot.experiment.policy_of(request.arm) if request.arm else "model"
-        if bundle is not None and not len(bundle.index):
-            request.mark_degraded("index")
-        return request
-
-    def _load_person(self, request: Request) -> None:
-        """Read the person's recent items and own columns, which candidate sources need."""
-        rows = self._stages.read_person(request)
-        if rows is None:
-            return
-        request.person = rows.person or request.person
-        if (
-            not request.has_stale_features
-        ):  # identity is fixed within a request, even if merged meanwhile
-            request.read_request = replace(
-                request.read_request, person=rows.person, now=max(request.read_request.now, rows.t)
-            )
-        names = list(rows.sequences)
-        sequence_name = request.bundle.encoder.sequence if request.bundle is not None else ""
-        if sequence_name in rows.sequences or names:
-            request.sequences = rows.sequences
-            request.recent = rows.sequences[
-                sequence_name if sequence_name in rows.sequences else names[0]
-            ]
-        values = rows.numeric[0].tolist()
-        request.user = {
-            name: None if values[position] != values[position] else values[position]
-            for position, name in request.access.user_columns
-        }
 
     def _finish(
         self, request: Request, candidates: Candidates, size: int, *, score_all: bool = False
@@ -455,7 +309,7 @@ class Pipeline:
                 candidates if score_all else self._stages.limit_to_budget(request, candidates, size)
             )
             with self._stages.timed("features"):
-                rows = self._stages.read_features(request, candidates.ids, candidates.keys)
+                rows = self._stages.features.read_features(request, candidates.ids, candidates.keys)
             with self._stages.timed("score"):
                 scores = self._stages.score(request, candidates, rows)
         model_values = (
@@ -472,7 +326,7 @@ class Pipeline:
             rows = select_rows(rows, choice.items)
         elif len(shown):
             with self._stages.timed("features"):
-                rows = self._stages.read_features(request, shown.ids, shown.keys)
+                rows = self._stages.features.read_features(request, shown.ids, shown.keys)
         if scores is not None:
             scores = Scores(
                 {name: column[choice.items] for name, column in scores.heads.items()},
@@ -503,40 +357,18 @@ class Pipeline:
             )
             answer = build_answer(request, shown, values[chosen], choice, rows, scores, adjustments)
         with self._stages.timed("log"):
-            self._log(request, answer, shown, choice, rows, scores)
+            log_answer(
+                self._answer_log, self.breakers.log, request, answer, shown, choice, rows, scores
+            )
         self._watcher.degraded(request.degraded)
         return answer
 
-    def _log(
-        self,
-        request: Request,
-        answer: Answer,
-        shown: Candidates,
-        choice: Slate,
-        rows: Rows | None,
-        scores: Scores | None,
-    ) -> None:
-        if self._answer_log is None:
-            return
-        dependency = self.breakers.log
-        if not dependency.allow():
-            request.mark_degraded("log")
-            return
-        start = time.perf_counter()
-        event, record = build_log_entry(
-            request, answer, shown, choice, rows, request.access.features.schema_hash, scores
-        )
-        was_logged = self._answer_log.record_answer(event, record)
-        dependency.record(time.perf_counter() - start)
-        if not was_logged:
-            request.mark_degraded("log")
-
-    def _slot(self, name: str, path: str) -> Slot:
+    def _slot(self, name: str) -> Slot:
         slot = self._slots.get(name)
         if slot is None:
             raise QueryError(
                 f"there is no slot {name[:60]!r}",
-                path=path,
+                path="$.slot",
                 code="unknown_slot",
                 fix=f"use one of {', '.join(self._slots)}",
             )

@@ -21,7 +21,9 @@ from tailorbird.ranking.reasons import FOR_YOU, MORE, Reason, explain_items
 from tailorbird.retrieval import Index, TextColumn
 from tailorbird.retrieval.facets import Facet
 from tailorbird.serving.messages import Answer, FacetTold, Shown
+from tailorbird.serving.pipeline.deadlines import Dependency
 from tailorbird.serving.pipeline.explain import Adjustment, explanations
+from tailorbird.serving.pipeline.protocols import AnswerLog
 from tailorbird.serving.pipeline.request import Candidates, Floats, Request
 
 FALLBACK = "fallback"
@@ -263,3 +265,29 @@ def read_attributes(
                 None if value != value else bool(value) if name in index.truths else value
             )
     return attributes
+
+
+def log_answer(
+    answer_log: AnswerLog | None,
+    dependency: Dependency,
+    request: Request,
+    answer: Answer,
+    shown: Candidates,
+    choice: Slate,
+    rows: Rows | None,
+    scores: Scores | None,
+) -> None:
+    """Log an answer, and mark it degraded where the log does not take it."""
+    if answer_log is None:
+        return
+    if not dependency.allow():
+        request.mark_degraded("log")
+        return
+    start = time.perf_counter()
+    event, record = build_log_entry(
+        request, answer, shown, choice, rows, request.access.features.schema_hash, scores
+    )
+    was_logged = answer_log.record_answer(event, record)
+    dependency.record(time.perf_counter() - start)
+    if not was_logged:
+        request.mark_degraded("log")

@@ -122,7 +122,7 @@ class VariantComparer:
         scores = stages.score(
             request,
             all_candidates,
-            stages.read_features(request, all_candidates.ids, all_candidates.keys),
+            stages.features.read_features(request, all_candidates.ids, all_candidates.keys),
         )
         if (
             scores is None

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 
 from tailorbird.candidates.query import LIVE, source_of
-from tailorbird.errors import BundleError, NotReadyError
+from tailorbird.errors import BundleError
 from tailorbird.events import SECOND, Clock
 from tailorbird.features import Rows
 from tailorbird.ranking import Slot
@@ -30,12 +30,12 @@ from tailorbird.retrieval.facets import Facet, facet_of
 from tailorbird.retrieval.synonyms import Phrase, Synonyms
 from tailorbird.serving.pipeline.deadlines import Breakers
 from tailorbird.serving.pipeline.explain import Adjustment
-from tailorbird.serving.pipeline.protocols import EditorialLists, FeatureReader, Watcher
+from tailorbird.serving.pipeline.feature_reads import FallbackReader
+from tailorbird.serving.pipeline.protocols import EditorialLists, Watcher
 from tailorbird.serving.pipeline.request import (
     NO_CANDIDATES,
     Candidates,
     Floats,
-    Keys,
     Mask,
     Request,
     RowIndices,
@@ -47,7 +47,6 @@ from tailorbird.serving.pipeline.retrieval import (
     with_newest,
 )
 from tailorbird.serving.pipeline.shaping import Shaping
-from tailorbird.serving.pipeline.stale_cache import StaleFeatureCache
 
 FACET_HITS = 1_000  # hits over which facets are counted
 STALE_US = 30 * SECOND
@@ -90,8 +89,9 @@ class Stages:
         ages: Callable[[], Mapping[str, int]] = dict,
         editorial_lists: EditorialLists | None = None,
     ) -> None:
-        self._clock, self._rng, self._watcher, self._stale_us = clock, rng, watcher, stale_us
-        self._breakers, self._ages, self._stale_cache = breakers, ages, StaleFeatureCache()
+        self._rng, self._watcher = rng, watcher
+        self._breakers, self._ages = breakers, ages
+        self.features = FallbackReader(clock, breakers.store, stale_us)
         self._finder = CandidateFinder()
         self._editorial_lists = editorial_lists
         self._rng_lock = threading.Lock()  # a Generator is not thread-safe
@@ -242,52 +242,6 @@ class Stages:
         slot's rules.
         """
         return self._shaping[request.slot.name].visible_mask(request, index, rows)
-
-    def read_person(self, request: Request) -> Rows | None:
-        """Read the person's features; stale ones where the store does not answer, or None."""
-        return self._read_or_recall(
-            request, None, lambda reader: reader.person(request.read_request)
-        )
-
-    def read_features(self, request: Request, items: Sequence[str], keys: Keys) -> Rows | None:
-        """Read the features of candidates; stale ones where the store does not answer, or None."""
-        return self._read_or_recall(
-            request, keys, lambda reader: reader.read(request.read_request, items, keys)
-        )
-
-    def _read_or_recall(
-        self, request: Request, keys: Keys | None, query: Callable[[FeatureReader], Rows]
-    ) -> Rows | None:
-        features, store = request.access.features, self._breakers.store
-        person_id = request.query.user_id or (
-            f"anon:{request.query.anonymous_id}" if request.query.anonymous_id else ""
-        )
-        reader = request.access.reader
-        rows = self._from_store(reader, query) if reader is not None and store.allow() else None
-        if rows is None:
-            rows = self._stale_cache.lookup(features, person_id, keys, request.now)
-            request.has_stale_features = rows is not None
-            request.mark_degraded("features" if rows is None else "last_known")
-            return rows
-        request.has_stale_features = False
-        self._stale_cache.store(features, person_id, rows, keys)
-        if rows.published_at and self._clock.now() - rows.published_at > self._stale_us:
-            request.mark_degraded("freshness")
-        return rows
-
-    def _from_store(
-        self, reader: FeatureReader, query: Callable[[FeatureReader], Rows]
-    ) -> Rows | None:
-        start = time.perf_counter()
-        try:
-            rows = query(reader)
-        except (
-            NotReadyError
-        ):  # an immediate error is cheap to repeat, a late one counts as an outage
-            self._breakers.store.record(time.perf_counter() - start)
-            return None
-        self._breakers.store.record(time.perf_counter() - start)
-        return rows
 
     def limit_to_budget(self, request: Request, candidates: Candidates, size: int) -> Candidates:
         """Return as many candidates as the model can score in time; those of the first sources

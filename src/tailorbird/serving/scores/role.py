@@ -17,18 +17,15 @@ scored, and that is counted.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from tailorbird import faults
 from tailorbird.errors import NotReadyError
-from tailorbird.events import Clock, Context, micros, parse_duration
-from tailorbird.features.online.receipts import events_of
+from tailorbird.events import Clock, Context
 from tailorbird.ranking.scores import ChurnScore, NextBest, Score
 from tailorbird.serving.messages import Answer, ChurnAnswer, RecommendQuery
 from tailorbird.serving.scores.log import (
@@ -42,15 +39,9 @@ from tailorbird.serving.scores.log import (
     decode_scores,
     encode_scores,
 )
-from tailorbird.stream import (
-    Address,
-    Block,
-    LogReader,
-    LogWriter,
-    StoredBlock,
-    open_reader,
-    open_writer,
-)
+from tailorbird.serving.scores.memory import ScoreMemory
+from tailorbird.serving.scores.triggers import read_triggers
+from tailorbird.stream import Address, Block, LogReader, LogWriter, open_reader, open_writer
 
 POLL_S = 0.01
 REFRESH_INTERVAL_S = 0.5  # between refreshes of models, formulas and items
@@ -60,20 +51,6 @@ ROWS_BYTES = 4 << 20  # of the routed log per step
 EVENTS_MAX = 100
 EMPTY_AFTER_S = 5.0  # after which an empty block records progress
 PRUNE_EVERY_S = 60.0
-_COLUMNS = (
-    "p",
-    "event_id",
-    "type",
-    "ts",
-    "person",
-    "user_id",
-    "anonymous_id",
-    "session_id",
-    "device",
-    "country",
-    "agent",
-    "counts",
-)
 log = logging.getLogger(__name__)
 
 
@@ -143,19 +120,7 @@ class ScoreRole:
         self._trigger_types = sorted({kind for score in declared for kind in score.on})
         self._reader: LogReader | None = None
         self._writer: LogWriter | None = None
-        self._above: set[tuple[str, str]] = set()  # (score, person) with a risk above the threshold
-        self._last_scored_ts: dict[
-            tuple[str, str], int
-        ] = {}  # (score, person) → ts of the last scored event
-        # Intervals of NextBests that exceed the retention of scores.
-        every_us = {
-            score.name: parse_duration(score.every)
-            for score in declared
-            if isinstance(score, NextBest)
-        }
-        self._long_interval_us = {
-            name: every for name, every in every_us.items() if every > keep_us
-        }
+        self._memory = ScoreMemory(declared, keep_us)
         self._carried_records: list[ScoreRecord] = []  # to be repeated with the next append
         self._carried_before, self._rewritten_before = (
             0,
@@ -189,7 +154,7 @@ class ScoreRole:
         if not blocks:
             return self._append_progress()
         end = blocks[-1].end
-        triggers = self._triggers(blocks)
+        triggers = read_triggers(blocks, self._position, self._routed, self._trigger_types)
         if len(triggers) > EVENTS_MAX:
             end, triggers = triggers[EVENTS_MAX]["p"], triggers[:EVENTS_MAX]
         if triggers and not self._wait(end - 1, stop):
@@ -240,17 +205,12 @@ class ScoreRole:
         """
         if self._writer is None:
             return 0
-        newest = max(self._last_scored_ts.values(), default=0)
-        self._last_scored_ts = {
-            key: ts
-            for key, ts in self._last_scored_ts.items()
-            if ts > newest - self._long_interval_us.get(key[0], self._keep_us)
-        }
+        self._memory.forget_old()
         prune_before, lines = self._expired_records(self._clock.now() - self._keep_us)
         carried = {
             (line.name, line.person): msgspec.structs.replace(line, held=True, reasons=[])
             for line in lines
-            if self._is_still_needed(line)
+            if self._memory.needs(line)
         }
         if carried and prune_before > self._rewritten_before:
             self._carried_records, self._carried_before = list(carried.values()), prune_before
@@ -272,17 +232,6 @@ class ScoreRole:
         except NotReadyError:
             return 0, []
         return prune_before, lines
-
-    def _is_still_needed(self, line: ScoreRecord) -> bool:
-        """Return whether a score must be remembered, and no remaining block says so."""
-        key = line.name, line.person
-        if line.crossed:
-            return (
-                line.crossed == "above"
-                and key in self._above
-                and any(score.name == line.name for score in self._declared)
-            )
-        return line.name in self._long_interval_us and self._last_scored_ts.get(key) == line.ts
 
     def close(self) -> None:
         for opened in (self._reader, self._writer):
@@ -317,37 +266,8 @@ class ScoreRole:
             position = reader.start()
             while blocks := reader.read(position):
                 for scored in (record for stored in blocks for record in decode_scores(stored)):
-                    self._apply(scored)
+                    self._memory.apply(scored)
                 position = blocks[-1].end
-
-    def _apply(self, scored: Scored) -> None:
-        key = scored.name, scored.person
-        if scored.crossed == "above":
-            self._above.add(key)
-        elif scored.crossed:
-            self._above.discard(key)
-        else:
-            self._last_scored_ts[key] = scored.ts
-
-    def _triggers(self, blocks: Sequence[StoredBlock]) -> list[dict]:
-        """Return the events of some blocks that trigger a score."""
-        tables = []
-        for stored in blocks:
-            table = events_of(stored, self._position, self._routed)
-            if table is None:
-                continue
-            is_trigger = pc.and_(
-                pc.is_in(table["type"], pa.array(self._trigger_types)),
-                pc.and_kleene(table["counts"], pc.not_equal(table["agent"], "bot")),
-            )
-            tables.append(table.filter(pc.fill_null(is_trigger, False)).select(_COLUMNS))
-        if not tables:
-            return []
-        trigger_table = pa.concat_tables(tables)
-        rows = trigger_table.drop_columns(["ts"]).to_pylist()
-        for row, ts in zip(rows, micros(trigger_table["ts"]).tolist(), strict=True):
-            row["ts"] = ts
-        return [row for row in rows if row["person"]]
 
     def _wait(self, p: int, stop: threading.Event | None) -> bool:
         """Wait until the states have row `p`; return False if stopped before."""
@@ -361,7 +281,7 @@ class ScoreRole:
         scored_people: list[Scored] = []
         matching = [row for row in triggers if row["type"] in score.on]
         for row in (
-            self._due(score, matching)
+            self._memory.due_rows(score, matching)
             if isinstance(score, NextBest)
             else {row["person"]: row for row in matching}.values()
         ):
@@ -378,24 +298,13 @@ class ScoreRole:
                 scored_people.append(scored)
         return scored_people
 
-    def _due(self, score: NextBest, rows: Iterable[dict]) -> Iterator[dict]:
-        """Yield the rows that come at least `every` after the last of the same person."""
-        every, last = parse_duration(score.every), {}
-        for row in rows:
-            previous_ts = last.get(
-                row["person"], self._last_scored_ts.get((score.name, row["person"]))
-            )
-            if previous_ts is None or row["ts"] >= previous_ts + every:
-                last[row["person"]] = row["ts"]
-                yield row
-
     def _churn(self, score: ChurnScore, row: Mapping) -> Scored | None:
         if row["user_id"] is None:
             return None  # the model knows people by their user id
         answer = self._models.churn(row["user_id"], score.model)
         if not answer.known:
             return None  # strangers cannot leave
-        was_above = (score.name, row["person"]) in self._above
+        was_above = self._memory.is_above(score.name, row["person"])
         if was_above == (answer.gone > (score.below if was_above else score.above)):
             return None
         crossed = "below" if was_above else "above"
@@ -461,7 +370,7 @@ class ScoreRole:
                 self._carried_records, self._rewritten_before = [], self._carried_before
         self._position, self._appended_at = end, time.monotonic()
         for scored in scores:
-            self._apply(scored)
+            self._memory.apply(scored)
             self.figures.scores[scored.name] += 1
         self.figures.rows += rows
         self.figures.position = end

@@ -8,7 +8,7 @@ own (`training.fit.architecture`).
 from dataclasses import asdict, replace
 from typing import Any
 
-from tailorbird.models.architectures import DEEP, Net
+from tailorbird.models.deep.fitting import DEEP, Net
 from tailorbird.models.deep.parameters import resolve_parameters
 from tailorbird.ranking.own_models import default_settings, find_family
 from tailorbird.training.fit.architecture import auto_net_architecture, check_convergence, ndcg_gain

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from tailorbird.training.backtest.run import NAME, ComparisonTest, ValidationReport
 from tailorbird.training.evaluation.bootstrap import Interval
-from tailorbird.training.evaluation.judge import PRIMARY
+from tailorbird.training.evaluation.figures import PRIMARY
 from tailorbird.training.report.page import (
     HIGHLIGHT_COLOUR,
     MUTED_COLOUR,

@@ -41,7 +41,8 @@ from tailorbird.training.backtest.variants import Variant, build_variants
 from tailorbird.training.dataset.completion import EvaluationRows
 from tailorbird.training.evaluation import metrics
 from tailorbird.training.evaluation.bootstrap import Interval, flatten_intervals
-from tailorbird.training.evaluation.judge import PRIMARY, Evaluation, Evaluator, interaction_shares
+from tailorbird.training.evaluation.figures import PRIMARY, Evaluation
+from tailorbird.training.evaluation.judge import Evaluator, interaction_shares
 from tailorbird.training.fit.architecture import allows_net
 from tailorbird.training.settings import AUTO, Progress, TrainSettings
 from tailorbird.training.tuning.architectures import CalibratedModel, FitRequest

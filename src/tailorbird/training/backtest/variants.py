@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tailorbird.features import FeatureSet
 from tailorbird.features.declare.declarations import CANDIDATE_COLUMN, POSITION
-from tailorbird.models.architectures import DEEP
+from tailorbird.models.deep.fitting import DEEP
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking.encode.computed import COMPUTED

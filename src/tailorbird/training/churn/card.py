@@ -9,7 +9,7 @@ from typing import Any
 from tailorbird.events import to_iso
 from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.training.churn.evaluation import CutMetrics
-from tailorbird.training.churn.rolling_origin import Choice
+from tailorbird.training.churn.model_choice import Choice
 from tailorbird.training.evaluation.gate import Decision
 from tailorbird.training.report.card import NO_OWNER
 

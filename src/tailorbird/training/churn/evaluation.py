@@ -20,9 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.training.churn.labels import Floats
-from tailorbird.training.churn.rolling_origin import Cut
+from tailorbird.training.churn.model_choice import Cut
 from tailorbird.training.evaluation import metrics
 from tailorbird.training.evaluation.bootstrap import Interval
+from tailorbird.training.evaluation.calibration import (
+    Calibration,
+    calibration_errors,
+    measure_calibration,
+)
 
 OURS = "tailorbird"
 REPLICATES = 500
@@ -54,8 +59,8 @@ class CutMetrics:
     cut: Cut
     results: dict[str, dict[str, Interval]]
     differences: dict[str, dict[str, Interval]]
-    calibration: metrics.Calibration
-    slices: dict[str, metrics.Calibration]
+    calibration: Calibration
+    slices: dict[str, Calibration]
 
     def best_baseline(self, figure: str) -> str:
         """Return the best baseline in a metric; NaN never wins."""
@@ -128,12 +133,12 @@ def evaluate_cut(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> Cu
         if name != OURS
     }
     slices = {
-        name: metrics.calibration(cut.probability[rows], cut.churned[rows], bins=10)
+        name: measure_calibration(cut.probability[rows], cut.churned[rows], bins=10)
         for name, rows in frequency_slices(cut).items()
         if rows.any()
     }
     return CutMetrics(
-        cut, results, differences, metrics.calibration(cut.probability, cut.churned), slices
+        cut, results, differences, measure_calibration(cut.probability, cut.churned), slices
     )
 
 
@@ -169,7 +174,7 @@ def _bootstrap_metrics(
             for w in resampler.weights
         ]
     )
-    bins = metrics.calibration(probability, cut.churned)
+    bins = measure_calibration(probability, cut.churned)
     errors = np.array([_calibration(bins, probability, cut.churned, w) for w in resampler.weights])
     losses = metrics.log_losses(probability, cut.churned)
     pairs: dict[str, Replicates] = {
@@ -192,7 +197,7 @@ def _bootstrap_metrics(
 
 
 def _calibration(
-    bins: metrics.Calibration, probability: Floats, label: npt.NDArray[np.bool_], weight: Floats
+    bins: Calibration, probability: Floats, label: npt.NDArray[np.bool_], weight: Floats
 ) -> tuple[float, float]:
     size = len(bins.count)
     count, predicted, observed = (
@@ -200,7 +205,7 @@ def _calibration(
         for each in (np.ones(len(probability)), probability, label)
     )
     filled = np.maximum(count, 1e-12)
-    return metrics.calibration_errors(count, predicted / filled, observed / filled)
+    return calibration_errors(count, predicted / filled, observed / filled)
 
 
 class _Resampler:

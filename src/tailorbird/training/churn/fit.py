@@ -20,26 +20,33 @@ is used.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY
 from tailorbird.models.btyd import ColumnBgNbd, bg_nbd_to_onnx, fit_bg_nbd
 from tailorbird.models.export import gbdt_to_onnx
-from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
+from tailorbird.models.gbdt import Sample, fit_gbdt
 from tailorbird.models.logistic import FittedLogistic, fit_logistic, logistic_to_onnx
 from tailorbird.ranking.churn.bg_nbd import BgNbdColumns
 from tailorbird.ranking.churn.bundle import average_log_odds
 from tailorbird.ranking.churn.pareto_nbd import ParetoNbdColumns
-from tailorbird.ranking.encode.encoder import Encoder, fit_encoder
-from tailorbird.training.churn.labels import Activity, Floats, Ints, Window
+from tailorbird.ranking.encode.encoder import Encoder
+from tailorbird.ranking.encode.encoder_fit import fit_encoder
+from tailorbird.training.churn.labels import Activity, Floats, Window
 from tailorbird.training.churn.pareto import fit_pareto_nbd
 from tailorbird.training.churn.rows import FeatureTable, Matrix
-from tailorbird.training.settings import check_seed
+from tailorbird.training.churn.training_rows import (
+    FitSettings,
+    Grid,
+    TrainingRows,
+    count_rows,
+    period_rows,
+    window_rows,
+)
 
 DIRECT, HAZARD = ("trees", "logistic", "rfm", "bg_nbd"), ("hazard_trees", "hazard_logistic")
 BLEND = "blend"
@@ -54,53 +61,11 @@ VALIDATION_MODULUS = 5  # one in five people is held out for early stopping
 PROBABILITY_MIN = 1e-6
 
 
-@dataclass(frozen=True)
-class FitSettings:
-    """Settings of the churn models.
-
-    Attributes:
-        gbdt: settings of all trees.
-        penalty: L2 penalty of the logistic regressions.
-        half_life: age in windows at which an origin weighs half; 0 weighs all origins the same.
-        rows: maximum training rows of one model, sampled uniformly.
-        seed: of all sampling.
-    """
-
-    gbdt: GbdtSettings = field(
-        default_factory=lambda: GbdtSettings(trees=300, rate=0.05, patience=30, columns=0.5)
-    )
-    penalty: float = 1.0
-    half_life: float = 1.0
-    rows: int = 100_000
-    seed: int = 7
-
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
-
-
 class ColumnModel(Protocol):
     """A fitted model with one output."""
 
     def score(self, matrix: Matrix) -> Floats: ...
     def importance(self) -> dict[str, float]: ...
-
-
-@dataclass(frozen=True)
-class Grid:
-    """People at moments with their features at that time, from which training rows are made.
-
-    Attributes:
-        moment, person: shape (n,).
-        is_origin: shape (n,), whether the moment is one of the sparser origins of whole-window
-            models, and the person would have been scored then.
-        period: time between two moments, µs.
-    """
-
-    moment: Ints
-    person: Ints
-    table: FeatureTable
-    is_origin: npt.NDArray[np.bool_]
-    period: int
 
 
 @dataclass(frozen=True)
@@ -218,8 +183,8 @@ def fit_at(
     models: dict[str, ColumnModel] = {}
     rows: dict[str, int] = {}
     for names, sample in (
-        (DIRECT, _window_rows(grid, activity, window, settings)),
-        (HAZARD, _period_rows(grid, activity, window, settings)),
+        (DIRECT, window_rows(grid, activity, window, settings)),
+        (HAZARD, period_rows(grid, activity, window, settings)),
     ):
         if (
             min(np.count_nonzero(sample.label > 0), np.count_nonzero(sample.label <= 0))
@@ -248,7 +213,7 @@ def fit_at(
     if rfm:
         models["bg_nbd"] = _fit_bg_nbd(grid, encoder, activity, window, rfm)
         rows["bg_nbd"] = len(activity.active_people(window.origin))
-    count_sample = _count_rows(grid, activity, window, settings)
+    count_sample = count_rows(grid, activity, window, settings)
     if np.count_nonzero(count_sample.label) >= POSITIVES_MIN:
         matrix = encoder.encode_people(count_sample.table.numeric, count_sample.table.categorical)
         models[PURCHASES] = _fit_trees(
@@ -267,135 +232,19 @@ def training_rows(
 
     Hazard rows are used if no whole window is known yet.
     """
-    direct = _window_rows(grid, activity, window, settings)
-    sample = direct if len(direct.label) else _period_rows(grid, activity, window, settings)
+    direct = window_rows(grid, activity, window, settings)
+    sample = direct if len(direct.label) else period_rows(grid, activity, window, settings)
     return fitted.matrix(sample.table), sample.label
-
-
-@dataclass(frozen=True)
-class _TrainingRows:
-    """Rows of a grid with labels and weights."""
-
-    table: FeatureTable
-    person: Ints
-    label: Floats
-    weight: Floats
 
 
 def _fit_encoder(grid: Grid, until: int) -> Encoder:
     return fit_encoder(grid.table.columns, grid.table.categorical[grid.moment < until], computed=())
 
 
-def _window_rows(
-    grid: Grid, activity: Activity, window: Window, settings: FitSettings
-) -> _TrainingRows:
-    """Return rows of origins whose whole window is known; label: active in it."""
-    chosen = _select_rows(
-        grid,
-        activity,
-        grid.is_origin,
-        window.gap + window.length,
-        window.gap + window.length,
-        settings,
-    )
-    label = _purchase_counts(grid, activity, chosen, window.gap, window.length) > 0
-    return _TrainingRows(
-        grid.table.take(chosen),
-        grid.person[chosen],
-        label.astype(np.float64),
-        _recency_weights(grid, chosen, window, settings),
-    )
-
-
-def _period_rows(
-    grid: Grid, activity: Activity, window: Window, settings: FitSettings
-) -> _TrainingRows:
-    """Return rows of every known period; label: active in it."""
-    chosen = _select_rows(
-        grid, activity, np.ones(len(grid.moment), bool), grid.period, grid.period, settings
-    )
-    label = _purchase_counts(grid, activity, chosen, 0, grid.period) > 0
-    return _TrainingRows(
-        grid.table.take(chosen),
-        grid.person[chosen],
-        label.astype(np.float64),
-        _recency_weights(grid, chosen, window, settings),
-    )
-
-
-def _count_rows(
-    grid: Grid, activity: Activity, window: Window, settings: FitSettings
-) -> _TrainingRows:
-    """Return rows of origins with at least one known period, for the count model.
-
-    The label is purchases scaled to a whole window; the weight is the known share of the window.
-    """
-    chosen = _select_rows(
-        grid,
-        activity,
-        grid.is_origin,
-        window.gap + grid.period,
-        window.gap + window.length,
-        settings,
-    )
-    label, weight = np.zeros(len(chosen)), np.zeros(len(chosen))
-    for moment in np.unique(grid.moment[chosen]).tolist():
-        rows = np.flatnonzero(grid.moment[chosen] == moment)
-        length = min(window.length, activity.known_until - moment - window.gap)
-        start = moment + window.gap
-        weight[rows] = length / window.length
-        label[rows] = activity.count_activity(grid.person[chosen[rows]], start, start + length) * (
-            window.length / length
-        )
-    return _TrainingRows(grid.table.take(chosen), grid.person[chosen], label, weight)
-
-
-def _recency_weights(grid: Grid, chosen: Ints, window: Window, settings: FitSettings) -> Floats:
-    """Return the weight of each row, which decays with its age."""
-    if not settings.half_life:
-        return np.ones(len(chosen))
-    return 0.5 ** ((window.origin - grid.moment[chosen]) / (settings.half_life * window.length))
-
-
-def _purchase_counts(grid: Grid, activity: Activity, chosen: Ints, gap: int, length: int) -> Floats:
-    counts = np.zeros(len(chosen))
-    for moment in np.unique(grid.moment[chosen]).tolist():
-        rows = np.flatnonzero(grid.moment[chosen] == moment)
-        counts[rows] = activity.count_activity(
-            grid.person[chosen[rows]], moment + gap, moment + gap + length
-        )
-    return counts
-
-
-def _select_rows(
-    grid: Grid,
-    activity: Activity,
-    mask: npt.NDArray[np.bool_],
-    label_span: int,
-    merge_span: int,
-    settings: FitSettings,
-) -> Ints:
-    """Return rows of a mask whose label is known, sampled down to the row limit.
-
-    A label is known if `label_span` µs after the row's moment are. People who were merged into
-    another user within `merge_span` are excluded.
-    """
-    rows = np.flatnonzero(mask & (grid.moment + label_span <= activity.known_until))
-    moment = grid.moment[rows]
-    rows = rows[
-        ~activity.merged_during(
-            grid.person[rows], moment, np.minimum(moment + merge_span, activity.known_until)
-        )
-    ]
-    if len(rows) <= settings.rows:
-        return rows
-    return np.sort(np.random.default_rng(settings.seed).choice(rows, settings.rows, replace=False))
-
-
 def _fit_trees(
     encoder: Encoder,
     matrix: Matrix,
-    sample: _TrainingRows,
+    sample: TrainingRows,
     activity: Activity,
     settings: FitSettings,
     *,
@@ -421,7 +270,7 @@ def _fit_trees(
 def _fit_logistic(
     encoder: Encoder,
     matrix: Matrix,
-    sample: _TrainingRows,
+    sample: TrainingRows,
     settings: FitSettings,
     ignore: Sequence[str],
 ) -> FittedLogistic:

@@ -30,16 +30,16 @@ from tailorbird.features.offline.backfill import subset
 from tailorbird.ranking.churn.bundle import ChurnBundle
 from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.registry import Columns, Registry
-from tailorbird.training.churn.fit import FitSettings
 from tailorbird.training.churn.labels import Activity, Floats
+from tailorbird.training.churn.model_choice import Cut
 from tailorbird.training.churn.rolling_origin import (
-    Cut,
     build_grid,
     feature_horizon,
     run_cuts,
     score_people_at,
 )
 from tailorbird.training.churn.rows import PeopleFeatures
+from tailorbird.training.churn.training_rows import FitSettings
 from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
 from tailorbird.training.evaluation.metrics import log_losses
 

@@ -10,9 +10,10 @@ from tailorbird.events import DAY, to_iso
 from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.training.churn.contact import ContactCurve
 from tailorbird.training.churn.evaluation import CutMetrics, flatten_intervals
-from tailorbird.training.churn.fit import Grid
 from tailorbird.training.churn.labels import Activity
-from tailorbird.training.churn.rolling_origin import Choice, cuts_to_calibrate, required_history_us
+from tailorbird.training.churn.model_choice import Choice
+from tailorbird.training.churn.rolling_origin import cuts_to_calibrate, required_history_us
+from tailorbird.training.churn.training_rows import Grid
 from tailorbird.training.evaluation.gate import Decision
 
 EVENTS_PER_DAY_MAX = 1.2  # a frequency column with more does not count days

@@ -18,7 +18,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.ranking.tower import Space
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.vectors import Content
-from tailorbird.training.churn.rolling_origin import Cut
+from tailorbird.training.churn.model_choice import Cut
 from tailorbird.training.dataset.codes import Codes
 from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
 from tailorbird.training.evaluation.metrics import log_losses

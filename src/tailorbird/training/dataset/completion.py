@@ -9,7 +9,8 @@ import numpy.typing as npt
 from tailorbird.training.dataset.clicks import concat_datasets, draw_candidates, sample_negatives
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.replay import Replay, Slates, concat_slates
-from tailorbird.training.dataset.rows import NEGATIVES, Material
+from tailorbird.training.dataset.request_choice import NEGATIVES
+from tailorbird.training.dataset.rows import Material
 
 Floats = npt.NDArray[np.float64]
 

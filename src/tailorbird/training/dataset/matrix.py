@@ -14,8 +14,9 @@ import pyarrow as pa
 from tailorbird.events.contract.schema import ROUTED
 from tailorbird.features import FeatureSet
 from tailorbird.features.offline.backfill import BackfilledRows, History, Requests, event_columns
-from tailorbird.ranking.encode.encoder import Encoder, Ragged
+from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.live import NO_LIVE_COLUMNS, LiveColumns
+from tailorbird.ranking.encode.rows import Ragged
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Columns
 from tailorbird.training.dataset.dataset import Dataset

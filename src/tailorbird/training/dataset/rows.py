@@ -8,7 +8,6 @@ known outcome, what people chose gives requests, with the slot's candidates of t
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import NotReadyError
-from tailorbird.events import DAY, micros, parse_duration, to_iso
+from tailorbird.events import micros, parse_duration, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.lake import Lake, span
 from tailorbird.models.interactions import History, Interactions
-from tailorbird.ranking.policy.targets import is_amount, item_heads, item_probability_heads
+from tailorbird.ranking.policy.targets import is_amount, item_heads
 from tailorbird.ranking.slot import Slot
-from tailorbird.training.dataset.clicks import Scheme, draw_requests, infer_scheme
+from tailorbird.training.dataset.clicks import Scheme
 from tailorbird.training.dataset.codes import (
     INTERACTION_TYPES,
     Codes,
@@ -31,42 +30,15 @@ from tailorbird.training.dataset.codes import (
     interaction_mask,
     seconds_viewed,
 )
-from tailorbird.training.dataset.dataset import Dataset, dataset_from_answers
+from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.further_labels import OutcomeIndex
 from tailorbird.training.dataset.indexes import empty_items
 from tailorbird.training.dataset.matrix import required_columns
-from tailorbird.training.dataset.pre_visit import MOVED_KEY, move_before_visits
+from tailorbird.training.dataset.pre_visit import MOVED_KEY
+from tailorbird.training.dataset.request_choice import RowSettings, choose_requests
 from tailorbird.training.dataset.return_labels import PresenceIndex, return_targets
 
 Floats = npt.NDArray[np.float64]
-
-Rows = Literal["auto", "answers", "clicks"]
-
-NEGATIVES = 60  # of a drawn request in training and validation
-# With fewer responses that have an outcome, the log's choices teach more: split in three, too few
-# positives remain.
-ANSWERS_MIN = 300
-
-
-@dataclass(frozen=True)
-class RowSettings:
-    """Settings for the requests to load and their rows.
-
-    Attributes:
-        ts_from, now: start and end of the window.
-        lateness_us: allowed lateness of events; younger responses are left out.
-        rows: `answers` or `clicks`; `auto` uses responses if enough have an outcome, else what
-            people chose, if that is more.
-        scheme: how to draw requests even if there are responses; None infers it if needed.
-        heads: targets of other slots, which get labels as well.
-    """
-
-    ts_from: int
-    now: int
-    lateness_us: int = DAY
-    rows: Rows = "auto"
-    scheme: Scheme | None = None
-    heads: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -214,7 +186,7 @@ def load_material(
     codes = Codes.of(events["item_id"], pc.list_flatten(events["items"]))
     items = _load_items(lake) if lake.exists("items") else empty_items()
     complete_until = min(row_settings.now - row_settings.lateness_us, log_end(events))
-    data, scheme, why = _choose_requests(
+    data, scheme, why = choose_requests(
         lake, events, people, codes, slot, row_settings, complete_until
     )
     heads = tuple(dict.fromkeys((*slot.objective, *row_settings.heads)))
@@ -281,124 +253,6 @@ def _sort_by_log(rows: pa.Table) -> pa.Table:
 def _load_items(lake: Lake) -> pa.Table:
     names = ["id", "valid_from", "attributes", "timeless", "received_at"]
     return _sort_by_log(lake.table("items", [*names, "p"]))
-
-
-def _choose_requests(
-    lake: Lake,
-    events: pa.Table,
-    people: Codes,
-    codes: Codes,
-    slot: Slot,
-    row_settings: RowSettings,
-    complete_until: int,
-) -> tuple[Dataset, Scheme | None, str]:
-    """Choose between logged responses and drawn requests.
-
-    Returns:
-        The requests, their scheme (None for responses), and the choice as a sentence.
-    """
-    shown = None
-    if row_settings.rows != "clicks" and row_settings.scheme is None:
-        try:
-            shown = _answer_rows(lake, events, people, codes, slot, row_settings, complete_until)
-        except NotReadyError:
-            if row_settings.rows == "answers" or (
-                _has_answers(events, slot) and not _first_chosen_head(events, slot, row_settings)[1]
-            ):
-                raise
-    count = _count_with_outcome(shown, slot) if shown else 0
-    outcome_note = f"{count:,} answers of slot {slot.name!r} have an outcome that is known by now"
-    if shown and row_settings.rows == "answers":
-        return shown, None, f"rows are logged answers, as asked for: {outcome_note}"
-    if shown and count >= ANSWERS_MIN:
-        return shown, None, f"rows are logged answers: {outcome_note}"
-    head, chosen_count = _first_chosen_head(events, slot, row_settings)
-    # Nearly all choices were made from these very responses.
-    if shown and chosen_count < 2 * count:
-        return (
-            shown,
-            None,
-            f"rows are logged answers, though only {outcome_note}: the log holds hardly any {head} "
-            "beside them",
-        )
-    scheme = row_settings.scheme or infer_scheme(events, head)
-    data = draw_requests(
-        events, people, codes, scheme, ts_from=row_settings.ts_from, ts_to=row_settings.now
-    )
-    source_note, move_note = (
-        f"requests are put before what people chose ({data.rows:,} of type {scheme.type})",
-        "",
-    )
-    if (
-        moved := move_before_visits(events, data, scheme.type, parse_duration(slot.attribution))
-        if scheme.before_looks
-        else None
-    ):
-        data, move_note = moved.data, f"; {moved.summary}"
-    if row_settings.scheme or row_settings.rows == "clicks":
-        return data, scheme, f"{source_note}, as asked for{move_note}"
-    if not _has_answers(events, slot):
-        return data, scheme, f"{source_note}: slot {slot.name!r} has no logged answer{move_note}"
-    return (
-        data,
-        scheme,
-        f"{source_note}: only {outcome_note}, and {ANSWERS_MIN} are needed to learn from them"
-        f"{move_note}",
-    )
-
-
-def _answer_rows(
-    lake: Lake,
-    events: pa.Table,
-    people: Codes,
-    codes: Codes,
-    slot: Slot,
-    row_settings: RowSettings,
-    complete_until: int,
-) -> Dataset:
-    return dataset_from_answers(
-        events,
-        slot.name,
-        list(slot.objective),
-        ts_from=row_settings.ts_from,
-        mature_before=complete_until,
-        attribution=parse_duration(slot.attribution),
-        denominator=slot.denominator,
-        answers=lake.answers(["request_id", "p", "positions"]) if lake.exists("answers") else None,
-        people=people,
-        items=codes,
-        extra_heads=row_settings.heads,
-    )
-
-
-def _has_answers(events: pa.Table, slot: Slot) -> bool:
-    """Return whether the slot has any response."""
-    is_answer = pc.and_(
-        pc.equal(events["type"], "answer"), pc.fill_null(pc.equal(events["slot"], slot.name), False)
-    )
-    return bool(pc.any(is_answer).as_py())
-
-
-def _count_with_outcome(shown: Dataset, slot: Slot) -> int:
-    """Return the number of responses with an outcome that counts in the slot's objective."""
-    has_outcome = np.logical_or.reduce(
-        [shown.labels[head] > 0 for head in item_heads(slot.objective)]
-    )
-    return len(np.unique(shown.request[has_outcome]))
-
-
-def _first_chosen_head(events: pa.Table, slot: Slot, row_settings: RowSettings) -> tuple[str, int]:
-    """Return the objective's first head with an event in the window, and its number of events."""
-    heads = item_probability_heads(slot.objective) or ["view"]
-    t = micros(events["ts"])
-    recent = (t >= row_settings.ts_from) & (t < row_settings.now)
-    for head in heads:
-        chosen = pc.and_(
-            interaction_mask(events, (head,)), pc.is_valid(events["person"])
-        ).to_numpy()
-        if count := int(np.count_nonzero(chosen & recent)):
-            return head, count
-    return heads[0], 0
 
 
 def add_profiles(events: pa.Table, items: pa.Table) -> pa.Table:

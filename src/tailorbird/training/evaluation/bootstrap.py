@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.training.evaluation.metrics import Calibration, calibration_errors, totals
+from tailorbird.training.evaluation.calibration import Calibration, calibration_errors
+from tailorbird.training.evaluation.metrics import totals
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -31,7 +31,8 @@ from tailorbird.training.dataset.replay import Replay, Slates
 from tailorbird.training.dataset.rows import Material, load_material
 from tailorbird.training.dataset.sampling import thin
 from tailorbird.training.dataset.split import split_at, split_by_time
-from tailorbird.training.evaluation.judge import Evaluation, Evaluator, interaction_shares
+from tailorbird.training.evaluation.figures import Evaluation
+from tailorbird.training.evaluation.judge import Evaluator, interaction_shares
 from tailorbird.training.settings import Progress, TrainSettings
 
 Floats = npt.NDArray[np.float64]

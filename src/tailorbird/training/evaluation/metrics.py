@@ -56,7 +56,7 @@ class RankedLists:
     @property
     def candidate_recall(self) -> Floats:
         """Return the share of positives in the list, shape (requests,); NaN without positives."""
-        return _divide(
+        return divide(
             self.positives.astype(np.float64), (self.positives + self.missed).astype(np.float64)
         )
 
@@ -133,7 +133,7 @@ def ndcg(ranked: RankedLists, k: int = 10) -> Floats:
     lists = lists[best]
     nth = 1 + np.arange(len(best)) - np.searchsorted(lists, lists)  # rank in the best order
     dcg = totals(ranked.request, ranked.gain * _discount(ranked.rank, k), size)
-    return _divide(dcg, totals(lists, gain[best] * _discount(nth, k), size))
+    return divide(dcg, totals(lists, gain[best] * _discount(nth, k), size))
 
 
 def recall(ranked: RankedLists, k: int = 10) -> Floats:
@@ -142,7 +142,7 @@ def recall(ranked: RankedLists, k: int = 10) -> Floats:
     With one positive this is the hit rate.
     """
     hits = totals(ranked.request, ranked.rank <= k, len(ranked.positives))
-    return _divide(hits, np.minimum(ranked.positives + ranked.missed, k).astype(np.float64))
+    return divide(hits, np.minimum(ranked.positives + ranked.missed, k).astype(np.float64))
 
 
 def hit_rate(ranked: RankedLists, k: int = 20) -> Floats:
@@ -173,7 +173,7 @@ def list_auc(ranked: RankedLists) -> Floats:
     nth = 1 + np.arange(len(ranked.rank)) - np.searchsorted(ranked.request, ranked.request)
     above = totals(ranked.request, ranked.rank - nth, size)
     negatives = ranked.lengths - ranked.positives
-    return 1.0 - _divide(above, (ranked.positives * negatives).astype(np.float64))
+    return 1.0 - divide(above, (ranked.positives * negatives).astype(np.float64))
 
 
 def coverage(ranked: RankedLists, item: Ints, catalogue: int) -> float:
@@ -197,7 +197,7 @@ def novelty(ranked: RankedLists, item: Ints, share: Floats) -> Floats:
     bits = -np.log2(np.maximum(share, floor))
     filled = ranked.top >= 0
     rows = np.where(filled, ranked.top, 0)
-    return _divide((bits[item[rows]] * filled).sum(axis=1), filled.sum(axis=1).astype(np.float64))
+    return divide((bits[item[rows]] * filled).sum(axis=1), filled.sum(axis=1).astype(np.float64))
 
 
 def auc(score: npt.NDArray[np.floating], label: npt.NDArray, weight: Floats | None = None) -> float:
@@ -247,55 +247,6 @@ def deviances(expected: npt.NDArray[np.floating], amount: npt.NDArray) -> Floats
 def log_loss(probability: npt.NDArray[np.floating], label: npt.NDArray) -> float:
     """Return the mean of `log_losses`."""
     return float(log_losses(probability, label).mean())
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Reliability diagram with bins of equal mass, and two summaries of it.
-
-    Attributes:
-        bin: shape (n,), the bin of each row.
-        count, predicted, observed: shape (bins,).
-        error: ECE, Σ count/n · |predicted − observed|. It is above 0 even for a perfect model, by
-            chance, and more so with fewer rows: compare models on the same rows only, and use
-            `debiased` for the size of the error.
-        debiased: √max(0, Σ count/n · ((predicted − observed)² − observed(1 − observed)/(count −
-            1))), an L2 error minus the expected noise (Kumar, Liang, Ma, NeurIPS 2019, section 5).
-    """
-
-    bin: Ints
-    count: Floats
-    predicted: Floats
-    observed: Floats
-    error: float
-    debiased: float
-
-
-def calibration(
-    probability: npt.NDArray[np.floating], label: npt.NDArray, bins: int = 15
-) -> Calibration:
-    """Bin predictions by equal mass; equal predictions always share a bin."""
-    p = probability.astype(np.float64)
-    edges = np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1])) if len(p) else np.zeros(0)
-    index = np.searchsorted(edges, p, side="left")
-    bins = len(edges) + 1
-    count = totals(index, np.ones(len(p)), bins)
-    predicted = _divide(totals(index, p, bins), count)
-    observed = _divide(totals(index, label > 0, bins), count)
-    return Calibration(
-        index, count, predicted, observed, *calibration_errors(count, predicted, observed)
-    )
-
-
-def calibration_errors(count: Floats, predicted: Floats, observed: Floats) -> tuple[float, float]:
-    """Return the ECE and the debiased L2 error from the bins; see `Calibration`."""
-    filled = count > 0
-    share = count[filled] / count.sum()
-    gap = predicted[filled] - observed[filled]
-    noise = observed[filled] * (1 - observed[filled]) / np.maximum(count[filled] - 1, 1)
-    return float((share * np.abs(gap)).sum()), float(
-        np.sqrt(max(0.0, (share * (gap**2 - noise)).sum()))
-    )
 
 
 def totals(index: Ints, weight: npt.NDArray, size: int = 0) -> Floats:
@@ -396,6 +347,6 @@ def _by_score(
     return group, positive, negative
 
 
-def _divide(a: Floats, b: Floats) -> Floats:
+def divide(a: Floats, b: Floats) -> Floats:
     """Return a / b, NaN where b is 0."""
     return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=b > 0)

@@ -17,17 +17,15 @@ import numpy.typing as npt
 from tailorbird.errors import UsageError
 from tailorbird.models.architectures import (
     ARCHITECTURES,
-    DEEP,
     GBDT,
     Forests,
     HeadProgress,
     Logistic,
-    Net,
     NetOptions,
     NeuralNet,
-    is_available,
 )
 from tailorbird.models.deep.batches import Blocks, PartRows, Rows, RowSubset, single_class_problem
+from tailorbird.models.deep.fitting import DEEP, Net, is_available
 from tailorbird.models.deep.layout import Bag, History, Layout
 from tailorbird.models.estimator import EncodedRows, Estimator, HeadFile, HeadKind, Model
 from tailorbird.models.export import compare_scores, largest_difference

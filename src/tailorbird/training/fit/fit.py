@@ -14,8 +14,9 @@ import pyarrow as pa
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY
 from tailorbird.features import FeatureSet
-from tailorbird.models.architectures import DEEP, HeadFile
 from tailorbird.models.deep.batches import PartRows
+from tailorbird.models.deep.fitting import DEEP
+from tailorbird.models.estimator import HeadFile
 from tailorbird.ranking.calibration import Calibration
 from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.live import NO_LIVE_COLUMNS, LiveColumns

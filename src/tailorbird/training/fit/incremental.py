@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tailorbird.errors import StorageError, UsageError
 from tailorbird.events import DAY, Clock, SystemClock, to_iso
 from tailorbird.features import FeatureSet
-from tailorbird.models.architectures import OnEpoch
+from tailorbird.models.deep.fitting import OnEpoch
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.logs import EventLog, group_tags, log_to_mlflow
 from tailorbird.ranking.slot import Slot

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from tailorbird.features import FeatureSet
 from tailorbird.features.declare.declarations import POSITION
 from tailorbird.ranking.encode.computed import COMPUTED
-from tailorbird.ranking.encode.encoder import Encoder, fit_encoder
+from tailorbird.ranking.encode.encoder import Encoder
+from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.ranking.encode.live import LiveColumns
 from tailorbird.ranking.encode.transforms import Column
 from tailorbird.ranking.tower import VECTOR_COLUMNS

@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from tailorbird.errors import BundleError
 from tailorbird.features import FeatureSet
-from tailorbird.models.architectures import is_available
+from tailorbird.models.deep.fitting import is_available
 from tailorbird.models.retrievers.transformer import SequenceTransformer
-from tailorbird.ranking.tower import TOLERANCE, OnnxNet, Space, Tower, TowerPlan
+from tailorbird.ranking.tower import Space, Tower, TowerPlan
+from tailorbird.ranking.tower_net import TOLERANCE, OnnxNet
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.arrays import array_bytes
 from tailorbird.retrieval.sequences import windows

@@ -19,6 +19,21 @@ from tailorbird.errors import DeclarationError, UsageError
 from tailorbird.events import SECOND, hash64, hash64s, to_iso
 from tailorbird.features import transforms as declared
 from tailorbird.features.declare.declarations import POSITION
+from tailorbird.features.transform_steps import (
+    KEY,
+    ClipStep,
+    FrequencyStep,
+    HashingStep,
+    ImputeStep,
+    LogStep,
+    QuantileStep,
+    StandardiseStep,
+    Step,
+    Table,
+    TargetStep,
+    VectorsStep,
+    VocabularyStep,
+)
 from tailorbird.features.transforms import Transform
 from tailorbird.ranking.encode import steps as learned
 from tailorbird.ranking.encode.computed import COMPUTED
@@ -48,7 +63,7 @@ def net_preset(
     position: bool,
     computed: Sequence[str] = tuple(COMPUTED),
     *,
-    scale: declared.Step | None = None,
+    scale: Step | None = None,
 ) -> tuple[Transform, ...]:
     """Return transforms that scale and impute numbers, and encode categories for embeddings.
 
@@ -193,13 +208,13 @@ def _learn_steps(
     steps: list[LearnedStep] = []
     codes: Floats | None = None
     for step in _complete_steps(transform, categorical):
-        if isinstance(step, declared.TargetStep):
+        if isinstance(step, TargetStep):
             fitted, x = _learn_target(step, transform, keys, labelled)
             codes, numbers = x, True
-        elif isinstance(step, declared.ImputeStep) and not numbers:
+        elif isinstance(step, ImputeStep) and not numbers:
             fitted = _learn_impute_key(step, keys)
             keys = fitted.fill(keys)
-        elif step.input_kind == declared.KEY:
+        elif step.input_kind == KEY:
             fitted = _learn_keys(step, transform, keys, labelled)
             x, numbers = fitted.apply(keys), True
         else:
@@ -209,9 +224,9 @@ def _learn_steps(
     return tuple(steps), codes
 
 
-def _complete_steps(transform: Transform, categorical: bool) -> tuple[declared.Step, ...]:
+def _complete_steps(transform: Transform, categorical: bool) -> tuple[Step, ...]:
     """Append a vocabulary step to a category without a step that makes numbers."""
-    has_key_step = any(step.input_kind == declared.KEY for step in transform.steps)
+    has_key_step = any(step.input_kind == KEY for step in transform.steps)
     return (
         transform.steps
         if has_key_step or not categorical
@@ -219,39 +234,39 @@ def _complete_steps(transform: Transform, categorical: bool) -> tuple[declared.S
     )
 
 
-def _learn_numbers(step: declared.Step, x: Floats) -> learned.NumberSteps:
+def _learn_numbers(step: Step, x: Floats) -> learned.NumberSteps:
     """Fit a step on the finite numbers of the training rows."""
     match step:
-        case declared.LogStep():
+        case LogStep():
             return learned.Log()
-        case declared.ClipStep():
+        case ClipStep():
             return _learn_clip(step, x)
-        case declared.StandardiseStep():
+        case StandardiseStep():
             return _learn_standardise(x)
-        case declared.QuantileStep():
+        case QuantileStep():
             return _learn_quantile(step, x)
-        case declared.ImputeStep():
+        case ImputeStep():
             return _learn_impute(step, x)
     raise AssertionError(step)
 
 
 def _learn_keys(
-    step: declared.Step, transform: Transform, keys: Keys, labelled: LabelledRows
+    step: Step, transform: Transform, keys: Keys, labelled: LabelledRows
 ) -> learned.KeySteps:
     match step:
-        case declared.VocabularyStep():
+        case VocabularyStep():
             return learned.Codes(_frequent_keys(keys[keys != 0], step)[0].tolist())
-        case declared.HashingStep():
+        case HashingStep():
             return _learn_buckets(step, keys[keys != 0])
-        case declared.FrequencyStep():
+        case FrequencyStep():
             values, counts = _frequent_keys(keys[keys != 0], step)
             return learned.Frequency(values.tolist(), (counts / max(len(keys), 1)).tolist())
-        case declared.VectorsStep():
+        case VectorsStep():
             return _load_vectors(step, transform, labelled)
     raise AssertionError(step)
 
 
-def _learn_buckets(step: declared.HashingStep, keys: Keys) -> learned.Hashed:
+def _learn_buckets(step: HashingStep, keys: Keys) -> learned.Hashed:
     """Fit hash buckets; those with few rows are unknown.
 
     Their embeddings would be little but their random initial values.
@@ -260,7 +275,7 @@ def _learn_buckets(step: declared.HashingStep, keys: Keys) -> learned.Hashed:
     return learned.Hashed(step.buckets, buckets[counts >= declared.HASHED_MIN].tolist())
 
 
-def _learn_clip(step: declared.ClipStep, x: Floats) -> learned.Clip:
+def _learn_clip(step: ClipStep, x: Floats) -> learned.Clip:
     low, high = np.quantile(x, step.quantiles).tolist() if x.size else (0.0, 0.0)
     low = low if step.low is None else step.low
     high = high if step.high is None else step.high
@@ -279,7 +294,7 @@ def _learn_standardise(x: Floats) -> learned.Standardise:
     )
 
 
-def _learn_quantile(step: declared.QuantileStep, x: Floats) -> learned.Quantile:
+def _learn_quantile(step: QuantileStep, x: Floats) -> learned.Quantile:
     ranks = np.linspace(0, 1, step.bins + 1)
     # Rounding may move a cut below its neighbour.
     cuts = np.maximum.accumulate(np.quantile(x, ranks)) if x.size else np.zeros(len(ranks))
@@ -292,7 +307,7 @@ def _learn_quantile(step: declared.QuantileStep, x: Floats) -> learned.Quantile:
     return learned.Quantile(cuts.tolist(), values.tolist(), step.normal)
 
 
-def _learn_impute(step: declared.ImputeStep, x: Floats) -> learned.Fill:
+def _learn_impute(step: ImputeStep, x: Floats) -> learned.Fill:
     if step.how == "constant":
         return learned.Fill(float(step.value or 0.0), "constant")
     if not x.size:
@@ -303,7 +318,7 @@ def _learn_impute(step: declared.ImputeStep, x: Floats) -> learned.Fill:
     return learned.Fill(float(x.mean() if step.how == "mean" else np.median(x)), step.how)
 
 
-def _learn_impute_key(step: declared.ImputeStep, keys: Keys) -> learned.FillKey:
+def _learn_impute_key(step: ImputeStep, keys: Keys) -> learned.FillKey:
     if step.how == "constant":
         return learned.FillKey(hash64(str(step.value)), f"constant {step.value}")
     values, counts = np.unique(keys[keys != 0], return_counts=True)
@@ -311,7 +326,7 @@ def _learn_impute_key(step: declared.ImputeStep, keys: Keys) -> learned.FillKey:
 
 
 def _load_vectors(
-    step: declared.VectorsStep, transform: Transform, labelled: LabelledRows
+    step: VectorsStep, transform: Transform, labelled: LabelledRows
 ) -> learned.Vectors:
     if len(labelled.t) and (first := int(labelled.t.min())) < step.trained_until:
         message = (
@@ -330,7 +345,7 @@ def _load_vectors(
 
 
 def _learn_target(
-    step: declared.TargetStep, transform: Transform, keys: Keys, labelled: LabelledRows
+    step: TargetStep, transform: Transform, keys: Keys, labelled: LabelledRows
 ) -> tuple[learned.Target, Floats]:
     if step.head not in labelled.labels:
         message = f"{transform.output} learns from {step.head}, which has no labels here"
@@ -348,7 +363,7 @@ def _learn_target(
     ), in_time
 
 
-def _frequent_keys(keys: Keys, step: declared.Table) -> tuple[Keys, npt.NDArray[np.int64]]:
+def _frequent_keys(keys: Keys, step: Table) -> tuple[Keys, npt.NDArray[np.int64]]:
     """Return the frequent keys and their counts: the most frequent first, ties by key."""
     values, counts = np.unique(keys, return_counts=True)
     is_frequent = counts >= step.count_min

@@ -15,8 +15,8 @@ import numpy as np
 
 from tailorbird.ranking.policy.targets import is_amount
 from tailorbird.ranking.slot import Slot
+from tailorbird.training.evaluation.figures import PRIMARY, Evaluation, HeadFigures
 from tailorbird.training.evaluation.gate import Decision
-from tailorbird.training.evaluation.judge import PRIMARY, Evaluation, HeadFigures
 
 _TABLES = ("events", "items", "answers")
 SLICE_REQUESTS_MIN = 100  # with fewer requests, a slice's figure is too noisy

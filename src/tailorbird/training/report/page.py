@@ -12,7 +12,7 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
-from tailorbird.training.evaluation.metrics import Calibration
+from tailorbird.training.evaluation.calibration import Calibration
 
 HIGHLIGHT_COLOUR, MUTED_COLOUR = "#1b6e5f", "#9aa5ab"
 COLUMNS_SHOWN = 20

@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from tailorbird.ranking.bundle import Bundle, open_session, run_heads
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.head_sessions import open_session, run_heads
 from tailorbird.registry import Head
 from tailorbird.training.evaluation.bootstrap import Interval, flatten_intervals
-from tailorbird.training.evaluation.judge import PRIMARY, Evaluation, K
+from tailorbird.training.evaluation.figures import PRIMARY, Evaluation, K
 from tailorbird.training.report.page import HIGHLIGHT_COLOUR, MUTED_COLOUR, clean_axes
 from tailorbird.training.report.serving_cost import ITEMS
 

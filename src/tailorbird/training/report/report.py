@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tailorbird.training.evaluation.bootstrap import Interval
-from tailorbird.training.evaluation.judge import PRIMARY, Evaluation, HeadFigures
+from tailorbird.training.evaluation.figures import PRIMARY, Evaluation, HeadFigures
 from tailorbird.training.fit.architecture import HeadModel
 from tailorbird.training.report.page import (
     HIGHLIGHT_COLOUR,

@@ -28,7 +28,8 @@ from tailorbird.events.keys import hash64s
 from tailorbird.features import FeatureSet, ReadRequest
 from tailorbird.features.arithmetic import finish
 from tailorbird.features.arithmetic.runs import Runs
-from tailorbird.features.declare.declarations import WORDS, Derived
+from tailorbird.features.declare.declarations import Derived
+from tailorbird.features.declare.limits import WORDS
 from tailorbird.features.layout.layout import Layout, Spot, Step
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker

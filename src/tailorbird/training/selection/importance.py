@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tailorbird.models.gbdt import Gbdt, GbdtSettings, Sample, fit_gbdt
 from tailorbird.training.evaluation import metrics
-from tailorbird.training.evaluation.judge import K
+from tailorbird.training.evaluation.figures import K
 from tailorbird.training.selection.shuffles import shuffle_across_requests, shuffle_within_requests
 from tailorbird.training.selection.signal_rows import SignalRows
 

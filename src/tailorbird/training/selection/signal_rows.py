@@ -21,7 +21,7 @@ from tailorbird.events import to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.models.gbdt import Sample
-from tailorbird.ranking.encode.encoder import fit_encoder
+from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.dataset.completion import training_rows
 from tailorbird.training.dataset.dataset import Dataset

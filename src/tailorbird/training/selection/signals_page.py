@@ -12,7 +12,7 @@ from scipy.cluster.hierarchy import dendrogram
 
 from tailorbird.events import to_iso
 from tailorbird.training.evaluation.bootstrap import Interval
-from tailorbird.training.evaluation.judge import PRIMARY
+from tailorbird.training.evaluation.figures import PRIMARY
 from tailorbird.training.report.page import (
     HIGHLIGHT_COLOUR,
     MUTED_COLOUR,
@@ -25,7 +25,7 @@ from tailorbird.training.report.serving_cost import GROUPS, ITEMS
 from tailorbird.training.selection.redundancy import NEARNESS_MIN
 from tailorbird.training.selection.signals import SignalReport
 from tailorbird.training.selection.stability import UNSTABLE
-from tailorbird.training.selection.subset import (
+from tailorbird.training.selection.verdicts import (
     DRIFTING,
     LEAK,
     NULL,

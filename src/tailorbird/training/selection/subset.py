@@ -15,101 +15,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
 
 from tailorbird.models.gbdt import Gbdt, GbdtSettings, fit_gbdt
 from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
 from tailorbird.training.selection.importance import quality
 from tailorbird.training.selection.signal_rows import SignalParts, SignalRows
-from tailorbird.training.selection.stability import UNSTABLE
+from tailorbird.training.selection.verdicts import (
+    DRIFTING,
+    LEAK,
+    NULL,
+    REDUNDANT,
+    Signal,
+    interval_to_dict,
+)
 
 Floats = npt.NDArray[np.float64]
 
-SIGNAL, NULL, REDUNDANT, DRIFTING, LEAK = (
-    "signal",
-    "null",
-    "redundant",
-    "unstable",
-    "too good: leak?",
-)
-UNDECIDED = "too few requests to decide"
-REQUESTS_MIN = 200  # requests with a positive; with fewer, the absence of an effect says nothing
-WORTH_MIN = 0.01  # a column whose interval reaches this importance is not called null
 # Models whose figures are averaged, as even two fits on the same columns differ.
 SEEDS = 3
-NULL_Z_MIN = 3.0
-
-
-@dataclass(frozen=True)
-class Signal:
-    """Measurements of one column.
-
-    Attributes:
-        place: file and line of the declaration, "" for computed columns.
-        entity: entity of the column; "" for the request, derived and computed columns.
-        of_request: constant within requests, so it can order items only together with other
-            columns.
-        importance: drop of the metric on later data when permuted, with its interval over users.
-        gain: share of the gain of small trees.
-        null_z: standard deviations of the gain above the null.
-        above_nulls: above all null fits, and above the null gain of the typical column.
-        bits, bits_z: mutual information with the target minus its null.
-        drift, drifts: worst of the periods, and all of them.
-        missing: share of later rows without a value.
-        cluster: number of its cluster, 0 without one.
-        together: importance of the entire cluster.
-        verdict, why: one of six verdicts, and the reason in words.
-        kept: whether it stays in the proposed subset.
-    """
-
-    name: str
-    kind: str
-    entity: str
-    place: str
-    of_request: bool
-    importance: Interval
-    gain: float
-    null_z: float
-    above_nulls: bool
-    bits: float
-    bits_z: float
-    drift: float
-    drifts: tuple[float, ...]
-    missing: float
-    record_bytes: int
-    request_bytes: int
-    finish_us: float
-    cluster: int = 0
-    together: Interval | None = None
-    verdict: str = SIGNAL
-    why: str = ""
-    kept: bool = True
-
-    @property
-    def beats_nulls(self) -> bool:
-        """Return whether trees gain more from it than from any shuffled labels."""
-        return self.above_nulls and self.null_z >= NULL_Z_MIN
-
-    @property
-    def unstable(self) -> bool:
-        return self.drift >= UNSTABLE
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the signal as JSON."""
-        values = {
-            name: getattr(self, name)
-            for name in self.__dataclass_fields__
-            if name not in ("importance", "together", "drifts")
-        }
-        values |= interval_to_dict("importance", self.importance) | {
-            "drifts": list(self.drifts),
-            "unstable": self.unstable,
-        }
-        values |= interval_to_dict("cluster_importance", self.together) if self.together else {}
-        return {
-            name: None if isinstance(value, float) and not np.isfinite(value) else value
-            for name, value in values.items()
-        }
 
 
 @dataclass(frozen=True)
@@ -165,141 +88,6 @@ class Subset:
             "steps": [step.to_dict() for step in self.steps],
         }
         return selection | figures | dict(self.about)
-
-
-def interval_to_dict(name: str, interval: Interval) -> dict[str, float | None]:
-    """Return `name`, `name_low` and `name_high`; None where not finite."""
-    ends = ((name, interval.value), (f"{name}_low", interval.low), (f"{name}_high", interval.high))
-    return {key: round(float(value), 6) if np.isfinite(value) else None for key, value in ends}
-
-
-def significant_at_fdr(intervals: Sequence[Interval], *, level: float = 0.05) -> list[bool]:
-    """Return which figures are significantly above 0, at a false discovery rate of `level`.
-
-    Source: Benjamini and Hochberg, J. R. Statist. Soc. B 57 (1995); one-sided, from the widths of
-    the intervals.
-    """
-    error = np.array([(interval.high - interval.low) / (2 * 1.96) for interval in intervals])
-    value = np.array([interval.value for interval in intervals])
-    is_finite = np.isfinite(error) & (error > 0)
-    chance = np.ones(len(intervals))
-    chance[is_finite] = norm.sf(value[is_finite] / error[is_finite])
-    ordered = np.sort(chance)
-    below = np.flatnonzero(ordered <= level * (1 + np.arange(len(ordered))) / max(len(ordered), 1))
-    limit = ordered[below[-1]] if len(below) else -1.0
-    return [bool(p <= limit) for p in chance]
-
-
-def assign_verdicts(
-    signals: Sequence[Signal], leaks: Mapping[str, str], requests: int
-) -> list[Signal]:
-    """Assign a verdict to each signal.
-
-    Args:
-        requests: requests with a positive that importance was measured on.
-    """
-    honest = [signal for signal in signals if signal.name not in leaks]
-    clusters = {
-        signal.cluster: [other for other in honest if other.cluster == signal.cluster]
-        for signal in honest
-        if signal.cluster
-    }
-    representatives = {
-        number: max(members, key=_representative_rank).name for number, members in clusters.items()
-    }
-    cluster_importances = [
-        members[0].together or members[0].importance for members in clusters.values()
-    ]
-    tested = significant_at_fdr([*(signal.importance for signal in honest), *cluster_importances])
-    proven = {
-        signal.name
-        for signal, is_significant in zip(honest, tested, strict=False)
-        if is_significant
-    }
-    proven_clusters = {
-        number
-        for number, is_significant in zip(clusters, tested[len(honest) :], strict=True)
-        if is_significant
-    }
-    verdicts = [
-        replace(
-            signal,
-            **_verdict(
-                signal,
-                clusters.get(signal.cluster, [signal]),
-                representatives,
-                proven,
-                proven_clusters,
-                leaks,
-            ),
-        )
-        for signal in signals
-    ]
-    return [
-        replace(signal, **_undecided_verdict(signal, requests))
-        if signal.verdict == NULL
-        else signal
-        for signal in verdicts
-    ]
-
-
-def _undecided_verdict(signal: Signal, requests: int) -> dict[str, Any]:
-    """Return `verdict` and `why` if the requests cannot confirm a null column; {} if they can."""
-    if requests < REQUESTS_MIN:
-        return {
-            "verdict": UNDECIDED,
-            "why": f"{requests:,} later requests with something to find; {REQUESTS_MIN:,} are the "
-            "least to call it null by",
-        }
-    highest = max(
-        interval.high for interval in (signal.importance, signal.together) if interval is not None
-    )
-    if highest >= WORTH_MIN:
-        return {
-            "verdict": UNDECIDED,
-            "why": f"it may be chance, and it may be worth {highest:.3f}: the interval has both",
-        }
-    return {}
-
-
-def _verdict(
-    signal: Signal,
-    members: Sequence[Signal],
-    representatives: Mapping[int, str],
-    proven: set[str],
-    proven_clusters: set[int],
-    leaks: Mapping[str, str],
-) -> dict[str, Any]:
-    """Return `verdict` and `why` of one signal; `members` is its cluster, including itself."""
-    if signal.name in leaks:
-        return {"verdict": LEAK, "why": leaks[signal.name], "kept": False}
-    helps = signal.cluster in proven_clusters or any(member.name in proven for member in members)
-    if not helps and not any(member.beats_nulls for member in members):
-        return {"verdict": NULL, "why": "what it does on later data and for trees may be chance"}
-    representative = representatives.get(signal.cluster, signal.name)
-    if signal.name != representative:
-        return {"verdict": REDUNDANT, "why": f"{representative} stands for it"}
-    if signal.unstable and not helps:
-        return {
-            "verdict": DRIFTING,
-            "why": f"drift {signal.drift:.2f}, and later data do not prove that it helps "
-            "nevertheless",
-        }
-    why = "proven on later data" if helps else "trees get more of it than of shuffled labels"
-    return {
-        "verdict": SIGNAL,
-        "why": why + (f", though it drifts ({signal.drift:.2f})" if signal.unstable else ""),
-    }
-
-
-def _representative_rank(signal: Signal) -> tuple[float, ...]:
-    """Return the sort key of cluster representatives: importance, bits, cost, missing values."""
-    return (
-        round(signal.importance.value, 6) if np.isfinite(signal.importance.value) else 0.0,
-        signal.bits,
-        -signal.request_bytes,
-        -signal.missing,
-    )
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,13 @@ import numpy.typing as npt
 from tailorbird.errors import UsageError
 from tailorbird.models.architectures import (
     ARCHITECTURES,
-    DEEP,
     GBDT,
     Logistic,
     NeuralNet,
     default_settings,
-    is_available,
 )
 from tailorbird.models.deep.batches import Rows
+from tailorbird.models.deep.fitting import DEEP, is_available
 from tailorbird.models.deep.layout import Layout, build_layout
 from tailorbird.models.estimator import EncodedRows, Estimator, Model
 from tailorbird.models.gbdt import GbdtSettings

@@ -24,12 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import StorageError
+from tailorbird.models.space import Value
 from tailorbird.ranking.own_models import declared_file, use_file
 from tailorbird.training.fit.resume import load_or_make_arrays
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tuning.architectures import FitRequest, find_architecture
 from tailorbird.training.tuning.rows import Split
-from tailorbird.training.tuning.space import Value
 
 Floats = npt.NDArray[np.float64]
 

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tailorbird.models.space import Choices, Value
 from tailorbird.training.evaluation.bootstrap import Interval
 from tailorbird.training.report.page import (
     HIGHLIGHT_COLOUR,
@@ -24,7 +25,7 @@ from tailorbird.training.report.page import (
 )
 from tailorbird.training.tuning.choose import Finalist
 from tailorbird.training.tuning.run import TuneReport
-from tailorbird.training.tuning.space import Choices, SearchSpace, Value
+from tailorbird.training.tuning.space import SearchSpace
 from tailorbird.training.tuning.study import Trial
 
 TRIALS_SHOWN = 20

@@ -20,6 +20,7 @@ from tailorbird.errors import UsageError
 from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
+from tailorbird.models.space import Value
 from tailorbird.ranking.policy.targets import is_amount
 from tailorbird.ranking.slot import Slot
 from tailorbird.storage_paths import Storage
@@ -29,7 +30,7 @@ from tailorbird.training.tuning.architectures import NETS, Architecture, select_
 from tailorbird.training.tuning.choose import Choice, choose_finalist, select_finalists
 from tailorbird.training.tuning.fits import open_executor, split_name
 from tailorbird.training.tuning.rows import Split, describe_splits, encode_splits, segment_requests
-from tailorbird.training.tuning.space import SearchSpace, Value
+from tailorbird.training.tuning.space import SearchSpace
 from tailorbird.training.tuning.study import (
     JOURNAL,
     Budget,

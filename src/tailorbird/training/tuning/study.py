@@ -17,9 +17,10 @@ from typing import Any, Literal
 import numpy as np
 
 from tailorbird.errors import ConfigError, TailorbirdError
+from tailorbird.models.space import Choices, Value
 from tailorbird.training.tuning.architectures import Architecture
 from tailorbird.training.tuning.fits import FitExecutor, FitResult, FitSpec
-from tailorbird.training.tuning.space import Choices, SearchSpace, Value
+from tailorbird.training.tuning.space import SearchSpace
 
 try:
     import optuna

@@ -28,7 +28,7 @@ import msgspec
 from tailorbird.atomic_write import atomic_write
 from tailorbird.errors import ConfigError, UsageError
 from tailorbird.events import to_iso
-from tailorbird.models.architectures import DEEP
+from tailorbird.models.deep.fitting import DEEP
 from tailorbird.models.deep.parameters import resolve_parameters
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking.own_models import own_families

@@ -10,64 +10,19 @@ ignored as a negative. If there are no more seen items than negatives, all of th
 nothing is estimated.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from tailorbird.errors import UsageError
-from tailorbird.models.interactions import Interactions
 from tailorbird.models.retrievers.transformer.batches import SequenceWindows
 from tailorbird.models.retrievers.transformer.net import SequenceNet
-from tailorbird.models.retrievers.transformer.recipe import SequenceTransformer
-from tailorbird.models.retrievers.transformer.vectors import SequenceVectors
-
-
-def fit(recipe: SequenceTransformer, interactions: Interactions) -> SequenceVectors:
-    """Train from scratch."""
-    torch.manual_seed(recipe.seed)
-    torch.set_num_threads(recipe.threads)
-    data = SequenceWindows.from_interactions(interactions)
-    net = SequenceNet(
-        recipe, interactions.items, _content_tokens(recipe, interactions.items), _seen_mask(data)
-    )
-    losses = train_net(net, recipe, data, recipe.steps) if len(data.item) else []
-    return SequenceVectors.from_net(recipe, net, interactions, losses)
-
-
-def warm_start(model: SequenceVectors, interactions: Interactions) -> SequenceVectors:
-    """Continue from a model's weights for a quarter of the steps, with rows for new items."""
-    recipe = replace(model.recipe, seed=model.recipe.seed + 1)
-    torch.manual_seed(recipe.seed)
-    torch.set_num_threads(recipe.threads)
-    data = SequenceWindows.from_interactions(interactions)
-    net = SequenceNet(
-        recipe, interactions.items, _content_tokens(recipe, interactions.items), _seen_mask(data)
-    )
-    old, new = model.net.state_dict(), net.state_dict()
-    shared_weights = {
-        name: value
-        for name, value in old.items()
-        if name not in ("known", "content", "id.weight", "token.weight")
-    }
-    items = old["id.weight"].shape[0] - 2
-    new["id.weight"][: items + 1] = old["id.weight"][: items + 1]
-    new["id.weight"][-1] = old["id.weight"][-1]
-    newly_seen = new["known"][: items + 1] > old["known"][: items + 1]
-    new["id.weight"][: items + 1][newly_seen] = old[
-        "unknown"
-    ]  # the vector of an item does not jump at its first click
-    tokens = min(len(old["token.weight"]), len(new["token.weight"]))
-    new["token.weight"][:tokens] = old["token.weight"][:tokens]
-    net.load_state_dict(new | shared_weights)
-    losses = train_net(net, recipe, data, max(recipe.steps // 4, 1)) if len(data.item) else []
-    return SequenceVectors.from_net(recipe, net, interactions, [*model.losses, *losses])
+from tailorbird.models.retrievers.transformer.settings import TransformerSettings
 
 
 def train_net(
-    net: SequenceNet, recipe: SequenceTransformer, data: SequenceWindows, steps: int
+    net: SequenceNet, recipe: TransformerSettings, data: SequenceWindows, steps: int
 ) -> list[float]:
     """Run Adam over `steps` batches with warm-up and cosine decay, and return the losses."""
     optimiser = torch.optim.Adam(net.parameters(), lr=recipe.rate, betas=(0.9, 0.98))
@@ -97,7 +52,7 @@ def train_net(
 
 def batch_loss(
     net: SequenceNet,
-    recipe: SequenceTransformer,
+    recipe: TransformerSettings,
     source: Tensor,
     gap: Tensor,
     target: Tensor,
@@ -138,7 +93,7 @@ def batch_loss(
     )
 
 
-def _content_tokens(recipe: SequenceTransformer, items: int) -> Tensor:
+def content_tokens(recipe: TransformerSettings, items: int) -> Tensor:
     """Return tokens by code + 1, with rows for padding and start."""
     tokens = np.zeros((items, 1), np.int64) if recipe.content is None else recipe.content
     if len(tokens) < items:
@@ -150,7 +105,7 @@ def _content_tokens(recipe: SequenceTransformer, items: int) -> Tensor:
     return torch.from_numpy(np.concatenate((none, tokens[:items], none)))
 
 
-def _seen_mask(data: SequenceWindows) -> Tensor:
+def seen_mask(data: SequenceWindows) -> Tensor:
     """Return which items have been seen; the others are embedded by content alone."""
     seen = np.bincount(data.item, minlength=data.items) > 0
     return torch.from_numpy(np.concatenate(([True], seen, [True]))).float()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tailorbird.models.retrievers.transformer.batches import GAPS
-from tailorbird.models.retrievers.transformer.recipe import SequenceTransformer
+from tailorbird.models.retrievers.transformer.settings import TransformerSettings
 
 
 class Layer(nn.Module):
@@ -63,7 +63,7 @@ class SequenceNet(nn.Module):
     content: Tensor
 
     def __init__(
-        self, recipe: SequenceTransformer, items: int, content: Tensor, seen_mask: Tensor
+        self, recipe: TransformerSettings, items: int, content: Tensor, seen_mask: Tensor
     ) -> None:
         super().__init__()
         width = recipe.width

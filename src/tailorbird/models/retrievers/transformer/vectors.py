@@ -8,9 +8,10 @@ import torch
 
 from tailorbird.models.interactions import Interactions
 from tailorbird.models.retrievers.protocol import Contexts, Scores, Top, concatenate, top_items
-from tailorbird.models.retrievers.transformer.batches import inputs_of
+from tailorbird.models.retrievers.transformer.batches import SequenceWindows, inputs_of
+from tailorbird.models.retrievers.transformer.learning import content_tokens, seen_mask, train_net
 from tailorbird.models.retrievers.transformer.net import SequenceNet
-from tailorbird.models.retrievers.transformer.recipe import SequenceTransformer
+from tailorbird.models.retrievers.transformer.settings import TransformerSettings
 
 QUESTIONS_PER_CHUNK = 512
 
@@ -26,7 +27,7 @@ class SequenceVectors:
         losses: of each training step.
     """
 
-    recipe: SequenceTransformer
+    recipe: TransformerSettings
     net: SequenceNet
     item_vectors: Scores
     input_vectors: Scores
@@ -36,7 +37,7 @@ class SequenceVectors:
     @classmethod
     def from_net(
         cls,
-        recipe: SequenceTransformer,
+        recipe: TransformerSettings,
         net: SequenceNet,
         interactions: Interactions,
         losses: list[float],
@@ -102,8 +103,6 @@ class SequenceVectors:
 
     def updated(self, new_interactions: Interactions, t: int) -> "SequenceVectors":
         """Continue training from these weights; the result differs from a new fit."""
-        from tailorbird.models.retrievers.transformer.learning import warm_start
-
         return warm_start(self, concatenate(self.interactions, new_interactions))
 
     def without_ids(self) -> "SequenceVectors":
@@ -117,3 +116,44 @@ class SequenceVectors:
             drop[0] = drop[-1] = 0
             inputs = self.net.items(code, drop).numpy()
         return replace(self, item_vectors=np.ascontiguousarray(inputs[1:-1]), input_vectors=inputs)
+
+
+def fit(recipe: TransformerSettings, interactions: Interactions) -> SequenceVectors:
+    """Train from scratch."""
+    torch.manual_seed(recipe.seed)
+    torch.set_num_threads(recipe.threads)
+    data = SequenceWindows.from_interactions(interactions)
+    net = SequenceNet(
+        recipe, interactions.items, content_tokens(recipe, interactions.items), seen_mask(data)
+    )
+    losses = train_net(net, recipe, data, recipe.steps) if len(data.item) else []
+    return SequenceVectors.from_net(recipe, net, interactions, losses)
+
+
+def warm_start(model: SequenceVectors, interactions: Interactions) -> SequenceVectors:
+    """Continue from a model's weights for a quarter of the steps, with rows for new items."""
+    recipe = replace(model.recipe, seed=model.recipe.seed + 1)
+    torch.manual_seed(recipe.seed)
+    torch.set_num_threads(recipe.threads)
+    data = SequenceWindows.from_interactions(interactions)
+    net = SequenceNet(
+        recipe, interactions.items, content_tokens(recipe, interactions.items), seen_mask(data)
+    )
+    old, new = model.net.state_dict(), net.state_dict()
+    shared_weights = {
+        name: value
+        for name, value in old.items()
+        if name not in ("known", "content", "id.weight", "token.weight")
+    }
+    items = old["id.weight"].shape[0] - 2
+    new["id.weight"][: items + 1] = old["id.weight"][: items + 1]
+    new["id.weight"][-1] = old["id.weight"][-1]
+    newly_seen = new["known"][: items + 1] > old["known"][: items + 1]
+    new["id.weight"][: items + 1][newly_seen] = old[
+        "unknown"
+    ]  # the vector of an item does not jump at its first click
+    tokens = min(len(old["token.weight"]), len(new["token.weight"]))
+    new["token.weight"][:tokens] = old["token.weight"][:tokens]
+    net.load_state_dict(new | shared_weights)
+    losses = train_net(net, recipe, data, max(recipe.steps // 4, 1)) if len(data.item) else []
+    return SequenceVectors.from_net(recipe, net, interactions, [*model.losses, *losses])

@@ -1,0 +1,30 @@
+"""Output of the fields that an explained value lacks."""
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tailorbird.cli.output import console, this_command
+
+if TYPE_CHECKING:
+    from tailorbird.features.explain import Explanation
+
+
+def print_missing_fields(explanation: "Explanation", about: Sequence[str]) -> None:
+    """Print why a value is missing for lack of a field, and how to pass the field."""
+    for part in (explanation, *explanation.reads):
+        if part.value == part.value or not part.lacks:
+            continue
+        fields = [name for name in part.lacks if "." not in name]
+        attributes = [name for name in part.lacks if "." in name]
+        if attributes:
+            console().print(f"{part.name} is missing: no profile says {', '.join(attributes)}")
+        if fields:
+            arguments = " ".join(
+                shlex.quote(text) for text in (*about, *(f"{name}:VALUE" for name in fields))
+            )
+            command = f"{this_command()} features show {arguments} --why {part.name}"
+            console().print(
+                f"{part.name} is missing: it is about {', '.join(fields)} too, which was not "
+                f"said. Try {command}"
+            )

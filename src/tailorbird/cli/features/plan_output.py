@@ -1,0 +1,195 @@
+"""Output of a plan of changes: as JSON, and for people."""
+
+from typing import TYPE_CHECKING, Any
+
+from tailorbird.cli.output import console, print_table, this_command
+
+if TYPE_CHECKING:
+    from tailorbird.features.migration.plan import Comparison, Measured, RecordChange
+    from tailorbird.features.state.eviction import Tally
+
+
+def describe_retraining(retrain: dict[str, Any]) -> list[str]:
+    if not retrain["champion"]:
+        return [f"There is no champion yet:  {this_command()} train"]
+    if not retrain["retrain"]:
+        return []
+    notice = (
+        f"{retrain['champion']} reads schema {retrain['reads']} and goes on answering with it, "
+        "its state being kept up beside the new one."
+    )
+    return [notice, f"A model of the new schema:  {this_command()} train"]
+
+
+def plan_to_dict(
+    comparison: "Comparison",
+    tallies: "dict[str, Tally] | None",
+    measured: "Measured | None",
+    retrain: dict[str, Any],
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    now, sampled = tallies or {}, measured.tallies if measured is not None else {}
+    records = [
+        {
+            **asdict(record),
+            "entities": now[record.entity].entities if record.entity in now else None,
+            "sampled": sampled[record.entity].entities if record.entity in sampled else None,
+            "state_mean": _mean(record.entity, now),
+            "state_mean_sampled": _mean(record.entity, sampled),
+        }
+        for record in comparison.records
+    ]
+    build = None
+    if measured is not None:
+        least, likely, most = measured.seconds
+        build = {
+            "rows": measured.rows_total,
+            "sample": measured.rows,
+            "seconds": likely,
+            "seconds_least": least,
+            "seconds_most": most,
+        }
+    return {
+        "schema": comparison.after,
+        "applied": comparison.before,
+        "changes": [asdict(change) for change in comparison.changes],
+        "records": records,
+        "bytes_before": _total(comparison, tallies, "before"),
+        "bytes_after": _total(comparison, tallies, "after"),
+        "proofs": [asdict(proof) for proof in comparison.proofs],
+        "attached": list(comparison.attached),
+        "build": build,
+        **retrain,
+    }
+
+
+def _total(comparison: "Comparison", tallies: "dict[str, Tally] | None", field: str) -> int | None:
+    """Return the bytes of all records at full width, by the entities in the applied state."""
+    if tallies is None:
+        return None
+    return sum(
+        getattr(record, field) * tallies[record.entity].entities
+        for record in comparison.records
+        if record.entity in tallies
+    )
+
+
+def _mean(entity: str, tallies: "dict[str, Tally]") -> int | None:
+    """Return the mean size of the stored state records."""
+    return tallies[entity].state_bytes_mean if entity in tallies else None
+
+
+def print_plan(
+    comparison: "Comparison",
+    tallies: "dict[str, Tally] | None",
+    measured: "Measured | None",
+    retrain: dict[str, Any],
+) -> None:
+    out = console()
+    if comparison.before == comparison.after:
+        out.print(f"Nothing to do: schema {comparison.after} is applied.")
+    else:
+        print_changes(comparison)
+    sampled = measured.tallies if measured is not None else {}
+    rows = [_record_row(record, tallies or {}, sampled) for record in comparison.records]
+    numbers = [
+        "state at most",
+        "then",
+        "mean now",
+        "in the sample",
+        "reading now",
+        "then ",
+        "how many",
+    ]
+    print_table("\nBytes of an entity's records", ["entity", *numbers], rows, right=numbers)
+    if tallies is not None:
+        total_before, total_after = (
+            _total(comparison, tallies, "before") or 0,
+            _total(comparison, tallies, "after") or 0,
+        )
+        out.print(
+            f"Together at most {format_bytes(total_before)} now, {format_bytes(total_after)} then; empty "
+            "parts of a "
+            "record take no space."
+        )
+    if comparison.proofs:
+        tightest = min(comparison.proofs, key=lambda proof: proof.events)
+        out.print(
+            f"No sum overflows: each of {len(comparison.proofs)} holds the largest value "
+            f"{tightest.events:,} times or more "
+            f"({tightest.name}, {tightest.place}: {tightest.units_max:,} units)."
+        )
+    if comparison.before == comparison.after:
+        return
+    if comparison.attached:
+        names = ", ".join(comparison.attached)
+        out.print(
+            f"Events routed so far do not carry {names}: it is filled in from the versions "
+            "of the profiles, for all history."
+        )
+    if measured is not None:
+        least_s, likely, most = measured.seconds
+        estimate = (
+            f"The new state takes about {_seconds(likely)} to build ({_seconds(least_s)} to "
+            f"{_seconds(most)}): "
+        )
+        out.print(
+            f"{estimate}{measured.rows_total:,} rows, by a sample of {measured.rows:,} taken in "
+            "just now."
+        )
+    else:
+        out.print(
+            "How long the new state takes to build was not measured: the lake has no rows, "
+            "or --no-measure."
+        )
+    for line in describe_retraining(retrain):
+        out.print(line)
+    out.print(f"To apply it without stopping anything:  {this_command()} features apply")
+
+
+def print_changes(comparison: "Comparison") -> None:
+    title = f"Schema {comparison.before or '(none)'} → {comparison.after}"
+    rows = [
+        (change.change, change.name, change.entity, change.place, change.what)
+        for change in comparison.changes
+    ]
+    print_table(title, ["change", "column", "of", "line", "what"], rows)
+    if not comparison.changes:
+        console().print(
+            "No column changes, but their order or the engine does, and with it the records."
+        )
+
+
+def _record_row(
+    record: "RecordChange", tallies: "dict[str, Tally]", sampled: "dict[str, Tally]"
+) -> tuple[object, ...]:
+    means = _mean(record.entity, tallies), _mean(record.entity, sampled)
+    return (
+        record.entity,
+        record.state_before,
+        record.state_after,
+        *means,
+        record.reading_before,
+        record.reading_after,
+        _count(record.entity, tallies, sampled),
+    )
+
+
+def _count(entity: str, tallies: "dict[str, Tally]", sampled: "dict[str, Tally]") -> str:
+    if entity in tallies:
+        return f"{tallies[entity].entities:,}"
+    return f"{sampled[entity].entities:,} in the sample" if entity in sampled else ""
+
+
+def format_bytes(size: int) -> str:
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} bytes"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds >= 90 * 60:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.1f} s"

@@ -1,0 +1,113 @@
+"""Checks of an event's properties: size, depth and numbers."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from tailorbird.events.contract.envelope import Event
+from tailorbird.events.contract.rules import format_value
+from tailorbird.events.contract.verdict import ContractViolation
+
+PROPERTIES_BYTES_MAX = 65_536
+DEPTH_MAX = 32
+
+FLOAT_DIGITS_MAX = 308  # digits of the first integer beyond float range; shorter input has none
+INTEGER_BOUND = 1 << 1023
+# Inclusive bounds of the properties that have a column of their own.
+NUMBERS = {
+    "dwell_ms": (0.0, 86_400_000.0),
+    "price": (0.0, 1e9),
+    "quantity": (0.0, 1e6),
+    "rating": (-1e6, 1e6),
+}
+
+NESTED = frozenset((dict, list))
+# Re-encoding grows a value by less than this factor: 1e15 becomes 1000000000000000.0.
+GROWTH_MAX = 8
+
+
+def check_properties(event: Event, size: int) -> None:
+    """Check the properties of an event whose encoding took `size` bytes."""
+    properties = event.properties
+    if not properties:
+        return
+    query = properties.get("query")
+    if query is not None and not isinstance(query, str):
+        raise ContractViolation(
+            "wrong_type", "$.properties.query", f"expected text, got {format_value(query)}"
+        )
+    for name, (low, high) in NUMBERS.items():
+        value = properties.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ContractViolation(
+                "wrong_type",
+                f"$.properties.{name}",
+                f"expected a number, got {format_value(value)}",
+            )
+        if not low <= value <= high:  # false for NaN too; compares an integer of any length exactly
+            raise ContractViolation(
+                "number_out_of_range",
+                f"$.properties.{name}",
+                f"expected {low:g} to {high:g}, got {format_value(value)}",
+            )
+    if (
+        not NESTED.isdisjoint(map(type, properties.values()))
+        and (path := find_too_deep(properties)) is not None
+    ):
+        raise ContractViolation("too_large", path, f"nested more than {DEPTH_MAX} levels deep")
+    if size > FLOAT_DIGITS_MAX and (path := find_oversized_integer(properties)) is not None:
+        raise ContractViolation("number_out_of_range", path, "expected a number below 1e308")
+    if (
+        size * GROWTH_MAX > PROPERTIES_BYTES_MAX
+        and (size := len(msgspec.json.encode(properties))) > PROPERTIES_BYTES_MAX
+    ):
+        raise ContractViolation(
+            "too_large",
+            "$.properties",
+            f"expected at most {PROPERTIES_BYTES_MAX} bytes, got {size}",
+        )
+
+
+def find_too_deep(properties: dict) -> str | None:
+    """Return the path at which properties are nested too deeply, or None."""
+    return next((path for path, depth in _depths(properties) if depth > DEPTH_MAX), None)
+
+
+def find_oversized_integer(properties: dict) -> str | None:
+    """Return the path of an integer that no float can represent, or None.
+
+    Consumers that read event numbers as floats could not continue past it.
+    """
+    stack = [(f"$.properties.{name}", value) for name, value in properties.items()]
+    while stack:
+        path, value = stack.pop()
+        if type(value) is int and not -INTEGER_BOUND < value < INTEGER_BOUND:
+            return path
+        if isinstance(value, dict | list):
+            stack.extend(
+                (path, inner) for inner in (value.values() if isinstance(value, dict) else value)
+            )
+    return None
+
+
+def _depths(properties: dict) -> Iterator[tuple[str, int]]:
+    """Yield the path and depth of each nested container below `properties`.
+
+    Most events have none, so this is cheap.
+    """
+    stack = [
+        (f"$.properties.{name}", value, 1)
+        for name, value in properties.items()
+        if isinstance(value, dict | list)
+    ]
+    while stack:
+        path, value, depth = stack.pop()
+        yield path, depth
+        if depth > DEPTH_MAX:
+            continue
+        children = value.values() if isinstance(value, dict) else value
+        stack.extend(
+            (path, inner, depth + 1) for inner in children if isinstance(inner, dict | list)
+        )

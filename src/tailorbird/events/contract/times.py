@@ -1,0 +1,76 @@
+"""Event times: parsing of texts and numbers, and bounds around the receipt."""
+
+from datetime import datetime
+
+from tailorbird.events.contract.rules import format_value
+from tailorbird.events.contract.verdict import ContractViolation, Receipt
+
+MICROSECONDS_MIN = 100_000_000_000_000  # 1973; below it an integer is in seconds or milliseconds
+MICROSECONDS_END = 253_370_764_800_000_000  # the year 9999, beyond what text can state
+
+
+def resolve_times(
+    ts: int | None,
+    sent_at: int | None,
+    stated_received_at: int | None,
+    receipt: Receipt,
+    *,
+    timeless: bool,
+) -> tuple[int, int]:
+    """Resolve the event time and the arrival time from the times that an event states.
+
+    `stated_received_at` is the event's own `received_at`. A file that does not state arrival times
+    says nothing about the offset of its senders' clocks, so their times are taken as they are.
+    """
+    received_at = receipt.received_at if stated_received_at is None else stated_received_at
+    if timeless:
+        return 0, received_at
+    if receipt.source == "import" and stated_received_at is None and ts is not None:
+        return ts, min(ts, receipt.received_at)
+    if ts is None:
+        return received_at, received_at
+    return (ts if sent_at is None else ts + received_at - sent_at), received_at
+
+
+def to_micros(value: int | str, path: str) -> int:
+    """Convert RFC 3339 text with a zone, or integer microseconds, to microseconds."""
+    if isinstance(value, int):
+        if 0 < value < MICROSECONDS_MIN:
+            unit = "milliseconds" if value > MICROSECONDS_MIN // 1_000 else "seconds"
+            raise ContractViolation(
+                "bad_time",
+                path,
+                f"expected microseconds since 1970, got {value}, which looks like {unit}",
+            )
+        if not 0 < value < MICROSECONDS_END:
+            raise ContractViolation(
+                "bad_time", path, f"expected microseconds since 1970, got {value}"
+            )
+        return value
+    try:
+        moment = datetime.fromisoformat(value)
+        offset = moment.utcoffset()
+    except ValueError:
+        raise ContractViolation(
+            "bad_time",
+            path,
+            f"expected a time such as 2026-11-25T12:00:00Z, got {format_value(value)}",
+        ) from None
+    if offset is None:
+        raise ContractViolation(
+            "bad_time",
+            path,
+            "expected a time with its zone, such as 2026-11-25T12:00:00Z, "
+            f"got {format_value(value)}",
+        )
+    naive = moment.replace(tzinfo=None) - offset if _in_range(moment) else None
+    if naive is None:
+        raise ContractViolation(
+            "bad_time", path, f"expected a year from 1970 to 9998, got {format_value(value)}"
+        )
+    elapsed = naive - datetime(1970, 1, 1)
+    return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
+
+
+def _in_range(moment: datetime) -> bool:
+    return 1970 <= moment.year <= 9998

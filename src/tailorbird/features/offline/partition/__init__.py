@@ -1,0 +1,1 @@
+"""Backfills larger than memory, partition by partition."""

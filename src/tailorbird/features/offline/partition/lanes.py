@@ -1,0 +1,271 @@
+"""Lanes of a partition's entities, computed shard by shard."""
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.events.contract.schema import ROUTED
+from tailorbird.features.arithmetic.runs import OF_RUN
+from tailorbird.features.declare.declarations import Entity
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.layout.layout import Spot, Step
+from tailorbird.features.offline.backfill import event_columns
+from tailorbird.features.offline.bulk import Requests
+from tailorbird.features.offline.compaction import CompactedHistory
+from tailorbird.features.offline.events.frames import Frames, has_text_keys
+from tailorbird.features.offline.events.ragged import ragged
+from tailorbird.features.offline.hashing import hashes, identities
+from tailorbird.features.offline.lanes import PastLanes, is_by_row
+from tailorbird.features.offline.partition.inputs import row_bytes
+from tailorbird.features.offline.spill import IDENTITY_SEED, Partition, Spill, assign_buckets
+
+Progress = Callable[[str, int, int | None], None]  # stage, done, of how many
+
+Intps = npt.NDArray[np.intp]
+
+EVENT_FACTOR = 4  # memory of the computation per byte of events
+
+
+@dataclass(frozen=True)
+class BackfillPlan:
+    """A backfill to run; `features` are the missing columns and those that they derive from."""
+
+    features: FeatureSet
+    requests: Requests
+    only: list[str]
+    memory_bytes: int
+    progress: Progress
+
+    def columns(self) -> list[str]:
+        return event_columns(self.features)
+
+
+def compute_partition(plan: BackfillPlan, spill: Spill, number: int, partition: Partition) -> None:
+    """Compute the lanes of a partition's entities, shard by shard."""
+    features = plan.features
+    bytes_max = plan.memory_bytes // (2 * EVENT_FACTOR)
+    shards = spill.plan_shards(partition.field, bytes_max)
+    earlier_lanes = {
+        spot: _read_lane(plan, spill, spot) for spot in _foreign_spots(features, partition)
+    }
+    bucket = _assign_buckets(plan, earlier_lanes, partition)
+    empty = ROUTED.empty_table().select(plan.columns())
+    rows_max = max(1, plan.memory_bytes // (4 * row_bytes(features, partition.entities)))
+    for shard, buckets in enumerate(shards):
+        own_rows = np.flatnonzero((bucket >= buckets.start) & (bucket < buckets.stop))
+        if spill.size(partition.field, buckets) > bytes_max:
+            _compute_by_time(
+                plan, spill, f"{number}-{shard}", partition, buckets.start, own_rows, earlier_lanes
+            )
+            plan.progress(f"shards by {partition.field or 'everyone'}", shard + 1, len(shards))
+            continue
+        row_chunks = [
+            own_rows[start : start + rows_max] for start in range(0, len(own_rows), rows_max)
+        ]
+        piece_names = [f"{number}-{shard}-{piece}" for piece in range(len(row_chunks))]
+        if not all(spill.is_done(name) for name in piece_names):
+            frames = Frames(spill.read_events(partition.field, buckets, empty))
+            for name, piece in zip(piece_names, row_chunks, strict=True):
+                if not spill.is_done(name):
+                    _write_piece(plan, spill, partition, frames, piece, name, earlier_lanes)
+                    spill.mark_done(name)
+        plan.progress(f"shards by {partition.field or 'everyone'}", shard + 1, len(shards))
+
+
+def _compute_by_time(
+    plan: BackfillPlan,
+    spill: Spill,
+    name: str,
+    partition: Partition,
+    bucket: int,
+    own_rows: Intps,
+    earlier_lanes: Mapping[Spot, npt.NDArray],
+) -> None:
+    """Compute the lanes of a bucket larger than memory: events and requests in order of time."""
+    if spill.is_done(name) or not len(own_rows):
+        return
+    features, requests = plan.features, plan.requests
+    request_of = requests.row_request[own_rows] if partition.is_by_row else own_rows
+    t, p = requests.t[request_of], requests.p[request_of]
+    start = secrets.randbits(64)
+    empty = ROUTED.empty_table().select(plan.columns())
+    compacted = CompactedHistory(
+        [features.layout.entities[index] for index in partition.entities],
+        _partition_keys(plan, partition, own_rows, earlier_lanes, start),
+        empty,
+    )
+    cuts = spill.cut_by_time(partition.field, bucket, plan.memory_bytes // (4 * EVENT_FACTOR))
+    stretch = np.searchsorted(cuts, t)
+    rows_max = max(1, plan.memory_bytes // (8 * row_bytes(features, partition.entities)))
+    for number in range(len(cuts) + 1):
+        frames = Frames(spill.read_stretch(number, compacted.events), start)
+        stretch_rows = own_rows[stretch == number]
+        for piece, first in enumerate(range(0, len(stretch_rows), rows_max)):
+            piece_name = f"{name}-{number}-{piece}"
+            if not spill.is_done(piece_name):
+                _write_piece(
+                    plan,
+                    spill,
+                    partition,
+                    frames,
+                    stretch_rows[first : first + rows_max],
+                    piece_name,
+                    earlier_lanes,
+                    compacted,
+                )
+                spill.mark_done(piece_name)
+        is_later = stretch > number
+        if not is_later.any():
+            break
+        compacted.advance(frames, int(t[is_later].min()), int(p[is_later].min()))
+        plan.progress(f"stretches by {partition.field or 'everyone'}", number + 1, len(cuts) + 1)
+    spill.mark_done(name)
+
+
+def _partition_keys(
+    plan: BackfillPlan,
+    partition: Partition,
+    own_rows: Intps,
+    earlier_lanes: Mapping[Spot, npt.NDArray],
+    start: int,
+) -> dict[int, npt.NDArray]:
+    """Return the requested keys of each entity of a partition."""
+    request_rows, rows, lanes_read = _select_requests(plan, partition, own_rows, earlier_lanes)
+    no_events = Frames(ROUTED.empty_table().select(plan.columns()), start)
+    lanes = PastLanes(
+        plan.features,
+        no_events,
+        plan.requests.take(request_rows, rows),
+        entities=(),
+        precomputed=lanes_read,
+    )
+    return {entity: lanes.keys_of(entity) for entity in partition.entities}
+
+
+def _select_requests(
+    plan: BackfillPlan,
+    partition: Partition,
+    own_rows: Intps,
+    earlier_lanes: Mapping[Spot, npt.NDArray],
+) -> tuple[Intps, Intps, dict[Spot, npt.NDArray]]:
+    """Return requests and rows of some requests or rows, with their lanes that were computed
+    earlier.
+    """
+    requests = plan.requests
+    if partition.is_by_row:
+        rows, request_rows = own_rows, np.unique(requests.row_request[own_rows])
+    else:
+        first, last = (
+            np.searchsorted(requests.row_request, own_rows),
+            np.searchsorted(requests.row_request, own_rows, side="right"),
+        )
+        rows, request_rows = ragged(first, last)[0], own_rows
+    by_row = [is_by_row(entity) for entity in plan.features.layout.entities]
+    return (
+        request_rows,
+        rows,
+        {
+            spot: values[rows if by_row[spot.entity] else request_rows]
+            for spot, values in earlier_lanes.items()
+        },
+    )
+
+
+def _foreign_spots(features: FeatureSet, partition: Partition) -> set[Spot]:
+    """Return the lanes of other partitions that this one's keys or `seen` columns need."""
+    spots = {
+        spot
+        for (entity, _), spot in features.composite_spots.items()
+        if entity in partition.entities
+    }
+    spots |= {
+        spot
+        for step in _steps_of(features, partition)
+        if step.operation == "seen"
+        for spot in step.spots[1:]
+    }
+    return {spot for spot in spots if spot.entity not in partition.entities}
+
+
+def _steps_of(features: FeatureSet, partition: Partition) -> list[Step]:
+    return [
+        step
+        for step in features.layout.steps
+        if step.spots and step.spots[0].entity in partition.entities
+    ]
+
+
+def _read_lane(plan: BackfillPlan, spill: Spill, spot: Spot) -> npt.NDArray:
+    """Return a lane at all requests or rows."""
+    by_row = is_by_row(plan.features.layout.entities[spot.entity])
+    size = len(plan.requests.row_request) if by_row else len(plan.requests.t)
+    return spill.read_lanes("rows" if by_row else "requests", slice(0, size), only=spot).get(
+        spot, np.zeros(size, np.int64)
+    )
+
+
+def _write_piece(
+    plan: BackfillPlan,
+    spill: Spill,
+    partition: Partition,
+    frames: Frames,
+    own_rows: Intps,
+    name: str,
+    earlier_lanes: Mapping[Spot, npt.NDArray],
+    compacted: CompactedHistory | None = None,
+) -> None:
+    """Compute and write the lanes of some requests or rows of a shard."""
+    features = plan.features
+    request_rows, rows, lanes_read = _select_requests(plan, partition, own_rows, earlier_lanes)
+    by_row = [is_by_row(entity) for entity in features.layout.entities]
+    lanes = PastLanes(
+        features,
+        frames,
+        plan.requests.take(request_rows, rows),
+        entities=partition.entities,
+        precomputed=lanes_read,
+        compacted=compacted,
+    )
+    row_columns: dict[Spot | str, npt.NDArray] = {}
+    request_columns: dict[Spot | str, npt.NDArray] = {}
+    for entity in partition.entities:
+        for spot, values in lanes.lanes_of(entity).items():
+            (row_columns if by_row[entity] else request_columns)[spot] = values
+    for step in _steps_of(features, partition):
+        if step.operation in OF_RUN:
+            (row_columns if step.operation == "seen" else request_columns)[step.name] = (
+                lanes.run_values(step)
+            )
+        elif step.kind == "sequence":
+            spill.write_sequence(
+                features.layout.steps.index(step), name, request_rows, lanes.sequence(step)
+            )
+    for kind, at, columns in (
+        ("rows", rows, row_columns),
+        ("requests", request_rows, request_columns),
+    ):
+        if columns:
+            spill.write_lanes(kind, name, at, columns)
+
+
+def _assign_buckets(
+    plan: BackfillPlan, earlier_lanes: Mapping[Spot, npt.NDArray], partition: Partition
+) -> Intps:
+    """Return the bucket of each row or request."""
+    features, requests = plan.features, plan.requests
+    count = len(requests.row_request) if partition.is_by_row else len(requests.t)
+    if partition.field is None:
+        return np.zeros(count, np.intp)
+    layout = features.layout.entities[partition.entities[0]]
+    field_index = layout.entity.fields.index(partition.field)
+    key_function = (
+        partial(identities, start=IDENTITY_SEED)
+        if has_text_keys(Entity((partition.field,)))
+        else hashes
+    )
+    lanes = PastLanes(features, None, requests, entities=(), precomputed=dict(earlier_lanes))
+    return assign_buckets(lanes.key_field(layout, field_index, partition.is_by_row, key_function))

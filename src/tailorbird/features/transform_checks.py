@@ -1,0 +1,107 @@
+"""Checks of transforms against the features and models that they belong to."""
+
+from collections.abc import Iterable, Sequence
+
+from tailorbird.errors import DeclarationError
+from tailorbird.features.declare.declarations import RESERVED
+from tailorbird.features.transform_steps import CODE, KEY, NUMBER, ImputeStep
+from tailorbird.features.transforms import Transform
+
+_KIND_OF_COLUMN = {"numeric": NUMBER, "categorical": KEY}
+
+
+def check_transforms(transforms: Sequence[Transform], kinds: dict[str, str]) -> None:
+    """Check that each transform names a column, its steps fit together, and output names are
+    unique.
+
+    Args:
+        kinds: column → numeric, categorical or sequence.
+    Raises:
+        DeclarationError: names the line.
+    """
+    transformed = {transform_.column for transform_ in transforms}
+    locations = dict.fromkeys(RESERVED, "") | {
+        name: "" for name in kinds if name not in transformed
+    }
+    for one in transforms:
+        kind = kinds.get(one.column)
+        if kind is None:
+            near = ", ".join(
+                sorted(name for name, kind in kinds.items() if kind in _KIND_OF_COLUMN)
+            )
+            raise DeclarationError(
+                f"transform: there is no column {one.column!r}",
+                where=one.place,
+                fix=f"columns: {near}",
+            )
+        if kind not in _KIND_OF_COLUMN:
+            raise DeclarationError(
+                f"transform: {one.column} is a {kind}, which no step takes", where=one.place
+            )
+        _check_chain(one, _KIND_OF_COLUMN[kind])
+        for name in one.outputs:
+            if name in locations:
+                reason = f", as at {locations[name]}" if locations[name] else ", as a feature is"
+                reason = ", as one of every model is" if name in RESERVED else reason
+                raise DeclarationError(
+                    f"transform: a column of the matrix is called {name}{reason}",
+                    where=one.place,
+                    fix="give it a name=",
+                )
+            locations[name] = one.place
+
+
+def check_heads(transforms: Iterable[Transform], heads: Iterable[str]) -> None:
+    """Check that transforms learn from existing targets.
+
+    Raises:
+        DeclarationError: names the line.
+    """
+    valid_heads = sorted(set(heads))
+    for transform_ in transforms:
+        for head in transform_.heads:
+            if head not in valid_heads:
+                message = f"transform: {head!r} is no head of any slot's objective"
+                raise DeclarationError(
+                    message, where=transform_.place, fix=f"use one of {', '.join(valid_heads)}"
+                )
+
+
+def _check_chain(transform_: Transform, kind: str) -> None:
+    for step in transform_.steps:
+        call_name = step.call_name or type(step).__name__.removesuffix("Step").lower()
+        input_kind = kind if isinstance(step, ImputeStep) and kind != CODE else step.input_kind
+        if input_kind != kind:
+            if kind == KEY:
+                fix = "put frequency() or target(HEAD) before it"
+            else:
+                fix = (
+                    "declare it with kind='categorical'"
+                    if input_kind == KEY
+                    else "leave it out, or put it before"
+                )
+            raise DeclarationError(
+                f"transform: {call_name} takes {input_kind}, "
+                f"and {transform_.column} is {kind} there",
+                where=transform_.place,
+                fix=fix,
+            )
+        if isinstance(step, ImputeStep):
+            _check_impute(transform_, step, kind)
+        else:
+            kind = step.output_kind
+
+
+def _check_impute(transform_: Transform, step: ImputeStep, kind: str) -> None:
+    if kind == KEY and step.how not in ("mode", "constant"):
+        raise DeclarationError(
+            f"transform: a category has no {step.how}",
+            where=transform_.place,
+            fix='impute("mode") or impute("constant", TEXT)',
+        )
+    if step.how == "constant" and isinstance(step.value, str) != (kind == KEY):
+        expected = "a text" if kind == KEY else "a number"
+        raise DeclarationError(
+            f"transform: expected {expected} for {transform_.column}, got {step.value!r}",
+            where=transform_.place,
+        )

@@ -1,0 +1,63 @@
+"""The plan of a churn bundle: its models and their parts."""
+
+from typing import Literal
+
+import msgspec
+
+from tailorbird.ranking.churn.bg_nbd import BgNbdColumns
+from tailorbird.ranking.churn.pareto_nbd import ParetoNbdColumns
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One model of the ensemble.
+
+    `kind` is `direct` for P(active in the window), `hazard` for P(active in the next period),
+    `count` for expected purchases.
+    """
+
+    head: str
+    kind: Literal["direct", "hazard", "count"]
+
+
+class ChurnPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The recipe of a churn score; `churn.json` of the bundle, times in microseconds.
+
+    Attributes:
+        types, window, gap, active: as declared; active 0 is unlimited.
+        period, periods: of the hazard.
+        read_until: no columns are read later, since the models never saw evicted state; see
+            `training.churn.rolling_origin.feature_horizon`.
+        parts: the models; P(churn) is the mean of their log-odds, before calibration.
+        scale: of the expected purchases.
+        bg_nbd, pareto_nbd: further models of expected purchases, averaged with the `count`
+            models; None without.
+    """
+
+    name: str
+    types: tuple[str, ...]
+    window: int
+    gap: int
+    active: int
+    period: int
+    periods: int
+    read_until: int
+    parts: tuple[Part, ...]
+    scale: float = 1.0
+    bg_nbd: BgNbdColumns | None = None
+    pareto_nbd: ParetoNbdColumns | None = None
+
+    @property
+    def has_hazards(self) -> bool:
+        return any(part.kind == "hazard" for part in self.parts)
+
+    def moments(self, now: int) -> list[int]:
+        """Return the times at which columns are read: now, and the start of each period.
+
+        All are read with what is known now.
+        """
+        starts = (
+            [now + self.gap + k * self.period for k in range(self.periods)]
+            if self.has_hazards
+            else []
+        )
+        return [now, *(max(min(start, self.read_until), now) for start in starts)]

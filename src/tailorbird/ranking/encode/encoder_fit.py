@@ -1,0 +1,72 @@
+"""Fitting of an encoder: which columns of the features a matrix has, and their vocabularies."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tailorbird.candidates.query import CandidateColumns
+from tailorbird.features.declare import declarations
+from tailorbird.ranking.encode.computed import COMPUTED, Keys
+from tailorbird.ranking.encode.encoder import Encoder
+from tailorbird.ranking.encode.similarities import from_declaration
+from tailorbird.ranking.encode.vocabulary import Vocabulary
+from tailorbird.registry import Columns
+
+NO_CANDIDATE_COLUMNS = CandidateColumns()
+
+
+def fit_encoder(
+    columns: Columns,
+    categorical: Keys,
+    *,
+    numeric: Sequence[str] | None = None,
+    computed: Sequence[str] = tuple(COMPUTED),
+    position: bool = False,
+    count_min: int = 5,
+    size_max: int = 100_000,
+    leave_out: Sequence[str] = (),
+    similarities: Sequence[declarations.Similarity] = (),
+    candidates: CandidateColumns = NO_CANDIDATE_COLUMNS,
+) -> Encoder:
+    """Learn the vocabularies from training rows.
+
+    Args:
+        columns: of the feature set.
+        categorical: (n, C): the training rows' keys.
+        numeric: the numeric columns to use; all by default.
+        count_min: a value seen less often is unknown, so that the model learns what unknown means.
+        size_max: the most values of one column, the most frequent ones.
+        leave_out: columns of any kind that the model must not see.
+        similarities: as declared; the encoder keeps also those that are left out, since a transform
+            may be made of them.
+        candidates: columns of candidate sources, likewise.
+    """
+    vocabularies: list[Vocabulary] = []
+    for index, name in enumerate(columns.categorical):
+        if name in leave_out:
+            continue
+        keys, counts = np.unique(categorical[:, index], return_counts=True)
+        often = (keys != 0) & (counts >= count_min)
+        keys, counts = keys[often], counts[often]
+        order = np.lexsort((keys, -counts))[:size_max]
+        vocabularies.append(Vocabulary(name, keys[order].tolist()))
+    used = tuple(
+        name for name in (columns.numeric if numeric is None else numeric) if name not in leave_out
+    )
+    similar = tuple(from_declaration(similarity) for similarity in similarities)
+    chosen = tuple(
+        name
+        for name in (*computed, *candidates.names, *(similarity.name for similarity in similar))
+        if name not in leave_out
+    )
+    sequence = columns.sequences[0] if columns.sequences else ""
+    return Encoder(
+        columns,
+        used,
+        tuple(vocabularies),
+        chosen,
+        sequence,
+        position,
+        candidates=candidates,
+        similarities=similar,
+    )

@@ -1,0 +1,116 @@
+"""Sessions of a bundle's heads, run in blocks of rows."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import BundleError
+from tailorbird.ranking.encode.rows import Matrix
+from tailorbird.ranking.onnx_session import start_session
+from tailorbird.ranking.own_models import SUFFIX as OWN_SUFFIX
+from tailorbird.ranking.own_models import open_own
+from tailorbird.registry import Head
+
+Floats = npt.NDArray[np.float64]
+
+ROWS_MAX = 4096  # ONNX Runtime's arena keeps the largest batch it ever saw
+
+ROWS_OF_A_BLOCK = 16  # as many numbers as a processor computes at a time, at most
+
+
+class Session(Protocol):
+    """What runs a model: an ONNX session, or an own model of the project."""
+
+    def get_inputs(self) -> Sequence[Any]: ...
+    def get_outputs(self) -> Sequence[Any]: ...
+    def run(self, output_names: Any, input_feed: Any) -> Sequence[Any]: ...
+
+
+def open_session(data: bytes, *, width: int, where: str) -> Session:
+    """Open a model of `width` columns; raises BundleError if it is none."""
+    if where.endswith(OWN_SUFFIX):
+        return open_own(data, where=where)
+    session = start_session(data, where=where)
+    inputs = session.get_inputs()
+    shape = list(inputs[0].shape) if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
+    if len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != width):
+        raise BundleError(f"the model must take one float matrix of {width} columns", where=where)
+    return session
+
+
+def run_heads(
+    sessions: Mapping[str, Session],
+    heads: Sequence[Head],
+    matrix: Matrix,
+    forests: Collection[str] = (),
+) -> dict[str, Floats]:
+    """Run the models: head → (n,).
+
+    The result is bit-identical whichever rows are scored together; `forests` are so by themselves.
+    """
+    parts = [
+        _run_batch(sessions, heads, matrix[start : start + ROWS_MAX], forests)
+        for start in range(0, max(len(matrix), 1), ROWS_MAX)
+    ]
+    return (
+        parts[0]
+        if len(parts) == 1
+        else {head.name: np.concatenate([part[head.name] for part in parts]) for head in heads}
+    )
+
+
+def _run_batch(
+    sessions: Mapping[str, Session], heads: Sequence[Head], matrix: Matrix, forests: Collection[str]
+) -> dict[str, Floats]:
+    if not len(matrix):
+        return {head.name: np.zeros(0) for head in heads}
+    raw: dict[str, Floats] = {}
+    for file, session in sessions.items():
+        file_heads = [head for head in heads if head.file == file]
+        block = matrix if file in forests else _padded(matrix)
+        last = session.get_outputs()[-1].name
+        output_names = list(dict.fromkeys(head.output or last for head in file_heads))
+        try:
+            outputs = dict(
+                zip(
+                    output_names,
+                    session.run(output_names, {session.get_inputs()[0].name: block}),
+                    strict=True,
+                )
+            )
+        except BundleError:
+            raise
+        except Exception as error:  # whatever ONNX Runtime or an own model raises
+            raise BundleError(
+                f"the model failed to run ({type(error).__name__})", where=file
+            ) from error
+        for head in file_heads:
+            raw[head.name] = _column(np.asarray(outputs[head.output or last]), head, len(block))[
+                : len(matrix)
+            ]
+    return {head.name: raw[head.name] for head in heads}
+
+
+def _padded(matrix: Matrix) -> Matrix:
+    """Pad the matrix to full blocks by repeating its last row.
+
+    Vectorised functions compute a remainder differently, so that the last bits of a row's score
+    would depend on the batch size.
+    """
+    lacking = -len(matrix) % ROWS_OF_A_BLOCK
+    return np.concatenate([matrix, np.repeat(matrix[-1:], lacking, axis=0)]) if lacking else matrix
+
+
+def _column(output: npt.NDArray[Any], head: Head, rows: int) -> Floats:
+    if (
+        output.ndim > 2
+        or output.shape[:1] != (rows,)
+        or not np.issubdtype(output.dtype, np.floating)
+    ):
+        raise BundleError(
+            f"head {head.name} gave {output.dtype}{output.shape} for {rows} rows", where=head.file
+        )
+    column = output[:, head.column] if output.ndim == 2 else output
+    return column.astype(np.float64)

@@ -1,0 +1,74 @@
+"""Reading of features from the store, with stale values where it does not answer."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events import Clock
+from tailorbird.features import Rows
+from tailorbird.serving.pipeline.deadlines import Dependency
+from tailorbird.serving.pipeline.protocols import FeatureReader
+from tailorbird.serving.pipeline.request import Keys, Request
+from tailorbird.serving.pipeline.stale_cache import StaleFeatureCache
+
+
+class FallbackReader:
+    """Reads features through a circuit breaker, and recalls the last ones. Thread-safe.
+
+    Args:
+        stale_us: age of feature copies beyond which an answer names `freshness` as missing.
+    """
+
+    def __init__(self, clock: Clock, breaker: Dependency, stale_us: int) -> None:
+        self._clock, self._breaker, self._stale_us = clock, breaker, stale_us
+        self._stale_cache = StaleFeatureCache()
+
+    def read_person(self, request: Request) -> Rows | None:
+        """Read the person's features; stale ones where the store does not answer, or None."""
+        return self._read_or_recall(
+            request, None, lambda reader: reader.person(request.read_request)
+        )
+
+    def read_features(self, request: Request, items: Sequence[str], keys: Keys) -> Rows | None:
+        """Read the features of candidates; stale ones where the store does not answer, or None."""
+        return self._read_or_recall(
+            request, keys, lambda reader: reader.read(request.read_request, items, keys)
+        )
+
+    def _read_or_recall(
+        self, request: Request, keys: Keys | None, query: Callable[[FeatureReader], Rows]
+    ) -> Rows | None:
+        features = request.access.features
+        person_id = request.query.user_id or (
+            f"anon:{request.query.anonymous_id}" if request.query.anonymous_id else ""
+        )
+        reader = request.access.reader
+        rows = (
+            self._from_store(reader, query)
+            if reader is not None and self._breaker.allow()
+            else None
+        )
+        if rows is None:
+            rows = self._stale_cache.lookup(features, person_id, keys, request.now)
+            request.has_stale_features = rows is not None
+            request.mark_degraded("features" if rows is None else "last_known")
+            return rows
+        request.has_stale_features = False
+        self._stale_cache.store(features, person_id, rows, keys)
+        if rows.published_at and self._clock.now() - rows.published_at > self._stale_us:
+            request.mark_degraded("freshness")
+        return rows
+
+    def _from_store(
+        self, reader: FeatureReader, query: Callable[[FeatureReader], Rows]
+    ) -> Rows | None:
+        start = time.perf_counter()
+        try:
+            rows = query(reader)
+        except (
+            NotReadyError
+        ):  # an immediate error is cheap to repeat, a late one counts as an outage
+            self._breaker.record(time.perf_counter() - start)
+            return None
+        self._breaker.record(time.perf_counter() - start)
+        return rows

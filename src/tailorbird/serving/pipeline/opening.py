@@ -1,0 +1,195 @@
+"""Opening of a request: its person, bundle, features and experiment arm, with fallback bundles."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+from tailorbird.candidates.batch import segment_keys
+from tailorbird.candidates.protocol import CandidateRequest, CandidateTables
+from tailorbird.candidates.query import RequestLists
+from tailorbird.events import HOUR, MINUTE, Clock
+from tailorbird.events.pseudonyms import Pseudonyms
+from tailorbird.experiments.assign import assign
+from tailorbird.features import ReadRequest
+from tailorbird.ranking import Slot
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.retrieval import Index
+from tailorbird.serving.messages import Query, SearchQuery
+from tailorbird.serving.pipeline.protocols import (
+    Bundles,
+    FeatureAccess,
+    FeatureProvider,
+    Formulas,
+    Overlay,
+    Tables,
+)
+from tailorbird.serving.pipeline.request import (
+    Request,
+    normalise_country,
+    pseudonymise_query,
+    require_contract,
+    require_filters,
+)
+from tailorbird.serving.pipeline.stages import ModelUnavailableError, Stages
+
+T = TypeVar("T")
+
+
+class RequestOpener:
+    """Opens requests, and runs work on them by the bundle of their person. Thread-safe.
+
+    The arguments are those of `Pipeline`.
+    """
+
+    def __init__(
+        self,
+        bundles: Bundles,
+        feature_provider: FeatureProvider,
+        tables: Tables,
+        catalogue: Overlay,
+        formulas: Formulas,
+        stages: Stages,
+        *,
+        clock: Clock,
+        pseudonyms: Pseudonyms | None,
+    ) -> None:
+        self._bundles, self._feature_provider, self._tables = bundles, feature_provider, tables
+        self._catalogue, self._formulas, self._stages = catalogue, formulas, stages
+        self._clock, self._pseudonyms = clock, pseudonyms
+        self._last_index: Index | None = None
+
+    def current(self) -> tuple[Bundle | None, Index | None]:
+        """Return the bundle that serves, and the current items."""
+        bundle = self._bundles.current()
+        return bundle, self.current_index(bundle)
+
+    def current_index(self, bundle: Bundle | None) -> Index | None:
+        """Return the current items; those of the last index where the bundle has none."""
+        index = self._catalogue.overlay_for(bundle.index if bundle else None)
+        if index is not None and len(index):
+            self._last_index = index
+            return index
+        return self._last_index
+
+    def run(self, query: Query, slot: Slot, work: Callable[[Request], T]) -> T:
+        """Check the query and answer it by this person's bundle.
+
+        Where its model fails, the fallback bundle answers, and then none.
+        """
+        now = self._clock.now()
+        require_contract(query, now)
+        require_filters(query)
+        query = pseudonymise_query(normalise_country(query), self._pseudonyms)
+        request_id = self._stages.draw_id()
+        anonymous_id = query.anonymous_id
+        if query.user_id is None and anonymous_id is None:
+            anonymous_id = f"stranger-{request_id}"
+        assigned = self._bundles.for_person(query.user_id or f"anon:{anonymous_id}")
+        failure = ""
+        for bundle, may_score in self._fallback_chain(assigned):
+            with self._feature_provider.access(bundle) as access, self._tables.tables() as tables:
+                request = self._start(
+                    query, slot, now, bundle, access, tables, request_id, anonymous_id
+                )
+                request.may_score, request.failure = may_score, failure
+                request.assigned_version = assigned.version if assigned is not None else ""
+                if bundle is not assigned or (
+                    bundle is not None and may_score and self._bundles.is_fallback(bundle)
+                ):
+                    request.mark_degraded("previous_model")
+                elif not may_score:
+                    request.mark_degraded("model")
+                try:
+                    return work(request)
+                except ModelUnavailableError as error:
+                    failure = failure or error.why
+        raise AssertionError("an answer without a model cannot lose it")
+
+    def _fallback_chain(self, assigned: Bundle | None) -> Iterator[tuple[Bundle | None, bool]]:
+        """Yield the bundles to answer with in turn, and whether their model may score.
+
+        That of the last one may not.
+        """
+        if assigned is not None:
+            yield assigned, True
+            champion = self._bundles.current()
+            fallback = champion if champion is not assigned else self._bundles.previous()
+            if fallback is not None and fallback.heads:
+                yield fallback, True
+        yield assigned, False
+
+    def _start(
+        self,
+        query: Query,
+        slot: Slot,
+        now: int,
+        bundle: Bundle | None,
+        access: FeatureAccess,
+        tables: CandidateTables,
+        request_id: str,
+        anonymous_id: str | None,
+    ) -> Request:
+        """Identify the person, and assign the arm."""
+        index = self.current_index(bundle)
+        context = query.context
+        hour = (now + (context.utc_offset_min or 0) * MINUTE) // HOUR % 24
+        text = query.query if isinstance(query, SearchQuery) else None
+        read_request = ReadRequest(
+            None,
+            anonymous_id,
+            query.session_id,
+            context.device,
+            context.country,
+            hour,
+            now,
+            text,
+            user_id=query.user_id,
+        )
+        request = Request(
+            request_id, slot, query, bundle, access, index, now, read_request, anonymous_id
+        )
+        request.person = query.user_id or f"anon:{anonymous_id}"
+        request.formula = self._formulas.formula_for(slot)
+        with self._stages.timed("person"):
+            self._load_person(request)
+        recent = request.recent
+        segments = segment_keys(
+            {"device": context.device, "country": context.country, "referrer": context.referrer}
+        )
+        candidate_request = (
+            CandidateRequest(segments=segments)
+            if recent is None
+            else CandidateRequest(recent.item, recent.ts, segments)
+        )
+        request.lists = RequestLists(tables, candidate_request, strict=False)
+        if slot.experiment is not None:
+            request.arm = assign(slot.experiment, request.person)
+            request.policy = slot.experiment.policy_of(request.arm) if request.arm else "model"
+        if bundle is not None and not len(bundle.index):
+            request.mark_degraded("index")
+        return request
+
+    def _load_person(self, request: Request) -> None:
+        """Read the person's recent items and own columns, which candidate sources need."""
+        rows = self._stages.features.read_person(request)
+        if rows is None:
+            return
+        request.person = rows.person or request.person
+        if (
+            not request.has_stale_features
+        ):  # identity is fixed within a request, even if merged meanwhile
+            request.read_request = replace(
+                request.read_request, person=rows.person, now=max(request.read_request.now, rows.t)
+            )
+        names = list(rows.sequences)
+        sequence_name = request.bundle.encoder.sequence if request.bundle is not None else ""
+        if sequence_name in rows.sequences or names:
+            request.sequences = rows.sequences
+            request.recent = rows.sequences[
+                sequence_name if sequence_name in rows.sequences else names[0]
+            ]
+        values = rows.numeric[0].tolist()
+        request.user = {
+            name: None if values[position] != values[position] else values[position]
+            for position, name in request.access.user_columns
+        }

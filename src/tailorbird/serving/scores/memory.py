@@ -1,0 +1,66 @@
+"""Memory of the score role: people above a threshold, and the time of each one's last score."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from tailorbird.events import parse_duration
+from tailorbird.ranking.scores import NextBest, Score
+from tailorbird.serving.scores.log import Scored, ScoreRecord
+
+
+class ScoreMemory:
+    """The state of people by the score log; a key is (score, person)."""
+
+    def __init__(self, declared: Sequence[Score], keep_us: int) -> None:
+        self._declared, self._keep_us = {score.name for score in declared}, keep_us
+        self._above: set[tuple[str, str]] = set()  # with a risk above the threshold
+        self._last_scored_ts: dict[tuple[str, str], int] = {}  # of the last scored event
+        # Intervals of NextBests that exceed the retention of scores.
+        every_us = {
+            score.name: parse_duration(score.every)
+            for score in declared
+            if isinstance(score, NextBest)
+        }
+        self._long_interval_us = {
+            name: every for name, every in every_us.items() if every > keep_us
+        }
+
+    def is_above(self, name: str, person: str) -> bool:
+        """Return whether the person's risk was above the score's threshold."""
+        return (name, person) in self._above
+
+    def forget_old(self) -> None:
+        """Forget times of scores that no interval reaches back to."""
+        newest = max(self._last_scored_ts.values(), default=0)
+        self._last_scored_ts = {
+            key: ts
+            for key, ts in self._last_scored_ts.items()
+            if ts > newest - self._long_interval_us.get(key[0], self._keep_us)
+        }
+
+    def apply(self, scored: Scored) -> None:
+        """Take over what a record of the log says of a person."""
+        key = scored.name, scored.person
+        if scored.crossed == "above":
+            self._above.add(key)
+        elif scored.crossed:
+            self._above.discard(key)
+        else:
+            self._last_scored_ts[key] = scored.ts
+
+    def needs(self, line: ScoreRecord) -> bool:
+        """Return whether a score must be remembered, and no remaining block says so."""
+        key = line.name, line.person
+        if line.crossed:
+            return line.crossed == "above" and key in self._above and line.name in self._declared
+        return line.name in self._long_interval_us and self._last_scored_ts.get(key) == line.ts
+
+    def due_rows(self, score: NextBest, rows: Iterable[dict]) -> Iterator[dict]:
+        """Yield the rows that come at least `every` after the last of the same person."""
+        every, last = parse_duration(score.every), {}
+        for row in rows:
+            previous_ts = last.get(
+                row["person"], self._last_scored_ts.get((score.name, row["person"]))
+            )
+            if previous_ts is None or row["ts"] >= previous_ts + every:
+                last[row["person"]] = row["ts"]
+                yield row

@@ -1,0 +1,216 @@
+"""Backtest of a churn model, after a check for leaks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+
+from tailorbird.errors import LeakError, UsageError
+from tailorbird.events import DAY
+from tailorbird.features import FeatureSet
+from tailorbird.ranking.churn.columns import churn_columns
+from tailorbird.ranking.churn.declaration import Churn
+from tailorbird.ranking.tower import Space
+from tailorbird.training.churn.evaluation import CutMetrics, evaluate_cut
+from tailorbird.training.churn.fit import training_rows
+from tailorbird.training.churn.labels import Activity, Window, build_activity
+from tailorbird.training.churn.model_choice import Cut
+from tailorbird.training.churn.rolling_origin import (
+    CUTS_MAX,
+    backtest_windows,
+    build_grid,
+    run_cuts,
+)
+from tailorbird.training.churn.rows import PeopleFeatures
+from tailorbird.training.churn.training_rows import FitSettings, Grid
+from tailorbird.training.churn.vectors import fit_tower_before, vectors_help
+from tailorbird.training.fit.towers import TowerLearner, TowerSettings
+from tailorbird.training.leakage.columns import find_leakage
+from tailorbird.training.settings import Progress
+
+JUDGED_MAX = 6
+
+PROFILE_TIMES = "their time and when they came in (received_at)"
+
+
+@dataclass(frozen=True)
+class ChurnSettings:
+    """Settings of a churn training.
+
+    Attributes:
+        cuts: maximum number of backtest origins, see `walk.backtest_windows`. The newest
+            `JUDGED_MAX` are evaluated; earlier ones only choose and calibrate models.
+        grid_rows: maximum rows of the grid.
+        asked: maximum people scored at an origin.
+        lateness_us: how late events may arrive; newer events are not used.
+        vectors: settings of the tower that is tried; None tries none.
+        replicates: bootstrap replicates of the intervals.
+    """
+
+    fit: FitSettings = field(default_factory=FitSettings)
+    cuts: int = CUTS_MAX
+    grid_rows: int = 600_000
+    asked: int = 50_000
+    lateness_us: int = DAY
+    vectors: TowerSettings | None = None
+    replicates: int = 500
+
+
+@dataclass(frozen=True)
+class ChurnBacktest:
+    """Models and outcomes at past origins.
+
+    Attributes:
+        figures: metrics of the newest cuts, oldest first.
+        leaks: columns that look like target leakage.
+        dominant: columns that alone predict far more than all others, with the reason.
+        vectors_note: a sentence on whether and why people's vectors are used; "" if they were not
+            tried.
+        tower: files of the tower, if vectors are used.
+    """
+
+    activity: Activity
+    people: PeopleFeatures
+    grid: Grid
+    cuts: list[Cut]
+    figures: list[CutMetrics]
+    leaks: dict[str, str]
+    dominant: dict[str, str]
+    vectors_note: str = ""
+    tower: Mapping[str, bytes] | None = None
+
+
+def run_backtest(
+    features: FeatureSet,
+    churn: Churn,
+    events: pa.Table,
+    *,
+    now: int,
+    settings: ChurnSettings,
+    windows: Sequence[Window] = (),
+    learn_until: int = 0,
+    progress: Progress = lambda stage, done, total: None,
+) -> ChurnBacktest:
+    """Fit models at past origins and compare them with what happened.
+
+    Args:
+        events: with `rows.needed_columns`, all that is known at `now`.
+        windows: backtest windows, oldest first; by default those of `backtest_windows`.
+        learn_until: training rows are of moments before it; 0 for all. Use it to hold the whole
+            last part back.
+
+    Raises:
+        LeakError: a column looks past the origin.
+        NotReadyError: too little is known.
+    """
+    activity = build_activity(events, churn, now, settings.lateness_us)
+    columns = churn_columns(churn, features)
+    people = PeopleFeatures(features, events, activity, columns)
+    training_activity = activity.as_of(learn_until) if learn_until else activity
+    windows = windows or backtest_windows(training_activity, churn, settings.cuts)
+    _raise_on_leaks(people, activity, churn, windows)
+    learner, space, vectors_note = _fit_tower(
+        features, events, activity, windows[0].origin, settings
+    )
+    people_with_vectors = people if space is None else people.with_columns(columns, space)
+    full_grid = build_grid(
+        people_with_vectors,
+        training_activity,
+        churn,
+        rows_max=settings.grid_rows,
+        seed=settings.fit.seed,
+        progress=progress,
+    )
+    grid = full_grid if space is None else replace(full_grid, table=full_grid.table.select(columns))
+    cuts = run_cuts(
+        grid,
+        people,
+        activity,
+        churn,
+        windows,
+        settings.fit,
+        scored_max=settings.asked,
+        progress=progress,
+    )
+    tower = None
+    if space is not None and learner is not None:
+        by_vectors = run_cuts(
+            full_grid,
+            people_with_vectors,
+            activity,
+            churn,
+            windows,
+            settings.fit,
+            scored_max=settings.asked,
+            progress=progress,
+        )
+        use_vectors, vectors_note = vectors_help(cuts, by_vectors, settings.fit.seed)
+        if use_vectors:
+            people, grid, cuts, tower = (
+                people_with_vectors,
+                full_grid,
+                by_vectors,
+                learner.export_files(space),
+            )
+    figures, judged = [], cuts[-JUDGED_MAX:]
+    progress("figures", 0, len(judged))
+    for position, cut in enumerate(judged):
+        figures.append(evaluate_cut(cut, replicates=settings.replicates, seed=settings.fit.seed))
+        progress("figures", position + 1, len(judged))
+    last = cuts[-1]
+    matrix, label = training_rows(
+        last.fitted,
+        grid,
+        activity.as_of(last.scores.window.origin),
+        last.scores.window,
+        settings.fit,
+    )
+    leakage = find_leakage(last.fitted.encoder.names, matrix, label)
+    # Recency, frequency and age may legitimately predict most, as baselines do.
+    dominant = {
+        name: why
+        for name, why in leakage.describe_ahead("leaving").items()
+        if name not in churn.rfm
+    }
+    return ChurnBacktest(
+        activity, people, grid, cuts, figures, leakage.leaks, dominant, vectors_note, tower
+    )
+
+
+def _fit_tower(
+    features: FeatureSet, events: pa.Table, activity: Activity, origin: int, settings: ChurnSettings
+) -> tuple[TowerLearner | None, Space | None, str]:
+    """Return a tower as of the first origin, or the reason there is none."""
+    if settings.vectors is None:
+        return None, None, ""
+    try:
+        return *fit_tower_before(
+            features, events, activity.people, origin, settings.vectors, settings.fit.seed
+        ), ""
+    except UsageError as error:
+        return None, None, f"vectors of people were not tried: {error.message}"
+
+
+def _raise_on_leaks(
+    people: PeopleFeatures, activity: Activity, churn: Churn, windows: Sequence[Window]
+) -> None:
+    origins = list(dict.fromkeys((windows[len(windows) // 2].origin, windows[-1].origin)))
+    present = [activity.as_of(origin).active_people(origin, churn.active_us) for origin in origins]
+    origin_people = [
+        (origin, who) for origin, who in zip(origins, present, strict=True) if len(who)
+    ]
+    leaks = people.find_leaks(
+        [origin for origin, _ in origin_people], [who for _, who in origin_people]
+    )
+    if refused := {name: why for name, why in leaks.items() if name not in churn.trust}:
+        name, why = next(iter(refused.items()))
+        other_columns = f" (and {', '.join(list(refused)[1:])})" if len(refused) > 1 else ""
+        fix = (
+            f'leave_out=("{name}",) in churn.py, or trust=("{name}",) if it cannot know what '
+            f"came later, or load profiles with {PROFILE_TIMES}"
+        )
+        raise LeakError(
+            f"column {name}{other_columns} looks past the origin: {why}",
+            where=f"churn {churn.name}",
+            fix=fix,
+        )

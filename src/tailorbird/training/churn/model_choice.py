@@ -1,0 +1,283 @@
+"""Choice of the models and calibrations of a cut, by the outcomes of earlier cuts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.ranking.calibration import Calibration, Identity, fit_platt
+from tailorbird.training.churn.fit import BLEND, DIRECT, HAZARD, PROBABILITY_MIN, FittedModels
+from tailorbird.training.churn.labels import Floats, Ints, Window
+from tailorbird.training.evaluation.metrics import log_losses
+from tailorbird.training.fit.calibrate import CalibrationChoice, choose_calibration
+
+ORDER = (BLEND, HAZARD[0], HAZARD[1], DIRECT[0], DIRECT[1])  # preference without evidence
+PROOFS = 3  # later cuts that a choice needs
+
+SCALES = (0.5, 2.0)  # bounds for expected purchases; beyond them the model is wrong
+RAW = CalibrationChoice(Identity(), {}, 0)  # uncalibrated
+
+
+@dataclass(frozen=True)
+class OriginScores:
+    """Predictions made at an origin.
+
+    Attributes:
+        person: the scored people.
+        raw: candidate → P(gone), shape (n,), uncalibrated.
+        purchases: candidate → expected purchases, uncalibrated; empty without a count model.
+    """
+
+    window: Window
+    person: Ints
+    raw: Mapping[str, Floats]
+    purchases: Mapping[str, Floats]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The model and calibration chosen on the cuts that were finished.
+
+    Attributes:
+        losses: candidate → mean log loss on those cuts after Platt scaling; see
+            `choose_model`.
+        scale: factor of the expected purchases.
+        finished_count: number of finished cuts; with fewer than `PROOFS` no model is chosen.
+        count_model: the model of expected purchases; "" without any.
+        errors: candidate → mean absolute error of expected purchases on those cuts, after
+            correcting their total; see `choose_count_model`.
+    """
+
+    model: str
+    calibration: CalibrationChoice
+    losses: Mapping[str, float]
+    scale: float
+    finished_count: int
+    count_model: str = ""
+    errors: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def calibrator(self) -> Calibration:
+        return self.calibration.calibration
+
+    @property
+    def uncalibrated_reason(self) -> str:
+        """Explain why there was too little data to choose a calibration, or return ""."""
+        if self.calibration.losses:
+            return ""
+        return (
+            f"{self.calibration.periods} of the {PROOFS} origins that it takes had people "
+            "enough and began when an earlier one was over"
+        )
+
+    @property
+    def description(self) -> str:
+        """One-line summary of the choice."""
+        listed = ", ".join(
+            f"{name} {loss:.4f}"
+            for name, loss in sorted(self.losses.items(), key=lambda entry: entry[1])
+        )
+        by = f"by how well it told people apart at earlier origins (log loss): {listed}"
+        if self.finished_count < PROOFS:
+            by = (
+                f"as {self.finished_count} of the {PROOFS} earlier origins that a choice takes "
+                "were over"
+            )
+        calibration = (
+            f"none, as {self.uncalibrated_reason}"
+            if self.uncalibrated_reason
+            else self.calibration.summary
+        )
+        return f"{self.model}, {by}; calibration {calibration}; {self._count_description}"
+
+    @property
+    def _count_description(self) -> str:
+        if not self.count_model:
+            return "no expected purchases"
+        listed = ", ".join(
+            f"{name} {error:.4f}"
+            for name, error in sorted(self.errors.items(), key=lambda entry: entry[1])
+        )
+        by = (
+            f" by mean absolute error, totals set right: {listed},"
+            if self.finished_count >= PROOFS and len(self.errors) > 1
+            else ""
+        )
+        return f"purchases of {self.count_model}{by} times {self.scale:.3f}"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """An origin whose outcome is known.
+
+    Attributes:
+        churned, bought: outcomes, shape (n,).
+        probability: calibrated P(gone) of the chosen model; `purchases` likewise.
+        baselines: name → P(gone); `baseline_purchases`: expected purchases of count models.
+        fitted: the models of the origin.
+    """
+
+    scores: OriginScores
+    churned: npt.NDArray[np.bool_]
+    bought: Floats
+    choice: Choice
+    probability: Floats
+    purchases: Floats | None
+    baselines: Mapping[str, Floats]
+    baseline_purchases: Mapping[str, Floats]
+    fitted: FittedModels
+    frequency: Floats  # purchases before the origin
+    # People merged into another user within gap and window are left out: their label is unknown.
+    merged: int = 0
+
+
+def choose_model(
+    finished: Sequence[Cut],
+    candidates: Sequence[str],
+    window: Window,
+    half_life: float,
+    count_candidates: Sequence[str] = (),
+) -> Choice:
+    """Choose the candidate with the lowest log loss on finished cuts, and its calibration.
+
+    With fewer than `PROOFS` finished cuts nothing is chosen: the blend is used, uncalibrated,
+    because one or two cuts are a season and no proof. Candidates are compared by their log loss
+    after Platt scaling on the cut itself: a level that moves with the season is no merit of a
+    candidate, and is left to the calibration.
+
+    Args:
+        half_life: age in windows at which a cut weighs half, as in training; 0 weighs all cuts
+            the same.
+        count_candidates: candidates for expected purchases, the default first.
+    """
+    usual = next(name for name in ORDER if name in candidates)
+    if not finished:
+        return Choice(usual, RAW, {}, 1.0, 0, count_candidates[0] if count_candidates else "")
+    age = np.array([(window.origin - cut.scores.window.origin) / window.length for cut in finished])
+    weights = 0.5 ** (age / half_life) if half_life else np.ones(len(finished))
+    comparable = [name for name in candidates if all(name in cut.scores.raw for cut in finished)]
+    losses = {
+        name: float(
+            np.average([_discrimination_loss(cut, name) for cut in finished], weights=weights)
+        )
+        for name in comparable
+    }
+    model = (
+        min(losses, key=lambda name: losses[name]) if losses and len(finished) >= PROOFS else usual
+    )
+    calibration = _fit_calibration(finished, model, weights) if model in comparable else RAW
+    count, errors = choose_count_model(finished, count_candidates, weights)
+    return Choice(
+        model, calibration, losses, _purchase_scale(finished, count), len(finished), count, errors
+    )
+
+
+def choose_count_model(
+    finished: Sequence[Cut], count_candidates: Sequence[str], weights: Floats
+) -> tuple[str, dict[str, float]]:
+    """Choose the model of expected purchases with the lowest error, and return all errors.
+
+    With fewer than `PROOFS` cuts the default is used. Each candidate's total is corrected in each
+    cut: if most people buy nothing, an absolute error prefers models that predict too little. The
+    level is left to `_purchase_scale`.
+
+    Args:
+        weights: weight of each cut.
+    """
+    if not count_candidates:
+        return "", {}
+    comparable = [
+        name
+        for name in count_candidates
+        if all(
+            name in cut.scores.purchases and cut.scores.purchases[name].sum() > 0
+            for cut in finished
+        )
+    ]
+    errors = {
+        name: float(np.average([_count_error(cut, name) for cut in finished], weights=weights))
+        for name in comparable
+    }
+    return min(errors, key=lambda name: errors[name]) if errors and len(
+        finished
+    ) >= PROOFS else count_candidates[0], errors
+
+
+def _count_error(cut: Cut, name: str) -> float:
+    expected = cut.scores.purchases[name]
+    return float(np.abs(expected * (cut.bought.sum() / expected.sum()) - cut.bought).mean())
+
+
+def _discrimination_loss(cut: Cut, name: str) -> float:
+    raw = cut.scores.raw[name]
+    logits = np.log(np.clip(raw, PROBABILITY_MIN, 1 - PROBABILITY_MIN)) - np.log1p(
+        -np.clip(raw, PROBABILITY_MIN, 1 - PROBABILITY_MIN)
+    )
+    return float(
+        log_losses(
+            fit_platt(logits, cut.churned.astype(np.float64)).apply(logits), cut.churned
+        ).mean()
+    )
+
+
+def _fit_calibration(finished: Sequence[Cut], name: str, weights: Floats) -> CalibrationChoice:
+    """Return a candidate's calibration, or none if no cut began after another had finished."""
+    sizes = [len(cut.churned) for cut in finished]
+    raw = np.concatenate([cut.scores.raw[name] for cut in finished])
+    churned = np.concatenate([cut.churned for cut in finished])
+    after = np.array([_first_after(finished, cut) for cut in finished])
+    return choose_calibration(
+        raw,
+        churned,
+        np.repeat(np.arange(len(finished)), sizes),
+        np.repeat(weights, sizes),
+        label_period=np.repeat(after, sizes),
+        periods_min=PROOFS,
+    )
+
+
+def _first_after(finished: Sequence[Cut], cut: Cut) -> int:
+    """Return the index of the first cut that begins when this one is finished."""
+    return next(
+        (
+            k
+            for k, each in enumerate(finished)
+            if each.scores.window.origin >= cut.scores.window.stop
+        ),
+        len(finished),
+    )
+
+
+def _purchase_scale(finished: Sequence[Cut], count: str) -> float:
+    """Return the factor for expected purchases.
+
+    It is 1 unless scaling brought totals closer in enough later cuts.
+    """
+    counted = [
+        cut
+        for cut in finished
+        if count in cut.scores.purchases
+        and cut.scores.purchases[count].sum() > 0
+        and cut.bought.sum() > 0
+    ]
+    ratio = [float(cut.bought.sum() / cut.scores.purchases[count].sum()) for cut in counted]
+    unscaled_errors, scaled_errors = [], []
+    for index, cut in enumerate(counted):
+        before = [
+            ratio[k]
+            for k, each in enumerate(counted)
+            if each.scores.window.stop <= cut.scores.window.origin
+        ]
+        if before:
+            unscaled_errors.append(abs(1 / ratio[index] - 1))
+            scaled_errors.append(abs(_bounded(before) / ratio[index] - 1))
+    return (
+        _bounded(ratio)
+        if len(unscaled_errors) >= PROOFS and np.mean(scaled_errors) < np.mean(unscaled_errors)
+        else 1.0
+    )
+
+
+def _bounded(ratio: Sequence[float]) -> float:
+    return float(np.clip(np.exp(np.mean(np.log(ratio))), *SCALES))

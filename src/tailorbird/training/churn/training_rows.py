@@ -1,0 +1,169 @@
+"""Rows to fit churn models on: people at moments whose outcome is known at the origin."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.models.gbdt import GbdtSettings
+from tailorbird.training.churn.labels import Activity, Floats, Ints, Window
+from tailorbird.training.churn.rows import FeatureTable
+from tailorbird.training.settings import check_seed
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Settings of the churn models.
+
+    Attributes:
+        gbdt: settings of all trees.
+        penalty: L2 penalty of the logistic regressions.
+        half_life: age in windows at which an origin weighs half; 0 weighs all origins the same.
+        rows: maximum training rows of one model, sampled uniformly.
+        seed: of all sampling.
+    """
+
+    gbdt: GbdtSettings = field(
+        default_factory=lambda: GbdtSettings(trees=300, rate=0.05, patience=30, columns=0.5)
+    )
+    penalty: float = 1.0
+    half_life: float = 1.0
+    rows: int = 100_000
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """People at moments with their features at that time, from which training rows are made.
+
+    Attributes:
+        moment, person: shape (n,).
+        is_origin: shape (n,), whether the moment is one of the sparser origins of whole-window
+            models, and the person would have been scored then.
+        period: time between two moments, µs.
+    """
+
+    moment: Ints
+    person: Ints
+    table: FeatureTable
+    is_origin: npt.NDArray[np.bool_]
+    period: int
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Rows of a grid with labels and weights."""
+
+    table: FeatureTable
+    person: Ints
+    label: Floats
+    weight: Floats
+
+
+def window_rows(
+    grid: Grid, activity: Activity, window: Window, settings: FitSettings
+) -> TrainingRows:
+    """Return rows of origins whose whole window is known; label: active in it."""
+    chosen = _select_rows(
+        grid,
+        activity,
+        grid.is_origin,
+        window.gap + window.length,
+        window.gap + window.length,
+        settings,
+    )
+    label = _purchase_counts(grid, activity, chosen, window.gap, window.length) > 0
+    return TrainingRows(
+        grid.table.take(chosen),
+        grid.person[chosen],
+        label.astype(np.float64),
+        _recency_weights(grid, chosen, window, settings),
+    )
+
+
+def period_rows(
+    grid: Grid, activity: Activity, window: Window, settings: FitSettings
+) -> TrainingRows:
+    """Return rows of every known period; label: active in it."""
+    chosen = _select_rows(
+        grid, activity, np.ones(len(grid.moment), bool), grid.period, grid.period, settings
+    )
+    label = _purchase_counts(grid, activity, chosen, 0, grid.period) > 0
+    return TrainingRows(
+        grid.table.take(chosen),
+        grid.person[chosen],
+        label.astype(np.float64),
+        _recency_weights(grid, chosen, window, settings),
+    )
+
+
+def count_rows(
+    grid: Grid, activity: Activity, window: Window, settings: FitSettings
+) -> TrainingRows:
+    """Return rows of origins with at least one known period, for the count model.
+
+    The label is purchases scaled to a whole window; the weight is the known share of the window.
+    """
+    chosen = _select_rows(
+        grid,
+        activity,
+        grid.is_origin,
+        window.gap + grid.period,
+        window.gap + window.length,
+        settings,
+    )
+    label, weight = np.zeros(len(chosen)), np.zeros(len(chosen))
+    for moment in np.unique(grid.moment[chosen]).tolist():
+        rows = np.flatnonzero(grid.moment[chosen] == moment)
+        length = min(window.length, activity.known_until - moment - window.gap)
+        start = moment + window.gap
+        weight[rows] = length / window.length
+        label[rows] = activity.count_activity(grid.person[chosen[rows]], start, start + length) * (
+            window.length / length
+        )
+    return TrainingRows(grid.table.take(chosen), grid.person[chosen], label, weight)
+
+
+def _recency_weights(grid: Grid, chosen: Ints, window: Window, settings: FitSettings) -> Floats:
+    """Return the weight of each row, which decays with its age."""
+    if not settings.half_life:
+        return np.ones(len(chosen))
+    return 0.5 ** ((window.origin - grid.moment[chosen]) / (settings.half_life * window.length))
+
+
+def _purchase_counts(grid: Grid, activity: Activity, chosen: Ints, gap: int, length: int) -> Floats:
+    counts = np.zeros(len(chosen))
+    for moment in np.unique(grid.moment[chosen]).tolist():
+        rows = np.flatnonzero(grid.moment[chosen] == moment)
+        counts[rows] = activity.count_activity(
+            grid.person[chosen[rows]], moment + gap, moment + gap + length
+        )
+    return counts
+
+
+def _select_rows(
+    grid: Grid,
+    activity: Activity,
+    mask: npt.NDArray[np.bool_],
+    label_span: int,
+    merge_span: int,
+    settings: FitSettings,
+) -> Ints:
+    """Return rows of a mask whose label is known, sampled down to the row limit.
+
+    A label is known if `label_span` µs after the row's moment are. People who were merged into
+    another user within `merge_span` are excluded.
+    """
+    rows = np.flatnonzero(mask & (grid.moment + label_span <= activity.known_until))
+    moment = grid.moment[rows]
+    rows = rows[
+        ~activity.merged_during(
+            grid.person[rows], moment, np.minimum(moment + merge_span, activity.known_until)
+        )
+    ]
+    if len(rows) <= settings.rows:
+        return rows
+    return np.sort(np.random.default_rng(settings.seed).choice(rows, settings.rows, replace=False))

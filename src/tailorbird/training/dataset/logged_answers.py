@@ -1,0 +1,392 @@
+"""Datasets from logged answers: the outcomes of the items that were shown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events import MINUTE, micros
+from tailorbird.features.offline.positions import positions_of, widen_positions
+from tailorbird.ranking.policy.targets import is_amount, item_heads
+from tailorbird.training.dataset.codes import Codes, head_mask, human_mask, seconds_viewed
+from tailorbird.training.dataset.dataset import Bools, Dataset, Ints, select_context
+from tailorbird.training.dataset.return_labels import PresenceIndex, return_targets
+
+
+def dataset_from_answers(
+    events: pa.Table,
+    slot: str,
+    heads: Sequence[str],
+    *,
+    ts_from: int,
+    mature_before: int,
+    attribution: int = 30 * MINUTE,
+    denominator: str = "impression",
+    answers: pa.Table | None = None,
+    people: Codes | None = None,
+    items: Codes | None = None,
+    extra_heads: Sequence[str] = (),
+) -> Dataset:
+    """Build rows and labels of responses with ts_from ≤ t and t + attribution ≤ mature_before.
+
+    Args:
+        events: the lake's `events` (columns of ROUTED), in any order, with responses, impressions
+            and outcomes.
+        slot: name of the slot.
+        heads: event types that are targets, or targets of `ranking.policy.targets`.
+        mature_before: now minus the allowed lateness.
+        answers: the lake's `answers`, if any: gives the p at which a response's features were read.
+            A response without a row there (imported history) gets its own routed position.
+        people, items: codes to use; by default those of the events.
+        extra_heads: targets of other slots, which get labels but do not decide what a row is.
+
+    Raises:
+        NotReadyError: there is no such response.
+    """
+    people = people or Codes.of(events["person"])
+    items = items or Codes.of(events["item_id"], pc.list_flatten(events["items"]))
+    shown = events.filter(
+        pc.and_(
+            pc.equal(events["type"], "answer"),
+            pc.and_(pc.equal(events["slot"], slot), human_mask(events)),
+        )
+    )
+    shown = shown.filter(
+        pc.and_(
+            pc.is_valid(shown["request_id"]), pc.greater(pc.list_value_length(shown["items"]), 0)
+        )
+    )
+    t = micros(shown["ts"])
+    shown = shown.take(
+        pa.array(np.flatnonzero((t >= ts_from) & (t + attribution <= mature_before)))
+    )
+    shown = shown.sort_by([("ts", "ascending"), ("p", "ascending")]).combine_chunks()
+    if not shown.num_rows:
+        fix = (
+            "let traffic run longer than the attribution window plus the allowed lateness, or "
+            "import history with answers"
+        )
+        raise NotReadyError(f"slot {slot!r} has no answer whose outcomes are known by now", fix=fix)
+    base = _unlabelled_dataset(shown, answers, people, items)
+    request_ids = Codes.of(shown["request_id"])
+    slot_items, other_items = (
+        _list_items(shown, people, items),
+        _list_items(_other_answers(events, shown, ts_from), people, items),
+    )
+    matcher = _OutcomeMatcher(
+        base, request_ids.encode(shown["request_id"]), slot_items, other_items, attribution
+    )
+    labels = {
+        head: _head_label(matcher, events, head, request_ids, people, items)
+        for head in item_heads(heads)
+    }
+    is_seen = np.ones(base.rows, bool)
+    if denominator == "impression":
+        is_seen = matcher.match(_impressions(events, request_ids, people, items))
+        # An outcome of any kind proves that the item was seen.
+        is_seen |= (
+            np.logical_or.reduce([label > 0 for label in labels.values()]) if labels else False
+        )
+    scheme = {
+        "rows": f"items of answers of slot {slot!r}"
+        + (", seen by the client" if denominator == "impression" else ""),
+        "answers": shown.num_rows,
+        "attribution_us": attribution,
+        "mature_before": mature_before,
+    }
+    labels |= {
+        head: _head_label(matcher, events, head, request_ids, people, items)
+        for head in item_heads(extra_heads)
+        if head not in labels
+    }
+    if returning := return_targets((*heads, *extra_heads)):
+        returns = PresenceIndex(events, people, mature_before)
+        labels |= {
+            head: returns.label(return_target, base.person, base.t)[base.request]
+            for head, return_target in returning.items()
+        }
+    dataset = replace(base, labels=labels, scheme=scheme)
+    return dataset if is_seen.all() else dataset.filter_rows(is_seen)
+
+
+def _unlabelled_dataset(
+    shown: pa.Table, answers: pa.Table | None, people: Codes, items: Codes
+) -> Dataset:
+    """Return the responses as a data set without labels."""
+    lists = (
+        shown["items"].combine_chunks()
+        if isinstance(shown["items"], pa.ChunkedArray)
+        else shown["items"]
+    )
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    size = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
+    offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
+    item = items.encode(pc.list_flatten(lists))
+    position = (np.arange(offsets[-1]) - np.repeat(offsets[:-1], size) + 1).astype(np.int32)
+    logged_propensities = pc.list_flatten(shown["propensities"])
+    propensity = (
+        logged_propensities.to_numpy().astype(np.float64)
+        if len(logged_propensities) == len(item)
+        else np.ones(len(item))
+    )
+    p = shown["p"].to_numpy().copy()
+    if answers is not None and answers.num_rows:
+        answer_row = (
+            pc.fill_null(
+                pc.index_in(shown["request_id"], value_set=answers["request_id"].combine_chunks()),
+                -1,
+            )
+            .to_numpy()
+            .astype(np.int64)
+        )
+        answer_positions = positions_of(answers)
+        p = (
+            p
+            if answer_positions.ndim == 1
+            else widen_positions(p, answer_positions.shape[1]).copy()
+        )
+        p[answer_row >= 0] = answer_positions[answer_row[answer_row >= 0]]
+    return Dataset(
+        micros(shown["ts"]).copy(),
+        p,
+        people.encode(shown["person"]),
+        select_context(shown),
+        offsets,
+        item,
+        position,
+        propensity,
+        {},
+        np.ones(len(item)),
+        people,
+        items,
+    )
+
+
+@dataclass(frozen=True)
+class _Outcomes:
+    """Events that may belong to a response: codes of request, person and item, and the time.
+
+    Arrays have shape (m,).
+
+    Attributes:
+        request: code of the request, −1 where the event names none.
+        amount: amount that each event adds to the label; None for labels that only count events.
+    """
+
+    request: Ints
+    person: Ints
+    item: Ints
+    ts: Ints
+    amount: npt.NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class _ListedItems:
+    """Items of responses, one after the other: codes of person and item, time and routed position.
+
+    Arrays have shape (m,).
+    """
+
+    person: Ints
+    item: Ints
+    ts: Ints
+    p: Ints
+
+
+class _OutcomeMatcher:
+    """Matches outcomes to the rows of responses.
+
+    Args:
+        request_code: shape (requests,), the code of each response's request_id.
+        slot_items: the rows of `base`.
+        other_items: items of responses that are no rows; outcomes that follow them belong to them.
+    """
+
+    def __init__(
+        self,
+        base: Dataset,
+        request_code: Ints,
+        slot_items: _ListedItems,
+        other_items: _ListedItems,
+        attribution: int,
+    ) -> None:
+        self._base = base
+        self._attribution = attribution
+        self._items = len(base.items)
+        self._request = base.request
+        self._by_request = _FirstRowLookup(request_code[self._request] * self._items + base.item)
+        person, item, ts, p = (
+            np.concatenate([getattr(slot_items, name), getattr(other_items, name)])
+            for name in ("person", "item", "ts", "p")
+        )
+        row = np.concatenate([np.arange(base.rows), np.full(len(other_items.ts), -1)])
+        identified = np.flatnonzero(person >= 0)
+        pair = person[identified] * self._items + item[identified]
+        order = identified[np.lexsort((p[identified], ts[identified], pair))]
+        self._row, self._ts = row[order], ts[order]
+        self._times, rank = np.unique(self._ts, return_inverse=True)
+        self._bits = len(self._times).bit_length()
+        self._pairs, self._pair_code = np.unique(
+            person[order] * self._items + item[order], return_inverse=True
+        )
+        self._packed = (self._pair_code << self._bits) | rank
+
+    def match(self, outcomes: _Outcomes) -> Bools:
+        """Return the mask of rows with at least one of the outcomes, shape (n,)."""
+        row = self._match_rows(outcomes)
+        hit = np.zeros(self._base.rows, bool)
+        hit[row[row >= 0]] = True
+        return hit
+
+    def total(self, outcomes: _Outcomes) -> npt.NDArray[np.float32]:
+        """Return the total amount of the outcomes of each row, shape (n,)."""
+        row = self._match_rows(outcomes)
+        assert outcomes.amount is not None
+        return np.bincount(row[row >= 0], outcomes.amount[row >= 0], self._base.rows).astype(
+            np.float32
+        )
+
+    def _match_rows(self, outcomes: _Outcomes) -> Ints:
+        """Return the row of each outcome, −1 without one, shape (m,)."""
+        rows = np.full(len(outcomes.ts), -1, np.int64)
+        with_request = np.flatnonzero((outcomes.request >= 0) & (outcomes.item >= 0))
+        row = self._by_request.find(
+            outcomes.request[with_request] * self._items + outcomes.item[with_request]
+        )
+        age = outcomes.ts[with_request] - self._base.t[self._request[row]]
+        rows[with_request] = np.where((row >= 0) & (age >= 0) & (age < self._attribution), row, -1)
+        without_request = np.flatnonzero(
+            (outcomes.request < 0) & (outcomes.person >= 0) & (outcomes.item >= 0)
+        )
+        rows[without_request] = self._last_answer_rows(
+            outcomes.person[without_request],
+            outcomes.item[without_request],
+            outcomes.ts[without_request],
+        )
+        return rows
+
+    def _last_answer_rows(self, person: Ints, item: Ints, ts: Ints) -> Ints:
+        """Return the row of the person's last response with the item, −1 without one.
+
+        The response must lie before ts and within the attribution window.
+        """
+        if not len(self._pairs) or not len(person):
+            return np.full(len(person), -1, np.int64)
+        pair = person * self._items + item
+        code = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
+        rank = np.searchsorted(self._times, ts)  # answers with t < ts have a smaller rank
+        last = np.searchsorted(self._packed, (code << self._bits) | rank) - 1
+        index = np.maximum(last, 0)
+        row, age = self._row[index], ts - self._ts[index]
+        is_match = (
+            (last >= 0)
+            & (self._pairs[code] == pair)
+            & (self._pair_code[index] == code)
+            & (age < self._attribution)
+        )
+        return np.where(is_match, row, -1)
+
+
+class _FirstRowLookup:
+    """Lookup of the first row with each key."""
+
+    def __init__(self, key: Ints) -> None:
+        self._order = np.argsort(key, kind="stable")
+        self._sorted = key[self._order]
+
+    def find(self, key: Ints) -> Ints:
+        if not len(self._sorted):
+            return np.full(len(key), -1, np.int64)
+        index = np.minimum(np.searchsorted(self._sorted, key), len(self._sorted) - 1)
+        return np.where(self._sorted[index] == key, self._order[index], -1)
+
+
+def _other_answers(events: pa.Table, shown: pa.Table, ts_from: int) -> pa.Table:
+    """Return responses since `ts_from` that are not in `shown`: of other slots, or too young."""
+    answers = events.filter(
+        pc.and_(pc.equal(events["type"], "answer"), pc.is_valid(events["items"]))
+    )
+    is_other = ~np.isin(answers["p"].to_numpy(), shown["p"].to_numpy()) & (
+        micros(answers["ts"]) >= ts_from
+    )
+    return answers.take(pa.array(np.flatnonzero(is_other))).combine_chunks()
+
+
+def _list_items(answers: pa.Table, people: Codes, items: Codes) -> _ListedItems:
+    size = pc.list_value_length(answers["items"]).to_numpy().astype(np.int64)
+    answer_columns = (
+        people.encode(answers["person"]),
+        micros(answers["ts"]),
+        answers["p"].to_numpy(),
+    )
+    person, ts, p = (np.repeat(column, size) for column in answer_columns)
+    return _ListedItems(person, items.encode(pc.list_flatten(answers["items"])), ts, p)
+
+
+def _head_label(
+    matcher: _OutcomeMatcher,
+    events: pa.Table,
+    head: str,
+    request_ids: Codes,
+    people: Codes,
+    items: Codes,
+) -> npt.NDArray:
+    """Return the label of each row: whether the head happened, or its amount."""
+    outcomes = _head_outcomes(events, head, request_ids, people, items)
+    return matcher.total(outcomes) if is_amount(head) else matcher.match(outcomes)
+
+
+def _head_outcomes(
+    events: pa.Table, head: str, request_ids: Codes, people: Codes, items: Codes
+) -> _Outcomes:
+    """Return the events of a head that name an item."""
+    matching = events.filter(pc.and_(head_mask(events, (head,)), pc.is_valid(events["item_id"])))
+    matching = _drop_other_answers(matching, request_ids)
+    columns = (
+        request_ids.encode(matching["request_id"]),
+        people.encode(matching["person"]),
+        items.encode(matching["item_id"]),
+        micros(matching["ts"]),
+    )
+    return _Outcomes(*columns, seconds_viewed(matching) if is_amount(head) else None)
+
+
+def _drop_other_answers(events: pa.Table, request_ids: Codes) -> pa.Table:
+    """Drop events that name a response which is not in `request_ids`."""
+    is_ours = pc.is_in(events["request_id"], value_set=request_ids.values)
+    return events.filter(pc.or_(pc.is_null(events["request_id"]), is_ours))
+
+
+def _impressions(events: pa.Table, request_ids: Codes, people: Codes, items: Codes) -> _Outcomes:
+    """Return impressions, one per item; an impression event names one item or several."""
+    impressions = _drop_other_answers(
+        events.filter(pc.equal(events["type"], "impression")), request_ids
+    ).combine_chunks()
+    single = impressions.filter(pc.is_valid(impressions["item_id"]))
+    multiple = impressions.filter(
+        pc.and_(pc.is_null(impressions["item_id"]), pc.is_valid(impressions["items"]))
+    )
+    list_index = (
+        pc.list_parent_indices(multiple["items"]).to_numpy()
+        if multiple.num_rows
+        else np.zeros(0, np.int64)
+    )
+    return _Outcomes(
+        np.concatenate(
+            [
+                request_ids.encode(single["request_id"]),
+                request_ids.encode(multiple["request_id"])[list_index],
+            ]
+        ),
+        np.concatenate(
+            [people.encode(single["person"]), people.encode(multiple["person"])[list_index]]
+        ),
+        np.concatenate(
+            [items.encode(single["item_id"]), items.encode(pc.list_flatten(multiple["items"]))]
+        ),
+        np.concatenate([micros(single["ts"]), micros(multiple["ts"])[list_index]]),
+    )

@@ -66,7 +66,7 @@ def click_rates(taste: np.ndarray) -> np.ndarray:
 
 
 def true_value(strength: float = 1.0) -> float:
-    taste = np.random.default_rng(99).normal(size=400_000)
+    taste = np.random.default_rng(99).normal(size=100_000)
     return float((click_rates(taste) * probabilities(taste, strength)).sum(axis=1).mean())
 
 
@@ -90,11 +90,11 @@ def draw_sample(rng: np.random.Generator, n: int, strength: float = 1.0) -> Poli
 
 
 def test_estimators_are_unbiased_and_their_intervals_cover_the_truth() -> None:
-    truth, runs = true_value(), 200
+    truth, runs = true_value(), 100
     drawn = [
         evaluate_policy(
             draw_sample(np.random.default_rng(seed), 1_500),
-            replicates=200,
+            replicates=150,
             seed=seed,
             ess_min=0,
             unsupported_max=1,
@@ -104,7 +104,7 @@ def test_estimators_are_unbiased_and_their_intervals_cover_the_truth() -> None:
     for name in ("ips", "snips", "clipped", "dr", "switch_dr"):
         values = np.array([value[name].value for value in drawn])
         error = values.std() / math.sqrt(runs)
-        assert 0 < error < 0.005
+        assert 0 < error < 0.006
         assert abs(values.mean() - truth) < 4 * error, name
     for name, covered in {
         name: np.mean([value[name].low <= truth <= value[name].high for value in drawn])
@@ -147,17 +147,17 @@ def test_people_are_resampled_whole() -> None:
     assert errors[2] < 0.7 * errors[0]
 
 
-CANDIDATES = np.array([0.9, 0.2, 0.8, 0.5, 0.4, 0.3, 0.7])
-APPEAL = np.array([0.30, 0.50, 0.10, 0.25, 0.05, 0.40, 0.20])
-EXAMINED = np.array([1.0, 0.6, 0.4])
-EXPLORE = Explore(method="plackett_luce", first=1, pool=10, temperature=0.5, share=0.5)
+CANDIDATES = np.array([0.9, 0.2, 0.8, 0.5])
+APPEAL = np.array([0.30, 0.50, 0.10, 0.40])
+EXAMINED = np.array([1.0, 0.6])
+EXPLORE = Explore(method="plackett_luce", first=1, pool=10, temperature=1.0, share=0.5)
 
 
 def draw_slates(rng: np.random.Generator, n: int, *, joint: bool) -> tuple[PolicySample, float]:
     """Log slates by the code that serves, and weigh them for the order by appeal."""
     order, target_order = np.argsort(-CANDIDATES), np.argsort(-APPEAL)
-    target = slate_distribution(target_order, 3, None)
-    slates = [draw_slate(order, 3, EXPLORE, rng, CANDIDATES) for _ in range(n)]
+    target = slate_distribution(target_order, 2, None)
+    slates = [draw_slate(order, 2, EXPLORE, rng, CANDIDATES) for _ in range(n)]
     items = np.array([slate.items for slate in slates])
     logged = np.array([slate.joint if joint else slate.propensities for slate in slates])
     chosen = np.array([target.propensities(slate.items)[int(joint)] for slate in slates])
@@ -171,18 +171,18 @@ def draw_slates(rng: np.random.Generator, n: int, *, joint: bool) -> tuple[Polic
         predicted,
         predicted,
     )
-    return sample, float(np.sum(APPEAL[target_order[:3]] * EXAMINED))
+    return sample, float(np.sum(APPEAL[target_order[:2]] * EXAMINED))
 
 
 @pytest.mark.parametrize("joint", [False, True], ids=["item-position", "cascade"])
 def test_slates_logged_by_the_slot_give_the_value_of_another_order(joint: bool) -> None:
-    sample, truth = draw_slates(np.random.default_rng(4), 6_000, joint=joint)
+    sample, truth = draw_slates(np.random.default_rng(4), 2_500, joint=joint)
     value = evaluate_policy(sample, ess_min=0)
     for name in ("ips", "snips", "dr"):
         estimate = value[name]
         assert estimate.low - estimate.error < truth < estimate.high + estimate.error, name
     assert abs(value.logged - truth) > 0.1
-    item_position, _ = draw_slates(np.random.default_rng(4), 6_000, joint=False)
+    item_position, _ = draw_slates(np.random.default_rng(4), 2_500, joint=False)
     assert check_support(sample).effective <= check_support(item_position).effective
 
 

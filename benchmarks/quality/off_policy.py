@@ -43,6 +43,7 @@ Draw = Callable[[np.random.Generator], PolicySample]
 FOLDER = "open-bandit"
 ESTIMATORS = ("ips", "snips", "clipped", "dm", "dr", "switch_dr", "dros")
 BANDIT_ESTIMATORS = ("ips", "snips", "dr")
+BOOTSTRAP_SEED = 1_000_000  # so that no bootstrap shares the random numbers of its log
 SMOOTHING = 200.0  # impressions that an item's click rate is smoothed by
 ACTIONS = np.linspace(-1, 1, 5)
 VALUES = np.array([0.9, 0.2, 0.8, 0.5, 0.4])  # of the logging order
@@ -67,10 +68,11 @@ def main() -> None:
 def measure(data: Path | None, *, small: bool) -> dict[str, Any]:
     """Run all protocols; Open Bandit is left out where its files are missing."""
     runs = 40 if small else 400
+    by_position, cascade = SlateLog(6_000, joint=False), SlateLog(20_000, joint=True)
     protocols = {
         "actions": (draw_actions, actions_truth()),
-        "item_position": (SlateLog(joint=False).draw, SlateLog(joint=False).truth),
-        "cascade": (SlateLog(joint=True).draw, SlateLog(joint=True).truth),
+        "item_position": (by_position.draw, by_position.truth),
+        "cascade": (cascade.draw, cascade.truth),
     }
     results: dict[str, Any] = {
         name: measure_runs(draw, truth, runs) for name, (draw, truth) in protocols.items()
@@ -104,7 +106,14 @@ def measure_runs(draw: Draw, truth: float, runs: int) -> dict[str, Any]:
     """Return bias, error, coverage and width of each estimator over new logs."""
     samples = [draw(np.random.default_rng(seed)) for seed in range(runs)]
     values = [
-        evaluate_policy(sample, ESTIMATORS, replicates=300, seed=seed, ess_min=0, unsupported_max=1)
+        evaluate_policy(
+            sample,
+            ESTIMATORS,
+            replicates=300,
+            seed=BOOTSTRAP_SEED + seed,
+            ess_min=0,
+            unsupported_max=1,
+        )
         for seed, sample in enumerate(samples)
     ]
     refused = float(np.mean([not check_support(sample).is_enough for sample in samples]))
@@ -184,7 +193,8 @@ def draw_actions(rng: np.random.Generator) -> PolicySample:
 class SlateLog:
     """A log of slates with the propensities of the code that serves, for the order by appeal."""
 
-    def __init__(self, *, joint: bool) -> None:
+    def __init__(self, responses: int, *, joint: bool) -> None:
+        self._responses = responses
         size = EXAMINED.size
         order = np.argsort(-VALUES)
         logging = slate_distribution(order, size, EXPLORE, VALUES)
@@ -200,15 +210,15 @@ class SlateLog:
         self._expected = 0.5 * (APPEAL[target_order[:size]] + 0.1) * EXAMINED
 
     def draw(self, rng: np.random.Generator) -> PolicySample:
-        """Draw a log of 6,000 slates of 3,000 people; the model is half right about items."""
-        n = 6_000
+        """Draw a log of slates, two a person; the model is half right about items."""
+        n = self._responses
         index = rng.choice(len(self._slates), n, p=self._chance / self._chance.sum())
         items = self._slates[index]
         clicked = rng.random(items.shape) < APPEAL[items] * EXAMINED
         return PolicySample(
             clicked.astype(np.float64),
             self._weight[index],
-            rng.integers(3_000, size=n),
+            rng.integers(n // 2, size=n),
             np.ones(items.shape, bool),
             0.5 * (APPEAL[items] + 0.1) * EXAMINED,
             np.broadcast_to(self._expected, items.shape),

@@ -23,6 +23,7 @@ from tailorbird.experiments.off_policy.estimators import (
 from tailorbird.experiments.off_policy.sample import PolicySample
 from tailorbird.experiments.off_policy.support import (
     ESS_MIN,
+    FIX,
     UNSUPPORTED_MAX,
     Support,
     check_support,
@@ -104,8 +105,9 @@ class PolicyEvaluation:
 
     @property
     def refusal(self) -> str:
-        """Why the two cannot be compared; "" if they can."""
-        return self.new.support.refusal or self.old.support.refusal
+        """Why the two cannot be compared, and what to do; "" if they can."""
+        refusal = self.new.support.refusal or self.old.support.refusal
+        return f"{refusal}; {FIX}" if refusal else ""
 
     def __str__(self) -> str:
         lines = [f"new: {self.new}", f"old: {self.old}", "new − old:"]
@@ -263,6 +265,6 @@ def _without_nan(value: Any) -> Any:
         case dict():
             return {key: _without_nan(part) for key, part in value.items()}
         case float():
-            return None if math.isnan(value) else value
+            return None if math.isnan(value) else float(value)
         case _:
             return value

@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 
 ESS_MIN = 100.0
 UNSUPPORTED_MAX = 0.05
-_FIX = (
+FIX = (
     'log more, or let a share of requests draw the whole slate: Explore(method="plackett_luce", '
     "first=1, share=0.1, temperature=0.3)"
 )
@@ -32,7 +32,7 @@ class Support:
         unsupported: share of the policy's choices that the log could never have shown.
         unsupported_low: the lower end of its interval.
         largest_weight: the largest importance weight.
-        refusal: why the value cannot be told; "" if it can.
+        refusal: why the value cannot be told, which `FIX` remedies; "" if it can.
     """
 
     responses: int
@@ -99,7 +99,7 @@ def check_support(
         )
     if not reasons:
         return support
-    return replace(support, refusal=f"{' and '.join(reasons)}; {_FIX}")
+    return replace(support, refusal=" and ".join(reasons))
 
 
 def _unsupported_share(sample: PolicySample) -> tuple[float, float]:

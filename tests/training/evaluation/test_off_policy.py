@@ -125,7 +125,6 @@ def test_the_estimate_covers_the_truth_of_both_rankers(shop: Project, material: 
     assert "one-step reward over logged contexts" in report.summary
     encoded = msgspec.json.decode(msgspec.json.encode(report.to_dict()))
     assert encoded["difference"]["dr"]["value"] == evaluation.difference["dr"].value
-    print(report)
 
 
 def test_a_worse_ranker_is_told_to_the_gate(shop: Project, material: Material) -> None:

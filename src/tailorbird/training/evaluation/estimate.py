@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from tailorbird.candidates.merge import bounded
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import Clock, to_iso
+from tailorbird.experiments.off_policy.support import ESS_MIN, FIX
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.ranking.bundle import Bundle
@@ -34,6 +36,7 @@ from tailorbird.training.evaluation.off_policy import (
 )
 from tailorbird.training.settings import TrainSettings
 
+PILOT = 500  # responses that are replayed to see whether all of them can tell
 NOT_TOLD = "value of this model and the champion, estimated from the log: not told, "
 
 
@@ -141,7 +144,7 @@ def estimate_against_champion(
     """Estimate a new model and the champion on responses that neither learned from.
 
     A log that never varied a position is not replayed: it could only tell of models that show the
-    same there.
+    same there. A pilot on a few responses spares the replay of a log that cannot tell.
 
     Args:
         scorers: the new model, then the champion.
@@ -159,11 +162,28 @@ def estimate_against_champion(
         return ChampionEstimate(
             None, f"the log shows what was ranked at position {position}, and nothing else"
         )
-    return ChampionEstimate(
-        evaluate_off_policy(
-            material, features, slot, data, replay, series, scorers, outcome, seed=settings.seed
-        )
+    estimate = partial(
+        evaluate_off_policy,
+        material,
+        features,
+        slot,
+        replay=replay,
+        series=series,
+        scorers=scorers,
+        outcome=outcome,
+        seed=settings.seed,
     )
+    if data.requests > 2 * PILOT:
+        pilot = estimate(data.take(thin(np.arange(data.requests), PILOT, settings.seed)))
+        supports = (pilot.evaluation.new.support, pilot.evaluation.old.support)
+        expected = min(each.effective / each.responses for each in supports) * data.requests
+        if expected < ESS_MIN / 2:
+            return ChampionEstimate(
+                None,
+                f"{data.requests:,} answers promise an effective sample size of {expected:,.0f}, "
+                f"and {ESS_MIN:,.0f} are needed; {FIX}",
+            )
+    return ChampionEstimate(estimate(data))
 
 
 def _load(store: Registry, name: str, slot: Slot) -> Bundle:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tailorbird import Project
+from tailorbird.errors import UsageError
 from tailorbird.events import DAY, HOUR, SystemClock
 from tailorbird.lake import Lake
 from tailorbird.ranking import Explore, Slot
@@ -157,6 +158,15 @@ def test_a_worse_ranker_is_told_to_the_gate(shop: Project, material: Material) -
     )
     assert not nothing_left.is_worse
     assert "not told, no answer is newer" in nothing_left.summary
+
+
+def test_an_outcome_that_never_happened_is_refused(shop: Project, material: Material) -> None:
+    lake, features = Lake(shop.declared.paths.lake), shop.declared.features
+    data = read_responses(lake, material, SLOT, "clik", ts_from=0)
+    series = build_series(material.events, material.items, [int(data.t[0])])
+    replay = replay_of(shop, material)
+    with pytest.raises(UsageError, match="led to a 'clik'"):
+        evaluate_off_policy(material, features, SLOT, data, replay, series, RANKERS, "clik")
 
 
 def test_what_is_not_replayed_is_named(tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ def estimate_bundles(
     others = [bundle.features for bundle in bundles[1:] if bundle.features is not None]
     source, now = Lake(lake).pinned(), clock.now()
     rows = replace(settings.row_settings(now, (outcome,)), rows="answers")
-    material = load_material(source, own, slot, rows, other_features=others)
+    every_item = replace(slot, denominator="answer")
+    material = load_material(source, own, every_item, rows, other_features=others)
     learned_until = max(bundle.manifest.window.ts_to for bundle in bundles)
     ts_from = max(rows.ts_from, learned_until)
     try:
@@ -155,6 +156,8 @@ def estimate_against_champion(
     except NotReadyError:
         return ChampionEstimate(None, "no answer is newer than what the two learned from")
     data = data.take(thin(np.arange(data.requests), settings.test_requests, settings.seed))
+    if not (data.labels[outcome] > 0).any():
+        return ChampionEstimate(None, f"no answer led to a {outcome}")
     varied = np.zeros(int(data.position.max()), bool)
     varied[data.position[data.propensity < 1] - 1] = True
     if not varied.all():

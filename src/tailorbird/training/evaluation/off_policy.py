@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.errors import NotReadyError
+from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import hash64s, parse_duration, to_iso
 from tailorbird.experiments.off_policy.evaluate import ONE_STEP, PolicyEvaluation, evaluate_policies
 from tailorbird.experiments.off_policy.sample import (
@@ -158,11 +158,17 @@ def evaluate_off_policy(
 
     Raises:
         NotReadyError: there is no response.
+        UsageError: the outcome never happened.
     """
     if not data.requests:
         raise NotReadyError(
             f"slot {slot.name!r} has no answer that could be replayed",
             fix="log more, or a longer --since",
+        )
+    if not (data.labels[outcome] > 0).any():
+        raise UsageError(
+            f"none of {data.requests:,} answers of slot {slot.name!r} led to a {outcome!r}",
+            fix="name an event type of the log: --outcome click",
         )
     new, old = scorers
     replayer = _Replayer(features, slot, data, series, scorers, outcome, seed, material)

@@ -3,6 +3,7 @@ where the log cannot tell.
 """
 
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -208,7 +209,7 @@ def test_a_log_that_never_shows_the_choice_is_refused() -> None:
     weight = np.where(rng.random((3_000, 1)) < 0.5, 1.2, 0.0)  # mean .6: the rest cannot be seen
     sample = PolicySample(np.ones((3_000, 1)), weight, np.arange(3_000), np.ones((3_000, 1), bool))
     evaluation = evaluate_policies(sample, sample)
-    assert "could never have shown 4" in evaluation.refusal
+    assert re.search("could never have shown (39|40|41)% of", evaluation.refusal)
     assert 'Explore(method="plackett_luce"' in evaluation.refusal
     assert math.isnan(evaluation.new["ips"].value)
     assert evaluation.to_dict()["difference"]["ips"]["value"] is None

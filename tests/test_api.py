@@ -20,6 +20,7 @@ TWINS = {
     "recommend": "Project.recommend",
     "sql": "Project.lake",
     "experiment report": "Project.experiment",
+    "experiment estimate": "Project.estimate_policy",
     "features show": "Project.features",
     "features backfill": "Project.features",
     "models list": "Project.registry",

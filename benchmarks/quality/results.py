@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.quality.pages import (
     leaving_page,
+    off_policy_page,
     product_page,
     rectools_page,
     search_page,
@@ -42,6 +43,7 @@ COMMANDS = {
     "retail": "retail",
     "kuairand": "kuairand",
     "search": "search",
+    "off_policy": "off_policy",
 }
 WITHOUT_DATA = ("product-simulated",)  # their data are generated
 KINDS = (
@@ -50,6 +52,7 @@ KINDS = (
     (leaving_page.is_churn, leaving_page.section),
     (tasks_page.is_tasks, tasks_page.section),
     (search_page.is_search, search_page.section),
+    (off_policy_page.is_off_policy, off_policy_page.section),
 )
 
 

@@ -87,6 +87,7 @@ WRONG_USE = [
         2,
     ),
     (["experiment", "report", "hme"], "no slot 'hme'", 2),
+    (["experiment", "estimate", "--bundle", "v9999"], "there is no version 'v9999'", 2),
     (["experiment", "report", "search"], "runs no experiment", 2),
     (["recommend", "--size", "1000"], "<= 200", 2),
     (["features", "show"], "expected user:ID", 2),

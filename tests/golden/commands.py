@@ -16,7 +16,11 @@ from tests.golden.site import LAST_DAY, RecordedShop, changed_copy, run_command,
 
 from tailorbird.cli.main import build_app
 
-LEFT_OUT = {"demo": "runs the whole loop, for minutes", "features republish": "copies to a Valkey"}
+LEFT_OUT = {
+    "demo": "runs the whole loop, for minutes",
+    "experiment estimate": "compares two versions with a model, and the shop has one",
+    "features republish": "copies to a Valkey",
+}
 
 # What the commands print that make the shop; their maps, see `shapes.shape`.
 PRINTED: dict[str, tuple[str, ...]] = {

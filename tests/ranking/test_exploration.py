@@ -14,12 +14,8 @@ from hypothesis import strategies as st
 from tailorbird.errors import DeclarationError
 from tailorbird.ranking import Boost, Cap, Diversity, Explore, Pin, Promotion, Quota, Slot
 from tailorbird.ranking.policy.diversity import SlateConstraints, apply_constraints
-from tailorbird.ranking.policy.exploration import (
-    DRAWN_MAX,
-    draw_slate,
-    draw_uniform_slate,
-    marginals,
-)
+from tailorbird.ranking.policy.exploration import draw_slate, draw_uniform_slate
+from tailorbird.ranking.policy.slate_distribution import DRAWN_MAX, marginals, slate_distribution
 
 
 def by_value(values):
@@ -274,6 +270,58 @@ def test_incremental_violations_equal_a_full_count(seed, at):
     ).tolist() == after
 
 
+@pytest.mark.parametrize(
+    "explore",
+    [
+        Explore(0.4, pool=2, first=1),
+        Explore(0.3, pool=2, first=2, method="swap"),
+        Explore(pool=2, first=1, method="plackett_luce", temperature=0.5),
+        Explore(pool=1, first=2, method="plackett_luce", temperature=0.5, share=0.25),
+    ],
+    ids=["item", "swap", "plackett_luce", "share"],
+)
+def test_probabilities_of_all_slates_sum_to_one_and_to_those_of_each_position(explore):
+    values = np.array([0.2, 0.9, 0.4, 0.7, 0.1, 0.5])
+    distribution, size = slate_distribution(by_value(values), 3, explore, values), 3
+    slates = np.array(list(permutations(range(values.size), size)))
+    pairs = [distribution.propensities(slate) for slate in slates]
+    marginal, joint = (np.array(part) for part in zip(*pairs, strict=True))
+    assert joint[:, -1].sum() == pytest.approx(1.0)
+    assert len(set(joint[:, -1].tolist())) > 2
+    for position in range(size):
+        for item in range(values.size):
+            has = slates[:, position] == item
+            assert joint[has, -1].sum() == pytest.approx(marginal[has, position][0], abs=2e-6)
+        for prefix in {tuple(slate[: position + 1]) for slate in slates.tolist()}:
+            has = (slates[:, : position + 1] == prefix).all(axis=1)
+            np.testing.assert_allclose(joint[has, position], joint[has, -1].sum(), atol=1e-12)
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        choice = draw_slate(by_value(values), size, explore, rng, values)
+        index = np.flatnonzero((slates == choice.items).all(axis=1))[0]
+        assert choice.joint.tolist() == joint[index].tolist()
+        assert choice.propensities.tolist() == marginal[index].tolist()
+
+
+def test_a_share_of_slates_is_drawn_and_the_rest_are_ranked():
+    values = np.linspace(1, 0, 12)
+    order, rng = by_value(values), np.random.default_rng(2)
+    explore = Explore(method="plackett_luce", first=1, temperature=100, share=0.1)
+    drawn = [draw_slate(order, 4, explore, rng, values) for _ in range(3_000)]
+    ranked = np.mean([choice.items.tolist() == order[:4].tolist() for choice in drawn])
+    assert abs(ranked - 0.9) < 0.03
+    assert {choice.propensities[0] > 0.9 for choice in drawn} == {True, False}
+
+
+def test_an_item_that_is_no_candidate_has_no_probability():
+    values = np.array([0.2, 0.9, 0.4, 0.7])
+    for explore in (None, Explore(), Explore(method="swap"), Explore(method="plackett_luce")):
+        distribution = slate_distribution(by_value(values), 2, explore, values)
+        marginal, joint = distribution.propensities(np.array([1, -1, 0]))
+        assert (marginal[1:] == 0).all()
+        assert (joint[1:] == 0).all()
+
+
 def test_a_long_slate_draws_a_bounded_number_of_positions():
     values, rng = np.random.default_rng(0).random(1_000), np.random.default_rng(1)
     order = by_value(values)
@@ -313,6 +361,8 @@ def test_a_low_temperature_is_nearly_the_order_by_value():
         (lambda: Explore(rate=1.5), "a share from 0 to 1"),
         (lambda: Explore(first=0), "a position"),
         (lambda: Explore(temperature=0), "0.01 to 100"),
+        (lambda: Explore(method="plackett_luce", share=0), "a share above 0"),
+        (lambda: Explore(share=0.1), "only plackett_luce"),
         (lambda: Quota("brand", 0), "at least 1 item"),
         (lambda: Quota("brand", 1, first=3, window=3), "not both"),
         (lambda: Diversity(by="brand"), "expected attributes"),

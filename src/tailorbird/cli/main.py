@@ -89,7 +89,7 @@ _GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "rules": ("Rules of slots and what they cost.", {"report": "rules"}),
     "keys": ("Access keys.", dict.fromkeys(("create", "list", "revoke", "pseudonym"), "keys")),
     "checks": ("Daily data quality checks.", {"run": "checks"}),
-    "experiment": ("Results of experiments.", {"report": "experiment"}),
+    "experiment": ("Results of experiments.", {"report": "experiment", "estimate": "estimate"}),
     "lake": (
         "Verify, repair and maintain the lake, replay rejected events, and erase people.",
         {

@@ -85,6 +85,9 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, o
         default_factory=list
     )  # row-major, items × columns that the model reads live
     referrer: str | None = None
+    joint_propensities: list[float] = msgspec.field(
+        default_factory=list
+    )  # of the slate down to each position
 
 
 _ENCODER = msgspec.msgpack.Encoder()

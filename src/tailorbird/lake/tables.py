@@ -91,6 +91,7 @@ ANSWERS = pa.schema(
         ),  # of each list: the routed position that its tables went up to
         ("live", pa.list_(pa.float32())),  # row-major, items × columns that the model reads live
         ("referrer", pa.string()),
+        ("joint_propensities", pa.list_(pa.float64())),  # of the slate down to each position
     ]
 )
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tailorbird.platform.tables import FeatureView, LakeView
     from tailorbird.ranking import Slot
     from tailorbird.training.backtest.run import ValidationReport
+    from tailorbird.training.evaluation.off_policy import OffPolicyReport
     from tailorbird.training.tuning.run import TuneReport
 
 
@@ -379,6 +380,35 @@ class Project:
         declared = open_project(self.root, applied=True)
         vault = open_vault(str(uri))
         return create_backup(declared, vault, SystemClock(), keep=keep, progress=progress)
+
+    def estimate_policy(
+        self,
+        bundle: str,
+        against: str = "champion",
+        *,
+        slot: str = "",
+        since: str = "",
+        outcome: str = "click",
+        as_of: str = "",
+    ) -> "OffPolicyReport":
+        """Estimate the value of a bundle from the response log, beside that of another one.
+
+        The value is a one-step reward over logged contexts. Changes nothing.
+
+        Args:
+            bundle, against: versions or aliases of the registry.
+            since: length of the most recent period to replay, such as `14d`.
+            outcome: event type that counts as reward.
+
+        Raises:
+            UsageError: a version does not exist, or has no model for the slot.
+            NotReadyError: no response is left whose outcome is known.
+        """
+        from tailorbird.platform.experiments import estimate_policy
+
+        return estimate_policy(
+            self.declared, bundle, against, slot=slot, since=since, outcome=outcome, as_of=as_of
+        )
 
     @contextmanager
     def local_server(self, *, train: bool = False, timeout_s: float = 60.0) -> "Iterator[Client]":

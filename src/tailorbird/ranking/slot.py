@@ -43,6 +43,8 @@ class Explore:
             pool. `swap`: each pair of neighbours changes places with probability `rate`; the first
             pair begins at `first`. `plackett_luce`: all positions, at most 30, are drawn, by value
             and `temperature`.
+        share: of `plackett_luce`: the share of requests whose slate is drawn. The others get the
+            ranked slate. 0.1 lets the log judge other policies at a tenth of the cost.
         pool: the number of candidates after the slate that may enter it.
         temperature: of `plackett_luce`, as a share of the range of the values: at 0.1 the best of
             two items that are a tenth of the range apart comes first in 73 of 100 draws. To learn
@@ -55,6 +57,7 @@ class Explore:
     first: int = 2
     method: str = "item"
     temperature: float = 0.1
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         require_types(self, "Explore")
@@ -69,11 +72,18 @@ class Explore:
             ("pool", self.pool >= 0, "a number of candidates"),
             ("first", self.first >= 1, "a position, from 1 on"),
             ("temperature", 0.01 <= self.temperature <= 100, "a number from 0.01 to 100"),
+            ("share", 0 < self.share <= 1, "a share above 0 and at most 1"),
         ):
             if not is_valid:
                 raise DeclarationError(
                     f"expected {expectation}, got {getattr(self, name)!r}", where=f"Explore {name}"
                 )
+        if self.share < 1 and self.method != "plackett_luce":
+            raise DeclarationError(
+                f"only plackett_luce draws a share of slates, not {self.method}",
+                where="Explore share",
+                fix='use rate, or method="plackett_luce"',
+            )
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from tailorbird.training.dataset.request_choice import NEGATIVES
 from tailorbird.training.dataset.rows import Material, load_material
 from tailorbird.training.dataset.sampling import thin
 from tailorbird.training.dataset.split import Split, split_at, split_by_time
+from tailorbird.training.evaluation.estimate import ChampionEstimate, estimate_against_champion
 from tailorbird.training.evaluation.evaluate import (
     Scorer,
     evaluate_scorers,
@@ -179,8 +180,17 @@ def _train(
         material, features, parts, plan, series, fitted, rivals, slot, test_from, settings, timer
     )
     incumbent_note = describe_unevaluated(champion, unjudged) if unjudged else ""
+    estimate = _estimate_off_policy(
+        source, material, features, split, plan, series, fitted, rivals, slot, settings, timer
+    )
     judgement = _Judgement(
-        evaluation, fitted, champion if bundle is not None else "", incumbent_note, rivals, recipe
+        evaluation,
+        fitted,
+        champion if bundle is not None else "",
+        incumbent_note,
+        rivals,
+        recipe,
+        estimate,
     )
     decision = decide(judgement.evidence(store))
     all_notes = (
@@ -201,6 +211,7 @@ def _train(
         ),
         *_other_slot_notes(fitted, slot, store, champion),
         *_comparison_notes(champion, bundle, unjudged, parts.test, test_from),
+        *((estimate.summary,) if estimate is not None else ()),
     )
     notes = tuple(note for note in all_notes if note not in decision.reasons)
     about = {
@@ -216,6 +227,7 @@ def _train(
             head: choice.summary for head, choice in fitted.calibration_choices.items()
         },
         **({"retrieval": dict(retrieval.figures)} if retrieval.figures else {}),
+        **({"off_policy": estimate.to_dict()} if estimate is not None else {}),
         **lake_provenance(source, data),
     }
     timer.report("bundle", 0, 1)
@@ -529,6 +541,46 @@ def _evaluate_rivals(
     )
 
 
+def _estimate_off_policy(
+    source: Lake,
+    material: Material,
+    features: FeatureSet,
+    split: Split,
+    plan: _CandidatePlan,
+    series: IndexSeries,
+    fitted: FittedModel,
+    rivals: _Rivals,
+    slot: Slot,
+    settings: TrainSettings,
+    timer: StageTimer,
+) -> ChampionEstimate | None:
+    """Estimate from the log what the new model and the champion earn; None without a champion."""
+    champion = rivals.bundles.get(rivals.champion)
+    if champion is None or not material.is_logged:
+        return None
+    live = merge_live_columns([plan.live, champion.encoder.live])
+    scorers: dict[str, Scorer] = {
+        MODEL_NAME: partial(fitted.score, series=series, objective=slot.objective, live=live),
+        champion.version: version_scorer(
+            champion, series, slot.objective, live, features, material.events
+        ),
+    }
+    timer.report("off-policy", 0, 1)
+    estimate = estimate_against_champion(
+        source,
+        material,
+        features,
+        slot,
+        plan.replay(material, features, live),
+        series,
+        scorers,
+        ts_from=max(split.validation_until, champion.manifest.window.ts_to),
+        settings=settings,
+    )
+    timer.report("off-policy", 1, 1)
+    return estimate
+
+
 @dataclass(frozen=True)
 class _Judgement:
     """The evaluation and its context, from which the gate decides."""
@@ -539,6 +591,7 @@ class _Judgement:
     incumbent_note: str
     rivals: _Rivals
     recipe: str
+    estimate: ChampionEstimate | None
 
     def evidence(self, store: Registry) -> Evidence:
         evaluation = self.evaluation
@@ -567,6 +620,8 @@ class _Judgement:
             figures[MODEL_NAME][coverage].value,
             figures[reference][coverage].value if reference in figures else 0.0,
             self.fitted.leaks,
+            estimate=self.estimate.summary if self.estimate is not None else "",
+            is_estimated_worse=self.estimate is not None and self.estimate.is_worse,
         )
 
     def anchor_after(self, store: Registry, decision: Decision) -> str:

@@ -477,6 +477,23 @@ def test_each_policy_answers_by_the_same_rules(make, policy):
     assert shown == order.get(policy, shown)
 
 
+def test_a_share_of_answers_is_drawn_and_logs_both_probabilities(make, answer_log):
+    explore = Explore(method="plackett_luce", first=1, share=0.5, temperature=1.0)
+    slots = {"home": Slot("home", size=4, sources={"popular": 40}, explore=explore)}
+    pipeline = make(slots=slots)
+    for _ in range(30):
+        pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
+    first = set()
+    for record in answer_log.records:
+        joint, marginal = np.array(record.joint_propensities), np.array(record.propensities)
+        assert joint.shape == marginal.shape == (4,)
+        assert joint[0] == pytest.approx(marginal[0], abs=1e-6)
+        assert (np.diff(joint) <= 0).all()
+        assert (joint <= marginal + 1e-6).all()
+        first.add(bool(marginal[0] > 0.5))
+    assert first == {True, False}
+
+
 @pytest.mark.slow
 def test_logged_propensities_are_the_frequencies(make, answer_log):
     slots = {

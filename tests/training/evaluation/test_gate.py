@@ -167,3 +167,13 @@ def test_nothing_to_compare_with_is_refused() -> None:
     assert not decision(baselines=()).promote
     assert "nothing to compare with" in decision(baselines=()).reason
     assert decision(baselines=(), incumbent=incumbent(CLEAR)).promote
+
+
+def test_a_model_that_the_log_finds_worse_is_rejected() -> None:
+    text = "clicks per answer: 0.10 against 0.20"
+    worse = decision(incumbent=incumbent(CLEAR), estimate=text, is_estimated_worse=True)
+    assert not worse.promote
+    assert worse.reason == f"earns less than the incumbent: {text}"
+    told = decision(incumbent=incumbent(CLEAR), estimate=text)
+    assert told.promote
+    assert text in told.reasons

@@ -182,6 +182,7 @@ def build_log_entry(
         if request.live is not None and scores is not None
         else [],
         values=scores.value.tolist() if scores is not None else [],
+        joint_propensities=choice.joint.tolist(),
     )
     return _encode_event(event), record
 

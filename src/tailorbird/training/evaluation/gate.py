@@ -11,7 +11,8 @@ request's time, so the incumbent is evaluated as it would serve now.
 A fresher model must also stay within the margin of two fixed anchors, the best baseline and the
 last model that won by superiority, so that small losses cannot add up. A model of another recipe
 must beat the best baseline. In any case probabilities must be about right, lists must not shrink to
-a few items, and no column may look like target leakage.
+a few items, and no column may look like target leakage. Where the log can tell, the model must not
+be estimated to earn less than the champion (`off_policy`).
 """
 
 from collections.abc import Mapping
@@ -83,6 +84,8 @@ class Evidence:
         coverage_reference: the same for the incumbent or the best baseline.
         leaks: columns that look like target leakage, with the reason.
         margin: relative margin of non-inferiority.
+        estimate: the off-policy estimate of both, or why there is none; "" without an incumbent.
+        is_estimated_worse: whether its whole interval is below 0.
     """
 
     metric: str
@@ -97,6 +100,8 @@ class Evidence:
     coverage_reference: float = 0.0
     leaks: Mapping[str, str] | None = None
     margin: float = MARGIN
+    estimate: str = ""
+    is_estimated_worse: bool = False
 
 
 def decide(evidence: Evidence) -> Decision:
@@ -125,6 +130,10 @@ def decide(evidence: Evidence) -> Decision:
             else "no gain that could not be chance: "
         )
         (notes if passes else refusals).append(text if passes else f"{why}{text}")
+    if evidence.is_estimated_worse:
+        refusals.append(f"earns less than the incumbent: {evidence.estimate}")
+    elif evidence.estimate:
+        notes.append(evidence.estimate)
     if evidence.incumbent_note:
         notes.append(evidence.incumbent_note)
     if best is None and evidence.incumbent is None:

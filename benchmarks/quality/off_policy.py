@@ -1,0 +1,298 @@
+"""Off-policy evaluation against known truth, and on the Open Bandit Dataset.
+
+    python -m benchmarks.quality.off_policy [--small] [--data PATH] [--json]
+
+**Simulated logs.** `actions`: one of five items, drawn by a known policy, for people who come
+several times; a reward model that is right in order but too flat. `item_position` and `cascade`:
+slates of three out of five candidates, a share of which Plackett–Luce draws by the code that serves;
+clicks depend on item and position. The truth is the expected reward of the evaluated policy. Each
+run draws a new log. Reported are bias, root mean square error, and how often the 95 % interval
+covers the truth, over all runs; also the share of runs that the support check would refuse.
+
+**Open Bandit.** Half of the impressions were shown by a uniform policy, half by Thompson sampling
+(`bts`), at the same time. `random_to_bts` estimates the click rate of `bts` from the log of
+`random`; the evaluated policy is that of the whole week, each item's share of the `bts` impressions
+at a position, as its changing probabilities are logged only for what it showed. `bts_to_random`
+needs no such step. The reward model is each item's smoothed click rate, fitted on the other half of
+the evaluated log. The comparison is the click rate of the other half, which has its own error.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+from collections.abc import Callable, Mapping
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from benchmarks.quality.running import default_data, environment, find_data_set
+from tailorbird.experiments.off_policy.evaluate import PolicyValue, evaluate_policy
+from tailorbird.experiments.off_policy.sample import PolicySample
+from tailorbird.experiments.off_policy.support import check_support
+from tailorbird.ranking import Explore
+from tailorbird.ranking.policy.slate_distribution import slate_distribution
+
+Floats = npt.NDArray[np.float64]
+Draw = Callable[[np.random.Generator], PolicySample]
+
+FOLDER = "open-bandit"
+ESTIMATORS = ("ips", "snips", "clipped", "dm", "dr", "switch_dr", "dros")
+BANDIT_ESTIMATORS = ("ips", "snips", "dr")
+BOOTSTRAP_SEED = 1_000_000  # so that no bootstrap shares the random numbers of its log
+SMOOTHING = 200.0  # impressions that an item's click rate is smoothed by
+ACTIONS = np.linspace(-1, 1, 5)
+VALUES = np.array([0.9, 0.2, 0.8, 0.5, 0.4])  # of the logging order
+APPEAL = np.array([0.10, 0.16, 0.06, 0.13, 0.04])
+EXAMINED = np.array([1.0, 0.6, 0.4])
+EXPLORE = Explore(method="plackett_luce", first=1, pool=10, temperature=1.5, share=0.5)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality.off_policy", description=__doc__
+    )
+    parser.add_argument("--data", type=Path, default=default_data())
+    parser.add_argument("--small", action="store_true", help="a tenth of the runs")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    result = measure(arguments.data, small=arguments.small)
+    print(json.dumps(result, indent=1) if arguments.json else format_report(result))
+
+
+def measure(data: Path | None, *, small: bool) -> dict[str, Any]:
+    """Run all protocols; Open Bandit is left out where its files are missing."""
+    runs = 40 if small else 400
+    by_position, cascade = SlateLog(6_000, joint=False), SlateLog(20_000, joint=True)
+    protocols = {
+        "actions": (draw_actions, actions_truth()),
+        "item_position": (by_position.draw, by_position.truth),
+        "cascade": (cascade.draw, cascade.truth),
+    }
+    results: dict[str, Any] = {
+        name: measure_runs(draw, truth, runs) for name, (draw, truth) in protocols.items()
+    }
+    folder = find_data_set(FOLDER, data)
+    campaigns = ("all", "men") if folder is not None else ()
+    for campaign in campaigns:
+        assert folder is not None
+        for source, target in (("random", "bts"), ("bts", "random")):
+            results[f"open_bandit.{campaign}.{source}_to_{target}"] = measure_campaign(
+                folder / f"{campaign}.parquet", source, target
+            )
+    return {
+        "benchmark": "off_policy",
+        "kind": "off_policy",
+        "small": small,
+        "runs": runs,
+        "revision": revision(),
+        "environment": environment(),
+        "results": {"ope": results},
+    }
+
+
+def revision() -> str:
+    """Return the commit that is measured."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def measure_runs(draw: Draw, truth: float, runs: int) -> dict[str, Any]:
+    """Return bias, error, coverage and width of each estimator over new logs."""
+    samples = [draw(np.random.default_rng(seed)) for seed in range(runs)]
+    values = [
+        evaluate_policy(
+            sample,
+            ESTIMATORS,
+            replicates=300,
+            seed=BOOTSTRAP_SEED + seed,
+            ess_min=0,
+            unsupported_max=1,
+        )
+        for seed, sample in enumerate(samples)
+    ]
+    refused = float(np.mean([not check_support(sample).is_enough for sample in samples]))
+    figures = {name: _run_figures([value[name] for value in values], truth) for name in ESTIMATORS}
+    effective = float(np.mean([value.support.effective for value in values]))
+    return {
+        "truth": truth,
+        "refused": figure(refused, runs),
+        "effective": effective,
+        "responses": values[0].support.responses,
+        **figures,
+    }
+
+
+def _run_figures(estimates: list[Any], truth: float) -> dict[str, Any]:
+    values = np.array([estimate.value for estimate in estimates])
+    covered = [estimate.low <= truth <= estimate.high for estimate in estimates]
+    error = float(values.std() / math.sqrt(len(values)))
+    bias = float(values.mean() - truth)
+    return {
+        "bias": {
+            "value": bias / truth,
+            "low": (bias - 1.96 * error) / truth,
+            "high": (bias + 1.96 * error) / truth,
+            "n": len(values),
+        },
+        "rmse": float(np.sqrt(np.mean((values - truth) ** 2))) / truth,
+        "coverage": figure(float(np.mean(covered)), len(values)),
+        "width": float(np.mean([estimate.high - estimate.low for estimate in estimates])) / truth,
+    }
+
+
+def figure(share: float, n: int) -> dict[str, float]:
+    """Return a share with its 95 % Wilson interval."""
+    z = 1.96
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return {"value": share, "low": max(0.0, centre - half), "high": centre + half, "n": n}
+
+
+def action_probabilities(taste: Floats, strength: float) -> Floats:
+    """Return the probabilities (n, 5) of a policy that follows tastes by a strength."""
+    weights = np.exp(strength * ACTIONS * taste[:, None])
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def action_clicks(taste: Floats) -> Floats:
+    """Return the click rate (n, 5) of each item for tastes."""
+    return 1 / (1 + np.exp(1.5 - ACTIONS * taste[:, None]))
+
+
+def actions_truth() -> float:
+    """Return the value of the evaluated policy, over a million tastes."""
+    taste = np.random.default_rng(12345).normal(size=1_000_000)
+    return float((action_clicks(taste) * action_probabilities(taste, 1.0)).sum(axis=1).mean())
+
+
+def draw_actions(rng: np.random.Generator) -> PolicySample:
+    """Draw a log of 3,000 single actions of 1,000 people."""
+    n = 3_000
+    person = rng.integers(1_000, size=n)
+    taste = rng.normal(size=1_000)[person]
+    logged, target = action_probabilities(taste, -0.5), action_probabilities(taste, 1.0)
+    action = np.minimum((rng.random(n)[:, None] > logged.cumsum(axis=1)).sum(axis=1), 4)
+    row = np.arange(n)
+    model = 0.2 + 0.05 * ACTIONS * taste[:, None]
+    return PolicySample.of_actions(
+        rng.random(n) < action_clicks(taste)[row, action],
+        logged[row, action],
+        target[row, action],
+        person=person,
+        prediction=model[row, action],
+        expected=(model * target).sum(axis=1),
+    )
+
+
+class SlateLog:
+    """A log of slates with the propensities of the code that serves, for the order by appeal."""
+
+    def __init__(self, responses: int, *, joint: bool) -> None:
+        self._responses = responses
+        size = EXAMINED.size
+        order = np.argsort(-VALUES)
+        logging = slate_distribution(order, size, EXPLORE, VALUES)
+        target_order = np.argsort(-APPEAL)
+        target = slate_distribution(target_order, size, None)
+        self._slates = np.array(list(permutations(range(VALUES.size), size)))
+        pairs = [logging.propensities(slate) for slate in self._slates]
+        self._chance = np.array([pair[1][-1] for pair in pairs])
+        logged = np.array([pair[int(joint)] for pair in pairs])
+        chosen = np.array([target.propensities(slate)[int(joint)] for slate in self._slates])
+        self._weight = chosen / logged
+        self.truth = float(np.sum(APPEAL[target_order[:size]] * EXAMINED))
+        self._expected = 0.5 * (APPEAL[target_order[:size]] + 0.1) * EXAMINED
+
+    def draw(self, rng: np.random.Generator) -> PolicySample:
+        """Draw a log of slates, two a person; the model is half right about items."""
+        n = self._responses
+        index = rng.choice(len(self._slates), n, p=self._chance / self._chance.sum())
+        items = self._slates[index]
+        clicked = rng.random(items.shape) < APPEAL[items] * EXAMINED
+        return PolicySample(
+            clicked.astype(np.float64),
+            self._weight[index],
+            rng.integers(n // 2, size=n),
+            np.ones(items.shape, bool),
+            0.5 * (APPEAL[items] + 0.1) * EXAMINED,
+            np.broadcast_to(self._expected, items.shape),
+        )
+
+
+def measure_campaign(path: Path, source: str, target: str) -> dict[str, Any]:
+    """Estimate the click rate of one policy from the other's log of a campaign."""
+    rows = pq.read_table(path, columns=["policy", "item_id", "position", "click", "propensity"])
+    policy = np.array(rows["policy"].to_pylist())
+    click = rows["click"].to_numpy().astype(np.float64)
+    items, item = np.unique(rows["item_id"].to_numpy(), return_inverse=True)
+    position = rows["position"].to_numpy().astype(np.int64) - 1
+    log, other = policy == source, policy == target
+    shares = np.full((3, items.size), 1.0 / items.size)
+    if target == "bts":
+        counts = np.zeros((3, items.size))
+        np.add.at(counts, (position[other], item[other]), 1.0)
+        shares = counts / counts.sum(axis=1, keepdims=True)
+    model = _cross_fit(click[log], item[log], items.size)
+    sample = PolicySample.of_actions(
+        click[log],
+        rows["propensity"].to_numpy()[log],
+        shares[position[log], item[log]],
+        prediction=model[np.arange(len(model)), item[log]],
+        expected=(model * shares[position[log]]).sum(axis=1),
+    )
+    value = evaluate_policy(sample, BANDIT_ESTIMATORS, replicates=1_000, seed=1, ess_min=100)
+    truth, n = float(click[other].mean()), int(other.sum())
+    return {
+        "on_policy": figure(truth, n),
+        "logged": value.logged,
+        "effective": value.support.effective,
+        "responses": value.support.responses,
+        "largest_weight": value.support.largest_weight,
+        "refusal": value.support.refusal,
+        **{name: _bandit_figures(value, name, truth) for name in BANDIT_ESTIMATORS},
+    }
+
+
+def _bandit_figures(value: PolicyValue, name: str, truth: float) -> Mapping[str, float | None]:
+    estimate = value[name]
+    if estimate.is_refused:
+        return {"value": None, "low": None, "high": None, "relative_error": None}
+    return {
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "relative_error": abs(estimate.value - truth) / truth,
+    }
+
+
+def _cross_fit(click: Floats, item: npt.NDArray[np.int64], items: int) -> Floats:
+    """Return the smoothed click rate (n, items) of the other half, for each row."""
+    half = np.arange(len(click)) % 2
+    rates = np.empty((2, items))
+    for fold in (0, 1):
+        rows = half != fold
+        clicks = np.bincount(item[rows], click[rows], items)
+        shown = np.bincount(item[rows], minlength=items)
+        rates[fold] = (clicks + SMOOTHING * click[rows].mean()) / (shown + SMOOTHING)
+    return rates[half]
+
+
+def format_report(result: dict[str, Any]) -> str:
+    """Format the result for people."""
+    lines = []
+    for name, case in result["results"]["ope"].items():
+        lines.append(name)
+        for estimator in ESTIMATORS:
+            if estimator in case:
+                lines.append(f"  {estimator:10} {json.dumps(case[estimator])}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The section of `docs/results.md` about off-policy evaluation, from the JSON of `off_policy`."""
+
+from typing import Any
+
+ESTIMATORS = ("ips", "snips", "clipped", "dr", "switch_dr", "dros", "dm")
+PROTOCOLS = {
+    "actions": "single items",
+    "item_position": "slates, by item and position",
+    "cascade": "slates, cascade",
+}
+
+
+def is_off_policy(result: dict[str, Any]) -> bool:
+    """Return True if figures are of off-policy evaluation."""
+    return result.get("kind") == "off_policy"
+
+
+def section(result: dict[str, Any]) -> str:
+    """Return the tables of simulated logs and of Open Bandit."""
+    cases, environment = result["results"]["ope"], result["environment"]
+    parts = [
+        "## off_policy",
+        "The value of a policy, estimated from the log of another one. It is a one-step reward over "
+        "logged contexts.",
+        f"`python -m benchmarks.quality.off_policy`, revision {result['revision']}, measured "
+        f"{environment['day']} on {environment['cpu']} ({environment['cores']} cores).",
+        f"Simulated logs with known truth, {result['runs']:,} each. Bias, error and width are "
+        "shares of the truth. Coverage is of the 95 % interval.",
+        *(_simulated(label, cases[name]) for name, label in PROTOCOLS.items()),
+    ]
+    campaigns = {name: case for name, case in cases.items() if name.startswith("open_bandit")}
+    if campaigns:
+        parts += [
+            "Open Bandit, 10,000 impressions of each policy. The relative error is against the "
+            "click rate of the policy's own impressions, which have only 38 to 69 clicks.",
+            _campaigns(campaigns),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _simulated(label: str, case: dict[str, Any]) -> str:
+    lines = [
+        f"**{label}**: {case['responses']:,} responses, mean effective sample size "
+        f"{case['effective']:,.0f}, refused {case['refused']['value']:.0%}",
+        "",
+        "| | bias | error (RMSE) | coverage | width |",
+        "|---|---|---|---|---|",
+    ]
+    for name in ESTIMATORS:
+        row = case[name]
+        bias, coverage = row["bias"], row["coverage"]
+        lines.append(
+            f"| {name} | {bias['value']:+.1%} ({bias['low']:+.1%} – {bias['high']:+.1%}) "
+            f"| {row['rmse']:.1%} "
+            f"| {coverage['value']:.1%} ({coverage['low']:.1%} – {coverage['high']:.1%}) "
+            f"| {row['width']:.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def _campaigns(campaigns: dict[str, Any]) -> str:
+    lines = [
+        "| campaign | own clicks | effective sample size | ips | snips | dr |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, case in campaigns.items():
+        _, campaign, direction = name.split(".")
+        own = case["on_policy"]
+        cells = [_estimate(case[estimator]) for estimator in ("ips", "snips", "dr")]
+        lines.append(
+            f"| {campaign}, {direction.replace('_to_', ' → ')} "
+            f"| {own['value']:.2%} ({own['low']:.2%} – {own['high']:.2%}) "
+            f"| {case['effective']:,.0f} of {case['responses']:,} | {' | '.join(cells)} |"
+        )
+    return "\n".join(lines)
+
+
+def _estimate(row: dict[str, Any]) -> str:
+    if row["value"] is None:
+        return "refused"
+    interval = f"{row['low']:.2%} – {row['high']:.2%}"
+    return f"{row['value']:.2%} ({interval}), off by {row['relative_error']:.0%}"

@@ -1,0 +1,137 @@
+"""Estimators of a policy's value, each as one numerator and denominator per response and position.
+
+The value is the sum over positions of Σ numerator / Σ denominator, so that one bootstrap serves all
+of them. w is the importance weight, r the reward, q the predicted reward of the logged item, and v
+that of what the evaluated policy shows.
+
+    dm         v                                                 needs a model, ignores the log
+    ips        w r                                               Horvitz & Thompson 1952
+    snips      w r / Σ w                                         Swaminathan & Joachims 2015
+    clipped    min(w, M) r                                       Ionides 2008
+    dr         v + w (r - q)                                     Dudík et al. 2011
+    switch_dr  v + w (r - q) [w ≤ M]                             Wang et al. 2017
+    dros       v + λ w / (w² + λ) (r - q)                        Su et al. 2020
+
+By default M = √n, as Ionides recommends, and λ = n, which bounds the shrunk weight by √n / 2. With
+item-position weights ips is IIPS, with cascade weights it is RIPS.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import UsageError
+from tailorbird.experiments.off_policy.sample import PolicySample
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Numerators and denominators, shape (n, k)."""
+
+    numerator: Floats
+    denominator: Floats
+
+    @property
+    def value(self) -> float:
+        """The estimate."""
+        return float(np.sum(self.numerator.sum(axis=0) / self.denominator.sum(axis=0)))
+
+
+Estimator = Callable[[PolicySample], Terms]
+
+
+def dm(sample: PolicySample) -> Terms:
+    """Estimate by the model alone (direct method)."""
+    return _mean(_model(sample)[1])
+
+
+def ips(sample: PolicySample) -> Terms:
+    """Estimate by inverse propensity scores."""
+    return _mean(sample.weight * sample.reward)
+
+
+def snips(sample: PolicySample) -> Terms:
+    """Estimate by self-normalised inverse propensity scores."""
+    return Terms(sample.weight * sample.reward, sample.weight)
+
+
+def clipped(sample: PolicySample, *, limit: float | None = None) -> Terms:
+    """Estimate by inverse propensity scores with weights of at most `limit`, by default √n."""
+    return _mean(np.minimum(sample.weight, _limit(sample, limit)) * sample.reward)
+
+
+def dr(sample: PolicySample) -> Terms:
+    """Estimate doubly robustly: by the model, and by the weighted error of the model."""
+    prediction, expected = _model(sample)
+    return _mean(expected + sample.weight * (sample.reward - prediction))
+
+
+def switch_dr(sample: PolicySample, *, limit: float | None = None) -> Terms:
+    """Estimate doubly robustly, by the model alone where the weight exceeds `limit`."""
+    prediction, expected = _model(sample)
+    weight = np.where(sample.weight <= _limit(sample, limit), sample.weight, 0.0)
+    return _mean(expected + weight * (sample.reward - prediction))
+
+
+def dros(sample: PolicySample, *, shrinkage: float | None = None) -> Terms:
+    """Estimate doubly robustly with optimistically shrunk weights; `shrinkage` is by default n."""
+    prediction, expected = _model(sample)
+    shrinkage = float(sample.responses) if shrinkage is None else shrinkage
+    weight = shrinkage * sample.weight / (sample.weight**2 + shrinkage)
+    return _mean(expected + weight * (sample.reward - prediction))
+
+
+ESTIMATORS: Mapping[str, Estimator] = {
+    "ips": ips,
+    "snips": snips,
+    "clipped": clipped,
+    "dm": dm,
+    "dr": dr,
+    "switch_dr": switch_dr,
+    "dros": dros,
+}
+MODEL_BASED = ("dm", "dr", "switch_dr", "dros")
+
+
+def available_estimators(*samples: PolicySample) -> list[str]:
+    """Return the names of the estimators that samples allow; the direct method is not among them.
+
+    It has no protection against a wrong model, and is only for comparisons.
+    """
+    has_model = all(sample.has_model for sample in samples)
+    return [name for name in ESTIMATORS if name != "dm" and (has_model or name not in MODEL_BASED)]
+
+
+def select_estimators(names: Sequence[str]) -> dict[str, Estimator]:
+    """Return estimators by name.
+
+    Raises:
+        UsageError: there is no such estimator.
+    """
+    for name in names:
+        if name not in ESTIMATORS:
+            raise UsageError(
+                f"there is no estimator {name!r}", fix=f"use one of {', '.join(ESTIMATORS)}"
+            )
+    return {name: ESTIMATORS[name] for name in names}
+
+
+def _mean(numerator: Floats) -> Terms:
+    return Terms(numerator, np.ones(numerator.shape))
+
+
+def _model(sample: PolicySample) -> tuple[Floats, Floats]:
+    if sample.prediction is None or sample.expected is None:
+        raise UsageError(
+            "a doubly robust estimator needs predicted rewards",
+            fix="give prediction and expected, or use ips, snips or clipped",
+        )
+    return sample.prediction, sample.expected
+
+
+def _limit(sample: PolicySample, limit: float | None) -> float:
+    return float(np.sqrt(sample.responses)) if limit is None else limit

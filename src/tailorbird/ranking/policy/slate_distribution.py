@@ -1,0 +1,356 @@
+"""Distributions of slates: draw a slate, and tell the probability of any slate.
+
+`exploration` explains the methods. `propensities` of a slate gives two probabilities per position:
+of this item at this position, and of the whole slate down to it. Off-policy evaluation divides
+those of an evaluated policy by those that a response logged.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.ranking.policy.diversity import SlateConstraints
+from tailorbird.ranking.slot import Explore
+
+Rows = npt.NDArray[np.intp]
+Floats = npt.NDArray[np.float64]
+NODES = 64  # of the integral over time
+DRAWN_MAX = 30  # The cost of a draw grows with the square of the positions times the pool.
+UNCONSTRAINED = SlateConstraints()
+
+
+@dataclass(frozen=True)
+class Slate:
+    """A slate.
+
+    Attributes:
+        items: (k,): places of the shown items in the candidates, best first.
+        propensities: (k,): the probability of each at its position.
+        explored: the positions (from 1) that show an item which its value alone would not have
+            brought into the answer.
+        joint: (k,): the probability of the slate down to each position.
+    """
+
+    items: Rows
+    propensities: Floats
+    explored: tuple[int, ...] = ()
+    joint: Floats = field(default_factory=lambda: np.zeros(0))
+
+
+class SlateDistribution(Protocol):
+    """A distribution over slates of the candidates of one request."""
+
+    def draw(self, rng: np.random.Generator) -> Rows:
+        """Draw a slate (k,): places in the candidates, best first."""
+        ...
+
+    def propensities(self, shown: Rows) -> tuple[Floats, Floats]:
+        """Return the probability of each item at its position, and of the slate down to it.
+
+        Args:
+            shown: (k,), -1 for an item that is no candidate. It may be longer than a drawn slate.
+        """
+        ...
+
+
+def slate_distribution(
+    order: Rows,
+    size: int,
+    explore: Explore | None,
+    values: Floats | None = None,
+    constraints: SlateConstraints = UNCONSTRAINED,
+) -> SlateDistribution:
+    """Return the distribution that a slot's exploration makes of an order; see `draw_slate`."""
+    ranked = order[:size]
+    if explore is None or explore.rate <= 0 or ranked.size < explore.first:
+        return RankedSlate(ranked)
+    if explore.method == "swap":
+        return SwappedPairs.of(order, ranked, explore, constraints)
+    if explore.method == "plackett_luce":
+        assert values is not None
+        return PlackettLuce.of(order, ranked, explore, values)
+    return OneExplored.of(order, ranked, explore, constraints)
+
+
+@dataclass(frozen=True)
+class RankedSlate:
+    """The slate by value, for sure."""
+
+    ranked: Rows
+
+    def draw(self, rng: np.random.Generator) -> Rows:
+        return self.ranked.copy()
+
+    def propensities(self, shown: Rows) -> tuple[Floats, Floats]:
+        return _certain(_agreement(shown, self.ranked))
+
+
+@dataclass(frozen=True)
+class OneExplored:
+    """The ranked slate, with at most one position from the pool: `item`.
+
+    Attributes:
+        pools: explorable position → the items that may stand there.
+    """
+
+    ranked: Rows
+    rate: float
+    pools: Mapping[int, Rows]
+
+    @classmethod
+    def of(
+        cls, order: Rows, ranked: Rows, explore: Explore, constraints: SlateConstraints
+    ) -> "OneExplored":
+        pool = order[ranked.size : ranked.size + explore.pool]
+        positions = [
+            at for at in range(explore.first - 1, ranked.size) if at not in constraints.fixed
+        ]
+        pools = dict.fromkeys(positions, pool)
+        if not constraints.is_unconstrained:
+            pools = {
+                at: pool[constraints.added_violations(ranked, at, pool) <= 0] for at in positions
+            }
+        return cls(ranked, explore.rate, {at: items for at, items in pools.items() if items.size})
+
+    def draw(self, rng: np.random.Generator) -> Rows:
+        shown, positions = self.ranked.copy(), list(self.pools)
+        if not positions or rng.random() >= self.rate:
+            return shown
+        at = positions[int(rng.integers(len(positions)))]
+        pool = self.pools[at]
+        shown[at] = pool[int(rng.integers(pool.size))]
+        return shown
+
+    def propensities(self, shown: Rows) -> tuple[Floats, Floats]:
+        is_ranked, positions = _agreement(shown, self.ranked), list(self.pools)
+        explored = np.zeros(shown.size)
+        for at in np.flatnonzero(~is_ranked).tolist():
+            pool = self.pools.get(at)
+            if pool is not None and (pool == shown[at]).any():
+                explored[at] = self.rate / (len(positions) * pool.size)
+        if not positions:
+            return _certain(is_ranked)
+        can_explore = np.zeros(max(shown.size, self.ranked.size), bool)
+        can_explore[positions] = True
+        can_explore = can_explore[: shown.size]
+        share = self.rate / len(positions)
+        marginal = np.where(is_ranked, 1.0 - share * can_explore, explored)
+        changes = (~is_ranked).cumsum()
+        unchanged = (1.0 - share * can_explore.cumsum()).clip(0.0)
+        joint = np.where(changes == 0, unchanged, (changes == 1) * explored.cumsum())
+        return marginal, joint
+
+
+@dataclass(frozen=True)
+class SwappedPairs:
+    """The ranked slate, with independently swapped neighbours: `swap`.
+
+    A pair that reaches past the end exchanges the last item of the slate for the next one.
+
+    Attributes:
+        reach: the ranked items, and the one after them where a pair includes it.
+        pairs: the upper position of each pair.
+    """
+
+    reach: Rows
+    size: int
+    rate: float
+    pairs: Rows
+
+    @classmethod
+    def of(
+        cls, order: Rows, ranked: Rows, explore: Explore, constraints: SlateConstraints
+    ) -> "SwappedPairs":
+        start = explore.first - 1
+        reach = min(order.size, ranked.size + (ranked.size - start) % 2)
+        pairs = start + 2 * np.arange((reach - start) // 2)
+        swappable = _swappable_pairs(order, ranked.size, pairs.tolist(), constraints)
+        return cls(order[:reach], ranked.size, explore.rate, np.array(swappable, np.intp))
+
+    def draw(self, rng: np.random.Generator) -> Rows:
+        return self._swap(self.pairs[rng.random(self.pairs.size) < self.rate])[: self.size]
+
+    def propensities(self, shown: Rows) -> tuple[Floats, Floats]:
+        as_ranked = _agreement(shown, self.reach[: self.size])
+        as_swapped = _agreement(shown, self._swap(self.pairs)[: self.size])
+        upper = self.pairs[self.pairs < shown.size]
+        lower = self.pairs[self.pairs + 1 < shown.size] + 1
+        is_paired = np.zeros(shown.size, bool)
+        is_paired[upper], is_paired[lower] = True, True
+        marginal = np.where(as_ranked, 1.0 - self.rate, np.where(as_swapped, self.rate, 0.0))
+        marginal = np.where(is_paired, marginal, as_ranked.astype(np.float64))
+        # The lower item of a pair is certain once the upper one is known.
+        conditional = marginal.copy()
+        conditional[lower] = np.where(
+            as_ranked[lower - 1], as_ranked[lower], as_swapped[lower - 1] & as_swapped[lower]
+        )
+        return marginal, conditional.cumprod()
+
+    def _swap(self, pairs: Rows) -> Rows:
+        moved = self.reach.copy()
+        moved[pairs], moved[pairs + 1] = self.reach[pairs + 1], self.reach[pairs]
+        return moved
+
+
+@dataclass(frozen=True)
+class PlackettLuce:
+    """A share of slates drawn by value, the others as ranked: `plackett_luce`.
+
+    Attributes:
+        start: the first drawn position, from 0.
+        count: the number of drawn positions.
+        pool: the items that may be drawn, best first; their `strengths`.
+    """
+
+    ranked: Rows
+    share: float
+    start: int
+    count: int
+    pool: Rows
+    strengths: Floats
+
+    @classmethod
+    def of(cls, order: Rows, ranked: Rows, explore: Explore, values: Floats) -> "PlackettLuce":
+        start, size = explore.first - 1, ranked.size
+        end = min(size, start + DRAWN_MAX)
+        pool = order[start : end if end < size else size + explore.pool]
+        strengths = _strengths(values[pool], explore.temperature)
+        return cls(ranked, explore.share, start, end - start, pool, strengths)
+
+    def draw(self, rng: np.random.Generator) -> Rows:
+        shown = self.ranked.copy()
+        if self.share < 1 and rng.random() >= self.share:
+            return shown
+        # Gumbel noise: the order of log-strength + noise is a draw of the model (Yellott 1977).
+        noisy = np.log(self.strengths) + rng.gumbel(size=self.pool.size)
+        drawn = np.argsort(-noisy, kind="stable")[: self.count]
+        shown[self.start : self.start + self.count] = self.pool[drawn]
+        return shown
+
+    def propensities(self, shown: Rows) -> tuple[Floats, Floats]:
+        is_ranked = _agreement(shown, self.ranked).astype(np.float64)
+        marginal, conditional = is_ranked.copy(), is_ranked.copy()
+        drawn = slice(self.start, min(self.start + self.count, shown.size))
+        places = _places(shown[drawn], self.pool)
+        is_known = places >= 0
+        known = np.maximum(places, 0)
+        marginal[drawn] = np.where(is_known, marginals(self.strengths, known), 0.0)
+        taken = np.where(is_known, self.strengths[known], 0.0)
+        left = self.strengths.sum() - np.concatenate([[0.0], np.cumsum(taken)[:-1]])
+        conditional[drawn] = taken / np.maximum(left, taken.clip(1e-300))
+        joint: Floats = conditional.cumprod()
+        if self.share >= 1:
+            return marginal, joint
+        return (
+            self.share * marginal + (1.0 - self.share) * is_ranked,
+            self.share * joint + (1.0 - self.share) * is_ranked.cumprod(),
+        )
+
+
+def _certain(is_ranked: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Return the propensities of a slate that is drawn for sure."""
+    marginal = is_ranked.astype(np.float64)
+    return marginal, marginal.cumprod()
+
+
+def _agreement(shown: Rows, ranked: Rows) -> npt.NDArray[np.bool_]:
+    """Return where a slate shows what another one shows; nowhere beyond its end."""
+    if shown.size == ranked.size:
+        return shown == ranked
+    equal = np.zeros(shown.size, bool)
+    common = min(shown.size, ranked.size)
+    equal[:common] = shown[:common] == ranked[:common]
+    return equal
+
+
+def _places(items: Rows, pool: Rows) -> Rows:
+    """Return the place of each item in a pool, -1 for one that is not there."""
+    if not pool.size:
+        return np.full(items.size, -1, np.intp)
+    order = np.argsort(pool)
+    at = np.minimum(np.searchsorted(pool, items, sorter=order), pool.size - 1)
+    return np.where(pool[order[at]] == items, order[at], -1)
+
+
+def _swappable_pairs(
+    order: Rows, size: int, pairs: Sequence[int], constraints: SlateConstraints
+) -> list[int]:
+    """Return the starts of pairs that may be swapped independently of each other.
+
+    A quota of the first positions or a promotion constrains sets of first items. Each pair changes
+    at most one such set that no other pair changes, so each can be tested alone. No window of a
+    quota may see two of the pairs.
+    """
+    pairs = [at for at in pairs if at not in constraints.fixed and at + 1 not in constraints.fixed]
+    if constraints.is_unconstrained:
+        return pairs
+    allowed = constraints.count_violations(order[:size])
+    swappable: list[int] = []
+    for at in pairs:
+        swapped = order.copy()
+        swapped[[at, at + 1]] = order[[at + 1, at]]
+        if (
+            constraints.window_max
+            and swappable
+            and at - (swappable[-1] + 1) < constraints.window_max - 1
+        ):
+            continue
+        if constraints.count_violations(swapped[:size]) <= allowed:
+            swappable.append(at)
+    return swappable
+
+
+def _strengths(values: Floats, temperature: float) -> Floats:
+    """Return exp(value / temperature) of values scaled to [0, 1].
+
+    So a temperature means the same for every slot.
+    """
+    low, high = float(values.min()), float(values.max())
+    scaled = (values - low) / (high - low) if high > low else np.zeros(values.size)
+    return np.exp((scaled - 1.0) / temperature)
+
+
+def marginals(strengths: Floats, places: Rows) -> Floats:
+    """Return the probability (k,) that item `places[j]` of a Plackett-Luce order is at position j.
+
+    Item i arrives at an exponential time with its strength as the rate. It is at position j if
+    exactly j others arrive before it: P = ∫ s_i exp(-s_i t) Pr[j of the others by t] dt, where the
+    number of the others by t is Poisson-binomial. With u = exp(-s_i t) this is ∫₀¹ Pr[j of the
+    others before −ln(u)/s_i] du, by Gauss-Legendre over pieces of [0, 1]. O(n * k * nodes), all k
+    at once.
+
+    Args:
+        strengths: (n,), above 0.
+    """
+    k = places.size
+    at, weights = _nodes()
+    # arrival[i, l, q]: item l has arrived by the time of node q of item i
+    time = -np.log(at)[None, :] / strengths[places][:, None]
+    ways = np.zeros(
+        (k, NODES, k)
+    )  # ways[i, q, j]: the probability that j of the others processed so far have arrived
+    ways[:, :, 0] = 1.0
+    rows = np.arange(k)
+    for other in range(strengths.size):
+        arrival = -np.expm1(-strengths[other] * time)
+        arrival[rows[places == other]] = 0.0  # an item is not its own competitor
+        taken = ways[:, :, :-1] * arrival[:, :, None]
+        ways *= 1.0 - arrival[:, :, None]
+        ways[:, :, 1:] += taken
+    return np.clip(np.einsum("q,iq->i", weights, ways[rows, :, rows]), 1e-12, 1.0)
+
+
+@cache
+def _nodes() -> tuple[Floats, Floats]:
+    """Return quadrature points and weights over (0, 1), denser near both ends.
+
+    Rare orders have their mass there.
+    """
+    x, w = np.polynomial.legendre.leggauss(NODES)
+    half = (x + 1.0) / 2.0
+    # u = half² (3 - 2 half): its slope is 0 at both ends
+    return half * half * (3.0 - 2.0 * half), w / 2.0 * 6.0 * half * (1.0 - half)

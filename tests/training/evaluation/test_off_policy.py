@@ -1,0 +1,178 @@
+"""Logged answers of a slot that draws whole slates give the value of rankers that it never used."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from tailorbird import Project
+from tailorbird.errors import UsageError
+from tailorbird.events import DAY, HOUR, SystemClock
+from tailorbird.lake import Lake
+from tailorbird.ranking import Explore, Slot
+from tailorbird.ranking.encode.live import NO_LIVE_COLUMNS
+from tailorbird.ranking.policy.slate_distribution import slate_distribution
+from tailorbird.training.dataset.dataset import Dataset
+from tailorbird.training.dataset.indexes import build_series
+from tailorbird.training.dataset.matrix import FeatureChunk
+from tailorbird.training.dataset.replay import Replay
+from tailorbird.training.dataset.rows import Material, RowSettings, load_material
+from tailorbird.training.evaluation.estimate import estimate_against_champion
+from tailorbird.training.evaluation.evaluate import Scorer
+from tailorbird.training.evaluation.off_policy import evaluate_off_policy, read_responses
+from tailorbird.training.settings import TrainSettings
+
+ITEMS, SIZE, RESPONSES = 8, 2, 2_500
+EXPLORE = Explore(method="plackett_luce", first=1, pool=ITEMS, temperature=1.0)
+APPEAL = np.linspace(0.1, 0.6, ITEMS)  # of item i: the logged order is the opposite one
+EXAMINED = np.array([1.0, 0.5])
+SLOT = Slot(
+    "home", size=SIZE, sources={"popular": 50, "new_items": 50}, hide_seen=(), denominator="answer"
+)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a project whose log was drawn by the code that serves."""
+    folder = tmp_path_factory.mktemp("off-policy")
+    rng = np.random.default_rng(3)
+    now = SystemClock().now()
+    start = now - 4 * DAY
+    lines: list[dict] = [
+        {"type": "item", "ts": start - DAY, "item_id": f"i{item}", "event_id": f"p{item}"}
+        for item in range(ITEMS)
+    ]
+    distribution = slate_distribution(np.arange(ITEMS), SIZE, EXPLORE, np.linspace(1.0, 0.0, ITEMS))
+    times = np.sort(rng.integers(start, now - 30 * HOUR, RESPONSES))
+    for number, ts in enumerate(times.tolist()):
+        slate = distribution.draw(rng)
+        propensities, _ = distribution.propensities(slate)
+        base = {"user_id": f"u{rng.integers(500)}", "request_id": f"r{number}"}
+        answer = {"slot": "home", "model": "old", "propensities": propensities.tolist()}
+        items = [f"i{item}" for item in slate.tolist()]
+        lines.append(
+            {"type": "answer", "ts": ts, **base, "items": items, "answer": answer}
+            | {"event_id": f"a{number}"}
+        )
+        lines += [
+            {"type": "click", "ts": ts + 1_000 + position, **base, "item_id": items[position]}
+            | {"event_id": f"c{number}-{position}"}
+            for position in np.flatnonzero(rng.random(SIZE) < APPEAL[slate] * EXAMINED).tolist()
+        ]
+    log = folder / "log.jsonl"
+    log.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    project = Project.create(folder / "shop")
+    project.import_files(log, "tailorbird")
+    return project
+
+
+@pytest.fixture(scope="module")
+def material(shop: Project) -> Material:
+    lake = Lake(shop.declared.paths.lake)
+    settings = RowSettings(0, SystemClock().now(), rows="answers")
+    return load_material(lake, shop.declared.features, SLOT, settings)
+
+
+def scorer(appeal: Callable[[np.ndarray], np.ndarray]) -> Scorer:
+    """Return a ranker by item; it predicts half of the true rate."""
+
+    def score(piece: FeatureChunk) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        data: Dataset = piece.part
+        item = np.array([int(text[1:]) for text in data.items.values.to_pylist()])[data.item]
+        return {"click": 0.5 * APPEAL[item]}, appeal(item.astype(np.float64))
+
+    return score
+
+
+RANKERS = {"new": scorer(lambda item: item), "old": scorer(lambda item: -item)}
+
+
+def replay_of(shop: Project, material: Material, slot: Slot = SLOT) -> Replay:
+    features = shop.declared.features
+    return Replay(material.log, features, slot, material.codes, NO_LIVE_COLUMNS)
+
+
+def responses(shop: Project, material: Material) -> Dataset:
+    lake = Lake(shop.declared.paths.lake)
+    return read_responses(lake, material, SLOT, "click", ts_from=0)
+
+
+def test_the_estimate_covers_the_truth_of_both_rankers(shop: Project, material: Material) -> None:
+    data = responses(shop, material)
+    assert data.requests > 0.95 * RESPONSES
+    series = build_series(material.events, material.items, [int(data.t[0])])
+    report = evaluate_off_policy(
+        material,
+        shop.declared.features,
+        SLOT,
+        data,
+        replay_of(shop, material),
+        series,
+        RANKERS,
+        "click",
+    )
+    best, worst = APPEAL[[-1, -2]] @ EXAMINED, APPEAL[[0, 1]] @ EXAMINED
+    evaluation = report.evaluation
+    for value, truth in ((evaluation.new, best), (evaluation.old, worst)):
+        estimate = value[report.headline]
+        assert estimate.low - estimate.error < truth < estimate.high + estimate.error
+    assert report.headline == "dr"
+    assert report.rebuilt > 0.95
+    assert evaluation.difference["dr"].low > 0
+    assert not report.is_worse
+    assert "one-step reward over logged contexts" in report.summary
+    encoded = msgspec.json.decode(msgspec.json.encode(report.to_dict()))
+    assert encoded["difference"]["dr"]["value"] == evaluation.difference["dr"].value
+
+
+def test_a_worse_ranker_is_told_to_the_gate(shop: Project, material: Material) -> None:
+    data = responses(shop, material)
+    lake, features = Lake(shop.declared.paths.lake), shop.declared.features
+    series = build_series(material.events, material.items, [int(data.t[0])])
+    worse = estimate_against_champion(
+        lake,
+        material,
+        features,
+        SLOT,
+        replay_of(shop, material),
+        series,
+        {"worse": RANKERS["old"], "champion": RANKERS["new"]},
+        ts_from=0,
+        settings=TrainSettings(test_requests=1_500),
+    )
+    assert worse.is_worse
+    assert "of champion, a difference of -0." in worse.summary
+    nothing_left = estimate_against_champion(
+        lake,
+        material,
+        features,
+        SLOT,
+        replay_of(shop, material),
+        series,
+        RANKERS,
+        ts_from=SystemClock().now(),
+        settings=TrainSettings(),
+    )
+    assert not nothing_left.is_worse
+    assert "not told, no answer is newer" in nothing_left.summary
+
+
+def test_an_outcome_that_never_happened_is_refused(shop: Project, material: Material) -> None:
+    lake, features = Lake(shop.declared.paths.lake), shop.declared.features
+    data = read_responses(lake, material, SLOT, "clik", ts_from=0)
+    series = build_series(material.events, material.items, [int(data.t[0])])
+    replay = replay_of(shop, material)
+    with pytest.raises(UsageError, match="led to a 'clik'"):
+        evaluate_off_policy(material, features, SLOT, data, replay, series, RANKERS, "clik")
+
+
+def test_what_is_not_replayed_is_named(tmp_path: Path) -> None:
+    from tailorbird.ranking import Pin
+    from tailorbird.training.evaluation.off_policy import ignored_rules
+
+    slot = Slot("home", rules=["item.stock > 0", "user.age > 18"], pins=[Pin("i1")])
+    assert ignored_rules(slot) == ("not replayed: user.age > 18, pins",)
+    assert ignored_rules(SLOT) == ()

@@ -546,7 +546,7 @@ def _estimate_off_policy(
     material: Material,
     features: FeatureSet,
     split: Split,
-    plan: _CandidatePlan,
+    plan: CandidatePlan,
     series: IndexSeries,
     fitted: FittedModel,
     rivals: _Rivals,

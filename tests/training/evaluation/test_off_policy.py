@@ -19,7 +19,8 @@ from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import build_series
 from tailorbird.training.dataset.matrix import FeatureChunk
 from tailorbird.training.dataset.replay import Replay
-from tailorbird.training.dataset.rows import Material, RowSettings, load_material
+from tailorbird.training.dataset.request_choice import RowSettings
+from tailorbird.training.dataset.rows import Material, load_material
 from tailorbird.training.evaluation.estimate import estimate_against_champion
 from tailorbird.training.evaluation.evaluate import Scorer
 from tailorbird.training.evaluation.off_policy import evaluate_off_policy, read_responses

@@ -16,7 +16,7 @@ from tailorbird.features import Rows
 from tailorbird.features.request import pack_sequences
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.bundle import Scores
-from tailorbird.ranking.policy.exploration import Slate
+from tailorbird.ranking.policy.slate_distribution import Slate
 from tailorbird.ranking.reasons import FOR_YOU, MORE, Reason, explain_items
 from tailorbird.retrieval import Index, TextColumn
 from tailorbird.retrieval.facets import Facet

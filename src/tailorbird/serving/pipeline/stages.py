@@ -22,8 +22,9 @@ from tailorbird.ranking import Slot
 from tailorbird.ranking.baseline import FALLBACK as FALLBACK_BASELINE
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.bundle import NotFiniteError, Scores
-from tailorbird.ranking.policy.exploration import Slate, draw_slate, draw_uniform_slate
+from tailorbird.ranking.policy.exploration import draw_slate, draw_uniform_slate
 from tailorbird.ranking.policy.policy import apply_boosts, arrange_slate
+from tailorbird.ranking.policy.slate_distribution import Slate
 from tailorbird.ranking.slot import SOURCES
 from tailorbird.retrieval import NOTHING, Found, Index
 from tailorbird.retrieval.facets import Facet, facet_of

@@ -18,7 +18,7 @@ from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.policy.targets import item_probability_heads
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
-from tailorbird.storage import Storage
+from tailorbird.storage_paths import Storage
 from tailorbird.training.dataset.indexes import IndexSeries, build_series
 from tailorbird.training.dataset.replay import Replay
 from tailorbird.training.dataset.rows import Material, load_material

@@ -32,8 +32,9 @@ from tailorbird.ranking.policy.rules import compile_rules
 from tailorbird.ranking.policy.slate_distribution import SlateDistribution, slate_distribution
 from tailorbird.ranking.slot import Slot
 from tailorbird.retrieval import Index
-from tailorbird.training.dataset.dataset import Dataset, dataset_from_answers
+from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries
+from tailorbird.training.dataset.logged_answers import dataset_from_answers
 from tailorbird.training.dataset.matrix import iterate_features_from
 from tailorbird.training.dataset.replay import CandidateChunk, Replay
 from tailorbird.training.dataset.rows import Material

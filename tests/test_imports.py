@@ -70,6 +70,7 @@ ALLOWED: dict[str, set[str]] = {
     "features.migration": {"events", "store", "lake", "stream"},
     "registry": set(),
     "experiments.assign": {"events"},
+    "experiments.metrics": {"events"},
     "experiments": {"events", "lake", "ranking"},
     "ranking": {"events", "candidates", "features", "registry", "retrieval", "experiments.assign"},
     "retrieval": {"events", "candidates.contract", "registry"},

@@ -24,6 +24,7 @@ from benchmarks.quality.pages import (
     rectools_page,
     search_page,
     tasks_page,
+    validity_page,
 )
 
 HERE = Path(__file__).parent
@@ -44,8 +45,9 @@ COMMANDS = {
     "kuairand": "kuairand",
     "search": "search",
     "off_policy": "off_policy",
+    "validity": "validity",
 }
-WITHOUT_DATA = ("product-simulated",)  # their data are generated
+WITHOUT_DATA = ("product-simulated", "validity")  # their data are generated
 KINDS = (
     (product_page.is_product, product_page.section),
     (rectools_page.is_rectools, rectools_page.section),
@@ -53,6 +55,7 @@ KINDS = (
     (tasks_page.is_tasks, tasks_page.section),
     (search_page.is_search, search_page.section),
     (off_policy_page.is_off_policy, off_policy_page.section),
+    (validity_page.is_validity, validity_page.section),
 )
 
 
@@ -123,19 +126,24 @@ def take(text: str) -> None:
     name = f"product-{figures['set']}" if product_page.is_product(figures) else figures["benchmark"]
     if figures.get("small"):
         raise SystemExit(f"{name}: the page holds figures of whole runs; run it without --small")
-    file = FIGURES / f"{name}.json"
+    file = _figure_file(name)
     if "cases" in figures and file.exists():
         figures["cases"] = dict(
             sorted({**json.loads(file.read_text())["cases"], **figures["cases"]}.items())
         )
-    FIGURES.mkdir(exist_ok=True)
+    file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def read() -> list[dict[str, Any]]:
     """Return the figures that are there, in the order of the page."""
-    files = (FIGURES / f"{name}.json" for name in COMMANDS)
+    files = (_figure_file(name) for name in COMMANDS)
     return [json.loads(file.read_text()) for file in files if file.exists()]
+
+
+def _figure_file(name: str) -> Path:
+    folder = HERE.parent / "figures" if name == "validity" else FIGURES
+    return folder / f"{name}.json"
 
 
 def page(text: str, results: list[dict[str, Any]]) -> str:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         TailorbirdError,
         UsageError,
     )
-    from tailorbird.experiments import Experiment
+    from tailorbird.experiments import Experiment, Metric
     from tailorbird.platform.frames import Frame
     from tailorbird.platform.project import Project, restore
     from tailorbird.platform.results import EvaluationResult, Slate, TrainResult
@@ -57,7 +57,7 @@ _MODULES = {
         "TailorbirdError",
         "UsageError",
     ),
-    "tailorbird.experiments": ("Experiment",),
+    "tailorbird.experiments": ("Experiment", "Metric"),
     "tailorbird.platform.frames": ("Frame",),
     "tailorbird.platform.project": ("Project", "restore"),
     "tailorbird.platform.results": ("EvaluationResult", "Slate", "TrainResult"),
@@ -84,6 +84,7 @@ __all__ = [
     "Frame",
     "InputError",
     "LockedError",
+    "Metric",
     "NotReadyError",
     "Pin",
     "Project",

@@ -140,6 +140,7 @@ CASES = (
     Case("keys pseudonym somebody", on=NEW, before=(_PSEUDONYMS,)),
     Case("checks run --day {day}", on=COPY),
     Case("experiment report home"),
+    Case("experiment list"),
     Case("backup {folder}/vault", ("log_rows",)),
     Case(
         "restore {folder}/restorable {folder}/restored",

@@ -89,7 +89,19 @@ _GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "rules": ("Rules of slots and what they cost.", {"report": "rules"}),
     "keys": ("Access keys.", dict.fromkeys(("create", "list", "revoke", "pseudonym"), "keys")),
     "checks": ("Daily data quality checks.", {"run": "checks"}),
-    "experiment": ("Results of experiments.", {"report": "experiment", "estimate": "estimate"}),
+    "experiment": (
+        "Plan, run and report on experiments.",
+        {
+            "list": "experiments.runs",
+            "plan": "experiments.runs",
+            "start": "experiments.runs",
+            "ramp": "experiments.runs",
+            "stop": "experiments.runs",
+            "decide": "experiments.runs",
+            "report": "experiments.report",
+            "estimate": "experiments.estimate",
+        },
+    ),
     "lake": (
         "Verify, repair and maintain the lake, replay rejected events, and erase people.",
         {

@@ -47,6 +47,7 @@ class QueryOptions(TypedDict, total=False):
         filters: attribute → the required value.
         attributes: attributes of items to include in the answer.
         explain: whether the answer explains each score.
+        arm: an arm of the slot's experiment to test; no analysis counts the answer.
     """
 
     user_id: str | None
@@ -58,6 +59,7 @@ class QueryOptions(TypedDict, total=False):
     filters: Mapping[str, Filter]
     attributes: Sequence[str]
     explain: bool
+    arm: str | None
 
 
 class SearchOptions(QueryOptions, total=False):

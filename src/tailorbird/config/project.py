@@ -1,6 +1,7 @@
 """Find and load a project: the folder with `tailorbird.toml`, `features.py` and `slots.py`.
 
-`churn.py`, `scores.py`, `models.py` and `sources.py` are optional. A project is found from any of its subfolders.
+`churn.py`, `scores.py`, `models.py`, `sources.py` and `experiments.py` are optional. A project is
+found from any of its subfolders.
 """
 
 import os
@@ -24,6 +25,7 @@ from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, parse_duration
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.suppression import FOLDER, TAKEN, SuppressionList
+from tailorbird.experiments.assign import Experiment
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
 from tailorbird.features.transform_checks import check_heads
@@ -31,6 +33,7 @@ from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
 from tailorbird.ranking.own_models import FILE as MODELS
 from tailorbird.ranking.own_models import use_file
 from tailorbird.ranking.scores import Score
+from tailorbird.ranking.slot import ARM_POLICIES
 from tailorbird.retrieval import MeaningSettings
 from tailorbird.storage_paths import Storage, open_storage, require_unescaped_path
 from tailorbird.store import CopyTarget
@@ -39,6 +42,7 @@ from tailorbird.stream import Address, FileLogSet, LogSet
 FILE = "tailorbird.toml"
 CHURN_FILE = "churn.py"
 SCORES_FILE = "scores.py"
+EXPERIMENTS_FILE = "experiments.py"
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class Project:
     stream: LogSet  # Files in `paths.stream`, or topics of a cluster.
     churn: dict[str, Churn] = field(default_factory=dict)
     scores: dict[str, Score] = field(default_factory=dict)
+    experiments: dict[str, Experiment] = field(default_factory=dict)
 
     @property
     def routed(self) -> Address:
@@ -284,6 +289,7 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
         )
     plan, paths = compile_plan(settings, features, slots, event_contract), paths_of(root, settings)
     scores = load_scores(root / SCORES_FILE, types, slots, churn)
+    experiments = load_experiments(root / EXPERIMENTS_FILE, slots)
     return Project(
         root,
         settings,
@@ -296,6 +302,7 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
         _open_log_set(settings, paths),
         churn,
         scores,
+        experiments,
     )
 
 
@@ -492,6 +499,51 @@ def load_scores(
                     )
             loaded[score.name] = score
     return loaded
+
+
+def load_experiments(file: Path, slots: Mapping[str, Slot]) -> dict[str, Experiment]:
+    """Return the experiments that experiments.py declares, by name; none without the file.
+
+    Raises:
+        DeclarationError: the file does not run, repeats a name, or an experiment has no treatment,
+            or names a slot or a policy that does not exist.
+    """
+    loaded: dict[str, Experiment] = {}
+    for value in _run(file).values() if file.exists() else ():
+        for experiment in value if isinstance(value, list | tuple) else (value,):
+            if not isinstance(experiment, Experiment) or loaded.get(experiment.name) is experiment:
+                continue
+            if experiment.name in loaded:
+                raise DeclarationError(f"two are named {experiment.name!r}", where=str(file))
+            _check_experiment(experiment, slots, str(file))
+            loaded[experiment.name] = experiment
+    return loaded
+
+
+def _check_experiment(experiment: Experiment, slots: Mapping[str, Slot], file: str) -> None:
+    where, names = f"{file}: experiment {experiment.name}", ", ".join(slots)
+    for slot in (experiment.slot, *experiment.slots.values()):
+        if slot not in slots:
+            problem = f"{slot!r} is no slot of slots.py" if slot else "it names no slot"
+            raise DeclarationError(problem, where=where, fix=f"use one of {names}")
+    split = slots[experiment.slot].experiment
+    if split is not None:
+        raise DeclarationError(
+            f"slot {experiment.slot} has the permanent split {split.name}",
+            where=where,
+            fix="remove experiment= from the slot",
+        )
+    if not experiment.treatments:
+        raise DeclarationError(
+            "it has one arm and no control", where=where, fix="declare two arms or more"
+        )
+    for arm in experiment.arms:
+        if experiment.policy_of(arm) not in ARM_POLICIES:
+            raise DeclarationError(
+                f"arm {arm!r} names no policy",
+                where=where,
+                fix=f"name it in policies= ({', '.join(ARM_POLICIES)}) or slots= ({names})",
+            )
 
 
 def _run(file: Path) -> dict[str, object]:

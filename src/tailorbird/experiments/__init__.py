@@ -4,6 +4,7 @@
 only assigns, stays light.
 """
 
-from tailorbird.experiments.assign import Experiment, assign
+from tailorbird.experiments.assign import Enrolment, Experiment, assign
+from tailorbird.experiments.metrics import Metric
 
-__all__ = ["Experiment", "assign"]
+__all__ = ["Enrolment", "Experiment", "Metric", "assign"]

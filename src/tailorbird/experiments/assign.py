@@ -1,32 +1,63 @@
 """Sticky assignment to the arms of an experiment by hash, without a table or coordination.
 
-    bucket(person) = hash64(salt + "/" + person) mod 10_000
+    bucket(unit) = hash64(salt + "/" + unit) mod 10_000
 
 Each arm owns a run of buckets in the order declared. The salt defaults to the experiment's name, so
-experiments are independent of each other. Fixed test vectors pin the assignment: an upgrade never
-moves anybody.
+experiments are independent of each other. Before that, three hashes of their own decide whether a
+unit takes part in a started experiment: its layer, the global holdout, and the ramp. Fixed test
+vectors pin all of them: an upgrade never moves anybody.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tailorbird.errors import DeclarationError
+import msgspec
+
+from tailorbird.errors import DeclarationError, TailorbirdError, suggest_name
+from tailorbird.events.clock import parse_duration
 from tailorbird.events.keys import hash64
+from tailorbird.experiments.metrics import CLICKS_PER_ITEM, Metric
 
 BUCKETS = 10_000
+UNITS = ("person", "session")
+STOPPING = ("fixed", "group_sequential", "anytime")
+SPENDING = ("obrien_fleming", "pocock")
+HOLDOUT_SALT = "holdout"
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """An A/B experiment.
+    """An A/B experiment: a permanent split in a slot of slots.py, or a plan in experiments.py.
+
+    A plan runs from `tailorbird experiment start` to `stop`.
 
     Args:
         name: logged with each response.
-        arms: arm → share of traffic; shares sum to at most 1, and people in no arm get the
-            slot's own policy.
+        arms: arm → share of traffic; shares sum to at most 1, and units in no arm get the slot's
+            own policy.
         policies: arm → policy, if the arm is not named after its policy.
         control: the arm that others are compared with; by default the first.
         salt: changes the assignment; by default the name.
+        slot: the slot that it runs in.
+        slots: arm → slot of slots.py whose formula, rules, sources and other settings it uses.
+        hypothesis, owner: for the readers of the report.
+        unit: what is assigned and analysed, `person` or `session`.
+        metric: the primary metric.
+        guardrails: metrics that must not get worse.
+        effect: minimum detectable effect, relative: 0.03 is +3 %.
+        power: the chance of finding it.
+        level: of intervals; 0.95 allows 5 % of false positives, on both sides together.
+        duration: planned, such as `14d`.
+        interval: time between analyses of a sequential plan.
+        stopping: `fixed` (one analysis, at the end), `group_sequential` or `anytime`.
+        spending: alpha spending of `group_sequential`.
+        layer: experiments of one layer share no units, those of different layers are independent;
+            by default the slot's name. Experiments of one slot need one layer.
+        share: of the layer's units.
+        holdout: share of all units that take part in no experiment with a holdout.
+        segments: columns of the first response by which the report splits the effect.
+        history: length of the period before a unit's exposure that CUPED uses.
     """
 
     name: str
@@ -34,30 +65,129 @@ class Experiment:
     policies: Mapping[str, str] = field(default_factory=dict)
     control: str = ""
     salt: str = ""
+    slot: str = ""
+    slots: Mapping[str, str] = field(default_factory=dict)
+    hypothesis: str = ""
+    owner: str = ""
+    unit: str = "person"
+    metric: Metric = CLICKS_PER_ITEM
+    guardrails: Sequence[Metric] = ()
+    effect: float = 0.05
+    power: float = 0.8
+    level: float = 0.95
+    duration: str = "14d"
+    interval: str = "1d"
+    stopping: str = "group_sequential"
+    spending: str = "obrien_fleming"
+    layer: str = ""
+    share: float = 1.0
+    holdout: float = 0.0
+    segments: Sequence[str] = ("device", "country")
+    history: str = "28d"
 
     def __post_init__(self) -> None:
+        where = f"experiment {self.name}"
         if (
             not self.arms
             or any(share <= 0 for share in self.arms.values())
             or sum(self.arms.values()) > 1 + 1e-9
         ):
             raise DeclarationError(
-                f"expected shares above 0 that sum to at most 1, got {dict(self.arms)}",
-                where=f"experiment {self.name}",
+                f"expected shares above 0 that sum to at most 1, got {dict(self.arms)}", where=where
             )
         if self.control and self.control not in self.arms:
-            raise DeclarationError(
-                f"the control {self.control!r} is no arm", where=f"experiment {self.name}"
-            )
+            raise DeclarationError(f"the control {self.control!r} is no arm", where=where)
+        for name in ("policies", "slots"):
+            for arm in getattr(self, name):
+                if arm not in self.arms:
+                    raise DeclarationError(
+                        f"{name}: {arm!r} is no arm", where=where, fix=f"one of {list(self.arms)}"
+                    )
+        for name, allowed in (("unit", UNITS), ("stopping", STOPPING), ("spending", SPENDING)):
+            value = getattr(self, name)
+            if value not in allowed:
+                fix = suggest_name(value, allowed, f"use one of {', '.join(allowed)}")
+                raise DeclarationError(f"unknown {name} {value!r}", where=where, fix=fix)
+        for name, is_valid in (
+            ("effect", self.effect > 0),
+            ("power", 0.5 <= self.power < 1),
+            ("level", 0.5 <= self.level < 1),
+            ("share", 1 / BUCKETS <= self.share <= 1),
+            ("holdout", 0 <= self.holdout < 1),
+        ):
+            if not is_valid:
+                raise DeclarationError(f"{name}: {getattr(self, name)!r} is no share", where=where)
+        for name in ("duration", "interval", "history"):
+            try:
+                parse_duration(getattr(self, name))
+            except (ValueError, TailorbirdError):
+                raise DeclarationError(
+                    f"{name}: {getattr(self, name)!r} is no duration", where=where, fix="such as 7d"
+                ) from None
+        names = [metric.name for metric in (self.metric, *self.guardrails)]
+        if len(set(names)) < len(names):
+            raise DeclarationError("two metrics have one name", where=where, fix="rename one")
 
     @property
     def control_arm(self) -> str:
         """The arm that the others are compared with."""
         return self.control or next(iter(self.arms))
 
+    @property
+    def treatments(self) -> tuple[str, ...]:
+        """The arms that are compared with the control."""
+        return tuple(arm for arm in self.arms if arm != self.control_arm)
+
+    @property
+    def layer_name(self) -> str:
+        """The layer, by default of the slot."""
+        return self.layer or self.slot
+
     def policy_of(self, arm: str) -> str:
         """Return the policy of an arm."""
-        return self.policies.get(arm, arm)
+        return self.policies.get(arm, "model" if arm in self.slots else arm)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the declaration as plain data, as the registry keeps it."""
+        return msgspec.to_builtins(self)
+
+    @classmethod
+    def from_dict(cls, declaration: Mapping[str, object]) -> "Experiment":
+        """Return the experiment of a declaration that the registry kept."""
+        return msgspec.convert(declaration, cls)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the declaration, by which a later change is noticed."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """The units that take part in a started experiment.
+
+    Attributes:
+        first, size: its run of the layer's buckets.
+        ramp: share of these units that take part so far; a larger one keeps them.
+    """
+
+    experiment: Experiment
+    first: int = 0
+    size: int = BUCKETS
+    ramp: float = 1.0
+
+    def assign(self, unit: str) -> str:
+        """Return the arm of a unit, or "" if it takes no part."""
+        experiment = self.experiment
+        bucket = _bucket(f"layer/{experiment.layer_name}", unit)
+        if not self.first <= bucket < self.first + self.size:
+            return ""
+        if experiment.holdout and in_share(HOLDOUT_SALT, experiment.holdout, unit):
+            return ""
+        salt = experiment.salt or experiment.name
+        if self.ramp < 1 and not in_share(f"ramp/{salt}", self.ramp, unit):
+            return ""
+        return assign(experiment, unit)
 
 
 def assign(experiment: Experiment, person: str) -> str:

@@ -8,6 +8,7 @@ and item. If a table starts after a response, the router's attribution is truste
 position followed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,9 +59,11 @@ class Outcomes:
     items: list[str]
 
 
-def match_outcomes(events: pa.Table, slot: str, attribution: int) -> Outcomes:
-    """Match events to a slot's responses in a table with `COLUMNS`, in any order."""
-    table = _select_candidates(events, slot)
+def match_outcomes(
+    events: pa.Table, slot: str, attribution: int, *, extra: Sequence[str] = ()
+) -> Outcomes:
+    """Match events to a slot's responses in a table with `COLUMNS` and `extra`, in any order."""
+    table = _select_candidates(events, slot, (*COLUMNS, *extra))
     kind = pc.index_in(table["type"], value_set=pa.array(KINDS)).to_numpy().astype(np.int64)
     parent = pc.list_parent_indices(table["items"]).to_numpy().astype(np.int64)
     both = pa.chunked_array(
@@ -93,7 +96,7 @@ def encode_values(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
     ), encoded.dictionary.to_pylist()
 
 
-def _select_candidates(events: pa.Table, slot: str) -> pa.Table:
+def _select_candidates(events: pa.Table, slot: str, columns: Sequence[str]) -> pa.Table:
     is_unattributed = pc.and_kleene(
         pc.is_null(events["request_id"]), pc.not_equal(events["type"], "answer")
     )
@@ -103,7 +106,7 @@ def _select_candidates(events: pa.Table, slot: str) -> pa.Table:
     )
     mask = pc.and_kleene(mask, pc.not_equal(pc.fill_null(events["agent"], "person"), "bot"))
     mask = pc.and_kleene(mask, pc.is_valid(events["person"]))
-    return events.select(COLUMNS).filter(mask).combine_chunks()  # null in the mask drops the row
+    return events.select(columns).filter(mask).combine_chunks()  # null in the mask drops the row
 
 
 class _AnswerIndex:

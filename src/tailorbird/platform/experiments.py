@@ -1,11 +1,18 @@
-"""Reports on the experiments of a project."""
+"""Experiments of a project: list, plan, start, ramp, stop, decide and report."""
 
-from typing import TYPE_CHECKING
+import getpass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tailorbird.config import Project
-from tailorbird.errors import UsageError
-from tailorbird.events import SystemClock, parse_duration
+from tailorbird.config import Project, open_project
+from tailorbird.errors import NotReadyError, UsageError, suggest_name
+from tailorbird.events import DAY, SystemClock, parse_duration, to_iso
+from tailorbird.experiments.assign import BUCKETS, Experiment
+from tailorbird.experiments.plan import Plan, plan_experiment
 from tailorbird.experiments.report import Report, experiment_report
+from tailorbird.experiments.trial import TrialReport, trial_report
+from tailorbird.experiments.units import UNIT_COLUMNS
 from tailorbird.lake import Lake
 from tailorbird.platform.moment import clock_as_of
 from tailorbird.platform.training import Notify, discard_note, window_us
@@ -13,23 +20,193 @@ from tailorbird.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from tailorbird.training.evaluation.off_policy import OffPolicyReport
+from tailorbird.platform.frames import Frame
+from tailorbird.registry import Experiments, Registry, StartedExperiment, read_experiments
+
+LIST_COLUMNS = ("experiment", "slot", "state", "ramp", "layer", "rule", "since", "decision")
 
 
-def report_experiment(project: Project, slot: str = "", *, since: str = "") -> Report:
-    """Report on the experiment of a slot.
+class ExperimentView:
+    """The experiments of a project: `shop.experiments`.
+
+    Every change records who made it and why; running servers follow within a second.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def list(self) -> Frame:
+        """Return all experiments, declared and started, with their state."""
+        return Frame.from_rows(list(LIST_COLUMNS), list_experiments(open_project(self._root)))
+
+    def plan(self, name: str, *, since: str = "") -> Plan:
+        """Plan an experiment from the lake's variance, see `plan_declared`."""
+        return plan_declared(open_project(self._root), name, since=since)
+
+    def start(self, name: str, *, reason: str, ramp: float = 1.0, by: str = "") -> None:
+        """Freeze a declaration and run it, see `start_experiment`."""
+        start_experiment(open_project(self._root), name, ramp=ramp, by=by, why=reason)
+
+    def ramp(self, name: str, share: float, *, reason: str, by: str = "") -> None:
+        """Let another share of its units take part; units keep their arm."""
+        change_experiment(open_project(self._root), "ramp", name, share, by=by, why=reason)
+
+    def stop(self, name: str, *, reason: str, by: str = "") -> None:
+        """End an experiment; the slot's own policy serves all units again."""
+        change_experiment(open_project(self._root), "stop", name, by=by, why=reason)
+
+    def decide(self, name: str, arm: str, *, reason: str, by: str = "") -> None:
+        """Record which arm of a stopped experiment was chosen."""
+        change_experiment(open_project(self._root), "decide", name, arm, by=by, why=reason)
+
+    def report(self, name: str = "", *, since: str = "") -> "Report | TrialReport":
+        """Report on a started experiment by its name, or on the split of a slot.
+
+        Args:
+            name: an experiment or a slot; "" is `train.slot`.
+            since: only the last while of a slot's split, such as `14d`.
+        """
+        return report_experiment(open_project(self._root), name, since=since)
+
+
+def list_experiments(project: Project) -> list[tuple[Any, ...]]:
+    """Return rows of `LIST_COLUMNS`: splits of slots, declared and started experiments."""
+    started = read_experiments(project.paths.registry)
+    rows: list[tuple[Any, ...]] = [
+        (slot.experiment.name, slot.name, "permanent", 1.0, "", "", "", "")
+        for slot in project.slots.values()
+        if slot.experiment is not None
+    ]
+    for each in started.experiments:
+        since = max(each.started_at, each.stopped_at, each.decided_at)
+        rule = each.declaration["stopping"]
+        rows.append(
+            (
+                each.name,
+                each.slot,
+                each.state,
+                each.ramp,
+                each.layer,
+                rule,
+                to_iso(since)[:16],
+                each.decision,
+            )
+        )
+    rows += [
+        (each.name, each.slot, "declared", 0.0, each.layer_name, each.stopping, "", "")
+        for each in project.experiments.values()
+        if started.get(each.name) is None
+    ]
+    return rows
+
+
+def start_experiment(
+    project: Project, name: str, *, ramp: float = 1.0, by: str = "", why: str
+) -> StartedExperiment:
+    """Freeze a declaration of experiments.py by its hash, and run it.
 
     Args:
-        slot: "" takes `train.slot`.
-        since: only the last while, such as `14d`.
+        ramp: share of its units that takes part at first.
+
+    Raises:
+        UsageError: nothing has that name, or `Experiments.start` refuses it.
+    """
+    declared = _declared(project, name)
+    new = StartedExperiment(
+        name=declared.name,
+        slot=declared.slot,
+        layer=declared.layer_name,
+        digest=declared.digest,
+        declaration=declared.to_dict(),
+        size=round(declared.share * BUCKETS),
+        ramp=ramp,
+    )
+    author = by or getpass.getuser()
+
+    at = project.clock().now()  # the time of events, also where a log ended long ago
+
+    def start(experiments: Experiments) -> Experiments:
+        return experiments.start(new, by=author, why=why, at=at)
+
+    registry = Registry(project.paths.registry, clock=SystemClock())
+    text = f"{declared.digest[:12]}: {why}"
+    return _require(registry.change_experiments("start", name, start, by=author, why=text), name)
+
+
+def change_experiment(
+    project: Project, action: str, name: str, *values: Any, by: str = "", why: str
+) -> StartedExperiment:
+    """Ramp, stop or decide an experiment.
+
+    Raises:
+        UsageError: its state does not allow that.
+    """
+    author = by or getpass.getuser()
+
+    at = project.clock().now()
+
+    def change(experiments: Experiments) -> Experiments:
+        apply = partial(getattr(experiments, action), name, *values)
+        return apply(by=author, why=why, at=at)
+
+    registry = Registry(project.paths.registry, clock=SystemClock())
+    text = f"{', '.join(str(value) for value in values)}: {why}" if values else why
+    return _require(registry.change_experiments(action, name, change, by=author, why=text), name)
+
+
+def plan_declared(project: Project, name: str, *, since: str = "") -> Plan:
+    """Plan a declared experiment from the slot's responses in the lake.
+
+    Args:
+        since: length of the period to learn from; by default the planned duration, as far as the
+            lake reaches.
+
+    Raises:
+        NotReadyError: the lake has too few units of the slot.
+    """
+    declared = _declared(project, name)
+    slot = project.slots[declared.slot]
+    now = project.clock().now()
+    span = parse_duration(since or declared.duration)
+    days = max(int(span // DAY), 1)
+    events = Lake(project.paths.lake).events(
+        columns=UNIT_COLUMNS, ts_from=now - days * DAY - parse_duration(declared.history), ts_to=now
+    )
+    return plan_experiment(
+        events, declared, now=now, attribution=parse_duration(slot.attribution), days=days
+    )
+
+
+def report_experiment(project: Project, name: str = "", *, since: str = "") -> Report | TrialReport:
+    """Report on a started experiment by its name, or on the split of a slot.
+
+    Args:
+        name: an experiment or a slot; "" takes `train.slot`.
+        since: only the last while of a slot's split, such as `14d`.
 
     Raises:
         UsageError: the slot runs no experiment.
+        NotReadyError: the experiment is declared, but not started.
     """
-    declared = project.slot(slot)
+    experiments = read_experiments(project.paths.registry)
+    if name and (started := experiments.get(name)) is not None:
+        return _report_started(project, started)
+    if name in project.experiments:
+        raise NotReadyError(
+            "it is not started",
+            where=f"experiment {name}",
+            fix=f'tailorbird experiment start {name} --why "…"',
+        )
+    declared = project.slot(name)
     if declared.experiment is None:
+        running = [each.name for each in experiments.experiments if each.slot == declared.name]
+        if len(running) == 1:
+            return _report_started(project, _require(experiments, running[0]))
         raise UsageError(
             f"slot {declared.name} runs no experiment",
-            fix=f"give it one in {project.root / 'slots.py'}",
+            fix=f"name one of {', '.join(running)}"
+            if running
+            else f"declare one in {project.root / 'experiments.py'}, and start it",
         )
     return experiment_report(
         Lake(project.paths.lake),
@@ -82,3 +259,59 @@ def estimate_policy(
         ),
         outcome=outcome,
     )
+
+
+def _report_started(project: Project, started: StartedExperiment) -> TrialReport:
+    experiment = Experiment.from_dict(started.declaration)
+    history = parse_duration(experiment.history)
+    events = Lake(project.paths.lake).events(
+        columns=UNIT_COLUMNS, ts_from=started.started_at - history, ts_to=started.stopped_at or None
+    )
+    notes = [
+        f"{to_iso(each.at)[:16]} {each.action} by {each.by}"
+        f"{f' to {each.ramp:g}' if each.action == 'ramp' else ''}: {each.why}"
+        for each in started.changes
+    ]
+    declared = project.experiments.get(started.name)
+    if declared is not None and declared.digest != started.digest:
+        notes.append("experiments.py differs from what was started; the frozen declaration counts.")
+    slot = project.slot(started.slot)
+    return trial_report(
+        events,
+        experiment,
+        started_at=started.started_at,
+        stopped_at=started.stopped_at,
+        now=project.clock().now(),
+        attribution=parse_duration(slot.attribution),
+        state=started.state,
+        notes=tuple(notes),
+    )
+
+
+def _declared(project: Project, name: str) -> Experiment:
+    if name not in project.experiments:
+        names = list(project.experiments)
+        permanent = any(
+            slot.experiment is not None and slot.experiment.name == name
+            for slot in project.slots.values()
+        )
+        problem = (
+            f"{name!r} is a permanent split of slots.py, which runs already"
+            if permanent
+            else f"experiments.py declares no experiment {name!r}"
+        )
+        fix = (
+            "move it to experiments.py"
+            if permanent
+            else suggest_name(
+                name, names, f"use one of {', '.join(names)}" if names else "declare one there"
+            )
+        )
+        raise UsageError(problem, where=str(project.root / "experiments.py"), fix=fix)
+    return project.experiments[name]
+
+
+def _require(experiments: Experiments, name: str) -> StartedExperiment:
+    started = experiments.get(name)
+    assert started is not None, name
+    return started

@@ -16,6 +16,7 @@ from tailorbird.events import Clock
 from tailorbird.ranking import Slot
 from tailorbird.registry import Registry
 from tailorbird.serving.collector.collector import EventCollector
+from tailorbird.serving.experiments import DeclaredExperiments, LiveExperiments
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.models.candidates import LiveTables
 from tailorbird.serving.models.catalogue import Catalogue
@@ -25,6 +26,7 @@ from tailorbird.serving.pipeline.editorial import FILE as LISTS_FILE
 from tailorbird.serving.pipeline.editorial import LiveLists
 from tailorbird.serving.pipeline.formulas import LiveFormulas
 from tailorbird.serving.pipeline.pipeline import Pipeline, load_bundle
+from tailorbird.serving.pipeline.protocols import Assignments
 from tailorbird.store import CopyTarget
 
 
@@ -78,16 +80,24 @@ class InProcessServer:
             tables=self.tables,
         )
         self._formulas = LiveFormulas(registry, project.slots)
+        self._experiments = LiveExperiments(registry, project.slots)
         self._lists = LiveLists(project.root / LISTS_FILE)
         self.refresh()
-        self.pipeline = self._pipeline(project.slots, collector, seed)
+        self.pipeline = self._pipeline(project.slots, collector, seed, self._experiments)
 
     def pipeline_for(self, slots: Mapping[str, Slot], seed: int | None) -> Pipeline:
-        """Return another pipeline over the same parts, with its own slots, that logs nothing."""
-        return self._pipeline(slots, None, seed)
+        """Return another pipeline over the same parts that logs nothing.
+
+        It has its own slots, and only their permanent splits assign arms.
+        """
+        return self._pipeline(slots, None, seed, DeclaredExperiments())
 
     def _pipeline(
-        self, slots: Mapping[str, Slot], collector: EventCollector | None, seed: int | None
+        self,
+        slots: Mapping[str, Slot],
+        collector: EventCollector | None,
+        seed: int | None,
+        experiments: Assignments,
     ) -> Pipeline:
         return Pipeline(
             slots=slots,
@@ -99,6 +109,7 @@ class InProcessServer:
             rng=np.random.default_rng(seed),
             pseudonyms=self._pseudonyms,
             formulas=self._formulas,
+            experiments=experiments,
             editorial_lists=self._lists,
             tables=self.tables,
         )
@@ -108,6 +119,7 @@ class InProcessServer:
         self.tables.tick()
         self.bundles.tick()
         self._formulas.tick()
+        self._experiments.tick()
         self._lists.tick()
         self._catalogue.refresh()
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from tailorbird.client import Client
     from tailorbird.events import Clock
     from tailorbird.experiments.report import Report
+    from tailorbird.experiments.trial import TrialReport
     from tailorbird.platform.create import CreatedProject
+    from tailorbird.platform.experiments import ExperimentView
     from tailorbird.platform.imports import ImportResult
     from tailorbird.platform.privacy import PrivacyView
     from tailorbird.platform.registry import RegistryView
@@ -347,10 +349,18 @@ class Project:
         declared = resolve_for_training(self.declared, SystemClock()).project
         return declared, clock_as_of(as_of, declared, notify=lambda note: None)
 
-    def experiment(self, slot: str = "", *, since: str = "") -> "Report":
-        """Report on the experiment of a slot: arms, rates, uplift with its interval, and a verdict.
+    @cached_property
+    def experiments(self) -> "ExperimentView":
+        """Experiments: list, plan, start, ramp, stop, decide and report."""
+        from tailorbird.platform.experiments import ExperimentView
+
+        return ExperimentView(self.root)
+
+    def experiment(self, slot: str = "", *, since: str = "") -> "Report | TrialReport":
+        """Report on a started experiment, or on the split of a slot.
 
         Args:
+            slot: name of the experiment, or of the slot.
             since: length of the most recent period to report on, such as `14d`.
 
         Raises:

@@ -278,8 +278,8 @@ class Slot:
         quotas: limits on how many items of an answer share an attribute.
         diversity: makes items of an answer differ, or None.
         explore: exploration, or None.
-        experiment: an A/B experiment on this slot, whose arms are named after policies
-            (`ARM_POLICIES`), or None.
+        experiment: a permanent split of this slot, whose arms are named after policies
+            (`ARM_POLICIES`), or None. Experiments with an end belong into experiments.py.
         denominator: `impression` (seen, reported by the client) or `answer`: what a rate is divided
             by.
         attribution: how long after an answer a click without a request_id still belongs to it, such
@@ -375,6 +375,12 @@ class Slot:
     def _check_arms(self) -> None:
         if self.experiment is None:
             return
+        if self.experiment.slots:
+            raise DeclarationError(
+                "a permanent split has no slots for its arms",
+                where=f"slot {self.name}",
+                fix="declare it in experiments.py, and start it",
+            )
         for arm in self.experiment.arms:
             if self.experiment.policy_of(arm) not in ARM_POLICIES:
                 fix = f"use one of {', '.join(ARM_POLICIES)}"

@@ -1,5 +1,11 @@
 """Versions of bundles, added atomically, promoted and rolled back by name, and verified."""
 
+from tailorbird.registry.experiments import (
+    ExperimentChange,
+    Experiments,
+    StartedExperiment,
+    read_experiments,
+)
 from tailorbird.registry.formulas import FormulaChange, Formulas, read_formulas
 from tailorbird.registry.manifest import (
     MANIFEST,
@@ -20,6 +26,8 @@ __all__ = [
     "Aliases",
     "AuditEntry",
     "Columns",
+    "ExperimentChange",
+    "Experiments",
     "FileEntry",
     "FormulaChange",
     "Formulas",
@@ -27,8 +35,10 @@ __all__ = [
     "Manifest",
     "Registry",
     "SealedBundle",
+    "StartedExperiment",
     "VersionInfo",
     "Window",
+    "read_experiments",
     "read_formulas",
     "read_sealed",
     "seal",

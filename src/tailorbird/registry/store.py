@@ -1,6 +1,7 @@
 """The registry in a local folder: numbered versions, aliases, and an audit log.
 
     ROOT/v0001/…         bundles, immutable once added
+    ROOT/experiments.json  started experiments, see `registry.experiments`
     ROOT/formulas.json   value formulas set without a new model, see `registry.formulas`
     ROOT/aliases.json    champion, challenger, and earlier champions, newest last
     ROOT/audit.jsonl     one line for each change
@@ -26,6 +27,8 @@ import msgspec
 from tailorbird import faults
 from tailorbird.atomic_write import sync_folder
 from tailorbird.errors import BundleError, DamageError, NotReadyError, StorageError, UsageError
+from tailorbird.registry.experiments import FILE as EXPERIMENTS
+from tailorbird.registry.experiments import Experiments, encode_experiments, read_experiments
 from tailorbird.registry.formulas import FILE as FORMULAS
 from tailorbird.registry.formulas import FormulaChange, encode_formulas, read_formulas
 from tailorbird.registry.manifest import (
@@ -293,6 +296,26 @@ class Registry:
             )
             self._replace_file(FORMULAS, encode_formulas(formulas))
         return formulas.changes[-1]
+
+    def change_experiments(
+        self,
+        action: str,
+        name: str,
+        change: Callable[[Experiments], Experiments],
+        *,
+        by: str,
+        why: str,
+    ) -> Experiments:
+        """Change the started experiments, with an entry in the audit log.
+
+        Args:
+            change: returns the experiments after the change, or raises.
+        """
+        with self._lock_for_change():
+            experiments = change(read_experiments(self.path))
+            self._audit(AuditEntry(self._clock.now(), f"experiment {action}", name, by, why))
+            self._replace_file(EXPERIMENTS, encode_experiments(experiments))
+        return experiments
 
     def champion(self) -> Path | None:
         """Return the folder of the live version, or None."""

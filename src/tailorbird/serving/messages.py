@@ -50,7 +50,7 @@ class Query(
     """Common fields of all queries: who asks, and what may be shown.
 
     Without `user_id` and `anonymous_id` the answer is for a stranger, and is not remembered for
-    anybody.
+    anybody. `arm` forces an arm of an experiment, to test it; no analysis counts the answer.
     """
 
     user_id: Id | None = None
@@ -62,6 +62,7 @@ class Query(
     filters: Filters = {}
     attributes: Attributes = []
     explain: bool = False
+    arm: Id | None = None
 
 
 class RecommendQuery(Query, frozen=True, kw_only=True):

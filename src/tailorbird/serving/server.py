@@ -41,6 +41,7 @@ from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.collector.disk_reserve import RESERVE_BYTES
 from tailorbird.serving.collector.naming import open_collector
 from tailorbird.serving.collector.pruning import Pruner
+from tailorbird.serving.experiments import LiveExperiments
 from tailorbird.serving.http.access import LOCAL_HOSTS, Perimeter, is_local, require_safe_bind
 from tailorbird.serving.http.app import create_app
 from tailorbird.serving.http.body import BODY_BYTES_MAX
@@ -265,6 +266,7 @@ def _assemble(
     registry = Registry(options.registry, clock=clock)
     rollout = Rollout(registry, load, metrics, schemas, probe=probe, tables=tables)
     formulas = LiveFormulas(registry, options.slots)
+    experiments = LiveExperiments(registry, options.slots)
     editors = None if options.lists_file is None else LiveLists(options.lists_file)
     build_pipeline = partial(
         Pipeline,
@@ -282,6 +284,7 @@ def _assemble(
         watcher=metrics,
         pseudonyms=options.pseudonyms,
         formulas=formulas,
+        experiments=experiments,
         stale_us=options.stale_us,
         budgets=options.budgets,
     )
@@ -324,12 +327,13 @@ def _assemble(
     loops = [
         *rollout.loops,
         formulas.loop,
+        experiments.loop,
         catalogue.loop,
         tables.loop,
         *(task.loop for task in background),
     ]
     metrics.watch_threads(lambda: loops)
-    return service, [tables, rollout, formulas, churn, catalogue, *background, warming]
+    return service, [tables, rollout, formulas, experiments, churn, catalogue, *background, warming]
 
 
 def _build_metrics(

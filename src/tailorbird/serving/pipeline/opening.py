@@ -1,6 +1,6 @@
 """Opening of a request: its person, bundle, features and experiment arm, with fallback bundles."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -9,13 +9,13 @@ from tailorbird.candidates.protocol import CandidateRequest, CandidateTables
 from tailorbird.candidates.query import RequestLists
 from tailorbird.events import HOUR, MINUTE, Clock
 from tailorbird.events.pseudonyms import Pseudonyms
-from tailorbird.experiments.assign import assign
 from tailorbird.features import ReadRequest
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.retrieval import Index
 from tailorbird.serving.messages import Query, SearchQuery
 from tailorbird.serving.pipeline.protocols import (
+    Assignments,
     Bundles,
     FeatureAccess,
     FeatureProvider,
@@ -49,12 +49,15 @@ class RequestOpener:
         catalogue: Overlay,
         formulas: Formulas,
         stages: Stages,
+        slots: Mapping[str, Slot],
+        experiments: Assignments,
         *,
         clock: Clock,
         pseudonyms: Pseudonyms | None,
     ) -> None:
         self._bundles, self._feature_provider, self._tables = bundles, feature_provider, tables
         self._catalogue, self._formulas, self._stages = catalogue, formulas, stages
+        self._slots, self._experiments = slots, experiments
         self._clock, self._pseudonyms = clock, pseudonyms
         self._last_index: Index | None = None
 
@@ -162,9 +165,14 @@ class RequestOpener:
             else CandidateRequest(recent.item, recent.ts, segments)
         )
         request.lists = RequestLists(tables, candidate_request, strict=False)
-        if slot.experiment is not None:
-            request.arm = assign(slot.experiment, request.person)
-            request.policy = slot.experiment.policy_of(request.arm) if request.arm else "model"
+        request.requested_slot = slot.name
+        session = query.session_id or request.person
+        request.assignment = self._experiments.assign(
+            slot, request.person, session, query.arm or ""
+        )
+        if request.assignment.slot:
+            request.slot = self._slots[request.assignment.slot]
+            request.formula = self._formulas.formula_for(request.slot)
         if bundle is not None and not len(bundle.index):
             request.mark_degraded("index")
         return request

@@ -23,6 +23,7 @@ from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle, Scores
 from tailorbird.retrieval import Index
+from tailorbird.serving.experiments import DeclaredExperiments
 from tailorbird.serving.messages import (
     Answer,
     Item,
@@ -40,6 +41,7 @@ from tailorbird.serving.pipeline.lists import list_items, similar_items
 from tailorbird.serving.pipeline.opening import RequestOpener
 from tailorbird.serving.pipeline.protocols import (
     AnswerLog,
+    Assignments,
     Bundles,
     EditorialLists,
     FeatureAccess,
@@ -83,6 +85,7 @@ class Pipeline:
         pseudonyms: hides the people of queries under the same pseudonyms as the collector's.
         watcher: counts stages, faults and degradations.
         formulas: the value of an item to each slot; by default, as slots declare it.
+        experiments: assigns arms; by default those of the slots alone.
         stale_us: age of feature copies beyond which an answer names `freshness` as missing.
         budgets: how long each stage may take; unbounded by default.
         tables: opens the published candidate tables; `serving.models.candidates.LiveTables`.
@@ -104,6 +107,7 @@ class Pipeline:
         watcher: Watcher | None = None,
         pseudonyms: Pseudonyms | None = None,
         formulas: Formulas | None = None,
+        experiments: Assignments | None = None,
         stale_us: int = STALE_US,
         budgets: Budgets = UNBOUNDED,
         tables: Tables | None = None,
@@ -134,6 +138,8 @@ class Pipeline:
             self._catalogue,
             formulas or DeclaredFormulas(),
             self._stages,
+            slots,
+            experiments or DeclaredExperiments(),
             clock=clock,
             pseudonyms=pseudonyms,
         )
@@ -176,10 +182,8 @@ class Pipeline:
         def find(request: Request) -> Answer:
             request.text = query.query
             require_facets(request, query.facets)
-            size, sources = (
-                query.size or slot.size,
-                {"search": slot.sources.get("search", SEARCH_CANDIDATES)},
-            )
+            size = query.size or request.slot.size
+            sources = {"search": request.slot.sources.get("search", SEARCH_CANDIDATES)}
             answer = self._finish(request, self._stages.find(request, sources, size), size)
             if not query.facets:
                 return answer

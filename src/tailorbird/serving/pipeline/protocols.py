@@ -14,6 +14,7 @@ from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.retrieval import Index
+from tailorbird.serving.experiments import Assignment
 from tailorbird.serving.pipeline.formulas import Formula
 
 Keys = npt.NDArray[np.uint64]
@@ -113,6 +114,12 @@ class Formulas(Protocol):
     """The value of an item to a slot, as `formulas.LiveFormulas` has it."""
 
     def formula_for(self, slot: Slot) -> Formula: ...
+
+
+class Assignments(Protocol):
+    """The arm of a request, as `experiments.LiveExperiments` has it."""
+
+    def assign(self, slot: Slot, person: str, session: str, forced_arm: str = "") -> Assignment: ...
 
 
 class FeatureProvider(Protocol):

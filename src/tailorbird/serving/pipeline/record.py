@@ -84,7 +84,7 @@ def build_answer(
         )
     return Answer(
         request_id=request.id,
-        slot=request.slot.name,
+        slot=request.requested_slot,
         items=items,
         arm=request.arm,
         model=FALLBACK
@@ -117,8 +117,9 @@ def build_log_entry(
 
     Without `scores`, no model ordered it.
     """
-    query, slot = request.query, request.slot
-    experiment = slot.experiment.name if slot.experiment is not None and request.arm else ""
+    query, slot = request.query, request.requested_slot
+    experiment = request.assignment.experiment
+    arm = request.arm if experiment else ""  # a forced arm counts in no analysis
     propensities = choice.propensities.tolist()
     event = Event(
         event_id=request.id,
@@ -130,9 +131,7 @@ def build_log_entry(
         items=list(shown.ids),
         request_id=request.id,
         context=query.context,
-        answer=AnswerOfEvent(
-            slot.name, request.arm, experiment, answer.model, request.text, propensities
-        ),
+        answer=AnswerOfEvent(slot, arm, experiment, answer.model, request.text, propensities),
     )
     record = AnswerRecord(
         request_id=request.id,
@@ -144,9 +143,9 @@ def build_log_entry(
         user_id=query.user_id,
         anonymous_id=request.anonymous_id,
         session_id=query.session_id,
-        slot=slot.name,
+        slot=slot,
         experiment=experiment or None,
-        arm=request.arm or None,
+        arm=arm or None,
         model=answer.model,
         query=request.text,
         device=query.context.device,

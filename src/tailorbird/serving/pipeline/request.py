@@ -20,6 +20,7 @@ from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.tower import UserQuery
 from tailorbird.retrieval import Index, TextColumn
 from tailorbird.retrieval.columns import is_boolean
+from tailorbird.serving.experiments import Assignment
 from tailorbird.serving.messages import Query, QueryError, RankQuery
 from tailorbird.serving.pipeline.formulas import Formula
 from tailorbird.serving.pipeline.protocols import FeatureAccess
@@ -52,8 +53,8 @@ class Request:
     anonymous_id: str | None
     text: str | None = None
     person: str = ""
-    arm: str = ""
-    policy: str = "model"
+    assignment: Assignment = field(default_factory=Assignment)
+    requested_slot: str = ""  # `slot` may be that of an arm
     formula: Formula = field(default_factory=lambda: Formula({}))
     lists: RequestLists = field(default_factory=lambda: RequestLists(NO_TABLES, CandidateRequest()))
     live: Matrix | None = None  # live columns of the scored candidates
@@ -72,6 +73,16 @@ class Request:
         default_factory=dict
     )  # by source: number of candidates that it found first
     started_at: float = field(default_factory=time.perf_counter)
+
+    @property
+    def arm(self) -> str:
+        """The arm that answers; "" outside an experiment."""
+        return self.assignment.arm
+
+    @property
+    def policy(self) -> str:
+        """The policy that answers."""
+        return self.assignment.policy
 
     @property
     def judged_baseline(self) -> str:

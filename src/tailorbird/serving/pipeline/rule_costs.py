@@ -13,6 +13,7 @@ import numpy as np
 
 from tailorbird.events import Clock
 from tailorbird.ranking import Slot
+from tailorbird.serving.experiments import Assignment
 from tailorbird.serving.pipeline.deadlines import UNBOUNDED, Breakers
 from tailorbird.serving.pipeline.protocols import NullWatcher
 from tailorbird.serving.pipeline.request import Candidates, Request
@@ -111,7 +112,7 @@ class VariantComparer:
         """
         if not request.may_score:
             return None
-        request.policy = "model"  # the person may be in an arm without a model
+        request.assignment = Assignment()  # the person may be in an arm without a model
         candidate_lists: list[Candidates] = []
         for name, stages in self._variants.items():
             request.slot = self._slots[name]

@@ -1,0 +1,1 @@
+"""`tailorbird experiment`: plan, run, report and estimate."""

@@ -1,0 +1,189 @@
+"""`tailorbird experiment report`."""
+
+import math
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tailorbird.cli.output import Json, console, print_json, print_table
+
+if TYPE_CHECKING:
+    from tailorbird.experiments.trial import TrialReport
+
+_PAGE_TEMPLATE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta http-equiv="content-security-policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem }}
+table {{ border-collapse: collapse; width: 100% }}
+td, th {{ padding: .25rem .6rem .25rem 0; text-align: right }}
+td:first-child, th:first-child {{ text-align: left }}
+svg {{ max-width: 100%; height: auto }}
+</style>
+{body}
+</html>
+"""
+
+
+def report(
+    slot: str = "", *, since: str = "", html: Path | None = None, json: Json = False
+) -> None:
+    """Report on an experiment: verdict and risk, boundary, guardrails, checks, segments.
+
+    Of a permanent split of slots.py: arms, click rates and uplift.
+
+    Example:  tailorbird -C shop experiment report home-model
+
+    Example:  tailorbird -C shop experiment report home
+
+    Example:  tailorbird -C shop experiment report home --since 14d --html report.html
+
+    Parameters
+    ----------
+    slot:
+        name of a started experiment, or of a slot; by default train.slot
+    since:
+        length of the most recent period of a slot's split to report on, such as 14d
+    html:
+        also write an HTML page with a chart to this file
+    """
+    import dataclasses
+
+    from tailorbird.config import open_project
+    from tailorbird.experiments.trial import TrialReport
+    from tailorbird.platform.experiments import report_experiment
+
+    project = open_project()
+    result = report_experiment(project, slot, since=since)
+    if isinstance(result, TrialReport):
+        _print_trial(result, project.settings.project.name, html=html, json=json)
+        return
+    if html is not None:
+        from tailorbird.experiments.drawing import report_html
+
+        html.write_text(
+            _PAGE_TEMPLATE.format(
+                title=escape(f"{project.settings.project.name}: {result.experiment}"),
+                body=report_html(result),
+            )
+        )
+    if json:
+        print_json(dataclasses.asdict(result))
+        return
+    console().print(f"{result.verdict}\n", style="bold")
+    rows = [
+        (
+            arm.arm,
+            arm.users,
+            arm.impressions,
+            arm.clicks,
+            _percent(arm.ctr),
+            arm.purchases,
+            _percent(arm.conversion),
+        )
+        for arm in result.arms
+    ]
+    columns = ["arm", "users", "impressions", "clicks", "CTR", "purchases", "conversion"]
+    print_table("", columns, rows, right=columns[1:])
+    for comparison in result.comparisons:
+        if math.isnan(comparison.uplift):
+            console().print(f"{comparison.arm} over {comparison.control}: too little data yet")
+            continue
+        interval = (
+            f"{comparison.uplift:+.1%}, 95 % interval {comparison.low:+.1%} to "
+            f"{comparison.high:+.1%}, p = "
+            f"{comparison.p:.3g}"
+        )
+        anytime_interval = (
+            f"{comparison.always_low:+.1%} to {comparison.always_high:+.1%} if looked at any time"
+        )
+        console().print(
+            f"{comparison.arm} over {comparison.control}: {interval} ({anytime_interval})"
+        )
+    console().print(
+        f"split as declared: p = {result.srm_p:.3g}; users in several arms: "
+        f"{result.multiple_exposures}"
+    )
+    if html is not None:
+        console().print(f"Page: {html}")
+
+
+def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json: bool) -> None:
+    from tailorbird.experiments.trial_page import trial_html
+
+    if html is not None:
+        html.write_text(
+            _PAGE_TEMPLATE.format(
+                title=escape(f"{project}: {result.experiment}"), body=trial_html(result)
+            )
+        )
+    if json:
+        print_json(result.to_dict())
+        return
+    out = console()
+    out.print(f"{result.verdict}", style="bold")
+    out.print(f"{result.risk}\n{result.advice}\n")
+    print_table(
+        "",
+        ["arm", "units", "value"],
+        [(arm.arm, f"{arm.units:,}", f"{arm.value:.4g}") for arm in result.arms],
+        right=["units", "value"],
+    )
+    rows = [
+        (
+            each.metric,
+            each.arm,
+            _signed(each.uplift),
+            f"{_signed(each.low)} to {_signed(each.high)}",
+            f"{each.variance_ratio:.0%}",
+            kind,
+        )
+        for kind, results in (("primary", result.primary), ("guardrail", result.guardrails))
+        for each in results
+    ]
+    print_table("", ["metric", "arm", "uplift", "interval", "CUPED leaves", "kind"], rows)
+    for arm, stages in result.stages.items():
+        rows = [
+            (
+                number,
+                f"{each.units:,}",
+                f"{each.information:.0%}",
+                _signed(each.uplift),
+                f"{each.z:+.2f}",
+                f"{each.bound:.2f}",
+                "crossed" if abs(each.z) >= each.bound else "",
+            )
+            for number, each in enumerate(stages, 1)
+        ]
+        columns = ["analysis", "units", "information", "uplift", "z", "boundary", ""]
+        print_table(f"{arm}, {result.stopping}", columns, rows, right=columns[:-1])
+    checks = [(each.name, "ok" if each.passed else "FAILED", each.reason) for each in result.checks]
+    print_table("", ["check", "result", "reason"], checks)
+    for segment in result.segments:
+        rows = [
+            (
+                each.name,
+                f"{each.units:,}",
+                _signed(each.uplift),
+                f"{_signed(each.low)} to {_signed(each.high)}",
+            )
+            for each in segment.segments.effects
+        ]
+        title = f"{segment.arm} by {segment.column}"
+        print_table(title, ["segment", "units", "uplift, shrunk", "interval"], rows)
+    for note in result.notes:
+        out.print(note)
+    if html is not None:
+        out.print(f"Page: {html}")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1%}" if math.isfinite(value) else "unbounded"
+
+
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2%}"

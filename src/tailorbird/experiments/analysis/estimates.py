@@ -1,0 +1,144 @@
+"""Estimates of one arm from a value per unit, with variances clustered by unit; and effects.
+
+An effect is the log of a ratio of two arms' estimates, so that intervals of the relative uplift
+never fall below −100 % and swap with the arms.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtr, ndtri, stdtrit
+from scipy.stats import binom
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An arm's estimate, its variance, the number of its units, and the variance's freedom.
+
+    `freedom` are Satterthwaite's degrees: with heavy tails a variance is known less well than from
+    as many normal values.
+    """
+
+    value: float
+    variance: float
+    units: int
+    freedom: float = math.inf
+
+
+def mean(values: npt.ArrayLike) -> Estimate:
+    """Return the mean; NaN without a unit, and no variance with one."""
+    x = np.asarray(values, np.float64)
+    n = len(x)
+    if n < 2:
+        return Estimate(float(x[0]) if n else math.nan, math.nan, n)
+    squares = (x - x.mean()) ** 2
+    spread = float(squares.mean())
+    if not spread > 0:
+        return Estimate(float(x.mean()), 0.0, n)
+    # The variance of s² is (kurtosis − 1) / n of its square.
+    kurtosis = float((squares * squares).mean()) / (spread * spread)
+    freedom = min(2 * n / max(kurtosis - 1, 1e-9), n - 1.0)
+    return Estimate(float(x.mean()), spread / (n - 1), n, freedom)
+
+
+def ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Estimate:
+    """Return Σx / Σy by the delta method (Deng, Knoblich, Lu 2018, section 3)."""
+    x, y = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
+    return mean(linearise(x, y)) if y.sum() > 0 else Estimate(math.nan, math.nan, len(x))
+
+
+def linearise(numerator: Floats, denominator: Floats) -> Floats:
+    """Return a value per unit whose mean is Σx / Σy and whose variance is the ratio's.
+
+    A residual is divided by one minus the unit's share of the denominator, as in the jackknife:
+    heavy units pull the ratio to themselves, which hides a part of the variance.
+    """
+    value, total = numerator.sum() / denominator.sum(), denominator.sum()
+    share = np.minimum(denominator / total, 0.5)
+    residual = (numerator - value * denominator) / (denominator.mean() * (1 - share))
+    return value + residual - residual.mean()
+
+
+def winsorise(values: npt.ArrayLike, quantile: float = 0.99) -> Floats:
+    """Cap values at a quantile of all of them: give it the units of all arms together."""
+    x = np.asarray(values, np.float64)
+    return np.minimum(x, np.quantile(x, quantile)) if len(x) else x
+
+
+def quantile(values: npt.ArrayLike, probability: float) -> Estimate:
+    """Return a quantile with a variance from its order-statistic interval (Woodruff 1952)."""
+    x = np.sort(np.asarray(values, np.float64))
+    n = len(x)
+    if n < 2:
+        return Estimate(float(x[0]) if n else math.nan, math.nan, n)
+    z = 1.959963984540054
+    low, high = binom.ppf([ndtr(-z), ndtr(z)], n, probability).astype(int)
+    low, high = max(int(low) - 1, 0), min(int(high), n - 1)
+    spread = (x[high] - x[low]) / (2 * z)
+    return Estimate(float(np.quantile(x, probability)), float(spread * spread), n)
+
+
+def quantile_interval(
+    values: npt.ArrayLike, probability: float, *, level: float = 0.95
+) -> tuple[float, float]:
+    """Return the distribution-free interval of a quantile, by order statistics."""
+    x = np.sort(np.asarray(values, np.float64))
+    low, high = binom.ppf([(1 - level) / 2, (1 + level) / 2], len(x), probability).astype(int)
+    return float(x[max(int(low) - 1, 0)]), float(x[min(int(high), len(x) - 1)])
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The log of treatment over control: value, standard error, and units of both."""
+
+    log: float
+    error: float
+    units: int
+
+    @property
+    def z(self) -> float:
+        return self.log / self.error
+
+    @property
+    def information(self) -> float:
+        return 1 / (self.error * self.error)
+
+    @property
+    def uplift(self) -> float:
+        return math.expm1(self.log)
+
+    @property
+    def p(self) -> float:
+        """The two-sided p-value of a single look."""
+        return float(2 * ndtr(-abs(self.z)))
+
+    def interval(self, bound: float | None = None, *, alpha: float = 0.05) -> tuple[float, float]:
+        """Return the interval of the uplift at so many standard errors; of one look by default."""
+        half = self.error * (float(ndtri(1 - alpha / 2)) if bound is None else bound)
+        return to_uplift(self.log - half), to_uplift(self.log + half)
+
+
+def to_uplift(log: float) -> float:
+    """Return a relative uplift as a fraction; infinite instead of an overflow."""
+    return math.expm1(log) if log < 700 else math.inf
+
+
+def compare(treatment: Estimate, control: Estimate) -> Effect | None:
+    """Return the effect; None where an arm has too little to estimate a ratio.
+
+    The error is larger than the standard error by as much as Student's interval is wider than the
+    normal one, with Welch's degrees of freedom.
+    """
+    if not (treatment.value > 0 and control.value > 0):
+        return None
+    a, b = treatment.variance / treatment.value**2, control.variance / control.value**2
+    if not a + b > 0:
+        return None
+    freedom = (a + b) ** 2 / (a * a / treatment.freedom + b * b / control.freedom + 1e-300)
+    wider = float(stdtrit(min(freedom, 1e8), 0.975) / ndtri(0.975))
+    log = math.log(treatment.value / control.value)
+    return Effect(log, math.sqrt(a + b) * wider, treatment.units + control.units)

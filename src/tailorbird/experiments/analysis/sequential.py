@@ -1,0 +1,272 @@
+"""Group sequential designs with alpha spending (Lan, DeMets 1983), symmetric and two-sided.
+
+Look k sees a statistic Z_k ~ N(θ √I_k, 1), where I_k is the information, one over the variance of
+the estimated effect θ. Increments of the score Z √I are independent. Each side spends alpha / 2:
+
+    obrien_fleming   2 (1 − Φ(z / √t)), z the 1 − alpha / 4 quantile
+    pocock           alpha / 2 · ln(1 + (e − 1) t)
+
+t = I_k / I_planned is the information time. Looks may be unequal, late, or more than planned, since
+a boundary depends only on the looks so far (Jennison, Turnbull 2000, chapters 7, 8 and 19). The
+futility rule is non-binding: boundaries ignore it, so that a team may continue.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize
+from scipy.special import ndtr, ndtri
+
+Floats = npt.NDArray[np.float64]
+
+SPENDING = ("obrien_fleming", "pocock")
+_Z_MAX = 8.0  # stands for an infinite boundary: P(|Z| > 8) is about 1e-15
+_SMALLEST_SPENDING = 1e-13
+
+
+def spent_alpha(time: float, alpha: float, spending: str = "obrien_fleming") -> float:
+    """Return the alpha that one side has spent by an information time.
+
+    >>> round(spent_alpha(0.5, 0.05), 5), round(spent_alpha(0.5, 0.05, "pocock"), 5)
+    (0.00153, 0.0155)
+    """
+    side, t = alpha / 2, min(max(time, 0.0), 1.0)
+    if t == 0:
+        return 0.0
+    if spending == "pocock":
+        return side * math.log1p((math.e - 1) * t)
+    if spending != "obrien_fleming":
+        raise ValueError(f"unknown spending {spending!r}: use one of {', '.join(SPENDING)}")
+    return float(2 * ndtr(-ndtri(1 - side / 2) / math.sqrt(t)))
+
+
+def boundaries(
+    information: Sequence[float] | Floats,
+    *,
+    planned: float,
+    alpha: float = 0.05,
+    spending: str = "obrien_fleming",
+    is_final: bool = False,
+) -> Floats:
+    """Return the boundary of |Z| at each look, shape (stages,).
+
+    Args:
+        information: of each look, ascending.
+        planned: the information at which all of alpha is spent. Information beyond it changes the
+            correlation of looks, not the total alpha. Once all is spent, boundaries are infinite.
+        is_final: the last look is the last, and spends what is left, even if it came short.
+    """
+    info = np.asarray(information, np.float64)
+    if len(info) and (info[0] <= 0 or (np.diff(info) <= 0).any()):
+        raise ValueError(f"expected information above 0 and ascending, got {info.tolist()}")
+    walk, bounds, spent = _Walk(0.0), np.empty(len(info)), 0.0
+    for stage, level in enumerate(info):
+        time = 1.0 if is_final and stage == len(info) - 1 else level / planned
+        total = spent_alpha(time, alpha, spending)
+        bounds[stage] = walk.solve_boundary(level, total - spent)
+        walk.advance(level, bounds[stage])
+        spent = max(spent, total)
+    return bounds
+
+
+def select_stages(
+    information: Sequence[float] | Floats, *, planned: float, smallest_step: float = 0.01
+) -> npt.NDArray[np.intp]:
+    """Return the looks that add information, at least a share of what is planned; always the last.
+
+    Estimated information may stall or fall, and a look that adds nothing is not a new one.
+    """
+    info = np.asarray(information, np.float64)
+    rows: list[int] = []
+    for stage, level in enumerate(info):
+        step = smallest_step * planned
+        while rows and stage == len(info) - 1 and level < info[rows[-1]] + step:
+            rows.pop()
+        if level >= (info[rows[-1]] if rows else 0.0) + step or stage == len(info) - 1:
+            rows.append(stage)
+    return np.array(rows, np.intp)
+
+
+@dataclass(frozen=True)
+class Exits:
+    """Probabilities of stopping at each look above and below, shape (stages,)."""
+
+    upper: Floats
+    lower: Floats
+
+    @property
+    def total(self) -> float:
+        return float(self.upper.sum() + self.lower.sum())
+
+
+def exit_probabilities(information: Floats, bounds: Floats, effect: float) -> Exits:
+    """Return where a trial with a true effect stops."""
+    walk = _Walk(effect)
+    pairs = []
+    for level, bound in zip(information, bounds, strict=True):
+        pairs.append((walk.tail(level, bound), walk.tail(level, -bound, upper=False)))
+        walk.advance(level, bound)
+    upper, lower = np.array(pairs).T
+    return Exits(upper, lower)
+
+
+@dataclass(frozen=True)
+class Design:
+    """A planned group sequential test, in units of its own planned information.
+
+    Attributes:
+        times: information times of the looks, the last is 1.
+        bounds: boundary of |Z| at each look.
+        drift: expected Z at the end for an effect that is found with the planned power.
+        inflation: planned sample, as a multiple of that of a fixed test of the same power.
+        expected_share: expected share of the planned sample that is used if the effect is real.
+    """
+
+    times: Floats
+    bounds: Floats
+    drift: float
+    inflation: float
+    expected_share: float
+
+
+def plan_design(
+    stages: int, *, alpha: float = 0.05, power: float = 0.8, spending: str = "obrien_fleming"
+) -> Design:
+    """Plan a test with equally spaced looks.
+
+    >>> [round(float(bound), 2) for bound in plan_design(5).bounds]
+    [4.88, 3.36, 2.68, 2.29, 2.03]
+    """
+    times = np.arange(1, stages + 1) / stages
+    bounds = boundaries(times, planned=1.0, alpha=alpha, spending=spending)
+    fixed = float(ndtri(1 - alpha / 2) + ndtri(power))
+
+    def miss(drift: float) -> float:
+        return exit_probabilities(times, bounds, drift).total - power
+
+    drift = _root(miss, 0.8 * fixed, 2 * fixed, 1e-6)
+    exits = exit_probabilities(times, bounds, drift)
+    stopped = exits.upper + exits.lower
+    expected = float(times @ stopped + 1 - stopped.sum())
+    return Design(times, bounds, drift, (drift / fixed) ** 2, expected)
+
+
+def conditional_power(z: float, time: float, drift: float, *, final_bound: float) -> float:
+    """Return the chance of a result at the end, above or below, given Z at an information time.
+
+    `drift` is the expected Z at the end under the effect of interest. Stop for futility where it is
+    below, say, 0.1; nothing else changes by it.
+    """
+    if time >= 1:
+        return float(abs(z) >= final_bound)
+    mean, sd = z * math.sqrt(time) + drift * (1 - time), math.sqrt(1 - time)
+    return float(ndtr((mean - final_bound) / sd) + ndtr((-final_bound - mean) / sd))
+
+
+@dataclass(frozen=True)
+class StoppedEstimate:
+    """An effect after stopping: median-unbiased, with the stage-wise interval and p-value."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def estimate_after_stopping(
+    information: Floats, bounds: Floats, z: float, *, alpha: float = 0.05
+) -> StoppedEstimate:
+    """Estimate the effect of a trial that stopped at the last of these looks with Z = z.
+
+    The stage-wise order counts an early exit above as more extreme than a later one (Tsiatis,
+    Rosner, Mehta 1984). For data that came in after the boundary was crossed, leave that look out
+    and give the final one instead (deletion, Whitehead 1992).
+    """
+    last = float(information[-1])
+    scale, naive = 1 / math.sqrt(last), z / math.sqrt(last)
+
+    def exceedance(effect: float) -> float:
+        return _exceedance(information, bounds, z, effect)
+
+    def solve(probability: float) -> float:
+        low, high = naive - 4 * scale, naive + 4 * scale
+        while exceedance(low) > probability:
+            low -= 4 * scale
+        while exceedance(high) < probability:
+            high += 4 * scale
+        return _root(lambda effect: exceedance(effect) - probability, low, high, 1e-5 * scale)
+
+    at_zero = exceedance(0.0)
+    p = min(2 * min(at_zero, 1 - at_zero), 1.0)
+    return StoppedEstimate(solve(0.5), solve(alpha / 2), solve(1 - alpha / 2), p)
+
+
+def repeated_interval(z: float, information: float, bound: float) -> tuple[float, float]:
+    """Return the interval of the effect that holds at all looks together (Jennison, Turnbull)."""
+    half = bound / math.sqrt(information) if bound < _Z_MAX else math.inf
+    return z / math.sqrt(information) - half, z / math.sqrt(information) + half
+
+
+def _exceedance(information: Floats, bounds: Floats, z: float, effect: float) -> float:
+    """Return the chance of a result at least as high as (last look, z); it grows with `effect`."""
+    walk, earlier_upper, earlier_lower = _Walk(effect), 0.0, 0.0
+    for level, bound in zip(information[:-1], bounds[:-1], strict=True):
+        earlier_upper += walk.tail(level, bound)
+        earlier_lower += walk.tail(level, -bound, upper=False)
+        walk.advance(level, bound)
+    if z >= 0:
+        return earlier_upper + walk.tail(information[-1], z)
+    return 1 - earlier_lower - walk.tail(information[-1], z, upper=False)
+
+
+class _Walk:
+    """The density of the score among trials that have not stopped, on Gauss–Legendre nodes."""
+
+    def __init__(self, effect: float) -> None:
+        self._effect = effect
+        self._level = 0.0
+        self._nodes, self._weights = np.zeros(1), np.ones(1)  # weights include the density
+
+    def tail(self, level: float, z: float, *, upper: bool = True) -> float:
+        """Return the chance of not stopping before the look and then exceeding z there."""
+        step = level - self._level
+        distance = (z * math.sqrt(level) - self._nodes - self._effect * step) / math.sqrt(step)
+        return float(self._weights @ ndtr(-distance if upper else distance))
+
+    def solve_boundary(self, level: float, spending: float) -> float:
+        """Return the z that an upper exit at this look exceeds with a probability."""
+        if spending <= _SMALLEST_SPENDING or self.tail(level, _Z_MAX) >= spending:
+            return _Z_MAX
+        return _root(lambda z: self.tail(level, z) - spending, -_Z_MAX, _Z_MAX, 1e-10)
+
+    def advance(self, level: float, bound: float) -> None:
+        """Continue with the trials whose |Z| is below the boundary at this look."""
+        step = level - self._level
+        edge = max(bound, 1e-6) * math.sqrt(level)
+        # Nodes closer than the step's standard deviation make the quadrature exact to 1e-8.
+        shift = self._effect * step
+        count = int(np.clip(np.ceil(4 * 2 * edge / math.sqrt(step)), 48, 640))
+        x, w = _legendre(count)
+        nodes = edge * x
+        gap = (nodes[:, None] - self._nodes[None, :] - shift) / math.sqrt(step)
+        density = np.exp(-0.5 * gap * gap) @ self._weights / math.sqrt(2 * math.pi * step)
+        self._nodes, self._weights, self._level = nodes, density * edge * w, level
+
+
+def _root(function: Callable[[float], float], low: float, high: float, tolerance: float) -> float:
+    return cast(float, optimize.brentq(function, low, high, xtol=tolerance))
+
+
+_LEGENDRE: dict[int, tuple[Floats, Floats]] = {}
+
+
+def _legendre(count: int) -> tuple[Floats, Floats]:
+    count = 16 * math.ceil(count / 16)  # few distinct sizes, each computed once
+    if count not in _LEGENDRE:
+        nodes, weights = np.polynomial.legendre.leggauss(count)
+        _LEGENDRE[count] = (nodes, weights)
+    return _LEGENDRE[count]

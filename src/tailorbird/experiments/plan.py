@@ -1,0 +1,291 @@
+"""Plan an experiment from the lake's own variance: units, days and detectable effect.
+
+For each stopping rule, with and without CUPED. A sequential plan of 14 analyses needs about 1.04 of
+the fixed sample (O'Brien–Fleming-like) and a confidence sequence about twice of it; each stops
+early where the effect is real. Figures beyond the lake's span are extrapolated, and say so.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from scipy import optimize
+from scipy.special import ndtri
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events import DAY, parse_duration
+from tailorbird.events.contract.schema import micros
+from tailorbird.experiments.analysis.adjust import cuped
+from tailorbird.experiments.analysis.anytime import anytime_bound
+from tailorbird.experiments.analysis.sequential import exit_probabilities, plan_design
+from tailorbird.experiments.assign import Experiment
+from tailorbird.experiments.measure import unit_values
+from tailorbird.experiments.stages import planned_stages
+from tailorbird.experiments.units import UnitTable, history_values, load_units, metric_values
+
+UNITS_MIN = 50
+DAYS_MAX = 365
+
+
+@dataclass(frozen=True)
+class RulePlan:
+    """What a stopping rule needs.
+
+    Attributes:
+        sample_ratio: planned sample over that of a fixed test.
+        expected_share: share of it that is used on average if the planned effect is real.
+        units: that take part in all arms; `days` until they have; NaN beyond a year.
+        detectable: effect that the planned duration finds with the planned power.
+    """
+
+    rule: str
+    is_adjusted: bool
+    sample_ratio: float
+    expected_share: float
+    units: float
+    days: float
+    detectable: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of an experiment.
+
+    Attributes:
+        mean, relative_variance: of a unit's value in the planned duration; the variance is over the
+            mean squared.
+        variance_ratio: share of the variance that CUPED leaves.
+        days, units: by day of the lake: distinct units so far. `detectable_by_day`: rule → effect.
+        observed_days: of the lake; more is extrapolated.
+    """
+
+    experiment: str
+    slot: str
+    metric: str
+    effect: float
+    power: float
+    level: float
+    duration_days: float
+    mean: float
+    relative_variance: float
+    variance_ratio: float
+    units_planned: float
+    observed_days: int
+    days: tuple[int, ...]
+    units: tuple[float, ...]
+    detectable_by_day: dict[str, tuple[float, ...]]
+    rules: tuple[RulePlan, ...]
+    stopping: str
+    verdict: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain data."""
+        return msgspec.to_builtins(self)
+
+    def _repr_html_(self) -> str:
+        from tailorbird.experiments.trial_page import plan_svg
+
+        return plan_svg(self)
+
+
+@dataclass(frozen=True)
+class _Growth:
+    """Units and relative variance by day, continued beyond the lake by power laws."""
+
+    days: int
+    units: np.ndarray
+    relative_variance: np.ndarray
+
+    def units_after(self, day: float) -> float:
+        return _continue(self.units, day)
+
+    def variance_after(self, day: float) -> float:
+        return _continue(self.relative_variance, day)
+
+
+def plan_experiment(
+    events: pa.Table, experiment: Experiment, *, now: int, attribution: int, days: int
+) -> Plan:
+    """Plan from the slot's last days in the lake.
+
+    Args:
+        events: with `units.UNIT_COLUMNS`, from `history` before these days on.
+
+    Raises:
+        NotReadyError: the lake has too few units of the slot.
+    """
+    history, start = parse_duration(experiment.history), now - days * DAY
+    table = load_units(
+        events,
+        experiment.slot,
+        ("all",),
+        experiment=None,
+        start=start,
+        stop=now,
+        attribution=attribution,
+        unit=experiment.unit,
+        history=history,
+    )
+    if len(table) < UNITS_MIN:
+        raise NotReadyError(
+            f"slot {experiment.slot} had {len(table)} units in {days} days",
+            where=f"experiment {experiment.name}",
+            fix="plan once the lake has a few days of its responses",
+        )
+    duration = parse_duration(experiment.duration) / DAY
+    growth, mean = _observe(table, experiment, start, days)
+    ratio = _variance_ratio(events, experiment, now, attribution)
+    shares = [experiment.arms[arm] for arm in (experiment.control_arm, *experiment.treatments)]
+    part = experiment.share * (1 - experiment.holdout) * sum(shares)
+    scale = sum(shares) * (1 / shares[0] + 1 / min(shares[1:], default=shares[0]))
+    alpha = (1 - experiment.level) / max(len(experiment.treatments), 1)
+    horizon = range(1, max(days, math.ceil(duration)) + 1)
+    rules, curves = [], {}
+    for name, drift, expected in _rules(experiment, alpha):
+        cost = (drift / _fixed_drift(experiment, alpha)) ** 2
+        for is_adjusted in (False, True):
+            kept = ratio if is_adjusted else 1.0
+
+            def detectable(day: float, kept: float = kept, drift: float = drift) -> float:
+                units = growth.units_after(day) * part
+                return math.expm1(
+                    drift * math.sqrt(kept * growth.variance_after(day) * scale / units)
+                )
+
+            needed = _days_until(detectable, experiment.effect)
+            at = needed if math.isfinite(needed) else duration
+            log = math.log1p(experiment.effect)
+            units = kept * growth.variance_after(at) * scale * (drift / log) ** 2
+            rules.append(
+                RulePlan(name, is_adjusted, cost, expected, units, needed, detectable(duration))
+            )
+            label = f"{name}, CUPED" if is_adjusted else name
+            curves[label] = tuple(detectable(day) for day in horizon)
+    return Plan(
+        experiment.name,
+        experiment.slot,
+        experiment.metric.name,
+        experiment.effect,
+        experiment.power,
+        experiment.level,
+        duration,
+        mean,
+        growth.variance_after(duration),
+        ratio,
+        growth.units_after(duration) * part,
+        days,
+        tuple(horizon),
+        tuple(growth.units_after(day) * part for day in horizon),
+        curves,
+        tuple(rules),
+        experiment.stopping,
+        _verdict(experiment, rules, duration),
+    )
+
+
+def _observe(
+    table: UnitTable, experiment: Experiment, start: int, days: int
+) -> tuple[_Growth, float]:
+    units, variances, mean = [], [], math.nan
+    for day in range(1, days + 1):
+        values = metric_values(table, experiment.metric, start + day * DAY)
+        y = np.ones(len(values.x)) if values.y is None else values.y
+        per_unit = unit_values(values, experiment.metric, np.ones(len(values.x), bool))
+        mean = float(per_unit.mean()) if len(per_unit) and y.sum() > 0 else math.nan
+        units.append(float(len(values.x)))
+        variances.append(float(per_unit.var() / mean**2) if mean > 0 else math.nan)
+    if not mean > 0:
+        raise NotReadyError(
+            f"nobody in the lake has {experiment.metric.name}",
+            where=f"experiment {experiment.name}",
+            fix="choose a metric that the slot's events have",
+        )
+    variance = np.array(variances)
+    first = float(variance[np.isfinite(variance)][0])
+    return _Growth(days, np.array(units), np.where(np.isfinite(variance), variance, first)), mean
+
+
+def _variance_ratio(events: pa.Table, experiment: Experiment, now: int, attribution: int) -> float:
+    """Return the variance that CUPED leaves in a window of the planned length.
+
+    The units' history precedes the window. If the lake is short, it is half of it.
+    """
+    span = now - int(micros(events["ts"]).min())
+    table = load_units(
+        events,
+        experiment.slot,
+        ("all",),
+        experiment=None,
+        start=now - min(parse_duration(experiment.duration), span // 2),
+        stop=now,
+        attribution=attribution,
+        unit=experiment.unit,
+        history=parse_duration(experiment.history),
+    )
+    values = metric_values(table, experiment.metric, now)
+    per_unit = unit_values(values, experiment.metric, np.ones(len(values.x), bool))
+    covariates = history_values(table, experiment.metric, values.unit)
+    return cuped(per_unit, covariates, np.zeros(len(per_unit))).variance_ratio
+
+
+def _fixed_drift(experiment: Experiment, alpha: float) -> float:
+    return float(ndtri(1 - alpha / 2) + ndtri(experiment.power))
+
+
+def _rules(experiment: Experiment, alpha: float) -> list[tuple[str, float, float]]:
+    """Return the rules with their drift and expected share of the sample."""
+    rules = [("fixed", _fixed_drift(experiment, alpha), 1.0)]
+    stages = planned_stages(experiment)
+    for spending in ("obrien_fleming", "pocock"):
+        design = plan_design(stages, alpha=alpha, power=experiment.power, spending=spending)
+        rules.append((spending, design.drift, design.expected_share))
+    times = np.arange(1, max(stages, 14) + 1) / max(stages, 14)
+    bounds = anytime_bound(1e6 * times, tuned_for=1e6, alpha=alpha)
+
+    def miss(drift: float) -> float:
+        return exit_probabilities(times, bounds, drift).total - experiment.power
+
+    drift = cast(float, optimize.brentq(miss, rules[0][1], 4 * rules[0][1], xtol=1e-4))
+    exits = exit_probabilities(times, bounds, drift)
+    stopped = exits.upper + exits.lower
+    expected = float(times @ stopped + 1 - stopped.sum())
+    return [*rules, ("anytime", drift, expected)]
+
+
+def _days_until(detectable: Any, effect: float) -> float:
+    for day in range(1, DAYS_MAX + 1):
+        if detectable(day) <= effect:
+            return float(day)
+    return math.nan
+
+
+def _continue(values: np.ndarray, day: float) -> float:
+    """Return the value of a day, by the growth of the second half of the days beyond them."""
+    n = len(values)
+    if day <= n:
+        return float(np.interp(day, np.arange(1, n + 1), values))
+    middle = max(n // 2, 1)
+    if middle == n or not (values[middle - 1] > 0 and values[-1] > 0):
+        return float(values[-1] * day / n)
+    slope = math.log(values[-1] / values[middle - 1]) / math.log(n / middle)
+    return float(values[-1] * (day / n) ** slope)
+
+
+def _verdict(experiment: Experiment, rules: list[RulePlan], duration: float) -> str:
+    name = experiment.spending if experiment.stopping == "group_sequential" else experiment.stopping
+    chosen = next(each for each in rules if each.rule == name and each.is_adjusted)
+    cost = f"{chosen.sample_ratio:.3f} times the sample of a fixed test"
+    if math.isnan(chosen.days):
+        return (
+            f"An effect of {experiment.effect:+.1%} cannot be found within a year; {duration:g} "
+            f"days find {chosen.detectable:+.1%}. The rule needs {cost}."
+        )
+    enough = "enough" if chosen.days <= duration else "too short"
+    return (
+        f"{duration:g} days are {enough}: an effect of {experiment.effect:+.1%} needs "
+        f"{chosen.units:,.0f} units, about {chosen.days:.0f} days. The rule needs {cost}, and on "
+        f"average uses {chosen.expected_share:.0%} of it."
+    )

@@ -1,0 +1,201 @@
+"""The primary metric at each analysis of an experiment, with the boundary of its stopping rule."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtri
+
+from tailorbird.events import parse_duration
+from tailorbird.experiments.analysis.anytime import anytime_bound
+from tailorbird.experiments.analysis.estimates import Effect, to_uplift
+from tailorbird.experiments.analysis.sequential import (
+    boundaries,
+    conditional_power,
+    estimate_after_stopping,
+    plan_design,
+    select_stages,
+)
+from tailorbird.experiments.assign import Experiment
+from tailorbird.experiments.measure import Measurement, measure
+from tailorbird.experiments.units import UnitTable
+
+UNITS_MIN = 100  # units of both arms before the first analysis
+STAGES_MAX = 200
+FUTILE = 0.1  # conditional power below which stopping is suggested
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One analysis.
+
+    Attributes:
+        at: events before this time count, microseconds.
+        information: share of the planned information.
+        uplift, low, high: with the interval that the stopping rule allows at this analysis.
+        z, bound: the statistic, and the value that it must exceed.
+    """
+
+    at: int
+    units: int
+    information: float
+    uplift: float
+    low: float
+    high: float
+    z: float
+    bound: float
+
+
+@dataclass(frozen=True)
+class Path:
+    """All analyses of a treatment, and what they conclude.
+
+    Attributes:
+        uplift, low, high, p: to report: after stopping, median-unbiased with the stage-wise
+            interval.
+        is_conclusive: whether the rule allows a conclusion, and there is a difference.
+        is_futile: whether the planned effect has become unlikely to be found.
+        last: the newest measurement.
+    """
+
+    stages: tuple[Stage, ...]
+    uplift: float
+    low: float
+    high: float
+    p: float
+    is_conclusive: bool
+    is_futile: bool
+    last: Measurement | None
+
+
+def planned_information(experiment: Experiment, alpha: float) -> float:
+    """Return the information that the planned effect and power need under the stopping rule."""
+    fixed = float(ndtri(1 - alpha / 2) + ndtri(experiment.power))
+    drift = fixed
+    if experiment.stopping == "group_sequential":
+        drift = plan_design(
+            planned_stages(experiment),
+            alpha=alpha,
+            power=experiment.power,
+            spending=experiment.spending,
+        ).drift
+    return (drift / math.log1p(experiment.effect)) ** 2
+
+
+def planned_stages(experiment: Experiment) -> int:
+    """Return the number of analyses of the plan."""
+    count = parse_duration(experiment.duration) // max(parse_duration(experiment.interval), 1)
+    return int(min(max(count, 1), STAGES_MAX))
+
+
+def follow_path(
+    table: UnitTable,
+    experiment: Experiment,
+    treatment: int,
+    alpha: float,
+    started_at: int,
+    until: int,
+    *,
+    is_over: bool,
+) -> Path:
+    """Analyse the primary metric after each interval, and at the end once it is over.
+
+    A fixed or sequential plan ends at its planned end, so that later reports add no analysis.
+    """
+    duration = parse_duration(experiment.duration)
+    if experiment.stopping != "anytime":
+        until = min(until, started_at + duration)  # what comes later is not in the plan
+    step = max(parse_duration(experiment.interval), duration // STAGES_MAX, 1)
+    times = list(range(started_at + step, until + 1, step))
+    is_planned = not is_over and experiment.stopping == "group_sequential"
+    if (not times or times[-1] < until) and not is_planned:
+        times.append(until)  # a sequential plan analyses between two stages only at its end
+    measured: list[tuple[int, Measurement, Effect]] = []
+    for at in times:
+        measurement = measure(table, experiment.metric, treatment, at)
+        effect = measurement.effect
+        if effect is not None and effect.units >= UNITS_MIN:
+            measured.append((at, measurement, effect))
+    if not measured:
+        last = measure(table, experiment.metric, treatment, until)
+        return Path((), math.nan, math.nan, math.nan, math.nan, False, False, last)
+    if experiment.stopping == "group_sequential":
+        return _sequential(measured, experiment, alpha, is_over=is_over)
+    return _single(measured, experiment, alpha, is_over=is_over)
+
+
+def _sequential(
+    measured: list[tuple[int, Measurement, Effect]],
+    experiment: Experiment,
+    alpha: float,
+    *,
+    is_over: bool,
+) -> Path:
+    planned = planned_information(experiment, alpha)
+    levels = np.array([effect.information for _, _, effect in measured])
+    rows = select_stages(levels, planned=planned)
+    information = levels[rows]
+    bounds = boundaries(
+        information, planned=planned, alpha=alpha, spending=experiment.spending, is_final=is_over
+    )
+    effects = [measured[row][2] for row in rows]
+    stages = tuple(
+        _stage(measured[row][0], effect, level / planned, bound)
+        for row, effect, level, bound in zip(
+            rows.tolist(), effects, information.tolist(), bounds.tolist(), strict=True
+        )
+    )
+    crossed = [number for number, each in enumerate(stages) if abs(each.z) >= each.bound]
+    last = measured[-1][1]
+    if not crossed and not is_over:
+        newest = stages[-1]
+        power = conditional_power(
+            newest.z,
+            newest.information,
+            math.log1p(experiment.effect) * math.sqrt(planned),
+            final_bound=float(ndtri(1 - alpha / 2)),
+        )
+        return Path(
+            stages, newest.uplift, newest.low, newest.high, math.nan, False, power < FUTILE, last
+        )
+    final = crossed[0] if crossed else len(stages) - 1
+    estimate = estimate_after_stopping(
+        information[: final + 1], bounds[: final + 1], stages[final].z, alpha=alpha
+    )
+    uplift, low, high = (to_uplift(x) for x in (estimate.value, estimate.low, estimate.high))
+    return Path(stages, uplift, low, high, estimate.p, bool(crossed), False, last)
+
+
+def _single(
+    measured: list[tuple[int, Measurement, Effect]],
+    experiment: Experiment,
+    alpha: float,
+    *,
+    is_over: bool,
+) -> Path:
+    """Return the path of a fixed plan, or of a confidence sequence."""
+    planned = planned_information(experiment, alpha)
+    is_anytime = experiment.stopping == "anytime"
+    # The sequence is narrowest at the units that the plan needs, at today's variance.
+    effect = measured[0][2]
+    tuned_for = max(effect.units * planned / effect.information, UNITS_MIN)
+    stages = []
+    for at, _, each in measured:
+        if is_anytime:
+            bound = float(anytime_bound(each.units, tuned_for=tuned_for, alpha=alpha))
+        else:
+            bound = float(ndtri(1 - alpha / 2))
+        stages.append(_stage(at, each, each.information / planned, bound))
+    crossed = [each for each in stages if abs(each.z) >= each.bound]
+    newest = stages[-1]
+    is_conclusive = bool(crossed) if is_anytime else is_over and abs(newest.z) >= newest.bound
+    shown = crossed[-1] if is_anytime and crossed else newest
+    p = math.nan if is_anytime else measured[-1][2].p
+    return Path(
+        tuple(stages), shown.uplift, shown.low, shown.high, p, is_conclusive, False, measured[-1][1]
+    )
+
+
+def _stage(at: int, effect: Effect, information: float, bound: float) -> Stage:
+    low, high = effect.interval(bound if math.isfinite(bound) else 8.0)
+    return Stage(at, effect.units, information, effect.uplift, low, high, effect.z, bound)

@@ -1,0 +1,404 @@
+"""The report of a planned experiment: a verdict in one sentence, and what it rests on.
+
+    report = trial_report(events, experiment, slot, started_at=…, now=…)
+
+Each stopping rule concludes only as it promises: a fixed plan at its planned end, a sequential plan
+where its boundary is crossed, a confidence sequence whenever it excludes zero. A failed check turns
+the verdict red, whatever the effect.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from tailorbird.events import HOUR, parse_duration, to_iso
+from tailorbird.experiments.analysis.anytime import confidence_sequence, split_alpha
+from tailorbird.experiments.analysis.estimates import to_uplift
+from tailorbird.experiments.analysis.multiple import holm
+from tailorbird.experiments.analysis.segments import Segments, shrink_segments
+from tailorbird.experiments.assign import Experiment
+from tailorbird.experiments.checks import Check, run_checks
+from tailorbird.experiments.measure import Measurement, measure
+from tailorbird.experiments.metrics import Metric
+from tailorbird.experiments.stages import Path, Stage, follow_path
+from tailorbird.experiments.units import UnitTable, load_units, metric_values
+
+__all__ = ["TrialReport", "trial_report"]
+
+SEGMENT_UNITS_MIN = 50  # units of a segment in each arm
+RED, GREEN, AMBER = "red", "green", "amber"
+
+
+@dataclass(frozen=True)
+class ArmTotals:
+    """An arm: its units and its value of the primary metric."""
+
+    arm: str
+    units: int
+    value: float
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """A metric of a treatment against the control, with its interval.
+
+    Attributes:
+        value, control_value: of both arms, after CUPED.
+        uplift, low, high: relative, as fractions; NaN with too little data.
+        p: adjusted for several arms of the primary metric (Holm); NaN where intervals are valid at
+            any time.
+        variance_ratio: share of the variance that CUPED left.
+        is_worse: whether the interval lies on the bad side of zero.
+    """
+
+    metric: str
+    arm: str
+    control: str
+    value: float
+    control_value: float
+    uplift: float
+    low: float
+    high: float
+    p: float
+    variance_ratio: float
+    is_worse: bool
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """Effects by the values of a column, shrunk towards their mean."""
+
+    column: str
+    arm: str
+    segments: Segments
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """The results of a planned experiment so far; `colour` is green, amber or red.
+
+    Attributes:
+        verdict: one sentence for people who did not set it up, and `risk` what may go wrong.
+        advice: what to do.
+        stages: arm → the primary metric at each analysis, with the boundary.
+    """
+
+    experiment: str
+    slot: str
+    hypothesis: str
+    owner: str
+    unit: str
+    stopping: str
+    level: float
+    state: str
+    started_at: int
+    until: int
+    planned_end: int
+    colour: str
+    verdict: str
+    risk: str
+    advice: str
+    arms: tuple[ArmTotals, ...]
+    primary: tuple[MetricResult, ...]
+    guardrails: tuple[MetricResult, ...]
+    checks: tuple[Check, ...]
+    stages: dict[str, tuple[Stage, ...]]
+    segments: tuple[SegmentResult, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data; what is not finite becomes None."""
+        return _finite(msgspec.to_builtins(self))
+
+    def _repr_html_(self) -> str:
+        from tailorbird.experiments.trial_page import trial_html
+
+        return trial_html(self)
+
+
+def trial_report(
+    events: pa.Table,
+    experiment: Experiment,
+    *,
+    started_at: int,
+    now: int,
+    attribution: int,
+    stopped_at: int = 0,
+    state: str = "running",
+    notes: tuple[str, ...] = (),
+) -> TrialReport:
+    """Report on an experiment from events with `units.UNIT_COLUMNS`.
+
+    Args:
+        events: from the experiment's history on.
+        attribution: of the slot, microseconds.
+    """
+    until = min(now, stopped_at) if stopped_at else now
+    planned_end = started_at + parse_duration(experiment.duration)
+    table = load_units(
+        events,
+        experiment.slot,
+        (experiment.control_arm, *experiment.treatments),
+        experiment=experiment.name,
+        start=started_at,
+        stop=until,
+        attribution=attribution,
+        unit=experiment.unit,
+        history=parse_duration(experiment.history),
+        segments=experiment.segments,
+    )
+    alpha = split_alpha(1 - experiment.level, len(experiment.treatments))
+    is_over = bool(stopped_at) or until >= planned_end
+    paths = {
+        arm: follow_path(table, experiment, number, alpha, started_at, until, is_over=is_over)
+        for number, arm in enumerate(experiment.treatments, 1)
+    }
+    primary = _primary_results(table, experiment, paths, until)
+    guardrails = _guardrails(table, experiment, until)
+    checks = run_checks(table, experiment)
+    colour, verdict, risk, advice = _conclude(
+        experiment,
+        table,
+        paths,
+        primary,
+        guardrails,
+        checks,
+        is_over=is_over,
+        until=until,
+        planned_end=planned_end,
+    )
+    if state == "decided":
+        advice = "Nothing: it is decided, see the last change below."
+    elif state == "stopped" and colour != RED:
+        advice = f"Decide: tailorbird experiment decide {experiment.name} ARM --why …"
+    return TrialReport(
+        experiment=experiment.name,
+        slot=experiment.slot,
+        hypothesis=experiment.hypothesis,
+        owner=experiment.owner,
+        unit=experiment.unit,
+        stopping=experiment.stopping,
+        level=experiment.level,
+        state=state,
+        started_at=started_at,
+        until=until,
+        planned_end=planned_end,
+        colour=colour,
+        verdict=verdict,
+        risk=risk,
+        advice=advice,
+        arms=_arm_totals(table, experiment, until),
+        primary=primary,
+        guardrails=guardrails,
+        checks=checks,
+        stages={arm: path.stages for arm, path in paths.items()},
+        segments=_segments(table, experiment, until),
+        notes=notes,
+    )
+
+
+def _arm_totals(table: UnitTable, experiment: Experiment, until: int) -> tuple[ArmTotals, ...]:
+    totals = []
+    for number, arm in enumerate(table.arms):
+        values = metric_values(table, experiment.metric, until)
+        rows = values.arm == number
+        x, y = values.x[rows], values.y[rows] if values.y is not None else None
+        shown = float(y.sum()) if y is not None else float(len(x))
+        totals.append(
+            ArmTotals(arm, int(rows.sum()), float(x.sum()) / shown if shown else math.nan)
+        )
+    return tuple(totals)
+
+
+def _primary_results(
+    table: UnitTable, experiment: Experiment, paths: dict[str, Path], until: int
+) -> tuple[MetricResult, ...]:
+    p = holm([1.0 if math.isnan(path.p) else path.p for path in paths.values()])
+    return tuple(
+        _result(
+            experiment,
+            experiment.metric,
+            arm,
+            path.last,
+            (path.uplift, path.low, path.high),
+            math.nan if math.isnan(path.p) else float(adjusted),
+        )
+        for (arm, path), adjusted in zip(paths.items(), p, strict=True)
+    )
+
+
+def _guardrails(table: UnitTable, experiment: Experiment, until: int) -> tuple[MetricResult, ...]:
+    """Return guardrails with confidence sequences, which may be read at any time."""
+    results = []
+    count = max(len(experiment.guardrails) * len(experiment.treatments), 1)
+    alpha = split_alpha(1 - experiment.level, count)
+    for metric in experiment.guardrails:
+        for number, arm in enumerate(experiment.treatments, 1):
+            measurement = measure(table, metric, number, until)
+            interval = (math.nan, math.nan, math.nan)
+            if (effect := measurement.effect) is not None:
+                low, high = confidence_sequence(
+                    effect.log,
+                    effect.error,
+                    effect.units,
+                    tuned_for=max(effect.units, 1_000),
+                    alpha=alpha,
+                )
+                interval = (effect.uplift, to_uplift(low), to_uplift(high))
+            results.append(_result(experiment, metric, arm, measurement, interval, math.nan))
+    return tuple(results)
+
+
+def _result(
+    experiment: Experiment,
+    metric: Metric,
+    arm: str,
+    measurement: Measurement | None,
+    interval: tuple[float, float, float],
+    p: float,
+) -> MetricResult:
+    uplift, low, high = interval
+    return MetricResult(
+        metric.name,
+        arm,
+        experiment.control_arm,
+        measurement.treatment.value if measurement else math.nan,
+        measurement.control.value if measurement else math.nan,
+        uplift,
+        low,
+        high,
+        p,
+        measurement.variance_ratio if measurement else 1.0,
+        high < 0 if metric.increase_is_good else low > 0,
+    )
+
+
+def _segments(table: UnitTable, experiment: Experiment, until: int) -> tuple[SegmentResult, ...]:
+    results = []
+    for column in experiment.segments:
+        values = table.segments[column]
+        for number, arm in enumerate(experiment.treatments, 1):
+            names, effects = [], []
+            for value in np.unique(values).tolist():
+                mask = values == value
+                sizes = [int((table.arm[mask] == each).sum()) for each in (0, number)]
+                if min(sizes) < SEGMENT_UNITS_MIN:
+                    continue
+                effect = measure(table, experiment.metric, number, until, only=mask).effect
+                if effect is not None:
+                    names.append(value or "unknown")
+                    effects.append(effect)
+            if len(effects) > 1:
+                results.append(SegmentResult(column, arm, shrink_segments(names, effects)))
+    return tuple(results)
+
+
+def _conclude(
+    experiment: Experiment,
+    table: UnitTable,
+    paths: dict[str, Path],
+    primary: tuple[MetricResult, ...],
+    guardrails: tuple[MetricResult, ...],
+    checks: tuple[Check, ...],
+    *,
+    is_over: bool,
+    until: int,
+    planned_end: int,
+) -> tuple[str, str, str, str]:
+    """Return colour, verdict, risk and advice."""
+    name, metric = experiment.name, experiment.metric
+    if not len(table):
+        return (
+            AMBER,
+            "No unit has been in this experiment yet.",
+            "Nothing is known.",
+            f"Send traffic to the slot {experiment.slot}, and check that a server runs.",
+        )
+    if failed := [check for check in checks if not check.passed]:
+        return (
+            RED,
+            f"Do not decide by this experiment: {failed[0].reason}",
+            "Every figure below may be wrong.",
+            "Find the cause, stop this experiment, and start a new one under another name.",
+        )
+    days = _format_days(until, planned_end, experiment)
+    best = max(primary, key=lambda each: _sign(metric) * _or_low(each.uplift))
+    path = paths[best.arm]
+    interval = f"{experiment.level:.0%} interval {_signed(best.low)} to {_signed(best.high)}"
+    figures = f"{_signed(best.uplift)} {metric.name} ({interval})"
+    risk = _risk(best, metric, guardrails)
+    stop = f"tailorbird experiment stop {name} --why …"
+    is_loss = path.is_conclusive and _sign(metric) * best.uplift < 0
+    if not is_loss and (harmed := [each for each in guardrails if each.is_worse]):
+        worst = harmed[0]
+        text = f"{worst.arm} makes {worst.metric} worse: {_signed(worst.uplift)}"
+        return RED, f"{text}, though {best.arm} has {figures}.", risk, f"Stop it: {stop}"
+    if not path.is_conclusive:
+        if is_over:
+            verdict = f"No difference between {best.arm} and {best.control} is shown: {figures}."
+            return AMBER, verdict, risk, f"Keep {best.control}; or plan a longer experiment."
+        if not math.isfinite(best.uplift):
+            figures = "too little data for a first analysis"
+        verdict = f"Not decided yet ({days}): {best.arm} has {figures}."
+        if path.is_futile:
+            advice = (
+                "The planned effect is unlikely to be found any more. You may stop; going on costs "
+                "no validity."
+            )
+        elif experiment.stopping == "fixed":
+            advice = "Wait for the planned end. The interval is valid only then."
+        else:
+            advice = f"Let it run. The boundary is read every {experiment.interval}."
+        return AMBER, verdict, risk, advice
+    is_better = _sign(metric) * best.uplift > 0
+    word = "beats" if is_better else "is worse than"
+    chosen = best.arm if is_better else best.control
+    verdict = f"{best.arm} {word} {best.control}: {figures}."
+    colour = GREEN if is_better else RED
+    return colour, verdict, risk, f"{stop}, then: tailorbird experiment decide {name} {chosen}"
+
+
+def _risk(best: MetricResult, metric: Metric, guardrails: tuple[MetricResult, ...]) -> str:
+    bound = best.low if metric.increase_is_good else best.high
+    if not math.isfinite(bound):
+        return "There is too little data to bound what it may cost."
+    text = f"In the worst case of the interval, {best.arm} changes {metric.name} by "
+    text += f"{_signed(bound)}"
+    bounds = [
+        (each.metric, each.low if each.low <= 0 else each.high)
+        for each in guardrails
+        if math.isfinite(each.low)
+    ]
+    if bounds:
+        name, value = min(bounds, key=lambda each: each[1])
+        text += f", and {name} by {_signed(value)}"
+    return f"{text}."
+
+
+def _format_days(until: int, planned_end: int, experiment: Experiment) -> str:
+    left = max(planned_end - until, 0) / (24 * HOUR)
+    return f"{left:.1f} of {experiment.duration} left, until {to_iso(planned_end)[:16]}"
+
+
+def _sign(metric: Metric) -> int:
+    return 1 if metric.increase_is_good else -1
+
+
+def _or_low(value: float) -> float:
+    return value if math.isfinite(value) else -math.inf
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1%}" if math.isfinite(value) else "unbounded"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,192 @@
+"""Draw a planned experiment's report as HTML, and a plan as SVG; without scripts or network."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+from tailorbird.events import to_iso
+from tailorbird.experiments.plan import Plan
+from tailorbird.experiments.trial import MetricResult, TrialReport
+
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 260, 56, 34
+_COLOURS = {"green": "#15803d", "amber": "#b45309", "red": "#b91c1c"}
+_LINES = ("#2563eb", "#15803d", "#b45309", "#7c3aed")
+
+
+def trial_html(report: TrialReport) -> str:
+    """Return the report as a section of HTML: the verdict first."""
+    colour = _COLOURS[report.colour]
+    parts = [
+        f'<section class="experiment"><h2>{escape(report.experiment)}</h2>',
+        f'<p style="border-left:6px solid {colour};padding-left:.8rem">'
+        f"<strong>{escape(report.verdict)}</strong><br>{escape(report.risk)}</p>",
+        f"<p>What to do: {escape(report.advice)}</p>",
+        f"<p>{escape(report.hypothesis)} Slot {escape(report.slot)}, owner "
+        f"{escape(report.owner or 'nobody')}, {escape(report.state)}, "
+        f"{to_iso(report.started_at)[:16]} to {to_iso(report.until)[:16]}, rule "
+        f"{escape(report.stopping)}.</p>",
+    ]
+    for arm, stages in report.stages.items():
+        if stages:
+            parts.append(f"<h3>{escape(arm)} over time</h3>{stages_svg(report, arm)}")
+    parts.append(
+        _table(
+            ("arm", "units", "value"),
+            [(arm.arm, f"{arm.units:,}", _number(arm.value)) for arm in report.arms],
+        )
+    )
+    parts.append(
+        "<h3>Metrics</h3>"
+        + _table(
+            ("metric", "arm", "value", "control", "uplift", "interval", "CUPED leaves"),
+            [_metric_row(each) for each in (*report.primary, *report.guardrails)],
+        )
+    )
+    parts.append(
+        "<h3>Checks</h3>"
+        + _table(
+            ("check", "result", "reason"),
+            [(each.name, "ok" if each.passed else "FAILED", each.reason) for each in report.checks],
+        )
+    )
+    for result in report.segments:
+        rows = [
+            (
+                each.name,
+                f"{each.units:,}",
+                _signed(each.own),
+                _signed(each.uplift),
+                f"{_signed(each.low)} to {_signed(each.high)}",
+            )
+            for each in result.segments.effects
+        ]
+        title = f"By {result.column}: {result.arm} (all equal: p = {result.segments.p_equal:.2g})"
+        parts.append(
+            f"<h3>{escape(title)}</h3>"
+            + _table(("segment", "units", "own", "shrunk", "interval"), rows)
+        )
+    parts += [f"<p>{escape(note)}</p>" for note in report.notes]
+    return "".join(parts) + "</section>"
+
+
+def stages_svg(report: TrialReport, arm: str) -> str:
+    """Draw the statistic of an arm at each analysis, with the boundary on both sides."""
+    stages = report.stages[arm]
+    limit = max(4.0, *(abs(each.z) for each in stages))
+    axis = _Axes(
+        (0.0, float(len(stages))), (-limit, limit), f"{arm}: standard errors from no effect"
+    )
+    body = [axis.frame([str(number + 1) for number in range(len(stages))])]
+    for sign in (1, -1):
+        points = [
+            (number + 0.5, sign * min(each.bound, limit))
+            for number, each in enumerate(stages)
+            if math.isfinite(each.bound)
+        ]
+        body.append(axis.line(points, "#b91c1c", dash="5 4"))
+    body.append(axis.line([(n + 0.5, each.z) for n, each in enumerate(stages)], "#2563eb"))
+    for number, each in enumerate(stages):
+        crossed = abs(each.z) >= each.bound
+        body.append(axis.dot(number + 0.5, each.z, "#15803d" if crossed else "#2563eb"))
+    return axis.svg(body)
+
+
+def plan_svg(plan: Plan) -> str:
+    """Draw the detectable effect by days, for each stopping rule with CUPED."""
+    curves = {
+        name.removesuffix(", CUPED"): values
+        for name, values in plan.detectable_by_day.items()
+        if name.endswith("CUPED")
+    }
+    top = min(max(values[0] for values in curves.values()), 6 * plan.effect)
+    days = len(plan.days)
+    axis = _Axes((1.0, float(max(days, 2))), (0.0, top), "detectable effect by days, with CUPED")
+    body = [axis.frame([])]
+    body.append(axis.line([(1, plan.effect), (days, plan.effect)], "#6b7280", dash="3 3"))
+    for number, (name, values) in enumerate(curves.items()):
+        colour = _LINES[number % len(_LINES)]
+        points = [(day, min(value, top)) for day, value in zip(plan.days, values, strict=True)]
+        body.append(axis.line(points, colour))
+        body.append(
+            f'<text x="{_WIDTH - 150}" y="{40 + 18 * number}" fill="{colour}">{escape(name)}</text>'
+        )
+    return axis.svg(body)
+
+
+class _Axes:
+    """A plot with linear axes."""
+
+    def __init__(self, x: tuple[float, float], y: tuple[float, float], title: str) -> None:
+        self._x, self._y, self._title = x, y, title
+
+    def _at(self, x: float, y: float) -> tuple[float, float]:
+        width, height = _WIDTH - _LEFT - 10, _HEIGHT - _BOTTOM - 24
+        across = (x - self._x[0]) / (self._x[1] - self._x[0])
+        up = (y - self._y[0]) / (self._y[1] - self._y[0])
+        return round(_LEFT + across * width, 1), round(24 + (1 - up) * height, 1)
+
+    def frame(self, labels: Sequence[str]) -> str:
+        (left, bottom), (right, top) = (
+            self._at(self._x[0], self._y[0]),
+            self._at(self._x[1], self._y[1]),
+        )
+        parts = [
+            f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="currentColor"/>',
+            f'<text x="{left}" y="14" font-weight="600">{escape(self._title)}</text>',
+            f'<text x="{left - 6}" y="{top + 8}" text-anchor="end">{self._label(self._y[1])}</text>',
+            f'<text x="{left - 6}" y="{bottom}" text-anchor="end">{self._label(self._y[0])}</text>',
+            f'<text x="{right}" y="{bottom + 18}" text-anchor="end">'
+            f"{'analysis ' if labels else 'day '}{self._x[1]:g}</text>",
+        ]
+        if self._y[0] < 0 < self._y[1]:
+            y = self._at(self._x[0], 0.0)[1]
+            parts.append(f'<line x1="{left}" x2="{right}" y1="{y}" y2="{y}" stroke="#9ca3af"/>')
+        return "".join(parts)
+
+    def _label(self, value: float) -> str:
+        return f"{value:.1f}" if self._y[0] < 0 else f"{value:.1%}"
+
+    def line(self, points: Sequence[tuple[float, float]], colour: str, *, dash: str = "") -> str:
+        path = " ".join(f"{x},{y}" for x, y in (self._at(*point) for point in points))
+        style = f' stroke-dasharray="{dash}"' if dash else ""
+        return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{style}/>'
+
+    def dot(self, x: float, y: float, colour: str) -> str:
+        at = self._at(x, y)
+        return f'<circle cx="{at[0]}" cy="{at[1]}" r="4" fill="{colour}"/>'
+
+    def svg(self, body: Sequence[str]) -> str:
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
+            f'width="{_WIDTH}" role="img" aria-label="{escape(self._title, quote=True)}" '
+            f'font-family="system-ui, sans-serif" font-size="12" fill="currentColor">'
+            f"{''.join(body)}</svg>"
+        )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    titles = "".join(f"<th>{escape(name)}</th>" for name in head)
+    cells = "".join(
+        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{titles}</tr></thead><tbody>{cells}</tbody></table>"
+
+
+def _metric_row(result: MetricResult) -> tuple[str, ...]:
+    return (
+        result.metric,
+        result.arm,
+        _number(result.value),
+        _number(result.control_value),
+        _signed(result.uplift),
+        f"{_signed(result.low)} to {_signed(result.high)}",
+        f"{result.variance_ratio:.0%}",
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.4g}" if math.isfinite(value) else "–"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1%}" if math.isfinite(value) else "unbounded"

@@ -1,0 +1,284 @@
+"""The units of an experiment with all that they did, and metrics of them at any time.
+
+A unit is a person or a session. It enters with its first response in the experiment, keeps its arm,
+and is left out if it was in several. Everything is computed from the lake's `events`: what follows
+belongs to the experiment, what precedes the first exposure is the unit's history for CUPED.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events import DAY
+from tailorbird.events.contract.schema import micros
+from tailorbird.experiments.metrics import Metric
+from tailorbird.experiments.outcomes import (
+    ANSWER,
+    COLUMNS,
+    IMPRESSION,
+    KINDS,
+    encode_values,
+    match_outcomes,
+)
+
+EXTRA = ("session_id", "device", "country", "referrer", "price", "quantity", "dwell_ms")
+UNIT_COLUMNS = (*COLUMNS, *EXTRA)
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Events of units, shape (rows,): `unit` indexes the units, `kind` the event types."""
+
+    unit: Ints
+    ts: Ints
+    answer_ts: Ints
+    kind: Ints
+    revenue: Floats
+    dwell_s: Floats
+
+    def select(self, mask: Bools | Ints) -> "Rows":
+        """Return some rows."""
+        return Rows(*(getattr(self, name)[mask] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class UnitTable:
+    """The units of an experiment.
+
+    Attributes:
+        arms: names; `arm` indexes them, shape (units,).
+        first: time of each unit's first exposure, microseconds.
+        slot_rows: answers, and events attributed to answers of the experiment; each item of an
+            answer counts for `per="answer"`, so that `answer_sizes` weighs them.
+        site_rows: all events of the units, with `types` as kinds.
+        history_rows: slot rows from before the first exposure.
+        segments: column → value of each unit at its first exposure.
+        exposed: arm → units, several arms included; `in_several` counts those left out.
+    """
+
+    arms: tuple[str, ...]
+    arm: Ints
+    first: Ints
+    slot_rows: Rows
+    answer_sizes: Floats
+    site_rows: Rows
+    types: tuple[str, ...]
+    history_rows: Rows
+    history_sizes: Floats
+    segments: dict[str, npt.NDArray[np.str_]]
+    exposed: dict[str, int]
+    in_several: int
+    arrivals: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    arrival_arms: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.arm)
+
+
+@dataclass(frozen=True)
+class MetricValues:
+    """Values of included units: numerator, denominator of a ratio, and arm; shape (units,)."""
+
+    unit: Ints
+    arm: Ints
+    x: Floats
+    y: Floats | None
+
+
+def load_units(
+    events: pa.Table,
+    slot: str,
+    arms: Sequence[str],
+    *,
+    experiment: str | None,
+    start: int,
+    stop: int,
+    attribution: int,
+    unit: str = "person",
+    history: int = 28 * DAY,
+    segments: Sequence[str] = (),
+) -> UnitTable:
+    """Collect the units of an experiment from events with `UNIT_COLUMNS`.
+
+    Args:
+        events: from `start − history` to `stop`.
+        arms: the control first; units of other arms are ignored.
+        experiment: None takes all responses of the slot as one arm, for plans.
+    """
+    outcomes = match_outcomes(events, slot, attribution, extra=EXTRA)
+    table, ts = outcomes.table, micros(outcomes.table["ts"])
+    key, _ = encode_values(table["session_id" if unit == "session" else "person"])
+    if experiment is None:
+        arm_of = np.where(ts >= start, 0, -1)
+    else:
+        named = pc.fill_null(pc.equal(table["experiment"], experiment), False).to_numpy()
+        arm_of = pc.fill_null(pc.index_in(table["arm"], value_set=pa.array(list(arms))), -1)
+        arm_of = np.where(named & (ts >= start), arm_of.to_numpy().astype(np.int64), -1)
+    answers = np.flatnonzero((outcomes.kind == ANSWER) & (key >= 0) & (ts < stop))
+    entered = answers[arm_of[answers] >= 0]
+    order = entered[np.argsort(ts[entered], kind="stable")]
+    entry_keys, entry_first = np.unique(key[order], return_index=True)
+    entry = order[entry_first]
+    spread = np.zeros((len(entry_keys), len(arms)), bool)
+    spread[np.searchsorted(entry_keys, key[entered]), arm_of[entered]] = True
+    is_clean = spread.sum(axis=1) == 1
+    keys, rows_of = entry_keys[is_clean], entry[is_clean]
+    first, arm = ts[rows_of], arm_of[rows_of]
+
+    row = np.concatenate([answers, outcomes.row])
+    source = np.concatenate([answers, outcomes.answer])
+    owner = _locate(keys, key[source])
+    inside = (owner >= 0) & (ts[row] < stop)
+    row, source, owner = row[inside], source[inside], owner[inside]
+    in_experiment = (ts[source] >= first[owner]) & (arm_of[source] == arm[owner])
+    before = (ts[source] < first[owner]) & (ts[row] < first[owner])
+    before &= ts[row] >= first[owner] - history
+    sizes = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy().astype(np.float64)
+    amounts = _amounts(table)
+
+    def rows(mask: Bools) -> tuple[Rows, Floats]:
+        at = row[mask]
+        selected = Rows(
+            owner[mask], ts[at], ts[source[mask]], outcomes.kind[at], *(a[at] for a in amounts)
+        )
+        return selected, sizes[at]
+
+    slot_rows, answer_sizes = rows(in_experiment)
+    history_rows, history_sizes = rows(before)
+    site_rows, types = _site_rows(events, unit, table, key, keys, first, stop)
+    return UnitTable(
+        arms=tuple(arms),
+        arm=arm,
+        first=first,
+        slot_rows=slot_rows,
+        answer_sizes=answer_sizes,
+        site_rows=site_rows,
+        types=types,
+        history_rows=history_rows,
+        history_sizes=history_sizes,
+        segments={name: _texts(table[name], rows_of) for name in segments},
+        exposed={name: int(spread[:, number].sum()) for number, name in enumerate(arms)},
+        in_several=int((~is_clean).sum()),
+        arrivals=ts[entry],
+        arrival_arms=arm_of[entry],
+    )
+
+
+def metric_values(table: UnitTable, metric: Metric, until: int) -> MetricValues:
+    """Return the values of the units that entered before a time, by what they did before it."""
+    mature = until - (metric.window_us or 0) if metric.kind == "return" else until
+    included = np.flatnonzero(table.first < mature)
+    x, y = _totals(table, metric, until)
+    return MetricValues(included, table.arm[included], x[included], _pick(y, included))
+
+
+def history_values(table: UnitTable, metric: Metric, units: Ints) -> Floats:
+    """Return covariates from before exposure, shape (units, columns), for CUPED.
+
+    They are the numerator and denominator of the same metric in the slot, and the activity.
+    """
+    rows, n = table.history_rows, len(table)
+    kind = _slot_kind(metric)
+    columns = [
+        _sum(rows.unit, _event_values(rows, metric, rows.kind == kind), n),
+        _sum(rows.unit, (rows.kind == IMPRESSION).astype(np.float64), n),
+        _sum(rows.unit, (rows.kind == ANSWER).astype(np.float64), n),
+    ]
+    return np.stack(columns, axis=1)[units]
+
+
+def _totals(table: UnitTable, metric: Metric, until: int) -> tuple[Floats, Floats | None]:
+    n = len(table)
+    if metric.kind == "return":
+        rows = table.site_rows
+        age = rows.ts - table.first[rows.unit]
+        is_back = (rows.ts // DAY > table.first[rows.unit] // DAY) & (rows.ts < until)
+        is_back &= age <= (metric.window_us or 0)
+        return np.minimum(_sum(rows.unit, is_back.astype(np.float64), n), 1.0), None
+    if metric.scope == "site":
+        rows = table.site_rows
+        event = metric.event_type
+        code = table.types.index(event) if event in table.types else -2
+        is_event = (rows.kind == code) & (rows.ts < until) & (rows.ts >= table.first[rows.unit])
+        if metric.window_us is not None:
+            is_event &= rows.ts - table.first[rows.unit] < metric.window_us
+    else:
+        rows = table.slot_rows
+        is_event = (rows.kind == _slot_kind(metric)) & (rows.ts < until)
+        if metric.window_us is not None:
+            is_event &= rows.ts - rows.answer_ts < metric.window_us
+    x = _sum(rows.unit, _event_values(rows, metric, is_event), n)
+    if metric.kind == "conversion":
+        x = np.minimum(x, 1.0)
+    if metric.kind != "ratio":
+        return x, None
+    in_time = rows.ts < until
+    if metric.per == "answer":
+        shown = np.where((rows.kind == ANSWER) & in_time, table.answer_sizes, 0.0)
+    else:
+        shown = ((rows.kind == IMPRESSION) & in_time).astype(np.float64)
+    return x, _sum(rows.unit, shown, n)
+
+
+def _event_values(rows: Rows, metric: Metric, mask: Bools) -> Floats:
+    values = {"count": 1.0, "revenue": rows.revenue, "dwell_s": rows.dwell_s}[metric.event_value]
+    return np.where(mask, values, 0.0)
+
+
+def _slot_kind(metric: Metric) -> int:
+    return KINDS.index(metric.event_type) if metric.event_type in KINDS else -2
+
+
+def _sum(unit: Ints, values: Floats, count: int) -> Floats:
+    return np.bincount(unit, weights=values, minlength=count).astype(np.float64)
+
+
+def _pick(values: Floats | None, rows: Ints) -> Floats | None:
+    return None if values is None else values[rows]
+
+
+def _locate(keys: Ints, values: Ints) -> Ints:
+    """Return each value's index in sorted keys, or −1."""
+    if not len(keys):
+        return np.full(len(values), -1, np.int64)
+    at = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
+    return np.where(keys[at] == values, at, -1)
+
+
+def _amounts(table: pa.Table) -> tuple[Floats, Floats]:
+    price = _numbers(table["price"], 0.0)
+    return price * _numbers(table["quantity"], 1.0), _numbers(table["dwell_ms"], 0.0) / 1_000
+
+
+def _numbers(column: pa.ChunkedArray, default: float) -> Floats:
+    return pc.fill_null(column, default).to_numpy().astype(np.float64)
+
+
+def _texts(column: pa.ChunkedArray, rows: Ints) -> npt.NDArray[np.str_]:
+    values = pc.fill_null(column.take(pa.array(rows)), "").to_pylist()
+    return np.array(values, dtype=np.str_)
+
+
+def _site_rows(
+    events: pa.Table, unit: str, table: pa.Table, key: Ints, keys: Ints, first: Ints, stop: int
+) -> tuple[Rows, tuple[str, ...]]:
+    """Return all events of the units after their exposure, with the event types."""
+    column = "session_id" if unit == "session" else "person"
+    _, names = encode_values(table[column])
+    owner_keys = pc.index_in(events[column], value_set=pa.array(names, pa.string()))
+    owner = _locate(keys, pc.fill_null(owner_keys, -1).to_numpy().astype(np.int64))
+    ts = micros(events["ts"])
+    kind, types = encode_values(events["type"])
+    inside = np.flatnonzero(owner >= 0)
+    inside = inside[(ts[inside] >= first[owner[inside]]) & (ts[inside] < stop)]
+    amounts = _amounts(events)
+    at = ts[inside]
+    return Rows(owner[inside], at, at, kind[inside], *(a[inside] for a in amounts)), tuple(types)

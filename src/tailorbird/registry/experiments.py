@@ -1,0 +1,191 @@
+"""Started experiments: the frozen declaration, the state, the ramp, and each change.
+
+`ROOT/experiments.json` of a registry. A server polls it five times a second and needs no other
+declaration, so that an edit of experiments.py never moves a running experiment. States follow
+`running → stopped → decided`. `experiments.assign` defines assignment.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tailorbird.errors import DamageError, UsageError
+
+FILE = "experiments.json"
+BUCKETS = 10_000  # of a layer, see `experiments.assign`
+
+
+class ExperimentChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A change: `start`, `ramp`, `stop` or `decide`, with its author, reason and time."""
+
+    at: int
+    action: str
+    by: str
+    why: str
+    ramp: float
+
+
+class StartedExperiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An experiment that was started.
+
+    Attributes:
+        digest: SHA-256 of the declaration, as it was at the start.
+        first, size: its buckets of the layer while it runs.
+        ramp: share of these that takes part.
+        decision: the arm that was chosen, once decided.
+    """
+
+    name: str
+    slot: str
+    layer: str
+    digest: str
+    declaration: dict[str, Any]
+    state: str = "running"
+    first: int = 0
+    size: int = BUCKETS
+    ramp: float = 1.0
+    started_at: int = 0
+    stopped_at: int = 0
+    decided_at: int = 0
+    decision: str = ""
+    changes: tuple[ExperimentChange, ...] = ()
+
+
+class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All started experiments, in the order of their start."""
+
+    experiments: tuple[StartedExperiment, ...] = ()
+
+    def get(self, name: str) -> StartedExperiment | None:
+        """Return an experiment by its name, or None if it was never started."""
+        return next((each for each in self.experiments if each.name == name), None)
+
+    def running(self, slot: str = "") -> tuple[StartedExperiment, ...]:
+        """Return the running experiments, of one slot or of all."""
+        return tuple(
+            each for each in self.experiments if each.state == "running" and slot in ("", each.slot)
+        )
+
+    def start(self, new: StartedExperiment, *, by: str, why: str, at: int) -> "Experiments":
+        """Add a running experiment in free buckets of its layer.
+
+        Raises:
+            UsageError: the name was used, the layer has too few free buckets, or the slot runs an
+                experiment of another layer.
+        """
+        where = f"experiment {new.name}"
+        if (old := self.get(new.name)) is not None:
+            changed = old.digest != new.digest
+            problem = (
+                "its declaration changed while it runs"
+                if changed and old.state == "running"
+                else f"it is {old.state} already"
+            )
+            raise UsageError(problem, where=where, fix="declare a new one under another name")
+        for other in self.running(new.slot):
+            if other.layer != new.layer:
+                raise UsageError(
+                    f"slot {new.slot} runs {other.name} in the layer {other.layer!r}",
+                    where=where,
+                    fix=f"set layer={other.layer!r}, so that they share no units",
+                )
+        first = self._free_buckets(new)
+        _require_ramp(new.ramp, where)
+        started = msgspec.structs.replace(new, first=first, state="running", started_at=at)
+        return Experiments(
+            (*self.experiments, _with_change(started, "start", by=by, why=why, at=at))
+        )
+
+    def ramp(self, name: str, share: float, *, by: str, why: str, at: int) -> "Experiments":
+        """Let another share of its units take part."""
+        old = self._require(name, "running")
+        _require_ramp(share, f"experiment {name}")
+        new = msgspec.structs.replace(old, ramp=share)
+        return self._replace(_with_change(new, "ramp", by=by, why=why, at=at))
+
+    def stop(self, name: str, *, by: str, why: str, at: int) -> "Experiments":
+        """End an experiment; its slot's own policy serves its units."""
+        new = msgspec.structs.replace(
+            self._require(name, "running"), state="stopped", stopped_at=at
+        )
+        return self._replace(_with_change(new, "stop", by=by, why=why, at=at))
+
+    def decide(self, name: str, arm: str, *, by: str, why: str, at: int) -> "Experiments":
+        """Record which arm was chosen."""
+        old = self._require(name, "stopped")
+        arms = list(old.declaration["arms"])
+        if arm not in arms:
+            raise UsageError(
+                f"{arm!r} is no arm", where=f"experiment {name}", fix=f"one of {', '.join(arms)}"
+            )
+        new = msgspec.structs.replace(old, state="decided", decided_at=at, decision=arm)
+        return self._replace(_with_change(new, "decide", by=by, why=why, at=at))
+
+    def _require(self, name: str, state: str) -> StartedExperiment:
+        experiment = self.get(name)
+        if experiment is None or experiment.state != state:
+            problem = "was never started" if experiment is None else f"is {experiment.state}"
+            raise UsageError(
+                f"it {problem}, and must be {state}",
+                where=f"experiment {name}",
+                fix="tailorbird experiment list",
+            )
+        return experiment
+
+    def _free_buckets(self, new: StartedExperiment) -> int:
+        first = 0
+        for other in sorted(
+            (each for each in self.running() if each.layer == new.layer),
+            key=lambda each: each.first,
+        ):
+            if other.first - first >= new.size:
+                break
+            first = other.first + other.size
+        if first + new.size > BUCKETS:
+            running = ", ".join(each.name for each in self.running() if each.layer == new.layer)
+            raise UsageError(
+                f"layer {new.layer!r} has no {new.size / BUCKETS:.0%} free; it runs {running}",
+                where=f"experiment {new.name}",
+                fix="stop one of them, or set a smaller share",
+            )
+        return first
+
+    def _replace(self, new: StartedExperiment) -> "Experiments":
+        return Experiments(
+            tuple(new if each.name == new.name else each for each in self.experiments)
+        )
+
+
+def read_experiments(root: Path) -> Experiments:
+    """Return the experiments of a registry. Raises DamageError if the file is damaged."""
+    path = root / FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Experiments)
+    except FileNotFoundError:
+        return Experiments()
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DamageError(
+            f"cannot be read: {error}", where=str(path), fix="restore it from a backup"
+        ) from error
+
+
+def encode_experiments(experiments: Experiments) -> bytes:
+    """Return the content of the file."""
+    return msgspec.json.format(msgspec.json.encode(experiments), indent=1) + b"\n"
+
+
+def _with_change(
+    experiment: StartedExperiment, action: str, *, by: str, why: str, at: int
+) -> StartedExperiment:
+    change = ExperimentChange(at, action, by, why, experiment.ramp)
+    return msgspec.structs.replace(experiment, changes=(*experiment.changes, change))
+
+
+def _require_ramp(share: float, where: str) -> None:
+    if not 1 / BUCKETS <= share <= 1:
+        raise UsageError(
+            f"expected a ramp from {1 / BUCKETS:g} to 1, got {share:g}",
+            where=where,
+            fix="such as 0.1 for a tenth of its units",
+        )

@@ -1,0 +1,250 @@
+"""The report and the plan of an experiment, over events whose truth is known."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events import DAY, MINUTE, ROUTED
+from tailorbird.experiments import Experiment, Metric, assign
+from tailorbird.experiments.measure import measure
+from tailorbird.experiments.plan import plan_experiment
+from tailorbird.experiments.trial import TrialReport, trial_report
+from tailorbird.experiments.trial_page import plan_svg, stages_svg, trial_html
+from tailorbird.experiments.units import UNIT_COLUMNS, load_units, metric_values
+
+START = 20_000 * DAY
+EXPERIMENT = Experiment(
+    "fresh",
+    {"old": 0.5, "new": 0.5},
+    policies={"old": "popular", "new": "recent"},
+    slot="home",
+    effect=0.2,
+    duration="10d",
+    guardrails=[
+        Metric("orders", "conversion", event="purchase"),
+        Metric("revenue", "revenue", winsorise=0.99),
+        Metric("dwell", "mean", event="click", value="dwell_s"),
+        Metric("median clicks", "quantile", quantile=0.8),
+        Metric("back", "return", window="3d"),
+        Metric("views", "count", event="view", scope="site"),
+    ],
+)
+
+
+def site_events(
+    users: int = 1_500,
+    days: int = 10,
+    lift: float = 1.0,
+    *,
+    seed: int = 1,
+    lose: str = "",
+    skew: float = 0.0,
+    wander: float = 0.0,
+    history_days: int = 0,
+) -> pa.Table:
+    """Return events of users who come on some days, see five items, and click by taste.
+
+    `lift` multiplies the clicks of the arm `new`. The faults: impressions of an arm are lost, units
+    of the control are missing, or units change arms.
+    """
+    rng, rows = np.random.default_rng(seed), []
+    for number in range(users):
+        user = f"u{number}"
+        arm = assign(EXPERIMENT, user)
+        if arm == "old" and rng.random() < skew:
+            continue
+        taste = 0.1 * rng.gamma(4, 0.25)
+        device = "phone" if rng.random() < 0.5 else "desktop"
+        for day in np.flatnonzero(rng.random(history_days + days) < 0.3).tolist():
+            ts = START + (day - history_days) * DAY + int(rng.integers(1, 20 * 60)) * MINUTE
+            runs = day >= history_days
+            now = ("old" if arm == "new" else "new") if rng.random() < wander else arm
+            request = f"{user}-{day}"
+            base = {"person": user, "agent": "person", "slot": "home", "request_id": request}
+            if runs:
+                base |= {"experiment": "fresh", "arm": now}
+            items = [f"i{n}" for n in range(5)]
+            rows.append(base | {"type": "answer", "ts": ts, "items": items, "device": device})
+            rows.append({"person": user, "type": "view", "ts": ts + 5 * MINUTE})
+            if now == lose and runs and rng.random() < 0.4:
+                continue
+            for position, item in enumerate(items):
+                seen = base | {"item_id": item, "position": position + 1}
+                rows.append(seen | {"type": "impression", "ts": ts + 1})
+                if rng.random() < taste * (lift if now == "new" and runs else 1.0):
+                    rows.append(seen | {"type": "click", "ts": ts + MINUTE, "dwell_ms": 4_000.0})
+                    if rng.random() < 0.3:
+                        bought = {"type": "purchase", "price": 20.0, "quantity": 2.0}
+                        rows.append(seen | bought | {"ts": ts + 2 * MINUTE})
+    schema = pa.schema([ROUTED.field(name) for name in UNIT_COLUMNS])
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def report(events: pa.Table, day: float = 10, **changes) -> TrialReport:
+    experiment = replace(EXPERIMENT, **changes)
+    return trial_report(
+        events, experiment, started_at=START, now=START + int(day * DAY), attribution=30 * MINUTE
+    )
+
+
+@pytest.fixture(scope="module")
+def winner() -> pa.Table:
+    return site_events(lift=1.5)
+
+
+def test_a_sequential_plan_stops_early_and_reports_what_it_may(winner: pa.Table) -> None:
+    result = report(winner, day=9)
+    assert result.colour == "green"
+    assert result.verdict.startswith("new beats old: +")
+    crossed = [each for each in result.stages["new"] if abs(each.z) >= each.bound]
+    assert crossed
+    assert crossed[0].at < START + 9 * DAY
+    primary = result.primary[0]
+    assert 0 < primary.low < 0.5 < primary.high
+    assert result.advice.endswith("experiment decide fresh new")
+    assert all(check.passed for check in result.checks)
+    assert {each.metric for each in result.guardrails} == {m.name for m in EXPERIMENT.guardrails}
+    early = report(winner, day=0.5)
+    assert early.colour == "amber"
+    assert early.verdict.startswith("Not decided yet")
+
+
+def test_a_fixed_plan_says_nothing_before_its_end(winner: pa.Table) -> None:
+    assert report(winner, 9, stopping="fixed").verdict.startswith("Not decided yet")
+    assert report(winner, 10, stopping="fixed").verdict.startswith("new beats old")
+    late = report(winner, 12, stopping="fixed")
+    assert late.primary == report(winner, 10, stopping="fixed").primary
+    assert report(winner, 9, stopping="anytime").verdict.startswith("new beats old")
+
+
+def test_a_loser_is_red_and_no_effect_is_not_shown() -> None:
+    loser = report(site_events(lift=0.6))
+    assert (loser.colour, "is worse than" in loser.verdict) == ("red", True)
+    none = report(site_events(lift=1.0, seed=5))
+    assert none.colour == "amber"
+    assert none.verdict.startswith("No difference")
+
+
+@pytest.mark.parametrize(
+    ("fault", "check", "reason"),
+    [
+        ({"skew": 0.5}, "sample ratio", "The split is"),
+        ({"lose": "new"}, "logs", "some are lost"),
+        ({"wander": 0.2}, "multiple exposure", "in several arms"),
+    ],
+)
+def test_faults_turn_the_verdict_red_with_the_reason(fault, check: str, reason: str) -> None:
+    result = report(site_events(lift=1.5, **fault))
+    assert result.colour == "red"
+    assert result.verdict.startswith("Do not decide")
+    failed = {each.name: each.reason for each in result.checks if not each.passed}
+    assert reason in failed[check]
+
+
+def test_metrics_count_what_they_declare() -> None:
+    base = {"person": "a", "agent": "person", "slot": "home", "request_id": "r"}
+    base |= {"experiment": "fresh", "arm": "new"}
+    ts = START + MINUTE
+    rows = [
+        base | {"type": "answer", "ts": ts, "items": ["i", "j"]},
+        *(base | {"type": "impression", "ts": ts + 1, "item_id": item} for item in "ij"),
+        base | {"type": "click", "ts": ts + 2, "item_id": "i", "dwell_ms": 3_000.0},
+        base | {"type": "purchase", "ts": ts + 3, "item_id": "i", "price": 5.0, "quantity": 3.0},
+        {"person": "a", "type": "view", "ts": ts + 2 * DAY},
+        {"person": "a", "type": "purchase", "ts": ts + 9 * DAY, "price": 7.0},
+    ]
+    schema = pa.schema([ROUTED.field(name) for name in UNIT_COLUMNS])
+    table = load_units(
+        pa.Table.from_pylist(rows, schema=schema),
+        "home",
+        ("old", "new"),
+        experiment="fresh",
+        start=START,
+        stop=START + 30 * DAY,
+        attribution=30 * MINUTE,
+    )
+
+    def value(**fields) -> tuple[float, float | None]:
+        values = metric_values(table, Metric("m", **fields), START + 30 * DAY)
+        assert values.arm.tolist() == [1]
+        return float(values.x[0]), None if values.y is None else float(values.y[0])
+
+    assert value() == (1.0, 2.0)
+    assert value(per="answer") == (1.0, 2.0)
+    assert value(kind="count", event="impression") == (2.0, None)
+    assert value(kind="conversion", event="purchase") == (1.0, None)
+    assert value(kind="revenue") == (15.0, None)
+    assert value(kind="revenue", scope="site") == (22.0, None)
+    assert value(kind="revenue", scope="site", window="7d") == (15.0, None)
+    assert value(kind="mean", value="dwell_s") == (3.0, None)
+    assert value(kind="return", window="1d") == (0.0, None)
+    assert value(kind="return", window="7d") == (1.0, None)
+    assert value(window="1m") == (1.0, 2.0)
+
+
+def test_history_reduces_the_variance_and_keeps_the_estimate() -> None:
+    events = site_events(lift=1.2, days=10, history_days=28)
+    table = load_units(
+        events,
+        "home",
+        ("old", "new"),
+        experiment="fresh",
+        start=START,
+        stop=START + 10 * DAY,
+        attribution=30 * MINUTE,
+    )
+    metric = Metric("clicks", "count")
+    plain, adjusted = (
+        measure(table, metric, 1, START + 10 * DAY, is_adjusted=flag) for flag in (False, True)
+    )
+    assert plain.effect is not None
+    assert adjusted.effect is not None
+    assert adjusted.variance_ratio < 0.95
+    assert adjusted.effect.error < plain.effect.error
+    assert abs(adjusted.effect.log - plain.effect.log) < 2 * plain.effect.error
+
+
+def test_the_page_and_the_json_hold_the_verdict(winner: pa.Table) -> None:
+    result = report(winner)
+    page = trial_html(result)
+    assert result.verdict in page
+    assert "<script" not in page
+    assert stages_svg(result, "new").count("<circle") == len(result.stages["new"])
+    data = result.to_dict()
+    assert data["verdict"] == result.verdict
+    assert data["primary"][0]["p"] is not None
+    assert {each["column"] for each in data["segments"]} == {"device"}
+
+
+def test_a_report_without_traffic_says_what_to_do() -> None:
+    empty = site_events(users=0)
+    result = report(empty)
+    assert (result.colour, result.verdict) == ("amber", "No unit has been in this experiment yet.")
+    assert trial_html(result)
+
+
+def test_a_plan_costs_what_its_rule_costs() -> None:
+    events = site_events(days=10, history_days=10)
+    plan = plan_experiment(
+        events, EXPERIMENT, now=START + 10 * DAY, attribution=30 * MINUTE, days=10
+    )
+    rules = {(each.rule, each.is_adjusted): each for each in plan.rules}
+    fixed, sequential = rules["fixed", False], rules["obrien_fleming", False]
+    assert fixed.sample_ratio == 1.0
+    assert 1.02 < sequential.sample_ratio < 1.06
+    assert rules["anytime", False].sample_ratio > rules["pocock", False].sample_ratio > 1.15
+    assert rules["fixed", True].units <= fixed.units
+    assert sequential.detectable > fixed.detectable
+    curve = plan.detectable_by_day["fixed"]
+    assert all(later < earlier for earlier, later in pairwise(curve))
+    assert plan_svg(plan).count("<polyline") == 5
+    assert math.isfinite(plan.variance_ratio)
+    with pytest.raises(NotReadyError, match="0 units"):
+        plan_experiment(
+            site_events(users=0), EXPERIMENT, now=START, attribution=30 * MINUTE, days=10
+        )

@@ -23,7 +23,6 @@ from benchmarks.serving_site import CLOCK, SLOTS, Site, Size
 from tailorbird.candidates.folder import folder_of
 from tailorbird.features.state.state import open_state
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.serving.http.listener import bind
 from tailorbird.serving.messages import Answer, RecommendQuery
 from tailorbird.serving.models.schemas import OneSchema
 from tailorbird.serving.models.state import StateReader
@@ -31,6 +30,7 @@ from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
 from tailorbird.serving.pipeline.stale_cache import StaleFeatureCache
 from tailorbird.serving.server import ServeOptions, run
+from tailorbird.serving.sockets import bind
 from tailorbird.store import Store, open_store
 from tailorbird.stream import routed_path
 

@@ -23,6 +23,14 @@ from tests.faults.chaos.scenes import SCENES  # noqa: E402
 from tests.faults.fault_list import FAULTS  # noqa: E402
 
 PAGE, FIGURES = ROOT / "docs" / "reliability.md", ROOT / "docs" / "reliability.json"
+AVAILABILITY = ROOT / "benchmarks" / "figures" / "availability.json"
+_SCENARIOS = {
+    "kills": "a random role killed every 5 s, 1 in 10 stopped, 1 in 20 `up` itself",
+    "server": "`kill -9` of one server every 5 s",
+    "swap": "another model promoted every 10 s",
+    "replace": "`tailorbird up --replace` every 30 s",
+    "busy": "another process takes a core",
+}
 _KINDS = {
     "kill": "killed before a call",
     "power": "power cut behind a call",
@@ -96,6 +104,7 @@ def page(figures: dict[str, Any]) -> str:
             [
                 _HEAD,
                 *_last_run(figures["run"], figures.get("aimed", [])),
+                *_availability(),
                 *_table(),
                 *_attacks(),
                 *_mutants(figures["mutants"]),
@@ -210,6 +219,60 @@ def _continuation_note(run: dict[str, Any]) -> str:
     )
     missing = not_played(run)
     return text + (f" Newer than this run, and not in it: {', '.join(missing)}." if missing else "")
+
+
+def _availability() -> list[str]:
+    """Return the section on answers while parts die, from the figures of the benchmark."""
+    report = json.loads(AVAILABILITY.read_text())
+    lines = [
+        "## Answers while parts die",
+        "",
+        "One client outside asks for 50 lists a second, with a deadline of 2 s and no retry, and "
+        "sends 500 events a second, again under their ids until they are acknowledged. "
+        "`python -m benchmarks.availability`; "
+        f"{report['cores']} cores, which other work had its share of: `load` is how many processes "
+        "wanted one of them at the end. Of several runs this is the one at the least load; the others, "
+        "with more refusals, are in benchmarks/figures/availability.json. "
+        "Refused is a 503 for load, failed is everything else without an answer.",
+        "",
+        "| while | load | s | asked | answered | p50, p99 | refused | failed | events | lost | "
+        "doubled |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, text in _SCENARIOS.items():
+        row = report["results"].get(name)
+        if row is None:
+            continue
+        lines.append(
+            f"| {text} | {row['load_1min']:g} | {row['seconds']:.0f} | {row['asked']:,} | {row['answered']:.2%} | "
+            f"{row['ms']['p50']:.0f}, {row['ms']['p99']:.0f} ms | {row['refused']:,} | "
+            f"{row['failed']:,} | {row['events']:,} | {row['lost']} | {row['doubled']} |"
+        )
+    lines += ["", *_overload(report["results"].get("overload"))]
+    return lines
+
+
+def _overload(results: dict[str, Any] | None) -> list[str]:
+    if results is None:
+        return []
+    lines = [
+        f"Answers beyond what it can do, which was {results['capacity_per_s']:,.0f} a second with "
+        "the client on the same cores:",
+        "",
+        "| load | offered, a second | goodput by CPU | by the clock | p50, p99 of refusals | failed | "
+        "p99 after it |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for factor in ("3x", "10x"):
+        row = results[factor]
+        refusal = row["refusal_ms"]
+        refused = f"{refusal['p50']:.0f}, {refusal['p99']:.0f} ms" if refusal else "–"
+        lines.append(
+            f"| {factor} | {row['offered_per_s']:,.0f} | {row['goodput_per_cpu']:.0%} | "
+            f"{row['goodput']:.0%} | {refused} | {row['failed']:,} | "
+            f"{row['after']['ms'].get('p99', 0):.0f} ms |"
+        )
+    return [*lines, ""]
 
 
 def _table() -> list[str]:

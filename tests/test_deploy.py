@@ -21,6 +21,7 @@ from tailorbird.config import load_settings
 from tailorbird.events import SECOND, parse_duration
 from tailorbird.serving.auth.networks import Networks
 from tailorbird.serving.http.app import ROUTES
+from tailorbird.serving.server import PORT
 
 yaml = pytest.importorskip("yaml", reason="no PyYAML here")
 
@@ -358,3 +359,16 @@ def test_the_compose_file_fits_its_schema():
         )
     jsonschema = pytest.importorskip("jsonschema")
     jsonschema.validate(yaml.safe_load(COMPOSE.read_text()), json.loads(Path(file).read_text()))
+
+
+def test_the_units_of_systemd_start_up_on_the_address_that_they_hold():
+    service = (DEPLOY / "systemd" / "tailorbird.service").read_text()
+    settings = dict(line.split("=", 1) for line in service.splitlines() if "=" in line)
+    folder, _, words = settings["ExecStart"].partition(" -C /srv/shop ")
+    assert folder.endswith("/tailorbird")
+    parse(build_app(), f"tailorbird {words}")
+    assert settings["KillMode"] == "process", "servers outlive up"
+    assert "-USR2" in settings["ExecReload"]
+    assert f"ListenStream=127.0.0.1:{PORT}" in (
+        (DEPLOY / "systemd" / "tailorbird.socket").read_text()
+    )

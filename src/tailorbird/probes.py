@@ -6,7 +6,8 @@
     /metrics   Prometheus metrics of the role
 
 Progress is observed through the stop event that the main loop polls. Only polls by the thread that
-created the event count.
+created the event count. Under `up` each poll also goes down a pipe, the heartbeat, and `up` ends a
+role that has stopped: see `platform.watching`.
 """
 
 import logging
@@ -20,8 +21,38 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from tailorbird.errors import UsageError
 
+HEARTBEAT_VARIABLE = "TAILORBIRD_HEARTBEAT"  # descriptor of the pipe to `up`
+BEAT_S = 0.5  # Between two beats.
+WAIT_S = 1.0  # A longer wait is divided, since a role that waits is alive.
 TEXT = "text/plain; charset=utf-8"
 log = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """Tells `up` by a pipe that the main loop of this process advances; does nothing without `up`.
+
+    Call `beat` from the main loop itself: a thread would go on while the loop hangs.
+    """
+
+    def __init__(self) -> None:
+        self._descriptor = int(os.environ.pop(HEARTBEAT_VARIABLE, "-1"))
+        self._next_at = 0.0
+        if self._descriptor >= 0:
+            os.set_inheritable(self._descriptor, False)
+            os.set_blocking(self._descriptor, False)
+
+    def beat(self) -> None:
+        now = time.monotonic()
+        if self._descriptor < 0 or now < self._next_at:
+            return
+        self._next_at = now + BEAT_S
+        try:
+            os.write(self._descriptor, b".")
+        except BlockingIOError:  # `up` reads late, and finds enough beats.
+            pass
+        except OSError:  # `up` has ended.
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 class ProgressEvent(threading.Event):
@@ -36,6 +67,7 @@ class ProgressEvent(threading.Event):
         self._owner = threading.get_ident()
         self.rounds = 0
         self._polled_at = time.monotonic()
+        self._heartbeat = Heartbeat()
 
     def set_on_signals(self, *signal_numbers: int) -> None:
         """Set the event when one of these signals arrives, from a thread of its own.
@@ -59,10 +91,14 @@ class ProgressEvent(threading.Event):
         return super().is_set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        self._record_poll()
-        is_set = super().wait(timeout)
-        self._record_poll()
-        return is_set
+        """Wait, and record a poll every second of it."""
+        give_up = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self._record_poll()
+            left_s = WAIT_S if give_up is None else min(WAIT_S, give_up - time.monotonic())
+            if super().wait(max(0.0, left_s)) or left_s < WAIT_S:
+                self._record_poll()
+                return super().is_set()
 
     def age_s(self) -> float:
         """Return the seconds since the role last polled the event."""
@@ -72,6 +108,7 @@ class ProgressEvent(threading.Event):
         if threading.get_ident() == self._owner:
             self.rounds += 1
             self._polled_at = time.monotonic()
+            self._heartbeat.beat()
 
 
 class Health:

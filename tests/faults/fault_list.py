@@ -386,4 +386,24 @@ FAULTS = (
             "tests/faults/test_bootstrap.py::test_a_server_does_without_features_until_they_are_built",
         ),
     ),
+    Fault(
+        "F25",
+        "a role hangs: stopped, in a deadlock, or in front of a disk that does not answer",
+        "It is found within 10 s (90 s with Kafka, Valkey or a bucket), killed and started "
+        "again; the reason stands in the log and is counted.",
+        (
+            "tests/platform/test_availability.py::test_a_stopped_role_and_one_in_a_deadlock_are_found_and_named",
+            "tests/platform/test_availability.py::test_nobody_is_refused_while_a_server_up_and_the_version_change",
+        ),
+        "A loop that computes forever is only found in a server; other roles may compute for "
+        "long. Threads that hang beside a main loop that goes on are not found.",
+    ),
+    Fault(
+        "F26",
+        "a server or the supervisor is killed, or replaced by a new version",
+        "Nobody is refused; of a killed server, only the requests fail that are under way in it.",
+        (
+            "tests/platform/test_availability.py::test_nobody_is_refused_while_a_server_up_and_the_version_change",
+        ),
+    ),
 )

@@ -378,7 +378,7 @@ def test_a_running_service_applies_a_change_while_its_new_worker_is_killed(tmp_p
         )
         clients = Clients(up.port)
         clients.wait_for_answers()
-        serve, router = up.pid("serve"), up.pid("router")
+        serve, router = up.pids("serve"), up.pid("router")
         changed = change(project)
         planned = command(project, "features", "plan", "--json")
         plan = json.loads(planned.communicate(timeout=60)[0])
@@ -425,7 +425,7 @@ def test_a_running_service_applies_a_change_while_its_new_worker_is_killed(tmp_p
             "the old model does not answer again",
         )
         clients.wait_for_answers()
-        assert up.pid("serve") == serve, "the server was never stopped"
+        assert up.pids("serve") == serve, "no server was ever stopped"
         assert up.pid("router") != router, "the router keeps another attribute now"
     finally:
         if clients is not None:

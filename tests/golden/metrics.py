@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.golden.site import RecordedShop
 
 from tailorbird.candidates.query import table_group
+from tailorbird.config.roles import RoleState
 from tailorbird.features.parity.totals import ParityTotals
 from tailorbird.features.state.progress import CopiesFigures, Figures, Kind
 from tailorbird.periodic import PeriodicTask
@@ -76,6 +77,7 @@ def _server_metrics() -> bytes:
     )
     server_metrics.watch_workers(lambda: [_worker()])
     server_metrics.watch_copies(lambda: _ONE)
+    server_metrics.watch_roles(lambda: [RoleState("example", 1, 0.0)])
     server_metrics.watch_candidates(lambda: {table_group("popular"): 1}, ["popular"])
     server_metrics.watch_threads(lambda: [PeriodicTask("example", lambda: None, interval_s=1.0)])
     lag = Lag("example", "example", rows=1, blocks=1, waiting_since=0)

@@ -25,7 +25,7 @@ from tailorbird.config.settings import ServeSection
 from tailorbird.errors import UsageError
 from tailorbird.events import SECOND, Event, SystemClock, parse_duration
 from tailorbird.registry import Registry
-from tailorbird.serving.http.listener import bind
+from tailorbird.serving.sockets import bind
 from tailorbird.stream import open_reader, raw_path
 
 NEVER = {
@@ -411,6 +411,8 @@ SMUGGLED = [
     b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: b\rC: d\r\n\r\n" + COMPLETE,  # a bare CR
     b"GET /healthz HTTP/1.1\nHost: localhost\n\n",  # bare LF about the head
     b"GET /healthz HTTP/3.7\r\nHost: localhost\r\n\r\n",
+    _POST + b"Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n" + COMPLETE,
+    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: 127.0.0.1\r\n\r\n" + COMPLETE,
 ]
 
 
@@ -426,6 +428,21 @@ def test_ambiguous_requests_are_refused_and_closed(start):
                 received += more
         assert received.startswith(b"HTTP/1.1 4"), (sent, received)
         assert received.count(b"HTTP/1.1") == 1, (sent, received)
+    assert server.http.get("/healthz").text == "ok\n"
+
+
+def test_a_body_over_the_limit_gets_its_413_before_the_connection_closes(start):
+    """The whole body is sent first, and the answer read then, as simple clients do."""
+    server = start()
+    host, port = server.url.removeprefix("http://").split(":")
+    body = b"[" + b" " * (8 << 20) + b"]"
+    for _ in range(5):
+        with socket.create_connection((host, int(port)), timeout=8) as peer:
+            peer.sendall(_POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            received = b""
+            while more := peer.recv(10_000):
+                received += more
+        assert received.startswith(b"HTTP/1.1 413"), received[:200]
     assert server.http.get("/healthz").text == "ok\n"
 
 

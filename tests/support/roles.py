@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tests.support.network.ports import free_port
@@ -25,8 +26,16 @@ def make_project(folder: Path) -> Project:
 class Up:
     """`tailorbird up` on a project, by default without the trainer, which takes long to start."""
 
-    def __init__(self, project: Project, *, faults: str = "", train: bool = False) -> None:
-        self.project, self.port = project, free_port()
+    def __init__(
+        self,
+        project: Project,
+        *,
+        faults: str = "",
+        train: bool = False,
+        port: int = 0,
+        options: Sequence[str] = (),
+    ) -> None:
+        self.project, self.port = project, port or free_port()
         self.log = project.root / "up.log"
         command = [
             sys.executable,
@@ -40,6 +49,7 @@ class Up:
         ]
         if not train:
             command.append("--no-train")
+        command += options
         environment = {**os.environ, **({"TAILORBIRD_FAULTS": faults} if faults else {})}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -59,42 +69,53 @@ class Up:
         except OSError:
             return False
 
-    def pid(self, role: str) -> int | None:
-        """Return the pid of a role's process, found among the children of `up`; None if there is
-        none.
+    def pids(self, role: str) -> list[int]:
+        """Return the processes of a role, those included that another `up` left behind.
 
-        If there are several of a kind, it is any of them; a number after the role picks a part:
-        "worker 1".
+        A number after the role picks a part: "worker 1".
         """
         name, _, part = role.partition(" ")
-        for folder in Path("/proc").iterdir():
-            if not folder.name.isdigit():
-                continue
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
             try:
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
                 words = (folder / "cmdline").read_bytes().split(b"\0")
-            except (OSError, IndexError, ValueError):
+            except OSError:
                 continue
             if (
-                parent == self.process.pid
-                and b"run" in words
-                and name.encode() in words
+                {b"run", name.encode(), os.fsencode(self.project.root)} <= set(words)
+                and (folder / "stat").read_text().rpartition(") ")[2][0] != "Z"
                 and (not part or b"--part\0" + part.encode() in b"\0".join(words))
             ):
-                return int(folder.name)
-        return None
+                found.append(int(folder.name))
+        return sorted(found)
+
+    def pid(self, role: str) -> int | None:
+        """Return the pid of a role's process; None if there is none.
+
+        If there are several of a kind, it is any of them.
+        """
+        return next(iter(self.pids(role)), None)
 
     def kill(self, role: str) -> None:
-        """Kill a role with `kill -9`, and return once another process has taken its place."""
-        until(lambda: self.pid(role) is not None, 60, f"{role} does not run; see {self.log}")
-        victim = self.pid(role)
-        assert victim is not None
-        os.kill(victim, signal.SIGKILL)
+        """Kill a process of a role with `kill -9`, and return once another one is in its place."""
+        until(lambda: bool(self.pids(role)), 60, f"{role} does not run; see {self.log}")
+        before = self.pids(role)
+        os.kill(before[0], signal.SIGKILL)
         until(
-            lambda: self.pid(role) not in (None, victim),
+            lambda: bool(set(self.pids(role)) - set(before)),
             60,
             f"{role} was not started again; see {self.log}",
         )
+
+    def kill_all(self) -> None:
+        """End `up` and every process of its roles at once, as a power cut would."""
+        self.process.kill()
+        self.process.wait()
+        for role in ROLES:
+            for pid in self.pids(role):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        until(lambda: not any(self.pids(role) for role in ROLES), 60, "a process cannot be killed")
 
     def stop(self) -> None:
         if self.process.poll() is None:

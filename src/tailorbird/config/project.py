@@ -121,6 +121,13 @@ class Project:
         return self.settings.features.workers
 
     @property
+    def uses_network(self) -> bool:
+        """Return whether logs, lake or store lie on other machines."""
+        is_lake_remote = not isinstance(self.paths.lake, Path)
+        has_copies = self.copy_target() is not None
+        return is_lake_remote or has_copies or not isinstance(self.stream, Path)
+
+    @property
     def meaning(self) -> MeaningSettings | None:
         """The encoder settings for text vectors; None if search uses words alone."""
         search = self.settings.search

@@ -18,12 +18,14 @@ class RoleState(msgspec.Struct, frozen=True):
         pid: process id; 0 while the role waits for a restart.
         since_s: when the process started or the last one ended, in seconds since 1970.
         restarts: number of restarts after it had died.
+        hung: of these, restarts because it made no progress.
     """
 
     name: str
     pid: int
     since_s: float
     restarts: int = 0
+    hung: int = 0
 
 
 def write_roles(run: Path, roles: Sequence[RoleState]) -> None:

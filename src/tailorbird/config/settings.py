@@ -27,6 +27,8 @@ _OTHER_VARIABLES = (
     "DATA",
     "DEBUG",
     "FAULTS",
+    "HEARTBEAT",
+    "LISTENER",
     "KEY",
     "PARENT",
     "PEERS",
@@ -85,6 +87,15 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             ge=0, le=65_535, description="port to bind; the next free one is taken if it is in use"
         ),
     ] = 8642
+    processes: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=64,
+            description="number of server processes that `up` runs on one socket; limits of "
+            "keys and addresses count in each",
+        ),
+    ] = 2
     write_keys: Annotated[
         list[str], Meta(description="keys that may send events; set them by environment")
     ] = []

@@ -5,33 +5,44 @@ ends removed ones, and replaces changed ones. The others are not disturbed.
 
 A role that dies repeatedly is restarted with a growing delay (up to `BACKOFF_MAX_S`). A role that
 exits with `EXIT_MISCONFIGURED` during startup ends the supervisor, since a restart cannot help.
-Later, when other roles serve already, such a role is retried instead. A role never outlives the
-supervisor: each child asks the kernel for a SIGTERM when its parent dies, and exits if that has
-happened already.
+Later, when other roles serve already, such a role is retried instead. A role that makes no progress
+is killed and restarted (`watching`).
+
+Servers start first, on a listening socket that the supervisor holds, and outlive it: they answer
+until the next supervisor has servers of its own. Every other role ends with the supervisor: it asks
+the kernel for a SIGTERM when its parent dies, and exits if that has happened already.
 """
 
 import asyncio
 import ctypes
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from tailorbird.errors import TailorbirdError
+from tailorbird.platform.leftovers import PARENT_VARIABLE, Leftover, end_leftovers, find_leftovers
+from tailorbird.platform.watching import HUNG_S, ProgressWatch
+from tailorbird.probes import HEARTBEAT_VARIABLE
+from tailorbird.serving.sockets import LISTENER_VARIABLE
 
-BACKOFF_MIN_S = 0.25
+BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 15.0
 POLL_S = 0.5  # Between polls of the desired roles.
 STABLE_S = 2.5  # A role that ran for this long is restarted without a growing delay.
+STORM_S, STORM_DEATHS = 60.0, 5  # A role that ended so often within this time waits longer.
+FIRST_S = 20.0  # Time for the servers to start before the other roles.
 STOP_S = 10.0  # In addition to the drain time of the role.
 STARTUP_S = 60.0  # Time to load the code on a busy machine and detect that the role cannot run.
 # Exit status for an invalid setting, declaration or option, which a restart cannot fix.
 EXIT_MISCONFIGURED = 2
-PARENT_VARIABLE = "TAILORBIRD_PARENT"
 
 _PR_SET_PDEATHSIG = 1
 
@@ -44,6 +55,8 @@ class Role:
 
     Attributes:
         drain_s: how long the role may continue after it was told to stop.
+        listener: the socket that a server accepts from; None for other roles.
+        hung_s: how long the role may make no progress.
         since_s: when its process started or the last one ended, in seconds since 1970.
     """
 
@@ -51,8 +64,14 @@ class Role:
     arguments: list[str]
     variant: str = ""
     drain_s: float = 0.0
+    listener: socket.socket | None = None
+    hung_s: float = HUNG_S
     restarts: int = 0
+    hung: int = 0  # Restarts because it made no progress.
     since_s: float = 0.0
+    watch: ProgressWatch | None = None
+    last_words: str = ""
+    ends: deque[float] = field(default_factory=deque)
     process: asyncio.subprocess.Process | None = None
     is_retired: bool = False
     is_starting_up: bool = False  # Present from the start, and not yet known to run.
@@ -63,6 +82,11 @@ class Role:
         return (
             self.process.pid if self.process is not None and self.process.returncode is None else 0
         )
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether its main loop runs; that of a server answers requests."""
+        return bool(self.pid) and self.watch is not None and self.watch.has_begun
 
     def is_same_as(self, other: "Role") -> bool:
         return (self.name, self.arguments, self.variant) == (
@@ -82,6 +106,10 @@ class Supervisor:
         desired_roles: returns the roles that should run, in order, or None if nothing has changed
             since the last call.
         on_change: called with all roles whenever one has started or ended.
+        take_over: called once the servers answer, to end the supervisor that ran until then.
+        on_reload: called on SIGUSR2, to run new code in this process; it does not return.
+        on_ready: called once all servers answer.
+        on_tick: called twice a second.
     """
 
     project: Path
@@ -89,26 +117,95 @@ class Supervisor:
     report_line: ReportLine
     desired_roles: Callable[[], list[Role] | None] = lambda: None
     on_change: Callable[[list[Role]], None] = lambda roles: None
+    take_over: Callable[[], Awaitable[None]] | None = None
+    on_reload: Callable[[], NoReturn] | None = None
+    on_ready: Callable[[], None] = lambda: None
+    on_tick: Callable[[], None] = lambda: None
     _keeper_tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _status: int = 0
 
     async def run(self) -> int:
-        """Run until SIGINT, SIGTERM, `stop()` or a misconfigured role; return the exit status."""
+        """Run until a signal, `stop()` or a misconfigured role; return the exit status."""
         loop = asyncio.get_running_loop()
-        for signal_number in (signal.SIGINT, signal.SIGTERM):
+        for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(signal_number, self.stop)
+        if self.on_reload is not None:
+            loop.add_signal_handler(signal.SIGUSR2, self.on_reload)
         for role in self.roles:
             role.is_starting_up = True
+        servers = [role for role in self.roles if role.listener is not None]
+        for role in servers:
             self._start(role)
-        while not self._stopping.is_set():
-            await self._reconcile()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), POLL_S)
-        for role in reversed(self.roles):
-            await self._end(role)
+        ticks = asyncio.create_task(self._tick())
+        try:
+            await self._start_others(servers)
+            while not self._stopping.is_set():
+                await self._reconcile()
+                await self._sleep(POLL_S)
+            for role in reversed(self.roles):
+                if role.listener is None:
+                    await self._end(role)
+            servers = [role for role in self.roles if role.listener is not None]
+            await asyncio.gather(*(self._end(role) for role in servers))
+            if not self._status:  # It was stopped before it had ended those of an earlier one.
+                await end_leftovers(find_leftovers(self.project, ()), STOP_S)
+        finally:
+            ticks.cancel()
         await asyncio.gather(*self._keeper_tasks)
         return self._status
+
+    async def _start_others(self, servers: list[Role]) -> None:
+        """Start the other roles once a server answers, and end those of an earlier supervisor."""
+        leftovers = find_leftovers(self.project, [role.pid for role in servers])
+        if leftovers:
+            self._report("up", f"takes over from an earlier one: {len(leftovers)} processes")
+        old_servers = [each for each in leftovers if each.is_server]
+        await end_leftovers([each for each in leftovers if not each.is_server], STOP_S)
+        is_enough, wait_s = (any, FIRST_S) if self.take_over is None else (all, STARTUP_S)
+        await self._wait_for(lambda: is_enough(role.is_ready for role in servers), wait_s)
+        if self.take_over is not None and not self._stopping.is_set():
+            if not all(role.is_ready for role in servers):
+                self._report("up", f"no answer within {wait_s:.0f} s; the old processes go on")
+                self._status = 1
+                self.stop()
+                return
+            await self.take_over()
+        if self._stopping.is_set():
+            return
+        for role in self.roles:
+            if role not in servers:
+                self._start(role)
+        self._keeper_tasks.append(asyncio.create_task(self._finish_start(servers, old_servers)))
+
+    async def _finish_start(self, servers: list[Role], old_servers: list[Leftover]) -> None:
+        await self._wait_for(lambda: all(role.is_ready for role in servers), STARTUP_S)
+        if self._stopping.is_set():
+            return
+        self.on_ready()
+        if servers:
+            await end_leftovers(old_servers, STOP_S + servers[0].drain_s)
+
+    async def _wait_for(self, condition: Callable[[], bool], wait_s: float) -> None:
+        give_up = time.monotonic() + wait_s
+        while not (self._stopping.is_set() or condition() or time.monotonic() > give_up):
+            await self._sleep(0.05)
+
+    async def _sleep(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    async def _tick(self) -> None:
+        """Kill the roles that hang, which `_supervise` then restarts."""
+        while True:
+            for role in self.roles:
+                if role.watch is not None and role.pid and role.watch.is_hung():
+                    self._report(role.name, f"{role.watch.describe()}; it is killed")
+                    role.hung += 1
+                    with suppress(ProcessLookupError):
+                        os.killpg(role.pid, signal.SIGKILL)
+            self.on_tick()
+            await asyncio.sleep(POLL_S / 2)
 
     def stop(self) -> None:
         """End every role and return from `run`."""
@@ -171,17 +268,26 @@ class Supervisor:
                 self.stop()
                 return
             wait_s = BACKOFF_MIN_S if lifetime_s > STABLE_S else min(wait_s * 2, BACKOFF_MAX_S)
+            wait_s, storm = _dampened(role, wait_s)
             role.restarts += 1
             self._report(
-                role.name, f"ended with {_describe(status)}; starting it again in {wait_s:.2g} s"
+                role.name,
+                f"ended with {_describe(status)}; starting it again in {wait_s:.2g} s{storm}",
             )
-            try:
-                await asyncio.wait_for(self._stopping.wait(), wait_s)
-            except TimeoutError:
-                continue
+            await self._sleep(wait_s)
 
     async def _run_once(self, role: Role) -> int:
-        environment = {**os.environ, PARENT_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+        read_end, write_end = os.pipe()
+        environment = {
+            **os.environ,
+            PARENT_VARIABLE: str(os.getpid()),
+            HEARTBEAT_VARIABLE: str(write_end),
+            "PYTHONUNBUFFERED": "1",
+        }
+        passed = [write_end]
+        if role.listener is not None:
+            environment[LISTENER_VARIABLE] = str(role.listener.fileno())
+            passed.append(role.listener.fileno())
         role.process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -194,6 +300,11 @@ class Supervisor:
             stderr=asyncio.subprocess.STDOUT,
             env=environment,
             start_new_session=True,
+            pass_fds=passed,
+        )
+        os.close(write_end)
+        watch = role.watch = ProgressWatch(
+            read_end, role.process.pid, hung_s=role.hung_s, counts_work=role.listener is None
         )
         assert role.process.stdout is not None
         self._record_change(role)
@@ -210,8 +321,11 @@ class Supervisor:
             except ValueError:
                 continue
             if line:
-                self._report(role.name, line.decode(errors="replace").rstrip())
+                role.last_words = line.decode(errors="replace").rstrip()
+                self._report(role.name, role.last_words)
         status = await role.process.wait()
+        role.watch = None
+        watch.close()
         self._record_change(role)
         return status
 
@@ -251,6 +365,19 @@ def end_with_parent(signal_number: int) -> None:
     """Have the kernel signal this process when its parent ends; does nothing outside Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number)
+
+
+def _dampened(role: Role, wait_s: float) -> tuple[float, str]:
+    """Return a longer wait for a role that ends again and again, and what it said last."""
+    now = time.monotonic()
+    role.ends.append(now)
+    while now - role.ends[0] > STORM_S:
+        role.ends.popleft()
+    if len(role.ends) < STORM_DEATHS:
+        return wait_s, ""
+    wait_s = min(max(wait_s, BACKOFF_MIN_S * 2 ** (len(role.ends) - 3)), BACKOFF_MAX_S)
+    words = f"; it said last: {role.last_words}" if role.last_words else ""
+    return wait_s, f" ({len(role.ends)} times within {STORM_S:.0f} s{words})"
 
 
 def _describe(status: int) -> str:

@@ -5,6 +5,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -19,6 +20,32 @@ from tailorbird.serving.pipeline.deadlines import BreakerState
 from tailorbird.serving.scores.log import ScoreFigures
 from tailorbird.store.hedge import Hedge
 from tailorbird.stream.lag import LagWatch
+
+
+class RoleCounts(Protocol):
+    """How often a role was restarted; of these, because it made no progress."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def restarts(self) -> int: ...
+    @property
+    def hung(self) -> int: ...
+
+
+class RolesCollector(Collector):
+    """Restarts of the roles by `up`."""
+
+    def __init__(self, roles: Callable[[], Iterable[RoleCounts]]) -> None:
+        self._roles = roles
+
+    def collect(self) -> Iterable[Metric]:
+        text = "Restarts of roles by up: hung ones made no progress. Alarm on any that is hung."
+        family = CounterMetricFamily("tailorbird_role_restarts", text, labels=["role", "reason"])
+        for role in self._roles():
+            family.add_metric([role.name, "hung"], role.hung)
+            family.add_metric([role.name, "ended"], role.restarts - role.hung)
+        yield family
 
 
 class CandidatesCollector(Collector):

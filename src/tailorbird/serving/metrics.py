@@ -2,7 +2,10 @@
 people or items.
 
 Each process has a registry of its own, so that tests and several servers in one process do not
-share a global one.
+share a global one. Where `up` runs several servers, whichever is scraped answers for all: what a
+process counts has the label `process`, and what all read from the project stands there once. The
+counts are not added up here, since a process that restarts would look like a counter that falls;
+Prometheus adds them: `sum without (process) (rate(…))`.
 """
 
 import threading
@@ -14,6 +17,7 @@ from tailorbird.features.parity.totals import ParityTotals
 from tailorbird.features.state.progress import Figures
 from tailorbird.periodic import PeriodicTask
 from tailorbird.serving.collector.decisions import CollectorFigures
+from tailorbird.serving.families import encode_families, merge_families
 from tailorbird.serving.feature_metrics import CopiesCollector, FeaturesCollector, WorkersCollector
 from tailorbird.serving.load_shedding import Shedder
 from tailorbird.serving.metric_collectors import (
@@ -23,6 +27,8 @@ from tailorbird.serving.metric_collectors import (
     HedgeCollector,
     LagCollector,
     LimitsCollector,
+    RoleCounts,
+    RolesCollector,
     RolloutCollector,
     SheddingCollector,
     ThreadsCollector,
@@ -40,6 +46,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.project_registry = CollectorRegistry()  # Facts that every process reads alike.
+        self._process = ""
+        self._others: Callable[[], Iterable[bytes]] = tuple
         self._requests = Counter(
             "tailorbird_requests",
             "Requests by route and status.",
@@ -172,11 +181,11 @@ class Metrics:
 
     def watch_features(self, compared: Callable[[], ParityTotals | None]) -> None:
         """Export the result of comparing served features with the lake."""
-        self.registry.register(FeaturesCollector(compared))
+        self.project_registry.register(FeaturesCollector(compared))
 
     def watch_workers(self, figures: Callable[[], Iterable[Figures]]) -> None:
         """Export the figures of the feature workers."""
-        self.registry.register(WorkersCollector(figures))
+        self.project_registry.register(WorkersCollector(figures))
 
     def watch_copies(self, published_at: Callable[[], dict[str, int]]) -> None:
         """Export the age of the copies that features are read from."""
@@ -192,10 +201,26 @@ class Metrics:
         """Export the unexpected failures of threads."""
         self.registry.register(ThreadsCollector(loops))
 
-    def watch_lag(self, lag: LagWatch) -> None:
-        """Export the lag of the log readers."""
-        self.registry.register(LagCollector(lag))
+    def watch_lag(self, lag: LagWatch, *, is_of_project: bool = True) -> None:
+        """Export the lag of the log readers: of all logs, or of those of this process alone."""
+        registry = self.project_registry if is_of_project else self.registry
+        registry.register(LagCollector(lag))
+
+    def watch_roles(self, roles: Callable[[], Iterable[RoleCounts]]) -> None:
+        """Export how often `up` restarted each role."""
+        self.project_registry.register(RolesCollector(roles))
+
+    def name_process(self, name: str, others: Callable[[], Iterable[bytes]]) -> None:
+        """Label what this process counts, and answer for `others`, which `encode` made."""
+        self._process, self._others = name, others
+
+    def encode(self) -> bytes:
+        """Return the metrics of this process alone for `text` of another one."""
+        return encode_families(self.registry.collect(), self._process)
 
     def text(self) -> bytes:
-        """Return the exposition that `/metrics` answers with."""
-        return generate_latest(self.registry)
+        """Return the exposition that `/metrics` answers with, of all servers of this machine."""
+        if not self._process:
+            return generate_latest(self.registry) + generate_latest(self.project_registry)
+        families = merge_families([self.encode(), *self._others()])
+        return families + generate_latest(self.project_registry)

@@ -7,24 +7,21 @@ log is flushed.
 
 import gc
 import logging
-import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
 import numpy as np
 from starlette.routing import BaseRoute
 
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.query import live_sources
-from tailorbird.errors import StorageError
 from tailorbird.events import Clock, RoutePlan, SystemClock
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
@@ -42,6 +39,7 @@ from tailorbird.serving.collector.disk_reserve import RESERVE_BYTES
 from tailorbird.serving.collector.naming import open_collector
 from tailorbird.serving.collector.pruning import Pruner
 from tailorbird.serving.experiments import LiveExperiments
+from tailorbird.serving.handover import HandoverSocket, request_metrics
 from tailorbird.serving.http.access import LOCAL_HOSTS, Perimeter, is_local, require_safe_bind
 from tailorbird.serving.http.app import create_app
 from tailorbird.serving.http.body import BODY_BYTES_MAX
@@ -52,10 +50,10 @@ from tailorbird.serving.http.listener import (
     HEADER_DEADLINE_S,
     KEEP_ALIVE_S,
     HttpServer,
-    bind,
 )
 from tailorbird.serving.http.logs import RequestLog
 from tailorbird.serving.http.overload import EarlyRefusal
+from tailorbird.serving.metric_collectors import RoleCounts
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.models.bundles import probe_in_child
 from tailorbird.serving.models.candidates import LiveTables
@@ -63,12 +61,14 @@ from tailorbird.serving.models.catalogue import Catalogue
 from tailorbird.serving.models.churn import ChurnModels
 from tailorbird.serving.models.rollout import Rollout
 from tailorbird.serving.models.schemas import Schemas
-from tailorbird.serving.models.warm_up import Warming, warm
+from tailorbird.serving.models.warm_up import Warming, wait_until_warm, warm
 from tailorbird.serving.pipeline.deadlines import Budgets
 from tailorbird.serving.pipeline.editorial import LiveLists
 from tailorbird.serving.pipeline.formulas import LiveFormulas
 from tailorbird.serving.pipeline.pipeline import STALE_US, Pipeline, load_bundle
+from tailorbird.serving.probed import ProbedBundles
 from tailorbird.serving.scores.log import ScoreFeed
+from tailorbird.serving.sockets import address_file, bind
 from tailorbird.storage_paths import Storage
 from tailorbird.store import CopyTarget
 from tailorbird.stream import Address, Stream
@@ -112,6 +112,8 @@ class ServeOptions:
         contract: returns which tables to read, where only copies are available.
         wait_s: how long a request may have to wait for its turn; longer waits are refused at once.
         scores: the log of the score role; None where nothing is declared.
+        processes: how many servers `up` runs; if several, metrics name the process.
+        roles: returns how often `up` restarted each role.
         routes: creates additional routes, such as a demo's shop page.
     """
 
@@ -155,6 +157,8 @@ class ServeOptions:
     wait_s: float = WAIT_S
     candidates: Path = Path("candidates")
     contract: Callable[[], Contract] | None = None
+    processes: int = 1
+    roles: Callable[[], Sequence[RoleCounts]] | None = None
 
 
 class BackgroundTask(Protocol):
@@ -170,6 +174,7 @@ def run(
     stop: threading.Event | None = None,
     *,
     log_clock: LogClock | None = None,
+    listener: socket.socket | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
@@ -177,6 +182,7 @@ def run(
         clock: instead of the machine's.
         log_clock: the same, where the first event of today ends a time in the past.
         stop: set if a stop was requested before the server handles signals itself.
+        listener: the socket to accept from; None opens one.
     Raises:
         ConfigError: a public address without a key.
         UsageError: the port is taken.
@@ -209,12 +215,21 @@ def run(
             thread.start()
             stack.callback(thread.stop)
         _tune_interpreter()
+        if listener is not None:
+            wait_until_warm(service.warming)
         # Listen only once requests can be answered: a client that connects to a starting server
         # waits, while another server would answer at once.
         listener = stack.enter_context(
-            bind(options.host, options.port, is_explicit=options.is_port_explicit)
+            listener or bind(options.host, options.port, is_explicit=options.is_port_explicit)
         )
-        url = stack.enter_context(_address_file(options, listener, collector.producer))
+        handover = HandoverSocket(
+            options.run / f"{collector.producer}.sock", listener, service.metrics.encode
+        )
+        handover.start()
+        stack.callback(handover.stop)
+        url = stack.enter_context(
+            address_file(options.run, options.host, listener, collector.producer)
+        )
         stack.callback(service.pool.shutdown, wait=True, cancel_futures=True)
         log.info("serving on %s", url)
         protocol_attributes = {
@@ -262,7 +277,7 @@ def _assemble(
         warm(bundle)
         return bundle
 
-    probe = probe_in_child if options.probe else None
+    probe = ProbedBundles(options.run, probe_in_child) if options.probe else None
     registry = Registry(options.registry, clock=clock)
     rollout = Rollout(registry, load, metrics, schemas, probe=probe, tables=tables)
     formulas = LiveFormulas(registry, options.slots)
@@ -344,6 +359,12 @@ def _build_metrics(
     None without a lake, whose position is part of the lag.
     """
     metrics = Metrics()
+    if options.processes > 1:
+        metrics.name_process(
+            collector.producer, partial(request_metrics, options.run, collector.producer)
+        )
+    if options.roles is not None:
+        metrics.watch_roles(options.roles)
     metrics.watch_features(partial(read_parity_totals, options.run))
     metrics.watch_workers(partial(figures_by_schema, options.state, options.workers))
     if options.copies is not None and options.copies.hedge is not None:
@@ -354,7 +375,7 @@ def _build_metrics(
     lag_watch = LagWatch(
         LagMeter(options.stream, options.lake, readers, producer=collector.producer)
     )
-    metrics.watch_lag(lag_watch)
+    metrics.watch_lag(lag_watch, is_of_project=isinstance(options.stream, Path))
     return metrics, lag_watch
 
 
@@ -366,26 +387,3 @@ def _tune_interpreter() -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     sys.setswitchinterval(0.0005)
-
-
-@contextmanager
-def _address_file(options: ServeOptions, listener: socket.socket, producer: str) -> Iterator[str]:
-    """Write the address file, and remove it when the process stops serving."""
-    host = f"[{options.host}]" if ":" in options.host and options.host[0] != "[" else options.host
-    url = f"http://{host}:{listener.getsockname()[1]}"
-    path = options.run / f"{producer}.json"
-    temporary = path.with_suffix(f".{os.getpid()}")
-    try:
-        options.run.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(
-            msgspec.json.encode({"url": url, "pid": os.getpid(), "producer": producer})
-        )
-        temporary.rename(path)
-    except OSError as error:
-        raise StorageError(
-            f"cannot be written: {error.strerror}", where=str(path), fix="make the folder writable"
-        ) from error
-    try:
-        yield url
-    finally:
-        path.unlink(missing_ok=True)

@@ -47,13 +47,17 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     from tailorbird.cli.roles.serve_options import serve_options
     from tailorbird.config import open_project
     from tailorbird.config.erasures import apply_remote_erasures
+    from tailorbird.config.roles import read_roles
     from tailorbird.console.home import home_routes
     from tailorbird.console.overview import overview
     from tailorbird.serving.http.access import require_origins
     from tailorbird.serving.http.logs import configure
     from tailorbird.serving.server import run
+    from tailorbird.serving.sockets import inherited_listener
 
-    stop = _start_role()
+    listener = inherited_listener()
+    # Under `up` it outlives the supervisor, and the next one takes its place.
+    stop = _start_role(outlives_up=listener is not None)
     project = open_project(applied=True)
     apply_remote_erasures(project)
     settings = project.settings.serve
@@ -93,9 +97,11 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         host=host or settings.host,
         port=settings.port if port is None else port,
         is_port_explicit=port_is_explicit,
+        processes=1 if listener is None else settings.processes,
+        roles=partial(read_roles, project.paths.run),
         routes=lambda service: [route for factory in route_factories for route in factory(service)],
     )
-    run(options, stop=stop, log_clock=project.clock())
+    run(options, stop=stop, log_clock=project.clock(), listener=listener)
 
 
 def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
@@ -523,9 +529,10 @@ def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1
         run_trainer(project, project.clock(), stop)
 
 
-def _start_role() -> ProgressEvent:
+def _start_role(*, outlives_up: bool = False) -> ProgressEvent:
     """Prepare a role: end with the supervisor, log to stderr, and stop on SIGTERM."""
-    die_with_parent()
+    if not outlives_up:
+        die_with_parent()
     logging.basicConfig(
         level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )

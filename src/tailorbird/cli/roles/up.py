@@ -1,17 +1,20 @@
 """`tailorbird up`: run all roles."""
 
 import asyncio
+import os
 import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import console
-from tailorbird.errors import DamageError, LockedError
+from tailorbird.errors import DamageError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from pathlib import Path
+    from typing import NoReturn
 
     from tailorbird.config import Project
     from tailorbird.features import FeatureSet
@@ -19,12 +22,18 @@ if TYPE_CHECKING:
 
 
 def up(
-    *, port: int | None = None, train: bool = True, shop: bool = False, live: bool = False
+    *,
+    port: int | None = None,
+    train: bool = True,
+    shop: bool = False,
+    live: bool = False,
+    replace: bool = False,
 ) -> None:
     """Run all roles of the project on this machine.
 
     If scores.py declares scores, the role score runs too. A role that dies is restarted. Ctrl-C
-    stops all roles in order. Acknowledged events are safe, also after `kill -9`.
+    stops all roles in order. Acknowledged events are safe, also after `kill -9`. Servers go on
+    answering if this process is killed, and the next `up` takes their place.
 
     If features.py has changed, it is applied: its state is built next to the old one, which serves
     until a model of the new features is promoted. While `up` runs, `tailorbird features apply` does
@@ -45,6 +54,9 @@ def up(
         also serve the demo shop at /shop
     live:
         follow today's time from now on, whenever the log ended
+    replace:
+        take the place of the `up` that runs, without a refused request: for a new version or
+        other settings
     """
     from tailorbird.backup import record_origin
     from tailorbird.cli.check import check_slots
@@ -52,74 +64,94 @@ def up(
     from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.config.roles import clear_roles
     from tailorbird.config.schemas import ActiveSchemaWatch
-    from tailorbird.events import SECOND, parse_duration
-    from tailorbird.file_lock import FileLock
+    from tailorbird.platform.listeners import open_listener
+    from tailorbird.platform.resources import resource_warnings
     from tailorbird.platform.supervisor import Role, Supervisor, die_with_parent
+    from tailorbird.platform.systemd import notify
+    from tailorbird.platform.up_lock import UpLock
 
     die_with_parent()
     project = open_project()
     check_slots(project)
     apply_remote_erasures(project)
-    if port:
-        from tailorbird.serving.http.listener import bind
-
-        bind(
-            project.settings.serve.host,
-            port,
-            is_explicit=True,
-            # A taken port is reported here instead of by a role that restarts repeatedly.
-        ).close()
     project.paths.run.mkdir(parents=True, exist_ok=True)
     if copied := record_origin(project):
         _print_line("up", str(copied))
-    try:
-        lock = FileLock(project.paths.run / "up")
-    except LockedError:
-        raise LockedError(
-            "these roles are running already",
-            where=str(project.root),
-            fix="stop the other `tailorbird up`",
-        ) from None
-    arguments = [
-        "run",
-        "serve",
-        *(["--shop"] if shop else []),
-        *([] if port is None else ["--port", str(port)]),
-    ]
-    serve = partial(
-        Role, "serve", arguments, drain_s=parse_duration(project.settings.serve.drain) / SECOND
-    )
+    lock = UpLock(project.paths.run, project.root)
+    if not lock.acquire() and not replace:
+        raise lock.error()
+    listener = open_listener(project, port)
+    for warning in resource_warnings(project):
+        _print_line("up", warning)
+    servers = partial(_servers, project, listener, port=port, shop=shop)
     watch = ActiveSchemaWatch(project)
-
     announce = _Announcement(project.paths.run)
 
     def desired_roles() -> list[Role] | None:
         announce.print_once()
-        return _desired_roles(project, serve(), train=train) if watch.has_changed() else None
+        return _desired_roles(project, servers(), train=train) if watch.has_changed() else None
 
     try:
-        roles = _initial_roles(project, desired_roles, serve, live=live)
-        status = asyncio.run(
-            Supervisor(
-                project.root,
-                roles,
-                _print_line,
-                desired_roles,
-                partial(_write_roles, project.paths.run),
-            ).run()
+        roles = _initial_roles(project, desired_roles, servers, live=live)
+        supervisor = Supervisor(
+            project.root,
+            roles,
+            _print_line,
+            desired_roles,
+            partial(_write_roles, project.paths.run),
+            take_over=None if lock.is_held else lock.take_over,
+            on_reload=partial(_run_new_code, listener),
+            on_ready=partial(notify, "READY=1"),
+            on_tick=partial(notify, "WATCHDOG=1"),
         )
+        status = asyncio.run(supervisor.run())
     finally:
-        clear_roles(project.paths.run)
+        if lock.is_held:
+            clear_roles(project.paths.run)
         lock.release()
     if status:
         raise SystemExit(status)
 
 
-def _desired_roles(project: "Project", serve: "Role", *, train: bool) -> "list[Role]":
+def _run_new_code(listener: "socket.socket") -> "NoReturn":
+    """Start this command again in the same process, with the code that is installed now.
+
+    Its roles go on until the new code has servers of its own.
+    """
+    from tailorbird.serving.sockets import LISTENER_VARIABLE
+
+    listener.set_inheritable(True)
+    os.environ[LISTENER_VARIABLE] = str(listener.fileno())
+    os.execv(sys.executable, [sys.executable, "-m", "tailorbird", *sys.argv[1:]])
+
+
+def _servers(
+    project: "Project", listener: "socket.socket", *, port: int | None, shop: bool
+) -> "list[Role]":
+    """Return the server processes, which share one listening socket."""
+    from tailorbird.events import SECOND, parse_duration
+    from tailorbird.platform.supervisor import Role
+
+    settings = project.settings.serve
+    arguments = ["run", "serve"]
+    arguments += [*(["--shop"] if shop else []), *([] if port is None else ["--port", str(port)])]
+    return [
+        Role(
+            "serve" if not number else f"serve {number + 1}",
+            arguments,
+            drain_s=parse_duration(settings.drain) / SECOND,
+            listener=listener,
+        )
+        for number in range(settings.processes)
+    ]
+
+
+def _desired_roles(project: "Project", servers: "list[Role]", *, train: bool) -> "list[Role]":
     """Return the roles to run: a worker per active schema, and a router with their attributes."""
     from tailorbird.config.candidates import maintained_contracts
     from tailorbird.config.schemas import active_schemas, route_plan_for
     from tailorbird.platform.supervisor import Role
+    from tailorbird.platform.watching import HUNG_REMOTE_S, HUNG_S
 
     schemas = active_schemas(project)
     plan = route_plan_for(project, schemas)
@@ -143,13 +175,17 @@ def _desired_roles(project: "Project", serve: "Role", *, train: bool) -> "list[R
         )
         for contract in contracts
     ]
-    return [*routers, *workers, *tables, Role("lake", ["run", "lake"]), serve, *score, *trainer]
+    lake = Role("lake", ["run", "lake"])
+    others = [*routers, *workers, *tables, lake, *score, *trainer]
+    for role in others:
+        role.hung_s = HUNG_REMOTE_S if project.uses_network else HUNG_S
+    return [*servers, *others]
 
 
 def _initial_roles(
     project: "Project",
     desired_roles: "Callable[[], list[Role] | None]",
-    serve: "Callable[[], Role]",
+    servers: "Callable[[], list[Role]]",
     *,
     live: bool,
 ) -> "list[Role]":
@@ -174,7 +210,7 @@ def _initial_roles(
             f"{error}\nonly `serve` is started, and answers without a model; the other roles "
             "follow once this is mended",
         )
-        return [serve()]
+        return servers()
 
 
 class _Announcement:
@@ -211,7 +247,11 @@ def _write_roles(run: "Path", roles: "list[Role]") -> None:
 
     try:
         write_roles(
-            run, [RoleState(role.name, role.pid, role.since_s, role.restarts) for role in roles]
+            run,
+            [
+                RoleState(role.name, role.pid, role.since_s, role.restarts, role.hung)
+                for role in roles
+            ],
         )
     except OSError as error:
         _print_line("up", f"the page cannot be told which roles run: {error}")

@@ -1,5 +1,5 @@
-"""The HTTP server of the serve process: binding, timeouts of slow clients, and a drain without
-failed requests.
+"""The HTTP server of the serve process: timeouts of slow clients, and a drain without failed
+requests.
 
 SIGTERM starts a drain: for a while (`serve.drain`) new requests are still answered, and each answer
 closes its connection. Then nothing new is accepted, and running requests finish within a second.
@@ -8,7 +8,6 @@ only half a request, or do not read their responses.
 """
 
 import asyncio
-import errno
 import math
 import signal
 import socket
@@ -27,10 +26,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tailorbird.errors import UsageError
 from tailorbird.serving.auth.limits import Connections, ServerLimits
 
-PORTS_TRIED = 20
 DRAIN_S = 0.25  # for clients to close; without a load balancer
 LINGER_S = 0.3  # for connections accepted before the stop
 STOP_S = 0.3  # for running requests
@@ -42,42 +39,7 @@ REFUSED_DEADLINE_S = 1.0
 CONNECTIONS_MAX = 4_096
 HEAD_BYTES_MAX, HEADERS_MAX = 1 << 16, 200  # more than browsers and proxies need
 PIPELINED_MAX = 64  # queued requests of a connection
-
-
-def bind(host: str, port: int, *, is_explicit: bool) -> socket.socket:
-    """Open a listening socket; use the next free port if this one is busy and was not requested
-    explicitly.
-
-    Raises:
-        UsageError: the port is taken, or the address is not ours.
-    """
-    ports = [port] if is_explicit or port == 0 else range(port, min(port + PORTS_TRIED, 65_536))
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for number in ports:
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host.strip("[]"), number))
-            listener.listen(2_048)
-            listener.set_inheritable(False)
-            return listener
-        except OSError as error:
-            listener.close()
-            if error.errno != errno.EADDRINUSE:
-                raise UsageError(
-                    f"cannot bind {host}:{number}: {error.strerror}", where="serve.host"
-                ) from None
-    if len(ports) == 1:
-        raise UsageError(
-            f"port {port} is in use",
-            where="serve.port",
-            fix="stop what uses it, or choose another: --port 0 takes any",
-        )
-    raise UsageError(
-        f"ports {ports[0]} to {ports[-1]} are in use",
-        where="serve.port",
-        fix="choose another: --port 0 takes any",
-    )
+UNSENT_BODY_S = 5.0  # for a client to read its refusal while it still sends the body
 
 
 class HttpServer(uvicorn.Server):
@@ -172,11 +134,9 @@ class HttpServer(uvicorn.Server):
                 )
 
     async def on_tick(self, counter: int) -> bool:
-        if (
-            self._stop_at is None
-            and self._stop_requested is not None
-            and self._stop_requested.is_set()
-        ):
+        # Looking at it is also the heartbeat of this process.
+        is_requested = self._stop_requested is not None and self._stop_requested.is_set()
+        if is_requested and self._stop_at is None:
             self._drain(
                 signal.SIGTERM, None
             )  # set by a thread shortly before the handlers were installed
@@ -206,6 +166,34 @@ def _strip_upgrade(name: bytes, value: bytes) -> bytes:
     )
 
 
+class _LingeringTransport:
+    """A transport whose `close` waits for the rest of a body that was answered before its end.
+
+    A socket that is closed with unread data resets the connection, and the client loses the answer
+    that it has not read yet.
+    """
+
+    def __init__(
+        self, transport: asyncio.Transport, lingers: Callable[[asyncio.Transport], bool]
+    ) -> None:
+        self._transport, self._lingers = transport, lingers
+        self._is_lingering = False
+        self.write = transport.write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._is_lingering or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self._is_lingering or self._transport.is_closing():
+            return
+        self._is_lingering = self._lingers(self._transport)
+        if not self._is_lingering:
+            self._transport.close()
+
+
 class LimitedHttpProtocol(HttpToolsProtocol):
     """Closes connections that send their request head too slowly or do not read their responses.
 
@@ -230,6 +218,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     _awaits_slot = False
     _pending_error: str | None = None  # error to send after earlier answers; nothing more is read
     _is_between_requests = True  # nothing of the next request has arrived
+    _is_in_body = False  # a head has arrived, and its body not completely
+    _has_host = _has_coding = False  # of the current head
+    _discards = False  # the rest of a body, until the client closes
     _head_timer: asyncio.TimerHandle | None = None
     _unread_timer: asyncio.TimerHandle | None = None
     _peer = ""
@@ -240,6 +231,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.transport = _LingeringTransport(transport, self._linger)  # type: ignore[assignment]
         self._peer = self.client[0] if self.client else ""
         too_many = self.by_address.add(self._peer)
         if too_many:
@@ -251,8 +243,19 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.app = _refuse_connection
         self._start_head_timer()
 
+    def _linger(self, transport: asyncio.Transport) -> bool:
+        """Read and discard the rest of a body before the connection closes; False if none is due."""
+        if not self._is_in_body:
+            return False
+        self._discards = True
+        self.flow.resume_reading()
+        if transport.can_write_eof():
+            transport.write_eof()
+        self.loop.call_later(UNSENT_BODY_S, transport.close)
+        return True
+
     def data_received(self, data: bytes) -> None:
-        if self._pending_error is not None:
+        if self._pending_error is not None or self._discards:
             return
         self.idle.pop(self, None)
         is_answered = self._all_answered()
@@ -299,7 +302,19 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._count_head(len(name) + len(value))
         if len(self.headers) >= HEADERS_MAX:
             raise ValueError("too many headers")
+        self._check_framing(name.lower(), value)
         super().on_header(name, value)
+
+    def _check_framing(self, name: bytes, value: bytes) -> None:
+        """Refuse what two parsers may read differently (RFC 9112, 3.2 and 6.1)."""
+        if name == b"host":
+            if self._has_host:
+                raise ValueError("more than one Host")
+            self._has_host = True
+        elif name == b"transfer-encoding":
+            if self._has_coding or value.strip().lower() != b"chunked":
+                raise ValueError("a transfer coding other than chunked")
+            self._has_coding = True
 
     def _count_head(self, size: int) -> None:
         """Count the bytes of a head; an error raised here becomes a 400."""
@@ -435,10 +450,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._is_between_requests, self._head_bytes = False, 0
+        self._has_host = self._has_coding = False
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._cancel_head_timer()
+        self._is_in_body = True
         if len(self.pipeline) >= PIPELINED_MAX:
             raise ValueError("too many requests at once")
         if self._awaits_slot:
@@ -446,7 +463,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._is_between_requests = True
+        self._is_between_requests, self._is_in_body = True, False
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -22,6 +22,7 @@ from tailorbird.serving.messages import RecommendQuery
 
 ROWS = 512  # candidates of a large request
 REQUESTS_MAX = 10  # per slot
+WAIT_S = 1.0  # before a server of several accepts
 WARM_UP_TIMEOUT_S = 20.0  # a cold server is better than none
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,13 @@ def warm(bundle: Bundle) -> None:
                 bundle.manifest.heads,
                 np.zeros((ROWS, len(bundle.encoder.names)), np.float32),
             )
+
+
+def wait_until_warm(is_warming: Callable[[], bool]) -> None:
+    """Wait, but not long: another server may answer meanwhile, or connections wait in the queue."""
+    give_up = time.monotonic() + WAIT_S
+    while is_warming() and time.monotonic() < give_up:
+        time.sleep(0.01)
 
 
 class Warming:

@@ -1,0 +1,402 @@
+"""Ask a running project for answers while its parts die, and count what was not answered.
+
+    python -m benchmarks.availability [--small] [--seconds 300] [--scenario NAME …] [--json]
+    [--out benchmarks/figures/availability.json]
+
+The project is a simulated shop with two models, run by `tailorbird up` with two servers. One client
+process outside, this one, asks for 50 lists a second, with a deadline of 2 s and no retry, and sends
+500 events a second, again under their ids until they are acknowledged. Meanwhile:
+
+    kills     every 5 s a random role is killed, servers included: 1 in 10 by SIGSTOP, and 1 in 20
+              is `up` itself, which is started again a second later
+    server    every 5 s one server is killed
+    swap      every 10 s the other model is promoted
+    replace   every 30 s `tailorbird up --replace` takes the place of the one that runs
+    busy      another process takes a whole core
+    overload  first as fast as eight at a time are answered, which is the capacity, then at fixed
+              times 3 and 10 times as many (no events are sent)
+
+Of overload, `goodput` is answers a second over the capacity by the clock, and `goodput_per_cpu` the
+same for each second of the servers' CPU, since the client and others share the machine.
+
+`results` has for each the share that was answered, the times of answers, and what failed; and, of
+all events of the run, how many acknowledged ones are not in the lake (lost) and how many are in it
+more than once (doubled). `load_1min` is how many processes wanted a core at its end.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tests.support.proc import cpu_s
+
+import tailorbird as tb
+from benchmarks.availability_load import Connections, Outcomes, Sender, ask_at_rate, ask_in_turn
+
+ANSWERS_PER_S, EVENTS_PER_S = 50, 500
+KILL_S, SWAP_S, REPLACE_S, RESTART_UP_S = 5.0, 10.0, 30.0, 1.0
+STOP_ONE_IN, UP_ONE_IN = 10, 20
+ROLES = ("serve", "serve", "router", "worker", "candidates", "lake")
+COMMAND = [sys.executable, "-m", "tailorbird"]
+OVERLOADS = (3, 10)
+CLOSED_LOOP = 8
+LAKE_S = 300.0
+Disturb = Callable[["Shop", Callable[[], bool]], Awaitable[dict[str, Any]]]
+
+
+class Shop:
+    """A project and the `up` that runs it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, _free_port()
+        self.log = folder / "up.log"
+        self.up: subprocess.Popen[bytes] | None = None
+
+    def make(self) -> None:
+        """Create the project, with a history and two models."""
+        self.command("init", str(self.folder))
+        history = str(self.folder / "history.jsonl")
+        size = ["--days", "6", "--users", "300", "--items", "120", "--out", history]
+        self.command("-C", str(self.folder), "simulate", *size)
+        self.command("-C", str(self.folder), "import", "tailorbird", history)
+        for _ in range(2):
+            trained = self.command("-C", str(self.folder), "train", "--quick", "--json")
+            self.promote(json.loads(trained)["version"])
+
+    def promote(self, version: str) -> None:
+        words = ["models", "promote", version, "--why", "the benchmark swaps models"]
+        self.command("-C", str(self.folder), *words)
+
+    def versions(self) -> list[str]:
+        listed = self.command("-C", str(self.folder), "models", "list", "--json")
+        rows = json.loads(listed)
+        rows = rows if isinstance(rows, list) else rows["versions"]
+        return [row["version"] for row in rows][-2:]
+
+    def command(self, *words: str) -> str:
+        done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(words)}: {done.stderr}")
+        return done.stdout
+
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        words = ["-C", str(self.folder), "up", "--port", str(self.port), "--no-train", *options]
+        with self.log.open("ab") as log:
+            self.up = subprocess.Popen([*COMMAND, *words], stdout=log, stderr=subprocess.STDOUT)
+        return self.up
+
+    def wait(self) -> float:
+        """Wait until it answers; return the seconds that this took."""
+        started = time.monotonic()
+        while time.monotonic() - started < 120:
+            with suppress(OSError), urllib.request.urlopen(self.url("/readyz"), timeout=2):
+                return time.monotonic() - started
+            time.sleep(0.02)
+        raise SystemExit(f"no answer; see {self.log}")
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def pids(self, role: str) -> list[int]:
+        """Return the processes of a role."""
+        words = [b"-C", os.fsencode(self.folder), b"run", role.encode()]
+        return [
+            int(folder.name)
+            for folder in Path("/proc").glob("[0-9]*")
+            if _arguments(folder)[3:7] == words
+        ]
+
+    def server_cpu_s(self) -> float:
+        """Return the CPU seconds that the servers have used."""
+        return sum(cpu_s(pid) for pid in self.pids("serve"))
+
+    def stop(self) -> None:
+        """End everything, orphans included."""
+        if self.up is not None and self.up.poll() is None:
+            self.up.terminate()
+            self.up.wait(120)
+        for role in set(ROLES):
+            for pid in self.pids(role):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+async def kill_at_random(shop: Shop, is_over: Callable[[], bool]) -> dict[str, Any]:
+    """Kill roles, and sometimes `up`, at random."""
+    draw, counts = random.Random(20), {"killed": 0, "stopped": 0, "up": 0}
+    while await _pause(KILL_S, is_over):
+        if draw.random() < 1 / UP_ONE_IN:
+            assert shop.up is not None
+            shop.up.kill()
+            shop.up.wait()
+            counts["up"] += 1
+            await asyncio.sleep(RESTART_UP_S)
+            shop.start()
+            continue
+        pids = shop.pids(draw.choice(ROLES))
+        if not pids:
+            continue
+        is_stop = draw.random() < 1 / STOP_ONE_IN
+        with suppress(ProcessLookupError):
+            os.kill(draw.choice(pids), signal.SIGSTOP if is_stop else signal.SIGKILL)
+        counts["stopped" if is_stop else "killed"] += 1
+    return counts
+
+
+async def kill_server(shop: Shop, is_over: Callable[[], bool]) -> dict[str, Any]:
+    """Kill one server again and again; measure how long it takes until it serves again."""
+    draw, restarts = random.Random(21), []
+    while await _pause(KILL_S, is_over):
+        before = shop.pids("serve")
+        if not before:
+            continue
+        files = _address_files(shop)
+        os.kill(draw.choice(before), signal.SIGKILL)
+        killed_at = time.time()
+        while _address_files(shop) == files and not is_over():
+            await asyncio.sleep(0.02)
+        if not is_over():
+            restarts.append(time.time() - killed_at)
+    return {"killed": len(restarts), "restart_s": _quantiles(restarts)}
+
+
+async def swap(shop: Shop, is_over: Callable[[], bool]) -> dict[str, Any]:
+    """Promote one model after the other."""
+    versions, count = await asyncio.to_thread(shop.versions), 0
+    while await _pause(SWAP_S, is_over):
+        await asyncio.to_thread(shop.promote, versions[count % 2])
+        count += 1
+    return {"swaps": count}
+
+
+async def replace(shop: Shop, is_over: Callable[[], bool]) -> dict[str, Any]:
+    """Have another `up` take over."""
+    count = 0
+    while await _pause(REPLACE_S, is_over):
+        previous = shop.up
+        shop.start("--replace")
+        assert previous is not None
+        status = await asyncio.to_thread(previous.wait, 120)
+        count += status == 0
+    return {"replaced": count}
+
+
+async def be_busy(shop: Shop, is_over: Callable[[], bool]) -> dict[str, Any]:
+    """Run a process that takes a core."""
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    while await _pause(1.0, is_over):
+        pass
+    busy.kill()
+    busy.wait()
+    return {}
+
+
+SCENARIOS: dict[str, Disturb] = {
+    "kills": kill_at_random,
+    "server": kill_server,
+    "swap": swap,
+    "replace": replace,
+    "busy": be_busy,
+}
+
+
+async def play(shop: Shop, name: str, seconds: float) -> dict[str, Any]:
+    """Ask and send for so long while the scenario goes on."""
+    stop_at = time.monotonic() + seconds
+
+    def is_over() -> bool:
+        return time.monotonic() >= stop_at
+
+    outcomes, connections = Outcomes(), Connections(shop.port)
+    sender = Sender(Connections(shop.port), f"{name}{int(time.time())}")
+    _, _, disturbed = await asyncio.gather(
+        ask_at_rate(connections, ANSWERS_PER_S, is_over, outcomes),
+        sender.send_at_rate(EVENTS_PER_S, is_over),
+        SCENARIOS[name](shop, is_over),
+    )
+    connections.close()
+    lost, doubled = await asyncio.to_thread(_compare, shop, sender)
+    return {
+        "seconds": seconds,
+        **disturbed,
+        **_figures(outcomes),
+        "events": len(sender.acknowledged),
+        "bodies_repeated": sender.attempts - sender.bodies,
+        "event_ms": _quantiles(sender.seconds, 1e3),
+        "lost": lost,
+        "doubled": doubled,
+    }
+
+
+async def overload(shop: Shop, seconds: float) -> dict[str, Any]:
+    """Measure the capacity, and what is left of it beyond."""
+    capacity = Outcomes()
+    connections = Connections(shop.port)
+    cpu_s = shop.server_cpu_s()
+    await ask_in_turn(connections, CLOSED_LOOP, _timer(seconds), capacity)
+    per_s = capacity.answered / seconds
+    per_cpu_s = capacity.answered / (shop.server_cpu_s() - cpu_s)
+    results: dict[str, Any] = {"capacity_per_s": round(per_s, 1), **_figures(capacity)}
+    for factor in OVERLOADS:
+        outcomes, cpu_s = Outcomes(), shop.server_cpu_s()
+        await ask_at_rate(connections, factor * per_s, _timer(seconds), outcomes)
+        cpu_s = shop.server_cpu_s() - cpu_s
+        after = Outcomes()
+        await asyncio.sleep(1.0)
+        await ask_at_rate(connections, ANSWERS_PER_S, _timer(10.0), after)
+        results[f"{factor}x"] = {
+            "goodput": round(outcomes.answered / seconds / per_s, 3),
+            "goodput_per_cpu": round(outcomes.answered / cpu_s / per_cpu_s, 3),
+            "offered_per_s": round(outcomes.asked / seconds, 1),
+            "refusal_ms": _quantiles(outcomes.refused_seconds, 1e3),
+            **_figures(outcomes),
+            "after": _figures(after),
+        }
+    connections.close()
+    return results
+
+
+def _timer(seconds: float) -> Callable[[], bool]:
+    stop_at = time.monotonic() + seconds
+    return lambda: time.monotonic() >= stop_at
+
+
+async def _pause(seconds: float, is_over: Callable[[], bool]) -> bool:
+    """Wait; return whether the scenario goes on."""
+    await asyncio.sleep(seconds)
+    return not is_over()
+
+
+def _figures(outcomes: Outcomes) -> dict[str, Any]:
+    return {
+        "asked": outcomes.asked,
+        "answered": round(outcomes.answered / max(1, outcomes.asked), 6),
+        "ms": _quantiles(outcomes.seconds, 1e3),
+        "refused": len(outcomes.refused_seconds),
+        "failed": outcomes.failed,
+        "unconnected": outcomes.unconnected,
+        "broken": outcomes.broken,
+        "late": outcomes.late,
+        "other": outcomes.other,
+        "failures": [
+            f"{time.strftime('%H:%M:%S', time.localtime(at))} {what}"
+            for at, what in outcomes.failures[:20]
+        ],
+    }
+
+
+def _quantiles(values: list[float], factor: float = 1.0) -> dict[str, float]:
+    if not values:
+        return {}
+    p50, p99 = np.quantile(values, (0.5, 0.99)) * factor
+    return {"p50": round(p50, 2), "p99": round(p99, 2), "max": round(max(values) * factor, 2)}
+
+
+def _compare(shop: Shop, sender: Sender) -> tuple[int, int]:
+    """Wait until the lake has what was acknowledged; return how much is lost and doubled."""
+    expected = set(sender.acknowledged)
+    project, give_up = tb.Project.open(shop.folder), time.monotonic() + LAKE_S
+    while True:
+        table = project.lake.sql("SELECT event_id, count(*) AS n FROM events GROUP BY event_id")
+        counts = dict(zip(*(column.to_pylist() for column in table.arrow.columns), strict=True))
+        lost = len(expected - counts.keys())
+        if not lost or time.monotonic() > give_up:
+            return lost, sum(counts[each] > 1 for each in expected if each in counts)
+        time.sleep(2.0)
+
+
+def _address_files(shop: Shop) -> set[tuple[str, int]]:
+    files = (shop.folder / "data" / "run").glob("serve-*.json")
+    found = set()
+    for path in files:
+        with suppress(OSError):
+            found.add((path.name, path.stat().st_mtime_ns))
+    return found
+
+
+def _arguments(folder: Path) -> list[bytes]:
+    try:
+        return (folder / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _revision() -> str:
+    words = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [*SCENARIOS, "overload"]
+    parser.add_argument("--scenario", nargs="+", choices=names, default=names)
+    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--small", action="store_true", help="20 seconds of each")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, help="file whose scenarios are replaced")
+    parser.add_argument("--shop", type=Path, help="folder of a project that was made before")
+    arguments = parser.parse_args()
+    seconds = 20.0 if arguments.small else arguments.seconds
+    with tempfile.TemporaryDirectory() as scratch:
+        shop = Shop(arguments.shop or Path(scratch) / "shop")
+        if not (shop.folder / "tailorbird.toml").exists():
+            shop.make()
+        results = _run(shop, arguments.scenario, seconds)
+    report = {
+        "benchmark": "availability",
+        "small": arguments.small,
+        "results": results,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "revision": _revision(),
+    }
+    if arguments.out is not None:
+        known = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+        report["results"] = {**known.get("results", {}), **results}
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, indent=None if arguments.json else 1))
+
+
+def _run(shop: Shop, scenarios: list[str], seconds: float) -> dict[str, Any]:
+    results = {}
+    try:
+        shop.start()
+        start_s = shop.wait()
+        results["start"] = {"first_answer_s": round(start_s, 2)}
+        for name in scenarios:
+            print(f"{time.strftime('%H:%M:%S')} {name}", file=sys.stderr)
+            if name == "overload":
+                results[name] = asyncio.run(overload(shop, min(seconds, 60.0)))
+            else:
+                results[name] = asyncio.run(play(shop, name, seconds))
+            results[name]["load_1min"] = round(os.getloadavg()[0], 1)
+    finally:
+        shop.stop()
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Processes of a project's roles that an `up` before this one left behind when it was killed.
+
+Servers go on answering without it; the next `up` ends them once its own are ready. Other roles end
+by themselves (`supervisor.die_with_parent`), unless they hang.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PARENT_VARIABLE = "TAILORBIRD_PARENT"
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A process of a role without a supervisor; `is_server` says whether it answers requests."""
+
+    pid: int
+    is_server: bool
+
+
+def find_leftovers(root: Path, own: Collection[int]) -> list[Leftover]:
+    """Return the roles that run on a project, were started by an `up`, and have outlived it.
+
+    `own` are the processes that this `up` started.
+    """
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if b"run" not in words or os.fsencode(root) not in words:
+                continue
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            status = (folder / "stat").read_text().rpartition(") ")[2].split()
+        except (OSError, IndexError):  # It has ended, or is another user's.
+            continue
+        started_by = next(
+            (
+                variable.partition(b"=")[2]
+                for variable in variables
+                if variable.startswith(PARENT_VARIABLE.encode() + b"=")
+            ),
+            b"",
+        )
+        parent = status[1].encode()
+        is_orphan = started_by != parent or (
+            # It began before this process took new code by exec.
+            parent == str(os.getpid()).encode() and int(folder.name) not in own
+        )
+        if started_by and is_orphan and status[0] != "Z":
+            found.append(Leftover(int(folder.name), b"serve" in words))
+    return found
+
+
+async def end_leftovers(leftovers: Sequence[Leftover], wait_s: float) -> None:
+    """End processes in an orderly way; kill those that are there after `wait_s`."""
+    for leftover in leftovers:
+        _signal(leftover.pid, signal.SIGTERM)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(wait_s):
+            while any(_runs(leftover.pid) for leftover in leftovers):
+                await asyncio.sleep(_POLL_S)
+    for leftover in leftovers:
+        _signal(leftover.pid, signal.SIGKILL)
+
+
+def _signal(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def _runs(pid: int) -> bool:
+    with suppress(ChildProcessError):  # It is a child after `up` took new code.
+        os.waitpid(pid, os.WNOHANG)
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except (OSError, IndexError):
+        return False

@@ -1,0 +1,83 @@
+"""What this machine lacks for the processes of `up`, said before they start."""
+
+import resource
+from pathlib import Path
+
+from tailorbird.config import Project
+
+SERVER_MB, ROLE_MB = 220, 200  # Without models and tables; measured on a shop of 120 items.
+DESCRIPTORS_PER_SERVER = 4_096 + 256  # Connections, files and pipes of one server.
+
+
+def resource_warnings(project: Project) -> list[str]:
+    """Return a line for each resource that is too small, with the number that is needed.
+
+    The limit of open files is raised first, as far as this process may.
+    """
+    return [*_descriptor_warnings(), *_memory_warnings(project)]
+
+
+def _descriptor_warnings() -> list[str]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < DESCRIPTORS_PER_SERVER:
+        soft = min(DESCRIPTORS_PER_SERVER, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft >= DESCRIPTORS_PER_SERVER:
+        return []
+    return [
+        f"few file descriptors: a server with all its connections needs "
+        f"{DESCRIPTORS_PER_SERVER:,}, and {soft:,} are allowed; with more connections than that it "
+        f"refuses some (raise the limit: ulimit -n {DESCRIPTORS_PER_SERVER}, or LimitNOFILE= in "
+        "the unit)"
+    ]
+
+
+def _memory_warnings(project: Project) -> list[str]:
+    available = _available_bytes()
+    if available is None:
+        return []
+    needed_mb = needed_memory_mb(project)
+    if available >> 20 >= needed_mb:
+        return []
+    return [
+        f"little memory: the roles need about {needed_mb:,} MB, and {available >> 20:,} MB are "
+        "free; the kernel may kill some (lower serve.processes, features.workers or "
+        "router.memory_mb)"
+    ]
+
+
+def needed_memory_mb(project: Project) -> int:
+    """Return an estimate of the memory that all roles of `up` need."""
+    settings = project.settings
+    roles = settings.features.workers + min(settings.stream.routers, settings.stream.partitions)
+    roles += 3 + bool(project.scores)  # Candidates, lake and trainer.
+    bundle = _newest_bundle_bytes(project.paths.registry) >> 20
+    servers = settings.serve.processes * (SERVER_MB + bundle)
+    return servers + roles * ROLE_MB + settings.router.memory_mb
+
+
+def _newest_bundle_bytes(registry: Path) -> int:
+    sizes = [
+        sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+        for folder in registry.glob("*")
+        if folder.is_dir()
+    ]
+    return max(sizes, default=0)
+
+
+def _available_bytes() -> int | None:
+    """Return the free memory of this machine or container; None where that is not known."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) << 10 for line in lines if "MemAvailable" in line)
+    except (OSError, StopIteration, ValueError):
+        return None
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (
+            (group / "memory.max").read_text().strip(),
+            int((group / "memory.current").read_text()),
+        )
+    except (OSError, ValueError):
+        return free
+    return free if limit == "max" else min(free, max(0, int(limit) - used))

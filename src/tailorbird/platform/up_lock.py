@@ -1,0 +1,59 @@
+"""The lock by which a project has one `up` on a machine, and how another one takes its place."""
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from tailorbird.errors import LockedError
+from tailorbird.file_lock import FileLock
+
+END_S = 120.0  # For the roles of the other `up` to end.
+_POLL_S = 0.05
+
+
+class UpLock:
+    """The lock in the run folder."""
+
+    def __init__(self, run: Path, root: Path) -> None:
+        self._path, self._root = run / "up", root
+        self._lock: FileLock | None = None
+
+    @property
+    def is_held(self) -> bool:
+        return self._lock is not None
+
+    def acquire(self) -> bool:
+        """Take the lock; return whether it is held now."""
+        with suppress(LockedError):
+            self._lock = FileLock(self._path)
+        return self.is_held
+
+    def error(self) -> LockedError:
+        """Return the error for a second `up`."""
+        return LockedError(
+            "these roles are running already",
+            where=str(self._root),
+            fix="stop the other `tailorbird up`, or take its place: tailorbird up --replace",
+        )
+
+    async def take_over(self) -> None:
+        """End the `up` that holds the lock, which drains its servers, and take the lock.
+
+        Raises LockedError if it does not end.
+        """
+        pid = int(self._path.with_name("up.lock").read_text().strip() or 0)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        give_up = time.monotonic() + END_S
+        while not self.acquire():
+            if time.monotonic() > give_up:
+                raise self.error()
+            await asyncio.sleep(_POLL_S)
+
+    def release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None

@@ -1,0 +1,120 @@
+"""Finds roles that hang: stopped, in a deadlock, or in front of a disk that does not answer.
+
+Each role writes to a pipe from its main loop (`health.Heartbeat`). A role that computes for long
+between two beats, such as a training, is told from one that hangs by its work: CPU time of its
+processes, and bytes that they read and write. A server has no such excuse once it has begun to
+serve: its event loop must never be busy for seconds.
+"""
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+HUNG_S = 7.0  # Without progress; the next look comes within 0.5 s.
+QUIET_S = 1.5  # Without a beat, before the work is looked at.
+# Brokers, caches and object stores have timeouts of their own, which are to come first.
+HUNG_REMOTE_S = 90.0
+CPU_SHARE = 0.05  # Of one core, as progress.
+IO_BYTES = 1 << 20  # Within `HUNG_S`, as progress.
+_TICKS = os.sysconf("SC_CLK_TCK")
+_STATES = {"T": "stopped", "D": "waiting for a disk", "t": "stopped by a debugger"}
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the processes of a role have done so far."""
+
+    cpu_s: float
+    io_bytes: int
+    at: float  # Monotonic time.
+
+
+class ProgressWatch:
+    """Follows the progress of one process by its heartbeat.
+
+    Args:
+        descriptor: the read end of its pipe, which this object closes.
+        pid: the process, which leads a session of its own.
+        hung_s: how long it may make no progress.
+        counts_work: whether work without beats is progress too, after the first beat.
+    """
+
+    def __init__(self, descriptor: int, pid: int, *, hung_s: float, counts_work: bool) -> None:
+        os.set_blocking(descriptor, False)
+        self._descriptor, self._pid = descriptor, pid
+        self._hung_s, self._counts_work = hung_s, counts_work
+        self._checked_at = self._since = time.monotonic()
+        self._work: _Work | None = None
+        self.has_begun = False  # Its main loop has been reached.
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def is_hung(self) -> bool:
+        """Look for progress; return whether there was none for too long."""
+        now = time.monotonic()
+        was_away = now - self._checked_at > QUIET_S  # This process itself was stopped or starved.
+        self._checked_at = now
+        if self._read_beats() or was_away:
+            self._since, self._work = now, None
+            return False
+        quiet_s = now - self._since
+        if quiet_s < QUIET_S:
+            return False
+        if self.has_begun and not self._counts_work:
+            return quiet_s >= self._hung_s
+        if sys.platform != "linux":  # Nothing says whether it works.
+            return False
+        work = _session_work(self._pid)
+        if self._work is None:
+            self._work = work
+        if quiet_s < self._hung_s:
+            return False
+        has_worked = (
+            work.cpu_s - self._work.cpu_s >= CPU_SHARE * (work.at - self._work.at)
+            or work.io_bytes - self._work.io_bytes >= IO_BYTES
+        )
+        if has_worked:
+            self._since, self._work = now, work
+        return not has_worked
+
+    def describe(self) -> str:
+        """Return what is known of a role that hangs."""
+        quiet_s = time.monotonic() - self._since
+        state = _STATES.get(_state(self._pid), "waiting for something that does not come")
+        return f"made no progress for {quiet_s:.0f} s ({state})"
+
+    def _read_beats(self) -> bool:
+        try:
+            beats = os.read(self._descriptor, 1 << 16)
+        except BlockingIOError:
+            return False
+        self.has_begun = self.has_begun or bool(beats)
+        return bool(beats)
+
+
+def _session_work(leader: int) -> _Work:
+    """Return the work of the processes of a session; none where there is no /proc."""
+    cpu_s, io_bytes = 0.0, 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(") ")[2].split()
+            if int(fields[3]) != leader:
+                continue
+            cpu_s += sum(int(field) for field in fields[11:15]) / _TICKS
+            lines = (folder / "io").read_text().splitlines()
+        except (OSError, IndexError, ValueError):  # It has ended.
+            continue
+        io_bytes += sum(
+            int(line.partition(": ")[2]) for line in lines if line.startswith(("rchar", "wchar"))
+        )
+    return _Work(cpu_s, io_bytes, time.monotonic())
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except (OSError, IndexError):
+        return ""

@@ -1,0 +1,64 @@
+"""Remember which bundles a child process has loaded, so that a restarted server need not ask again.
+
+run/probed.json   {"data/registry/v0002": "stamps of its files and versions of the libraries"}
+"""
+
+import hashlib
+import logging
+import platform
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnxruntime
+
+from tailorbird.atomic_write import atomic_write, file_stamp
+from tailorbird.version import __version__
+
+FILE = "probed.json"
+log = logging.getLogger(__name__)
+
+
+class ProbedBundles:
+    """Probes a bundle unless the same files passed with the same libraries before.
+
+    Args:
+        run: folder of the record.
+        probe: loads a folder in a child process, and raises BundleError.
+    """
+
+    def __init__(self, run: Path, probe: Callable[[Path], None]) -> None:
+        self._path, self._probe = run / FILE, probe
+
+    def __call__(self, folder: Path) -> None:
+        state = _state(folder)
+        if self._read().get(str(folder)) == state:
+            return
+        self._probe(folder)
+        record = {name: known for name, known in self._read().items() if Path(name).is_dir()}
+        record[str(folder)] = state
+        try:
+            atomic_write(self._path, msgspec.json.encode(record))
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self._path, error)
+
+    def _read(self) -> dict[str, str]:
+        with suppress(OSError, msgspec.MsgspecError):
+            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, str])
+        return {}
+
+
+def _state(folder: Path) -> str:
+    """Return a digest of what decides whether a bundle can be loaded."""
+    versions = (__version__, platform.python_version(), np.__version__, onnxruntime.__version__)
+    try:
+        files = [
+            (str(path.relative_to(folder)), file_stamp(path))
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        ]
+    except OSError:  # An unreadable folder is for the probe to name.
+        files = []
+    return hashlib.sha256(repr((versions, files)).encode()).hexdigest()

@@ -31,7 +31,7 @@ from benchmarks.quality.product.report import how_run
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock
 from tailorbird.lake import Lake, verify
-from tailorbird.platform.roles import drain
+from tailorbird.platform.runtime.roles import drain
 
 WANTED = {"lost": 0, "doubled": 0, "unequal": 0, "p99_ratio": 2.0, "restore_mb_per_s": 50.0}
 EVENTS_PER_S, BATCH = 500, 5

@@ -81,7 +81,7 @@ def test_tasks_have_their_names_in_namespaces() -> None:
         value = resolve(name)
         assert callable(value), name
         assert value.__doc__, name
-    importlib.import_module("tailorbird.training.train")  # a module of a function's name
+    importlib.import_module("tailorbird.training.pipeline")  # a module of a function's name
     assert callable(resolve("training.train"))
 
 

@@ -28,8 +28,8 @@ from tailorbird.registry import Registry
 from tailorbird.simulator import Site
 from tailorbird.training.dataset.replay import select_live_columns
 from tailorbird.training.evaluation.figures import PRIMARY
+from tailorbird.training.pipeline import train
 from tailorbird.training.settings import TrainSettings
-from tailorbird.training.train import train
 
 COLUMN = "title"
 WAYS: dict[str, tuple[Transform, ...]] = {

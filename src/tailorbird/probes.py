@@ -7,7 +7,7 @@
 
 Progress is observed through the stop event that the main loop polls. Only polls by the thread that
 created the event count. Under `up` each poll also goes down a pipe, the heartbeat, and `up` ends a
-role that has stopped: see `platform.watching`.
+role that has stopped: see `platform.runtime.watching`.
 """
 
 import logging

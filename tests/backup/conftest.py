@@ -11,7 +11,7 @@ from tests.support.roles import make_project
 
 from tailorbird.config import Project, open_project
 from tailorbird.events import SystemClock
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.serving.collector.collector import EventCollector
 
 CLOCK = SystemClock()

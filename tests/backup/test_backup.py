@@ -12,7 +12,7 @@ from tailorbird.config import Project, open_project
 from tailorbird.errors import DamageError, NotReadyError, UsageError
 from tailorbird.events import to_iso
 from tailorbird.lake import Lake, verify
-from tailorbird.platform.roles import drain
+from tailorbird.platform.runtime.roles import drain
 from tailorbird.stream import open_writer, raw_path
 
 

@@ -11,7 +11,7 @@ import tailorbird as tb
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock
 from tailorbird.lake import verify
-from tailorbird.platform.roles import drain
+from tailorbird.platform.runtime.roles import drain
 
 pytestmark = [
     pytest.mark.slow,

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from tests.support.commands import each, environment, must, must_json, refused, tailorbird
 
-from tailorbird.platform.leftovers import PARENT_VARIABLE
-from tailorbird.platform.supervisor import STABLE_S
+from tailorbird.platform.runtime.leftovers import PARENT_VARIABLE
+from tailorbird.platform.runtime.supervisor import STABLE_S
 
 EVENT = (
     '{"event_id": "e1", "type": "click", "ts": "2026-01-02T03:04:05Z", "user_id": "u1", '

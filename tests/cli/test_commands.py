@@ -24,7 +24,7 @@ from tests.support.commands import EXAMPLE_USER, environment, must, must_json, r
 from tests.support.roles import until
 
 from tailorbird.file_lock import FileLock
-from tailorbird.platform.supervisor import STOP_S
+from tailorbird.platform.runtime.supervisor import STOP_S
 
 pytestmark = pytest.mark.slow
 

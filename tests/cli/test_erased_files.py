@@ -16,7 +16,7 @@ from tests.support.people import CANARY, CLOCK, left_of, present, refused
 from tailorbird.config import open_project
 from tailorbird.lake.write.labels import made
 from tailorbird.platform.inprocess import InProcessServer
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.privacy import erase
 from tailorbird.privacy.files import find_scratch, made_by
 from tailorbird.serving.collector.collector import EventCollector

@@ -17,7 +17,7 @@ from tailorbird.experiments import Experiment
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
 from tailorbird.lake.tables import TABLES
-from tailorbird.platform import trainer
+from tailorbird.platform.runtime import trainer
 from tailorbird.ranking import Slot
 from tailorbird.registry import Manifest, Registry, seal
 

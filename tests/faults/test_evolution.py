@@ -34,8 +34,8 @@ from tailorbird.features.parity.recompute import parity
 from tailorbird.features.schemas import apply, read_applied, revert
 from tailorbird.lake import Lake
 from tailorbird.platform.inprocess import InProcessServer
-from tailorbird.platform.roles import Roles
-from tailorbird.platform.supervisor import STABLE_S
+from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.supervisor import STABLE_S
 from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.registry import Columns, Head, Registry

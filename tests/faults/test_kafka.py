@@ -29,7 +29,7 @@ from tailorbird.features.online.shuffle import Shuffle
 from tailorbird.features.state.key_partition import all_parts
 from tailorbird.features.state.state import Position, read_local_position
 from tailorbird.lake import Lake
-from tailorbird.platform.roles import drain
+from tailorbird.platform.runtime.roles import drain
 from tailorbird.stream import Block, open_reader, open_writer
 from tailorbird.stream.kafka import Cluster
 from tailorbird.stream.kafka.logs import KafkaLogSet

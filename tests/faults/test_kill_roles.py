@@ -10,7 +10,7 @@ from tests.support.oracle import Ledger, Load, check, kill_under_load
 from tests.support.roles import ROLES, Up, make_project, until
 
 from tailorbird.events import SystemClock
-from tailorbird.platform.roles import drain
+from tailorbird.platform.runtime.roles import drain
 
 KILLS = 20
 

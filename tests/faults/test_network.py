@@ -30,7 +30,7 @@ from tests.support.roles import Up, make_project, until
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError
 from tailorbird.events import SystemClock
-from tailorbird.platform.roles import drain
+from tailorbird.platform.runtime.roles import drain
 
 pytestmark = [
     pytest.mark.slow,

@@ -31,7 +31,7 @@ from tailorbird.lake.rebuild import Rebuilder
 from tailorbird.lake.rebuild.logs import log_corruption
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.write.log_pruning import prune_idle
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.router import Router
 
 TRIALS = int(os.environ.get("REPAIR_TRIALS", "1"))  # damaged places of each kind of file and damage

@@ -15,7 +15,7 @@ from tailorbird.features.online.read import Reader
 from tailorbird.lake import verify
 from tailorbird.lake.quarantine import QuarantineFilter
 from tailorbird.lake.write.replay import replay
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.router import Router
 from tailorbird.stream.importer import import_files
 

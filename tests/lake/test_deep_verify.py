@@ -8,7 +8,7 @@ from tests.faults.chaos.site import CLOCK, Site, make_site, submit
 
 from tailorbird.lake import deep_verify, verify
 from tailorbird.lake.files.archive import Archive
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tailorbird.monitoring.canary import (
     decide_canary,
     measure_version,
 )
-from tailorbird.platform.canary import share_since
+from tailorbird.platform.runtime.canary import share_since
 from tailorbird.registry import Registry
 
 NOW = 1_800_000_000_000_000

@@ -18,7 +18,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 from tests.support.roles import Up, make_project, until
 
-from tailorbird.platform.watching import QUIET_S, ProgressWatch
+from tailorbird.platform.runtime.watching import QUIET_S, ProgressWatch
 from tailorbird.probes import HEARTBEAT_VARIABLE
 from tailorbird.serving.families import encode_families, merge_families
 from tailorbird.serving.handover import HandoverSocket, request_listener, request_metrics
@@ -136,7 +136,7 @@ def test_a_socket_of_systemd_is_taken_and_not_passed_on():
 def test_too_few_descriptors_and_too_little_memory_are_told_with_the_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from tailorbird.platform import resources
+    from tailorbird.platform.runtime import resources
 
     project = make_project(tmp_path / "shop")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

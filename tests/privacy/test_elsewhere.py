@@ -23,7 +23,7 @@ from tailorbird.events.suppression import require_finished
 from tailorbird.lake import Lake, verify
 from tailorbird.lake.files.archive import Archive
 from tailorbird.lake.write.role import LakeRole
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.privacy import erase, preview
 from tailorbird.registry import Registry
 from tailorbird.registry.manifest import MANIFEST, Manifest, Window, seal

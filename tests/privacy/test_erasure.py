@@ -24,7 +24,7 @@ from tests.support.people import (
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.parity.recompute import parity
 from tailorbird.lake import Lake, verify
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.privacy import erase, export_person
 from tailorbird.serving.collector.collector import EventCollector
 

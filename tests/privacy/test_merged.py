@@ -12,7 +12,7 @@ from tests.support.people import CLOCK, left_of
 from tailorbird.config import Project
 from tailorbird.events import HOUR
 from tailorbird.lake import Lake, verify
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.privacy import erase, export_person, find_people
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.stream.importer import import_files

@@ -20,7 +20,7 @@ from tailorbird.config import Project, open_project
 from tailorbird.features.parity.recompute import UNLINKED, parity
 from tailorbird.lake import Lake
 from tailorbird.platform.inprocess import InProcessServer
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.privacy import erase
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery

@@ -21,7 +21,7 @@ from tailorbird.errors import DamageError
 from tailorbird.events import HOUR
 from tailorbird.file_lock import FileLock
 from tailorbird.lake import Lake, verify
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.privacy import erase, export_person, find_people
 from tailorbird.privacy.people import pseudonymise_ids
 from tailorbird.serving.collector.collector import EventCollector

@@ -14,7 +14,7 @@ from tests.support.scored import ByRule
 
 from tailorbird.config import Project
 from tailorbird.events import HOUR
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.privacy import erase, export_person
 from tailorbird.ranking import NextBest
 from tailorbird.serving.collector.collector import EventCollector

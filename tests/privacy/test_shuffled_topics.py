@@ -30,7 +30,7 @@ from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.state.key_partition import ALL_KEYS, all_parts
 from tailorbird.features.state.state import Records, open_state
 from tailorbird.lake import verify
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.privacy import erase
 from tailorbird.router import open_router
 from tailorbird.serving.collector.collector import EventCollector

@@ -17,7 +17,7 @@ from tailorbird.events.suppression import FILE, KEY_FILE, MARK, SuppressionList
 from tailorbird.lake import Lake, verify
 from tailorbird.lake.quarantine import QuarantineFilter
 from tailorbird.lake.write.replay import replay
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.privacy import erase
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.stream.importer import import_files

@@ -36,7 +36,7 @@ from tailorbird.errors import LockedError, NotReadyError
 from tailorbird.events import HOUR
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake import Lake, verify
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.privacy import erase, export_person, is_unfinished
 from tailorbird.router import open_router
 from tailorbird.serving.collector.collector import EventCollector

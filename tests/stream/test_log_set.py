@@ -1,4 +1,6 @@
-"""Each promise of `stream.log_set.LogSet`, for files and for topics, in one partition and several."""
+"""Each promise of `stream.log_set.LogSet`, for files and for topics, in one partition and
+several.
+"""
 
 from uuid import uuid4
 

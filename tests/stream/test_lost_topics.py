@@ -14,7 +14,7 @@ from tailorbird.config import Project, open_project
 from tailorbird.errors import DamageError
 from tailorbird.events import SystemClock
 from tailorbird.lake import Lake, verify
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.serving.collector.collector import EventCollector
 
 pytestmark = needs_kafka

@@ -31,7 +31,7 @@ from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.request import ReadRequest
 from tailorbird.features.state.state import Records, open_state
 from tailorbird.platform.inprocess import InProcessServer
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.privacy import People, SearchReport, search_project
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery
@@ -472,11 +472,11 @@ def _packed_in(address: Any) -> Iterator[tuple[str, bytes]]:
 _RUNS = """
 import json, os, shutil, signal, sys, traceback
 from pathlib import Path
-import tailorbird.privacy, tailorbird.platform.roles  # once for all
+import tailorbird.privacy, tailorbird.platform.runtime.roles  # once for all
 from tailorbird import faults
 
 def erase(root, users):
-    from tailorbird.platform.roles import drain
+    from tailorbird.platform.runtime.roles import drain
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
     from tailorbird.privacy import erase

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from tests.training.dataset.test_rows import Lake
-from tests.training.test_train import Shop
+from tests.training.test_pipeline import Shop
 
 from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.features import count, entity
@@ -34,8 +34,8 @@ from tailorbird.training.evaluation.metrics import deviances
 from tailorbird.training.fit import fit
 from tailorbird.training.fit.calibrate import choose_scale
 from tailorbird.training.fit.trees import export_trees
+from tailorbird.training.pipeline import train
 from tailorbird.training.settings import TrainSettings
-from tailorbird.training.train import train
 
 pytestmark = pytest.mark.slow
 

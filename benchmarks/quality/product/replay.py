@@ -23,7 +23,7 @@ from tailorbird.config import Project, open_project
 from tailorbird.events import HOUR, MINUTE, Context, Event, Receipt, SimulatedClock, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, digest_files, find_files
 from tailorbird.platform.inprocess import InProcessServer
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 

@@ -162,7 +162,9 @@ def _require_own(project: Project, vault: Vault) -> None:
 
 
 def _retried(project: Project, vault: Vault, clock: Clock, progress: Progress) -> BackupReport:
-    """Back up; start again where the lake moved on too far meanwhile. Blobs stay, so it is cheap."""
+    """Back up; start again where the lake moved on too far meanwhile. Blobs stay, so it is
+    cheap.
+    """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return _Backup(project, vault, clock, progress).run()

@@ -221,7 +221,9 @@ class _Files:
 
 
 def _write_file(vault: Vault, file: StoredFile, target: Storage) -> None:
-    """Write a file part by part; what is in memory is one part of a log, or one file of the lake."""
+    """Write a file part by part; what is in memory is one part of a log, or one file of the
+    lake.
+    """
     if file.path.startswith(f"{LAKE}/"):
         durable.make_folder(target.parent)
         target.write_bytes(b"".join(vault.read(file)))

@@ -9,7 +9,7 @@ import msgspec
 
 from tailorbird.cli.output import Json, console, print_json, print_table, this_command
 from tailorbird.errors import NotReadyError, UsageError
-from tailorbird.platform.servers import plain_key, running_servers
+from tailorbird.platform.runtime.servers import plain_key, running_servers
 
 if TYPE_CHECKING:
     from tailorbird.config import Project

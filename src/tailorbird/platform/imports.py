@@ -10,7 +10,7 @@ from tailorbird.events import SystemClock
 from tailorbird.events.adapters import AdapterOptions, list_importable_files, recognise_format
 from tailorbird.import_formats import FORMAT_NAMES
 from tailorbird.platform.progress import Progress, no_progress
-from tailorbird.platform.roles import drain
+from tailorbird.platform.runtime.roles import drain
 from tailorbird.stream.importer import ImportReport
 from tailorbird.stream.importer import import_files as import_into_log
 

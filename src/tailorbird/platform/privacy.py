@@ -42,7 +42,7 @@ def run_erasure(
 def _drain(project: Project, progress: Any) -> None:
     """Bring all that waits in the logs into the lake."""
     from tailorbird.config.erasures import apply_remote_erasures
-    from tailorbird.platform.roles import drain
+    from tailorbird.platform.runtime.roles import drain
     from tailorbird.privacy import is_unfinished
     from tailorbird.privacy.writers import NOT_ALONE, STOP
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tailorbird.platform.registry import RegistryView
     from tailorbird.platform.tables import FeatureView, LakeView
     from tailorbird.ranking import Slot
-    from tailorbird.training.backtest.run import ValidationReport
+    from tailorbird.training.backtests.run import ValidationReport
     from tailorbird.training.evaluation.off_policy import OffPolicyReport
     from tailorbird.training.tuning.run import TuneReport
 
@@ -434,7 +434,7 @@ class Project:
         Raises:
             NotReadyError: the server did not start in time; has the last lines of its log.
         """
-        from tailorbird.platform.local_server import run_server
+        from tailorbird.platform.runtime.local_server import run_server
 
         with run_server(self.declared, train=train, timeout_s=timeout_s) as client:
             yield client
@@ -471,7 +471,7 @@ def restore(
     from tailorbird.backup import open_vault, restore_backup
     from tailorbird.events import SystemClock
     from tailorbird.platform.moment import parse_time
-    from tailorbird.platform.roles import drain
+    from tailorbird.platform.runtime.roles import drain
 
     return restore_backup(
         open_vault(str(uri)),

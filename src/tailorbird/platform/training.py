@@ -23,7 +23,7 @@ from tailorbird.registry import Registry
 from tailorbird.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from tailorbird.training.backtest.run import ValidationReport
+    from tailorbird.training.backtests.run import ValidationReport
     from tailorbird.training.churn.train import ChurnReport
     from tailorbird.training.settings import TrainReport
     from tailorbird.training.tuning.run import TuneReport, TuneSettings
@@ -198,10 +198,11 @@ def train_slot(
     there is no champion.
 
     Args:
-        work: folder that nets keep between trainings, see `training.train.train`; None keeps none.
+        work: folder that nets keep between trainings, see `training.pipeline.train`; None keeps
+        none.
     """
     from tailorbird.training.baseline_bundle import ensure_champion
-    from tailorbird.training.train import train
+    from tailorbird.training.pipeline import train
 
     paths, owner = project.paths, project.settings.project.owner
     ensure_champion(
@@ -439,7 +440,7 @@ def backtest(
     """
     import msgspec
 
-    from tailorbird.training.backtest.run import ValidateSettings, validate
+    from tailorbird.training.backtests.run import ValidateSettings, validate
     from tailorbird.training.tuning.tuned import FILE, read_tuned
 
     options = options or TrainOptions()

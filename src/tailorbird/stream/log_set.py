@@ -1,4 +1,5 @@
-"""Sets of logs: files in a folder (`FileLogSet`) or topics of a cluster (`stream.kafka.KafkaLogSet`).
+"""Sets of logs: files in a folder (`FileLogSet`) or topics of a cluster
+(`stream.kafka.KafkaLogSet`).
 
     log_set(project.stream).raw("serve-1")  →  address  →  open_writer(address, partition="serve-1")
 
@@ -184,7 +185,8 @@ class LogSet(Protocol):
         ...
 
     def shuffled(self, schema: str, count: int) -> "tuple[KafkaLog, ...]":
-        """Return the shuffled log of a schema, a partition per worker; see `features.online.shuffle`.
+        """Return the shuffled log of a schema, a partition per worker; see
+        `features.online.shuffle`.
 
         It is empty for files: all workers are on one machine and share its cache.
         """

@@ -5,9 +5,7 @@ report = tb.training.evaluate({"mine": model, **tb.models.baselines()}, data.tes
 tb.training.train(shop, task="churn")
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,17 +28,3 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'tailorbird.training' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)
-
-
-class _Package(ModuleType):
-    """The package, in which two public functions have the names of modules.
-
-    Python binds a module in its package when it is imported, and would replace the functions.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name not in ("train", "evaluate"):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

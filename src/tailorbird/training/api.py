@@ -4,7 +4,7 @@
     model = tb.models.GBDT(leaves=31).fit(data.train, data.valid)
     report = evaluate({"mine": model, **tb.models.baselines()}, data.test)
 
-Rows, splits, candidates, encoding and metrics are those of `training.train`.
+Rows, splits, candidates, encoding and metrics are those of `training.pipeline`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,9 +42,9 @@ from tailorbird.training.fit.fit import (
     sample_rows,
 )
 from tailorbird.training.own import OwnModel
+from tailorbird.training.pipeline import CandidatePlan, build_parts, build_retrieval, split_requests
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.stage_times import StageTimer
-from tailorbird.training.train import CandidatePlan, build_parts, build_retrieval, split_requests
 
 Floats = npt.NDArray[np.float64]
 

@@ -10,8 +10,8 @@ from tailorbird.registry import Registry
 from tailorbird.training.comparison import Comparison
 from tailorbird.training.evaluation.figures import Evaluation
 from tailorbird.training.evaluation.gate import Decision
+from tailorbird.training.pipeline import MODEL_NAME, describe_training, write_model_bundle
 from tailorbird.training.report.card import render_model_card
-from tailorbird.training.train import MODEL_NAME, describe_training, write_model_bundle
 
 
 def add_version(model: Any, report: Comparison, registry: Registry, *, by: str) -> str:

@@ -15,7 +15,7 @@ from tests.support.network.stores import needs_valkey, running
 from tailorbird.cli.doctor.external import Finding, external_services
 from tailorbird.cli.init import init
 from tailorbird.config import open_project
-from tailorbird.platform.servers import running_servers
+from tailorbird.platform.runtime.servers import running_servers
 
 
 def findings_of(folder: Path, settings: str) -> dict[str, Finding]:

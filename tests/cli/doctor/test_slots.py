@@ -11,7 +11,7 @@ from tailorbird.cli.doctor.slots import check_slot_rules
 from tailorbird.cli.init import init
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock
-from tailorbird.platform.roles import drain
+from tailorbird.platform.runtime.roles import drain
 from tailorbird.stream.importer import import_files
 
 

@@ -27,7 +27,7 @@ from tailorbird.features.schemas import read_applied, state_folders
 from tailorbird.features.state.state import open_state, read_position
 from tailorbird.lake import Lake
 from tailorbird.platform.inprocess import InProcessServer
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.stream import open_reader

@@ -17,7 +17,7 @@ from tailorbird.config.settings import load_settings
 from tailorbird.events import SystemClock
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.state.state import COMMITS, open_state
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.store import CopiedStore, CopyTarget, open_copies, open_store
 from tailorbird.store.published import OWN_PREFIX, PublishedStore

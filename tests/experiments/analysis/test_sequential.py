@@ -1,4 +1,6 @@
-"""Group sequential designs: published boundaries, the level, power, and estimates after stopping."""
+"""Group sequential designs: published boundaries, the level, power, and estimates after
+stopping.
+"""
 
 import math
 

@@ -13,7 +13,7 @@ from tests.support.people import left_of
 from tailorbird.events.contract.contract import ANONYMOUS_PREFIX
 from tailorbird.events.suppression import RENAMED
 from tailorbird.lake import Lake
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.privacy import erase
 
 LEAVERS = ("leaver-number-1", "leaver-number-2")

@@ -31,7 +31,7 @@ from tailorbird.events import EVENT_TYPES
 from tailorbird.features import load_features
 from tailorbird.features.offline.backfill import Requests, backfill
 from tailorbird.lake import Lake, verify
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 
 
 def warm(events: Path) -> None:

@@ -31,7 +31,7 @@ from tests.support.overload import ROWS
 from tests.support.roles import Up, make_project, until
 
 from tailorbird.config import Project, open_project
-from tailorbird.platform.roles import drain
+from tailorbird.platform.runtime.roles import drain
 
 ROLES = ("serve", "router", "worker", "lake")
 DISK_BYTES = 96 << 20

@@ -26,7 +26,7 @@ from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.lake.delta import compaction, table
 from tailorbird.lake.write.log_pruning import prune_idle
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.router import Router
 from tailorbird.serving.collector.pruning import Pruner
 from tailorbird.stream import sqlite

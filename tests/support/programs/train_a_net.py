@@ -1,5 +1,5 @@
-"""A process that trains a net with checkpoints, to be killed: python -m tests.support.programs.train_a_net
-FOLDER.
+"""A process that trains a net with checkpoints, to be killed: python -m
+tests.support.programs.train_a_net FOLDER.
 """
 
 import sys

@@ -10,7 +10,7 @@ from dataclasses import replace
 from shutil import copytree
 
 import pytest
-from tests.training.test_train import HOME, Shop
+from tests.training.test_pipeline import HOME, Shop
 
 from tailorbird.errors import LockedError, NotReadyError, UsageError
 from tailorbird.events import DAY, HOUR, MINUTE, SimulatedClock, SystemClock
@@ -20,8 +20,8 @@ from tailorbird.registry import Registry
 from tailorbird.training.fit import fit
 from tailorbird.training.fit.incremental import open_working_folder
 from tailorbird.training.fit.resume import exclusive
+from tailorbird.training.pipeline import train
 from tailorbird.training.settings import TrainSettings
-from tailorbird.training.train import train
 
 pytestmark = pytest.mark.slow
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tailorbird.training.backtest.leaks import find_target_leakage
+from tailorbird.training.backtests.leaks import find_target_leakage
 from tailorbird.training.leakage.columns import find_ahead, find_leaking_columns, order_auc
 
 ROWS = 20_000

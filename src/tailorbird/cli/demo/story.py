@@ -33,8 +33,8 @@ from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.features.parity.recompute import parity
 from tailorbird.lake import Lake
 from tailorbird.monitoring import Decision, Trigger, decide_retrain, figures_by_period
-from tailorbird.platform.roles import Roles
-from tailorbird.platform.trainer import TrainOutcome, train_once
+from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.trainer import TrainOutcome, train_once
 from tailorbird.simulator import History, Site
 from tailorbird.stream.importer import import_files
 

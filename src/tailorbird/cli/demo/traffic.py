@@ -15,7 +15,7 @@ from tailorbird.config import Project
 from tailorbird.events import HOUR, Context, SimulatedClock
 from tailorbird.experiments import Experiment
 from tailorbird.platform.inprocess import InProcessServer
-from tailorbird.platform.roles import Roles
+from tailorbird.platform.runtime.roles import Roles
 from tailorbird.ranking import Slot
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import Answer, RecommendQuery, SearchQuery

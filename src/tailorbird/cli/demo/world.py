@@ -16,7 +16,7 @@ from tailorbird.cli.demo.scale import Scale
 from tailorbird.cli.output import Report
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import DAY
-from tailorbird.platform.leftovers import PARENT_VARIABLE
+from tailorbird.platform.runtime.leftovers import PARENT_VARIABLE
 from tailorbird.simulator import History, Site
 
 MARKER_FILE = ".tailorbird-demo"

@@ -23,7 +23,7 @@ from tailorbird.cli.doctor.models import damaged_models
 from tailorbird.cli.doctor.slots import check_formulas, check_slot_rules
 from tailorbird.cli.output import Json, console, print_json, print_table
 from tailorbird.errors import TailorbirdError
-from tailorbird.platform.servers import running_servers
+from tailorbird.platform.runtime.servers import running_servers
 from tailorbird.storage import storage_at
 
 if TYPE_CHECKING:

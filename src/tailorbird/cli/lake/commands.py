@@ -198,7 +198,7 @@ def replay(
     from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.events import SystemClock
     from tailorbird.lake.write.replay import replay as run_replay
-    from tailorbird.platform.roles import drain
+    from tailorbird.platform.runtime.roles import drain
 
     project, choice = open_project(), _choice(reason, path, since)
     if not dry_run:

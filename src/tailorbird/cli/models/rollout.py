@@ -114,7 +114,7 @@ def canary(
 
 
 def _print_canary(project: "Project", registry: "Registry", json: bool) -> None:
-    from tailorbird.platform.canary import judge_canary
+    from tailorbird.platform.runtime.canary import judge_canary
 
     verdict = judge_canary(project, registry)
     aliases = registry.aliases()

@@ -13,7 +13,7 @@ from tailorbird.cli.output import HealthHost, HealthPort
 from tailorbird.cli.roles.probes import serve_probes
 from tailorbird.errors import UsageError
 from tailorbird.periodic import PeriodicTask, exit_process
-from tailorbird.platform.supervisor import die_with_parent
+from tailorbird.platform.runtime.supervisor import die_with_parent
 from tailorbird.probes import ProgressEvent
 
 if TYPE_CHECKING:
@@ -521,7 +521,7 @@ def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1
     Example:  tailorbird -C shop run trainer
     """
     from tailorbird.config import open_project
-    from tailorbird.platform.trainer import run_trainer
+    from tailorbird.platform.runtime.trainer import run_trainer
 
     stop = _start_role()
     project = open_project(applied=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tailorbird.config import Project
     from tailorbird.features import FeatureSet
-    from tailorbird.platform.supervisor import Role
+    from tailorbird.platform.runtime.supervisor import Role
 
 
 def up(
@@ -64,11 +64,11 @@ def up(
     from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.config.roles import clear_roles
     from tailorbird.config.schemas import ActiveSchemaWatch
-    from tailorbird.platform.listeners import open_listener
-    from tailorbird.platform.resources import resource_warnings
-    from tailorbird.platform.supervisor import Role, Supervisor, die_with_parent
-    from tailorbird.platform.systemd import notify
-    from tailorbird.platform.up_lock import UpLock
+    from tailorbird.platform.runtime.listeners import open_listener
+    from tailorbird.platform.runtime.resources import resource_warnings
+    from tailorbird.platform.runtime.supervisor import Role, Supervisor, die_with_parent
+    from tailorbird.platform.runtime.systemd import notify
+    from tailorbird.platform.runtime.up_lock import UpLock
 
     die_with_parent()
     project = open_project()
@@ -130,7 +130,7 @@ def _servers(
 ) -> "list[Role]":
     """Return the server processes, which share one listening socket."""
     from tailorbird.events import SECOND, parse_duration
-    from tailorbird.platform.supervisor import Role
+    from tailorbird.platform.runtime.supervisor import Role
 
     settings = project.settings.serve
     arguments = ["run", "serve"]
@@ -150,8 +150,8 @@ def _desired_roles(project: "Project", servers: "list[Role]", *, train: bool) ->
     """Return the roles to run: a worker per active schema, and a router with their attributes."""
     from tailorbird.config.candidates import maintained_contracts
     from tailorbird.config.schemas import active_schemas, route_plan_for
-    from tailorbird.platform.supervisor import Role
-    from tailorbird.platform.watching import HUNG_REMOTE_S, HUNG_S
+    from tailorbird.platform.runtime.supervisor import Role
+    from tailorbird.platform.runtime.watching import HUNG_REMOTE_S, HUNG_S
 
     schemas = active_schemas(project)
     plan = route_plan_for(project, schemas)
@@ -222,7 +222,7 @@ class _Announcement:
     def print_once(self) -> None:
         if self._is_printed:
             return
-        from tailorbird.platform.servers import server_addresses
+        from tailorbird.platform.runtime.servers import server_addresses
 
         url = next(server_addresses(self._run, since_s=self._since_s), "")
         if url:
@@ -265,7 +265,7 @@ def _workers(
     Roles of `unnamed_schema` have short names.
     """
     from tailorbird.config.schemas import shuffled_logs
-    from tailorbird.platform.supervisor import Role
+    from tailorbird.platform.runtime.supervisor import Role
 
     schema, schema_suffix = (
         ["--schema", features.schema_hash],

@@ -6,7 +6,7 @@ from tailorbird.cli.output import Json, console, print_json, print_note, print_t
 from tailorbird.cli.training.train import Rows, parse_parameters, split_names
 
 if TYPE_CHECKING:
-    from tailorbird.training.backtest.run import ValidationReport
+    from tailorbird.training.backtests.run import ValidationReport
     from tailorbird.training.evaluation.bootstrap import Interval
 
 
@@ -83,7 +83,7 @@ def validate(
     """
     from tailorbird.config import open_project
     from tailorbird.platform.training import TrainOptions, backtest
-    from tailorbird.training.backtest.page import write_validation
+    from tailorbird.training.backtests.page import write_validation
 
     project = open_project()
     options = TrainOptions(
@@ -118,8 +118,8 @@ def validate(
 
 
 def _print(report: "ValidationReport") -> None:
-    from tailorbird.training.backtest.page import best_baseline
-    from tailorbird.training.backtest.run import NAME
+    from tailorbird.training.backtests.page import best_baseline
+    from tailorbird.training.backtests.run import NAME
 
     evaluation, out = report.evaluation, console()
     if report.substitution:

@@ -244,7 +244,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._start_head_timer()
 
     def _linger(self, transport: asyncio.Transport) -> bool:
-        """Read and discard the rest of a body before the connection closes; False if none is due."""
+        """Read and discard the rest of a body before the connection closes; False if none is
+        due.
+        """
         if not self._is_in_body:
             return False
         self._discards = True

@@ -1,6 +1,8 @@
-"""Check that a bundle can be loaded: `python -m tailorbird.serving.models.probe FOLDER MODELS SOURCES`.
+"""Check that a bundle can be loaded: `python -m tailorbird.serving.models.probe FOLDER MODELS
+SOURCES`.
 
-MODELS and SOURCES are the project's `models.py` and `sources.py`, or empty. See `serving.models.bundles`.
+MODELS and SOURCES are the project's `models.py` and `sources.py`, or empty. See
+`serving.models.bundles`.
 """
 
 import sys

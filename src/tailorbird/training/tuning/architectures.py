@@ -3,7 +3,7 @@
 The estimators are those of training, a project's own among them. A fit sees the rows of one split
 and returns a value for each held-out row, by which the slot's list is ordered. All architectures
 get the same rows, splits and budget. The first trial of each uses its defaults. Backtests fit
-models the same way (`training.backtest.model`).
+models the same way (`training.backtests.model`).
 """
 
 from collections.abc import Callable, Iterable, Mapping

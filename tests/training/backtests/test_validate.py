@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from tests.training.test_train import HOME, Shop
+from tests.training.test_pipeline import HOME, Shop
 
 from tailorbird.errors import UsageError
 from tailorbird.events import DAY, HOUR, MINUTE, ROUTED, SECOND, micros
@@ -18,8 +18,8 @@ from tailorbird.lake import Lake
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.models.interactions import Interactions
 from tailorbird.registry import Registry
-from tailorbird.training.backtest import leaks
-from tailorbird.training.backtest.leaks import (
+from tailorbird.training.backtests import leaks
+from tailorbird.training.backtests.leaks import (
     find_backdated_imports,
     find_backdated_items,
     find_lookahead,
@@ -27,15 +27,15 @@ from tailorbird.training.backtest.leaks import (
     find_target_leakage,
     findings_from_ranking,
 )
-from tailorbird.training.backtest.page import write_validation
-from tailorbird.training.backtest.run import (
+from tailorbird.training.backtests.page import write_validation
+from tailorbird.training.backtests.run import (
     NAME,
     ValidateSettings,
     ValidationReport,
     holm_adjust,
     validate,
 )
-from tailorbird.training.backtest.variants import build_variants, column_groups
+from tailorbird.training.backtests.variants import build_variants, column_groups
 from tailorbird.training.dataset.matrix import iterate_features
 from tailorbird.training.dataset.rows import load_material
 from tailorbird.training.evaluation.bootstrap import Interval

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 from tests.support.commands import must, must_json, refused, small_shop, tailorbird
-from tests.training.test_train import HOME, Shop
+from tests.training.test_pipeline import HOME, Shop
 
 from tailorbird.errors import UsageError
 from tailorbird.models import architectures
 from tailorbird.models.deep.layout import Bag, History, Layout
 from tailorbird.models.gbdt import GbdtSettings
-from tailorbird.training.backtest.page import write_validation
-from tailorbird.training.backtest.run import NAME, ValidateSettings, ValidationReport, validate
-from tailorbird.training.backtest.variants import (
+from tailorbird.training.backtests.page import write_validation
+from tailorbird.training.backtests.run import NAME, ValidateSettings, ValidationReport, validate
+from tailorbird.training.backtests.variants import (
     BOOSTED,
     ITEM_ID_COLUMNS,
     SHARES,

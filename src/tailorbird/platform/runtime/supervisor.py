@@ -28,8 +28,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from tailorbird.errors import TailorbirdError
-from tailorbird.platform.leftovers import PARENT_VARIABLE, Leftover, end_leftovers, find_leftovers
-from tailorbird.platform.watching import HUNG_S, ProgressWatch
+from tailorbird.platform.runtime.leftovers import (
+    PARENT_VARIABLE,
+    Leftover,
+    end_leftovers,
+    find_leftovers,
+)
+from tailorbird.platform.runtime.watching import HUNG_S, ProgressWatch
 from tailorbird.probes import HEARTBEAT_VARIABLE
 from tailorbird.serving.sockets import LISTENER_VARIABLE
 

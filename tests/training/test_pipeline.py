@@ -34,9 +34,9 @@ from tailorbird.training.evaluation.bootstrap import Interval
 from tailorbird.training.evaluation.evaluate import evaluate
 from tailorbird.training.evaluation.gate import NON_INFERIORITY, SUPERIORITY
 from tailorbird.training.fit import architecture, fit
+from tailorbird.training.pipeline import train
 from tailorbird.training.report.pareto import price_models
 from tailorbird.training.settings import TrainSettings
-from tailorbird.training.train import train
 
 DAYS = 8
 HOME = Slot("home", objective={"click": 1.0, "purchase": 5.0})

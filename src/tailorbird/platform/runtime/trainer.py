@@ -33,8 +33,8 @@ from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
 from tailorbird.monitoring import Trigger, decide_retrain
 from tailorbird.periodic import PeriodicTask
-from tailorbird.platform.canary import advance_canary_safely
 from tailorbird.platform.progress import Progress, no_progress
+from tailorbird.platform.runtime.canary import advance_canary_safely
 from tailorbird.platform.training import train_slot
 from tailorbird.ranking import Slot
 from tailorbird.ranking.own_models import own_families

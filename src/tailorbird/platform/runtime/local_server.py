@@ -15,7 +15,7 @@ from pathlib import Path
 from tailorbird.client import Client
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError
-from tailorbird.platform.servers import plain_key
+from tailorbird.platform.runtime.servers import plain_key
 
 POLL_S = 0.1
 LOG_LINES = 20

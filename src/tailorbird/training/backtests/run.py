@@ -1,8 +1,8 @@
 """Validate a training: is it sound, and what is it worth, for whom, and by what?
 
-At several origins in time, the model that training would fit (`training.backtest.model`) learns
+At several origins in time, the model that training would fit (`training.backtests.model`) learns
 from the past and is evaluated on what follows, with the baselines and with other ways of training
-(`training.backtest.variants`). Leakage is checked first (`training.backtest.leaks`). Only the
+(`training.backtests.variants`). Leakage is checked first (`training.backtests.leaks`). Only the
 report is kept; nothing is promoted. All metrics are NDCG@10 with the slot's formula over all
 origins, with intervals over people.
 """
@@ -21,7 +21,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.ranking.slot import Slot
 from tailorbird.storage_paths import Storage
-from tailorbird.training.backtest.leaks import (
+from tailorbird.training.backtests.leaks import (
     LEAK,
     Finding,
     find_backdated_imports,
@@ -31,13 +31,13 @@ from tailorbird.training.backtest.leaks import (
     find_target_leakage,
     findings_from_ranking,
 )
-from tailorbird.training.backtest.model import (
+from tailorbird.training.backtests.model import (
     TREES,
     build_fit_request,
     fit_model,
     resolved_settings,
 )
-from tailorbird.training.backtest.variants import Variant, build_variants
+from tailorbird.training.backtests.variants import Variant, build_variants
 from tailorbird.training.dataset.completion import EvaluationRows
 from tailorbird.training.evaluation import metrics
 from tailorbird.training.evaluation.bootstrap import Interval, flatten_intervals
@@ -489,7 +489,7 @@ def holm_adjust(compared: Sequence[tuple[str, str, Interval]]) -> list[Compariso
 
 
 def _curve(evaluation: Evaluation) -> dict[float, Interval]:
-    from tailorbird.training.backtest.variants import SHARES, amount_name
+    from tailorbird.training.backtests.variants import SHARES, amount_name
 
     curve = {
         share: evaluation.figures[amount_name(share)][PRIMARY]

@@ -1,0 +1,1 @@
+"""The roles as processes: supervisor, listening socket, trainer and local servers."""

@@ -19,6 +19,8 @@ TWINS = {
     "recommend": "Project.recommend",
     "sql": "Project.lake",
     "experiment report": "Project.experiment",
+    "monitor figures": "Project.monitoring",
+    "monitor status": "Project.monitoring",
     "features show": "Project.features",
     "features backfill": "Project.features",
     "models list": "Project.registry",

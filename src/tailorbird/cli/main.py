@@ -87,6 +87,10 @@ _GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "rules": ("Rules of slots and what they cost.", {"report": "rules"}),
     "keys": ("Access keys.", dict.fromkeys(("create", "list", "revoke", "pseudonym"), "keys")),
     "checks": ("Daily data quality checks.", {"run": "checks"}),
+    "monitor": (
+        "Live figures of slots and versions, and what was decided.",
+        {"status": "monitor", "figures": "monitor"},
+    ),
     "experiment": ("Results of experiments.", {"report": "experiment"}),
     "lake": (
         "Verify, repair and maintain the lake, replay rejected events, and erase people.",

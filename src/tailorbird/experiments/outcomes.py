@@ -42,7 +42,8 @@ class Outcomes:
     """Items seen, clicked or bought, each once, with their responses; shapes (n,).
 
     Attributes:
-        table: the events that may count: of people, in the slot or without a response.
+        table: the events that may count, with all their columns: of people, in the slot or
+            without a response.
         kind: shape (rows of the table,), an index into `KINDS`.
         row: the event's row in the table.
         answer: the row of its response, or `row` if the response precedes the table.
@@ -103,7 +104,7 @@ def _select_candidates(events: pa.Table, slot: str) -> pa.Table:
     )
     mask = pc.and_kleene(mask, pc.not_equal(pc.fill_null(events["agent"], "person"), "bot"))
     mask = pc.and_kleene(mask, pc.is_valid(events["person"]))
-    return events.select(COLUMNS).filter(mask).combine_chunks()  # null in the mask drops the row
+    return events.filter(mask).combine_chunks()  # null in the mask drops the row
 
 
 class _AnswerIndex:

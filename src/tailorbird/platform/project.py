@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tailorbird.experiments.report import Report
     from tailorbird.platform.create import CreatedProject
     from tailorbird.platform.imports import ImportResult
+    from tailorbird.platform.monitoring import MonitoringView
     from tailorbird.platform.registry import RegistryView
     from tailorbird.platform.tables import FeatureView, LakeView
     from tailorbird.ranking import Slot
@@ -118,6 +119,13 @@ class Project:
         from tailorbird.platform.registry import RegistryView
 
         return RegistryView(self.root)
+
+    @cached_property
+    def monitoring(self) -> "MonitoringView":
+        """Live figures, drift, and the decisions on models."""
+        from tailorbird.platform.monitoring import MonitoringView
+
+        return MonitoringView(self.root)
 
     def import_files(
         self,

@@ -34,6 +34,7 @@ from tailorbird.lake import Lake
 from tailorbird.monitoring import Trigger, decide_retrain
 from tailorbird.periodic import PeriodicTask
 from tailorbird.platform.canary import advance_canary_safely
+from tailorbird.platform.monitoring import FIGURES_S, FiguresTask
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.training import train_slot
 from tailorbird.ranking import Slot
@@ -110,7 +111,9 @@ def to_outcome(report: TrainReport) -> TrainOutcome:
     )
 
 
-def run_trainer(project: Project, clock: Clock, stop: threading.Event) -> None:
+def run_trainer(
+    project: Project, clock: Clock, stop: threading.Event, figures: FiguresTask | None = None
+) -> None:
     """Run the trainer role until `stop` is set.
 
     It checks slots every `train.check_every` and a canary every ten seconds. A failed training is
@@ -119,11 +122,15 @@ def run_trainer(project: Project, clock: Clock, stop: threading.Event) -> None:
     canary = PeriodicTask(
         "canary", partial(advance_canary_safely, project, clock), interval_s=CANARY_S
     )
-    canary.start()
+    figures = figures or FiguresTask(project, clock)
+    tasks = [canary, PeriodicTask("figures", figures.tick, interval_s=FIGURES_S)]
+    for task in tasks:
+        task.start()
     try:
         _check_slots(project, clock, stop)
     finally:
-        canary.stop()
+        for task in tasks:
+            task.stop()
 
 
 def _check_slots(project: Project, clock: Clock, stop: threading.Event) -> None:

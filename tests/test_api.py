@@ -21,6 +21,7 @@ TWINS = {
     "experiment report": "Project.experiment",
     "monitor figures": "Project.monitoring",
     "monitor status": "Project.monitoring",
+    "monitor approve": "Project.monitoring",
     "features show": "Project.features",
     "features backfill": "Project.features",
     "models list": "Project.registry",

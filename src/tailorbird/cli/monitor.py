@@ -1,9 +1,11 @@
 """`tailorbird monitor`: live figures, drift, and what was decided about models."""
 
+import getpass
 import math
 from pathlib import Path
 
-from tailorbird.cli.output import Json, console, print_json, print_table
+from tailorbird.cli.output import By, Json, Why, console, print_json, print_table
+from tailorbird.errors import UsageError
 
 
 def figures(
@@ -90,6 +92,22 @@ def status(*, as_of: str = "", json: Json = False) -> None:
     else:
         for line in result.lines:
             console().print(line)
+
+
+def approve(*, why: Why = "", by: By = "") -> None:
+    """Take the step of a model that waits for a person, see `rollout.approval`.
+
+    Example:  tailorbird -C shop monitor approve --why "the figures look right"
+    """
+    from tailorbird.config import open_project
+
+    if not why:
+        raise UsageError("expected a reason for the audit log", where="--why", fix='--why "…"')
+    from tailorbird.platform.rollout import approve as approve_step
+
+    project = open_project()
+    step, version = approve_step(project, project.clock(), by=by or getpass.getuser(), why=why)
+    console().print(f"{step} {version}: done")
 
 
 def _cell(name: str, value: float) -> object:

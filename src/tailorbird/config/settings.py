@@ -522,6 +522,50 @@ class CanarySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     ] = 0.1
 
 
+class RolloutSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    staged: Annotated[
+        bool,
+        Meta(
+            description="whether a model that the trainer trained is tried in shadow and as a canary"
+            " before it becomes the champion; false: it is promoted once the gate accepts it"
+        ),
+    ] = True
+    approval: Annotated[
+        list[Literal["shadow", "canary", "promote", "roll_back"]],
+        Meta(description="steps that wait for `tailorbird monitor approve`; empty: none waits"),
+    ] = []
+    holdout: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=0.5,
+            description="share of the people whom the previous champion still answers, as a control"
+            " for an automatic roll-back; 0: none",
+        ),
+    ] = 0.02
+    limit: Annotated[
+        str,
+        Meta(
+            description="how long a shadow or a canary may take before it is ended as inconclusive"
+        ),
+    ] = "2d"
+    cooldown: Annotated[
+        str,
+        Meta(
+            description="how long no new model is trained after one that was ended or rolled back"
+        ),
+    ] = "1d"
+    false_rollback: Annotated[
+        float,
+        Meta(
+            gt=0,
+            lt=1,
+            description="probability that a champion as good as the previous one is ever rolled back"
+            " by itself",
+        ),
+    ] = 0.01
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     project: ProjectSection = ProjectSection()
     events: EventsSection = EventsSection()
@@ -536,6 +580,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     search: SearchSection = SearchSection()
     train: TrainSection = TrainSection()
     canary: CanarySection = CanarySection()
+    rollout: RolloutSection = RolloutSection()
 
 
 SECRET = frozenset(
@@ -570,6 +615,8 @@ _DURATIONS = (
     "train.window",
     "train.check_every",
     "train.every",
+    "rollout.limit",
+    "rollout.cooldown",
 )
 _MAY_BE_EMPTY = ("train.every",)
 

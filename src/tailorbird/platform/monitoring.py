@@ -133,6 +133,15 @@ class MonitoringView:
         now = clock_as_of(as_of, project, settled=False).now()
         return read_figures(project, now, slot, by=by, since=since, window=window)
 
+    def approve(self, *, reason: str, by: str = "") -> str:
+        """Take the step that waits for a person, see `rollout.approval`; return its version."""
+        import getpass
+
+        from tailorbird.platform.rollout import approve
+
+        project = open_project(self._root)
+        return approve(project, project.clock(), by=by or getpass.getuser(), why=reason)[1]
+
     def status(self, *, as_of: str = "") -> Status:
         """Return the last 24 hours in ten lines."""
         project = open_project(self._root)

@@ -769,6 +769,7 @@ def _write_bundle(
         metrics={
             **evaluation.to_dict(),
             "decision": list(decision.reasons),
+            "accepted": decision.promote,
             "about": dict(about),
             "parity": fitted.parity,
         },

@@ -22,6 +22,7 @@ TWINS = {
     "monitor figures": "Project.monitoring",
     "monitor status": "Project.monitoring",
     "monitor approve": "Project.monitoring",
+    "monitor drift": "Project.monitoring",
     "features show": "Project.features",
     "features backfill": "Project.features",
     "models list": "Project.registry",

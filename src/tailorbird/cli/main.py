@@ -89,7 +89,7 @@ _GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "checks": ("Daily data quality checks.", {"run": "checks"}),
     "monitor": (
         "Live figures of slots and versions, and what was decided.",
-        {"status": "monitor", "figures": "monitor", "approve": "monitor"},
+        {"status": "monitor", "figures": "monitor", "approve": "monitor", "drift": "monitor"},
     ),
     "experiment": ("Results of experiments.", {"report": "experiment"}),
     "lake": (

@@ -94,6 +94,37 @@ def status(*, as_of: str = "", json: Json = False) -> None:
             console().print(line)
 
 
+def drift(*, since: str = "7d", as_of: str = "", json: Json = False) -> None:
+    """Print episodes in which features, scores, sources, fields or traffic moved, with the cause.
+
+    The most recent period is compared hour by hour, and day by day, with what was before.
+    `monitoring.false_alarms` says how many episodes a month chance alone may cause.
+
+    Example:  tailorbird -C shop monitor drift
+
+    Parameters
+    ----------
+    since:
+        length of the most recent period
+    as_of:
+        end of the period, ISO 8601; by default now, or the end of an imported log
+    """
+    from tailorbird.config import open_project
+    from tailorbird.platform.drift import find_drift
+    from tailorbird.platform.moment import clock_as_of
+
+    project = open_project()
+    result = find_drift(project, clock_as_of(as_of, project, settled=False), since=since)
+    if json:
+        print_json(result.to_dict())
+        return
+    rows = [
+        (row.since, row.until or "goes on", row.cause, row.evidence, row.runbook)
+        for row in result.rows
+    ]
+    print_table(result.header, ["since", "until", "likely cause", "evidence", "runbook"], rows)
+
+
 def approve(*, why: Why = "", by: By = "") -> None:
     """Take the step of a model that waits for a person, see `rollout.approval`.
 

@@ -566,6 +566,18 @@ class RolloutSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     ] = 0.01
 
 
+class MonitoringSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    false_alarms: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=30,
+            description="episodes of drift a month that chance alone may cause, over all signals"
+            " together",
+        ),
+    ] = 1.0
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     project: ProjectSection = ProjectSection()
     events: EventsSection = EventsSection()
@@ -581,6 +593,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     train: TrainSection = TrainSection()
     canary: CanarySection = CanarySection()
     rollout: RolloutSection = RolloutSection()
+    monitoring: MonitoringSection = MonitoringSection()
 
 
 SECRET = frozenset(

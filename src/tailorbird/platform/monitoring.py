@@ -14,6 +14,7 @@ from tailorbird.monitoring.figures.cells import SlotRule
 from tailorbird.monitoring.figures.report import METRICS, check_dimension, rows_of, slot_delays
 from tailorbird.monitoring.figures.store import HISTORY_DAYS
 from tailorbird.monitoring.status import Status, build_status
+from tailorbird.platform.drift import RECENT, DriftResult, find_drift, read_open_episodes
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.moment import clock_as_of
 from tailorbird.registry import Registry
@@ -133,6 +134,19 @@ class MonitoringView:
         now = clock_as_of(as_of, project, settled=False).now()
         return read_figures(project, now, slot, by=by, since=since, window=window)
 
+    def drift(self, *, since: str = RECENT, as_of: str = "") -> DriftResult:
+        """Return episodes in which features, scores, sources, fields or traffic moved.
+
+        Args:
+            since: length of the most recent period, which is compared with what was before.
+            as_of: end of the period, ISO 8601.
+
+        Raises:
+            NotReadyError: there are fewer than seven days to compare with.
+        """
+        project = open_project(self._root)
+        return find_drift(project, clock_as_of(as_of, project, settled=False), since=since)
+
     def approve(self, *, reason: str, by: str = "") -> str:
         """Take the step that waits for a person, see `rollout.approval`; return its version."""
         import getpass
@@ -198,6 +212,7 @@ class FiguresTask:
     def __init__(self, project: Project, clock: Clock) -> None:
         self._project, self._clock, self._store = project, clock, figure_store(project)
         self._newest: list[tuple[str, Figures]] = []
+        self._drift_hour = 0
 
     def newest(self) -> list[tuple[str, Figures]]:
         """Return slot and figures of each version, of the last hour."""
@@ -217,6 +232,7 @@ class FiguresTask:
             log.info("figures: %s", error)
             return
         self._store.remove_before(now - HISTORY_DAYS * DAY)
+        self._look_for_drift(now)
         self._newest = [
             (slot, row)
             for slot in pc.unique(cells["slot"]).to_pylist()
@@ -229,6 +245,18 @@ class FiguresTask:
                 delays=delays,
             )
         ]
+
+    def _look_for_drift(self, now: int) -> None:
+        """Look for drift once an hour."""
+        if now // HOUR == self._drift_hour:
+            return
+        self._drift_hour = now // HOUR
+        try:
+            for row in find_drift(self._project, self._clock).rows:
+                if not row.until:
+                    log.warning("drift since %s: %s, %s", row.since, row.cause, row.evidence)
+        except TailorbirdError as error:
+            log.info("drift: %s", error)
 
 
 def catalogue_size(project: Project) -> int:
@@ -254,4 +282,8 @@ def read_status(project: Project, clock: Clock) -> Status:
         registry=Registry(project.paths.registry, clock=clock),
         checks=project.paths.checks,
         catalogue=catalogue_size(project),
+        alarms=tuple(
+            f"drift since {row.since}, {row.cause}: {row.evidence}, see {row.runbook}"
+            for row in read_open_episodes(project.paths.monitoring)
+        ),
     )

@@ -153,9 +153,9 @@ def rollback_time(
     The commit of the lake and the tick of the trainer add seven seconds at most.
     """
     before = Service(
-        360_000,
-        {"error": int(rng.poisson(360)), "not_finite": 0, "empty": 0},
-        clicks(rng, 3_600, CTR, 15.0),
+        120_000,
+        {"error": int(rng.poisson(120)), "not_finite": 0, "empty": 0},
+        clicks(rng, 1_200, CTR, 15.0),
     )
     requests = REQUESTS_PER_S * limit_s
     is_held = rng.random(requests) < 0.02

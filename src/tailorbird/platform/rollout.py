@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.events import DAY, HOUR, Clock, parse_duration
+from tailorbird.events import DAY, HOUR, MINUTE, SECOND, Clock, parse_duration
 from tailorbird.experiments.outcomes import COLUMNS
 from tailorbird.experiments.statistics import Moments
 from tailorbird.lake import Lake
@@ -38,7 +38,9 @@ from tailorbird.registry import Registry
 BY = "trainer"  # The author of these changes in the registry.
 AUTHORS = (BY, CANARY)
 TICK_S = 5.0
-BEFORE_US = HOUR  # of the previous version, that a new champion is compared with
+BEFORE_US = 20 * MINUTE  # of the previous version, that a new champion is compared with
+COMPARE_US = HOUR  # after a promotion, in which clicks are compared with those before it
+SETTLED_US = 30 * SECOND  # after which no more rows of the time before a promotion arrive
 CLICKS_MIN = 2_000  # of an arm, below which no canary excludes a fall of a tenth
 RESPONSES = ("request_id", "ts", "person", "asked", "failure", "items")
 log = logging.getLogger(__name__)
@@ -135,13 +137,11 @@ def watch_champion(
     aliases, lake = registry.aliases(), Lake(project.paths.lake)
     window_from = max(promoted_at, now - WINDOW_US)
     new = lake.answers(RESPONSES, window_from, now)
-    old = lake.answers(RESPONSES, promoted_at - BEFORE_US, promoted_at)
-    compare_clicks = now - promoted_at < BEFORE_US
+    compare_clicks = now - promoted_at < COMPARE_US
     new_events = lake.events(COLUMNS, window_from, now) if compare_clicks else None
-    old_events = lake.events(COLUMNS, promoted_at - BEFORE_US, promoted_at)
     champion = _service(project, new, new_events, aliases.champion, now)
     holdout = _service(project, new, None, aliases.previous, now)
-    before = _service(project, old, old_events if compare_clicks else None, aliases.previous, now)
+    before = _service_before(project, aliases.previous, promoted_at, now)
     champion_all, holdout_all = _long_run(
         project, aliases.champion, aliases.previous, promoted_at, now
     )
@@ -154,6 +154,25 @@ def watch_champion(
         compare_clicks=compare_clicks,
         false_rollback=project.settings.rollout.false_rollback,
     )
+
+
+_before: dict[tuple[str, str, int], Service] = {}  # at most one for each project
+
+
+def _service_before(project: Project, version: str, promoted_at: int, now: int) -> Service:
+    """Return the responses of a version before a promotion, read once they are complete."""
+    key = (str(project.paths.registry), version, promoted_at)
+    if key in _before:
+        return _before[key]
+    lake, start = Lake(project.paths.lake), promoted_at - BEFORE_US
+    answers = lake.answers(RESPONSES, start, promoted_at)
+    events = lake.events(COLUMNS, start, promoted_at)
+    service = _service(project, answers, events, version, promoted_at)
+    if now > promoted_at + SETTLED_US:
+        for old in [each for each in _before if each[0] == key[0]]:
+            del _before[old]
+        _before[key] = service
+    return service
 
 
 def _service(

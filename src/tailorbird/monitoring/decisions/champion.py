@@ -3,7 +3,7 @@
 | guard-rail | compared with | margin |
 |---|---|---|
 | failures: errors, scores that are not finite, empty lists | the previous version | `TROUBLE` |
-| clicks, at once | the previous version in the hour before the promotion | `FALL` |
+| clicks, at once | the previous version just before the promotion | `FALL` |
 | clicks, in the long run | the holdout, at the same time | `MARGIN` |
 
 The first two look at the last ten minutes, every ten seconds, so that a broken champion is gone in
@@ -87,11 +87,11 @@ def judge_champion(
 
     Args:
         champion: responses of the last `WINDOW_US`.
-        before: responses of the previous version in the hour before the promotion.
+        before: responses of the previous version just before the promotion.
         holdout_now: responses of the holdout in the last `WINDOW_US`. Where it fails too, the cause
             is not the model.
         champion_all, holdout: since the promotion; None without a holdout.
-        compare_clicks: False once the hour before is too long ago.
+        compare_clicks: False once that is too long ago.
         false_rollback: probability that a champion as good as the previous one is ever rolled back.
     """
     windows = LIFE_US / WINDOW_US

@@ -14,6 +14,7 @@ from tailorbird.monitoring.figures.cells import SlotRule
 from tailorbird.monitoring.figures.report import METRICS, check_dimension, rows_of, slot_delays
 from tailorbird.monitoring.figures.store import HISTORY_DAYS
 from tailorbird.monitoring.status import Status, build_status
+from tailorbird.platform.canary import BY as CANARY
 from tailorbird.platform.drift import RECENT, DriftResult, find_drift, read_open_episodes
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.moment import clock_as_of
@@ -37,6 +38,7 @@ SHOWN = (
     "calibration",
 )
 DELAY_DAYS = 28  # of conversions whose delays are learned
+TRAINER = "trainer"  # the author of the trainer's changes in the registry
 FIGURES_S = 60.0  # between computations of the figures
 log = logging.getLogger(__name__)
 
@@ -217,6 +219,19 @@ class FiguresTask:
     def newest(self) -> list[tuple[str, Figures]]:
         """Return slot and figures of each version, of the last hour."""
         return self._newest
+
+    def causes(self) -> list[str]:
+        """Return the likely cause of each open episode of drift."""
+        return [row.cause for row in read_open_episodes(self._project.paths.monitoring)]
+
+    def actions(self) -> list[str]:
+        """Return what the trainer did with models in the last 24 hours."""
+        registry, now = Registry(self._project.paths.registry, clock=self._clock), self._clock.now()
+        return [
+            entry.action
+            for entry in registry.audit()
+            if entry.at > now - DAY and entry.by in (TRAINER, CANARY)
+        ]
 
     def tick(self) -> None:
         """Compute what is due. A lake without data, or one that is being rebuilt, is logged."""

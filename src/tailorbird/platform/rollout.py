@@ -32,10 +32,10 @@ from tailorbird.monitoring.decisions.clicks import clicks_per_person
 from tailorbird.monitoring.decisions.shadow import COLUMNS as SHADOW_COLUMNS
 from tailorbird.platform.canary import BY as CANARY
 from tailorbird.platform.canary import advance_canary
-from tailorbird.platform.monitoring import figure_store
+from tailorbird.platform.monitoring import TRAINER, figure_store
 from tailorbird.registry import Registry
 
-BY = "trainer"  # The author of these changes in the registry.
+BY = TRAINER  # The author of these changes in the registry.
 AUTHORS = (BY, CANARY)
 TICK_S = 5.0
 BEFORE_US = 20 * MINUTE  # of the previous version, that a new champion is compared with

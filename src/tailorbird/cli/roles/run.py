@@ -517,7 +517,7 @@ def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1
     Example:  tailorbird -C shop run trainer
     """
     from tailorbird.config import open_project
-    from tailorbird.monitoring.figures.collector import FiguresCollector
+    from tailorbird.monitoring.figures.collector import FiguresCollector, RolloutCollector
     from tailorbird.platform.monitoring import FiguresTask
     from tailorbird.platform.trainer import run_trainer
 
@@ -530,7 +530,10 @@ def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1
         stop,
         host=health_host,
         port=health_port,
-        extra_collectors=lambda: [FiguresCollector(figures.newest)],
+        extra_collectors=lambda: [
+            FiguresCollector(figures.newest),
+            RolloutCollector(figures.causes, figures.actions),
+        ],
     ):
         run_trainer(project, project.clock(), stop, figures)
 

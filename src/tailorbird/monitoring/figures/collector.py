@@ -1,6 +1,7 @@
-"""Live figures of the last hour as Prometheus metrics."""
+"""Live figures of the last hour, open episodes of drift and recent steps as Prometheus metrics."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client.core import GaugeMetricFamily
@@ -42,4 +43,28 @@ class FiguresCollector(Collector):
             for slot, row in figures:
                 if not math.isnan(value := getattr(row, name)):
                     metric.add_metric([slot, row.group], value)
+            yield metric
+
+
+class RolloutCollector(Collector):
+    """Exports open episodes of drift by cause, and the steps of models in the last 24 hours.
+
+    Args:
+        causes: returns the cause of each open episode.
+        actions: returns the action of each step of the last 24 hours.
+    """
+
+    def __init__(
+        self, causes: Callable[[], Sequence[str]], actions: Callable[[], Sequence[str]]
+    ) -> None:
+        self._causes, self._actions = causes, actions
+
+    def collect(self) -> Iterable[Metric]:
+        for name, text, label, values in (
+            ("drift_episodes", "Open episodes of drift by likely cause.", "cause", self._causes()),
+            ("rollout_steps", "Steps of models in 24 hours.", "action", self._actions()),
+        ):
+            metric = GaugeMetricFamily(f"tailorbird_{name}", text, labels=[label])
+            for value, count in sorted(Counter(values).items()):
+                metric.add_metric([value], count)
             yield metric

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from tailorbird.config.project import Paths
-from tailorbird.config.settings import CanarySection, RolloutSection, Settings
+from tailorbird.config.rollout_settings import CanarySection, RolloutSection
+from tailorbird.config.settings import Settings
 from tailorbird.events import SimulatedClock
 from tailorbird.platform.rollout import advance_rollout
 from tailorbird.ranking import Slot

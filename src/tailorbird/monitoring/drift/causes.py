@@ -152,7 +152,7 @@ def _stale_source(facts: _Facts) -> Cause | None:
 
 def _catalogue(facts: _Facts) -> Cause | None:
     ratio = facts.traffic("item profiles")
-    if ratio <= BUSY and not any(one.name == "item profiles" for one in facts.episode.moved):
+    if ratio < BUSY or not any(one.name == "item profiles" for one in facts.episode.moved):
         return None
     return Cause("catalogue swap", f"item profiles are at {ratio:.0%} of usual", "catalogue.md")
 

@@ -14,6 +14,7 @@ from tailorbird.monitoring.drift.detect import TRAFFIC, Episode, Signal
 
 SHIFT = 0.1  # change in a share that is evidence
 QUIET, BUSY = 0.2, 1.5  # traffic relative to usual
+BLOCK = 6  # hours
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,25 @@ class _Facts:
         index = int(np.argmax(np.abs(during - before)))
         return signal.bins[index], float(before[index]), float(during[index])
 
-    def traffic(self, name: str) -> float:
-        """Return the number of a signal relative to the same hours of the days before; 1 if none."""
-        signal = self.signals.get(name)
-        if signal is None:
-            return 1.0
+    def traffic(self, name: str) -> tuple[float, float]:
+        """Return the lowest and highest number of a signal in any `BLOCK` hours of the episode.
+
+        Both are relative to the same hours of the week before the episode; 1 if nothing is known.
+        """
+        signal, start = self.signals.get(name), self.episode.start
+        if signal is None or start < 24:
+            return 1.0, 1.0
         counts = signal.counts.sum(axis=1)
-        hours = np.arange(self.episode.start, min(self.episode.stop, len(counts)))
-        days = [counts[hours - 24 * day] for day in range(1, 8) if hours.min() - 24 * day >= 0]
-        usual = float(np.median([each.sum() for each in days])) if days else 0.0
-        return float(counts[hours].sum()) / usual if usual else 1.0
+        past = np.arange(max(0, start - 7 * 24), start)
+        usual = np.bincount(past % 24, counts[past], 24) / np.bincount(past % 24, minlength=24)
+        hours = np.arange(start, min(self.episode.stop, len(counts)))
+        blocks = [hours[at : at + BLOCK] for at in range(0, len(hours), BLOCK)]
+        ratios = [
+            float(counts[block].sum() / usual[block % 24].sum())
+            for block in blocks
+            if usual[block % 24].sum() > 0
+        ]
+        return (min(ratios), max(ratios)) if ratios else (1.0, 1.0)
 
 
 def name_cause(
@@ -83,7 +93,7 @@ def name_cause(
 
 
 def _outage(facts: _Facts) -> Cause | None:
-    ratio = facts.traffic("events")
+    ratio, _ = facts.traffic("events")
     if ratio > QUIET or not any(one.kind == TRAFFIC for one in facts.episode.moved):
         return None
     evidence = f"events are at {ratio:.0%} of usual: nothing arrives, people have not left"
@@ -151,7 +161,7 @@ def _stale_source(facts: _Facts) -> Cause | None:
 
 
 def _catalogue(facts: _Facts) -> Cause | None:
-    ratio = facts.traffic("item profiles")
+    _, ratio = facts.traffic("item profiles")
     if ratio < BUSY or not any(one.name == "item profiles" for one in facts.episode.moved):
         return None
     return Cause("catalogue swap", f"item profiles are at {ratio:.0%} of usual", "catalogue.md")
@@ -167,7 +177,7 @@ def _device(facts: _Facts) -> Cause | None:
 
 
 def _promotion(facts: _Facts) -> Cause | None:
-    ratio = facts.traffic("events")
+    _, ratio = facts.traffic("events")
     if ratio >= BUSY:
         return Cause("promotion", f"events are at {ratio:.0%} of usual", "promotion.md")
     return None

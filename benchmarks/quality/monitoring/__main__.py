@@ -1,6 +1,6 @@
 """Measure what monitoring detects, how soon, and how often it is wrong.
 
-    python -m benchmarks.quality.monitoring [--small] [--json] [--write]
+    python -m benchmarks.quality.monitoring [--small | --share 0.3] [--json] [--write]
 
 Sites, faults and delays are drawn with known truth, see `sites.py`. `--write` stores the figures in
 benchmarks/quality/figures/monitoring.json and their table in docs/results.md.
@@ -57,12 +57,17 @@ def build_lake(folder: Path) -> int:
     return responses
 
 
-def measure(small: bool) -> dict[str, Any]:
+def measure(share: float) -> dict[str, Any]:
+    """Measure everything, with a share of the full number of runs."""
+
+    def count(full: int) -> int:
+        return max(3, round(full * share))
+
     return {
-        "false_alarms": runs.false_alarms(20 if small else 200),
-        "delay": runs.detection_delays(3 if small else 20),
-        "rollback": runs.rollback_times(5 if small else 50, 1_800 if small else 14_400),
-        "delayed": runs.delayed_conversions(50 if small else 1_000),
+        "false_alarms": runs.false_alarms(count(200)),
+        "delay": runs.detection_delays(count(20)),
+        "rollback": runs.rollback_times(count(50), 7_200),
+        "delayed": runs.delayed_conversions(count(1_000)),
         "cost_us": runs.cost_us(build_lake),
     }
 
@@ -107,17 +112,19 @@ def revision() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.monitoring")
     parser.add_argument("--small", action="store_true", help="a tenth of the runs")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the full number of runs")
     parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
     parser.add_argument("--write", action="store_true", help="store the figures and their table")
     options = parser.parse_args()
     began = time.time()
-    results = measure(options.small)
+    share = 0.1 if options.small else options.share
+    results = measure(share)
     report = {
         "results": results,
         "about": {
             "version": __version__,
             "revision": revision(),
-            "small": options.small,
+            "share": share,
             "minutes": round((time.time() - began) / 60, 1),
         },
     }

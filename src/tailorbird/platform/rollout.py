@@ -40,6 +40,8 @@ AUTHORS = (BY, CANARY)
 TICK_S = 5.0
 BEFORE_US = 20 * MINUTE  # of the previous version, that a new champion is compared with
 COMPARE_US = HOUR  # after a promotion, in which clicks are compared with those before it
+LONG_RUN_US = 5 * MINUTE  # between comparisons with the holdout, which read everything since then
+NEWEST = 5  # versions among which one may be on its way
 SETTLED_US = 30 * SECOND  # after which no more rows of the time before a promotion arrive
 CLICKS_MIN = 2_000  # of an arm, below which no canary excludes a fall of a tenth
 RESPONSES = ("request_id", "ts", "person", "asked", "failure", "items")
@@ -156,6 +158,8 @@ def watch_champion(
     )
 
 
+LongRuns = tuple[LongRun | None, LongRun | None]
+_long_runs: dict[str, tuple[tuple[str, str, int], LongRuns]] = {}  # one for each project
 _before: dict[tuple[str, str, int], Service] = {}  # at most one for each project
 
 
@@ -201,11 +205,16 @@ def _long_run(
     project: Project, champion: str, previous: str, promoted_at: int, now: int
 ) -> tuple[LongRun | None, LongRun | None]:
     """Return clicks of champion and holdout since the promotion, from the stored figures."""
+    key = str(project.paths.registry)
+    if key in _long_runs and _long_runs[key][0] == (champion, previous, now // LONG_RUN_US):
+        return _long_runs[key][1]
     cells = figure_store(project).read(promoted_at, now)
     runs = [
         _run_of(cells.filter(pc.equal(cells["version"], name))) for name in (champion, previous)
     ]
-    return (runs[0], runs[1]) if min(run.clicks for run in runs) > 0 else (None, None)
+    both = (runs[0], runs[1]) if min(run.clicks for run in runs) > 0 else (None, None)
+    _long_runs[key] = (champion, previous, now // LONG_RUN_US), both
+    return both
 
 
 def _run_of(cells: pa.Table) -> LongRun:
@@ -314,9 +323,8 @@ def _limits(project: Project) -> Limits:
 
 
 def _next(project: Project, registry: Registry, now: int) -> Step:
-    accepted = [info.version for info in registry.versions() if info.metrics.get("accepted")]
-    if not project.settings.rollout.staged:
-        accepted = []
+    newest = registry.newest(NEWEST) if project.settings.rollout.staged else []
+    accepted = [info.version for info in reversed(newest) if info.metrics.get("accepted")]
     return next_step(
         registry.aliases(), registry.audit(), accepted, now, _limits(project), authors=AUTHORS
     )

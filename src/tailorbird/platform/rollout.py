@@ -59,7 +59,7 @@ def advance_rollout(project: Project, clock: Clock) -> str:
     if step.action == "canary":
         return _advance_canary(project, registry, clock, step)
     if step.action == "shadow":
-        return _judge_shadow(project, registry, step)
+        return _judge_shadow(project, registry, step, clock.now())
     if step.action == "start":
         return _start(project, registry, clock.now(), step.version)
     return "wait" if step.action == "champion" else ""
@@ -253,7 +253,7 @@ def first_share(project: Project, now: int) -> tuple[float, str]:
     return next((share for share in SHARES if requests * share >= needed), SHARES[-1]), ""
 
 
-def _judge_shadow(project: Project, registry: Registry, step: Step) -> str:
+def _judge_shadow(project: Project, registry: Registry, step: Step, now: int) -> str:
     answers = Lake(project.paths.lake).answers((*SHADOW_COLUMNS, "ts"), step.since)
     verdict = judge_shadow(
         answers,
@@ -265,7 +265,7 @@ def _judge_shadow(project: Project, registry: Registry, step: Step) -> str:
     if verdict.action == "wait":
         return "wait"
     if verdict.action == "pass":
-        return _act(project, registry, "canary", step.version, verdict.reason)
+        return _act(project, registry, "canary", step.version, verdict.reason, now)
     # In this order: a crash between leaves a shadow that is judged, and ended, once more.
     registry.record("reject", step.version, by=BY, why=verdict.reason)
     registry.set_shadow("", by=BY, why=verdict.reason)

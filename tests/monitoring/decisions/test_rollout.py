@@ -60,6 +60,7 @@ def test_a_model_goes_through_shadow_to_a_canary(shop, tmp_path):
     assert advance(shop, NOON + HOUR) == "canary"
     aliases = registry_at(tmp_path).aliases()
     assert (aliases.canary, aliases.shadow, aliases.champion) == ("v0002", "", "v0001")
+    assert aliases.share == 0.5, "with less, its limit would not suffice for an answer"
     assert "150 answers scored" in registry_at(tmp_path).audit()[-2].why
 
 

@@ -5,7 +5,7 @@ VENV := .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: help setup setup-dev demo check test test-s3 chaos drills fuzz fuzz-http fuzz-decoder lint format bench results peers docs clean
+.PHONY: alerts help setup setup-dev demo check test test-s3 chaos drills fuzz fuzz-http fuzz-decoder lint format bench results peers docs clean
 
 help:          ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -30,6 +30,9 @@ setup-dev: $(VENV)/.dev     ## install what developing needs too
 
 demo: setup    ## the whole loop on a synthetic site; ONCE=1 ends by itself and prints the figures
 	$(BIN)/tailorbird demo $(if $(ONCE),--once) $(DEMO)
+
+alerts:        ## check the Prometheus rules, if promtool is installed
+	@command -v promtool >/dev/null && promtool check rules deploy/prometheus/alerts.yml || echo "promtool is not installed: apt-get install prometheus"
 
 check: setup-dev    ## lint, types and all tests but slow ones: under five minutes on two cores
 	$(MAKE) --no-print-directory lint

@@ -19,6 +19,7 @@ from tailorbird.cli.init import init
 from tailorbird.cli.main import build_app
 from tailorbird.config import load_settings
 from tailorbird.events import SECOND, parse_duration
+from tailorbird.monitoring.figures.collector import METRICS
 from tailorbird.serving.auth.networks import Networks
 from tailorbird.serving.http.app import ROUTES
 from tailorbird.serving.server import PORT
@@ -372,3 +373,17 @@ def test_the_units_of_systemd_start_up_on_the_address_that_they_hold():
     assert f"ListenStream=127.0.0.1:{PORT}" in (
         (DEPLOY / "systemd" / "tailorbird.socket").read_text()
     )
+
+
+def test_alerts_name_metrics_that_exist_and_runbooks_that_exist():
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())
+    alerts = [rule for group in rules["groups"] for rule in group["rules"]]
+    source = "\n".join(path.read_text() for path in (DEPLOY.parent / "src").rglob("*.py"))
+    live = {f"tailorbird_live_{name}" for name in METRICS}
+    assert alerts
+    for alert in alerts:
+        for name in re.findall(r"tailorbird_\w+", alert["expr"]):
+            base = re.sub(r"_(total|bucket)$", "", name)
+            short = base.removeprefix("tailorbird_")
+            assert base in live or f'"{base}"' in source or f'"{short}"' in source, name
+        assert (DEPLOY.parent / alert["annotations"]["runbook"]).is_file()

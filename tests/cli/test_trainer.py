@@ -96,7 +96,7 @@ class Shop:
         registry.promote(self.champion, by="train", why="test")
         monkeypatch.setattr(trainer, "train_once", self._train)
 
-    def _train(self, project, clock, slot, *, since=None, by):
+    def _train(self, project, clock, slot, *, since=None, promote=False, by):
         version = add(
             Registry(project.paths.registry, clock=clock),
             self.folder / "new",
@@ -262,7 +262,7 @@ def test_nothing_is_trained_before_the_first_training_or_without_a_schedule(tmp_
 def test_the_role_retrains_train_slot_and_a_fall_has_priority(scheduled, monkeypatch):
     renewed, fallen = [], {"search"}
     monkeypatch.setattr(trainer, "with_applied_features", lambda project: project)
-    monkeypatch.setattr(trainer, "advance_canary_safely", lambda project, clock: None)
+    monkeypatch.setattr(trainer, "advance_rollout_safely", lambda project, clock: None)
     monkeypatch.setattr(
         trainer,
         "retrain_on_fall",

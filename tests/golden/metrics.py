@@ -15,6 +15,8 @@ from tailorbird.candidates.query import table_group
 from tailorbird.config.roles import RoleState
 from tailorbird.features.parity.totals import ParityTotals
 from tailorbird.features.state.progress import CopiesFigures, Figures, Kind
+from tailorbird.monitoring.figures import Figures as LiveFigures
+from tailorbird.monitoring.figures.collector import FiguresCollector, RolloutCollector
 from tailorbird.periodic import PeriodicTask
 from tailorbird.probes import ProgressEvent
 from tailorbird.serving.collector.decisions import CollectorFigures
@@ -89,7 +91,13 @@ def _role_metrics() -> bytes:
     """Return the metrics that only roles without HTTP have."""
     figures = ScoreFigures()
     figures.scores["example"] = figures.unscored["example"] = 1
-    return role_metrics("example", ProgressEvent(), [ScoresCollector(lambda: figures)])()
+    example = LiveFigures(1, "example", *([1] * (len(LiveFigures.__struct_fields__) - 2)))
+    collectors = [
+        ScoresCollector(lambda: figures),
+        FiguresCollector(lambda: [("example", example)]),
+        RolloutCollector(lambda: ["example"], lambda: ["example"]),
+    ]
+    return role_metrics("example", ProgressEvent(), collectors)()
 
 
 def _door() -> CollectorFigures:

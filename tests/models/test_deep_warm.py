@@ -10,14 +10,22 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra deep: pip install 'tailorbird[deep]'")
 
-from tests.support.nets import (LAYOUT, world,)  # noqa: E402
+from tests.support.nets import LAYOUT, world  # noqa: E402
 
-from tailorbird.errors import (DamageError, UsageError,)  # noqa: E402
+from tailorbird.errors import DamageError, UsageError  # noqa: E402
 from tailorbird.models.deep.checkpoint import weights  # noqa: E402
 from tailorbird.models.deep.fitting import fit_net  # noqa: E402
 from tailorbird.models.deep.layout import Layout  # noqa: E402
 from tailorbird.models.deep.parameters import resolve_parameters  # noqa: E402
 from tailorbird.models.deep.warm import (  # noqa: E402
+    WarmState,
+    clear_series,
+    load_warm,
+    read_newest_meta,
+    save_warm,
+    series_name,
+    warm_start,
+)
 
 SMALL = {"hidden": [16, 8], "epochs": 1, "threads": 1}
 PLACE = 4  # of the column of codes

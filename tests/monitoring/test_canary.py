@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from tests.support.shops import serving_shop
 
-from tailorbird.config.settings import CanarySection
+from tailorbird.config.rollout_settings import CanarySection
 from tailorbird.events import HOUR, MINUTE, SimulatedClock
 from tailorbird.events.contract.schema import TIME
 from tailorbird.experiments.statistics import Moments

@@ -89,6 +89,10 @@ _GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "rules": ("Rules of slots and what they cost.", {"report": "rules"}),
     "keys": ("Access keys.", dict.fromkeys(("create", "list", "revoke", "pseudonym"), "keys")),
     "checks": ("Daily data quality checks.", {"run": "checks"}),
+    "monitor": (
+        "Live figures of slots and versions, and what was decided.",
+        {"status": "monitor", "figures": "monitor", "approve": "monitor", "drift": "monitor"},
+    ),
     "experiment": (
         "Plan, run and report on experiments.",
         {

@@ -89,6 +89,10 @@ class Paths:
         return self.data / "checks"
 
     @property
+    def monitoring(self) -> Path:
+        return self.data / "monitoring"
+
+    @property
     def reports(self) -> Path:
         return self.data / "reports"
 

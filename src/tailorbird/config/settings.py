@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from tailorbird.config.rollout_settings import CanarySection, MonitoringSection, RolloutSection
 from tailorbird.errors import ConfigError, UsageError, suggest_name
 from tailorbird.events import parse_duration
 
@@ -496,43 +497,6 @@ class TrainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     ] = "1h"
 
 
-class CanarySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    answers_min: Annotated[
-        int,
-        Meta(
-            ge=1,
-            description="minimum answers per step, of the canary and of the champion, before"
-            " a canary is judged",
-        ),
-    ] = 500
-    errors: Annotated[
-        float,
-        Meta(
-            ge=0,
-            le=1,
-            description="maximum share of failed answers above the champion's; a canary "
-            "beyond it is ended",
-        ),
-    ] = 0.005
-    latency: Annotated[
-        float,
-        Meta(
-            gt=0,
-            description="maximum ratio of the 95th percentile of latency to the champion's; "
-            "a canary beyond it is ended",
-        ),
-    ] = 1.5
-    margin: Annotated[
-        float,
-        Meta(
-            gt=0,
-            lt=1,
-            description="relative fall in clicks per item seen that must be excluded before "
-            "a canary advances",
-        ),
-    ] = 0.1
-
-
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     project: ProjectSection = ProjectSection()
     events: EventsSection = EventsSection()
@@ -547,6 +511,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     search: SearchSection = SearchSection()
     train: TrainSection = TrainSection()
     canary: CanarySection = CanarySection()
+    rollout: RolloutSection = RolloutSection()
+    monitoring: MonitoringSection = MonitoringSection()
 
 
 SECRET = frozenset(
@@ -581,6 +547,8 @@ _DURATIONS = (
     "train.window",
     "train.check_every",
     "train.every",
+    "rollout.limit",
+    "rollout.cooldown",
 )
 _MAY_BE_EMPTY = ("train.every",)
 

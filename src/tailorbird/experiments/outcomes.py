@@ -8,7 +8,6 @@ and item. If a table starts after a response, the router's attribution is truste
 position followed.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +42,8 @@ class Outcomes:
     """Items seen, clicked or bought, each once, with their responses; shapes (n,).
 
     Attributes:
-        table: the events that may count: of people, in the slot or without a response.
+        table: the events that may count, with all their columns: of people, in the slot or
+            without a response.
         kind: shape (rows of the table,), an index into `KINDS`.
         row: the event's row in the table.
         answer: the row of its response, or `row` if the response precedes the table.
@@ -59,11 +59,9 @@ class Outcomes:
     items: list[str]
 
 
-def match_outcomes(
-    events: pa.Table, slot: str, attribution: int, *, extra: Sequence[str] = ()
-) -> Outcomes:
-    """Match events to a slot's responses in a table with `COLUMNS` and `extra`, in any order."""
-    table = _select_candidates(events, slot, (*COLUMNS, *extra))
+def match_outcomes(events: pa.Table, slot: str, attribution: int) -> Outcomes:
+    """Match events to a slot's responses in a table with `COLUMNS` at least, in any order."""
+    table = _select_candidates(events, slot)
     kind = pc.index_in(table["type"], value_set=pa.array(KINDS)).to_numpy().astype(np.int64)
     parent = pc.list_parent_indices(table["items"]).to_numpy().astype(np.int64)
     both = pa.chunked_array(
@@ -96,7 +94,7 @@ def encode_values(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
     ), encoded.dictionary.to_pylist()
 
 
-def _select_candidates(events: pa.Table, slot: str, columns: Sequence[str]) -> pa.Table:
+def _select_candidates(events: pa.Table, slot: str) -> pa.Table:
     is_unattributed = pc.and_kleene(
         pc.is_null(events["request_id"]), pc.not_equal(events["type"], "answer")
     )
@@ -106,7 +104,7 @@ def _select_candidates(events: pa.Table, slot: str, columns: Sequence[str]) -> p
     )
     mask = pc.and_kleene(mask, pc.not_equal(pc.fill_null(events["agent"], "person"), "bot"))
     mask = pc.and_kleene(mask, pc.is_valid(events["person"]))
-    return events.select(columns).filter(mask).combine_chunks()  # null in the mask drops the row
+    return events.filter(mask).combine_chunks()  # null in the mask drops the row
 
 
 class _AnswerIndex:

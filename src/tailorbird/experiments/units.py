@@ -113,7 +113,7 @@ def load_units(
         arms: the control first; units of other arms are ignored.
         experiment: None takes all responses of the slot as one arm, for plans.
     """
-    outcomes = match_outcomes(events, slot, attribution, extra=EXTRA)
+    outcomes = match_outcomes(events, slot, attribution)
     table, ts = outcomes.table, micros(outcomes.table["ts"])
     key, _ = encode_values(table["session_id" if unit == "session" else "person"])
     if experiment is None:

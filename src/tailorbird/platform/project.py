@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tailorbird.platform.create import CreatedProject
     from tailorbird.platform.experiments import ExperimentView
     from tailorbird.platform.imports import ImportResult
+    from tailorbird.platform.monitoring import MonitoringView
     from tailorbird.platform.privacy import PrivacyView
     from tailorbird.platform.registry import RegistryView
     from tailorbird.platform.tables import FeatureView, LakeView
@@ -131,6 +132,13 @@ class Project:
         from tailorbird.platform.privacy import PrivacyView
 
         return PrivacyView(self.root)
+
+    @cached_property
+    def monitoring(self) -> "MonitoringView":
+        """Live figures, drift, and the decisions on models."""
+        from tailorbird.platform.monitoring import MonitoringView
+
+        return MonitoringView(self.root)
 
     def import_files(
         self,

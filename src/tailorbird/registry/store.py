@@ -276,6 +276,11 @@ class Registry:
             )
         return previous
 
+    def record(self, action: str, version: str, *, by: str, why: str) -> None:
+        """Log a decision that changes no alias, such as a proposal that waits for a person."""
+        with self._lock_for_change():
+            self._audit(AuditEntry(self._clock.now(), action, version, by, why))
+
     def set_formula(self, slot: str, text: str, *, by: str, why: str) -> FormulaChange:
         """Put a value formula in force for a slot, or the slot's own again with "".
 

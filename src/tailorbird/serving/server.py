@@ -107,6 +107,7 @@ class ServeOptions:
         stale_us: age of the copies beyond which answers name `freshness` as missing.
         workers: how many share the entities of each schema.
         churn: the registries of churn models, by name.
+        holdout: share of the people whom the previous champion answers.
         budgets: how long each stage of an answer may take.
         candidates: the folder of candidate tables.
         contract: returns which tables to read, where only copies are available.
@@ -134,6 +135,7 @@ class ServeOptions:
     keys_file: Path | None = None
     lists_file: Path | None = None
     limits: ServerLimits = field(default_factory=ServerLimits)
+    holdout: float = 0.0
     log_requests: bool = False
     pseudonyms: Pseudonyms | None = None
     suppression_list: SuppressionList | None = None
@@ -279,7 +281,9 @@ def _assemble(
 
     probe = ProbedBundles(options.run, probe_in_child) if options.probe else None
     registry = Registry(options.registry, clock=clock)
-    rollout = Rollout(registry, load, metrics, schemas, probe=probe, tables=tables)
+    rollout = Rollout(
+        registry, load, metrics, schemas, probe=probe, tables=tables, holdout=options.holdout
+    )
     formulas = LiveFormulas(registry, options.slots)
     experiments = LiveExperiments(registry, options.slots)
     editors = None if options.lists_file is None else LiveLists(options.lists_file)

@@ -833,6 +833,7 @@ def write_model_bundle(
         metrics={
             **evaluation.to_dict(),
             "decision": list(decision.reasons),
+            "accepted": decision.promote,
             "about": dict(about),
             "parity": fitted.parity,
         },

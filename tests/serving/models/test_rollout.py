@@ -247,3 +247,18 @@ def test_a_shadow_that_fails_or_takes_too_long_is_left_out(rollout, features, bu
     shadows._credit_s = -1.0
     assert not shadows._has_credit(0.1), "it has had its time"
     assert shadows._has_credit(10.0)
+
+
+def test_a_holdout_stays_with_the_previous_champion(registry, loads, features):
+    rollout = Rollout(registry, load_bundle, Seen([]), Open(), holdout=0.2)
+    registry.promote("v0002", by="test", why="better")
+    for _ in range(2):  # the previous champion is loaded after the champion
+        rollout.tick()
+    models = models_of(pipeline_of(rollout, features))
+    held_out = {person for person, model in models.items() if model == "v0001"}
+    assert held_out == {u for u in models if in_share("holdout-v0002", 0.2, u)}
+    assert held_out
+    registry.rollback(by="test", why="worse")
+    for _ in range(2):
+        rollout.tick()
+    assert set(models_of(pipeline_of(rollout, features)).values()) == {"v0001"}

@@ -521,12 +521,25 @@ def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1
     Example:  tailorbird -C shop run trainer
     """
     from tailorbird.config import open_project
+    from tailorbird.monitoring.figures.collector import FiguresCollector, RolloutCollector
+    from tailorbird.platform.monitoring import FiguresTask
     from tailorbird.platform.runtime.trainer import run_trainer
 
     stop = _start_role()
     project = open_project(applied=True)
-    with serve_probes("trainer", project, stop, host=health_host, port=health_port):
-        run_trainer(project, project.clock(), stop)
+    figures = FiguresTask(project, project.clock())
+    with serve_probes(
+        "trainer",
+        project,
+        stop,
+        host=health_host,
+        port=health_port,
+        extra_collectors=lambda: [
+            FiguresCollector(figures.newest),
+            RolloutCollector(figures.causes, figures.actions),
+        ],
+    ):
+        run_trainer(project, project.clock(), stop, figures)
 
 
 def _start_role(*, outlives_up: bool = False) -> ProgressEvent:

@@ -35,6 +35,7 @@ def serve_options(project: Project) -> ServeOptions:
         contract=partial(required_contract, project),
         workers=project.workers,
         registry=paths.registry,
+        holdout=project.settings.rollout.holdout,
         churn={name: paths.churn(name) for name in project.churn},
         scores=project.stream.scores if project.scores else None,
         lake=paths.lake,

@@ -5,7 +5,7 @@ import logging
 import msgspec
 
 from tailorbird.config import Project
-from tailorbird.errors import NotReadyError, TailorbirdError
+from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, parse_duration
 from tailorbird.lake import Lake
 from tailorbird.monitoring.canary import (
@@ -22,9 +22,12 @@ BY = "canary"  # The author of these changes in the registry.
 log = logging.getLogger(__name__)
 
 
-def advance_canary(project: Project, clock: Clock) -> str:
+def advance_canary(project: Project, clock: Clock, *, may_promote: bool = True) -> str:
     """Judge the canary by the log, and act on it. Return what was done: `wait`, `advance`,
     `promote`, `end`, or "" without a canary.
+
+    Args:
+        may_promote: False returns `propose` in place of promoting it.
     """
     registry = Registry(project.paths.registry, clock=clock)
     aliases = registry.aliases()
@@ -41,19 +44,11 @@ def advance_canary(project: Project, clock: Clock) -> str:
         log.error("canary %s was ended: %s", aliases.canary, verdict.reason)
     elif verdict.action == "advance":
         registry.set_canary(aliases.canary, verdict.share, by=BY, why=verdict.reason)
+    elif verdict.action == "promote" and not may_promote:
+        return "propose"
     elif verdict.action == "promote":
         registry.promote(aliases.canary, by=BY, why=verdict.reason)
     return verdict.action
-
-
-def advance_canary_safely(project: Project, clock: Clock) -> None:
-    """Call `advance_canary`, and log its errors instead of raising them."""
-    try:
-        advance_canary(project, clock)
-    except NotReadyError as error:
-        log.info("the canary is not judged: %s", error.message)
-    except TailorbirdError as error:
-        log.error("the canary is not judged: %s", error)
 
 
 def share_since(registry: Registry) -> int:

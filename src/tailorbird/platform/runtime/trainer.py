@@ -1,8 +1,8 @@
 """Trains models for the command and the demo, and runs the trainer role.
 
 The role trains on a schedule and when live metrics fall. Every `train.every` it trains a model of
-the same recipe for `train.slot` on the newest data. The gate promotes it if it is not worse than
-the incumbent by more than the margin, so that the live model stays fresh.
+the same recipe for `train.slot` on the newest data. If the gate accepts it, `platform.rollout` leads
+it through shadow and canary, so that the live model stays fresh.
 
 Every `train.check_every` the role checks each slot that runs an experiment with an arm `model`
 against a control. The reference window is the first `REFERENCE_US` after the champion's first live
@@ -33,8 +33,9 @@ from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
 from tailorbird.monitoring import Trigger, decide_retrain
 from tailorbird.periodic import PeriodicTask
+from tailorbird.platform.monitoring import FIGURES_S, FiguresTask
 from tailorbird.platform.progress import Progress, no_progress
-from tailorbird.platform.runtime.canary import advance_canary_safely
+from tailorbird.platform.rollout import BY, TICK_S, advance_rollout_safely, is_cooling
 from tailorbird.platform.training import train_slot
 from tailorbird.ranking import Slot
 from tailorbird.ranking.own_models import own_families
@@ -44,10 +45,8 @@ from tailorbird.training.tuning.tuned import FILE, apply_tuned
 
 REFERENCE_US = 2 * DAY  # Live traffic after a promotion that serves as reference.
 RETRAIN_US = 2 * DAY  # Minimum traffic since the fall began to learn from.
-CANARY_S = 10.0  # Between checks of a canary.
 RETRY_US = DAY  # Minimum wait after a model that the gate refused, …
 RETRY_SHARE = 0.25  # … unless traffic has grown by this share.
-BY = "trainer"  # The author of this role's changes in the registry.
 log = logging.getLogger(__name__)
 
 
@@ -70,6 +69,7 @@ def train_once(
     *,
     since: int | None = None,
     quick: bool = False,
+    promote: bool = True,
     by: str = "train",
     progress: Progress = no_progress,
 ) -> TrainOutcome:
@@ -78,6 +78,7 @@ def train_once(
     Args:
         since: learn only from answers after this time, for use after a shift of tastes. Labels
             that arrive more than an hour late are then missed.
+        promote: promote it at once; False leaves that to `platform.rollout`.
     """
     retrieval = "tables" if quick else project.settings.train.retrieval
     window, lateness = parse_duration(project.settings.train.window), project.plan.lateness_us
@@ -93,7 +94,9 @@ def train_once(
     )
     settings = apply_tuned(settings, slot, project.root / FILE)
     return to_outcome(
-        train_slot(project, clock, project.slots[slot], settings, by=by, progress=progress)
+        train_slot(
+            project, clock, project.slots[slot], settings, by=by, promote=promote, progress=progress
+        )
     )
 
 
@@ -112,20 +115,26 @@ def to_outcome(report: TrainReport) -> TrainOutcome:
     )
 
 
-def run_trainer(project: Project, clock: Clock, stop: threading.Event) -> None:
+def run_trainer(
+    project: Project, clock: Clock, stop: threading.Event, figures: FiguresTask | None = None
+) -> None:
     """Run the trainer role until `stop` is set.
 
-    It checks slots every `train.check_every` and a canary every ten seconds. A failed training is
+    It checks slots every `train.check_every`, and champion, canary and shadow every few seconds. A failed training is
     logged and tried again.
     """
-    canary = PeriodicTask(
-        "canary", partial(advance_canary_safely, project, clock), interval_s=CANARY_S
+    rollout = PeriodicTask(
+        "rollout", partial(advance_rollout_safely, project, clock), interval_s=TICK_S
     )
-    canary.start()
+    figures = figures or FiguresTask(project, clock)
+    tasks = [rollout, PeriodicTask("figures", figures.tick, interval_s=FIGURES_S)]
+    for task in tasks:
+        task.start()
     try:
         _check_slots(project, clock, stop)
     finally:
-        canary.stop()
+        for task in tasks:
+            task.stop()
 
 
 def _check_slots(project: Project, clock: Clock, stop: threading.Event) -> None:
@@ -165,8 +174,11 @@ def retrain_on_schedule(project: Project, clock: Clock, slot: Slot) -> TrainOutc
     if not lake.events(columns=("ts",), ts_from=newest.created_at).num_rows:
         log.info("slot %s: nothing came since %s was trained", slot.name, newest.version)
         return None
+    if is_cooling(project, registry, now):
+        log.info("slot %s: a model is on its way, or failed lately", slot.name)
+        return None
     log.info("slot %s: %s is older than train.every, %s", slot.name, newest.version, every)
-    outcome = train_once(project, clock, slot.name, by=BY)
+    outcome = train_once(project, clock, slot.name, promote=_promotes(project), by=BY)
     log.info(
         "slot %s: %s %s: %s",
         slot.name,
@@ -213,7 +225,12 @@ def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome 
         slot.name, _answer_times(events, slot.name), decision.since, champion.tried_at, now
     ):
         return None
-    outcome = train_once(project, clock, slot.name, since=decision.since, by=BY)
+    if is_cooling(project, Registry(project.paths.registry, clock=clock), now):
+        log.info("slot %s: a model is on its way, or failed lately", slot.name)
+        return None
+    outcome = train_once(
+        project, clock, slot.name, since=decision.since, promote=_promotes(project), by=BY
+    )
     log.info(
         "slot %s: %s %s: %s",
         slot.name,
@@ -222,6 +239,11 @@ def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome 
         outcome.reason,
     )
     return outcome
+
+
+def _promotes(project: Project) -> bool:
+    """Return whether a training promotes its model at once, without shadow and canary."""
+    return not project.settings.rollout.staged
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ nobody.
     champion   answers; the previous one stays loaded, as a fallback and for a rollback
     canary     answers its share of people, by the same hash that assigns arms of experiments:
                whoever is in at 5 % is in at 20 %
+    holdout    a small share of the people stays with the previous champion, as a control
     shadow     scores the shown items for the log; the caller sees nothing of it
 
 One file of the registry names all three, and each server follows it, so that one command on any
@@ -85,6 +86,7 @@ class Rollout:
         load: makes a complete and warm bundle of a folder, or raises BundleError.
         probe: tries a folder in a child process first, and raises BundleError; None skips that.
         tables: the candidate tables that bundles read; None requires none.
+        holdout: share of the people whom the previous champion answers.
     """
 
     def __init__(
@@ -96,8 +98,10 @@ class Rollout:
         *,
         probe: Callable[[Path], None] | None = None,
         tables: TableCoverage | None = None,
+        holdout: float = 0.0,
         poll_s: float = POLL_S,
     ) -> None:
+        self._holdout = holdout
         self._registry, self._load, self._probe = registry, load, probe
         self._loaded_bundles: WeakValueDictionary[str, Bundle] = WeakValueDictionary()
         self._recent: deque[Bundle] = deque(
@@ -145,13 +149,32 @@ class Rollout:
 
     def for_person(self, person: str) -> Bundle | None:
         canary, champion = self._canary.current(), self.champion.current()
-        if canary is None or champion is None or canary.version == champion.version:
-            return champion
-        return (
-            canary
-            if in_share(f"canary-{canary.version}", self._canary.canary_share, person)
-            else champion
-        )
+        if champion is None:
+            return None
+        if (
+            canary is not None
+            and canary.version != champion.version
+            and in_share(f"canary-{canary.version}", self._canary.canary_share, person)
+        ):
+            return canary
+        return self._held_out(champion, person) or champion
+
+    def _held_out(self, champion: Bundle, person: str) -> Bundle | None:
+        """Return the previous champion for people of the holdout.
+
+        Each champion has other people in its holdout. A previous version with other features has
+        none, because their state may be gone.
+        """
+        previous = self.champion.previous()
+        if (
+            not self._holdout
+            or previous is None
+            or previous.version == champion.version
+            or previous.schema_hash != champion.schema_hash
+            or not in_share(f"holdout-{champion.version}", self._holdout, person)
+        ):
+            return None
+        return previous
 
     def previous(self) -> Bundle | None:
         return self.champion.previous()

@@ -62,6 +62,7 @@ class ShadowScorer:
             self._breaker.record_failure()
         except Exception:  # any error, because it does not serve
             log.exception("the shadow %s failed", shadow.version)
+            request.shadow = shadow.version  # without scores, which is how the log has a failure
             self._watcher.fault("shadow")
             self._breaker.record_failure()
         finally:

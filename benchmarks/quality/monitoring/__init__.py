@@ -1,0 +1,1 @@
+"""What monitoring detects, how soon, and how often it is wrong, on sites with known truth."""

@@ -1,0 +1,265 @@
+"""The measurements: false alarms, delay to detection, roll-back times, delayed conversions, cost."""
+
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality.monitoring.sites import (
+    DRIFTS,
+    HOURS_WEEK,
+    Cohorts,
+    Site,
+    draw_cohorts,
+    draw_site,
+)
+from tailorbird.events import DAY, HOUR, SECOND
+from tailorbird.experiments.statistics import Moments
+from tailorbird.lake import Lake
+from tailorbird.monitoring.decisions.champion import LongRun, Service, judge_champion
+from tailorbird.monitoring.drift import Signal, find_episodes
+from tailorbird.monitoring.drift.sketches import SketchStore
+from tailorbird.monitoring.figures import FigureStore
+from tailorbird.monitoring.figures.cells import SlotRule
+from tailorbird.monitoring.figures.delays import (
+    BUCKETS,
+    bucket_of,
+    correct_conversions,
+    estimate_delays,
+)
+
+WEEKS, DAYS = 8, 30
+MONTH_HOURS = 730.0
+SEED_DRIFT = 1_000_000
+Figure = dict[str, float | int | None]
+
+REQUESTS_PER_S = 100
+LIST, CTR, PATIENCE_S = 8, 0.1, 6.0  # items, clicks per item seen, mean time to a click
+
+
+def mean_figure(values: list[float]) -> Figure:
+    """Return the mean with a 95 % interval by the normal approximation."""
+    data = np.array(values, np.float64)
+    error = 1.96 * data.std(ddof=1) / math.sqrt(len(data)) if len(data) > 1 else math.nan
+    mean = float(data.mean())
+    return {"value": mean, "low": mean - error, "high": mean + error, "n": len(data)}
+
+
+def quantile_figure(values: list[float]) -> Figure:
+    """Return the median, with the tenth and ninetieth percentile as low and high."""
+    low, value, high = (float(np.quantile(values, q)) for q in (0.1, 0.5, 0.9))
+    return {"value": value, "low": low, "high": high, "n": len(values)}
+
+
+def signals_of(site: Site) -> list[Signal]:
+    counts = site.counts.astype(np.float64)
+    return [
+        *(
+            Signal(f"f{index}", counts[:, index], bool(category))
+            for index, category in enumerate(site.is_category)
+        ),
+        Signal("requests", site.requests[:, None].astype(np.float64), kind="traffic"),
+    ]
+
+
+def false_alarms(months: int) -> dict[str, Figure]:
+    """Return episodes a month without drift, for one stated, and for KS with Bonferroni."""
+    ours: list[float] = []
+    simple: list[float] = []
+    for seed in range(months):
+        site = draw_site(seed, weeks=WEEKS, days=DAYS)
+        ours.append(len(find_episodes(signals_of(site), WEEKS * HOURS_WEEK)) * MONTH_HOURS / 720)
+        simple.append(ks_episodes(site) * MONTH_HOURS / 720)
+    return {"tailorbird": mean_figure(ours), "ks_bonferroni": mean_figure(simple)}
+
+
+def ks_episodes(site: Site) -> int:
+    """Return the days on which a KS test with Bonferroni's correction rejects, at one a month."""
+    past = WEEKS * HOURS_WEEK
+    reference = site.counts[:past].sum(axis=0).astype(np.float64)
+    days = site.counts[past:].reshape(DAYS, 24, *site.counts.shape[1:]).sum(axis=1)
+    level = 1.0 / DAYS / site.counts.shape[1]
+    count = 0
+    for day in days.astype(np.float64):
+        n = day.sum(axis=1)
+        gap = np.abs(
+            np.cumsum(day, axis=1) / n[:, None]
+            - np.cumsum(reference, axis=1) / reference.sum(axis=1)[:, None]
+        ).max(axis=1)
+        p = 2.0 * np.exp(-2.0 * n * gap**2)
+        count += bool((p < level).any())
+    return count
+
+
+def detection_delays(sites: int) -> dict[str, dict[str, Figure]]:
+    """Return hours to detection of each kind of drift, and the share of sites that miss it."""
+    result = {}
+    for kind in DRIFTS:
+        delays: list[float] = []
+        for number in range(sites):
+            site = draw_site(SEED_DRIFT + number, weeks=WEEKS, days=15, drift=kind)
+            episodes = find_episodes(signals_of(site), WEEKS * HOURS_WEEK)
+            hits = [each.detected for each in episodes if each.detected > site.drift_at]
+            delays.append(float(min(hits) - site.drift_at) if hits else math.inf)
+        detected = [delay for delay in delays if math.isfinite(delay)]
+        result[kind] = {
+            "hours": quantile_figure(detected) if detected else {"value": None, "n": 0},
+            "missed": mean_figure([float(math.isinf(delay)) for delay in delays]),
+        }
+    return result
+
+
+FAULTS: dict[str, dict[str, float]] = {
+    "errors": {"failing": 0.3},
+    "not_finite": {"failing": 1.0},
+    "empty": {"failing": 0.5},
+    "ctr_halved": {"ctr": 0.5},
+    "ctr_minus_20": {"ctr": 0.8},
+    "ctr_minus_10": {"ctr": 0.9},
+    "none": {},
+}
+
+
+def rollback_times(runs: int, limit_s: int) -> dict[str, Figure]:
+    """Return seconds from the promotion to the decision at 100 requests/s, by fault.
+
+    `none` is the share of good champions that are rolled back within the limit.
+    """
+    result = {}
+    for fault, change in FAULTS.items():
+        limit = 300 if "failing" in change or fault == "ctr_halved" else limit_s
+        times = [
+            rollback_time(np.random.default_rng(seed), limit_s=limit, **change)
+            for seed in range(runs)
+        ]
+        if fault == "none":
+            result[fault] = mean_figure([float(math.isfinite(time)) for time in times])
+        else:
+            detected = [time for time in times if math.isfinite(time)]
+            figure = quantile_figure(detected) if detected else {"value": None, "n": 0}
+            result[fault] = figure | {"missed": runs - len(detected)}
+    return result
+
+
+def rollback_time(
+    rng: np.random.Generator, *, limit_s: int, failing: float = 0.0, ctr: float = 1.0
+) -> float:
+    """Return when a champion is rolled back, in seconds; infinity if not within the limit.
+
+    The commit of the lake and the tick of the trainer add seven seconds at most.
+    """
+    before = Service(
+        120_000,
+        {"error": int(rng.poisson(120)), "not_finite": 0, "empty": 0},
+        clicks(rng, 1_200, CTR, 15.0),
+    )
+    requests = REQUESTS_PER_S * limit_s
+    is_held = rng.random(requests) < 0.02
+    appeal = rng.lognormal(-0.125, 0.5, requests)
+    rate = np.minimum(CTR * appeal * np.where(is_held, 1.0, ctr), 0.9)
+    clicked = rng.binomial(LIST, rate)
+    clicked_soon = rng.binomial(clicked, 1.0 - math.exp(-15.0 / PATIENCE_S))
+    failed = (rng.random(requests) < failing) & ~is_held
+    step = 5 if limit_s <= 3_600 else 60
+    for second in range(step, limit_s + 1, step):
+        first, last = max(0, second - 600) * REQUESTS_PER_S, second * REQUESTS_PER_S
+        window = slice(first, max(first, last - 15 * REQUESTS_PER_S))
+        own = ~is_held[window]
+        soon = clicked_soon[window][own].astype(np.float64)
+        champion = Service(
+            int((~is_held[first:last]).sum()),
+            {"error": int(failed[first:last].sum())},
+            Moments.from_totals(soon, np.full(len(soon), float(LIST))),
+        )
+        held = is_held[:last]
+        runs = [
+            LongRun(float(clicked[:last][part].sum()), float(LIST * part.sum()), 1.5)
+            for part in (~held, held)
+        ]
+        verdict = judge_champion(
+            champion,
+            before,
+            champion_all=runs[0],
+            holdout=runs[1] if runs[1].clicks else None,
+            compare_clicks=second < 3_600,
+        )
+        if verdict.action == "roll_back":
+            return float(second + 7)
+    return math.inf
+
+
+def clicks(rng: np.random.Generator, seconds: int, ctr: float, horizon_s: float) -> Moments:
+    """Draw clicks of people within a horizon."""
+    people = REQUESTS_PER_S * seconds
+    rate = np.minimum(ctr * rng.lognormal(-0.125, 0.5, people), 0.9)
+    soon = rng.binomial(LIST, rate * (1.0 - math.exp(-horizon_s / PATIENCE_S))).astype(np.float64)
+    return Moments.from_totals(soon, np.full(people, float(LIST)))
+
+
+def delayed_conversions(runs: int) -> dict[str, Figure]:
+    """Return bias and coverage of the newest full day's conversions, one day after its end."""
+    ours: list[float] = []
+    naive: list[float] = []
+    covered: list[float] = []
+    estimated: list[float] = []
+    for seed in range(runs):
+        cohorts = draw_cohorts(seed)
+        value, observed, truth, inside = estimate_newest(cohorts)
+        ours.append(value / truth - 1.0)
+        naive.append(observed / truth - 1.0)
+        covered.append(float(inside))
+        estimated.append(1.0 - observed / value)
+    return {
+        "bias": mean_figure(ours),
+        "coverage": mean_figure(covered),
+        "bias_naive": mean_figure(naive),
+        "estimated_share": mean_figure(estimated),
+    }
+
+
+def estimate_newest(cohorts: Cohorts) -> tuple[float, float, float, bool]:
+    """Return estimate, observed and true count of a day, and whether the interval holds the truth.
+
+    Responses are spread over their day, and the day of interest ended a day before `now`.
+    """
+    days = len(cohorts.requests)
+    rng = np.random.default_rng(int(cohorts.requests.sum()))
+    born = cohorts.day + rng.random(len(cohorts.day))
+    now, target = float(days), days - 2
+    hour = np.floor(born * 24).astype(np.int64)
+    is_seen = born + cohorts.delay < now
+    cells = days * 24
+    counts = np.zeros((cells, BUCKETS))
+    seen_delay = (cohorts.delay[is_seen] * DAY).astype(np.int64)
+    np.add.at(counts, (hour[is_seen], bucket_of(seen_delay)), 1.0)
+    ages = (now - (np.arange(cells) + 0.5) / 24) * DAY
+    delays = estimate_delays(counts, ages)
+    own = slice(target * 24, (target + 1) * 24)
+    requests = np.full(24, cohorts.requests[target] / 24)
+    corrected = correct_conversions(counts[own].sum(axis=1), requests, ages[own], delays)
+    truth = float((cohorts.day == target).sum())
+    return corrected.value, corrected.observed, truth, corrected.low <= truth <= corrected.high
+
+
+def cost_us(build_lake: Callable[[Path], int]) -> dict[str, Any]:
+    """Return the microseconds that figures and sketches take for each response of an hour."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        start = 1_790_553_600_000_000
+        responses = build_lake(folder / "lake")
+        lake = Lake(folder / "lake")
+        began = time.process_time()
+        FigureStore(folder / "figures", lake, {"home": SlotRule()}).refresh(start, start + 2 * HOUR)
+        middle = time.process_time()
+        store = SketchStore(folder / "sketches", lake, [f"f{n}" for n in range(100)], "s")
+        store.refresh(start, start + 2 * HOUR + 15 * 60 * SECOND)
+        ended = time.process_time()
+    return {
+        "figures": {"value": (middle - began) / responses * 1e6, "n": responses},
+        "sketches": {"value": (ended - middle) / responses * 1e6, "n": responses},
+        "serving": {"value": 0.0, "n": responses},
+    }

@@ -1,0 +1,149 @@
+"""`tailorbird monitor`: live figures, drift, and what was decided about models."""
+
+import getpass
+import math
+from pathlib import Path
+
+from tailorbird.cli.output import By, Json, Why, console, print_json, print_table
+from tailorbird.errors import UsageError
+
+
+def figures(
+    *,
+    slot: str = "",
+    by: str = "",
+    since: str = "1d",
+    window: str = "",
+    as_of: str = "",
+    plot: Path | None = None,
+    metric: str = "ctr",
+    json: Json = False,
+) -> None:
+    """Print requests, latency, errors, CTR, conversion, revenue, coverage and more.
+
+    The figures are of what people were served, without crawlers. They are computed from the lake,
+    and stored by the hour in data/monitoring. Conversion counts purchases that are still to come,
+    by the delays of earlier ones; `estimated` is the part of it that is an estimate.
+
+    Example:  tailorbird -C shop monitor figures --slot home --by version --since 7d
+
+    Example:  tailorbird -C shop monitor figures --window 1h --plot ctr.png
+
+    Parameters
+    ----------
+    slot:
+        only this slot
+    by:
+        slot, version, arm, device or visitor (new or returning)
+    since:
+        length of the most recent period
+    window:
+        length of a window, from 1m to 1d; by default one window over all
+    as_of:
+        end of the period, ISO 8601; by default now, or the end of an imported log
+    plot:
+        also draw one figure over time into this file
+    metric:
+        the figure to draw
+    """
+    from tailorbird.config import open_project
+    from tailorbird.platform.moment import clock_as_of
+    from tailorbird.platform.monitoring import SHOWN, read_figures
+
+    project = open_project()
+    now = clock_as_of(as_of, project, settled=False).now()
+    result = read_figures(project, now, slot, by=by, since=since, window=window)
+    if plot is not None:
+        result.plot(metric).savefig(plot)
+    if json:
+        print_json(result.to_dict())
+        return
+    from tailorbird.events import to_iso
+
+    headings = {"latency_ms_p95": "p95 ms", "conversion_estimated_share": "estimated"}
+    names = [headings.get(name, name.removesuffix("_rate").replace("_s", " s")) for name in SHOWN]
+    rows = [
+        (to_iso(row.start)[:16], row.group, *(_cell(name, getattr(row, name)) for name in SHOWN))
+        for row in result.rows
+    ]
+    print_table("", ["start (UTC)", by or "group", *names], rows, right=names)
+    if plot is not None:
+        console().print(f"Plot: {plot}")
+
+
+def status(*, as_of: str = "", json: Json = False) -> None:
+    """Print the last 24 hours in ten lines: traffic, figures, models, alarms and decisions.
+
+    Example:  tailorbird -C shop monitor status
+
+    Parameters
+    ----------
+    as_of:
+        end of the 24 hours, ISO 8601; by default now, or the end of an imported log
+    """
+    from tailorbird.config import open_project
+    from tailorbird.platform.moment import clock_as_of
+    from tailorbird.platform.monitoring import read_status
+
+    project = open_project()
+    result = read_status(project, clock_as_of(as_of, project, settled=False))
+    if json:
+        print_json(result.to_dict())
+    else:
+        for line in result.lines:
+            console().print(line)
+
+
+def drift(*, since: str = "7d", as_of: str = "", json: Json = False) -> None:
+    """Print episodes in which features, scores, sources, fields or traffic moved, with the cause.
+
+    The most recent period is compared hour by hour, and day by day, with what was before.
+    `monitoring.false_alarms` says how many episodes a month chance alone may cause.
+
+    Example:  tailorbird -C shop monitor drift
+
+    Parameters
+    ----------
+    since:
+        length of the most recent period
+    as_of:
+        end of the period, ISO 8601; by default now, or the end of an imported log
+    """
+    from tailorbird.config import open_project
+    from tailorbird.platform.drift import find_drift
+    from tailorbird.platform.moment import clock_as_of
+
+    project = open_project()
+    result = find_drift(project, clock_as_of(as_of, project, settled=False), since=since)
+    if json:
+        print_json(result.to_dict())
+        return
+    rows = [
+        (row.since, row.until or "goes on", row.cause, row.evidence, row.runbook)
+        for row in result.rows
+    ]
+    print_table(result.header, ["since", "until", "likely cause", "evidence", "runbook"], rows)
+
+
+def approve(*, why: Why = "", by: By = "") -> None:
+    """Take the step of a model that waits for a person, see `rollout.approval`.
+
+    Example:  tailorbird -C shop monitor approve --why "the figures look right"
+    """
+    from tailorbird.config import open_project
+
+    if not why:
+        raise UsageError("expected a reason for the audit log", where="--why", fix='--why "…"')
+    from tailorbird.platform.rollout import approve as approve_step
+
+    project = open_project()
+    step, version = approve_step(project, project.clock(), by=by or getpass.getuser(), why=why)
+    console().print(f"{step} {version}: done")
+
+
+def _cell(name: str, value: float) -> object:
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if name in ("error_rate", "degraded_rate", "ctr", "conversion", "coverage") or "share" in name:
+        return f"{value:.2%}"
+    return value if isinstance(value, int) else f"{value:,.2f}"

@@ -1,0 +1,160 @@
+"""The next step of a version on its way to the champion, from aliases and audit log alone.
+
+    accepted by the gate → shadow → canary (`monitoring.canary`) → champion → holdout
+                              │         │                             │
+                              └── end ──┴── end, or time limit        └── roll back
+
+Nothing else is remembered, so a process that is killed at any moment goes on where it was: a step
+is one atomic change of the registry.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tailorbird.events import DAY
+
+STEPS = ("shadow", "canary", "promote", "roll_back")
+BEGUN = frozenset({"shadow", "canary", "end canary", "reject", "promote", "rollback"})
+FAILED = frozenset({"end canary", "reject"})
+
+
+class Entry(Protocol):
+    """A line of the registry's audit log."""
+
+    @property
+    def at(self) -> int: ...
+    @property
+    def action(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def by(self) -> str: ...
+
+
+class Names(Protocol):
+    """The aliases of a registry."""
+
+    @property
+    def champion(self) -> str: ...
+    @property
+    def previous(self) -> str: ...
+    @property
+    def canary(self) -> str: ...
+    @property
+    def shadow(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a step may take, and how long nothing is tried after a failure; microseconds."""
+
+    limit_us: int = 2 * DAY
+    cooldown_us: int = DAY
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is next: `start` a version, judge the `shadow`, the `canary` or the `champion`, or `none`.
+
+    Attributes:
+        since: when the present state began, microseconds.
+        is_overdue: its time limit has passed.
+    """
+
+    action: str
+    version: str = ""
+    since: int = 0
+    is_overdue: bool = False
+
+
+def next_step(
+    names: Names,
+    audit: Sequence[Entry],
+    accepted: Sequence[str],
+    now: int,
+    limits: Limits,
+    *,
+    authors: Sequence[str],
+) -> Step:
+    """Return what is next.
+
+    Args:
+        accepted: versions that the gate accepted, oldest first.
+        authors: who trains and decides automatically; others' shadows are left alone.
+    """
+    if names.canary:
+        since = began(audit, "canary", names.canary)
+        return Step("canary", names.canary, since, now >= since + limits.limit_us)
+    if names.shadow and last_author(audit, "shadow", names.shadow) in authors:
+        since = began(audit, "shadow", names.shadow)
+        return Step("shadow", names.shadow, since, now >= since + limits.limit_us)
+    if waiting := pending(names, audit, accepted, authors):
+        return Step("start", waiting, now)
+    if names.champion and names.previous:
+        return Step("champion", names.champion, began(audit, "promote", names.champion))
+    return Step("none")
+
+
+def pending(
+    names: Names, audit: Sequence[Entry], accepted: Sequence[str], authors: Sequence[str]
+) -> str:
+    """Return the newest accepted version that is not on its way, or "".
+
+    A change is logged before it is made, so a version may have a logged step without its alias:
+    the process was killed in between, and the step is taken again. A person's change of models
+    after the version was added ends its way, as does any other promotion.
+    """
+    added = {
+        entry.version: index
+        for index, entry in enumerate(audit)
+        if entry.action == "add" and entry.by in authors
+    }
+    for version in reversed(accepted):
+        if version not in added or version == names.champion:
+            continue
+        later = audit[added[version] :]
+        is_over = any(
+            (entry.action in FAILED and entry.version == version)
+            or (entry.action in ("promote", "rollback") and entry.version != version)
+            or (entry.action in BEGUN and entry.by not in authors)
+            for entry in later
+        )
+        return "" if is_over else version
+    return ""
+
+
+def last_step(audit: Sequence[Entry], version: str) -> str:
+    """Return the last logged step of a version: shadow, canary, promote, or ""."""
+    actions = ("shadow", "canary", "promote")
+    return next(
+        (e.action for e in reversed(audit) if e.version == version and e.action in actions), ""
+    )
+
+
+def cooling_until(audit: Sequence[Entry], authors: Sequence[str], limits: Limits) -> int:
+    """Return until when no new model is tried after one that failed; 0 if none did."""
+    failures = [
+        entry.at
+        for entry in audit
+        if (entry.action in FAILED or entry.action == "rollback") and entry.by in authors
+    ]
+    return failures[-1] + limits.cooldown_us if failures else 0
+
+
+def began(audit: Sequence[Entry], action: str, version: str) -> int:
+    """Return when a version began the state that it is in, across its shares; 0 if unknown."""
+    start = 0
+    for entry in reversed(audit):
+        if entry.version != version:
+            continue
+        if entry.action == action:
+            start = entry.at
+        elif start and entry.action in BEGUN:
+            break
+    return start
+
+
+def last_author(audit: Sequence[Entry], action: str, version: str) -> str:
+    """Return who last took this step with a version."""
+    return next((e.by for e in reversed(audit) if e.action == action and e.version == version), "")

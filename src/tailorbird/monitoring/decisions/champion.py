@@ -1,0 +1,155 @@
+"""Decide whether the champion stays, or is rolled back to the previous version.
+
+| guard-rail | compared with | margin |
+|---|---|---|
+| failures: errors, scores that are not finite, empty lists | the previous version | `TROUBLE` |
+| clicks, at once | the previous version just before the promotion | `FALL` |
+| clicks, in the long run | the holdout, at the same time | `MARGIN` |
+
+The first two look at the last ten minutes, every ten seconds, so that a broken champion is gone in
+less than a minute. The third looks at everything since the promotion: the holdout is randomised,
+so a slight fall shows as soon as it is more than chance. All tests hold at any time, and share one
+probability of a false roll-back in the life of a champion. Clicks of one person depend on each
+other, so counts are divided by their dispersion.
+"""
+
+import math
+from dataclasses import dataclass
+
+from tailorbird.events import DAY, MINUTE, SECOND
+from tailorbird.experiments.statistics import Moments, proportion_interval
+from tailorbird.monitoring.decisions.evidence import rate_above, rate_below
+
+WINDOW_US = 10 * MINUTE  # of the tests that look at the newest responses
+HORIZON_US = 15 * SECOND  # clicks within it count in them, before and after alike
+LIFE_US = 30 * DAY  # over which the probability of a false roll-back is shared
+FALL = 0.3  # of clicks; less may be the time of day
+MARGIN = 0.02
+TROUBLE = 0.01  # share of responses that may fail beyond the reference's
+REFERENCE_MIN = 200
+
+
+@dataclass(frozen=True)
+class Service:
+    """What responses of a version were like.
+
+    Attributes:
+        trouble: responses that failed or were empty, by kind.
+        clicks: clicks and items seen of each person.
+    """
+
+    requests: int
+    trouble: dict[str, int]
+    clicks: Moments
+
+    @property
+    def failures(self) -> int:
+        return sum(self.trouble.values())
+
+
+@dataclass(frozen=True)
+class LongRun:
+    """Clicks and items seen since the promotion, with the dispersion of clicks."""
+
+    clicks: float
+    seen: float
+    dispersion: float = 1.0
+
+
+@dataclass(frozen=True)
+class ChampionVerdict:
+    """The decision: `roll_back` or `hold`, its reason, and the log evidence for a roll-back.
+
+    `guard_rail` is failures, clicks or holdout.
+    """
+
+    action: str
+    reason: str
+    evidence: float
+    guard_rail: str = ""
+
+
+NO_CLICKS = Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+NO_SERVICE = Service(0, {}, NO_CLICKS)
+
+
+def judge_champion(
+    champion: Service,
+    before: Service,
+    holdout_now: Service = NO_SERVICE,
+    *,
+    champion_all: LongRun | None = None,
+    holdout: LongRun | None = None,
+    compare_clicks: bool = True,
+    false_rollback: float = 0.01,
+) -> ChampionVerdict:
+    """Decide whether to roll back.
+
+    Args:
+        champion: responses of the last `WINDOW_US`.
+        before: responses of the previous version just before the promotion.
+        holdout_now: responses of the holdout in the last `WINDOW_US`. Where it fails too, the cause
+            is not the model.
+        champion_all, holdout: since the promotion; None without a holdout.
+        compare_clicks: False once that is too long ago.
+        false_rollback: probability that a champion as good as the previous one is ever rolled back.
+    """
+    windows = LIFE_US / WINDOW_US
+    fast, slow = math.log(3.0 * windows / false_rollback), math.log(3.0 / false_rollback)
+    usual = max(_upper_bound(before), _upper_bound(holdout_now))
+    evidence = rate_above(champion.failures, champion.requests, usual + TROUBLE)
+    if evidence > fast:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in champion.trouble.items() if count)
+        reason = (
+            f"{champion.failures:,} of its last {champion.requests:,} answers failed ({kinds}); "
+            f"{before.failures:,} of {before.requests:,} did before"
+        )
+        return ChampionVerdict("roll_back", reason, evidence, "failures")
+    highest = evidence - fast
+    if compare_clicks:
+        dispersion = max(_dispersion(champion.clicks), _dispersion(before.clicks))
+        evidence = rate_below(
+            champion.clicks.x / dispersion,
+            champion.clicks.y / dispersion,
+            before.clicks.x / dispersion,
+            before.clicks.y / dispersion,
+            margin=FALL,
+        )
+        if evidence > fast:
+            reason = (
+                f"clicks per item seen fell from {before.clicks.ratio:.2%} to "
+                f"{champion.clicks.ratio:.2%} within {HORIZON_US // SECOND} s of an answer"
+            )
+            return ChampionVerdict("roll_back", reason, evidence, "clicks")
+        highest = max(highest, evidence - fast)
+    if champion_all is not None and holdout is not None:
+        dispersion = max(champion_all.dispersion, holdout.dispersion)
+        evidence = rate_below(
+            champion_all.clicks / dispersion,
+            champion_all.seen / dispersion,
+            holdout.clicks / dispersion,
+            holdout.seen / dispersion,
+            margin=MARGIN,
+        )
+        if evidence > slow:
+            reason = (
+                f"clicks per item seen {champion_all.clicks / champion_all.seen:.2%}, those of the "
+                f"holdout on the previous version {holdout.clicks / holdout.seen:.2%}"
+            )
+            return ChampionVerdict("roll_back", reason, evidence, "holdout")
+        highest = max(highest, evidence - slow)
+    return ChampionVerdict("hold", "nothing is worse than before beyond chance", highest)
+
+
+def _upper_bound(service: Service) -> float:
+    """Return the highest failure rate that the service may have had; 0 if it says too little."""
+    if service.requests < REFERENCE_MIN and not service.failures:
+        return 0.0
+    return proportion_interval(service.failures, max(1, service.requests), level=0.99)[1]
+
+
+def _dispersion(clicks: Moments) -> float:
+    """Return the variance of the click rate over that of independent items, at least 1."""
+    if clicks.users < 2 or not 0 < clicks.ratio < 1:
+        return 1.0
+    return max(1.0, clicks.variance * clicks.y / (clicks.ratio * (1.0 - clicks.ratio)))

@@ -1,0 +1,41 @@
+"""Clicks soon after a response, of each person."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.experiments.outcomes import ANSWER, CLICK, IMPRESSION, encode_values, match_outcomes
+from tailorbird.experiments.statistics import Moments
+
+
+def clicks_per_person(
+    events: pa.Table, requests: pa.ChunkedArray, denominators: Mapping[str, str], horizon: int
+) -> Moments:
+    """Return clicks per item seen of these requests, within a time after each.
+
+    Args:
+        events: with `experiments.outcomes.COLUMNS`.
+        requests: ids of the requests that count.
+        denominators: of each slot, "impression" or "answer".
+        horizon: microseconds.
+    """
+    totals = Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    is_answer = pc.equal(events["type"], "answer")
+    for slot in pc.unique(events["slot"].filter(is_answer)).drop_null().to_pylist():
+        outcomes = match_outcomes(events, slot, horizon)
+        table = outcomes.table
+        counts = pc.is_in(table["request_id"], value_set=requests.combine_chunks()).to_numpy()
+        person, persons = encode_values(table["person"])
+        own = counts[outcomes.answer] & (outcomes.kind[outcomes.answer] == ANSWER)
+        kind, who = outcomes.kind[outcomes.row][own], person[outcomes.answer][own]
+        clicks = np.bincount(who[kind == CLICK], minlength=len(persons)).astype(np.float64)
+        if denominators.get(slot, "impression") == "impression":
+            seen = np.bincount(who[kind == IMPRESSION], minlength=len(persons)).astype(np.float64)
+        else:
+            rows = np.flatnonzero(counts & (outcomes.kind == ANSWER))
+            size = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy()
+            seen = np.bincount(person[rows], size[rows], len(persons)).astype(np.float64)
+        totals += Moments.from_totals(clicks[seen > 0], seen[seen > 0])
+    return totals

@@ -1,0 +1,204 @@
+"""The likely cause of an episode of drift, with its evidence and its runbook.
+
+Causes are tried from the specific to the general. One that explains the strongest signals is named
+even if others moved too: a tracker that lost a field also moves features and scores.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tailorbird.events import HOUR
+from tailorbird.monitoring.drift.detect import TRAFFIC, Episode, Signal
+
+SHIFT = 0.1  # change in a share that is evidence
+QUIET, BUSY = 0.2, 1.5  # traffic relative to usual
+BLOCK = 6  # hours
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A likely cause: its name, the evidence in one sentence, and the runbook in docs/operate."""
+
+    name: str
+    evidence: str
+    page: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of models: when, and what; from the registry's audit log."""
+
+    at: int
+    what: str
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Signals before and during an episode."""
+
+    signals: dict[str, Signal]
+    episode: Episode
+    first_hour: int
+    changes: Sequence[Change]
+
+    def of_kind(self, kind: str) -> list[Signal]:
+        """Return the signals of a kind that moved, the strongest first."""
+        return [self.signals[moved.name] for moved in self.episode.moved if moved.kind == kind]
+
+    def shares(self, signal: Signal) -> tuple[np.ndarray, np.ndarray]:
+        """Return the share of each bin before and during the episode."""
+        before = signal.counts[: self.episode.start].sum(axis=0)
+        during = signal.counts[self.episode.start : self.episode.stop].sum(axis=0)
+        return before / max(before.sum(), 1.0), during / max(during.sum(), 1.0)
+
+    def largest(self, signal: Signal) -> tuple[str, float, float]:
+        """Return the bin whose share moved most, with its share before and during."""
+        before, during = self.shares(signal)
+        index = int(np.argmax(np.abs(during - before)))
+        return signal.bins[index], float(before[index]), float(during[index])
+
+    def traffic(self, name: str) -> tuple[float, float]:
+        """Return the lowest and highest number of a signal in any `BLOCK` hours of the episode.
+
+        Both are relative to the same hours of the week before the episode; 1 if nothing is known.
+        """
+        signal, start = self.signals.get(name), self.episode.start
+        if signal is None or start < 24:
+            return 1.0, 1.0
+        counts = signal.counts.sum(axis=1)
+        past = np.arange(max(0, start - 7 * 24), start)
+        usual = np.bincount(past % 24, counts[past], 24) / np.bincount(past % 24, minlength=24)
+        hours = np.arange(start, min(self.episode.stop, len(counts)))
+        blocks = [hours[at : at + BLOCK] for at in range(0, len(hours), BLOCK)]
+        ratios = [
+            float(counts[block].sum() / usual[block % 24].sum())
+            for block in blocks
+            if usual[block % 24].sum() > 0
+        ]
+        return (min(ratios), max(ratios)) if ratios else (1.0, 1.0)
+
+
+def name_cause(
+    episode: Episode, signals: Sequence[Signal], first_hour: int, changes: Sequence[Change] = ()
+) -> Cause:
+    """Return the likely cause of an episode, or `unknown`."""
+    facts = _Facts({each.name: each for each in signals}, episode, first_hour, changes)
+    for rule in _RULES:
+        if (cause := rule(facts)) is not None:
+            return cause
+    moved = ", ".join(one.name for one in episode.moved[:3])
+    return Cause("unknown", f"moved most: {moved}", "drift.md")
+
+
+def _outage(facts: _Facts) -> Cause | None:
+    ratio, _ = facts.traffic("events")
+    if ratio > QUIET or not any(one.kind == TRAFFIC for one in facts.episode.moved):
+        return None
+    evidence = f"events are at {ratio:.0%} of usual: nothing arrives, people have not left"
+    return Cause("outage upstream", evidence, "no-events.md")
+
+
+def _lost_field(facts: _Facts) -> Cause | None:
+    for signal in facts.of_kind("field"):
+        before, during = facts.shares(signal)
+        if during[0] - before[0] > SHIFT:
+            evidence = f"{signal.name} is missing in {during[0]:.0%}, {before[0]:.0%} before"
+            return Cause("tracker lost a field", evidence, "lost-field.md")
+    return None
+
+
+def _bots(facts: _Facts) -> Cause | None:
+    for signal in facts.of_kind("agent"):
+        name, before, during = facts.largest(signal)
+        share = (before, during) if name == "bot" else (1.0 - before, 1.0 - during)
+        if share[1] - share[0] > SHIFT / 2:
+            evidence = f"crawlers make {share[1]:.0%} of the events, {share[0]:.0%} before"
+            return Cause("bots", evidence, "bots.md")
+    return None
+
+
+def _slow_store(facts: _Facts) -> Cause | None:
+    for signal in facts.of_kind("degraded"):
+        before, during = facts.shares(signal)
+        change = during - before
+        names = [
+            (float(change[index]), name)
+            for index, name in enumerate(signal.bins)
+            if name not in ("nothing", "missing")
+        ]
+        rise, name = max(names, default=(0.0, ""))
+        if rise > SHIFT / 2:
+            kind = "stale source" if name in ("candidates", "retrieval") else "slow store"
+            page = "stale-source.md" if kind == "stale source" else "slow-store.md"
+            return Cause(kind, f"{rise:.0%} more answers lack {name}", page)
+    if facts.of_kind("latency"):
+        return Cause("slow store", "answers take another time than usual", "slow-store.md")
+    return None
+
+
+def _model_change(facts: _Facts) -> Cause | None:
+    start = facts.first_hour + facts.episode.start * HOUR
+    kinds = {one.kind for one in facts.episode.moved}
+    near = [one for one in facts.changes if start - 26 * HOUR <= one.at <= start + 2 * HOUR]
+    if near and kinds & {"score", "model", "source"}:
+        return Cause("model change", near[-1].what, "model-change.md")
+    return None
+
+
+def _stale_source(facts: _Facts) -> Cause | None:
+    for signal in facts.of_kind("source"):
+        before, during = facts.shares(signal)
+        index = int(np.argmax(before - during))
+        if before[index] - during[index] > SHIFT and during[index] < before[index] / 4:
+            evidence = (
+                f"{signal.bins[index]} gives {during[index]:.0%} of the candidates, "
+                f"{before[index]:.0%} before"
+            )
+            return Cause("stale source", evidence, "stale-source.md")
+    return None
+
+
+def _catalogue(facts: _Facts) -> Cause | None:
+    _, ratio = facts.traffic("item profiles")
+    if ratio < BUSY or not any(one.name == "item profiles" for one in facts.episode.moved):
+        return None
+    return Cause("catalogue swap", f"item profiles are at {ratio:.0%} of usual", "catalogue.md")
+
+
+def _device(facts: _Facts) -> Cause | None:
+    for signal in (*facts.of_kind("event_device"), *facts.of_kind("device")):
+        name, before, during = facts.largest(signal)
+        if abs(during - before) > SHIFT:
+            evidence = f"device {name} has {during:.0%} of the traffic, {before:.0%} before"
+            return Cause("new app version or device", evidence, "traffic-mix.md")
+    return None
+
+
+def _promotion(facts: _Facts) -> Cause | None:
+    _, ratio = facts.traffic("events")
+    if ratio >= BUSY:
+        return Cause("promotion", f"events are at {ratio:.0%} of usual", "promotion.md")
+    return None
+
+
+def _season(facts: _Facts) -> Cause | None:
+    if facts.episode.compared_with in ("hour", "all") and len(facts.episode.moved) > 1:
+        evidence = "the history has no four weeks yet, so weekdays are not told apart"
+        return Cause("seasonality", evidence, "drift.md")
+    return None
+
+
+_RULES: tuple[Callable[[_Facts], Cause | None], ...] = (
+    _outage,
+    _lost_field,
+    _bots,
+    _slow_store,
+    _model_change,
+    _catalogue,
+    _stale_source,
+    _device,
+    _promotion,
+    _season,
+)

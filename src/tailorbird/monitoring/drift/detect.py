@@ -1,0 +1,235 @@
+"""Episodes of drift at a stated rate of false alarms.
+
+Each window (an hour, and a day) is compared with the comparable windows of the history: same hour
+and weekday where at least `WEEKS_MIN` weeks are there, else the same hour, else all.
+
+    d      distance of a window to the sum of its comparable windows, without itself
+    z      d² ÷ (a + b ÷ n), where a is the site's own variation and b ÷ n that of n requests;
+           a and b are fitted to the history of each signal
+    M      the largest z over all signals whose d is at least `SMALLEST_EFFECT`
+
+The threshold on M comes from the peaks of M in the history, one for each episode: an exponential
+tail fitted to the largest of them says which level is passed at the stated rate (peaks over
+threshold; Davison and Smith, JRSS B 1990). All signals share it, so one figure holds for all
+together, however they depend on each other.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.monitoring.drift.distance import SMALLEST_EFFECT, distances
+
+HOURS_WEEK = 168
+HOURS_MONTH = 730.0
+WEEKS_MIN = 4
+DAYS_MIN = 7
+GAP = 6  # windows of quiet that end an episode
+PEAKS = 20
+TRAFFIC = "traffic"  # a signal of this kind is compared by its number of requests alone
+TRAFFIC_SCALE = 0.1  # of a logarithm: the smallest effect is a change by a third
+SCALES = (1, 24)  # hours in a window; each has half of the stated rate
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Histograms of one signal by hour: shape (hours, bins), the first bin for missing values.
+
+    Attributes:
+        kind: feature, score, source, traffic, …; episodes are explained by it.
+        bins: names of the bins.
+    """
+
+    name: str
+    counts: Floats
+    is_category: bool = False
+    kind: str = "feature"
+    bins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A signal that moved in an episode: its largest distance, and z in units of the threshold."""
+
+    name: str
+    kind: str
+    distance: float
+    strength: float
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A drift from hour `start` until `stop` (exclusive), counted from the first hour of the table.
+
+    Attributes:
+        detected: end of the first window that showed it.
+        compared_with: `hour and weekday`, `weekday`, `hour`, or `all`.
+        is_open: it goes on.
+        moved: the signals, the strongest first.
+    """
+
+    start: int
+    stop: int
+    detected: int
+    compared_with: str
+    is_open: bool
+    moved: tuple[Moved, ...]
+
+
+def find_episodes(
+    signals: list[Signal], history: int, *, false_alarms: float = 1.0
+) -> list[Episode]:
+    """Return the episodes after the history.
+
+    Args:
+        signals: all of the same hours.
+        history: number of hours, from the first, that are taken to be without drift.
+        false_alarms: episodes a month that chance alone may cause, over all signals.
+    """
+    if not signals or history < DAYS_MIN * 24:
+        return []
+    found: list[Episode] = []
+    for scale in SCALES:
+        found += _find(signals, history, scale, false_alarms / len(SCALES))
+    return merge_episodes(found)
+
+
+def merge_episodes(episodes: list[Episode]) -> list[Episode]:
+    """Join episodes that overlap, as an hour and its day do."""
+    merged: list[Episode] = []
+    for each in sorted(episodes, key=lambda episode: episode.start):
+        if merged and each.start <= merged[-1].stop:
+            last = merged.pop()
+            strongest: dict[str, Moved] = {}
+            for moved in sorted((*last.moved, *each.moved), key=lambda one: one.strength):
+                strongest[moved.name] = moved
+            ordered = tuple(sorted(strongest.values(), key=lambda one: -one.strength))
+            merged.append(
+                Episode(
+                    last.start,
+                    max(last.stop, each.stop),
+                    min(last.detected, each.detected),
+                    last.compared_with,
+                    last.is_open or each.is_open,
+                    ordered,
+                )
+            )
+        else:
+            merged.append(each)
+    return merged
+
+
+def _find(signals: list[Signal], history: int, scale: int, false_alarms: float) -> list[Episode]:
+    windows, past = len(signals[0].counts) // scale, history // scale
+    slot, compared_with = _comparable(past, scale)
+    slots = slot[np.arange(windows) % len(slot)]
+    strength = np.zeros((len(signals), windows))
+    distance = np.zeros((len(signals), windows))
+    for index, signal in enumerate(signals):
+        counts = signal.counts[: windows * scale].reshape(windows, scale, -1).sum(axis=1)
+        distance[index], strength[index] = _strength(counts, slots, past, signal)
+    relevant = np.where(distance >= SMALLEST_EFFECT, strength, 0.0)
+    highest = relevant.max(axis=0)
+    threshold = _threshold(strength[:, :past].max(axis=0), false_alarms, past * scale)
+    episodes = []
+    for first, last in _runs(highest[past:] > threshold):
+        part = slice(past + first, past + last + 1)
+        own = relevant[:, part].max(axis=1)
+        moved = tuple(
+            Moved(
+                signals[index].name,
+                signals[index].kind,
+                float(distance[index, part].max()),
+                float(own[index] / threshold),
+            )
+            for index in np.argsort(-own)
+            if own[index] > threshold
+        )
+        episodes.append(
+            Episode(
+                (past + first) * scale,
+                (past + last + 1) * scale,
+                (past + first + 1) * scale,
+                compared_with,
+                past + last >= windows - GAP,
+                moved,
+            )
+        )
+    return episodes
+
+
+def _comparable(past: int, scale: int) -> tuple[npt.NDArray[np.int64], str]:
+    """Return the class of comparable windows of each window of a cycle, and its name."""
+    day, week = 24 // scale, HOURS_WEEK // scale
+    if past >= WEEKS_MIN * week:
+        return np.arange(week), "hour and weekday" if scale == 1 else "weekday"
+    if day > 1:
+        return np.arange(day), "hour"
+    return np.zeros(1, np.int64), "all"
+
+
+def _strength(
+    counts: Floats, slots: npt.NDArray[np.int64], past: int, signal: Signal
+) -> tuple[Floats, Floats]:
+    """Return the distance and z of each window."""
+    totals = np.zeros((int(slots.max()) + 1, counts.shape[1]))
+    np.add.at(totals, slots[:past], counts[:past])
+    reference = totals[slots]
+    reference[:past] -= counts[:past]
+    requests = np.maximum(counts.sum(axis=1), 1.0)
+    if signal.kind == TRAFFIC:
+        members = np.bincount(slots[:past], minlength=len(totals))[slots].astype(np.float64)
+        members[:past] -= 1.0
+        usual = reference.sum(axis=1) / np.maximum(members, 1.0)
+        distance = TRAFFIC_SCALE * np.abs(np.log((counts.sum(axis=1) + 1.0) / (usual + 1.0)))
+        requests = np.maximum(usual, 1.0)
+    else:
+        distance = distances(counts, reference, is_category=signal.is_category)
+        is_known = (counts.sum(axis=1) > 0) & (reference.sum(axis=1) > 0)
+        distance = np.where(is_known, distance, 0.0)
+    known = distance[:past] ** 2
+    design = np.column_stack([np.ones(past), 1.0 / requests[:past]])
+    # Robust against drift in the history: the largest values are taken out before the second fit.
+    keep = np.ones(past, bool)
+    scale = np.full(len(counts), max(float(known.mean()), 1e-12))
+    for _ in range(2):
+        fitted = np.linalg.lstsq(design[keep], known[keep], rcond=None)[0]
+        a, b = max(float(fitted[0]), 0.0), max(float(fitted[1]), 0.0)
+        if a + b <= 0:
+            break
+        scale = np.maximum(a + b / requests, 1e-12)
+        ratio = known / scale[:past]
+        keep = ratio < 5.0 * np.median(ratio[ratio > 0]) if (ratio > 0).any() else keep
+    return distance, distance**2 / scale
+
+
+def _threshold(highest: Floats, false_alarms: float, hours: int) -> float:
+    """Return the level that a month without drift passes in `false_alarms` episodes."""
+    peaks = -np.sort(-_peaks(highest))
+    count = min(PEAKS, len(peaks) - 1)
+    if count < 3:
+        return float(highest.max(initial=0.0) * 2.0 + 1.0)
+    base, excess = peaks[count], peaks[:count] - peaks[count]
+    expected = false_alarms * hours / HOURS_MONTH
+    return float(base + excess.mean() * np.log(count / expected))
+
+
+def _peaks(highest: Floats) -> Floats:
+    """Return local maxima that are more than `GAP` windows apart."""
+    blocks = highest[: len(highest) // GAP * GAP].reshape(-1, GAP).max(axis=1)
+    padded = np.concatenate([[-np.inf], blocks, [-np.inf]])
+    is_peak = (padded[1:-1] >= padded[:-2]) & (padded[1:-1] > padded[2:])
+    return blocks[is_peak]
+
+
+def _runs(alarm: Bools) -> list[tuple[int, int]]:
+    """Return first and last window of each run of alarms, with up to `GAP` quiet ones between."""
+    indices = np.flatnonzero(alarm)
+    if not len(indices):
+        return []
+    parts = np.split(indices, np.flatnonzero(np.diff(indices) > GAP) + 1)
+    return [(int(part[0]), int(part[-1])) for part in parts]

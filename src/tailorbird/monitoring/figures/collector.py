@@ -1,0 +1,70 @@
+"""Live figures of the last hour, open episodes of drift and recent steps as Prometheus metrics."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from tailorbird.monitoring.figures.report import Figures
+
+METRICS = {
+    "requests": "Responses of the last hour.",
+    "error_rate": "Share of responses whose model failed, in the last hour.",
+    "empty_rate": "Share of responses without an item, in the last hour.",
+    "degraded_rate": "Share of responses that lacked something, in the last hour.",
+    "latency_ms_p95": "95th percentile of the time of a response, in the last hour.",
+    "ctr": "Clicks per item seen, in the last hour.",
+    "conversion": "Share of responses with a purchase, corrected for those still to come.",
+    "revenue": "Revenue that followed the responses of the last hour.",
+    "dwell_s": "Mean time on an item, in the last hour.",
+    "coverage": "Distinct items served in the last hour, relative to the catalogue.",
+    "novelty": "Mean of -log2 of an item's share of yesterday's clicks, in the last hour.",
+    "calibration": "Predicted clicks divided by clicks, in the last hour.",
+}
+
+
+class FiguresCollector(Collector):
+    """Exports figures by slot and version.
+
+    Args:
+        figures: returns slot and figures of each version of it, as last computed.
+    """
+
+    def __init__(self, figures: Callable[[], Sequence[tuple[str, Figures]]]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        figures = self._figures()
+        for name, text in METRICS.items():
+            metric = GaugeMetricFamily(f"tailorbird_live_{name}", text, labels=["slot", "version"])
+            for slot, row in figures:
+                if not math.isnan(value := getattr(row, name)):
+                    metric.add_metric([slot, row.group], value)
+            yield metric
+
+
+class RolloutCollector(Collector):
+    """Exports open episodes of drift by cause, and the steps of models in the last 24 hours.
+
+    Args:
+        causes: returns the cause of each open episode.
+        actions: returns the action of each step of the last 24 hours.
+    """
+
+    def __init__(
+        self, causes: Callable[[], Sequence[str]], actions: Callable[[], Sequence[str]]
+    ) -> None:
+        self._causes, self._actions = causes, actions
+
+    def collect(self) -> Iterable[Metric]:
+        for name, text, label, values in (
+            ("drift_episodes", "Open episodes of drift by likely cause.", "cause", self._causes()),
+            ("rollout_steps", "Steps of models in 24 hours.", "action", self._actions()),
+        ):
+            metric = GaugeMetricFamily(f"tailorbird_{name}", text, labels=[label])
+            for value, count in sorted(Counter(values).items()):
+                metric.add_metric([value], count)
+            yield metric

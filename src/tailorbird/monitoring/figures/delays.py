@@ -1,0 +1,131 @@
+"""The delay between a response and its conversion, and the correction of recent counts for it.
+
+A conversion is observed only if its delay is shorter than the response's age: delays are truncated
+on the right. The reverse hazard of bucket j is the share of the conversions with a delay up to j
+that fall into j, among responses that are old enough to show them:
+
+    r_j = d_j / n_j      F(j) = Π over k > j of (1 − r_k)
+
+This is Lynden-Bell's product-limit estimator (Monthly Notices of the RAS 1971; Lagakos et al.,
+Biometrika 1988). It holds whatever the conversion rate does over time, because it conditions on
+the conversions. A response of age a counts its conversions 1 / F(a) times. `HALF_LIFE` forgets old
+responses, so that the estimate follows delays that change.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.events import DAY, SECOND
+
+BUCKETS = 64
+EDGES = np.concatenate([[0.0], np.geomspace(SECOND, 60 * DAY, BUCKETS)])  # upper edges from 1 on
+HALF_LIFE = 14 * DAY
+SHARE_MIN = 0.1  # with less of its conversions known, a response's rate is taken from the others
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Delays:
+    """Distribution of delays, conditional on delays up to the oldest response's age.
+
+    Attributes:
+        share: F at each of `EDGES`, shape (BUCKETS + 1,).
+        variance: of log F at each edge, shape (BUCKETS + 1,).
+        conversions: number of conversions that it was estimated from.
+    """
+
+    share: Floats
+    variance: Floats
+    conversions: float
+
+    def share_known(self, ages: Floats) -> tuple[Floats, Floats]:
+        """Return the share of conversions known at each age, and the variance of its logarithm."""
+        return np.interp(ages, EDGES, self.share), np.interp(ages, EDGES, self.variance)
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A number of conversions, corrected for those that are still to come.
+
+    `estimated_share` is the part of `value` that was not observed.
+    """
+
+    value: float
+    low: float
+    high: float
+    observed: float
+
+    @property
+    def estimated_share(self) -> float:
+        return 1.0 - self.observed / self.value if self.value > 0 else 0.0
+
+
+def bucket_of(delays_us: npt.NDArray[np.int64]) -> Ints:
+    """Return the bucket of each delay, 0 to BUCKETS − 1; longer ones are in the last."""
+    return np.minimum(np.searchsorted(EDGES[1:], delays_us, side="left"), BUCKETS - 1)
+
+
+def estimate_delays(counts: Floats, ages: Floats) -> Delays:
+    """Estimate the distribution of delays.
+
+    Args:
+        counts: conversions of each cell by bucket of delay, shape (cells, BUCKETS).
+        ages: age of each cell's responses when they were counted, microseconds, shape (cells,).
+    """
+    order = np.argsort(-ages, kind="stable")
+    ages = ages[order]
+    weight = np.exp2(-(ages - ages.min(initial=0.0)) / HALF_LIFE)[:, None] if len(ages) else 1.0
+    weighted = counts[order] * weight
+    # Row i is the total of the i oldest cells, so that a bucket reads those that are old enough.
+    oldest = np.vstack([np.zeros(BUCKETS), np.cumsum(weighted, axis=0)])
+    raw = np.vstack([np.zeros(BUCKETS), np.cumsum(counts[order], axis=0)])
+    old_enough = np.searchsorted(-ages, -EDGES[1:], side="right")
+    buckets = np.arange(BUCKETS)
+    events = oldest[old_enough, buckets]
+    at_risk = np.cumsum(oldest, axis=1)[old_enough, buckets]
+    at_risk_raw = np.cumsum(raw, axis=1)[old_enough, buckets]
+    hazard = np.divide(events, at_risk, out=np.zeros(BUCKETS), where=at_risk > 0)
+    hazard[0] = 0.0  # of what is in the first bucket, everything is
+    hazard = np.minimum(hazard, 1.0 - 1e-9)
+    after = np.concatenate([np.cumsum(np.log1p(-hazard)[::-1])[::-1][1:], [0.0]])
+    greenwood = np.divide(
+        hazard, at_risk_raw * (1.0 - hazard), out=np.zeros(BUCKETS), where=at_risk_raw > 0
+    )
+    spread = np.concatenate([np.cumsum(greenwood[::-1])[::-1][1:], [0.0]])
+    share = np.exp(after)
+    if not raw[-1].any():
+        share[:] = 1.0  # nothing is known of delays, so nothing is corrected
+    return Delays(
+        np.concatenate([[0.0], share]), np.concatenate([[spread[0]], spread]), float(raw[-1].sum())
+    )
+
+
+def correct_conversions(
+    observed: Floats, requests: Floats, ages: Floats, delays: Delays, *, z: float = 1.96
+) -> Corrected:
+    """Return the conversions that these responses will have had in the end.
+
+    Args:
+        observed, requests, ages: of each cell, shape (cells,).
+        z: half width of the interval in standard errors.
+    """
+    share, log_variance = delays.share_known(ages)
+    is_known = share >= SHARE_MIN
+    known = observed[is_known] / share[is_known]
+    # The final count is estimated, not a rate: what is observed has no error any more.
+    own_variance = float((known * (1.0 / share[is_known] - 1.0)).sum())
+    total = float(known.sum())
+    # The error of F is common to all cells, so it adds up before it is squared.
+    common = float((known * np.sqrt(log_variance[is_known]))[share[is_known] < 1.0].sum())
+    ratio = 1.0
+    if not is_known.all() and requests[is_known].sum() > 0:
+        ratio = float(requests.sum() / requests[is_known].sum())
+    value = max(total * ratio, float(observed.sum()))
+    error = z * ratio * np.sqrt(own_variance + common**2)
+    return Corrected(
+        value, max(value - error, float(observed.sum())), value + error, float(observed.sum())
+    )

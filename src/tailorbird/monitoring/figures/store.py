@@ -1,0 +1,116 @@
+"""The figures of a project on disk: one Parquet file of cells an hour.
+
+    data/monitoring/figures/2026-11-24/13.parquet
+
+An hour is computed from the lake alone, so any process may compute it: a file is replaced at once,
+and a crash leaves the old one. An hour is counted again while something may still follow its
+responses: the newest two hours each time, earlier ones once an hour, until the longest attribution
+window has passed.
+"""
+
+import io
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from tailorbird.atomic_write import atomic_write
+from tailorbird.events import DAY, HOUR, MINUTE, to_iso
+from tailorbird.events.contract.schema import micros
+from tailorbird.lake import Lake
+from tailorbird.lake.lake import span
+from tailorbird.monitoring.figures.cells import SCHEMA, Builder, SlotRule
+
+RECENT_US = 2 * HOUR
+SETTLE_US = 10 * MINUTE  # events arrive and are committed a little later
+HISTORY_DAYS = 56  # kept, and computed when they are missing
+COUNTED = b"counted_at"
+log = logging.getLogger(__name__)
+
+
+class FigureStore:
+    """Reads and refreshes the figures of a project.
+
+    Args:
+        folder: `data/monitoring/figures`.
+        rules: how each slot counts.
+    """
+
+    def __init__(self, folder: Path, lake: Lake, rules: Mapping[str, SlotRule]) -> None:
+        self._folder, self._lake = folder, lake
+        self._builder = Builder(lake, rules)
+
+    def refresh(self, since: int, now: int) -> int:
+        """Compute the hours from `since` on that are missing or not final; return their number.
+
+        Raises:
+            NotReadyError: there is no lake.
+        """
+        lower = max(since, now - HISTORY_DAYS * DAY)
+        hours = self._hours_with_answers(lower, now)
+        due = [hour for hour in hours if self._is_due(hour, now)]
+        for hour in due:
+            self._write(hour, self._builder.build(hour, hour + HOUR, now), now)
+        return len(due)
+
+    def read(self, since: int, until: int) -> pa.Table:
+        """Return the cells of the minutes in [since, until)."""
+        tables = [
+            pq.read_table(path)
+            for hour in range(since // HOUR * HOUR, until, HOUR)
+            if (path := self._path(hour)).is_file()
+        ]
+        cells = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+        minute = pc.field("minute")
+        return cells.filter((minute >= since) & (minute < until))
+
+    def remove_before(self, oldest: int) -> None:
+        """Delete the hours before a time."""
+        for path in sorted(self._folder.glob("*/*.parquet")):
+            if path.parent.name < to_iso(oldest)[:10]:
+                path.unlink()
+                if not any(path.parent.iterdir()):
+                    path.parent.rmdir()
+
+    def _hours_with_answers(self, since: int, now: int) -> list[int]:
+        is_answer = ds.field("type") == "answer"
+        where = span("day", since // HOUR * HOUR, now)
+        hours: set[int] = set()
+        condition = is_answer if where is None else where & is_answer
+        for batch in self._lake.batches("events", ["ts"], condition):
+            hours.update((pc.unique(pa.array(micros(batch["ts"]) // HOUR))).to_pylist())
+        return [hour * HOUR for hour in sorted(hours)]
+
+    def _is_due(self, hour: int, now: int) -> bool:
+        counted_at = self._counted_at(hour)
+        if counted_at is None:
+            return True
+        final_at = hour + HOUR + self._builder.attribution + SETTLE_US
+        if counted_at >= final_at:
+            return False
+        return now - hour < RECENT_US + HOUR or now - counted_at >= HOUR or now >= final_at
+
+    def _counted_at(self, hour: int) -> int | None:
+        try:
+            metadata = pq.read_schema(self._path(hour)).metadata or {}
+        except FileNotFoundError:
+            return None
+        except pa.ArrowInvalid as error:
+            log.warning("%s cannot be read and is computed again: %s", self._path(hour), error)
+            return None
+        return int(metadata.get(COUNTED, b"0"))
+
+    def _write(self, hour: int, cells: pa.Table, now: int) -> None:
+        buffer = io.BytesIO()
+        pq.write_table(
+            cells.replace_schema_metadata({COUNTED: str(now)}), buffer, compression="zstd"
+        )
+        atomic_write(self._path(hour), buffer.getvalue())
+
+    def _path(self, hour: int) -> Path:
+        name = to_iso(hour)
+        return self._folder / name[:10] / f"{name[11:13]}.parquet"

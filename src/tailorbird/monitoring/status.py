@@ -1,0 +1,178 @@
+"""The last 24 hours in ten lines."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events import DAY, to_iso
+from tailorbird.monitoring.daily import read_reports
+from tailorbird.monitoring.figures.report import Figures, rows_of, slot_delays, summarize
+
+EVENTS_MAX = 2
+
+
+class Entry(Protocol):
+    """A line of the registry's audit log."""
+
+    @property
+    def at(self) -> int: ...
+    @property
+    def action(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def by(self) -> str: ...
+    @property
+    def why(self) -> str: ...
+
+
+class Names(Protocol):
+    """The aliases of a registry."""
+
+    @property
+    def champion(self) -> str: ...
+    @property
+    def previous(self) -> str: ...
+    @property
+    def canary(self) -> str: ...
+    @property
+    def shadow(self) -> str: ...
+    @property
+    def share(self) -> float: ...
+
+
+class Versions(Protocol):
+    """The registry, which this package does not import."""
+
+    def aliases(self) -> Names: ...
+    def audit(self) -> "list[Any]": ...
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of a site, for `tailorbird monitor status`.
+
+    Attributes:
+        at: microseconds.
+        lines: ten at most.
+        today, before: the figures of the last 24 hours and of the 24 before; None without any.
+    """
+
+    at: int
+    lines: tuple[str, ...]
+    today: Figures | None
+    before: Figures | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `tailorbird monitor status --json` prints."""
+        today, before = (rows_of([each])[0] if each else None for each in (self.today, self.before))
+        return {"at": to_iso(self.at), "lines": self.lines, "today": today, "before": before}
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines)
+
+
+def build_status(
+    cells: pa.Table,
+    now: int,
+    *,
+    registry: Versions,
+    checks: Path,
+    catalogue: int = 0,
+    alarms: tuple[str, ...] = (),
+) -> Status:
+    """Return the state from the cells of the last two days.
+
+    Args:
+        alarms: one sentence for each open alarm.
+    """
+    delays = slot_delays(cells)
+    minute = pc.field("minute")
+
+    def of(part: pa.Table, since: int) -> Figures | None:
+        rows = summarize(part, since, since + DAY, catalogue=catalogue, delays=delays)
+        return rows[0] if rows else None
+
+    today_cells = cells.filter(minute >= now - DAY)
+    today = of(today_cells, now - DAY)
+    before = of(cells.filter(minute < now - DAY), now - 2 * DAY)
+    lines = [
+        f"{to_iso(now)[:16]}Z, the last 24 hours against the 24 before",
+        *_traffic(today, before),
+        _slots(today_cells, now, delays),
+        _models(registry.aliases()),
+        _checks(checks),
+        "alarms: " + ("; ".join(alarms) if alarms else "none open"),
+        *_decisions(registry.audit(), now),
+    ]
+    return Status(now, tuple(lines[:10]), today, before)
+
+
+def _traffic(today: Figures | None, before: Figures | None) -> list[str]:
+    if today is None:
+        return ["requests: none was served"]
+    return [
+        f"requests: {today.requests:,}{_change(today, before, 'requests')}, "
+        f"p95 {today.latency_ms_p95:.1f} ms{_change(today, before, 'latency_ms_p95')}",
+        f"trouble: {today.error_rate:.2%} errors, {today.empty_rate:.2%} empty, "
+        f"{today.degraded_rate:.2%} degraded",
+        f"clicks: CTR {_percent(today.ctr)}{_change(today, before, 'ctr')}, calibration "
+        f"{'unknown' if math.isnan(today.calibration) else format(today.calibration, '.2f')}",
+        f"purchases: conversion {_percent(today.conversion)}{_change(today, before, 'conversion')}"
+        f" ({today.conversion_estimated_share:.0%} of it estimated), revenue {today.revenue:,.2f}"
+        f"{_change(today, before, 'revenue')}",
+    ]
+
+
+def _slots(cells: pa.Table, now: int, delays: dict[str, Any]) -> str:
+    rows = summarize(cells, now - DAY, now, by="slot", delays=delays)
+    busiest = sorted(rows, key=lambda row: -row.requests)[:4]
+    return "slots: " + (
+        ", ".join(f"{row.group} {row.requests:,} at {_percent(row.ctr)}" for row in busiest)
+        or "none"
+    )
+
+
+def _models(names: Names) -> str:
+    text = f"models: champion {names.champion or 'none'}"
+    if names.previous:
+        text += f", previous {names.previous}"
+    if names.canary:
+        text += f", canary {names.canary} at {names.share:.0%}"
+    if names.shadow:
+        text += f", shadow {names.shadow}"
+    return text
+
+
+def _checks(folder: Path) -> str:
+    report = next(iter(read_reports(folder)), None)
+    if report is None:
+        return "data: no day was checked yet"
+    failed = ", ".join(check.name for check in report.failed)
+    return f"data of {report.day}: " + (f"FAILED {failed}" if failed else "every check passed")
+
+
+def _decisions(audit: "list[Entry]", now: int) -> list[str]:
+    recent = [entry for entry in audit if entry.at > now - DAY and entry.action != "add"]
+    if not recent:
+        return ["decisions: none"]
+    return [
+        f"{to_iso(entry.at)[11:16]}Z {entry.by}: {entry.action} {entry.version}, {entry.why}"
+        for entry in recent[-EVENTS_MAX:][::-1]
+    ]
+
+
+def _percent(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.2%}"
+
+
+def _change(today: Figures, before: Figures | None, name: str) -> str:
+    old = getattr(before, name) if before is not None else 0.0
+    new = getattr(today, name)
+    if not old or math.isnan(old) or math.isnan(new):
+        return ""
+    return f" ({new / old - 1.0:+.0%})"

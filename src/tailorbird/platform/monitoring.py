@@ -1,0 +1,304 @@
+"""Live figures and the state of a site, for notebooks and `tailorbird monitor`."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tailorbird.config import Project, open_project
+from tailorbird.errors import NotReadyError, TailorbirdError, UsageError
+from tailorbird.events import DAY, HOUR, Clock, parse_duration, to_iso
+from tailorbird.lake import Lake
+from tailorbird.monitoring.figures import Figures, FigureStore, summarize
+from tailorbird.monitoring.figures.cells import SlotRule
+from tailorbird.monitoring.figures.report import METRICS, check_dimension, rows_of, slot_delays
+from tailorbird.monitoring.figures.store import HISTORY_DAYS
+from tailorbird.monitoring.status import Status, build_status
+from tailorbird.platform.drift import RECENT, DriftResult, find_drift, read_open_episodes
+from tailorbird.platform.frames import Frame
+from tailorbird.platform.moment import clock_as_of
+from tailorbird.platform.runtime.canary import BY as CANARY
+from tailorbird.registry import Registry
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Plot
+
+SHOWN = (
+    "requests",
+    "latency_ms_p95",
+    "error_rate",
+    "degraded_rate",
+    "ctr",
+    "conversion",
+    "conversion_estimated_share",
+    "revenue",
+    "dwell_s",
+    "coverage",
+    "novelty",
+    "calibration",
+)
+DELAY_DAYS = 28  # of conversions whose delays are learned
+TRAINER = "trainer"  # the author of the trainer's changes in the registry
+FIGURES_S = 60.0  # between computations of the figures
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, repr=False)
+class FiguresResult:
+    """Live figures by window and group.
+
+    Attributes:
+        since, until: the time that they cover, microseconds.
+        by: the dimension of the groups; "" for all together.
+        rows: the figures.
+    """
+
+    since: int
+    until: int
+    by: str
+    rows: list[Figures]
+
+    def to_frame(self) -> Frame:
+        """Return all figures as a table."""
+        names = ["start", self.by or "group", *METRICS]
+        values = [[to_iso(row.start)[:16], *list(each.values())[1:]] for row, each in self._pairs()]
+        return Frame.from_rows(names, values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `tailorbird monitor figures --json` prints."""
+        return {
+            "since": to_iso(self.since),
+            "until": to_iso(self.until),
+            "by": self.by,
+            "figures": [each | {"start": to_iso(row.start)} for row, each in self._pairs()],
+        }
+
+    def plot(self, metric: str = "ctr") -> "Plot":
+        """Draw one figure over time, a line for each group."""
+        from matplotlib.figure import Figure
+
+        if metric not in METRICS:
+            raise UsageError(
+                f"there is no figure {metric!r}", where="plot", fix=f"use {', '.join(METRICS)}"
+            )
+        plot = Figure(figsize=(8, 4), layout="constrained")
+        axes = plot.subplots()
+        for group in sorted({row.group for row in self.rows}):
+            own = [row for row in self.rows if row.group == group]
+            hours = [(row.start - self.since) / 3.6e9 for row in own]
+            axes.plot(hours, [getattr(row, metric) for row in own], marker="o", label=group)
+        axes.set_xlabel(f"hours since {to_iso(self.since)[:16]}Z")
+        axes.set_ylabel(metric)
+        axes.legend()
+        return plot
+
+    def _pairs(self) -> list[tuple[Figures, dict[str, Any]]]:
+        return list(zip(self.rows, rows_of(self.rows), strict=True))
+
+    @property
+    def _short(self) -> Frame:
+        shown = [[getattr(row, name) for name in SHOWN] for row in self.rows]
+        start = [[to_iso(row.start)[:16], row.group] for row in self.rows]
+        return Frame.from_rows(
+            ["start", self.by or "group", *SHOWN],
+            [[*left, *right] for left, right in zip(start, shown, strict=True)],
+        )
+
+    def __repr__(self) -> str:
+        return repr(self._short)
+
+    def _repr_html_(self) -> str:
+        return self._short._repr_html_()
+
+
+class MonitoringView:
+    """What a site serves and earns, and what was decided about its models."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def figures(
+        self, slot: str = "", *, by: str = "", since: str = "1d", window: str = "", as_of: str = ""
+    ) -> FiguresResult:
+        """Return live figures by window and group.
+
+        Args:
+            slot: only this slot.
+            by: `slot`, `version`, `arm`, `device` or `visitor` (new or returning).
+            since: length of the most recent period.
+            window: length of a window, from `1m` to `1d`; "" is one window over all.
+            as_of: end of the period, ISO 8601; by default now, or the end of an imported log.
+
+        Raises:
+            NotReadyError: there are no responses in that time.
+        """
+        project = open_project(self._root)
+        now = clock_as_of(as_of, project, settled=False).now()
+        return read_figures(project, now, slot, by=by, since=since, window=window)
+
+    def drift(self, *, since: str = RECENT, as_of: str = "") -> DriftResult:
+        """Return episodes in which features, scores, sources, fields or traffic moved.
+
+        Args:
+            since: length of the most recent period, which is compared with what was before.
+            as_of: end of the period, ISO 8601.
+
+        Raises:
+            NotReadyError: there are fewer than seven days to compare with.
+        """
+        project = open_project(self._root)
+        return find_drift(project, clock_as_of(as_of, project, settled=False), since=since)
+
+    def approve(self, *, reason: str, by: str = "") -> str:
+        """Take the step that waits for a person, see `rollout.approval`; return its version."""
+        import getpass
+
+        from tailorbird.platform.rollout import approve
+
+        project = open_project(self._root)
+        return approve(project, project.clock(), by=by or getpass.getuser(), why=reason)[1]
+
+    def status(self, *, as_of: str = "") -> Status:
+        """Return the last 24 hours in ten lines."""
+        project = open_project(self._root)
+        return read_status(project, clock_as_of(as_of, project, settled=False))
+
+
+def figure_store(project: Project) -> FigureStore:
+    """Return the figures of a project on disk."""
+    rules = {
+        name: SlotRule(slot.denominator, parse_duration(slot.attribution))
+        for name, slot in project.slots.items()
+    }
+    return FigureStore(project.paths.monitoring / "figures", Lake(project.paths.lake), rules)
+
+
+def read_figures(
+    project: Project, now: int, slot: str = "", *, by: str = "", since: str = "1d", window: str = ""
+) -> FiguresResult:
+    """Return figures of a project up to `now`; see `MonitoringView.figures`."""
+    import pyarrow.compute as pc
+
+    check_dimension(by)
+    start = now - parse_duration(since)
+    store = figure_store(project)
+    store.refresh(start, now)
+    cells, longer = store.read(start, now), store.read(now - DELAY_DAYS * DAY, now)
+    if slot:
+        if slot not in project.slots and slot not in pc.unique(cells["slot"]).to_pylist():
+            names = ", ".join(project.slots)
+            raise UsageError(f"there is no slot {slot!r}", where="slot", fix=f"use one of {names}")
+        cells = cells.filter(pc.equal(cells["slot"], slot))
+    if not cells.num_rows:
+        raise NotReadyError(
+            f"no response in the {since} before {to_iso(now)[:16]}Z",
+            where=slot or str(project.paths.lake),
+            fix="name a longer time by since, or another end by as_of",
+        )
+    length = parse_duration(window) if window else 0
+    rows = summarize(
+        cells,
+        start,
+        now,
+        by=by,
+        window=length,
+        catalogue=catalogue_size(project),
+        delays=slot_delays(longer if longer.num_rows else cells),
+    )
+    return FiguresResult(start, now, by, rows)
+
+
+class FiguresTask:
+    """Keeps the stored figures up to date, and those of the last hour for metrics."""
+
+    def __init__(self, project: Project, clock: Clock) -> None:
+        self._project, self._clock, self._store = project, clock, figure_store(project)
+        self._newest: list[tuple[str, Figures]] = []
+        self._drift_hour = 0
+
+    def newest(self) -> list[tuple[str, Figures]]:
+        """Return slot and figures of each version, of the last hour."""
+        return self._newest
+
+    def causes(self) -> list[str]:
+        """Return the likely cause of each open episode of drift."""
+        return [row.cause for row in read_open_episodes(self._project.paths.monitoring)]
+
+    def actions(self) -> list[str]:
+        """Return what the trainer did with models in the last 24 hours."""
+        registry, now = Registry(self._project.paths.registry, clock=self._clock), self._clock.now()
+        return [
+            entry.action
+            for entry in registry.audit()
+            if entry.at > now - DAY and entry.by in (TRAINER, CANARY)
+        ]
+
+    def tick(self) -> None:
+        """Compute what is due. A lake without data, or one that is being rebuilt, is logged."""
+        import pyarrow.compute as pc
+
+        now = self._clock.now()
+        try:
+            self._store.refresh(now - HISTORY_DAYS * DAY, now)
+            cells = self._store.read(now - HOUR, now)
+            longer = self._store.read(now - DELAY_DAYS * DAY, now)
+            delays, catalogue = slot_delays(longer), catalogue_size(self._project)
+        except TailorbirdError as error:
+            log.info("figures: %s", error)
+            return
+        self._store.remove_before(now - HISTORY_DAYS * DAY)
+        self._look_for_drift(now)
+        self._newest = [
+            (slot, row)
+            for slot in pc.unique(cells["slot"]).to_pylist()
+            for row in summarize(
+                cells.filter(pc.equal(cells["slot"], slot)),
+                now - HOUR,
+                now,
+                by="version",
+                catalogue=catalogue,
+                delays=delays,
+            )
+        ]
+
+    def _look_for_drift(self, now: int) -> None:
+        """Look for drift once an hour."""
+        if now // HOUR == self._drift_hour:
+            return
+        self._drift_hour = now // HOUR
+        try:
+            for row in find_drift(self._project, self._clock).rows:
+                if not row.until:
+                    log.warning("drift since %s: %s, %s", row.since, row.cause, row.evidence)
+        except TailorbirdError as error:
+            log.info("drift: %s", error)
+
+
+def catalogue_size(project: Project) -> int:
+    """Return the number of items that the lake has a profile of; 0 without any."""
+    import pyarrow.compute as pc
+
+    lake = Lake(project.paths.lake)
+    return (
+        int(pc.count_distinct(lake.table("items", ["id"])["id"]).as_py())
+        if lake.exists("items")
+        else 0
+    )
+
+
+def read_status(project: Project, clock: Clock) -> Status:
+    """Return the state of a project in the last 24 hours."""
+    now = clock.now()
+    store = figure_store(project)
+    store.refresh(now - 2 * DAY, now)
+    return build_status(
+        store.read(now - 2 * DAY, now),
+        now,
+        registry=Registry(project.paths.registry, clock=clock),
+        checks=project.paths.checks,
+        catalogue=catalogue_size(project),
+        alarms=tuple(
+            f"drift since {row.since}, {row.cause}: {row.evidence}, see {row.runbook}"
+            for row in read_open_episodes(project.paths.monitoring)
+        ),
+    )

@@ -1,0 +1,330 @@
+"""Lead a model from the gate to the champion, watch the champion, and roll it back.
+
+The trainer role calls `advance_rollout` every few seconds. Each step is one atomic change of the
+registry with its reason in the audit log; `monitoring.decisions.chain` derives what is next from
+there, so a killed trainer goes on where it was.
+"""
+
+import logging
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.config import Project
+from tailorbird.errors import NotReadyError, TailorbirdError
+from tailorbird.events import DAY, HOUR, MINUTE, SECOND, Clock, parse_duration
+from tailorbird.experiments.outcomes import COLUMNS
+from tailorbird.experiments.statistics import Moments
+from tailorbird.lake import Lake
+from tailorbird.monitoring.canary import SHARES
+from tailorbird.monitoring.decisions import (
+    ChampionVerdict,
+    Limits,
+    Step,
+    judge_champion,
+    judge_shadow,
+    next_step,
+)
+from tailorbird.monitoring.decisions.chain import cooling_until, last_step
+from tailorbird.monitoring.decisions.champion import HORIZON_US, WINDOW_US, LongRun, Service
+from tailorbird.monitoring.decisions.clicks import clicks_per_person
+from tailorbird.monitoring.decisions.shadow import COLUMNS as SHADOW_COLUMNS
+from tailorbird.platform.monitoring import TRAINER, figure_store
+from tailorbird.platform.runtime.canary import BY as CANARY
+from tailorbird.platform.runtime.canary import advance_canary
+from tailorbird.registry import Registry
+
+BY = TRAINER  # The author of these changes in the registry.
+AUTHORS = (BY, CANARY)
+TICK_S = 5.0
+BEFORE_US = 20 * MINUTE  # of the previous version, that a new champion is compared with
+COMPARE_US = HOUR  # after a promotion, in which clicks are compared with those before it
+LONG_RUN_US = 5 * MINUTE  # between comparisons with the holdout, which read everything since then
+NEWEST = 5  # versions among which one may be on its way
+SETTLED_US = 30 * SECOND  # after which no more rows of the time before a promotion arrive
+CLICKS_MIN = 2_000  # of an arm, below which no canary excludes a fall of a tenth
+RESPONSES = ("request_id", "ts", "person", "asked", "failure", "items")
+log = logging.getLogger(__name__)
+
+
+def advance_rollout(project: Project, clock: Clock) -> str:
+    """Take the next step, if it is due. Return it: `start`, `shadow`, `canary`, `promote`, `end`,
+    `roll_back`, `propose`, `wait`, or "" if there is nothing to do.
+    """
+    registry = Registry(project.paths.registry, clock=clock)
+    if _roll_back_if_worse(project, registry, clock.now()):
+        return "roll_back"
+    step = _next(project, registry, clock.now())
+    if step.action == "canary":
+        return _advance_canary(project, registry, clock, step)
+    if step.action == "shadow":
+        return _judge_shadow(project, registry, step, clock.now())
+    if step.action == "start":
+        return _start(project, registry, clock.now(), step.version)
+    return "wait" if step.action == "champion" else ""
+
+
+def _roll_back_if_worse(project: Project, registry: Registry, now: int) -> bool:
+    """Roll back a champion that is worse; return whether that was done.
+
+    After an automatic roll-back there is no other for a while: if the previous version is bad too,
+    the cause is not the model.
+    """
+    names, audit = registry.aliases(), registry.audit()
+    changes = [
+        entry
+        for entry in audit
+        if entry.action in ("promote", "rollback") and entry.version == names.champion
+    ]
+    if not names.previous or not changes:
+        return False
+    newest = changes[-1]
+    is_recent = now < newest.at + _limits(project).cooldown_us
+    if newest.action == "rollback" and newest.by in AUTHORS and is_recent:
+        return False
+    verdict = watch_champion(project, registry, now, newest.at)
+    if verdict.action != "roll_back":
+        return False
+    return _act(project, registry, "roll_back", names.champion, verdict.reason) == "roll_back"
+
+
+def advance_rollout_safely(project: Project, clock: Clock) -> None:
+    """Call `advance_rollout`, and log its errors instead of raising them."""
+    try:
+        advance_rollout(project, clock)
+    except NotReadyError as error:
+        log.info("no decision on models: %s", error.message)
+    except TailorbirdError as error:
+        log.error("no decision on models: %s", error)
+
+
+def is_cooling(project: Project, registry: Registry, now: int) -> bool:
+    """Return whether no new model is to be trained: one is on its way, or failed lately."""
+    limits, audit = _limits(project), registry.audit()
+    if now < cooling_until(audit, AUTHORS, limits):
+        return True
+    return _next(project, registry, now).action in ("start", "shadow", "canary")
+
+
+def proposal(registry: Registry) -> tuple[str, str] | None:
+    """Return the step that waits for a person, and its version; None if none does."""
+    for entry in reversed(registry.audit()):
+        if entry.action.startswith("propose "):
+            return entry.action.removeprefix("propose "), entry.version
+        if entry.action in ("shadow", "canary", "promote", "rollback", "end canary", "reject"):
+            return None
+    return None
+
+
+def approve(project: Project, clock: Clock, *, by: str, why: str) -> tuple[str, str]:
+    """Take the step that waits for a person. Return it and its version.
+
+    Raises:
+        NotReadyError: none waits.
+    """
+    registry = Registry(project.paths.registry, clock=clock)
+    waiting = proposal(registry)
+    if waiting is None:
+        raise NotReadyError("no step waits for a person", fix="tailorbird monitor status")
+    registry.record(f"approve {waiting[0]}", waiting[1], by=by, why=why)
+    _take(project, registry, *waiting, why=f"approved by {by}: {why}", now=clock.now())
+    return waiting
+
+
+def watch_champion(
+    project: Project, registry: Registry, now: int, promoted_at: int
+) -> ChampionVerdict:
+    """Compare the champion with the previous version."""
+    aliases, lake = registry.aliases(), Lake(project.paths.lake)
+    window_from = max(promoted_at, now - WINDOW_US)
+    new = lake.answers(RESPONSES, window_from, now)
+    compare_clicks = now - promoted_at < COMPARE_US
+    new_events = lake.events(COLUMNS, window_from, now) if compare_clicks else None
+    champion = _service(project, new, new_events, aliases.champion, now)
+    holdout = _service(project, new, None, aliases.previous, now)
+    before = _service_before(project, aliases.previous, promoted_at, now)
+    champion_all, holdout_all = _long_run(
+        project, aliases.champion, aliases.previous, promoted_at, now
+    )
+    return judge_champion(
+        champion,
+        before,
+        holdout,
+        champion_all=champion_all,
+        holdout=holdout_all,
+        compare_clicks=compare_clicks,
+        false_rollback=project.settings.rollout.false_rollback,
+    )
+
+
+LongRuns = tuple[LongRun | None, LongRun | None]
+_long_runs: dict[str, tuple[tuple[str, str, int], LongRuns]] = {}  # one for each project
+_before: dict[tuple[str, str, int], Service] = {}  # at most one for each project
+
+
+def _service_before(project: Project, version: str, promoted_at: int, now: int) -> Service:
+    """Return the responses of a version before a promotion, read once they are complete."""
+    key = (str(project.paths.registry), version, promoted_at)
+    if key in _before:
+        return _before[key]
+    lake, start = Lake(project.paths.lake), promoted_at - BEFORE_US
+    answers = lake.answers(RESPONSES, start, promoted_at)
+    events = lake.events(COLUMNS, start, promoted_at)
+    service = _service(project, answers, events, version, promoted_at)
+    if now > promoted_at + SETTLED_US:
+        for old in [each for each in _before if each[0] == key[0]]:
+            del _before[old]
+        _before[key] = service
+    return service
+
+
+def _service(
+    project: Project, answers: pa.Table, events: pa.Table | None, version: str, now: int
+) -> Service:
+    own = answers.filter(pc.fill_null(pc.equal(answers["asked"], version), False))
+    failure = own["failure"]
+    failed = {
+        name: int(pc.sum(pc.fill_null(pc.equal(failure, name), False)).as_py() or 0)
+        for name in ("error", "not_finite")
+    }
+    is_empty = pc.equal(pc.fill_null(pc.list_value_length(own["items"]), 0), 0)
+    fine = pc.is_null(failure)
+    empty = int(pc.sum(pc.and_(is_empty, fine)).as_py() or 0)
+    clicks = Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    if events is not None:
+        requests = own.filter(pc.less(pc.cast(own["ts"], pa.int64()), now - HORIZON_US))[
+            "request_id"
+        ]
+        denominators = {name: slot.denominator for name, slot in project.slots.items()}
+        clicks = clicks_per_person(events, requests, denominators, HORIZON_US)
+    return Service(own.num_rows, {**failed, "empty": empty}, clicks)
+
+
+def _long_run(
+    project: Project, champion: str, previous: str, promoted_at: int, now: int
+) -> tuple[LongRun | None, LongRun | None]:
+    """Return clicks of champion and holdout since the promotion, from the stored figures."""
+    key = str(project.paths.registry)
+    if key in _long_runs and _long_runs[key][0] == (champion, previous, now // LONG_RUN_US):
+        return _long_runs[key][1]
+    cells = figure_store(project).read(promoted_at, now)
+    runs = [
+        _run_of(cells.filter(pc.equal(cells["version"], name))) for name in (champion, previous)
+    ]
+    both = (runs[0], runs[1]) if min(run.clicks for run in runs) > 0 else (None, None)
+    _long_runs[key] = (champion, previous, now // LONG_RUN_US), both
+    return both
+
+
+def _run_of(cells: pa.Table) -> LongRun:
+    clicks, seen = cells["clicks"].to_numpy(), cells["seen"].to_numpy()
+    is_seen = seen > 0
+    moments = Moments.from_totals(clicks[is_seen], seen[is_seen])
+    rate = moments.ratio
+    spread = moments.variance * moments.y / (rate * (1 - rate)) if 0 < rate < 1 else 1.0
+    return LongRun(
+        float(clicks.sum()), float(seen.sum()), max(1.0, float(np.nan_to_num(spread, nan=1.0)))
+    )
+
+
+def _start(project: Project, registry: Registry, now: int, version: str) -> str:
+    last = last_step(registry.audit(), version)
+    if last in ("canary", "promote"):
+        return _act(project, registry, last, version, "a step that was cut short", now)
+    share, why = first_share(project, now)
+    if not registry.aliases().champion or not share:
+        return _act(project, registry, "promote", version, why, now)
+    return _act(project, registry, "shadow", version, "the gate accepted it", now)
+
+
+def first_share(project: Project, now: int) -> tuple[float, str]:
+    """Return the share that a canary starts with, and why it is none if it is 0."""
+    cells = figure_store(project).read(now - DAY, now)
+    requests, clicks = pc.sum(cells["requests"]).as_py() or 0, pc.sum(cells["clicks"]).as_py() or 0
+    limit_days = parse_duration(project.settings.rollout.limit) / DAY
+    if clicks * limit_days / 4 < CLICKS_MIN:
+        reason = (
+            f"the gate accepted it; {clicks:,.0f} clicks a day are too few for a canary that is "
+            f"decided within rollout.limit, {project.settings.rollout.limit}"
+        )
+        return 0.0, reason
+    needed = project.settings.canary.answers_min * 24.0
+    return next((share for share in SHARES if requests * share >= needed), SHARES[-1]), ""
+
+
+def _judge_shadow(project: Project, registry: Registry, step: Step, now: int) -> str:
+    answers = Lake(project.paths.lake).answers((*SHADOW_COLUMNS, "ts"), step.since)
+    verdict = judge_shadow(
+        answers,
+        step.version,
+        is_overdue=step.is_overdue,
+        scored_min=project.settings.canary.answers_min,
+    )
+    log.info("shadow %s: %s, %s", step.version, verdict.action, verdict.reason)
+    if verdict.action == "wait":
+        return "wait"
+    if verdict.action == "pass":
+        return _act(project, registry, "canary", step.version, verdict.reason, now)
+    # In this order: a crash between leaves a shadow that is judged, and ended, once more.
+    registry.record("reject", step.version, by=BY, why=verdict.reason)
+    registry.set_shadow("", by=BY, why=verdict.reason)
+    return "end"
+
+
+def _advance_canary(project: Project, registry: Registry, clock: Clock, step: Step) -> str:
+    aliases = registry.aliases()
+    if aliases.shadow == aliases.canary:
+        registry.set_shadow("", by=BY, why="it is a canary now")
+    if aliases.automatic and step.is_overdue:
+        limit = project.settings.rollout.limit
+        registry.end_canary(by=BY, why=f"inconclusive within {limit}; nothing is tried for a while")
+        return "end"
+    may_promote = "promote" not in project.settings.rollout.approval
+    action = advance_canary(project, clock, may_promote=may_promote)
+    if action == "propose":
+        return _act(project, registry, "promote", aliases.canary, "the canary passed every share")
+    return action
+
+
+def _act(
+    project: Project, registry: Registry, step: str, version: str, why: str, now: int = 0
+) -> str:
+    """Take a step, or propose it once if it waits for a person."""
+    if step in project.settings.rollout.approval:
+        if proposal(registry) != (step, version):
+            registry.record(f"propose {step}", version, by=BY, why=why)
+            log.warning("%s of %s waits for a person: %s", step, version, why)
+        return "propose"
+    _take(project, registry, step, version, why=why, now=now)
+    log.warning("%s %s: %s", step, version, why)
+    return step
+
+
+def _take(
+    project: Project, registry: Registry, step: str, version: str, *, why: str, now: int
+) -> None:
+    if step == "shadow":
+        registry.set_shadow(version, by=BY, why=why)
+    elif step == "canary":
+        share = first_share(project, now)[0] if now else 0.0
+        registry.set_canary(version, share or SHARES[0], by=BY, why=why)
+        if registry.aliases().shadow == version:
+            registry.set_shadow("", by=BY, why="it is a canary now")
+    elif step == "promote":
+        registry.promote(version, by=BY, why=why)
+    elif registry.aliases().champion == version:
+        registry.rollback(by=BY, why=why)
+
+
+def _limits(project: Project) -> Limits:
+    settings = project.settings.rollout
+    return Limits(parse_duration(settings.limit), parse_duration(settings.cooldown))
+
+
+def _next(project: Project, registry: Registry, now: int) -> Step:
+    newest = registry.newest(NEWEST) if project.settings.rollout.staged else []
+    accepted = [info.version for info in reversed(newest) if info.metrics.get("accepted")]
+    return next_step(
+        registry.aliases(), registry.audit(), accepted, now, _limits(project), authors=AUTHORS
+    )

@@ -1,0 +1,128 @@
+"""Drift: episodes, their cause, and no alarm without one."""
+
+import numpy as np
+import pytest
+from benchmarks.quality.monitoring.sites import draw_site
+from tests.support.monitored import visit, write_visits
+
+from tailorbird.events import DAY, HOUR, MINUTE
+from tailorbird.lake import Lake
+from tailorbird.monitoring.drift import Episode, Moved, Signal, find_episodes, name_cause
+from tailorbird.monitoring.drift.causes import Change
+from tailorbird.monitoring.drift.sketches import SketchStore, bins_of
+
+MIDNIGHT = 1_790_553_600_000_000
+WEEKS = 8 * 168
+
+
+def signals_of(site):
+    counts = site.counts.astype(float)
+    return [
+        Signal(f"f{index}", counts[:, index], bool(category))
+        for index, category in enumerate(site.is_category)
+    ]
+
+
+def test_a_drift_is_an_episode_with_the_features_that_moved():
+    site = draw_site(1_001, features=20, drift="missing")
+    episodes = find_episodes(signals_of(site), WEEKS)
+    (after,) = [each for each in episodes if each.stop > site.drift_at]
+    assert after.detected - site.drift_at <= 24
+    assert (after.is_open, after.compared_with) == (True, "hour and weekday")
+    assert after.moved[0].name == "f0"
+    assert after.moved[0].distance == pytest.approx(0.15, abs=0.03)
+
+
+def test_the_stated_rate_bounds_false_alarms():
+    counts = [
+        len(find_episodes(signals_of(draw_site(seed, features=20)), WEEKS)) for seed in range(12)
+    ]
+    assert sum(counts) <= 24, "one a month is stated"
+
+
+def test_numbers_have_bins_by_sign_and_size():
+    values = np.array([0.0, 1.0, 1.1, 2.0, -1.0, 1e-300, 1e300])
+    zero, one, close, two, minus, tiny, huge = bins_of(values).tolist()
+    assert (zero, close, two, minus) == (0, one, one + 4, -one)
+    assert tiny < one < huge
+
+
+def test_a_lost_field_is_named_with_its_share(tmp_path):
+    rng = np.random.default_rng(0)
+    visits = []
+    for hour in range(9 * 24):
+        for index in range(30):
+            ts = MIDNIGHT + hour * HOUR + index * MINUTE
+            events, record = visit(f"{hour}-{index}", ts, clicks=(0,), person=f"p{index}")
+            is_lost = hour >= 8 * 24 and rng.random() < 0.6
+            for event in events:
+                event["session_id"] = None if is_lost else f"s{index}"
+            visits.append((events, record))
+    write_visits(tmp_path / "lake", visits)
+    store = SketchStore(tmp_path / "sketches", Lake(tmp_path / "lake"), [], "")
+    now = MIDNIGHT + 9 * DAY + HOUR
+    assert store.refresh(MIDNIGHT, now) == 9 * 24
+    assert store.refresh(MIDNIGHT, now) == 0
+    signals, first = store.read(MIDNIGHT, now)
+    assert first == MIDNIGHT
+    (episode,) = find_episodes(signals, 8 * 24)
+    assert episode.start >= 8 * 24
+    cause = name_cause(episode, signals, first)
+    assert (cause.name, cause.page) == ("tracker lost a field", "lost-field.md")
+    assert ".session_id is missing in" in cause.evidence
+
+
+def episode_of(*moved, compared_with="hour and weekday"):
+    return Episode(240, 264, 241, compared_with, True, tuple(Moved(*m, 0.2, 2.0) for m in moved))
+
+
+def two_phases(name, kind, before, during, bins):
+    counts = np.vstack([np.tile(before, (240, 1)), np.tile(during, (24, 1))]).astype(float)
+    return Signal(name, counts, True, kind, bins)
+
+
+EVENTS = two_phases("events", "traffic", [100], [100], ("all",))
+
+
+@pytest.mark.parametrize(
+    ("signal", "cause"),
+    [
+        (two_phases("events", "traffic", [100], [0], ("all",)), "outage upstream"),
+        (two_phases("events", "traffic", [100], [200], ("all",)), "promotion"),
+        (
+            two_phases("agent", "agent", [0, 90, 10], [0, 60, 40], ("missing", "person", "bot")),
+            "bots",
+        ),
+        (
+            two_phases(
+                "degraded", "degraded", [0, 95, 5], [0, 60, 40], ("missing", "nothing", "features")
+            ),
+            "slow store",
+        ),
+        (
+            two_phases(
+                "sources", "source", [0, 60, 40], [0, 99, 1], ("missing", "popular", "item_knn")
+            ),
+            "stale source",
+        ),
+        (
+            two_phases(
+                "event device", "event_device", [0, 90, 0], [0, 60, 40], ("missing", "web", "app")
+            ),
+            "new app version or device",
+        ),
+        (two_phases("item profiles", "traffic", [10], [90], ("all",)), "catalogue swap"),
+        (two_phases("f", "feature", [0, 9, 1], [0, 1, 9], ("missing", "0", "1")), "unknown"),
+    ],
+)
+def test_each_cause_is_told_from_what_moved(signal, cause):
+    signals = [signal] if signal.name == "events" else [signal, EVENTS]
+    assert name_cause(episode_of((signal.name, signal.kind)), signals, MIDNIGHT).name == cause
+
+
+def test_scores_that_moved_after_a_promotion_are_explained_by_it():
+    scores = two_phases("score", "score", [0, 9, 1], [0, 1, 9], ("missing", "0", "1"))
+    episode = episode_of(("score", "score"))
+    change = Change(MIDNIGHT + 239 * HOUR, "trainer: promote v0002")
+    assert name_cause(episode, [scores, EVENTS], MIDNIGHT, [change]).evidence == change.what
+    assert name_cause(episode, [scores, EVENTS], MIDNIGHT).name == "unknown"

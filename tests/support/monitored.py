@@ -1,0 +1,91 @@
+"""A lake with responses and what followed them, for tests of monitoring."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from deltalake import write_deltalake
+
+from tailorbird.events import SECOND
+from tailorbird.events.contract.schema import ROUTED
+from tailorbird.lake.tables import ANSWERS
+
+ITEMS = list("abcdefgh")
+Row = dict[str, Any]
+
+
+def write_events(lake: Path, rows: list[Row]) -> None:
+    columns = {
+        field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in ROUTED
+    }
+    days = pa.array([row["ts"] // 86_400_000_000 for row in rows], pa.int32()).cast(pa.date32())
+    table = pa.table(columns).append_column("day", days)
+    write_deltalake(lake / "events", table, partition_by=["day"], mode="append")
+
+
+def write_answers(lake: Path, rows: list[Row]) -> None:
+    columns = {
+        field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in ANSWERS
+    }
+    write_deltalake(lake / "answers", pa.table(columns), mode="append")
+
+
+def visit(
+    request: str,
+    ts: int,
+    *,
+    asked: str = "v0001",
+    person: str = "p",
+    clicks: Iterable[int] = (),
+    bought_after: int | None = None,
+    failure: str | None = None,
+    items: list[str] = ITEMS,
+    **more: Any,
+) -> tuple[list[Row], Row]:
+    """Return the events of one response, and its record: all items are seen."""
+    base = {"person": person, "agent": "person", "slot": "home", "request_id": request}
+    base |= {"model": "fallback" if failure else asked, "device": "mobile"}
+    events = [base | {"type": "answer", "ts": ts, "items": items}]
+    if items:
+        events.append(base | {"type": "impression", "ts": ts + SECOND, "items": items})
+    for place in clicks:
+        click = {"type": "click", "ts": ts + 2 * SECOND, "item_id": items[place]}
+        events.append(base | click | {"position": place + 1})
+    if bought_after is not None:
+        bought = {"type": "purchase", "ts": ts + bought_after, "item_id": items[0], "price": 10.0}
+        events.append(base | bought | {"position": 1, "quantity": 2.0})
+    record = base | {
+        "ts": ts,
+        "asked": asked,
+        "failure": failure,
+        "latency_us": 5_000,
+        "items": items,
+        "scores": [0.125] * len(items),
+        "degraded": ["model"] if failure else [],
+        "values": [0.125] * len(items),
+    }
+    return events, record | more
+
+
+def write_visits(lake: Path, visits: Iterable[tuple[list[Row], Row]]) -> None:
+    pairs = list(visits)
+    write_events(lake, [event for events, _ in pairs for event in events])
+    write_answers(lake, [record for _, record in pairs])
+
+
+def draw_visits(
+    rng: np.random.Generator, start: int, seconds: float, count: int, *, ctr: float, **more: Any
+) -> list[tuple[list[Row], Row]]:
+    """Draw visits of as many people, evenly over a time."""
+    return [
+        visit(
+            f"{start}-{more.get('asked', '')}-{index}",
+            start + int(seconds * 1e6 * index / count),
+            person=f"{start}-{index}",
+            clicks=np.flatnonzero(rng.random(len(ITEMS)) < ctr).tolist(),
+            **more,
+        )
+        for index in range(count)
+    ]

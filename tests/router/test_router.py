@@ -244,7 +244,7 @@ def test_a_raw_log_that_was_lost_is_begun_behind_what_was_routed_of_it(stream):
         with open_writer(
             raw_path(stream.folder, "door"),
             partition="door",
-            held=read_expected_ends(stream.folder, "door", None),
+            expected_ends=read_expected_ends(stream.folder, "door", None),
         ) as writer:
             writer.append(
                 [

@@ -23,8 +23,8 @@ from tailorbird.backup.manifest import (
     manifest_name,
 )
 from tailorbird.backup.snapshot import (
-    HeldLog,
     LakeSnapshot,
+    OpenLog,
     SnapshotMovedError,
     hold_logs,
     read_lake,
@@ -244,7 +244,7 @@ class _Backup:
         self._done[stage] = self._done.get(stage, 0) + size
         self._progress(stage, self._done[stage], total)
 
-    def _copy_logs(self, logs: list[HeldLog], scratch: Path) -> dict[str, LogSpan]:
+    def _copy_logs(self, logs: list[OpenLog], scratch: Path) -> dict[str, LogSpan]:
         """Copy the logs to a local folder, in which no reader holds them up."""
         size = sum(log.path.stat().st_size for log in logs)
         free = shutil.disk_usage(scratch).free

@@ -84,14 +84,16 @@ class RestoreReport:
         ends = ", ".join(
             f"{log} row {end:,}" for log, end in self.log_ends.items() if log.startswith("raw-")
         )
-        known = f"Logs end at {ends}." if ends else "There are no logs in it."
+        ends_text = f"Logs end at {ends}." if ends else "There are no logs in it."
         if self.acknowledged_after is None:
-            return [f"{known} The original is not here, so what came later is not known."]
+            return [f"{ends_text} The original is not here, so what came later is not known."]
         lost = {log: rows for log, rows in self.acknowledged_after.items() if rows}
         if not lost:
-            return [f"{known} The original acknowledged nothing after it."]
+            return [f"{ends_text} The original acknowledged nothing after it."]
         rows = ", ".join(f"{log} {count:,}" for log, count in lost.items())
-        return [f"{known} The original acknowledged {sum(lost.values()):,} rows after it: {rows}."]
+        return [
+            f"{ends_text} The original acknowledged {sum(lost.values()):,} rows after it: {rows}."
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird restore --json` prints."""

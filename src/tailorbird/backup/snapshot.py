@@ -134,7 +134,7 @@ def _table_files(lake: Storage, table: str, ledger: Ledger) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class HeldLog:
+class OpenLog:
     """A log file whose rows stay the same until its transaction ends."""
 
     path: Path
@@ -166,19 +166,19 @@ class HeldLog:
 
 
 @contextmanager
-def hold_logs(folder: Path) -> Iterator[list[HeldLog]]:
+def hold_logs(folder: Path) -> Iterator[list[OpenLog]]:
     """Open a read transaction on each log file, those with positions in others first."""
     with ExitStack() as stack:
-        held = [
+        open_logs = [
             log for path in (scores_path(folder), routed_path(folder)) for log in _hold(path, stack)
         ]
         # Listed here, because a producer that is new now may be in the routed log already.
         for paths in (response_logs(folder), raw_logs(folder)):
-            held += [log for path in paths.values() for log in _hold(path, stack)]
-        yield held
+            open_logs += [log for path in paths.values() for log in _hold(path, stack)]
+        yield open_logs
 
 
-def _hold(path: Path, stack: ExitStack) -> list[HeldLog]:
+def _hold(path: Path, stack: ExitStack) -> list[OpenLog]:
     if not path.exists():
         return []
     connection = sqlite.connect_reader(path)
@@ -190,10 +190,10 @@ def _hold(path: Path, stack: ExitStack) -> list[HeldLog]:
             end = max(end, last_block(connection)[0])
         except apsw.SQLError:  # Its writer has just created the file, and acknowledged nothing.
             return []
-    return [HeldLog(path, connection, partition, LogSpan(start, end))]
+    return [OpenLog(path, connection, partition, LogSpan(start, end))]
 
 
-def require_connected(lake: LakeSnapshot, logs: list[HeldLog]) -> None:
+def require_connected(lake: LakeSnapshot, logs: list[OpenLog]) -> None:
     """Raise SnapshotMovedError if rows lie in neither the lake nor a log."""
     for log in logs:
         stem = log.path.stem
@@ -210,6 +210,6 @@ def require_connected(lake: LakeSnapshot, logs: list[HeldLog]) -> None:
             raise SnapshotMovedError(f"{log.path} was pruned up to {log.span.start:,}")
 
 
-def _origin(log: HeldLog) -> int:
+def _origin(log: OpenLog) -> int:
     """Return where a log began when it was made, which is not always 0."""
     return log_row(log.connection)[4]

@@ -3,17 +3,20 @@
 import math
 from collections.abc import Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 from tailorbird.events import to_iso
-from tailorbird.experiments.plan import Plan
-from tailorbird.experiments.trial import MetricResult, TrialReport
+
+if TYPE_CHECKING:
+    from tailorbird.experiments.plan import Plan
+    from tailorbird.experiments.trial import MetricResult, TrialReport
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 260, 56, 34
 _COLOURS = {"green": "#15803d", "amber": "#b45309", "red": "#b91c1c"}
 _LINES = ("#2563eb", "#15803d", "#b45309", "#7c3aed")
 
 
-def trial_html(report: TrialReport) -> str:
+def trial_html(report: "TrialReport") -> str:
     """Return the report as a section of HTML: the verdict first."""
     colour = _COLOURS[report.colour]
     parts = [
@@ -69,7 +72,7 @@ def trial_html(report: TrialReport) -> str:
     return "".join(parts) + "</section>"
 
 
-def stages_svg(report: TrialReport, arm: str) -> str:
+def stages_svg(report: "TrialReport", arm: str) -> str:
     """Draw the statistic of an arm at each analysis, with the boundary on both sides."""
     stages = report.stages[arm]
     limit = max(4.0, *(abs(each.z) for each in stages))
@@ -91,7 +94,7 @@ def stages_svg(report: TrialReport, arm: str) -> str:
     return axis.svg(body)
 
 
-def plan_svg(plan: Plan) -> str:
+def plan_svg(plan: "Plan") -> str:
     """Draw the detectable effect by days, for each stopping rule with CUPED."""
     curves = {
         name.removesuffix(", CUPED"): values
@@ -172,7 +175,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><thead><tr>{titles}</tr></thead><tbody>{cells}</tbody></table>"
 
 
-def _metric_row(result: MetricResult) -> tuple[str, ...]:
+def _metric_row(result: "MetricResult") -> tuple[str, ...]:
     return (
         result.metric,
         result.arm,

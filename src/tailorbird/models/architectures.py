@@ -314,10 +314,10 @@ def default_settings(estimator: Estimator) -> dict[str, Any]:
     """Return the tunable settings of a built-in estimator with their defaults."""
     space = estimator.search_space()
     if estimator.name in DEEP:
-        known = asdict(DEFAULTS[estimator.name])
+        defaults = asdict(DEFAULTS[estimator.name])
     else:
-        known = asdict(GbdtSettings()) if estimator.name == "gbdt" else {"penalty": 1.0}
-    return {name: value for name, value in known.items() if name in space}
+        defaults = asdict(GbdtSettings()) if estimator.name == "gbdt" else {"penalty": 1.0}
+    return {name: value for name, value in defaults.items() if name in space}
 
 
 @dataclass(frozen=True)

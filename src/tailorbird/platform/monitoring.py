@@ -9,12 +9,12 @@ from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError, TailorbirdError, UsageError
 from tailorbird.events import DAY, HOUR, Clock, parse_duration, to_iso
 from tailorbird.lake import Lake
-from tailorbird.monitoring.figures import Figures, FigureStore, summarize
-from tailorbird.monitoring.figures.cells import SlotRule
+from tailorbird.monitoring.figures import Figures, summarize
 from tailorbird.monitoring.figures.report import METRICS, check_dimension, rows_of, slot_delays
 from tailorbird.monitoring.figures.store import HISTORY_DAYS
 from tailorbird.monitoring.status import Status, build_status
 from tailorbird.platform.drift import RECENT, DriftResult, find_drift, read_open_episodes
+from tailorbird.platform.figure_files import TRAINER, figure_store
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.moment import clock_as_of
 from tailorbird.platform.runtime.canary import BY as CANARY
@@ -38,7 +38,6 @@ SHOWN = (
     "calibration",
 )
 DELAY_DAYS = 28  # of conversions whose delays are learned
-TRAINER = "trainer"  # the author of the trainer's changes in the registry
 FIGURES_S = 60.0  # between computations of the figures
 log = logging.getLogger(__name__)
 
@@ -162,15 +161,6 @@ class MonitoringView:
         """Return the last 24 hours in ten lines."""
         project = open_project(self._root)
         return read_status(project, clock_as_of(as_of, project, settled=False))
-
-
-def figure_store(project: Project) -> FigureStore:
-    """Return the figures of a project on disk."""
-    rules = {
-        name: SlotRule(slot.denominator, parse_duration(slot.attribution))
-        for name, slot in project.slots.items()
-    }
-    return FigureStore(project.paths.monitoring / "figures", Lake(project.paths.lake), rules)
 
 
 def read_figures(

@@ -30,7 +30,7 @@ from tailorbird.monitoring.decisions.chain import cooling_until, last_step
 from tailorbird.monitoring.decisions.champion import HORIZON_US, WINDOW_US, LongRun, Service
 from tailorbird.monitoring.decisions.clicks import clicks_per_person
 from tailorbird.monitoring.decisions.shadow import COLUMNS as SHADOW_COLUMNS
-from tailorbird.platform.monitoring import TRAINER, figure_store
+from tailorbird.platform.figure_files import TRAINER, figure_store
 from tailorbird.platform.runtime.canary import BY as CANARY
 from tailorbird.platform.runtime.canary import advance_canary
 from tailorbird.registry import Registry

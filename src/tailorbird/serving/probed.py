@@ -37,7 +37,7 @@ class ProbedBundles:
         if self._read().get(str(folder)) == state:
             return
         self._probe(folder)
-        record = {name: known for name, known in self._read().items() if Path(name).is_dir()}
+        record = {name: figures for name, figures in self._read().items() if Path(name).is_dir()}
         record[str(folder)] = state
         try:
             atomic_write(self._path, msgspec.json.encode(record))

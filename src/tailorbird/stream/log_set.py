@@ -44,7 +44,7 @@ class RawLogAddress(Protocol):
     """The address of a collector's log, in one partition or in several."""
 
     def open_writer(
-        self, *, partition: str, first: int, damaged_tail: str, held: Mapping[str, int]
+        self, *, partition: str, first: int, damaged_tail: str, expected_ends: Mapping[str, int]
     ) -> RawWriter:
         """Open or create the log as its only writer, see `stream.opening.open_writer`."""
         ...
@@ -75,7 +75,7 @@ class LogAddress(RawLogAddress, Protocol):
         ...
 
     def open_writer(
-        self, *, partition: str, first: int, damaged_tail: str, held: Mapping[str, int]
+        self, *, partition: str, first: int, damaged_tail: str, expected_ends: Mapping[str, int]
     ) -> LogWriter: ...
 
     def open_backlog(self, client: "BacklogClient | None") -> BacklogReader:
@@ -224,14 +224,14 @@ class FileLog:
         return reading.open_reader(self.path)
 
     def open_writer(
-        self, *, partition: str, first: int, damaged_tail: str, held: Mapping[str, int]
+        self, *, partition: str, first: int, damaged_tail: str, expected_ends: Mapping[str, int]
     ) -> EmbeddedWriter:
         return embedded.open_writer(
             self.path,
             partition=partition,
             first=first,
             damaged_tail=damaged_tail,
-            expected_end=held.get(self.stem, 0),
+            expected_end=expected_ends.get(self.stem, 0),
         )
 
     def set_aside_files(self) -> list[Path]:

@@ -12,7 +12,7 @@ from tailorbird.stream.reading import EmbeddedReader
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog, KafkaReader, KafkaWriter, MergedLog, MergedReader
 
-Held: TypeAlias = Mapping[str, int] | None
+ExpectedEnds: TypeAlias = Mapping[str, int] | None
 
 
 @overload
@@ -35,7 +35,7 @@ def open_writer(
     partition: str,
     first: int = 0,
     damaged_tail: str = "set_aside",
-    held: Held = None,
+    expected_ends: ExpectedEnds = None,
 ) -> EmbeddedWriter: ...
 @overload
 def open_writer(
@@ -44,7 +44,7 @@ def open_writer(
     partition: str,
     first: int = 0,
     damaged_tail: str = "set_aside",
-    held: Held = None,
+    expected_ends: ExpectedEnds = None,
 ) -> "KafkaWriter": ...
 @overload
 def open_writer(
@@ -53,7 +53,7 @@ def open_writer(
     partition: str,
     first: int = 0,
     damaged_tail: str = "set_aside",
-    held: Held = None,
+    expected_ends: ExpectedEnds = None,
 ) -> LogWriter: ...
 @overload
 def open_writer(
@@ -62,7 +62,7 @@ def open_writer(
     partition: str,
     first: int = 0,
     damaged_tail: str = "set_aside",
-    held: Held = None,
+    expected_ends: ExpectedEnds = None,
 ) -> RawWriter: ...
 def open_writer(
     address: "str | Path | RawLogAddress",
@@ -70,7 +70,7 @@ def open_writer(
     partition: str,
     first: int = 0,
     damaged_tail: str = "set_aside",
-    held: Held = None,
+    expected_ends: ExpectedEnds = None,
 ) -> RawWriter:
     """Open or create a log as its only writer.
 
@@ -78,14 +78,16 @@ def open_writer(
         partition: name of the log, fixed at its creation.
         first: offset of the first row of a new log.
         damaged_tail: handling of a file's damaged last blocks, see `stream.embedded`.
-        held: highest position that a reader has read, by the stem of the log, see `stream.locked`.
-        A
-            file that ends before is set aside and replaced; a topic is not written to.
+        expected_ends: highest position that a reader has read, by the stem of the log, see
+            `stream.locked`. A file that ends before is set aside; a topic is not written to.
     Raises:
         LockedError: another writer has the log.
         DamageError: a block does not match its checksum, or the file is no log; a topic lost rows.
         StorageError: the disk or the broker refuses.
     """
     return log_address(address).open_writer(
-        partition=partition, first=first, damaged_tail=damaged_tail, held=held or {}
+        partition=partition,
+        first=first,
+        damaged_tail=damaged_tail,
+        expected_ends=expected_ends or {},
     )

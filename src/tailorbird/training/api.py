@@ -249,8 +249,8 @@ class _Probabilities:
 
     def auc(self) -> float:
         score, label = np.concatenate(self.scores), np.concatenate(self.labels)
-        known = np.isfinite(label.astype(np.float64))
-        return figures.auc(score[known], label[known] > 0)
+        is_labelled = np.isfinite(label.astype(np.float64))
+        return figures.auc(score[is_labelled], label[is_labelled] > 0)
 
 
 def evaluate(
@@ -295,10 +295,10 @@ def evaluate(
         seed=dataset.settings.seed,
     )
     aucs = {name: each.auc() for name, each in collected.items()}
-    known = {"auc", *(name for one in evaluation.figures.values() for name in one)}
+    metric_names = {"auc", *(name for one in evaluation.figures.values() for name in one)}
     for name in metrics:
-        if figure_name(name) not in known:
-            fix = f"use some of {', '.join(sorted(known))}"
+        if figure_name(name) not in metric_names:
+            fix = f"use some of {', '.join(sorted(metric_names))}"
             raise UsageError(f"there is no metric {name!r}", where="metrics", fix=fix)
     return Comparison(
         dataset.slot.name, evaluation, tuple(metrics), aucs, dict(models), test, fitted

@@ -37,11 +37,11 @@ class OwnEstimator:
     def __init__(self, name: str, settings: Mapping[str, Any], *, seed: int = 7) -> None:
         self.name, self._family = name, find_family(name)
         self._where = f"{declared_file()}, class {self._family.__name__}"
-        known = inspect.signature(self._family).parameters
-        if unknown := [setting for setting in settings if setting not in known]:
-            fix = f"use one of {', '.join(known)}" if known else "it takes none"
+        parameters = inspect.signature(self._family).parameters
+        if unknown := [setting for setting in settings if setting not in parameters]:
+            fix = f"use one of {', '.join(parameters)}" if parameters else "it takes none"
             raise UsageError(f"{name} has no setting {unknown[0]!r}", where=self._where, fix=fix)
-        self.settings = {**({"seed": seed} if "seed" in known else {}), **settings}
+        self.settings = {**({"seed": seed} if "seed" in parameters else {}), **settings}
 
     def fit(self, train: EncodedRows, valid: EncodedRows) -> "OwnModel":
         """Fit it, and check what it returns by scoring some of the rows.

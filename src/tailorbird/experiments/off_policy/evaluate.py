@@ -221,12 +221,12 @@ def bootstrap_people(terms: Sequence[Terms], person: Ints, replicates: int, seed
     weight at a position counts 0 there.
     """
     rng = np.random.default_rng(seed)
-    known = person >= 0
+    is_person = person >= 0
     unit = np.empty(len(person), np.int64)
-    codes, inverse = np.unique(person[known], return_inverse=True)
-    unit[known] = inverse
-    unit[~known] = len(codes) + np.arange(int(np.sum(~known)))
-    units = len(codes) + int(np.sum(~known))
+    codes, inverse = np.unique(person[is_person], return_inverse=True)
+    unit[is_person] = inverse
+    unit[~is_person] = len(codes) + np.arange(int(np.sum(~is_person)))
+    units = len(codes) + int(np.sum(~is_person))
     columns = [
         np.bincount(unit, part[:, column], units)
         for term in terms

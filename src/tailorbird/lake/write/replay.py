@@ -193,7 +193,7 @@ def _open_log(stream: Path, lake: LakePlace) -> EmbeddedWriter:
             writer = open_writer(
                 raw_path(stream, REPLAYS),
                 partition=REPLAYS,
-                held=read_expected_ends(stream, REPLAYS, lake),
+                expected_ends=read_expected_ends(stream, REPLAYS, lake),
             )
             break
         except LockedError:

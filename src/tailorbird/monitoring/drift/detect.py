@@ -189,20 +189,20 @@ def _strength(
         requests = np.maximum(usual, 1.0)
     else:
         distance = distances(counts, reference, is_category=signal.is_category)
-        is_known = (counts.sum(axis=1) > 0) & (reference.sum(axis=1) > 0)
-        distance = np.where(is_known, distance, 0.0)
-    known = distance[:past] ** 2
+        is_counted = (counts.sum(axis=1) > 0) & (reference.sum(axis=1) > 0)
+        distance = np.where(is_counted, distance, 0.0)
+    squared = distance[:past] ** 2
     design = np.column_stack([np.ones(past), 1.0 / requests[:past]])
     # Robust against drift in the history: the largest values are taken out before the second fit.
     keep = np.ones(past, bool)
-    scale = np.full(len(counts), max(float(known.mean()), 1e-12))
+    scale = np.full(len(counts), max(float(squared.mean()), 1e-12))
     for _ in range(2):
-        fitted = np.linalg.lstsq(design[keep], known[keep], rcond=None)[0]
+        fitted = np.linalg.lstsq(design[keep], squared[keep], rcond=None)[0]
         a, b = max(float(fitted[0]), 0.0), max(float(fitted[1]), 0.0)
         if a + b <= 0:
             break
         scale = np.maximum(a + b / requests, 1e-12)
-        ratio = known / scale[:past]
+        ratio = squared / scale[:past]
         keep = ratio < 5.0 * np.median(ratio[ratio > 0]) if (ratio > 0).any() else keep
     return distance, distance**2 / scale
 

@@ -166,13 +166,13 @@ def bins_of(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
 
 
 def _number(name: str, kind: str, values: npt.NDArray[np.floating]) -> list[Row]:
-    known = values[np.isfinite(values)]
-    bins, counts = np.unique(bins_of(known), return_counts=True)
+    finite = values[np.isfinite(values)]
+    bins, counts = np.unique(bins_of(finite), return_counts=True)
     rows = [
         (name, kind, False, str(each), float(count))
         for each, count in zip(bins.tolist(), counts.tolist(), strict=True)
     ]
-    missing = len(values) - len(known)
+    missing = len(values) - len(finite)
     return [*rows, (name, kind, False, MISSING, float(missing))] if missing else rows
 
 

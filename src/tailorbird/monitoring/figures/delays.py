@@ -114,16 +114,16 @@ def correct_conversions(
         z: half width of the interval in standard errors.
     """
     share, log_variance = delays.share_known(ages)
-    is_known = share >= SHARE_MIN
-    known = observed[is_known] / share[is_known]
+    is_usable = share >= SHARE_MIN
+    corrected = observed[is_usable] / share[is_usable]
     # The final count is estimated, not a rate: what is observed has no error any more.
-    own_variance = float((known * (1.0 / share[is_known] - 1.0)).sum())
-    total = float(known.sum())
+    own_variance = float((corrected * (1.0 / share[is_usable] - 1.0)).sum())
+    total = float(corrected.sum())
     # The error of F is common to all cells, so it adds up before it is squared.
-    common = float((known * np.sqrt(log_variance[is_known]))[share[is_known] < 1.0].sum())
+    common = float((corrected * np.sqrt(log_variance[is_usable]))[share[is_usable] < 1.0].sum())
     ratio = 1.0
-    if not is_known.all() and requests[is_known].sum() > 0:
-        ratio = float(requests.sum() / requests[is_known].sum())
+    if not is_usable.all() and requests[is_usable].sum() > 0:
+        ratio = float(requests.sum() / requests[is_usable].sum())
     value = max(total * ratio, float(observed.sum()))
     error = z * ratio * np.sqrt(own_variance + common**2)
     return Corrected(

@@ -236,10 +236,10 @@ class PlackettLuce:
         marginal, conditional = is_ranked.copy(), is_ranked.copy()
         drawn = slice(self.start, min(self.start + self.count, shown.size))
         places = _places(shown[drawn], self.pool)
-        is_known = places >= 0
-        known = np.maximum(places, 0)
-        marginal[drawn] = np.where(is_known, marginals(self.strengths, known), 0.0)
-        taken = np.where(is_known, self.strengths[known], 0.0)
+        is_placed = places >= 0
+        positions = np.maximum(places, 0)
+        marginal[drawn] = np.where(is_placed, marginals(self.strengths, positions), 0.0)
+        taken = np.where(is_placed, self.strengths[positions], 0.0)
         left = self.strengths.sum() - np.concatenate([[0.0], np.cumsum(taken)[:-1]])
         conditional[drawn] = taken / np.maximum(left, taken.clip(1e-300))
         joint: Floats = conditional.cumprod()

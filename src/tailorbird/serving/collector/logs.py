@@ -48,9 +48,9 @@ class CollectorLogs:
         logs = log_set(stream)
         raw_log, response_log = logs.raw(producer), logs.response_log(producer)
         required_offsets = read_expected_ends(logs, producer, lake)
-        raw = open_writer(raw_log, partition=producer, held=required_offsets)
+        raw = open_writer(raw_log, partition=producer, expected_ends=required_offsets)
         try:
-            answers = open_writer(response_log, partition=producer, held=required_offsets)
+            answers = open_writer(response_log, partition=producer, expected_ends=required_offsets)
         except BaseException:
             raw.close()
             raise

@@ -187,11 +187,11 @@ class KafkaLog:
         return KafkaReader(self)
 
     def open_writer(
-        self, *, partition: str, first: int, damaged_tail: str, held: Mapping[str, int]
+        self, *, partition: str, first: int, damaged_tail: str, expected_ends: Mapping[str, int]
     ) -> "KafkaWriter":
         from tailorbird.stream.kafka.writer import KafkaWriter
 
-        return KafkaWriter(self, first=first, expected_end=held.get(self.stem, 0))
+        return KafkaWriter(self, first=first, expected_end=expected_ends.get(self.stem, 0))
 
     def set_aside_files(self) -> list[Path]:
         return []

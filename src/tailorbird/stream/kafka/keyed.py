@@ -36,9 +36,9 @@ class KeyedLog:
         return self.logs[0].cluster
 
     def open_writer(
-        self, *, partition: str, first: int, damaged_tail: str, held: Mapping[str, int]
+        self, *, partition: str, first: int, damaged_tail: str, expected_ends: Mapping[str, int]
     ) -> "KeyedWriter":
-        return KeyedWriter(self, held)
+        return KeyedWriter(self, expected_ends)
 
     def set_aside_files(self) -> list[Path]:
         return []

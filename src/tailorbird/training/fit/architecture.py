@@ -516,9 +516,11 @@ def export_model(
     models: dict[str, HeadModel] = {}
     if isinstance(model, Forests):
         models |= model.boosters
-        known = all(one.settings.objective != "lambdarank" for one in model.boosters.values())
+        is_probabilistic = all(
+            one.settings.objective != "lambdarank" for one in model.boosters.values()
+        )
     else:
-        known = isinstance(model, Net) or is_probability(model, rows)
+        is_probabilistic = isinstance(model, Net) or is_probability(model, rows)
         probe = rows[:: max(1, len(rows) // IMPORTANCE_ROWS)]
         importances = _permutation_importance(model, inputs.encoder, probe, settings.seed)
         for head in model.heads:
@@ -532,7 +534,9 @@ def export_model(
         _difference(models[head], place, files[place.file], rows)
         for head, place in head_files.items()
     )
-    return FittedHeads(model.architecture, inputs.encoder, models, files, head_files, parity, known)
+    return FittedHeads(
+        model.architecture, inputs.encoder, models, files, head_files, parity, is_probabilistic
+    )
 
 
 def _difference(model: HeadModel, place: HeadFile, exported: bytes, rows: Matrix) -> float:

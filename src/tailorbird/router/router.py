@@ -114,7 +114,6 @@ class Router:
         )
         self._sources: dict[str, _Source] = {}
         self._log = open_log(share)
-        self._log = open_log(share)
         self._profile_follower: ProfileFollower | None = None
         if share.topics is not None and share.number > 0:
             self._profile_follower = ProfileFollower(share.topics, self._log.connection)

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from tests.serving.http.test_app import Prompt
 
 from tailorbird.events import RoutePlan, SystemClock
-from tailorbird.events.contract import contract
+from tailorbird.events.contract import contract, times
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.router import Router
 from tailorbird.serving.auth.keyfile import create_key
@@ -46,7 +46,7 @@ BAD: dict[str, Any] = {
 
 
 def test_there_is_an_example_of_every_reason_and_each_is_documented() -> None:
-    codes = set(re.findall(r'ContractViolation\(\s*"(\w+)"', inspect.getsource(contract)))
+    codes = set(re.findall(r'ContractViolation\(\s*"(\w+)"', inspect.getsource(contract) + inspect.getsource(times)))
     assert codes == BAD.keys()
     assert codes <= set(re.findall(r"^\| `(\w+)` \|", DOCS.read_text(), re.MULTILINE))
 

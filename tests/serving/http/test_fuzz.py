@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from tests.support.shops import serving_shop
 
 from tailorbird.events import Receipt, RoutePlan, SystemClock, check
-from tailorbird.events.contract import contract
+from tailorbird.events.contract import contract, times
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.http.app import create_app
 from tailorbird.serving.http.handling import Service
@@ -184,7 +184,7 @@ VALID = [
         "timeless": True,
     },
 ]
-CODES = set(re.findall(r'ContractViolation\(\s*"(\w+)"', inspect.getsource(contract)))
+CODES = set(re.findall(r'ContractViolation\(\s*"(\w+)"', inspect.getsource(contract) + inspect.getsource(times)))
 
 
 @st.composite

@@ -35,6 +35,7 @@ from tailorbird.ranking.own_models import use_file
 from tailorbird.ranking.scores import Score
 from tailorbird.ranking.slot import ARM_POLICIES
 from tailorbird.retrieval import MeaningSettings
+from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage, open_storage, require_unescaped_path
 from tailorbird.store import CopyTarget
 from tailorbird.stream import Address, FileLogSet, LogSet
@@ -127,9 +128,8 @@ class Project:
     @property
     def uses_network(self) -> bool:
         """Return whether logs, lake or store lie on other machines."""
-        is_lake_remote = not isinstance(self.paths.lake, Path)
-        has_copies = self.copy_target() is not None
-        return is_lake_remote or has_copies or not isinstance(self.stream, Path)
+        is_lake_remote = storage_at(self.paths.lake).local is None
+        return is_lake_remote or self.copy_target() is not None or self.stream.is_remote
 
     @property
     def meaning(self) -> MeaningSettings | None:

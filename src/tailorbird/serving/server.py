@@ -71,7 +71,7 @@ from tailorbird.serving.scores.log import ScoreFeed
 from tailorbird.serving.sockets import address_file, bind
 from tailorbird.storage_paths import Storage
 from tailorbird.store import CopyTarget
-from tailorbird.stream import Address, Stream
+from tailorbird.stream import Address, Stream, log_set
 from tailorbird.stream.lag import LagMeter, LagWatch
 
 PORT = 8642
@@ -379,7 +379,7 @@ def _build_metrics(
     lag_watch = LagWatch(
         LagMeter(options.stream, options.lake, readers, producer=collector.producer)
     )
-    metrics.watch_lag(lag_watch, is_of_project=isinstance(options.stream, Path))
+    metrics.watch_lag(lag_watch, is_of_project=not log_set(options.stream).is_remote)
     return metrics, lag_watch
 
 

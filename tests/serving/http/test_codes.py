@@ -46,7 +46,11 @@ BAD: dict[str, Any] = {
 
 
 def test_there_is_an_example_of_every_reason_and_each_is_documented() -> None:
-    codes = set(re.findall(r'ContractViolation\(\s*"(\w+)"', inspect.getsource(contract) + inspect.getsource(times)))
+    codes = set(
+        re.findall(
+            r'ContractViolation\(\s*"(\w+)"', inspect.getsource(contract) + inspect.getsource(times)
+        )
+    )
     assert codes == BAD.keys()
     assert codes <= set(re.findall(r"^\| `(\w+)` \|", DOCS.read_text(), re.MULTILINE))
 

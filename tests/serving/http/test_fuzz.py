@@ -184,7 +184,11 @@ VALID = [
         "timeless": True,
     },
 ]
-CODES = set(re.findall(r'ContractViolation\(\s*"(\w+)"', inspect.getsource(contract) + inspect.getsource(times)))
+CODES = set(
+    re.findall(
+        r'ContractViolation\(\s*"(\w+)"', inspect.getsource(contract) + inspect.getsource(times)
+    )
+)
 
 
 @st.composite

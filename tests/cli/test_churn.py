@@ -266,7 +266,7 @@ def test_a_server_and_the_batch_agree(project: Path, tmp_path: Path) -> None:
             == "unknown_model"
         )
         assert (
-            'tailorbird_churn_bundle_info{name="churn",version="v0001"} 1.0'
+            'tailorbird_churn_bundle_info{name="churn",process="serve-1",version="v0001"} 1.0'
             in http.get("/metrics").text
         )
 

@@ -65,7 +65,7 @@ def test_requests_to_a_starting_server_are_refused_at_once(
         until(lambda: process.poll() is not None or connects(port), 90, "it does not listen")
         started = time.monotonic()
         until(
-            lambda: process.poll() is not None or any((tmp_path / "run").glob("*.json")),
+            lambda: process.poll() is not None or any((tmp_path / "run").glob("*serve-*.json")),
             90,
             "it did not start",
         )

@@ -147,7 +147,7 @@ def test_who_was_told_to_stop_while_it_started_stops(tmp_path):
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert not list((tmp_path / "run").glob("*.json"))
+    assert not list((tmp_path / "run").glob("*serve-*.json"))
 
 
 def wait_for(condition, seconds: float = 10.0) -> None:

@@ -74,7 +74,7 @@ class Serving:
         self._part = replace(self._part, port=int(self.url.rpartition(":")[2]))
 
     def _addresses(self) -> list[str]:
-        addresses = [json.loads(file.read_bytes()) for file in self._run.glob("*.json")]
+        addresses = [json.loads(file.read_bytes()) for file in self._run.glob("*serve-*.json")]
         return [each["url"] for each in addresses if each["pid"] == self.process.pid]
 
     def kill(self) -> None:

@@ -485,8 +485,12 @@ def test_a_setting_that_breaks_while_running_stops_nothing(tmp_path):
     project = make_project(tmp_path / "shop")
     up = Up(project).wait()
     try:
+        until(
+            lambda: (pid := up.pid("router")) is not None and process_age_s(pid) > STABLE_S,
+            60,
+            "the router does not stay up",
+        )
         router = up.pid("router")
-        until(lambda: process_age_s(router) > STABLE_S, 30, "the router does not stay up")
         files_of_roles = (
             "lake/positions.json",
             "state/*/worker.json",

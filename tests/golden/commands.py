@@ -18,6 +18,7 @@ from tailorbird.cli.main import build_app
 
 LEFT_OUT = {
     "demo": "runs the whole loop, for minutes",
+    "experiment plan": "needs a declared experiment, and the shop has none",
     "experiment estimate": "compares two versions with a model, and the shop has one",
     "features republish": "copies to a Valkey",
 }

@@ -42,7 +42,7 @@ from tailorbird.training.fit.fit import (
     sample_rows,
 )
 from tailorbird.training.own import OwnModel
-from tailorbird.training.pipeline import CandidatePlan, build_parts, build_retrieval, split_requests
+from tailorbird.training.parts import CandidatePlan, build_parts, build_retrieval, split_requests
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.stage_times import StageTimer
 

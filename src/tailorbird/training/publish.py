@@ -7,11 +7,13 @@ from typing import Any
 
 from tailorbird.errors import UsageError
 from tailorbird.registry import Registry
+from tailorbird.training.bundle_files import write_model_bundle
 from tailorbird.training.comparison import Comparison
 from tailorbird.training.evaluation.figures import Evaluation
 from tailorbird.training.evaluation.gate import Decision
-from tailorbird.training.pipeline import MODEL_NAME, describe_training, write_model_bundle
+from tailorbird.training.notes import describe_training
 from tailorbird.training.report.card import render_model_card
+from tailorbird.training.rivals import MODEL_NAME
 
 
 def add_version(model: Any, report: Comparison, registry: Registry, *, by: str) -> str:

@@ -1,0 +1,116 @@
+"""Notes of a training for its report and model card."""
+
+from typing import Any
+
+import numpy as np
+
+from tailorbird.events import to_iso
+from tailorbird.lake import Lake
+from tailorbird.lake.delta.versions import to_manifest
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.slot import Slot
+from tailorbird.registry import Registry
+from tailorbird.training.dataset.dataset import Dataset
+from tailorbird.training.dataset.rows import Material
+from tailorbird.training.dataset.split import Split
+from tailorbird.training.evaluation.gate import describe_unevaluated
+from tailorbird.training.fit.fit import FittedModel, Parts
+from tailorbird.training.parts import CandidatePlan
+from tailorbird.training.settings import TrainSettings
+
+
+def lake_provenance(source: Lake, data: Dataset) -> dict[str, Any]:
+    """Return what the rows can be rebuilt from.
+
+    `Lake(path, at=versions.from_manifest(about["lake"]))` gives the same rows.
+    """
+    return {"lake": to_manifest(source.at or {}), "rows_digest": data.digest()}
+
+
+def describe_training(
+    slot: Slot,
+    material: Material,
+    data: Dataset,
+    split: Split,
+    parts: Parts,
+    plan: CandidatePlan,
+    dropped: int,
+    settings: TrainSettings,
+    now: int,
+) -> dict[str, Any]:
+    """Return facts about the training for its report, as JSON."""
+    borders = {
+        "from": parts.train.t[0],
+        "train_until": split.train_until,
+        "test_from": split.validation_until,
+        "test_to": data.t[-1],
+    }
+    return {
+        "slot": slot.name,
+        "objective": dict(slot.objective),
+        "source": "logged answers" if material.is_logged else "what people chose",
+        "sources": plan.sources,
+        "live_columns": list(plan.live.names),
+        "scheme": dict(parts.train.scheme),
+        "window": {name: int(moment) for name, moment in borders.items()},
+        "window_text": {name: to_iso(int(moment)) for name, moment in borders.items()},
+        "requests": {
+            "train": parts.train.requests,
+            "validation": parts.validation.requests,
+            "test": parts.test.requests,
+        },
+        "dropped": {
+            "label window reaches over a border": split.dropped,
+            "above the limit": dropped,
+        },
+        "items_as_of": to_iso(now),
+        "seed": settings.seed,
+        "shuffled": settings.shuffle,
+        "tuned": settings.tuned or "no",
+    }
+
+
+def other_slot_notes(fitted: FittedModel, slot: Slot, store: Registry, champion: str) -> list[str]:
+    """Describe what other slots gain and lose by this model, which is evaluated on this slot."""
+    notes = []
+    if gained := [head for head in fitted.models if head not in slot.objective]:
+        notes.append(
+            f"carries {', '.join(gained)} for other slots, learned from the rows of slot "
+            f"{slot.name}; the gate does not look at it"
+        )
+    incumbent_heads = next(
+        (info.heads for info in store.versions() if info.version == champion), ()
+    )
+    if dropped := [head for head in incumbent_heads if head not in fitted.models]:
+        notes.append(
+            f"does not predict {', '.join(dropped)}, as the incumbent {champion} does: slots "
+            "that ask for it would lose it"
+        )
+    return notes
+
+
+def comparison_notes(
+    champion: str, incumbent: Bundle | None, unjudged: str, test: Dataset, test_from: int
+) -> list[str]:
+    """Describe caveats of the comparison with the incumbent."""
+    if unjudged:
+        return [describe_unevaluated(champion, unjudged)]
+    if incumbent is None or incumbent.manifest.window.ts_to <= test_from:
+        return []
+    share = float(np.mean(test.t < incumbent.manifest.window.ts_to))
+    return [
+        f"the incumbent {incumbent.version} learned from {share:.0%} of the test requests, "
+        "so the comparison favours it"
+    ]
+
+
+def tuning_notes(settings: TrainSettings, test_from: int) -> list[str]:
+    """Describe whether settings were tuned, and whether tuning saw the test part."""
+    if not settings.tuned:
+        return []
+    if settings.tuned_until <= test_from:
+        return [settings.tuned]
+    return [
+        f"{settings.tuned}: this reaches into the test part, which begins at "
+        f"{to_iso(test_from)}, so figures flatter the model"
+    ]

@@ -22,6 +22,7 @@ from tailorbird.features.transforms import (
     transform,
 )
 from tailorbird.lake import Lake, LakeRole
+from tailorbird.models import architectures
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
@@ -33,7 +34,7 @@ from tailorbird.training.dataset.replay import select_live_columns
 from tailorbird.training.evaluation.bootstrap import Interval
 from tailorbird.training.evaluation.evaluate import evaluate
 from tailorbird.training.evaluation.gate import NON_INFERIORITY, SUPERIORITY
-from tailorbird.training.fit import architecture, fit
+from tailorbird.training.fit import fit
 from tailorbird.training.pipeline import train
 from tailorbird.training.report.pareto import price_models
 from tailorbird.training.settings import TrainSettings
@@ -660,7 +661,7 @@ def matrices(shop, monkeypatch, rows_max):
     def seen(train, watch, columns, *_, **__):
         raise Seen(train, watch, columns)
 
-    monkeypatch.setattr(architecture, "fit_gbdt", seen)
+    monkeypatch.setattr(architectures, "fit_gbdt", seen)
     monkeypatch.setattr(
         fit, "iterate_features", partial(matrix.iterate_features, rows_max=rows_max)
     )

@@ -8,7 +8,7 @@ from tests.support.commands import must, must_json, refused, small_shop, tailorb
 from tests.training.test_pipeline import HOME, Shop
 
 from tailorbird.errors import UsageError
-from tailorbird.models import architectures
+from tailorbird.models.deep import fitting
 from tailorbird.models.deep.layout import Bag, History, Layout
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.training.backtests.page import write_validation
@@ -157,7 +157,7 @@ def test_auto_uses_the_better_model_on_the_validation_part_and_reports_it(shop):
 
 
 def test_without_torch_a_net_is_refused_at_once_and_auto_uses_trees(shop, monkeypatch):
-    monkeypatch.setattr(architectures, "find_spec", lambda name: None)
+    monkeypatch.setattr(fitting, "find_spec", lambda name: None)
     progress_calls = []
     with pytest.raises(UsageError, match=r"dcn needs torch.*\n.*pip install 'tailorbird\[deep\]'"):
         validated(

@@ -14,7 +14,7 @@ from tests.training.test_pipeline import HOME, Shop
 
 from tailorbird.errors import LockedError, NotReadyError, UsageError
 from tailorbird.events import DAY, HOUR, MINUTE, SimulatedClock, SystemClock
-from tailorbird.models import architectures
+from tailorbird.models.deep import fitting
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
 from tailorbird.training.fit import fit
@@ -116,7 +116,7 @@ def test_trees_see_none_of_the_columns_for_nets_and_win_where_no_net_is_better(s
 
 
 def test_without_torch_a_net_raises_and_auto_uses_trees(shop, tmp_path, monkeypatch):
-    monkeypatch.setattr(architectures, "find_spec", lambda name: None)
+    monkeypatch.setattr(fitting, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"dcn needs torch.*\n.*pip install 'tailorbird\[deep\]'"):
         trained(shop, tmp_path / "registry", architecture="dcn")
     report = trained(shop, tmp_path / "registry", architecture="auto")

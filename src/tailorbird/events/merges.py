@@ -9,7 +9,7 @@ result depends on the merges alone, not on their order of arrival. The router an
 state both call these functions.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -47,31 +47,6 @@ def merges_of(rows: pa.Table) -> list[tuple[str, Merge]]:
         Merge, micros(rows["ts"]).tolist(), rows["p"].to_pylist(), rows["person"].to_pylist()
     )
     return list(zip(rows["user_id"].to_pylist(), merges, strict=True))
-
-
-def merges_by_user(merges: Iterable[tuple[str, Merge]]) -> dict[str, list[Merge]]:
-    """Group merges by user, in their order."""
-    by_user: dict[str, list[Merge]] = {}
-    for former, merge in merges:
-        by_user.setdefault(former, []).append(merge)
-    return by_user
-
-
-def merge_lookup(
-    merges: Mapping[str, list[Merge]], ts: int, p: int = 1 << 63
-) -> Callable[[str], Merge | None]:
-    """Return a function that looks up the merge of a user that holds at a time.
-
-    Merges at or after position `p` are ignored. The result suits `survivor`.
-    """
-
-    def lookup(user: str) -> Merge | None:
-        return next(
-            (merge for merge in reversed(merges.get(user, ())) if merge.ts <= ts and merge.p < p),
-            None,
-        )
-
-    return lookup
 
 
 def survivor(user: str, merge_of: Callable[[str], Merge | None]) -> tuple[str, int]:

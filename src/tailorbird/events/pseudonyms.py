@@ -25,7 +25,7 @@ from hashlib import blake2b
 import msgspec
 
 from tailorbird.errors import ConfigError
-from tailorbird.events.adapters.batch import ROW_ID_PREFIX, Batch
+from tailorbird.events.adapters.batch import ROW_ID_PREFIX
 from tailorbird.events.contract.contract import (
     ANONYMOUS_PREFIX,
     COUNTRY,
@@ -158,20 +158,6 @@ class Pseudonyms:
             if name in fields:
                 fields[name] = self._sanitise(name, fields[name], types)
         return _encode(fields)
-
-    def pseudonymise_batch(
-        self, batch: Batch, types: Collection[str] = EVENT_TYPES, *, foreign: bool = False
-    ) -> Batch:
-        """Pseudonymise a batch that an adapter read.
-
-        `foreign` is as in `pseudonymise_body`. Ids derived from content are always hashed.
-        """
-        return Batch(
-            batch.file,
-            [self.pseudonymise_line(line, foreign=foreign, types=types) for line in batch.lines],
-            batch.numbers,
-            batch.left_out,
-        )
 
     def _drop_unknown_fields(self, name: str, raw: bytes) -> bytes:
         """Drop the fields that a part of the envelope does not declare."""

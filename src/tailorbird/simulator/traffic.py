@@ -7,7 +7,6 @@ time with external responses; both use `simulator.behaviour`.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -51,12 +50,6 @@ class Slates:
 
     items: Ints
     propensity: Floats
-
-
-class Policy(Protocol):
-    """Chooses a list for each request."""
-
-    def choose(self, rng: np.random.Generator, requests: Requests) -> Slates: ...
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ def _variance_ratio(events: pa.Table, experiment: Experiment, now: int, attribut
     )
     values = metric_values(table, experiment.metric, now)
     per_unit = unit_values(values, experiment.metric, np.ones(len(values.x), bool))
-    covariates = history_values(table, experiment.metric, values.unit)
+    covariates = history_values(table, experiment.metric)[values.unit]
     return cuped(per_unit, covariates, np.zeros(len(per_unit))).variance_ratio
 
 

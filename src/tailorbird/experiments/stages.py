@@ -18,7 +18,7 @@ from tailorbird.experiments.analysis.sequential import (
 )
 from tailorbird.experiments.assign import Experiment
 from tailorbird.experiments.measure import Measurement, measure
-from tailorbird.experiments.units import UnitTable
+from tailorbird.experiments.units import UnitTable, history_values
 
 UNITS_MIN = 100  # units of both arms before the first analysis
 STAGES_MAX = 200
@@ -111,13 +111,14 @@ def follow_path(
     if (not times or times[-1] < until) and not is_planned:
         times.append(until)  # a sequential plan analyses between two stages only at its end
     measured: list[tuple[int, Measurement, Effect]] = []
+    history = history_values(table, experiment.metric)
     for at in times:
-        measurement = measure(table, experiment.metric, treatment, at)
+        measurement = measure(table, experiment.metric, treatment, at, history=history)
         effect = measurement.effect
         if effect is not None and effect.units >= UNITS_MIN:
             measured.append((at, measurement, effect))
     if not measured:
-        last = measure(table, experiment.metric, treatment, until)
+        last = measure(table, experiment.metric, treatment, until, history=history)
         return Path((), math.nan, math.nan, math.nan, math.nan, False, False, last)
     if experiment.stopping == "group_sequential":
         return _sequential(measured, experiment, alpha, is_over=is_over)

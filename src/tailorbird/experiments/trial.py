@@ -25,7 +25,7 @@ from tailorbird.experiments.checks import Check, run_checks
 from tailorbird.experiments.measure import Measurement, measure
 from tailorbird.experiments.metrics import Metric
 from tailorbird.experiments.stages import Path, Stage, follow_path
-from tailorbird.experiments.units import UnitTable, load_units, metric_values
+from tailorbird.experiments.units import UnitTable, history_values, load_units, metric_values
 
 __all__ = ["TrialReport", "trial_report"]
 
@@ -202,9 +202,8 @@ def trial_report(
 
 
 def _arm_totals(table: UnitTable, experiment: Experiment, until: int) -> tuple[ArmTotals, ...]:
-    totals = []
+    totals, values = [], metric_values(table, experiment.metric, until)
     for number, arm in enumerate(table.arms):
-        values = metric_values(table, experiment.metric, until)
         rows = values.arm == number
         x, y = values.x[rows], values.y[rows] if values.y is not None else None
         shown = float(y.sum()) if y is not None else float(len(x))
@@ -279,6 +278,7 @@ def _result(
 
 def _segments(table: UnitTable, experiment: Experiment, until: int) -> tuple[SegmentResult, ...]:
     results = []
+    history = history_values(table, experiment.metric)
     for column in experiment.segments:
         values = table.segments[column]
         for number, arm in enumerate(experiment.treatments, 1):
@@ -288,7 +288,9 @@ def _segments(table: UnitTable, experiment: Experiment, until: int) -> tuple[Seg
                 sizes = [int((table.arm[mask] == each).sum()) for each in (0, number)]
                 if min(sizes) < SEGMENT_UNITS_MIN:
                     continue
-                effect = measure(table, experiment.metric, number, until, only=mask).effect
+                effect = measure(
+                    table, experiment.metric, number, until, history=history, only=mask
+                ).effect
                 if effect is not None:
                     names.append(value or "unknown")
                     effects.append(effect)

@@ -65,7 +65,7 @@ class Path:
     p: float
     is_conclusive: bool
     is_futile: bool
-    last: Measurement | None
+    last: Measurement
 
 
 def planned_information(experiment: Experiment, alpha: float) -> float:

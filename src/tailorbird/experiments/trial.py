@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from tailorbird.events import HOUR, parse_duration, to_iso
+from tailorbird.events import DAY, parse_duration, to_iso
 from tailorbird.experiments.analysis.anytime import confidence_sequence, split_alpha
 from tailorbird.experiments.analysis.estimates import to_uplift
 from tailorbird.experiments.analysis.multiple import holm
@@ -256,7 +256,7 @@ def _result(
     experiment: Experiment,
     metric: Metric,
     arm: str,
-    measurement: Measurement | None,
+    measurement: Measurement,
     interval: tuple[float, float, float],
     p: float,
 ) -> MetricResult:
@@ -265,13 +265,13 @@ def _result(
         metric.name,
         arm,
         experiment.control_arm,
-        measurement.treatment.value if measurement else math.nan,
-        measurement.control.value if measurement else math.nan,
+        measurement.treatment.value,
+        measurement.control.value,
         uplift,
         low,
         high,
         p,
-        measurement.variance_ratio if measurement else 1.0,
+        measurement.variance_ratio,
         high < 0 if metric.increase_is_good else low > 0,
     )
 
@@ -368,8 +368,8 @@ def _risk(best: MetricResult, metric: Metric, guardrails: tuple[MetricResult, ..
     bound = best.low if metric.increase_is_good else best.high
     if not math.isfinite(bound):
         return "There is too little data to bound what it may cost."
-    text = f"In the worst case of the interval, {best.arm} changes {metric.name} by "
-    text += f"{_signed(bound)}"
+    text = f"In the worst case of the interval, {best.arm} changes {metric.name}"
+    text += f" by {_signed(bound)}"
     bounds = [
         (each.metric, each.low if each.low <= 0 else each.high)
         for each in guardrails
@@ -382,7 +382,7 @@ def _risk(best: MetricResult, metric: Metric, guardrails: tuple[MetricResult, ..
 
 
 def _format_days(until: int, planned_end: int, experiment: Experiment) -> str:
-    left = max(planned_end - until, 0) / (24 * HOUR)
+    left = max(planned_end - until, 0) / DAY
     return f"{left:.1f} of {experiment.duration} left, until {to_iso(planned_end)[:16]}"
 
 

@@ -24,6 +24,7 @@ from tailorbird.experiments.analysis.sequential import exit_probabilities, plan_
 from tailorbird.experiments.assign import Experiment
 from tailorbird.experiments.measure import unit_values
 from tailorbird.experiments.stages import planned_stages
+from tailorbird.experiments.trial_page import plan_svg
 from tailorbird.experiments.units import UnitTable, history_values, load_units, metric_values
 
 UNITS_MIN = 50
@@ -86,8 +87,6 @@ class Plan:
         return msgspec.to_builtins(self)
 
     def _repr_html_(self) -> str:
-        from tailorbird.experiments.trial_page import plan_svg
-
         return plan_svg(self)
 
 

@@ -25,6 +25,7 @@ from tailorbird.experiments.checks import Check, run_checks
 from tailorbird.experiments.measure import Measurement, measure
 from tailorbird.experiments.metrics import Metric
 from tailorbird.experiments.stages import Path, Stage, follow_path
+from tailorbird.experiments.trial_page import format_uplift, trial_html
 from tailorbird.experiments.units import UnitTable, history_values, load_units, metric_values
 
 __all__ = ["TrialReport", "trial_report"]
@@ -115,8 +116,6 @@ class TrialReport:
         return _finite(msgspec.to_builtins(self))
 
     def _repr_html_(self) -> str:
-        from tailorbird.experiments.trial_page import trial_html
-
         return trial_html(self)
 
 
@@ -330,14 +329,16 @@ def _conclude(
     days = _format_days(until, planned_end, experiment)
     best = max(primary, key=lambda each: _sign(metric) * _or_low(each.uplift))
     path = paths[best.arm]
-    interval = f"{experiment.level:.0%} interval {_signed(best.low)} to {_signed(best.high)}"
-    figures = f"{_signed(best.uplift)} {metric.name} ({interval})"
+    interval = (
+        f"{experiment.level:.0%} interval {format_uplift(best.low)} to {format_uplift(best.high)}"
+    )
+    figures = f"{format_uplift(best.uplift)} {metric.name} ({interval})"
     risk = _risk(best, metric, guardrails)
     stop = f"tailorbird experiment stop {name} --why …"
     is_loss = path.is_conclusive and _sign(metric) * best.uplift < 0
     if not is_loss and (harmed := [each for each in guardrails if each.is_worse]):
         worst = harmed[0]
-        text = f"{worst.arm} makes {worst.metric} worse: {_signed(worst.uplift)}"
+        text = f"{worst.arm} makes {worst.metric} worse: {format_uplift(worst.uplift)}"
         return RED, f"{text}, though {best.arm} has {figures}.", risk, f"Stop it: {stop}"
     if not path.is_conclusive:
         if is_over:
@@ -369,7 +370,7 @@ def _risk(best: MetricResult, metric: Metric, guardrails: tuple[MetricResult, ..
     if not math.isfinite(bound):
         return "There is too little data to bound what it may cost."
     text = f"In the worst case of the interval, {best.arm} changes {metric.name}"
-    text += f" by {_signed(bound)}"
+    text += f" by {format_uplift(bound)}"
     bounds = [
         (each.metric, each.low if each.low <= 0 else each.high)
         for each in guardrails
@@ -377,7 +378,7 @@ def _risk(best: MetricResult, metric: Metric, guardrails: tuple[MetricResult, ..
     ]
     if bounds:
         name, value = min(bounds, key=lambda each: each[1])
-        text += f", and {name} by {_signed(value)}"
+        text += f", and {name} by {format_uplift(value)}"
     return f"{text}."
 
 
@@ -392,10 +393,6 @@ def _sign(metric: Metric) -> int:
 
 def _or_low(value: float) -> float:
     return value if math.isfinite(value) else -math.inf
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.1%}" if math.isfinite(value) else "unbounded"
 
 
 def _finite(value: Any) -> Any:

@@ -13,6 +13,7 @@ from tailorbird.experiments.analysis.sequential import (
     boundaries,
     conditional_power,
     estimate_after_stopping,
+    fixed_drift,
     plan_design,
     select_stages,
 )
@@ -70,8 +71,7 @@ class Path:
 
 def planned_information(experiment: Experiment, alpha: float) -> float:
     """Return the information that the planned effect and power need under the stopping rule."""
-    fixed = float(ndtri(1 - alpha / 2) + ndtri(experiment.power))
-    drift = fixed
+    drift = fixed_drift(alpha, experiment.power)
     if experiment.stopping == "group_sequential":
         drift = plan_design(
             planned_stages(experiment),

@@ -232,7 +232,7 @@ def _primary_results(
 def _guardrails(table: UnitTable, experiment: Experiment, until: int) -> tuple[MetricResult, ...]:
     """Return guardrails with confidence sequences, which may be read at any time."""
     results = []
-    count = max(len(experiment.guardrails) * len(experiment.treatments), 1)
+    count = len(experiment.guardrails) * len(experiment.treatments)
     alpha = split_alpha(1 - experiment.level, count)
     for metric in experiment.guardrails:
         for number, arm in enumerate(experiment.treatments, 1):

@@ -29,7 +29,11 @@ from tailorbird.lake import Lake
 from tailorbird.ranking.policy.policy import SlateSpec, apply_boosts, arrange_slate
 from tailorbird.ranking.policy.rule_columns import Request as RuleInputs
 from tailorbird.ranking.policy.rules import compile_rules
-from tailorbird.ranking.policy.slate_distribution import SlateDistribution, slate_distribution
+from tailorbird.ranking.policy.slate_distribution import (
+    SlateDistribution,
+    find_places,
+    slate_distribution,
+)
 from tailorbird.ranking.slot import Slot
 from tailorbird.retrieval import Index
 from tailorbird.training.dataset.dataset import Dataset
@@ -264,7 +268,7 @@ class _Replayer:
         visible = np.flatnonzero(self._visible(keys, places, inputs))
         items, places = items[visible], places[visible]
         inputs = replace(inputs, rows=np.maximum(places, 0))
-        shown = _find(data.item[rows], items)
+        shown = find_places(data.item[rows], items)
         self.is_candidate[rows] = shown >= 0
         if predicted is not None and len(visible):
             predicted = predicted[visible]
@@ -352,12 +356,3 @@ def _candidate_rows(data: Dataset, chunk: CandidateChunk) -> Dataset:
         weight=np.ones(n),
         live=chunk.live,
     )
-
-
-def _find(items: Ints, candidates: Ints) -> npt.NDArray[np.intp]:
-    """Return the place of each item among the candidates, -1 where it is none."""
-    if not len(candidates):
-        return np.full(len(items), -1, np.intp)
-    order = np.argsort(candidates)
-    at = np.minimum(np.searchsorted(candidates, items, sorter=order), len(candidates) - 1)
-    return np.where(candidates[order[at]] == items, order[at], -1)

@@ -20,7 +20,6 @@ the evaluated log. The comparison is the click rate of the other half, which has
 import argparse
 import json
 import math
-import subprocess
 from collections.abc import Callable, Mapping
 from itertools import permutations
 from pathlib import Path
@@ -30,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from benchmarks.quality.running import default_data, environment, find_data_set
+from benchmarks.quality.running import default_data, environment, find_data_set, revision
 from tailorbird.experiments.off_policy.evaluate import PolicyValue, evaluate_policy
 from tailorbird.experiments.off_policy.sample import PolicySample
 from tailorbird.experiments.off_policy.support import check_support
@@ -90,16 +89,10 @@ def measure(data: Path | None, *, small: bool) -> dict[str, Any]:
         "kind": "off_policy",
         "small": small,
         "runs": runs,
-        "revision": revision(),
+        "revision": revision("--short"),
         "environment": environment(),
         "results": {"ope": results},
     }
-
-
-def revision() -> str:
-    """Return the commit that is measured."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def measure_runs(draw: Draw, truth: float, runs: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -75,6 +76,15 @@ def require_data_set(folder: str, data: Path | None) -> Path:
         )
         raise SystemExit(3)
     return path
+
+
+def revision(*options: str) -> str:
+    """Return the commit that is measured; `--short` abbreviates it."""
+    command = ["git", "rev-parse", *options, "HEAD"]
+    here = Path(__file__).parent
+    return subprocess.run(
+        command, cwd=here, capture_output=True, text=True, check=False
+    ).stdout.strip()
 
 
 def environment() -> dict[str, str]:

@@ -15,16 +15,15 @@ Exit status 1 if a method that claims a level exceeds it: the 99.9 % interval of
 import argparse
 import json
 import math
-import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
+from benchmarks.quality.running import revision
 from benchmarks.quality.validity_sites import KINDS, MetricKind, Units, with_history
 from tailorbird.experiments.analysis import estimates
 from tailorbird.experiments.analysis.adjust import cuped
@@ -289,7 +288,7 @@ def measure(*, small: bool, seed: int = 21) -> dict[str, Any]:
     return {
         "benchmark": "validity",
         "small": small,
-        "revision": _revision(),
+        "revision": revision(),
         "seed": seed,
         "stages": STAGES,
         "units_per_arm": {name: kind.units for name, kind in KINDS.items()},
@@ -297,12 +296,6 @@ def measure(*, small: bool, seed: int = 21) -> dict[str, Any]:
         "violations": violations(results),
         "wall_s": round(time.monotonic() - started, 1),
     }
-
-
-def _revision() -> str:
-    folder = Path(__file__).parent
-    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def main() -> None:

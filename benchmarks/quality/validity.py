@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from benchmarks.quality.running import revision
+from benchmarks.quality.running import rate, revision
 from benchmarks.quality.validity_sites import KINDS, MetricKind, Units, with_history
 from tailorbird.experiments.analysis import estimates
 from tailorbird.experiments.analysis.adjust import cuped
@@ -42,12 +42,6 @@ from tailorbird.experiments.statistics import proportion_interval
 STAGES = 14
 Floats = npt.NDArray[np.float64]
 Figure = dict[str, float]
-
-
-def rate(hits: int, runs: int) -> Figure:
-    """Return a share with Wilson's 95 % interval."""
-    low, high = proportion_interval(hits, runs)
-    return {"value": hits / runs, "low": low, "high": high, "n": runs}
 
 
 def estimate_arms(arms: tuple[Units, Units], count: int) -> list[Estimate]:

@@ -24,6 +24,7 @@ from tailorbird.experiments.assign import Experiment
 from tailorbird.experiments.checks import Check, run_checks
 from tailorbird.experiments.measure import Measurement, measure
 from tailorbird.experiments.metrics import Metric
+from tailorbird.experiments.plain_data import replace_not_finite
 from tailorbird.experiments.stages import Path, Stage, follow_path
 from tailorbird.experiments.trial_page import format_uplift, trial_html
 from tailorbird.experiments.units import UnitTable, history_values, load_units, metric_values
@@ -113,7 +114,7 @@ class TrialReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data; what is not finite becomes None."""
-        return _finite(msgspec.to_builtins(self))
+        return replace_not_finite(msgspec.to_builtins(self))
 
     def _repr_html_(self) -> str:
         return trial_html(self)
@@ -393,11 +394,3 @@ def _sign(metric: Metric) -> int:
 
 def _or_low(value: float) -> float:
     return value if math.isfinite(value) else -math.inf
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

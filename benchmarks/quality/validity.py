@@ -31,12 +31,12 @@ from tailorbird.experiments.analysis.anytime import anytime_bound
 from tailorbird.experiments.analysis.estimates import Effect, Estimate
 from tailorbird.experiments.analysis.sample_ratio import sample_ratio_log_factors
 from tailorbird.experiments.analysis.sequential import (
-    SPENDING,
     boundaries,
     estimate_after_stopping,
     plan_design,
     select_stages,
 )
+from tailorbird.experiments.assign import SPENDING
 from tailorbird.experiments.statistics import proportion_interval
 
 STAGES = 14

@@ -6,6 +6,7 @@ early where the effect is real. Figures beyond the lake's span are extrapolated,
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +19,8 @@ from tailorbird.events import DAY, parse_duration
 from tailorbird.events.contract.schema import micros
 from tailorbird.experiments.analysis.adjust import cuped
 from tailorbird.experiments.analysis.anytime import anytime_bound, split_alpha
-from tailorbird.experiments.analysis.sequential import (
-    SPENDING,
-    complete_design,
-    fixed_drift,
-    plan_design,
-)
-from tailorbird.experiments.assign import Experiment
+from tailorbird.experiments.analysis.sequential import complete_design, fixed_drift, plan_design
+from tailorbird.experiments.assign import SPENDING, Experiment
 from tailorbird.experiments.measure import unit_values
 from tailorbird.experiments.stages import planned_stages
 from tailorbird.experiments.trial_page import plan_svg
@@ -250,7 +246,7 @@ def _rules(experiment: Experiment, alpha: float) -> list[tuple[str, float, float
     ]
 
 
-def _days_until(detectable: Any, effect: float) -> float:
+def _days_until(detectable: Callable[[float], float], effect: float) -> float:
     for day in range(1, DAYS_MAX + 1):
         if detectable(day) <= effect:
             return float(day)

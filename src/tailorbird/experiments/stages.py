@@ -10,6 +10,7 @@ from tailorbird.events import parse_duration
 from tailorbird.experiments.analysis.anytime import anytime_bound
 from tailorbird.experiments.analysis.estimates import Effect, to_uplift
 from tailorbird.experiments.analysis.sequential import (
+    Z_MAX,
     boundaries,
     conditional_power,
     estimate_after_stopping,
@@ -198,5 +199,5 @@ def _single(
 
 
 def _stage(at: int, effect: Effect, information: float, bound: float) -> Stage:
-    low, high = effect.interval(bound if math.isfinite(bound) else 8.0)
+    low, high = effect.interval(bound if math.isfinite(bound) else Z_MAX)
     return Stage(at, effect.units, information, effect.uplift, low, high, effect.z, bound)

@@ -22,10 +22,11 @@ import numpy.typing as npt
 from scipy import optimize
 from scipy.special import ndtr, ndtri
 
+from tailorbird.experiments.assign import SPENDING
+
 Floats = npt.NDArray[np.float64]
 
-SPENDING = ("obrien_fleming", "pocock")
-_Z_MAX = 8.0  # stands for an infinite boundary: P(|Z| > 8) is about 1e-15
+Z_MAX = 8.0  # stands for an infinite boundary: P(|Z| > 8) is about 1e-15
 _SMALLEST_SPENDING = 1e-13
 
 
@@ -225,7 +226,7 @@ def estimate_after_stopping(
 
 def repeated_interval(z: float, information: float, bound: float) -> tuple[float, float]:
     """Return the interval of the effect that holds at all looks together (Jennison, Turnbull)."""
-    half = bound / math.sqrt(information) if bound < _Z_MAX else math.inf
+    half = bound / math.sqrt(information) if bound < Z_MAX else math.inf
     return z / math.sqrt(information) - half, z / math.sqrt(information) + half
 
 
@@ -257,9 +258,9 @@ class _Walk:
 
     def solve_boundary(self, level: float, spending: float) -> float:
         """Return the z that an upper exit at this look exceeds with a probability."""
-        if spending <= _SMALLEST_SPENDING or self.tail(level, _Z_MAX) >= spending:
-            return _Z_MAX
-        return _root(lambda z: self.tail(level, z) - spending, -_Z_MAX, _Z_MAX, 1e-10)
+        if spending <= _SMALLEST_SPENDING or self.tail(level, Z_MAX) >= spending:
+            return Z_MAX
+        return _root(lambda z: self.tail(level, z) - spending, -Z_MAX, Z_MAX, 1e-10)
 
     def advance(self, level: float, bound: float) -> None:
         """Continue with the trials whose |Z| is below the boundary at this look."""

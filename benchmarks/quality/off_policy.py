@@ -20,7 +20,6 @@ the evaluated log. The comparison is the click rate of the other half, which has
 import argparse
 import json
 import math
-import subprocess
 from collections.abc import Callable, Mapping
 from itertools import permutations
 from pathlib import Path
@@ -30,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from benchmarks.quality.running import default_data, environment, find_data_set
+from benchmarks.quality.running import default_data, environment, find_data_set, rate, revision
 from tailorbird.experiments.off_policy.evaluate import PolicyValue, evaluate_policy
 from tailorbird.experiments.off_policy.sample import PolicySample
 from tailorbird.experiments.off_policy.support import check_support
@@ -90,16 +89,10 @@ def measure(data: Path | None, *, small: bool) -> dict[str, Any]:
         "kind": "off_policy",
         "small": small,
         "runs": runs,
-        "revision": revision(),
+        "revision": revision("--short"),
         "environment": environment(),
         "results": {"ope": results},
     }
-
-
-def revision() -> str:
-    """Return the commit that is measured."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def measure_runs(draw: Draw, truth: float, runs: int) -> dict[str, Any]:
@@ -116,12 +109,12 @@ def measure_runs(draw: Draw, truth: float, runs: int) -> dict[str, Any]:
         )
         for seed, sample in enumerate(samples)
     ]
-    refused = float(np.mean([not check_support(sample).is_enough for sample in samples]))
+    refused = sum(not check_support(sample).is_enough for sample in samples)
     figures = {name: _run_figures([value[name] for value in values], truth) for name in ESTIMATORS}
     effective = float(np.mean([value.support.effective for value in values]))
     return {
         "truth": truth,
-        "refused": figure(refused, runs),
+        "refused": rate(refused, runs),
         "effective": effective,
         "responses": values[0].support.responses,
         **figures,
@@ -141,17 +134,9 @@ def _run_figures(estimates: list[Any], truth: float) -> dict[str, Any]:
             "n": len(values),
         },
         "rmse": float(np.sqrt(np.mean((values - truth) ** 2))) / truth,
-        "coverage": figure(float(np.mean(covered)), len(values)),
+        "coverage": rate(sum(covered), len(values)),
         "width": float(np.mean([estimate.high - estimate.low for estimate in estimates])) / truth,
     }
-
-
-def figure(share: float, n: int) -> dict[str, float]:
-    """Return a share with its 95 % Wilson interval."""
-    z = 1.96
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return {"value": share, "low": max(0.0, centre - half), "high": centre + half, "n": n}
 
 
 def action_probabilities(taste: Floats, strength: float) -> Floats:
@@ -247,9 +232,10 @@ def measure_campaign(path: Path, source: str, target: str) -> dict[str, Any]:
         expected=(model * shares[position[log]]).sum(axis=1),
     )
     value = evaluate_policy(sample, BANDIT_ESTIMATORS, replicates=1_000, seed=1, ess_min=100)
-    truth, n = float(click[other].mean()), int(other.sum())
+    on_policy = rate(int(click[other].sum()), int(other.sum()))
+    truth = on_policy["value"]
     return {
-        "on_policy": figure(truth, n),
+        "on_policy": on_policy,
         "logged": value.logged,
         "effective": value.support.effective,
         "responses": value.support.responses,

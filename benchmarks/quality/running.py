@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import lightgbm
 import numpy
 import pyarrow as pa
 
+from tailorbird.experiments.statistics import proportion_interval
 from tailorbird.version import __version__
 
 PROJECTS = Path(__file__).with_name("projects")
@@ -75,6 +77,21 @@ def require_data_set(folder: str, data: Path | None) -> Path:
         )
         raise SystemExit(3)
     return path
+
+
+def rate(hits: int, runs: int) -> dict[str, float]:
+    """Return a share with Wilson's 95 % interval."""
+    low, high = proportion_interval(hits, runs)
+    return {"value": hits / runs, "low": low, "high": high, "n": runs}
+
+
+def revision(*options: str) -> str:
+    """Return the commit that is measured; `--short` abbreviates it."""
+    command = ["git", "rev-parse", *options, "HEAD"]
+    here = Path(__file__).parent
+    return subprocess.run(
+        command, cwd=here, capture_output=True, text=True, check=False
+    ).stdout.strip()
 
 
 def environment() -> dict[str, str]:

@@ -15,16 +15,15 @@ Exit status 1 if a method that claims a level exceeds it: the 99.9 % interval of
 import argparse
 import json
 import math
-import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
+from benchmarks.quality.running import rate, revision
 from benchmarks.quality.validity_sites import KINDS, MetricKind, Units, with_history
 from tailorbird.experiments.analysis import estimates
 from tailorbird.experiments.analysis.adjust import cuped
@@ -32,23 +31,17 @@ from tailorbird.experiments.analysis.anytime import anytime_bound
 from tailorbird.experiments.analysis.estimates import Effect, Estimate
 from tailorbird.experiments.analysis.sample_ratio import sample_ratio_log_factors
 from tailorbird.experiments.analysis.sequential import (
-    SPENDING,
     boundaries,
     estimate_after_stopping,
     plan_design,
     select_stages,
 )
+from tailorbird.experiments.assign import SPENDING
 from tailorbird.experiments.statistics import proportion_interval
 
 STAGES = 14
 Floats = npt.NDArray[np.float64]
 Figure = dict[str, float]
-
-
-def rate(hits: int, runs: int) -> Figure:
-    """Return a share with Wilson's 95 % interval."""
-    low, high = proportion_interval(hits, runs)
-    return {"value": hits / runs, "low": low, "high": high, "n": runs}
 
 
 def estimate_arms(arms: tuple[Units, Units], count: int) -> list[Estimate]:
@@ -289,7 +282,7 @@ def measure(*, small: bool, seed: int = 21) -> dict[str, Any]:
     return {
         "benchmark": "validity",
         "small": small,
-        "revision": _revision(),
+        "revision": revision(),
         "seed": seed,
         "stages": STAGES,
         "units_per_arm": {name: kind.units for name, kind in KINDS.items()},
@@ -297,12 +290,6 @@ def measure(*, small: bool, seed: int = 21) -> dict[str, Any]:
         "violations": violations(results),
         "wall_s": round(time.monotonic() - started, 1),
     }
-
-
-def _revision() -> str:
-    folder = Path(__file__).parent
-    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def main() -> None:

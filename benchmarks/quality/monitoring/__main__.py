@@ -8,7 +8,6 @@ benchmarks/quality/figures/monitoring.json and their table in docs/results.md.
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from tests.support.monitored import draw_visits, write_visits
 
 from benchmarks.quality.monitoring import runs
+from benchmarks.quality.running import revision
 from tailorbird.version import __version__
 
 ROOT = Path(__file__).parents[3]
@@ -98,17 +98,6 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def revision() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.monitoring")
     parser.add_argument("--small", action="store_true", help="a tenth of the runs")
@@ -123,7 +112,7 @@ def main() -> None:
         "results": results,
         "about": {
             "version": __version__,
-            "revision": revision(),
+            "revision": revision("--short"),
             "share": share,
             "minutes": round((time.time() - began) / 60, 1),
         },

@@ -72,7 +72,7 @@ def check_multiple_exposure(table: UnitTable) -> Check:
 
 def check_history(table: UnitTable, experiment: Experiment) -> Check:
     """Test whether the arms differed before their exposure."""
-    covariates = history_values(table, experiment.metric, np.arange(len(table)))
+    covariates = history_values(table, experiment.metric)
     smallest, arms = 1.0, len(table.arms)
     for treatment in range(1, arms):
         for column in covariates.T:

@@ -4,6 +4,7 @@ It needs no plotting library, no scripts and no network.
 """
 
 import math
+from collections.abc import Sequence
 from html import escape
 
 from tailorbird.experiments.report import Report
@@ -39,24 +40,19 @@ def report_svg(report: Report) -> str:
 
 def report_html(report: Report) -> str:
     """Return the report as a section: verdict, picture, arms, and caveats."""
-    head = "".join(
-        f"<th>{name}</th>"
-        for name in (
-            "arm",
-            "users",
-            "items shown",
-            "clicks",
-            "clicks per item",
-            "purchases",
-            "conversion",
+    head = ("arm", "users", "items shown", "clicks", "clicks per item", "purchases", "conversion")
+    rows = [
+        (
+            f.arm,
+            f"{f.users:,}",
+            f"{f.impressions:,}",
+            f"{f.clicks:,}",
+            _percent(f.ctr),
+            f"{f.purchases:,}",
+            _percent(f.conversion),
         )
-    )
-    rows = "".join(
-        f"<tr><td>{escape(f.arm)}</td><td>{f.users:,}</td>"
-        f"<td>{f.impressions:,}</td><td>{f.clicks:,}</td>"
-        f"<td>{_percent(f.ctr)}</td><td>{f.purchases:,}</td><td>{_percent(f.conversion)}</td></tr>"
         for f in report.arms
-    )
+    ]
     notes = [
         f"Sample ratio: p = {report.srm_p:.3g} (below 0.001 the split is broken).",
         f"In more than one arm, left out: {report.multiple_exposures:,} of "
@@ -71,9 +67,18 @@ def report_html(report: Report) -> str:
         f'<section class="experiment"><h2>Experiment {escape(report.experiment)} on '
         f"{escape(report.slot)}</h2>"
         f"<p><strong>{escape(report.verdict)}</strong></p>{report_svg(report)}"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        f"{html_table(head, rows)}"
         f"<ul>{''.join(f'<li>{note}</li>' for note in notes)}</ul></section>"
     )
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of texts, which are escaped."""
+    titles = "".join(f"<th>{escape(name)}</th>" for name in head)
+    cells = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{titles}</tr></thead><tbody>{cells}</tbody></table>"
 
 
 def _rows(

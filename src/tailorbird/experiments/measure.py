@@ -34,18 +34,19 @@ def measure(
     treatment: int,
     until: int,
     *,
-    control: int = 0,
     is_adjusted: bool = True,
+    history: Floats | None = None,
     only: Mask | None = None,
 ) -> Measurement:
     """Measure a treatment against the control by all that happened before a time.
 
     Args:
-        treatment, control: index into the table's arms.
+        treatment: index into the table's arms; the control is 0.
+        history: `history_values` of the metric, for callers that measure it more than once.
         only: restricts to some of the table's units, shape (units,).
     """
     values = metric_values(table, metric, until)
-    keep = (values.arm == treatment) | (values.arm == control)
+    keep = (values.arm == treatment) | (values.arm == 0)
     if only is not None:
         keep &= only[values.unit]
     y = None if values.y is None else values.y[keep]
@@ -60,8 +61,8 @@ def measure(
     units = unit_values(values, metric, is_treated)
     ratio = 1.0
     if is_adjusted and len(units):
-        covariates = history_values(table, metric, values.unit)
-        adjusted = cuped(units, covariates, values.arm)
+        covariates = history_values(table, metric) if history is None else history
+        adjusted = cuped(units, covariates[values.unit], values.arm)
         units, ratio = adjusted.values, adjusted.variance_ratio
     treated, untreated = (estimates.mean(units[mask]) for mask in (is_treated, ~is_treated))
     return Measurement(treated, untreated, estimates.compare(treated, untreated), ratio)

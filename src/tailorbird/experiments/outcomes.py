@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events.contract.schema import micros
+from tailorbird.experiments.metrics import EVENTS
 
 COLUMNS = (
     "type",
@@ -30,7 +31,7 @@ COLUMNS = (
     "request_id",
     "position",
 )
-KINDS = ("answer", "impression", "click", "purchase")
+KINDS = EVENTS
 ANSWER, IMPRESSION, CLICK, PURCHASE = range(len(KINDS))
 
 Ints = npt.NDArray[np.int64]

@@ -6,24 +6,24 @@ early where the effect is real. Figures beyond the lake's span are extrapolated,
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-from scipy import optimize
-from scipy.special import ndtri
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, parse_duration
 from tailorbird.events.contract.schema import micros
 from tailorbird.experiments.analysis.adjust import cuped
-from tailorbird.experiments.analysis.anytime import anytime_bound
-from tailorbird.experiments.analysis.sequential import exit_probabilities, plan_design
-from tailorbird.experiments.assign import Experiment
+from tailorbird.experiments.analysis.anytime import anytime_bound, split_alpha
+from tailorbird.experiments.analysis.sequential import complete_design, fixed_drift, plan_design
+from tailorbird.experiments.assign import SPENDING, Experiment
 from tailorbird.experiments.measure import unit_values
 from tailorbird.experiments.stages import planned_stages
+from tailorbird.experiments.trial_page import plan_svg
 from tailorbird.experiments.units import UnitTable, history_values, load_units, metric_values
 
 UNITS_MIN = 50
@@ -86,8 +86,6 @@ class Plan:
         return msgspec.to_builtins(self)
 
     def _repr_html_(self) -> str:
-        from tailorbird.experiments.trial_page import plan_svg
-
         return plan_svg(self)
 
 
@@ -95,7 +93,6 @@ class Plan:
 class _Growth:
     """Units and relative variance by day, continued beyond the lake by power laws."""
 
-    days: int
     units: np.ndarray
     relative_variance: np.ndarray
 
@@ -141,11 +138,10 @@ def plan_experiment(
     shares = [experiment.arms[arm] for arm in (experiment.control_arm, *experiment.treatments)]
     part = experiment.share * (1 - experiment.holdout) * sum(shares)
     scale = sum(shares) * (1 / shares[0] + 1 / min(shares[1:], default=shares[0]))
-    alpha = (1 - experiment.level) / max(len(experiment.treatments), 1)
+    alpha = split_alpha(1 - experiment.level, len(experiment.treatments))
     horizon = range(1, max(days, math.ceil(duration)) + 1)
     rules, curves = [], {}
-    for name, drift, expected in _rules(experiment, alpha):
-        cost = (drift / _fixed_drift(experiment, alpha)) ** 2
+    for name, drift, cost, expected in _rules(experiment, alpha):
         for is_adjusted in (False, True):
             kept = ratio if is_adjusted else 1.0
 
@@ -205,7 +201,7 @@ def _observe(
         )
     variance = np.array(variances)
     first = float(variance[np.isfinite(variance)][0])
-    return _Growth(days, np.array(units), np.where(np.isfinite(variance), variance, first)), mean
+    return _Growth(np.array(units), np.where(np.isfinite(variance), variance, first)), mean
 
 
 def _variance_ratio(events: pa.Table, experiment: Experiment, now: int, attribution: int) -> float:
@@ -227,35 +223,30 @@ def _variance_ratio(events: pa.Table, experiment: Experiment, now: int, attribut
     )
     values = metric_values(table, experiment.metric, now)
     per_unit = unit_values(values, experiment.metric, np.ones(len(values.x), bool))
-    covariates = history_values(table, experiment.metric, values.unit)
+    covariates = history_values(table, experiment.metric)[values.unit]
     return cuped(per_unit, covariates, np.zeros(len(per_unit))).variance_ratio
 
 
-def _fixed_drift(experiment: Experiment, alpha: float) -> float:
-    return float(ndtri(1 - alpha / 2) + ndtri(experiment.power))
-
-
-def _rules(experiment: Experiment, alpha: float) -> list[tuple[str, float, float]]:
-    """Return the rules with their drift and expected share of the sample."""
-    rules = [("fixed", _fixed_drift(experiment, alpha), 1.0)]
-    stages = planned_stages(experiment)
-    for spending in ("obrien_fleming", "pocock"):
-        design = plan_design(stages, alpha=alpha, power=experiment.power, spending=spending)
-        rules.append((spending, design.drift, design.expected_share))
+def _rules(experiment: Experiment, alpha: float) -> list[tuple[str, float, float, float]]:
+    """Return the rules with their drift, sample over a fixed test's, and expected share of it."""
+    stages, power = planned_stages(experiment), experiment.power
+    designs = {
+        spending: plan_design(stages, alpha=alpha, power=power, spending=spending)
+        for spending in SPENDING
+    }
     times = np.arange(1, max(stages, 14) + 1) / max(stages, 14)
     bounds = anytime_bound(1e6 * times, tuned_for=1e6, alpha=alpha)
+    designs["anytime"] = complete_design(times, bounds, alpha=alpha, power=power, widest=4.0)
+    return [
+        ("fixed", fixed_drift(alpha, power), 1.0, 1.0),
+        *(
+            (name, design.drift, design.inflation, design.expected_share)
+            for name, design in designs.items()
+        ),
+    ]
 
-    def miss(drift: float) -> float:
-        return exit_probabilities(times, bounds, drift).total - experiment.power
 
-    drift = cast(float, optimize.brentq(miss, rules[0][1], 4 * rules[0][1], xtol=1e-4))
-    exits = exit_probabilities(times, bounds, drift)
-    stopped = exits.upper + exits.lower
-    expected = float(times @ stopped + 1 - stopped.sum())
-    return [*rules, ("anytime", drift, expected)]
-
-
-def _days_until(detectable: Any, effect: float) -> float:
+def _days_until(detectable: Callable[[float], float], effect: float) -> float:
     for day in range(1, DAYS_MAX + 1):
         if detectable(day) <= effect:
             return float(day)

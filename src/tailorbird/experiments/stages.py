@@ -10,15 +10,17 @@ from tailorbird.events import parse_duration
 from tailorbird.experiments.analysis.anytime import anytime_bound
 from tailorbird.experiments.analysis.estimates import Effect, to_uplift
 from tailorbird.experiments.analysis.sequential import (
+    Z_MAX,
     boundaries,
     conditional_power,
     estimate_after_stopping,
+    fixed_drift,
     plan_design,
     select_stages,
 )
 from tailorbird.experiments.assign import Experiment
 from tailorbird.experiments.measure import Measurement, measure
-from tailorbird.experiments.units import UnitTable
+from tailorbird.experiments.units import UnitTable, history_values
 
 UNITS_MIN = 100  # units of both arms before the first analysis
 STAGES_MAX = 200
@@ -65,13 +67,12 @@ class Path:
     p: float
     is_conclusive: bool
     is_futile: bool
-    last: Measurement | None
+    last: Measurement
 
 
 def planned_information(experiment: Experiment, alpha: float) -> float:
     """Return the information that the planned effect and power need under the stopping rule."""
-    fixed = float(ndtri(1 - alpha / 2) + ndtri(experiment.power))
-    drift = fixed
+    drift = fixed_drift(alpha, experiment.power)
     if experiment.stopping == "group_sequential":
         drift = plan_design(
             planned_stages(experiment),
@@ -111,13 +112,14 @@ def follow_path(
     if (not times or times[-1] < until) and not is_planned:
         times.append(until)  # a sequential plan analyses between two stages only at its end
     measured: list[tuple[int, Measurement, Effect]] = []
+    history = history_values(table, experiment.metric)
     for at in times:
-        measurement = measure(table, experiment.metric, treatment, at)
+        measurement = measure(table, experiment.metric, treatment, at, history=history)
         effect = measurement.effect
         if effect is not None and effect.units >= UNITS_MIN:
             measured.append((at, measurement, effect))
     if not measured:
-        last = measure(table, experiment.metric, treatment, until)
+        last = measure(table, experiment.metric, treatment, until, history=history)
         return Path((), math.nan, math.nan, math.nan, math.nan, False, False, last)
     if experiment.stopping == "group_sequential":
         return _sequential(measured, experiment, alpha, is_over=is_over)
@@ -197,5 +199,5 @@ def _single(
 
 
 def _stage(at: int, effect: Effect, information: float, bound: float) -> Stage:
-    low, high = effect.interval(bound if math.isfinite(bound) else 8.0)
+    low, high = effect.interval(bound if math.isfinite(bound) else Z_MAX)
     return Stage(at, effect.units, information, effect.uplift, low, high, effect.z, bound)

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from tailorbird.events import HOUR, parse_duration, to_iso
+from tailorbird.events import DAY, parse_duration, to_iso
 from tailorbird.experiments.analysis.anytime import confidence_sequence, split_alpha
 from tailorbird.experiments.analysis.estimates import to_uplift
 from tailorbird.experiments.analysis.multiple import holm
@@ -24,8 +24,10 @@ from tailorbird.experiments.assign import Experiment
 from tailorbird.experiments.checks import Check, run_checks
 from tailorbird.experiments.measure import Measurement, measure
 from tailorbird.experiments.metrics import Metric
+from tailorbird.experiments.plain_data import replace_not_finite
 from tailorbird.experiments.stages import Path, Stage, follow_path
-from tailorbird.experiments.units import UnitTable, load_units, metric_values
+from tailorbird.experiments.trial_page import format_uplift, trial_html
+from tailorbird.experiments.units import UnitTable, history_values, load_units, metric_values
 
 __all__ = ["TrialReport", "trial_report"]
 
@@ -112,11 +114,9 @@ class TrialReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data; what is not finite becomes None."""
-        return _finite(msgspec.to_builtins(self))
+        return replace_not_finite(msgspec.to_builtins(self))
 
     def _repr_html_(self) -> str:
-        from tailorbird.experiments.trial_page import trial_html
-
         return trial_html(self)
 
 
@@ -202,9 +202,8 @@ def trial_report(
 
 
 def _arm_totals(table: UnitTable, experiment: Experiment, until: int) -> tuple[ArmTotals, ...]:
-    totals = []
+    totals, values = [], metric_values(table, experiment.metric, until)
     for number, arm in enumerate(table.arms):
-        values = metric_values(table, experiment.metric, until)
         rows = values.arm == number
         x, y = values.x[rows], values.y[rows] if values.y is not None else None
         shown = float(y.sum()) if y is not None else float(len(x))
@@ -234,7 +233,7 @@ def _primary_results(
 def _guardrails(table: UnitTable, experiment: Experiment, until: int) -> tuple[MetricResult, ...]:
     """Return guardrails with confidence sequences, which may be read at any time."""
     results = []
-    count = max(len(experiment.guardrails) * len(experiment.treatments), 1)
+    count = len(experiment.guardrails) * len(experiment.treatments)
     alpha = split_alpha(1 - experiment.level, count)
     for metric in experiment.guardrails:
         for number, arm in enumerate(experiment.treatments, 1):
@@ -257,7 +256,7 @@ def _result(
     experiment: Experiment,
     metric: Metric,
     arm: str,
-    measurement: Measurement | None,
+    measurement: Measurement,
     interval: tuple[float, float, float],
     p: float,
 ) -> MetricResult:
@@ -266,19 +265,20 @@ def _result(
         metric.name,
         arm,
         experiment.control_arm,
-        measurement.treatment.value if measurement else math.nan,
-        measurement.control.value if measurement else math.nan,
+        measurement.treatment.value,
+        measurement.control.value,
         uplift,
         low,
         high,
         p,
-        measurement.variance_ratio if measurement else 1.0,
+        measurement.variance_ratio,
         high < 0 if metric.increase_is_good else low > 0,
     )
 
 
 def _segments(table: UnitTable, experiment: Experiment, until: int) -> tuple[SegmentResult, ...]:
     results = []
+    history = history_values(table, experiment.metric)
     for column in experiment.segments:
         values = table.segments[column]
         for number, arm in enumerate(experiment.treatments, 1):
@@ -288,7 +288,9 @@ def _segments(table: UnitTable, experiment: Experiment, until: int) -> tuple[Seg
                 sizes = [int((table.arm[mask] == each).sum()) for each in (0, number)]
                 if min(sizes) < SEGMENT_UNITS_MIN:
                     continue
-                effect = measure(table, experiment.metric, number, until, only=mask).effect
+                effect = measure(
+                    table, experiment.metric, number, until, history=history, only=mask
+                ).effect
                 if effect is not None:
                     names.append(value or "unknown")
                     effects.append(effect)
@@ -328,14 +330,16 @@ def _conclude(
     days = _format_days(until, planned_end, experiment)
     best = max(primary, key=lambda each: _sign(metric) * _or_low(each.uplift))
     path = paths[best.arm]
-    interval = f"{experiment.level:.0%} interval {_signed(best.low)} to {_signed(best.high)}"
-    figures = f"{_signed(best.uplift)} {metric.name} ({interval})"
+    interval = (
+        f"{experiment.level:.0%} interval {format_uplift(best.low)} to {format_uplift(best.high)}"
+    )
+    figures = f"{format_uplift(best.uplift)} {metric.name} ({interval})"
     risk = _risk(best, metric, guardrails)
     stop = f"tailorbird experiment stop {name} --why …"
     is_loss = path.is_conclusive and _sign(metric) * best.uplift < 0
     if not is_loss and (harmed := [each for each in guardrails if each.is_worse]):
         worst = harmed[0]
-        text = f"{worst.arm} makes {worst.metric} worse: {_signed(worst.uplift)}"
+        text = f"{worst.arm} makes {worst.metric} worse: {format_uplift(worst.uplift)}"
         return RED, f"{text}, though {best.arm} has {figures}.", risk, f"Stop it: {stop}"
     if not path.is_conclusive:
         if is_over:
@@ -366,8 +370,8 @@ def _risk(best: MetricResult, metric: Metric, guardrails: tuple[MetricResult, ..
     bound = best.low if metric.increase_is_good else best.high
     if not math.isfinite(bound):
         return "There is too little data to bound what it may cost."
-    text = f"In the worst case of the interval, {best.arm} changes {metric.name} by "
-    text += f"{_signed(bound)}"
+    text = f"In the worst case of the interval, {best.arm} changes {metric.name}"
+    text += f" by {format_uplift(bound)}"
     bounds = [
         (each.metric, each.low if each.low <= 0 else each.high)
         for each in guardrails
@@ -375,12 +379,12 @@ def _risk(best: MetricResult, metric: Metric, guardrails: tuple[MetricResult, ..
     ]
     if bounds:
         name, value = min(bounds, key=lambda each: each[1])
-        text += f", and {name} by {_signed(value)}"
+        text += f", and {name} by {format_uplift(value)}"
     return f"{text}."
 
 
 def _format_days(until: int, planned_end: int, experiment: Experiment) -> str:
-    left = max(planned_end - until, 0) / (24 * HOUR)
+    left = max(planned_end - until, 0) / DAY
     return f"{left:.1f} of {experiment.duration} left, until {to_iso(planned_end)[:16]}"
 
 
@@ -390,15 +394,3 @@ def _sign(metric: Metric) -> int:
 
 def _or_low(value: float) -> float:
     return value if math.isfinite(value) else -math.inf
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.1%}" if math.isfinite(value) else "unbounded"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,6 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from tailorbird.events import to_iso
+from tailorbird.experiments.drawing import html_table
 
 if TYPE_CHECKING:
     from tailorbird.experiments.plan import Plan
@@ -33,21 +34,21 @@ def trial_html(report: "TrialReport") -> str:
         if stages:
             parts.append(f"<h3>{escape(arm)} over time</h3>{stages_svg(report, arm)}")
     parts.append(
-        _table(
+        html_table(
             ("arm", "units", "value"),
             [(arm.arm, f"{arm.units:,}", _number(arm.value)) for arm in report.arms],
         )
     )
     parts.append(
         "<h3>Metrics</h3>"
-        + _table(
+        + html_table(
             ("metric", "arm", "value", "control", "uplift", "interval", "CUPED leaves"),
             [_metric_row(each) for each in (*report.primary, *report.guardrails)],
         )
     )
     parts.append(
         "<h3>Checks</h3>"
-        + _table(
+        + html_table(
             ("check", "result", "reason"),
             [(each.name, "ok" if each.passed else "FAILED", each.reason) for each in report.checks],
         )
@@ -57,16 +58,16 @@ def trial_html(report: "TrialReport") -> str:
             (
                 each.name,
                 f"{each.units:,}",
-                _signed(each.own),
-                _signed(each.uplift),
-                f"{_signed(each.low)} to {_signed(each.high)}",
+                format_uplift(each.own),
+                format_uplift(each.uplift),
+                f"{format_uplift(each.low)} to {format_uplift(each.high)}",
             )
             for each in result.segments.effects
         ]
         title = f"By {result.column}: {result.arm} (all equal: p = {result.segments.p_equal:.2g})"
         parts.append(
             f"<h3>{escape(title)}</h3>"
-            + _table(("segment", "units", "own", "shrunk", "interval"), rows)
+            + html_table(("segment", "units", "own", "shrunk", "interval"), rows)
         )
     parts += [f"<p>{escape(note)}</p>" for note in report.notes]
     return "".join(parts) + "</section>"
@@ -167,22 +168,14 @@ class _Axes:
         )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    titles = "".join(f"<th>{escape(name)}</th>" for name in head)
-    cells = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{titles}</tr></thead><tbody>{cells}</tbody></table>"
-
-
 def _metric_row(result: "MetricResult") -> tuple[str, ...]:
     return (
         result.metric,
         result.arm,
         _number(result.value),
         _number(result.control_value),
-        _signed(result.uplift),
-        f"{_signed(result.low)} to {_signed(result.high)}",
+        format_uplift(result.uplift),
+        f"{format_uplift(result.low)} to {format_uplift(result.high)}",
         f"{result.variance_ratio:.0%}",
     )
 
@@ -191,5 +184,6 @@ def _number(value: float) -> str:
     return f"{value:,.4g}" if math.isfinite(value) else "–"
 
 
-def _signed(value: float) -> str:
+def format_uplift(value: float) -> str:
+    """Format a relative uplift, or an end of its interval."""
     return f"{value:+.1%}" if math.isfinite(value) else "unbounded"

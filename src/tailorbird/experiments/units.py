@@ -6,7 +6,7 @@ belongs to the experiment, what precedes the first exposure is the unit's histor
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -44,10 +44,6 @@ class Rows:
     revenue: Floats
     dwell_s: Floats
 
-    def select(self, mask: Bools | Ints) -> "Rows":
-        """Return some rows."""
-        return Rows(*(getattr(self, name)[mask] for name in self.__dataclass_fields__))
-
 
 @dataclass(frozen=True)
 class UnitTable:
@@ -62,6 +58,8 @@ class UnitTable:
         history_rows: slot rows from before the first exposure.
         segments: column → value of each unit at its first exposure.
         exposed: arm → units, several arms included; `in_several` counts those left out.
+        arrivals: time of each unit's first exposure, several arms included; `arrival_arms` are the
+            arms of these exposures.
     """
 
     arms: tuple[str, ...]
@@ -72,12 +70,11 @@ class UnitTable:
     site_rows: Rows
     types: tuple[str, ...]
     history_rows: Rows
-    history_sizes: Floats
     segments: dict[str, npt.NDArray[np.str_]]
     exposed: dict[str, int]
     in_several: int
-    arrivals: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    arrival_arms: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    arrivals: Ints
+    arrival_arms: Ints
 
     def __len__(self) -> int:
         return len(self.arm)
@@ -115,7 +112,8 @@ def load_units(
     """
     outcomes = match_outcomes(events, slot, attribution)
     table, ts = outcomes.table, micros(outcomes.table["ts"])
-    key, _ = encode_values(table["session_id" if unit == "session" else "person"])
+    column = "session_id" if unit == "session" else "person"
+    key, names = encode_values(table[column])
     if experiment is None:
         arm_of = np.where(ts >= start, 0, -1)
     else:
@@ -144,26 +142,22 @@ def load_units(
     sizes = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy().astype(np.float64)
     amounts = _amounts(table)
 
-    def rows(mask: Bools) -> tuple[Rows, Floats]:
+    def rows(mask: Bools) -> Rows:
         at = row[mask]
-        selected = Rows(
+        return Rows(
             owner[mask], ts[at], ts[source[mask]], outcomes.kind[at], *(a[at] for a in amounts)
         )
-        return selected, sizes[at]
 
-    slot_rows, answer_sizes = rows(in_experiment)
-    history_rows, history_sizes = rows(before)
-    site_rows, types = _site_rows(events, unit, table, key, keys, first, stop)
+    site_rows, types = _site_rows(events, column, names, keys, first, stop)
     return UnitTable(
         arms=tuple(arms),
         arm=arm,
         first=first,
-        slot_rows=slot_rows,
-        answer_sizes=answer_sizes,
+        slot_rows=rows(in_experiment),
+        answer_sizes=sizes[row[in_experiment]],
         site_rows=site_rows,
         types=types,
-        history_rows=history_rows,
-        history_sizes=history_sizes,
+        history_rows=rows(before),
         segments={name: _texts(table[name], rows_of) for name in segments},
         exposed={name: int(spread[:, number].sum()) for number, name in enumerate(arms)},
         in_several=int((~is_clean).sum()),
@@ -177,11 +171,13 @@ def metric_values(table: UnitTable, metric: Metric, until: int) -> MetricValues:
     mature = until - (metric.window_us or 0) if metric.kind == "return" else until
     included = np.flatnonzero(table.first < mature)
     x, y = _totals(table, metric, until)
-    return MetricValues(included, table.arm[included], x[included], _pick(y, included))
+    return MetricValues(
+        included, table.arm[included], x[included], None if y is None else y[included]
+    )
 
 
-def history_values(table: UnitTable, metric: Metric, units: Ints) -> Floats:
-    """Return covariates from before exposure, shape (units, columns), for CUPED.
+def history_values(table: UnitTable, metric: Metric) -> Floats:
+    """Return covariates of all units from before exposure, shape (units, columns), for CUPED.
 
     They are the numerator and denominator of the same metric in the slot, and the activity.
     """
@@ -192,7 +188,7 @@ def history_values(table: UnitTable, metric: Metric, units: Ints) -> Floats:
         _sum(rows.unit, (rows.kind == IMPRESSION).astype(np.float64), n),
         _sum(rows.unit, (rows.kind == ANSWER).astype(np.float64), n),
     ]
-    return np.stack(columns, axis=1)[units]
+    return np.stack(columns, axis=1)
 
 
 def _totals(table: UnitTable, metric: Metric, until: int) -> tuple[Floats, Floats | None]:
@@ -241,10 +237,6 @@ def _sum(unit: Ints, values: Floats, count: int) -> Floats:
     return np.bincount(unit, weights=values, minlength=count).astype(np.float64)
 
 
-def _pick(values: Floats | None, rows: Ints) -> Floats | None:
-    return None if values is None else values[rows]
-
-
 def _locate(keys: Ints, values: Ints) -> Ints:
     """Return each value's index in sorted keys, or −1."""
     if not len(keys):
@@ -268,11 +260,13 @@ def _texts(column: pa.ChunkedArray, rows: Ints) -> npt.NDArray[np.str_]:
 
 
 def _site_rows(
-    events: pa.Table, unit: str, table: pa.Table, key: Ints, keys: Ints, first: Ints, stop: int
+    events: pa.Table, column: str, names: Sequence[str], keys: Ints, first: Ints, stop: int
 ) -> tuple[Rows, tuple[str, ...]]:
-    """Return all events of the units after their exposure, with the event types."""
-    column = "session_id" if unit == "session" else "person"
-    _, names = encode_values(table[column])
+    """Return all events of the units after their exposure, with the event types.
+
+    Args:
+        column: of the units' ids; `names` has the id of each code, and `keys` the units' codes.
+    """
     owner_keys = pc.index_in(events[column], value_set=pa.array(names, pa.string()))
     owner = _locate(keys, pc.fill_null(owner_keys, -1).to_numpy().astype(np.int64))
     ts = micros(events["ts"])

@@ -1,7 +1,6 @@
 """Experiments of a project: list, plan, start, ramp, stop, decide and report."""
 
 import getpass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +13,14 @@ from tailorbird.experiments.report import Report, experiment_report
 from tailorbird.experiments.trial import TrialReport, trial_report
 from tailorbird.experiments.units import UNIT_COLUMNS
 from tailorbird.lake import Lake
+from tailorbird.platform.frames import Frame
 from tailorbird.platform.moment import clock_as_of
 from tailorbird.platform.training import Notify, discard_note, window_us
+from tailorbird.registry import Experiments, Registry, StartedExperiment, read_experiments
 from tailorbird.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from tailorbird.training.evaluation.off_policy import OffPolicyReport
-from tailorbird.platform.frames import Frame
-from tailorbird.registry import Experiments, Registry, StartedExperiment, read_experiments
 
 LIST_COLUMNS = ("experiment", "slot", "state", "ramp", "layer", "rule", "since", "decision")
 
@@ -121,16 +120,8 @@ def start_experiment(
         size=round(declared.share * BUCKETS),
         ramp=ramp,
     )
-    author = by or getpass.getuser()
-
-    at = project.clock().now()  # the time of events, also where a log ended long ago
-
-    def start(experiments: Experiments) -> Experiments:
-        return experiments.start(new, by=author, why=why, at=at)
-
-    registry = Registry(project.paths.registry, clock=SystemClock())
-    text = f"{declared.digest[:12]}: {why}"
-    return _require(registry.change_experiments("start", name, start, by=author, why=text), name)
+    audit = f"{declared.digest[:12]}: {why}"
+    return _change(project, "start", name, new, by=by, why=why, audit=audit)
 
 
 def change_experiment(
@@ -141,17 +132,8 @@ def change_experiment(
     Raises:
         UsageError: its state does not allow that.
     """
-    author = by or getpass.getuser()
-
-    at = project.clock().now()
-
-    def change(experiments: Experiments) -> Experiments:
-        apply = partial(getattr(experiments, action), name, *values)
-        return apply(by=author, why=why, at=at)
-
-    registry = Registry(project.paths.registry, clock=SystemClock())
-    text = f"{', '.join(str(value) for value in values)}: {why}" if values else why
-    return _require(registry.change_experiments(action, name, change, by=author, why=text), name)
+    audit = f"{', '.join(str(value) for value in values)}: {why}" if values else why
+    return _change(project, action, name, name, *values, by=by, why=why, audit=audit)
 
 
 def plan_declared(project: Project, name: str, *, since: str = "") -> Plan:
@@ -286,6 +268,20 @@ def _report_started(project: Project, started: StartedExperiment) -> TrialReport
         state=started.state,
         notes=tuple(notes),
     )
+
+
+def _change(
+    project: Project, action: str, name: str, *arguments: Any, by: str, why: str, audit: str
+) -> StartedExperiment:
+    """Apply a method of `Experiments` to those of the registry; `audit` is the log's reason."""
+    author = by or getpass.getuser()
+    at = project.clock().now()  # the time of events, also where a log ended long ago
+
+    def change(experiments: Experiments) -> Experiments:
+        return getattr(experiments, action)(*arguments, by=author, why=why, at=at)
+
+    registry = Registry(project.paths.registry, clock=SystemClock())
+    return _require(registry.change_experiments(action, name, change, by=author, why=audit), name)
 
 
 def _declared(project: Project, name: str) -> Experiment:

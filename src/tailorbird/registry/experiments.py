@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from tailorbird.errors import DamageError, UsageError
+from tailorbird.errors import UsageError
+from tailorbird.registry.state_file import read_state
 
 FILE = "experiments.json"
 BUCKETS = 10_000  # of a layer, see `experiments.assign`
@@ -159,20 +160,7 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def read_experiments(root: Path) -> Experiments:
     """Return the experiments of a registry. Raises DamageError if the file is damaged."""
-    path = root / FILE
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Experiments)
-    except FileNotFoundError:
-        return Experiments()
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DamageError(
-            f"cannot be read: {error}", where=str(path), fix="restore it from a backup"
-        ) from error
-
-
-def encode_experiments(experiments: Experiments) -> bytes:
-    """Return the content of the file."""
-    return msgspec.json.format(msgspec.json.encode(experiments), indent=1) + b"\n"
+    return read_state(root / FILE, Experiments, fix="restore it from a backup")
 
 
 def _with_change(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from tailorbird.errors import DamageError
+from tailorbird.registry.state_file import read_state
 
 FILE = "formulas.json"
 
@@ -57,18 +57,5 @@ class Formulas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def read_formulas(root: Path) -> Formulas:
     """Return the formulas of a registry. Raises DamageError if the file is damaged."""
-    path = root / FILE
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Formulas)
-    except FileNotFoundError:
-        return Formulas()
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DamageError(
-            f"cannot be read: {error}",
-            where=str(path),
-            fix="tailorbird formula set writes it anew, once removed",
-        ) from error
-
-
-def encode_formulas(formulas: Formulas) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(formulas), indent=1) + b"\n"
+    fix = "tailorbird formula set writes it anew, once removed"
+    return read_state(root / FILE, Formulas, fix=fix)

@@ -26,11 +26,11 @@ import msgspec
 
 from tailorbird import faults
 from tailorbird.atomic_write import sync_folder
-from tailorbird.errors import BundleError, DamageError, NotReadyError, StorageError, UsageError
+from tailorbird.errors import BundleError, NotReadyError, StorageError, UsageError
 from tailorbird.registry.experiments import FILE as EXPERIMENTS
-from tailorbird.registry.experiments import Experiments, encode_experiments, read_experiments
+from tailorbird.registry.experiments import Experiments, read_experiments
 from tailorbird.registry.formulas import FILE as FORMULAS
-from tailorbird.registry.formulas import FormulaChange, encode_formulas, read_formulas
+from tailorbird.registry.formulas import FormulaChange, read_formulas
 from tailorbird.registry.manifest import (
     DIGEST,
     MANIFEST,
@@ -40,7 +40,9 @@ from tailorbird.registry.manifest import (
     read_sealed,
     with_checksums,
 )
+from tailorbird.registry.state_file import encode_state, read_state
 
+ALIASES = "aliases.json"
 _HISTORY_MAX = 50
 # the resolution of assignments, see `experiments.assign`; a smaller share would select no person
 SHARE_MIN = 0.0001
@@ -299,7 +301,7 @@ class Registry:
                     f"{slot}: {text or 'as declared'}: {why}",
                 )
             )
-            self._replace_file(FORMULAS, encode_formulas(formulas))
+            self._replace_file(FORMULAS, encode_state(formulas))
         return formulas.changes[-1]
 
     def change_experiments(
@@ -319,7 +321,7 @@ class Registry:
         with self._lock_for_change():
             experiments = change(read_experiments(self.path))
             self._audit(AuditEntry(self._clock.now(), f"experiment {action}", name, by, why))
-            self._replace_file(EXPERIMENTS, encode_experiments(experiments))
+            self._replace_file(EXPERIMENTS, encode_state(experiments))
         return experiments
 
     def champion(self) -> Path | None:
@@ -351,15 +353,7 @@ class Registry:
 
     def aliases(self) -> Aliases:
         """Return the current aliases."""
-        try:
-            return msgspec.json.decode((self.path / "aliases.json").read_bytes(), type=Aliases)
-        except FileNotFoundError:
-            return Aliases()
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            where = str(self.path / "aliases.json")
-            raise DamageError(
-                f"cannot be read: {error}", where=where, fix="restore it from audit.jsonl"
-            ) from error
+        return read_state(self.path / ALIASES, Aliases, fix="restore it from audit.jsonl")
 
     def versions(self) -> list[VersionInfo]:
         """Return all versions, oldest first."""
@@ -472,9 +466,7 @@ class Registry:
             ) from error
 
     def _write_aliases(self, aliases: Aliases) -> None:
-        self._replace_file(
-            "aliases.json", msgspec.json.format(msgspec.json.encode(aliases), indent=1) + b"\n"
-        )
+        self._replace_file(ALIASES, encode_state(aliases))
 
     def _replace_file(self, name: str, data: bytes) -> None:
         """Replace a file atomically."""

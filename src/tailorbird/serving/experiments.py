@@ -36,6 +36,12 @@ class Assignment:
     slot: str = ""
     is_forced: bool = False
 
+    @classmethod
+    def of(cls, experiment: Experiment, arm: str, *, is_forced: bool = False) -> "Assignment":
+        """Return the assignment to an arm of an experiment."""
+        name, slot = "" if is_forced else experiment.name, experiment.slots.get(arm, "")
+        return cls(name, arm, experiment.policy_of(arm), slot, is_forced)
+
 
 _NO_ARM = Assignment()
 
@@ -49,9 +55,7 @@ class DeclaredExperiments:
         if forced_arm:
             return _force(forced_arm, [] if split is None else [split], slot.name)
         arm = assign(split, person) if split is not None else ""
-        if split is None or not arm:
-            return _NO_ARM
-        return Assignment(split.name, arm, split.policy_of(arm))
+        return _NO_ARM if split is None or not arm else Assignment.of(split, arm)
 
 
 class LiveExperiments:
@@ -81,9 +85,7 @@ class LiveExperiments:
             experiment = enrolment.experiment
             arm = enrolment.assign(session if experiment.unit == "session" else person)
             if arm:
-                return Assignment(
-                    experiment.name, arm, experiment.policy_of(arm), experiment.slots.get(arm, "")
-                )
+                return Assignment.of(experiment, arm)
         return _NO_ARM
 
     def start(self) -> None:
@@ -130,9 +132,7 @@ class LiveExperiments:
 def _force(arm: str, experiments: Sequence[Experiment], slot: str) -> Assignment:
     for experiment in experiments:
         if arm in experiment.arms:
-            return Assignment(
-                "", arm, experiment.policy_of(arm), experiment.slots.get(arm, ""), is_forced=True
-            )
+            return Assignment.of(experiment, arm, is_forced=True)
     arms = [each for experiment in experiments for each in experiment.arms]
     raise QueryError(
         f"slot {slot} runs no arm {arm[:60]!r}",

@@ -65,12 +65,8 @@ def report(
     if html is not None:
         from tailorbird.experiments.drawing import report_html
 
-        html.write_text(
-            _PAGE_TEMPLATE.format(
-                title=escape(f"{project.settings.project.name}: {result.experiment}"),
-                body=report_html(result),
-            )
-        )
+        title = f"{project.settings.project.name}: {result.experiment}"
+        _write_page(html, title, report_html(result))
     if json:
         print_json(dataclasses.asdict(result))
         return
@@ -113,14 +109,10 @@ def report(
 
 
 def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json: bool) -> None:
-    from tailorbird.experiments.trial_page import trial_html
+    from tailorbird.experiments.trial_page import format_uplift, trial_html
 
     if html is not None:
-        html.write_text(
-            _PAGE_TEMPLATE.format(
-                title=escape(f"{project}: {result.experiment}"), body=trial_html(result)
-            )
-        )
+        _write_page(html, f"{project}: {result.experiment}", trial_html(result))
     if json:
         print_json(result.to_dict())
         return
@@ -137,8 +129,8 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
         (
             each.metric,
             each.arm,
-            _signed(each.uplift),
-            f"{_signed(each.low)} to {_signed(each.high)}",
+            format_uplift(each.uplift),
+            f"{format_uplift(each.low)} to {format_uplift(each.high)}",
             f"{each.variance_ratio:.0%}",
             kind,
         )
@@ -152,7 +144,7 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
                 number,
                 f"{each.units:,}",
                 f"{each.information:.0%}",
-                _signed(each.uplift),
+                format_uplift(each.uplift),
                 f"{each.z:+.2f}",
                 f"{each.bound:.2f}",
                 "crossed" if abs(each.z) >= each.bound else "",
@@ -168,8 +160,8 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
             (
                 each.name,
                 f"{each.units:,}",
-                _signed(each.uplift),
-                f"{_signed(each.low)} to {_signed(each.high)}",
+                format_uplift(each.uplift),
+                f"{format_uplift(each.low)} to {format_uplift(each.high)}",
             )
             for each in segment.segments.effects
         ]
@@ -181,8 +173,8 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
         out.print(f"Page: {html}")
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.1%}" if math.isfinite(value) else "unbounded"
+def _write_page(path: Path, title: str, body: str) -> None:
+    path.write_text(_PAGE_TEMPLATE.format(title=escape(title), body=body))
 
 
 def _percent(value: float) -> str:

@@ -14,6 +14,7 @@ futility rule is non-binding: boundaries ignore it, so that a team may continue.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import cast
 
 import numpy as np
@@ -21,10 +22,11 @@ import numpy.typing as npt
 from scipy import optimize
 from scipy.special import ndtr, ndtri
 
+from tailorbird.experiments.assign import SPENDING
+
 Floats = npt.NDArray[np.float64]
 
-SPENDING = ("obrien_fleming", "pocock")
-_Z_MAX = 8.0  # stands for an infinite boundary: P(|Z| > 8) is about 1e-15
+Z_MAX = 8.0  # stands for an infinite boundary: P(|Z| > 8) is about 1e-15
 _SMALLEST_SPENDING = 1e-13
 
 
@@ -133,6 +135,12 @@ class Design:
     expected_share: float
 
 
+def fixed_drift(alpha: float, power: float) -> float:
+    """Return the expected Z of a fixed test for an effect that it finds with a power."""
+    return float(ndtri(1 - alpha / 2) + ndtri(power))
+
+
+@cache
 def plan_design(
     stages: int, *, alpha: float = 0.05, power: float = 0.8, spending: str = "obrien_fleming"
 ) -> Design:
@@ -143,12 +151,23 @@ def plan_design(
     """
     times = np.arange(1, stages + 1) / stages
     bounds = boundaries(times, planned=1.0, alpha=alpha, spending=spending)
-    fixed = float(ndtri(1 - alpha / 2) + ndtri(power))
+    return complete_design(times, bounds, alpha=alpha, power=power)
+
+
+def complete_design(
+    times: Floats, bounds: Floats, *, alpha: float, power: float, widest: float = 2.0
+) -> Design:
+    """Return the design with these looks and boundaries, whose last time is 1.
+
+    Args:
+        widest: largest drift that is tried, as a multiple of a fixed test's.
+    """
+    fixed = fixed_drift(alpha, power)
 
     def miss(drift: float) -> float:
         return exit_probabilities(times, bounds, drift).total - power
 
-    drift = _root(miss, 0.8 * fixed, 2 * fixed, 1e-6)
+    drift = _root(miss, 0.8 * fixed, widest * fixed, 1e-6)
     exits = exit_probabilities(times, bounds, drift)
     stopped = exits.upper + exits.lower
     expected = float(times @ stopped + 1 - stopped.sum())
@@ -207,7 +226,7 @@ def estimate_after_stopping(
 
 def repeated_interval(z: float, information: float, bound: float) -> tuple[float, float]:
     """Return the interval of the effect that holds at all looks together (Jennison, Turnbull)."""
-    half = bound / math.sqrt(information) if bound < _Z_MAX else math.inf
+    half = bound / math.sqrt(information) if bound < Z_MAX else math.inf
     return z / math.sqrt(information) - half, z / math.sqrt(information) + half
 
 
@@ -239,9 +258,9 @@ class _Walk:
 
     def solve_boundary(self, level: float, spending: float) -> float:
         """Return the z that an upper exit at this look exceeds with a probability."""
-        if spending <= _SMALLEST_SPENDING or self.tail(level, _Z_MAX) >= spending:
-            return _Z_MAX
-        return _root(lambda z: self.tail(level, z) - spending, -_Z_MAX, _Z_MAX, 1e-10)
+        if spending <= _SMALLEST_SPENDING or self.tail(level, Z_MAX) >= spending:
+            return Z_MAX
+        return _root(lambda z: self.tail(level, z) - spending, -Z_MAX, Z_MAX, 1e-10)
 
     def advance(self, level: float, bound: float) -> None:
         """Continue with the trials whose |Z| is below the boundary at this look."""
@@ -250,7 +269,7 @@ class _Walk:
         # Nodes closer than the step's standard deviation make the quadrature exact to 1e-8.
         shift = self._effect * step
         count = int(np.clip(np.ceil(4 * 2 * edge / math.sqrt(step)), 48, 640))
-        x, w = _legendre(count)
+        x, w = _legendre(16 * math.ceil(count / 16))  # few distinct sizes, each computed once
         nodes = edge * x
         gap = (nodes[:, None] - self._nodes[None, :] - shift) / math.sqrt(step)
         density = np.exp(-0.5 * gap * gap) @ self._weights / math.sqrt(2 * math.pi * step)
@@ -261,12 +280,7 @@ def _root(function: Callable[[float], float], low: float, high: float, tolerance
     return cast(float, optimize.brentq(function, low, high, xtol=tolerance))
 
 
-_LEGENDRE: dict[int, tuple[Floats, Floats]] = {}
-
-
+@cache
 def _legendre(count: int) -> tuple[Floats, Floats]:
-    count = 16 * math.ceil(count / 16)  # few distinct sizes, each computed once
-    if count not in _LEGENDRE:
-        nodes, weights = np.polynomial.legendre.leggauss(count)
-        _LEGENDRE[count] = (nodes, weights)
-    return _LEGENDRE[count]
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return nodes, weights

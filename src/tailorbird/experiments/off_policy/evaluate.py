@@ -28,6 +28,7 @@ from tailorbird.experiments.off_policy.support import (
     Support,
     check_support,
 )
+from tailorbird.experiments.plain_data import replace_not_finite
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -115,8 +116,8 @@ class PolicyEvaluation:
         return "\n".join(lines if not self.refusal else [*lines[:2], f"refused: {self.refusal}"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the evaluation as JSON; NaN becomes None."""
-        return _without_nan(asdict(self))
+        """Return the evaluation as plain data; what is not finite becomes None."""
+        return replace_not_finite(asdict(self))
 
 
 def evaluate_policy(
@@ -258,13 +259,3 @@ def _estimate(name: str, value: float, replicates: Floats, level: float, refusal
     tail = (1.0 - level) / 2.0
     low, high = np.quantile(replicates, [tail, 1.0 - tail])
     return Estimate(name, value, float(low), float(high), float(np.std(replicates)))
-
-
-def _without_nan(value: Any) -> Any:
-    match value:
-        case dict():
-            return {key: _without_nan(part) for key, part in value.items()}
-        case float():
-            return None if math.isnan(value) else float(value)
-        case _:
-            return value

@@ -235,7 +235,7 @@ class PlackettLuce:
         is_ranked = _agreement(shown, self.ranked).astype(np.float64)
         marginal, conditional = is_ranked.copy(), is_ranked.copy()
         drawn = slice(self.start, min(self.start + self.count, shown.size))
-        places = _places(shown[drawn], self.pool)
+        places = find_places(shown[drawn], self.pool)
         is_placed = places >= 0
         positions = np.maximum(places, 0)
         marginal[drawn] = np.where(is_placed, marginals(self.strengths, positions), 0.0)
@@ -267,7 +267,7 @@ def _agreement(shown: Rows, ranked: Rows) -> npt.NDArray[np.bool_]:
     return equal
 
 
-def _places(items: Rows, pool: Rows) -> Rows:
+def find_places(items: npt.NDArray[np.integer], pool: npt.NDArray[np.integer]) -> Rows:
     """Return the place of each item in a pool, -1 for one that is not there."""
     if not pool.size:
         return np.full(items.size, -1, np.intp)

@@ -26,12 +26,16 @@ from tailorbird.experiments.off_policy.sample import (
 from tailorbird.features import FeatureSet
 from tailorbird.features.offline.backfill import History
 from tailorbird.lake import Lake
+from tailorbird.ranking.policy.diversity import SlateConstraints
 from tailorbird.ranking.policy.policy import SlateSpec, apply_boosts, arrange_slate
 from tailorbird.ranking.policy.rule_columns import Request as RuleInputs
 from tailorbird.ranking.policy.rules import compile_rules
-from tailorbird.ranking.policy.slate_distribution import SlateDistribution, slate_distribution
+from tailorbird.ranking.policy.slate_distribution import (
+    SlateDistribution,
+    find_places,
+    slate_distribution,
+)
 from tailorbird.ranking.slot import Slot
-from tailorbird.retrieval import Index
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries
 from tailorbird.training.dataset.logged_answers import dataset_from_answers
@@ -264,15 +268,19 @@ class _Replayer:
         visible = np.flatnonzero(self._visible(keys, places, inputs))
         items, places = items[visible], places[visible]
         inputs = replace(inputs, rows=np.maximum(places, 0))
-        shown = _find(data.item[rows], items)
+        shown = find_places(data.item[rows], items)
         self.is_candidate[rows] = shown >= 0
-        if predicted is not None and len(visible):
+        if not len(visible):
+            return
+        if predicted is not None:
             predicted = predicted[visible]
             self._prediction[rows] = np.where(shown >= 0, predicted[np.maximum(shown, 0)], 0.0)
+        spec = SlateSpec(index, places, self._slot.all_quotas, self._slot.diversity)
+        constraints = spec.constraints()
+        factors = [(factor, rules.mask(inputs)) for factor, rules in self._boosts]
         for name, value in values.items():
-            if not len(visible):
-                continue
-            distribution = self._distribution(value[visible], len(shown), index, places, inputs)
+            boosted = apply_boosts(value[visible], factors) if factors else value[visible]
+            distribution = self._distribution(boosted, len(shown), spec, constraints)
             self._target[name][rows] = distribution.propensities(shown)[0]
             if predicted is not None:
                 self._expected[name][rows] = self._expect(distribution, predicted, len(shown))
@@ -286,18 +294,9 @@ class _Replayer:
         return mask & ~np.isin(keys, self._deny)
 
     def _distribution(
-        self,
-        values: Floats,
-        size: int,
-        index: Index,
-        places: npt.NDArray[np.intp],
-        inputs: RuleInputs,
+        self, values: Floats, size: int, spec: SlateSpec, constraints: SlateConstraints
     ) -> SlateDistribution:
         """Return the distribution of slates, as `serving.pipeline.stages` chooses from it."""
-        factors = [(factor, rules.mask(inputs)) for factor, rules in self._boosts]
-        values = apply_boosts(values, factors) if factors else values
-        spec = SlateSpec(index, places, self._slot.all_quotas, self._slot.diversity)
-        constraints = spec.constraints()
         order = arrange_slate(values, size, spec, constraints)
         return slate_distribution(order, size, self._slot.explore, values, constraints)
 
@@ -352,12 +351,3 @@ def _candidate_rows(data: Dataset, chunk: CandidateChunk) -> Dataset:
         weight=np.ones(n),
         live=chunk.live,
     )
-
-
-def _find(items: Ints, candidates: Ints) -> npt.NDArray[np.intp]:
-    """Return the place of each item among the candidates, -1 where it is none."""
-    if not len(candidates):
-        return np.full(len(items), -1, np.intp)
-    order = np.argsort(candidates)
-    at = np.minimum(np.searchsorted(candidates, items, sorter=order), len(candidates) - 1)
-    return np.where(candidates[order[at]] == items, order[at], -1)

@@ -208,7 +208,7 @@ def _long_run(
     key = str(project.paths.registry)
     if key in _long_runs and _long_runs[key][0] == (champion, previous, now // LONG_RUN_US):
         return _long_runs[key][1]
-    cells = figure_store(project).read(promoted_at, now)
+    cells = figure_store(project).read(promoted_at, now, ("minute", "version", "clicks", "seen"))
     runs = [
         _run_of(cells.filter(pc.equal(cells["version"], name))) for name in (champion, previous)
     ]
@@ -240,7 +240,7 @@ def _start(project: Project, registry: Registry, now: int, version: str) -> str:
 
 def first_share(project: Project, now: int) -> tuple[float, str]:
     """Return the share that a canary starts with, and why it is none if it is 0."""
-    cells = figure_store(project).read(now - DAY, now)
+    cells = figure_store(project).read(now - DAY, now, ("minute", "requests", "clicks"))
     requests, clicks = pc.sum(cells["requests"]).as_py() or 0, pc.sum(cells["clicks"]).as_py() or 0
     limit_days = parse_duration(project.settings.rollout.limit) / DAY
     if clicks * limit_days / 4 < CLICKS_MIN:

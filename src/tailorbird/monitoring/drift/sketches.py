@@ -188,13 +188,10 @@ def _event_rows(events: pa.Table) -> list[Row]:
         own = reported.filter(pc.equal(reported["type"], type_))
         for field in FIELDS:
             missing = own[field].null_count
-            if missing < own.num_rows or missing == 0:
-                rows.append((f"{type_}.{field}", "field", True, MISSING, float(missing)))
-                rows.append(
-                    (f"{type_}.{field}", "field", True, "set", float(own.num_rows - missing))
-                )
-            else:
-                rows.append((f"{type_}.{field}", "field", True, MISSING, float(missing)))
+            name, known = f"{type_}.{field}", own.num_rows - missing
+            rows.append((name, "field", True, MISSING, float(missing)))
+            if known:
+                rows.append((name, "field", True, "set", float(known)))
     return rows
 
 
@@ -236,7 +233,7 @@ def _signals(table: pa.Table, hours: int) -> list[Signal]:
         labels = pc.unique(part["bin"]).to_pylist()
         values = sorted(
             (label for label in labels if label != MISSING),
-            key=str if is_category else lambda label: (0, int(label)) if label != "all" else (0, 0),
+            key=str if is_category or kind == TRAFFIC else int,
         )
         index = {MISSING: 0, **{label: place + 1 for place, label in enumerate(values)}}
         counts = np.zeros((hours, len(index)))

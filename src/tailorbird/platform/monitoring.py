@@ -20,10 +20,9 @@ from tailorbird.monitoring.figures.report import (
 from tailorbird.monitoring.figures.store import HISTORY_DAYS
 from tailorbird.monitoring.status import Status, build_status
 from tailorbird.platform.drift import RECENT, DriftResult, find_drift, read_open_episodes
-from tailorbird.platform.figure_files import TRAINER, figure_store
+from tailorbird.platform.figure_files import figure_store
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.moment import clock_as_of
-from tailorbird.platform.runtime.canary import BY as CANARY
 from tailorbird.registry import Registry
 
 if TYPE_CHECKING:
@@ -223,11 +222,13 @@ class FiguresTask:
 
     def actions(self) -> list[str]:
         """Return what the trainer did with models in the last 24 hours."""
+        from tailorbird.platform.rollout import AUTHORS
+
         registry, now = Registry(self._project.paths.registry, clock=self._clock), self._clock.now()
         return [
             entry.action
             for entry in registry.audit()
-            if entry.at > now - DAY and entry.by in (TRAINER, CANARY)
+            if entry.at > now - DAY and entry.by in AUTHORS
         ]
 
     def tick(self) -> None:

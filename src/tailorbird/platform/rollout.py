@@ -35,12 +35,12 @@ from tailorbird.monitoring.decisions.champion import (
 )
 from tailorbird.monitoring.decisions.clicks import NO_CLICKS, clicks_per_person
 from tailorbird.monitoring.decisions.shadow import COLUMNS as SHADOW_COLUMNS
-from tailorbird.platform.figure_files import TRAINER, figure_store
+from tailorbird.platform.figure_files import figure_store
 from tailorbird.platform.runtime.canary import BY as CANARY
 from tailorbird.platform.runtime.canary import advance_canary
 from tailorbird.registry import Registry
 
-BY = TRAINER  # The author of these changes in the registry.
+BY = "trainer"  # The author of these changes in the registry.
 AUTHORS = (BY, CANARY)
 TICK_S = 5.0
 BEFORE_US = 20 * MINUTE  # of the previous version, that a new champion is compared with

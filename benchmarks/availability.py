@@ -31,7 +31,6 @@ import os
 import platform
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -43,6 +42,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tests.support.network.ports import free_port
 from tests.support.proc import cpu_s
 
 import tailorbird as tb
@@ -63,7 +63,7 @@ class Shop:
     """A project and the `up` that runs it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, _free_port()
+        self.folder, self.port = folder, free_port()
         self.log = folder / "up.log"
         self.up: subprocess.Popen[bytes] | None = None
 
@@ -334,12 +334,6 @@ def _arguments(folder: Path) -> list[bytes]:
         return (folder / "cmdline").read_bytes().split(b"\0")
     except OSError:
         return []
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _revision() -> str:

@@ -20,7 +20,7 @@ from benchmarks.quality.monitoring.sites import (
 from tailorbird.events import DAY, HOUR, SECOND
 from tailorbird.experiments.statistics import Moments
 from tailorbird.lake import Lake
-from tailorbird.monitoring.decisions.champion import LongRun, Service, judge_champion
+from tailorbird.monitoring.decisions.champion import ClickRate, Service, judge_champion
 from tailorbird.monitoring.drift import Signal, find_episodes
 from tailorbird.monitoring.drift.sketches import SketchStore
 from tailorbird.monitoring.figures import FigureStore
@@ -177,7 +177,7 @@ def rollback_time(
         )
         held = is_held[:last]
         runs = [
-            LongRun(float(clicked[:last][part].sum()), float(LIST * part.sum()), 1.5)
+            ClickRate(float(clicked[:last][part].sum()), float(LIST * part.sum()), 1.5)
             for part in (~held, held)
         ]
         verdict = judge_champion(

@@ -1,9 +1,10 @@
 """The last 24 hours in ten lines."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,45 +12,9 @@ import pyarrow.compute as pc
 from tailorbird.events import DAY, to_iso
 from tailorbird.monitoring.daily import read_reports
 from tailorbird.monitoring.figures.report import Figures, rows_of, slot_delays, summarize
+from tailorbird.monitoring.versions import Entry, Names, Versions
 
 EVENTS_MAX = 2
-
-
-class Entry(Protocol):
-    """A line of the registry's audit log."""
-
-    @property
-    def at(self) -> int: ...
-    @property
-    def action(self) -> str: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def by(self) -> str: ...
-    @property
-    def why(self) -> str: ...
-
-
-class Names(Protocol):
-    """The aliases of a registry."""
-
-    @property
-    def champion(self) -> str: ...
-    @property
-    def previous(self) -> str: ...
-    @property
-    def canary(self) -> str: ...
-    @property
-    def shadow(self) -> str: ...
-    @property
-    def share(self) -> float: ...
-
-
-class Versions(Protocol):
-    """The registry, which this package does not import."""
-
-    def aliases(self) -> Names: ...
-    def audit(self) -> "list[Any]": ...
 
 
 @dataclass(frozen=True)
@@ -156,7 +121,7 @@ def _checks(folder: Path) -> str:
     return f"data of {report.day}: " + (f"FAILED {failed}" if failed else "every check passed")
 
 
-def _decisions(audit: "list[Entry]", now: int) -> list[str]:
+def _decisions(audit: Sequence[Entry], now: int) -> list[str]:
     recent = [entry for entry in audit if entry.at > now - DAY and entry.action != "add"]
     if not recent:
         return ["decisions: none"]

@@ -1,12 +1,10 @@
-"""The live figures of a project on disk, and the name under which the trainer acts."""
+"""The live figures of a project on disk."""
 
 from tailorbird.config import Project
 from tailorbird.events import parse_duration
 from tailorbird.lake import Lake
 from tailorbird.monitoring.figures import FigureStore
 from tailorbird.monitoring.figures.cells import SlotRule
-
-TRAINER = "trainer"  # the author of the trainer's changes in the registry
 
 
 def figure_store(project: Project) -> FigureStore:

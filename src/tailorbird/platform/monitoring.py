@@ -10,14 +10,19 @@ from tailorbird.errors import NotReadyError, TailorbirdError, UsageError
 from tailorbird.events import DAY, HOUR, Clock, parse_duration, to_iso
 from tailorbird.lake import Lake
 from tailorbird.monitoring.figures import Figures, summarize
-from tailorbird.monitoring.figures.report import METRICS, check_dimension, rows_of, slot_delays
+from tailorbird.monitoring.figures.report import (
+    DELAY_COLUMNS,
+    METRICS,
+    check_dimension,
+    rows_of,
+    slot_delays,
+)
 from tailorbird.monitoring.figures.store import HISTORY_DAYS
 from tailorbird.monitoring.status import Status, build_status
 from tailorbird.platform.drift import RECENT, DriftResult, find_drift, read_open_episodes
-from tailorbird.platform.figure_files import TRAINER, figure_store
+from tailorbird.platform.figure_files import figure_store
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.moment import clock_as_of
-from tailorbird.platform.runtime.canary import BY as CANARY
 from tailorbird.registry import Registry
 
 if TYPE_CHECKING:
@@ -173,7 +178,8 @@ def read_figures(
     start = now - parse_duration(since)
     store = figure_store(project)
     store.refresh(start, now)
-    cells, longer = store.read(start, now), store.read(now - DELAY_DAYS * DAY, now)
+    cells = store.read(start, now)
+    longer = store.read(now - DELAY_DAYS * DAY, now, DELAY_COLUMNS)
     if slot:
         if slot not in project.slots and slot not in pc.unique(cells["slot"]).to_pylist():
             names = ", ".join(project.slots)
@@ -216,11 +222,13 @@ class FiguresTask:
 
     def actions(self) -> list[str]:
         """Return what the trainer did with models in the last 24 hours."""
+        from tailorbird.platform.rollout import AUTHORS
+
         registry, now = Registry(self._project.paths.registry, clock=self._clock), self._clock.now()
         return [
             entry.action
             for entry in registry.audit()
-            if entry.at > now - DAY and entry.by in (TRAINER, CANARY)
+            if entry.at > now - DAY and entry.by in AUTHORS
         ]
 
     def tick(self) -> None:
@@ -231,7 +239,7 @@ class FiguresTask:
         try:
             self._store.refresh(now - HISTORY_DAYS * DAY, now)
             cells = self._store.read(now - HOUR, now)
-            longer = self._store.read(now - DELAY_DAYS * DAY, now)
+            longer = self._store.read(now - DELAY_DAYS * DAY, now, DELAY_COLUMNS)
             delays, catalogue = slot_delays(longer), catalogue_size(self._project)
         except TailorbirdError as error:
             log.info("figures: %s", error)

@@ -7,7 +7,6 @@ there, so a killed trainer goes on where it was.
 
 import logging
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,15 +26,21 @@ from tailorbird.monitoring.decisions import (
     next_step,
 )
 from tailorbird.monitoring.decisions.chain import cooling_until, last_step
-from tailorbird.monitoring.decisions.champion import HORIZON_US, WINDOW_US, LongRun, Service
-from tailorbird.monitoring.decisions.clicks import clicks_per_person
+from tailorbird.monitoring.decisions.champion import (
+    HORIZON_US,
+    WINDOW_US,
+    ClickRate,
+    Service,
+    dispersion_of,
+)
+from tailorbird.monitoring.decisions.clicks import NO_CLICKS, clicks_per_person
 from tailorbird.monitoring.decisions.shadow import COLUMNS as SHADOW_COLUMNS
-from tailorbird.platform.figure_files import TRAINER, figure_store
+from tailorbird.platform.figure_files import figure_store
 from tailorbird.platform.runtime.canary import BY as CANARY
 from tailorbird.platform.runtime.canary import advance_canary
 from tailorbird.registry import Registry
 
-BY = TRAINER  # The author of these changes in the registry.
+BY = "trainer"  # The author of these changes in the registry.
 AUTHORS = (BY, CANARY)
 TICK_S = 5.0
 BEFORE_US = 20 * MINUTE  # of the previous version, that a new champion is compared with
@@ -158,7 +163,7 @@ def watch_champion(
     )
 
 
-LongRuns = tuple[LongRun | None, LongRun | None]
+LongRuns = tuple[ClickRate | None, ClickRate | None]
 _long_runs: dict[str, tuple[tuple[str, str, int], LongRuns]] = {}  # one for each project
 _before: dict[tuple[str, str, int], Service] = {}  # at most one for each project
 
@@ -191,7 +196,7 @@ def _service(
     is_empty = pc.equal(pc.fill_null(pc.list_value_length(own["items"]), 0), 0)
     fine = pc.is_null(failure)
     empty = int(pc.sum(pc.and_(is_empty, fine)).as_py() or 0)
-    clicks = Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    clicks = NO_CLICKS
     if events is not None:
         requests = own.filter(pc.less(pc.cast(own["ts"], pa.int64()), now - HORIZON_US))[
             "request_id"
@@ -203,12 +208,12 @@ def _service(
 
 def _long_run(
     project: Project, champion: str, previous: str, promoted_at: int, now: int
-) -> tuple[LongRun | None, LongRun | None]:
+) -> LongRuns:
     """Return clicks of champion and holdout since the promotion, from the stored figures."""
     key = str(project.paths.registry)
     if key in _long_runs and _long_runs[key][0] == (champion, previous, now // LONG_RUN_US):
         return _long_runs[key][1]
-    cells = figure_store(project).read(promoted_at, now)
+    cells = figure_store(project).read(promoted_at, now, ("minute", "version", "clicks", "seen"))
     runs = [
         _run_of(cells.filter(pc.equal(cells["version"], name))) for name in (champion, previous)
     ]
@@ -217,15 +222,11 @@ def _long_run(
     return both
 
 
-def _run_of(cells: pa.Table) -> LongRun:
+def _run_of(cells: pa.Table) -> ClickRate:
     clicks, seen = cells["clicks"].to_numpy(), cells["seen"].to_numpy()
     is_seen = seen > 0
-    moments = Moments.from_totals(clicks[is_seen], seen[is_seen])
-    rate = moments.ratio
-    spread = moments.variance * moments.y / (rate * (1 - rate)) if 0 < rate < 1 else 1.0
-    return LongRun(
-        float(clicks.sum()), float(seen.sum()), max(1.0, float(np.nan_to_num(spread, nan=1.0)))
-    )
+    by_cell = Moments.from_totals(clicks[is_seen], seen[is_seen])
+    return ClickRate(float(clicks.sum()), float(seen.sum()), dispersion_of(by_cell))
 
 
 def _start(project: Project, registry: Registry, now: int, version: str) -> str:
@@ -240,7 +241,7 @@ def _start(project: Project, registry: Registry, now: int, version: str) -> str:
 
 def first_share(project: Project, now: int) -> tuple[float, str]:
     """Return the share that a canary starts with, and why it is none if it is 0."""
-    cells = figure_store(project).read(now - DAY, now)
+    cells = figure_store(project).read(now - DAY, now, ("minute", "requests", "clicks"))
     requests, clicks = pc.sum(cells["requests"]).as_py() or 0, pc.sum(cells["clicks"]).as_py() or 0
     limit_days = parse_duration(project.settings.rollout.limit) / DAY
     if clicks * limit_days / 4 < CLICKS_MIN:

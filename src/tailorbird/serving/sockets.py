@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from tailorbird.atomic_write import atomic_write
 from tailorbird.errors import StorageError, UsageError
 
 PORTS_TRIED = 20
@@ -89,13 +90,9 @@ def address_file(run: Path, host: str, listener: socket.socket, producer: str) -
     host = f"[{host}]" if ":" in host and host[0] != "[" else host
     url = f"http://{host}:{listener.getsockname()[1]}"
     path = run / f"{producer}.json"
-    temporary = path.with_suffix(f".{os.getpid()}")
+    address = {"url": url, "pid": os.getpid(), "producer": producer}
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(
-            msgspec.json.encode({"url": url, "pid": os.getpid(), "producer": producer})
-        )
-        temporary.rename(path)
+        atomic_write(path, msgspec.json.encode(address))
     except OSError as error:
         raise StorageError(
             f"cannot be written: {error.strerror}", where=str(path), fix="make the folder writable"

@@ -50,6 +50,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     from tailorbird.config.roles import read_roles
     from tailorbird.console.home import home_routes
     from tailorbird.console.overview import overview
+    from tailorbird.platform.runtime.listeners import is_port_explicit
     from tailorbird.serving.http.access import require_origins
     from tailorbird.serving.http.logs import configure
     from tailorbird.serving.server import run
@@ -87,16 +88,12 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         slot = "front" if "front" in project.slots else project.slot().name
         route_factories.append(partial(shop_routes, slot=slot))
     project.paths.stream.mkdir(parents=True, exist_ok=True)
-    port_is_explicit = port is not None or any(
-        origin.key == "serve.port" and origin.source.startswith("environment")
-        for origin in project.origins
-    )
     options = replace(
         serve_options(project),
         slots=slots,
         host=host or settings.host,
         port=settings.port if port is None else port,
-        is_port_explicit=port_is_explicit,
+        is_port_explicit=is_port_explicit(project, port),
         processes=1 if listener is None else settings.processes,
         roles=partial(read_roles, project.paths.run),
         routes=lambda service: [route for factory in route_factories for route in factory(service)],

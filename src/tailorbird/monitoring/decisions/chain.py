@@ -10,39 +10,12 @@ is one atomic change of the registry.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from tailorbird.events import DAY
+from tailorbird.monitoring.versions import Entry, Names
 
-STEPS = ("shadow", "canary", "promote", "roll_back")
 BEGUN = frozenset({"shadow", "canary", "end canary", "reject", "promote", "rollback"})
 FAILED = frozenset({"end canary", "reject"})
-
-
-class Entry(Protocol):
-    """A line of the registry's audit log."""
-
-    @property
-    def at(self) -> int: ...
-    @property
-    def action(self) -> str: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def by(self) -> str: ...
-
-
-class Names(Protocol):
-    """The aliases of a registry."""
-
-    @property
-    def champion(self) -> str: ...
-    @property
-    def previous(self) -> str: ...
-    @property
-    def canary(self) -> str: ...
-    @property
-    def shadow(self) -> str: ...
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from tailorbird.events import DAY, MINUTE, SECOND
 from tailorbird.experiments.statistics import Moments, proportion_interval
+from tailorbird.monitoring.decisions.clicks import NO_CLICKS
 from tailorbird.monitoring.decisions.evidence import rate_above, rate_below
 
 WINDOW_US = 10 * MINUTE  # of the tests that look at the newest responses
@@ -48,12 +49,16 @@ class Service:
 
 
 @dataclass(frozen=True)
-class LongRun:
-    """Clicks and items seen since the promotion, with the dispersion of clicks."""
+class ClickRate:
+    """Clicks and items seen, with the dispersion of clicks."""
 
     clicks: float
     seen: float
     dispersion: float = 1.0
+
+    @property
+    def ratio(self) -> float:
+        return self.clicks / self.seen
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,6 @@ class ChampionVerdict:
     guard_rail: str = ""
 
 
-NO_CLICKS = Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0)
 NO_SERVICE = Service(0, {}, NO_CLICKS)
 
 
@@ -78,8 +82,8 @@ def judge_champion(
     before: Service,
     holdout_now: Service = NO_SERVICE,
     *,
-    champion_all: LongRun | None = None,
-    holdout: LongRun | None = None,
+    champion_all: ClickRate | None = None,
+    holdout: ClickRate | None = None,
     compare_clicks: bool = True,
     false_rollback: float = 0.01,
 ) -> ChampionVerdict:
@@ -90,7 +94,7 @@ def judge_champion(
         before: responses of the previous version just before the promotion.
         holdout_now: responses of the holdout in the last `WINDOW_US`. Where it fails too, the cause
             is not the model.
-        champion_all, holdout: since the promotion; None without a holdout.
+        champion_all, holdout: clicks since the promotion; None without a holdout.
         compare_clicks: False once that is too long ago.
         false_rollback: probability that a champion as good as the previous one is ever rolled back.
     """
@@ -107,14 +111,7 @@ def judge_champion(
         return ChampionVerdict("roll_back", reason, evidence, "failures")
     highest = evidence - fast
     if compare_clicks:
-        dispersion = max(_dispersion(champion.clicks), _dispersion(before.clicks))
-        evidence = rate_below(
-            champion.clicks.x / dispersion,
-            champion.clicks.y / dispersion,
-            before.clicks.x / dispersion,
-            before.clicks.y / dispersion,
-            margin=FALL,
-        )
+        evidence = _fall(_rate_of(champion.clicks), _rate_of(before.clicks), margin=FALL)
         if evidence > fast:
             reason = (
                 f"clicks per item seen fell from {before.clicks.ratio:.2%} to "
@@ -123,18 +120,11 @@ def judge_champion(
             return ChampionVerdict("roll_back", reason, evidence, "clicks")
         highest = max(highest, evidence - fast)
     if champion_all is not None and holdout is not None:
-        dispersion = max(champion_all.dispersion, holdout.dispersion)
-        evidence = rate_below(
-            champion_all.clicks / dispersion,
-            champion_all.seen / dispersion,
-            holdout.clicks / dispersion,
-            holdout.seen / dispersion,
-            margin=MARGIN,
-        )
+        evidence = _fall(champion_all, holdout, margin=MARGIN)
         if evidence > slow:
             reason = (
-                f"clicks per item seen {champion_all.clicks / champion_all.seen:.2%}, those of the "
-                f"holdout on the previous version {holdout.clicks / holdout.seen:.2%}"
+                f"clicks per item seen {champion_all.ratio:.2%}, those of the "
+                f"holdout on the previous version {holdout.ratio:.2%}"
             )
             return ChampionVerdict("roll_back", reason, evidence, "holdout")
         highest = max(highest, evidence - slow)
@@ -148,7 +138,23 @@ def _upper_bound(service: Service) -> float:
     return proportion_interval(service.failures, max(1, service.requests), level=0.99)[1]
 
 
-def _dispersion(clicks: Moments) -> float:
+def _rate_of(clicks: Moments) -> ClickRate:
+    return ClickRate(clicks.x, clicks.y, dispersion_of(clicks))
+
+
+def _fall(new: ClickRate, old: ClickRate, *, margin: float) -> float:
+    """Return the log evidence that people click less than before, by more than the margin."""
+    dispersion = max(new.dispersion, old.dispersion)
+    return rate_below(
+        new.clicks / dispersion,
+        new.seen / dispersion,
+        old.clicks / dispersion,
+        old.seen / dispersion,
+        margin=margin,
+    )
+
+
+def dispersion_of(clicks: Moments) -> float:
     """Return the variance of the click rate over that of independent items, at least 1."""
     if clicks.users < 2 or not 0 < clicks.ratio < 1:
         return 1.0

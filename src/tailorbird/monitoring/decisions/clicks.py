@@ -9,6 +9,8 @@ import pyarrow.compute as pc
 from tailorbird.experiments.outcomes import ANSWER, CLICK, IMPRESSION, encode_values, match_outcomes
 from tailorbird.experiments.statistics import Moments
 
+NO_CLICKS = Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
 
 def clicks_per_person(
     events: pa.Table, requests: pa.ChunkedArray, denominators: Mapping[str, str], horizon: int
@@ -21,7 +23,7 @@ def clicks_per_person(
         denominators: of each slot, "impression" or "answer".
         horizon: microseconds.
     """
-    totals = Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    totals = NO_CLICKS
     is_answer = pc.equal(events["type"], "answer")
     for slot in pc.unique(events["slot"].filter(is_answer)).drop_null().to_pylist():
         outcomes = match_outcomes(events, slot, horizon)

@@ -8,7 +8,6 @@ octave, by sign; missing values, zero and categories have bins of their own. An 
 once, `SETTLE_US` after its end.
 """
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,13 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from tailorbird.atomic_write import atomic_write
-from tailorbird.events import DAY, HOUR, MINUTE, to_iso
+from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.events.contract.schema import TIME
 from tailorbird.lake import Lake
 from tailorbird.monitoring.drift.detect import TRAFFIC, Signal
+from tailorbird.monitoring.hour_files import HourFiles
 
 SETTLE_US = 10 * MINUTE
 MISSING = ""
@@ -64,7 +62,7 @@ class SketchStore:
     """
 
     def __init__(self, folder: Path, lake: Lake, numeric: Sequence[str], schema_hash: str) -> None:
-        self._folder, self._lake = folder, lake
+        self._files, self._lake = HourFiles(folder), lake
         self._numeric, self._schema_hash = list(numeric), schema_hash
 
     def refresh(self, since: int, now: int) -> int:
@@ -72,7 +70,7 @@ class SketchStore:
         missing = [
             hour
             for hour in range(since // HOUR * HOUR, now - HOUR - SETTLE_US, HOUR)
-            if not self._path(hour).is_file()
+            if not self._files.path(hour).is_file()
         ]
         by_day: dict[int, list[int]] = {}
         for hour in missing:
@@ -86,7 +84,7 @@ class SketchStore:
                 rows = _event_rows(_within(events, hour))
                 if answers is not None:
                     rows += self._response_rows(_within(answers, hour))
-                self._write(hour, rows)
+                self._files.write(hour, _table_of(rows))
         return len(missing)
 
     def read(self, since: int, until: int) -> tuple[list[Signal], int]:
@@ -94,10 +92,7 @@ class SketchStore:
 
         Hours before the first event are left out; the first hour is `until` without any.
         """
-        hours = list(range(since // HOUR * HOUR, until // HOUR * HOUR, HOUR))
-        tables = {
-            hour: pq.read_table(path) for hour in hours if (path := self._path(hour)).is_file()
-        }
+        tables = self._files.read(since, until // HOUR * HOUR)
         used = [hour for hour, table in tables.items() if table.num_rows]
         if not used:
             return [], until
@@ -134,22 +129,13 @@ class SketchStore:
             rows += _number(name, "feature", values)
         return rows
 
-    def _write(self, hour: int, rows: list[Row]) -> None:
-        columns = list(zip(*rows, strict=True)) if rows else [()] * len(SCHEMA)
-        table = pa.table(
-            [
-                pa.array(list(column), field.type)
-                for column, field in zip(columns, SCHEMA, strict=True)
-            ],
-            schema=SCHEMA,
-        )
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        atomic_write(self._path(hour), buffer.getvalue())
 
-    def _path(self, hour: int) -> Path:
-        name = to_iso(hour)
-        return self._folder / name[:10] / f"{name[11:13]}.parquet"
+def _table_of(rows: list[Row]) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(SCHEMA)
+    return pa.table(
+        [pa.array(list(column), field.type) for column, field in zip(columns, SCHEMA, strict=True)],
+        schema=SCHEMA,
+    )
 
 
 def _within(table: pa.Table, hour: int) -> pa.Table:
@@ -202,13 +188,10 @@ def _event_rows(events: pa.Table) -> list[Row]:
         own = reported.filter(pc.equal(reported["type"], type_))
         for field in FIELDS:
             missing = own[field].null_count
-            if missing < own.num_rows or missing == 0:
-                rows.append((f"{type_}.{field}", "field", True, MISSING, float(missing)))
-                rows.append(
-                    (f"{type_}.{field}", "field", True, "set", float(own.num_rows - missing))
-                )
-            else:
-                rows.append((f"{type_}.{field}", "field", True, MISSING, float(missing)))
+            name, known = f"{type_}.{field}", own.num_rows - missing
+            rows.append((name, "field", True, MISSING, float(missing)))
+            if known:
+                rows.append((name, "field", True, "set", float(known)))
     return rows
 
 
@@ -250,7 +233,7 @@ def _signals(table: pa.Table, hours: int) -> list[Signal]:
         labels = pc.unique(part["bin"]).to_pylist()
         values = sorted(
             (label for label in labels if label != MISSING),
-            key=str if is_category else lambda label: (0, int(label)) if label != "all" else (0, 0),
+            key=str if is_category or kind == TRAFFIC else int,
         )
         index = {MISSING: 0, **{label: place + 1 for place, label in enumerate(values)}}
         counts = np.zeros((hours, len(index)))

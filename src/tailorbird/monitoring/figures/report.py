@@ -18,6 +18,7 @@ from tailorbird.monitoring.figures.delays import (
     estimate_delays,
 )
 
+DELAY_COLUMNS = ("slot", "minute", "delays", "counted_at")  # that `slot_delays` needs
 DIMENSIONS = ("slot", "version", "arm", "device", "visitor")
 
 

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tailorbird.platform.runtime.processes import stat_fields, state_of
+
 PARENT_VARIABLE = "TAILORBIRD_PARENT"
 _POLL_S = 0.05
 
@@ -36,8 +38,8 @@ def find_leftovers(root: Path, own: Collection[int]) -> list[Leftover]:
             if b"run" not in words or os.fsencode(root) not in words:
                 continue
             variables = (folder / "environ").read_bytes().split(b"\0")
-            status = (folder / "stat").read_text().rpartition(") ")[2].split()
-        except (OSError, IndexError):  # It has ended, or is another user's.
+            status = stat_fields(int(folder.name))
+        except OSError:  # It has ended, or is another user's.
             continue
         started_by = next(
             (
@@ -77,7 +79,4 @@ def _signal(pid: int, number: int) -> None:
 def _runs(pid: int) -> bool:
     with suppress(ChildProcessError):  # It is a child after `up` took new code.
         os.waitpid(pid, os.WNOHANG)
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except (OSError, IndexError):
-        return False
+    return state_of(pid) not in ("", "Z")

@@ -24,8 +24,16 @@ def open_listener(project: Project, port: int | None) -> socket.socket:
             return running
         running.close()
     settings = project.settings.serve
-    is_explicit = port is not None or any(
+    return bind(
+        settings.host,
+        settings.port if port is None else port,
+        is_explicit=is_port_explicit(project, port),
+    )
+
+
+def is_port_explicit(project: Project, port: int | None) -> bool:
+    """Return whether the port was named by an option or the environment."""
+    return port is not None or any(
         origin.key == "serve.port" and origin.source.startswith("environment")
         for origin in project.origins
     )
-    return bind(settings.host, settings.port if port is None else port, is_explicit=is_explicit)

@@ -114,7 +114,7 @@ class Supervisor:
         take_over: called once the servers answer, to end the supervisor that ran until then.
         on_reload: called on SIGUSR2, to run new code in this process; it does not return.
         on_ready: called once all servers answer.
-        on_tick: called twice a second.
+        on_tick: called every `POLL_S` / 2 seconds.
     """
 
     project: Path

@@ -39,7 +39,7 @@ from tailorbird.platform.rollout import BY, TICK_S, advance_rollout_safely, is_c
 from tailorbird.platform.training import train_slot
 from tailorbird.ranking import Slot
 from tailorbird.ranking.own_models import own_families
-from tailorbird.registry import Registry
+from tailorbird.registry import Registry, VersionInfo
 from tailorbird.training.settings import TrainReport, TrainSettings
 from tailorbird.training.tuning.tuned import FILE, apply_tuned
 
@@ -120,8 +120,8 @@ def run_trainer(
 ) -> None:
     """Run the trainer role until `stop` is set.
 
-    It checks slots every `train.check_every`, and champion, canary and shadow every few seconds. A failed training is
-    logged and tried again.
+    It checks slots every `train.check_every`, and champion, canary and shadow every few seconds.
+    A failed training is logged and tried again.
     """
     rollout = PeriodicTask(
         "rollout", partial(advance_rollout_safely, project, clock), interval_s=TICK_S
@@ -162,31 +162,17 @@ def retrain_on_schedule(project: Project, clock: Clock, slot: Slot) -> TrainOutc
     if not every:
         return None
     registry, now = Registry(project.paths.registry, clock=clock), clock.now()
-    slot_versions = [
-        info
-        for info in registry.versions()
-        if info.metrics.get("about", {}).get("slot") == slot.name
-    ]
-    newest = max(slot_versions, key=lambda info: info.created_at, default=None)
+    newest = max(_versions_of(registry, slot.name), key=lambda info: info.created_at, default=None)
     if newest is None or now < newest.created_at + parse_duration(every):
         return None
     lake = Lake(project.paths.lake)
     if not lake.events(columns=("ts",), ts_from=newest.created_at).num_rows:
         log.info("slot %s: nothing came since %s was trained", slot.name, newest.version)
         return None
-    if is_cooling(project, registry, now):
-        log.info("slot %s: a model is on its way, or failed lately", slot.name)
+    if _is_other_awaited(project, registry, slot.name, now):
         return None
     log.info("slot %s: %s is older than train.every, %s", slot.name, newest.version, every)
-    outcome = train_once(project, clock, slot.name, promote=_promotes(project), by=BY)
-    log.info(
-        "slot %s: %s %s: %s",
-        slot.name,
-        outcome.version,
-        "promoted" if outcome.promoted else "kept",
-        outcome.reason,
-    )
-    return outcome
+    return _train(project, clock, slot.name)
 
 
 def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
@@ -200,7 +186,8 @@ def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome 
         if experiment
         else None
     )
-    champion = _champion_history(Registry(project.paths.registry, clock=clock), slot.name)
+    registry = Registry(project.paths.registry, clock=clock)
+    champion = _champion_history(registry, slot.name)
     if experiment is None or arm is None or arm == experiment.control_arm or champion is None:
         return None
     lake, now, attribution = Lake(project.paths.lake), clock.now(), parse_duration(slot.attribution)
@@ -225,15 +212,25 @@ def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome 
         slot.name, _answer_times(events, slot.name), decision.since, champion.tried_at, now
     ):
         return None
-    if is_cooling(project, Registry(project.paths.registry, clock=clock), now):
-        log.info("slot %s: a model is on its way, or failed lately", slot.name)
+    if _is_other_awaited(project, registry, slot.name, now):
         return None
-    outcome = train_once(
-        project, clock, slot.name, since=decision.since, promote=_promotes(project), by=BY
-    )
+    return _train(project, clock, slot.name, since=decision.since)
+
+
+def _is_other_awaited(project: Project, registry: Registry, slot: str, now: int) -> bool:
+    if not is_cooling(project, registry, now):
+        return False
+    log.info("slot %s: a model is on its way, or failed lately", slot)
+    return True
+
+
+def _train(project: Project, clock: Clock, slot: str, *, since: int | None = None) -> TrainOutcome:
+    """Train, and promote at once where no shadow and canary come first."""
+    is_staged = project.settings.rollout.staged
+    outcome = train_once(project, clock, slot, since=since, promote=not is_staged, by=BY)
     log.info(
         "slot %s: %s %s: %s",
-        slot.name,
+        slot,
         outcome.version,
         "promoted" if outcome.promoted else "kept",
         outcome.reason,
@@ -241,9 +238,10 @@ def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome 
     return outcome
 
 
-def _promotes(project: Project) -> bool:
-    """Return whether a training promotes its model at once, without shadow and canary."""
-    return not project.settings.rollout.staged
+def _versions_of(registry: Registry, slot: str) -> list[VersionInfo]:
+    return [
+        info for info in registry.versions() if info.metrics.get("about", {}).get("slot") == slot
+    ]
 
 
 @dataclass(frozen=True)
@@ -265,11 +263,7 @@ def _champion_history(registry: Registry, slot: str) -> _ChampionHistory | None:
     ]
     if not champion or not promotions:
         return None
-    slot_versions = {
-        info.version
-        for info in registry.versions()
-        if info.metrics.get("about", {}).get("slot") == slot
-    }
+    slot_versions = {info.version for info in _versions_of(registry, slot)}
     attempts = [
         entry.at
         for entry in audit[promotions[-1] :]

@@ -1,6 +1,6 @@
 """Finds roles that hang: stopped, in a deadlock, or in front of a disk that does not answer.
 
-Each role writes to a pipe from its main loop (`health.Heartbeat`). A role that computes for long
+Each role writes to a pipe from its main loop (`probes.Heartbeat`). A role that computes for long
 between two beats, such as a training, is told from one that hangs by its work: CPU time of its
 processes, and bytes that they read and write. A server has no such excuse once it has begun to
 serve: its event loop must never be busy for seconds.
@@ -11,6 +11,8 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from tailorbird.platform.runtime.processes import stat_fields, state_of
 
 HUNG_S = 7.0  # Without progress; the next look comes within 0.5 s.
 QUIET_S = 1.5  # Without a beat, before the work is looked at.
@@ -83,7 +85,7 @@ class ProgressWatch:
     def describe(self) -> str:
         """Return what is known of a role that hangs."""
         quiet_s = time.monotonic() - self._since
-        state = _STATES.get(_state(self._pid), "waiting for something that does not come")
+        state = _STATES.get(state_of(self._pid), "waiting for something that does not come")
         return f"made no progress for {quiet_s:.0f} s ({state})"
 
     def _read_beats(self) -> bool:
@@ -100,7 +102,7 @@ def _session_work(leader: int) -> _Work:
     cpu_s, io_bytes = 0.0, 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            fields = (folder / "stat").read_text().rpartition(") ")[2].split()
+            fields = stat_fields(int(folder.name))
             if int(fields[3]) != leader:
                 continue
             cpu_s += sum(int(field) for field in fields[11:15]) / _TICKS
@@ -111,10 +113,3 @@ def _session_work(leader: int) -> _Work:
             int(line.partition(": ")[2]) for line in lines if line.startswith(("rchar", "wchar"))
         )
     return _Work(cpu_s, io_bytes, time.monotonic())
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
-    except (OSError, IndexError):
-        return ""

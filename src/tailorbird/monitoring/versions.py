@@ -1,0 +1,41 @@
+"""What monitoring reads of a registry, which this package does not import."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class Entry(Protocol):
+    """A line of the registry's audit log."""
+
+    @property
+    def at(self) -> int: ...
+    @property
+    def action(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def by(self) -> str: ...
+    @property
+    def why(self) -> str: ...
+
+
+class Names(Protocol):
+    """The aliases of a registry."""
+
+    @property
+    def champion(self) -> str: ...
+    @property
+    def previous(self) -> str: ...
+    @property
+    def canary(self) -> str: ...
+    @property
+    def shadow(self) -> str: ...
+    @property
+    def share(self) -> float: ...
+
+
+class Versions(Protocol):
+    """A registry."""
+
+    def aliases(self) -> Names: ...
+    def audit(self) -> Sequence[Entry]: ...

@@ -23,6 +23,7 @@ BASE = {
     "file_lock",
     "periodic",
     "probes",
+    "project_file",
 }
 EVERYTHING = {
     "events",
@@ -123,6 +124,7 @@ ALLOWED: dict[str, set[str]] = {
     "file_lock": set(),
     "periodic": set(),
     "probes": set(),
+    "project_file": set(),
 }
 # Modules that import each other, to be cut.
 REMAINING_CYCLES: set[tuple[str, ...]] = {

@@ -5,8 +5,6 @@ found from any of its subfolders.
 """
 
 import os
-import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +27,7 @@ from tailorbird.experiments.assign import Experiment
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
 from tailorbird.features.transform_checks import check_heads
+from tailorbird.project_file import run_file
 from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
 from tailorbird.ranking.own_models import FILE as MODELS
 from tailorbird.ranking.own_models import use_file
@@ -430,7 +429,7 @@ def load_slots(file: Path) -> dict[str, Slot]:
         DeclarationError: the file is missing, does not run, or gives two slots the same name.
     """
     slots: dict[str, Slot] = {}
-    for value in _run(file).values():
+    for value in run_file(file).values():
         for slot in value if isinstance(value, list | tuple) else (value,):
             if not isinstance(slot, Slot):
                 continue
@@ -454,7 +453,7 @@ def load_churn(file: Path, types: Sequence[str] = EVENT_TYPES) -> dict[str, Chur
             not exist.
     """
     models: dict[str, Churn] = {}
-    for value in _run(file).values() if file.exists() else ():
+    for value in run_file(file).values() if file.exists() else ():
         for churn in value if isinstance(value, list | tuple) else (value,):
             if not isinstance(churn, Churn):
                 continue
@@ -481,7 +480,7 @@ def load_scores(
             churn model that does not exist.
     """
     loaded: dict[str, Score] = {}
-    for value in _run(file).values() if file.exists() else ():
+    for value in run_file(file).values() if file.exists() else ():
         for score in value if isinstance(value, list | tuple) else (value,):
             if not isinstance(score, ChurnScore | NextBest) or loaded.get(score.name) is score:
                 continue
@@ -520,7 +519,7 @@ def load_experiments(file: Path, slots: Mapping[str, Slot]) -> dict[str, Experim
             or names a slot or a policy that does not exist.
     """
     loaded: dict[str, Experiment] = {}
-    for value in _run(file).values() if file.exists() else ():
+    for value in run_file(file).values() if file.exists() else ():
         for experiment in value if isinstance(value, list | tuple) else (value,):
             if not isinstance(experiment, Experiment) or loaded.get(experiment.name) is experiment:
                 continue
@@ -555,36 +554,3 @@ def _check_experiment(experiment: Experiment, slots: Mapping[str, Slot], file: s
                 where=where,
                 fix=f"name it in policies= ({', '.join(ARM_POLICIES)}) or slots= ({names})",
             )
-
-
-def _run(file: Path) -> dict[str, object]:
-    try:
-        source = file.read_text()
-    except OSError as error:
-        raise DeclarationError(
-            f"cannot be read: {error.strerror}",
-            where=str(file),
-            fix="tailorbird init writes an example",
-        ) from None
-    namespace: dict[str, object] = {"__name__": file.stem, "__file__": str(file)}
-    try:
-        exec(compile(source, str(file), "exec"), namespace)
-    except SyntaxError as error:
-        raise DeclarationError(
-            f"not valid Python: {error.msg}", where=f"{file}:{error.lineno}"
-        ) from None
-    except Exception as error:
-        frames = [
-            frame
-            for frame in traceback.extract_tb(sys.exc_info()[2])
-            if frame.filename == str(file)
-        ]
-        where = f"{file}:{frames[-1].lineno}" if frames else str(file)
-        if isinstance(error, DeclarationError):
-            raise DeclarationError(
-                error.message,
-                where=f"{where} ({error.where})" if error.where else where,
-                fix=error.fix,
-            ) from None
-        raise DeclarationError(f"{type(error).__name__}: {error}", where=where) from None
-    return namespace

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.candidates.own import run_file
 from tailorbird.errors import BundleError, DeclarationError, UsageError, suggest_name
+from tailorbird.project_file import run_file
 
 Matrix = npt.NDArray[np.float32]
 

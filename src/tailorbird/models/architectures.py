@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tailorbird.errors import UsageError
 from tailorbird.models.deep.batches import Rows
-from tailorbird.models.deep.fitting import DEEP, Net, OnEpoch, fit_net, is_available
+from tailorbird.models.deep.fitting import DEEP, Net, OnEpoch, fit_net
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.parameters import DEFAULTS
 from tailorbird.models.estimator import (
@@ -41,22 +41,6 @@ HeadProgress = Callable[[str, int, int], None]
 ARCHITECTURES = ("gbdt", "logistic", *DEEP)
 TREES_PER_EPOCH = 10  # trees of `gbdt` between two calls of `on_epoch`
 VALIDATION = 0.2
-__all__ = [
-    "ARCHITECTURES",
-    "DEEP",
-    "GBDT",
-    "Forests",
-    "HeadFile",
-    "Logistic",
-    "Net",
-    "NeuralNet",
-    "OnEpoch",
-    "Regressions",
-    "fit",
-    "fit_net",
-    "head_sample",
-    "is_available",
-]
 
 
 def fit(

@@ -25,7 +25,6 @@ from tailorbird.features.layout.layout import NEWEST, EntityLayout
 from tailorbird.features.state.tiles import FilledLanes
 
 Int64s = npt.NDArray[np.int64]
-UInt64s = npt.NDArray[np.uint64]
 Intps = npt.NDArray[np.intp]
 Octets = npt.NDArray[np.uint8]
 

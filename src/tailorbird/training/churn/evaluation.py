@@ -32,17 +32,6 @@ from tailorbird.training.evaluation.calibration import (
 OURS = "tailorbird"
 REPLICATES = 500
 TOP = 0.1
-METRIC_NAMES = (
-    "auc",
-    "ap",
-    "ap_gone",
-    "log_loss",
-    "lift_10",
-    "calibration_error",
-    "calibration_error_debiased",
-    "mae",
-    "bias",
-)
 HIGHER_IS_BETTER = ("auc", "ap", "ap_gone", "lift_10")
 
 

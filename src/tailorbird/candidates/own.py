@@ -10,7 +10,7 @@ replay then gives the list that a server gave, and `tailorbird features verify` 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FILE = "sources.py"
 KIND = "own"
 Group = Literal["", "boards", "neighbours", "sessions"]
-GROUPS = ("", "boards", "neighbours", "sessions")
+GROUPS: tuple[Group, ...] = get_args(Group)
 Query = Callable[["CandidateRequest", "CandidateTables"], Any]
 
 

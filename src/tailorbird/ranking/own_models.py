@@ -23,7 +23,7 @@ Matrix = npt.NDArray[np.float32]
 FILE, SUFFIX = "models.py", ".own"
 FEATURES = "features"
 REQUIRED = ("fit",)
-_NAME = "estimator_name"
+_NAME = "estimator_name"  # as `models.registration` sets it
 
 
 @dataclass

@@ -28,6 +28,7 @@ from tailorbird.models.estimator import (
     HeadFile,
     Model,
     describe_settings,
+    name_head_files,
 )
 from tailorbird.models.export import gbdt_to_onnx
 from tailorbird.models.gbdt import Gbdt, GbdtSettings, fit_gbdt, head_sample
@@ -320,7 +321,7 @@ class Forests:
         return {head: booster.score(matrix) for head, booster in self.boosters.items()}
 
     def export(self) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
-        return _export_heads({head: gbdt_to_onnx(one) for head, one in self.boosters.items()})
+        return name_head_files({head: gbdt_to_onnx(one) for head, one in self.boosters.items()})
 
 
 @dataclass(frozen=True)
@@ -342,15 +343,7 @@ class Regressions:
         return {head: model.score(matrix) for head, model in self.models.items()}
 
     def export(self) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
-        return _export_heads({head: logistic_to_onnx(one) for head, one in self.models.items()})
-
-
-def _export_heads(exported: Mapping[str, bytes]) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
-    files = {head: f"model/{head}.onnx" for head in exported}
-    return (
-        {files[head]: data for head, data in exported.items()},
-        {head: HeadFile(file) for head, file in files.items()},
-    )
+        return name_head_files({head: logistic_to_onnx(one) for head, one in self.models.items()})
 
 
 @dataclass

@@ -21,8 +21,10 @@ BASE = {
     "import_formats",
     "atomic_write",
     "file_lock",
+    "lazy_names",
     "periodic",
     "probes",
+    "project_file",
 }
 EVERYTHING = {
     "events",
@@ -121,8 +123,10 @@ ALLOWED: dict[str, set[str]] = {
     "version": set(),
     "atomic_write": set(),
     "file_lock": set(),
+    "lazy_names": set(),
     "periodic": set(),
     "probes": set(),
+    "project_file": set(),
 }
 # Modules that import each other, to be cut.
 REMAINING_CYCLES: set[tuple[str, ...]] = {

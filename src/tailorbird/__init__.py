@@ -15,6 +15,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tailorbird.lazy_names import lazy_names
+
 if TYPE_CHECKING:
     from tailorbird.backup import BackupReport, RestoreReport
     from tailorbird.client import AsyncClient, Client
@@ -63,8 +65,9 @@ _MODULES = {
     "tailorbird.platform.results": ("EvaluationResult", "Slate", "TrainResult"),
     "tailorbird.platform.training": ("TrainOptions",),
     "tailorbird.ranking": ("Boost", "Churn", "Explore", "Pin", "Quota", "Slot"),
+    "tailorbird.version": ("__version__",),
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+_load_name = lazy_names(__name__, _MODULES)
 
 _NAMESPACES = ("candidates", "experiments", "features", "metrics", "models", "training", "tuning")
 
@@ -110,13 +113,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return import_module("tailorbird.version").__version__
     if name in _NAMESPACES:
         return import_module(f"tailorbird.{name}")
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'tailorbird' has no attribute {name!r}")
-    return getattr(import_module(_MODULE_OF[name]), name)
+    return _load_name(name)
 
 
 def __dir__() -> list[str]:

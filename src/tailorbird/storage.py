@@ -3,9 +3,9 @@
     storage_at(path).replace(data)      LocalStorage: write beside, sync, rename, sync the folder
                                         S3Storage: one put, which is atomic and durable
 
-Reading, listing and deleting are the same methods of `Path` and `places.ObjectPath`. A failed sync
-is never retried: the kernel has marked the pages clean and would report success without having
-written them. The caller stops, and its next start checks what is on disk.
+Reading, listing and deleting are the same methods of `Path` and `storage_paths.ObjectPath`. A
+failed sync is never retried: the kernel has marked the pages clean and would report success without
+having written them. The caller stops, and its next start checks what is on disk.
 """
 
 import hashlib
@@ -229,7 +229,7 @@ class S3Storage:
 
 
 def storage_at(path: Storage) -> LocalStorage | S3Storage:
-    """Return the storage of a path that `places.open_storage` returned, or of one below it."""
+    """Return the storage of a path that `storage_paths.open_storage` returned, or of one below it."""
     return S3Storage(path) if isinstance(path, ObjectPath) else LocalStorage(path)
 
 

@@ -137,7 +137,7 @@ def create_backup(
             for left_over in paths.run.glob(f"{_SCRATCH}*"):  # A killed backup left its logs.
                 shutil.rmtree(left_over, ignore_errors=True)
             report = _retried(project, vault, clock, progress)
-            pruned, _ = vault.prune(keep) if keep else (0, 0)
+            pruned = vault.prune(keep) if keep else 0
         finally:
             lock.release()
     return replace(report, pruned=pruned)

@@ -126,7 +126,7 @@ def restore_backup(
     folder = folder.resolve()
     _require_empty(folder, "the folder")
     manifest = vault.manifest_at(at)
-    newest = vault.newest() or manifest
+    newest = manifest if at is None else vault.manifest_at(None)
     started = time.monotonic()
     paths = _Files(vault, manifest, folder, progress).write()
     os.sync()

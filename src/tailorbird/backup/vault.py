@@ -33,7 +33,6 @@ class Vault:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.written_bytes = 0
-        self.written_blobs = 0
         self._lock = threading.Lock()
         self._present: set[str] | None = None
 
@@ -61,16 +60,14 @@ class Vault:
             self._write(name, data)
         return name
 
-    def put_known(self, name: str, read: Callable[[], bytes], where: str) -> int:
+    def put_known(self, name: str, read: Callable[[], bytes], where: str) -> None:
         """Write a blob whose checksum is known; its content is read only if it is not there.
 
-        Returns:
-            The number of bytes read.
         Raises:
             DamageError: the content does not have this checksum.
         """
         if not self._claim(name):
-            return 0
+            return
         data = read()
         if hashlib.sha256(data).hexdigest() != name:
             raise DamageError(
@@ -79,7 +76,6 @@ class Vault:
                 fix="tailorbird lake verify names all that is corrupt, lake repair rebuilds it",
             )
         self._write(name, data)
-        return len(data)
 
     def _write(self, name: str, data: bytes) -> None:
         path = self._blob(name)
@@ -87,7 +83,6 @@ class Vault:
         durable.replace(path, data)
         with self._lock:
             self.written_bytes += len(data)
-            self.written_blobs += 1
 
     def read(self, file: StoredFile) -> Iterator[bytes]:
         """Yield the content of a file, checked part by part.
@@ -158,28 +153,26 @@ class Vault:
             fix=f"the first one is from {to_iso(first.taken_at)}",
         )
 
-    def prune(self, keep: int) -> tuple[int, int]:
+    def prune(self, keep: int) -> int:
         """Delete all but the newest `keep` backups, and the blobs that only they had.
 
         Returns:
-            The number of deleted backups and blobs.
+            The number of deleted backups.
         """
         names = self.names()
         old, kept = names[:-keep], names[-keep:]
         if not old:
-            return 0, 0
+            return 0
         used: set[str] = set()
         for name in kept:
             used |= self.manifest(name).blobs
         for name in old:
             (self.storage / _SNAPSHOTS / name).unlink()
-        count = 0
         for blob in list(self._stored_blobs()):
             if blob.name not in used:
                 with suppress(FileNotFoundError):
                     blob.unlink()
-                count += 1
-        return len(old), count
+        return len(old)
 
 
 def _damaged(file: StoredFile, what: str, blob: Storage) -> DamageError:

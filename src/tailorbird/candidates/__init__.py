@@ -5,8 +5,9 @@ which need Numba, are `candidates.fold` and below; the role that keeps them up i
 the driver over the lake is `candidates.replay`. A project's own sources are registered by `source`.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tailorbird.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tailorbird.candidates.contract import parse_source
@@ -15,20 +16,24 @@ if TYPE_CHECKING:
         CandidateRequest,
         CandidateTables,
         RankedList,
+        item_keys,
         rank_items,
     )
-    from tailorbird.events.keys import hash64s as item_keys
 
-_PLACES = {
-    "OwnSource": ("tailorbird.candidates.own", "OwnSource"),
-    "source": ("tailorbird.candidates.own", "source"),
-    "parse_source": ("tailorbird.candidates.contract", "parse_source"),
-    "CandidateRequest": ("tailorbird.candidates.protocol", "CandidateRequest"),
-    "CandidateTables": ("tailorbird.candidates.protocol", "CandidateTables"),
-    "RankedList": ("tailorbird.candidates.protocol", "RankedList"),
-    "rank_items": ("tailorbird.candidates.protocol", "rank_items"),
-    "item_keys": ("tailorbird.events.keys", "hash64s"),
-}
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "tailorbird.candidates.contract": ("parse_source",),
+        "tailorbird.candidates.own": ("OwnSource", "source"),
+        "tailorbird.candidates.protocol": (
+            "CandidateRequest",
+            "CandidateTables",
+            "RankedList",
+            "item_keys",
+            "rank_items",
+        ),
+    },
+)
 __all__ = [
     "CandidateRequest",
     "CandidateTables",
@@ -39,10 +44,3 @@ __all__ = [
     "rank_items",
     "source",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module 'tailorbird.candidates' has no attribute {name!r}")
-    module, attribute = _PLACES[name]
-    return getattr(import_module(module), attribute)

@@ -7,16 +7,16 @@ A query reads the request and one group of published tables, and nothing that ch
 replay then gives the list that a server gave, and `tailorbird features verify` compares the two.
 """
 
-import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import DeclarationError, TailorbirdError
+from tailorbird.project_file import run_file
 
 if TYPE_CHECKING:
     from tailorbird.candidates.protocol import CandidateRequest, CandidateTables
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FILE = "sources.py"
 KIND = "own"
 Group = Literal["", "boards", "neighbours", "sessions"]
-GROUPS = ("", "boards", "neighbours", "sessions")
+GROUPS: tuple[Group, ...] = get_args(Group)
 Query = Callable[["CandidateRequest", "CandidateTables"], Any]
 
 
@@ -146,32 +146,6 @@ def use_sources(file: Path | None, built_in: Collection[str] = ()) -> None:
 def sources_file() -> Path | None:
     """Return the file that own sources come from."""
     return _registered.file
-
-
-def run_file(file: Path) -> dict[str, Any]:
-    """Run a file of declarations, and return its names.
-
-    Raises:
-        DeclarationError: it fails; names file and line.
-    """
-    namespace: dict[str, Any] = {"__name__": file.stem, "__file__": str(file)}
-    try:
-        exec(compile(file.read_text(), str(file), "exec"), namespace)
-    except SyntaxError as error:
-        raise DeclarationError(
-            f"not valid Python: {error.msg}", where=f"{file}:{error.lineno}"
-        ) from None
-    except Exception as error:
-        frames = [
-            frame
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename == str(file)
-        ]
-        where = f"{file}:{frames[-1].lineno}" if frames else str(file)
-        text = error.message if isinstance(error, DeclarationError) else str(error)
-        kind = "" if isinstance(error, DeclarationError) else f"{type(error).__name__}: "
-        raise DeclarationError(f"{kind}{text}", where=where) from None
-    return namespace
 
 
 def register_sources(sources: Iterable[OwnSource]) -> None:

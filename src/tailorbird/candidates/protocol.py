@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from tailorbird.candidates.contract import Board
 from tailorbird.candidates.session_knn.sessions import Sessions
+from tailorbird.events.keys import hash64s
 
 Keys = npt.NDArray[np.uint64]
 Int64s = npt.NDArray[np.int64]
@@ -29,6 +30,8 @@ Rows = npt.NDArray[np.intp]
 
 NO_KEYS: Keys = np.zeros(0, np.uint64)
 NO_TIMES: Int64s = np.zeros(0, np.int64)
+
+item_keys = hash64s  # the name of the API
 
 
 BOARDS, NEIGHBOURS, SESSIONS = GROUPS = (

@@ -5,11 +5,10 @@ found from any of its subfolders.
 """
 
 import os
-import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from tailorbird.candidates.contract import KINDS
 from tailorbird.candidates.own import FILE as SOURCES
@@ -29,6 +28,7 @@ from tailorbird.experiments.assign import Experiment
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
 from tailorbird.features.transform_checks import check_heads
+from tailorbird.project_file import run_file
 from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
 from tailorbird.ranking.own_models import FILE as MODELS
 from tailorbird.ranking.own_models import use_file
@@ -44,6 +44,8 @@ FILE = "tailorbird.toml"
 CHURN_FILE = "churn.py"
 SCORES_FILE = "scores.py"
 EXPERIMENTS_FILE = "experiments.py"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,7 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     """Load a project from its folder or any folder inside it; does not touch its data.
 
     Args:
-        use_applied: use the applied features (see `features.schemas`) if `features.py`
+        applied: use the applied features (see `features.schemas`) if `features.py`
             declares another schema or is invalid. Without applied features, or after an
             upgrade of the engine, `features.py` is used.
     Raises:
@@ -423,6 +425,17 @@ def compile_plan(
     )
 
 
+def _declared(file: Path, *kinds: type[T]) -> list[T]:
+    """Return the objects of some kinds that a file declares by name or in a list, each once."""
+    objects = (
+        one
+        for value in run_file(file).values()
+        for one in (value if isinstance(value, list | tuple) else (value,))
+        if isinstance(one, kinds)
+    )
+    return list({id(one): one for one in objects}.values())
+
+
 def load_slots(file: Path) -> dict[str, Slot]:
     """Return the slots that slots.py declares, by name.
 
@@ -430,13 +443,10 @@ def load_slots(file: Path) -> dict[str, Slot]:
         DeclarationError: the file is missing, does not run, or gives two slots the same name.
     """
     slots: dict[str, Slot] = {}
-    for value in _run(file).values():
-        for slot in value if isinstance(value, list | tuple) else (value,):
-            if not isinstance(slot, Slot):
-                continue
-            if slot.name in slots and slots[slot.name] is not slot:
-                raise DeclarationError(f"two slots are named {slot.name!r}", where=str(file))
-            slots[slot.name] = slot
+    for slot in _declared(file, Slot):
+        if slot.name in slots:
+            raise DeclarationError(f"two slots are named {slot.name!r}", where=str(file))
+        slots[slot.name] = slot
     if not slots:
         raise DeclarationError(
             "declares no Slot", where=str(file), fix="tailorbird init writes an example"
@@ -454,20 +464,17 @@ def load_churn(file: Path, types: Sequence[str] = EVENT_TYPES) -> dict[str, Chur
             not exist.
     """
     models: dict[str, Churn] = {}
-    for value in _run(file).values() if file.exists() else ():
-        for churn in value if isinstance(value, list | tuple) else (value,):
-            if not isinstance(churn, Churn):
-                continue
-            if churn.name in models and models[churn.name] is not churn:
-                raise DeclarationError(f"two are named {churn.name!r}", where=str(file))
-            if unknown_types := [type_ for type_ in churn.types if type_ not in types]:
-                fix = suggest_name(unknown_types[0], types, f"use some of {', '.join(types)}")
-                raise DeclarationError(
-                    f"churn {churn.name}: {unknown_types[0]!r} is no event type",
-                    where=str(file),
-                    fix=fix,
-                )
-            models[churn.name] = churn
+    for churn in _declared(file, Churn) if file.exists() else ():
+        if churn.name in models:
+            raise DeclarationError(f"two are named {churn.name!r}", where=str(file))
+        if unknown_types := [type_ for type_ in churn.types if type_ not in types]:
+            fix = suggest_name(unknown_types[0], types, f"use some of {', '.join(types)}")
+            raise DeclarationError(
+                f"churn {churn.name}: {unknown_types[0]!r} is no event type",
+                where=str(file),
+                fix=fix,
+            )
+        models[churn.name] = churn
     return models
 
 
@@ -481,34 +488,29 @@ def load_scores(
             churn model that does not exist.
     """
     loaded: dict[str, Score] = {}
-    for value in _run(file).values() if file.exists() else ():
-        for score in value if isinstance(value, list | tuple) else (value,):
-            if not isinstance(score, ChurnScore | NextBest) or loaded.get(score.name) is score:
-                continue
-            if score.name in loaded:
-                raise DeclarationError(
-                    f"two are named {score.name!r}", where=str(file), fix="give one of them a name="
-                )
-            reference, declared, kind = (
-                (score.slot, slots, "slot of slots.py")
-                if isinstance(score, NextBest)
-                else (score.model, churn, "model of churn.py")
+    for score in _declared(file, ChurnScore, NextBest) if file.exists() else ():
+        if score.name in loaded:
+            raise DeclarationError(
+                f"two are named {score.name!r}", where=str(file), fix="give one of them a name="
             )
-            references = [
-                (reference, list(declared), kind),
-                *((type_, list(types), "event type") for type_ in score.on),
-            ]
-            for name, candidates, kind_name in references:
-                if name not in candidates:
-                    fix = suggest_name(
-                        name,
-                        candidates,
-                        f"use one of {', '.join(candidates) or 'none: declare one'}",
-                    )
-                    raise DeclarationError(
-                        f"{score.name}: {name!r} is no {kind_name}", where=str(file), fix=fix
-                    )
-            loaded[score.name] = score
+        reference, declared, kind = (
+            (score.slot, slots, "slot of slots.py")
+            if isinstance(score, NextBest)
+            else (score.model, churn, "model of churn.py")
+        )
+        references = [
+            (reference, list(declared), kind),
+            *((type_, list(types), "event type") for type_ in score.on),
+        ]
+        for name, candidates, kind_name in references:
+            if name not in candidates:
+                fix = suggest_name(
+                    name, candidates, f"use one of {', '.join(candidates) or 'none: declare one'}"
+                )
+                raise DeclarationError(
+                    f"{score.name}: {name!r} is no {kind_name}", where=str(file), fix=fix
+                )
+        loaded[score.name] = score
     return loaded
 
 
@@ -520,14 +522,11 @@ def load_experiments(file: Path, slots: Mapping[str, Slot]) -> dict[str, Experim
             or names a slot or a policy that does not exist.
     """
     loaded: dict[str, Experiment] = {}
-    for value in _run(file).values() if file.exists() else ():
-        for experiment in value if isinstance(value, list | tuple) else (value,):
-            if not isinstance(experiment, Experiment) or loaded.get(experiment.name) is experiment:
-                continue
-            if experiment.name in loaded:
-                raise DeclarationError(f"two are named {experiment.name!r}", where=str(file))
-            _check_experiment(experiment, slots, str(file))
-            loaded[experiment.name] = experiment
+    for experiment in _declared(file, Experiment) if file.exists() else ():
+        if experiment.name in loaded:
+            raise DeclarationError(f"two are named {experiment.name!r}", where=str(file))
+        _check_experiment(experiment, slots, str(file))
+        loaded[experiment.name] = experiment
     return loaded
 
 
@@ -555,36 +554,3 @@ def _check_experiment(experiment: Experiment, slots: Mapping[str, Slot], file: s
                 where=where,
                 fix=f"name it in policies= ({', '.join(ARM_POLICIES)}) or slots= ({names})",
             )
-
-
-def _run(file: Path) -> dict[str, object]:
-    try:
-        source = file.read_text()
-    except OSError as error:
-        raise DeclarationError(
-            f"cannot be read: {error.strerror}",
-            where=str(file),
-            fix="tailorbird init writes an example",
-        ) from None
-    namespace: dict[str, object] = {"__name__": file.stem, "__file__": str(file)}
-    try:
-        exec(compile(source, str(file), "exec"), namespace)
-    except SyntaxError as error:
-        raise DeclarationError(
-            f"not valid Python: {error.msg}", where=f"{file}:{error.lineno}"
-        ) from None
-    except Exception as error:
-        frames = [
-            frame
-            for frame in traceback.extract_tb(sys.exc_info()[2])
-            if frame.filename == str(file)
-        ]
-        where = f"{file}:{frames[-1].lineno}" if frames else str(file)
-        if isinstance(error, DeclarationError):
-            raise DeclarationError(
-                error.message,
-                where=f"{where} ({error.where})" if error.where else where,
-                fix=error.fix,
-            ) from None
-        raise DeclarationError(f"{type(error).__name__}: {error}", where=where) from None
-    return namespace

@@ -5,8 +5,9 @@
 `Estimator` is the protocol of all of them. A project's `models.py` adds its own by `register`.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tailorbird.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tailorbird.models.architectures import GBDT, Logistic, NeuralNet
@@ -15,14 +16,16 @@ if TYPE_CHECKING:
     from tailorbird.models.registration import register
     from tailorbird.models.space import Choices, Range
 
-_MODULES = {
-    "tailorbird.models.architectures": ("GBDT", "Logistic", "NeuralNet"),
-    "tailorbird.models.baseline": ("BaselineModel", "baselines"),
-    "tailorbird.models.estimator": ("EncodedRows", "Estimator", "Model"),
-    "tailorbird.models.registration": ("register",),
-    "tailorbird.models.space": ("Choices", "Range"),
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "tailorbird.models.architectures": ("GBDT", "Logistic", "NeuralNet"),
+        "tailorbird.models.baseline": ("BaselineModel", "baselines"),
+        "tailorbird.models.estimator": ("EncodedRows", "Estimator", "Model"),
+        "tailorbird.models.registration": ("register",),
+        "tailorbird.models.space": ("Choices", "Range"),
+    },
+)
 __all__ = [
     "GBDT",
     "BaselineModel",
@@ -36,9 +39,3 @@ __all__ = [
     "baselines",
     "register",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'tailorbird.models' has no attribute {name!r}")
-    return getattr(import_module(_MODULE_OF[name]), name)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tailorbird.errors import UsageError
 from tailorbird.models.deep.batches import Rows
-from tailorbird.models.deep.fitting import DEEP, Net, OnEpoch, fit_net, is_available
+from tailorbird.models.deep.fitting import DEEP, Net, OnEpoch, fit_net
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.parameters import DEFAULTS
 from tailorbird.models.estimator import (
@@ -28,6 +28,7 @@ from tailorbird.models.estimator import (
     HeadFile,
     Model,
     describe_settings,
+    name_head_files,
 )
 from tailorbird.models.export import gbdt_to_onnx
 from tailorbird.models.gbdt import Gbdt, GbdtSettings, fit_gbdt, head_sample
@@ -41,22 +42,6 @@ HeadProgress = Callable[[str, int, int], None]
 ARCHITECTURES = ("gbdt", "logistic", *DEEP)
 TREES_PER_EPOCH = 10  # trees of `gbdt` between two calls of `on_epoch`
 VALIDATION = 0.2
-__all__ = [
-    "ARCHITECTURES",
-    "DEEP",
-    "GBDT",
-    "Forests",
-    "HeadFile",
-    "Logistic",
-    "Net",
-    "NeuralNet",
-    "OnEpoch",
-    "Regressions",
-    "fit",
-    "fit_net",
-    "head_sample",
-    "is_available",
-]
 
 
 def fit(
@@ -336,7 +321,7 @@ class Forests:
         return {head: booster.score(matrix) for head, booster in self.boosters.items()}
 
     def export(self) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
-        return _export_heads({head: gbdt_to_onnx(one) for head, one in self.boosters.items()})
+        return name_head_files({head: gbdt_to_onnx(one) for head, one in self.boosters.items()})
 
 
 @dataclass(frozen=True)
@@ -358,15 +343,7 @@ class Regressions:
         return {head: model.score(matrix) for head, model in self.models.items()}
 
     def export(self) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
-        return _export_heads({head: logistic_to_onnx(one) for head, one in self.models.items()})
-
-
-def _export_heads(exported: Mapping[str, bytes]) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
-    files = {head: f"model/{head}.onnx" for head in exported}
-    return (
-        {files[head]: data for head, data in exported.items()},
-        {head: HeadFile(file) for head, file in files.items()},
-    )
+        return name_head_files({head: logistic_to_onnx(one) for head, one in self.models.items()})
 
 
 @dataclass

@@ -130,6 +130,15 @@ class Model(Protocol):
         ...
 
 
+def name_head_files(exported: Mapping[str, bytes]) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
+    """Return what `Model.export` does for one ONNX file a head."""
+    files = {head: f"model/{head}.onnx" for head in exported}
+    return (
+        {files[head]: data for head, data in exported.items()},
+        {head: HeadFile(file) for head, file in files.items()},
+    )
+
+
 class Estimator(Protocol):
     """A model family with its settings, not fitted yet."""
 

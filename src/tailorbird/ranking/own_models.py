@@ -15,15 +15,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.candidates.own import run_file
 from tailorbird.errors import BundleError, DeclarationError, UsageError, suggest_name
+from tailorbird.project_file import run_file
 
 Matrix = npt.NDArray[np.float32]
 
 FILE, SUFFIX = "models.py", ".own"
 FEATURES = "features"
 REQUIRED = ("fit",)
-_NAME = "estimator_name"
+_NAME = "estimator_name"  # as `models.registration` sets it
 
 
 @dataclass

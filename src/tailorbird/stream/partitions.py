@@ -14,11 +14,8 @@ from tailorbird.errors import UsageError
 
 IMPORTS = "import"  # producer of imported files
 REPLAYS = "replay"  # producer of refused events that are sent again
-HISTORICAL_PRODUCERS = (
-    IMPORTS,
-    REPLAYS,
-    # Their events were received before, so the merge by time of receipt does not wait for them.
-)
+# Their events were received before, so the merge by time of receipt does not wait for them.
+HISTORICAL_PRODUCERS = (IMPORTS, REPLAYS)
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog, KeyedLog, MergedLog
@@ -76,7 +73,7 @@ def scores_path(stream: Path) -> Path:
 def check_producer_name(producer: str) -> str:
     """Return a producer's name, or raise UsageError if it is invalid.
 
-    >>> checked("serve-1")
+    >>> check_producer_name("serve-1")
     'serve-1'
     """
     if not _PRODUCER.match(producer):

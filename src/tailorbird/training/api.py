@@ -20,6 +20,7 @@ from tailorbird.events import Clock, parse_duration
 from tailorbird.lake import Lake
 from tailorbird.models.baseline import BaselineModel
 from tailorbird.models.estimator import EncodedRows, Model
+from tailorbird.models.registration import ESTIMATOR_NAME
 from tailorbird.ranking.baseline import default_baselines
 from tailorbird.ranking.policy.targets import is_amount
 from tailorbird.ranking.slot import Slot
@@ -335,5 +336,5 @@ def as_model(name: str, model: Any, heads: tuple[str, ...]) -> Model:
         raise UsageError(
             f"{type(model).__name__} has no method score", where=f"model {name!r}", fix="add it"
         )
-    registered = getattr(type(model), "estimator_name", name)
+    registered = getattr(type(model), ESTIMATOR_NAME, name)
     return OwnModel(registered, heads, model, f"model {name!r}, class {type(model).__name__}")

@@ -9,7 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import TailorbirdError, UsageError
-from tailorbird.models.estimator import Dimensions, EncodedRows, HeadFile, Model, describe_settings
+from tailorbird.models.estimator import (
+    Dimensions,
+    EncodedRows,
+    HeadFile,
+    Model,
+    describe_settings,
+    name_head_files,
+)
 from tailorbird.ranking.own_models import (
     SUFFIX,
     checked_scores,
@@ -143,11 +150,7 @@ class OwnModel:
                 where=self.where,
                 fix=f"return {{head: bytes}} for {', '.join(self.heads)}",
             )
-        files = {head: f"model/{head}.onnx" for head in self.heads}
-        return (
-            {files[head]: exported[head] for head in self.heads},
-            {head: HeadFile(file) for head, file in files.items()},
-        )
+        return name_head_files({head: exported[head] for head in self.heads})
 
 
 def is_probability(model: Model, matrix: Matrix) -> bool:

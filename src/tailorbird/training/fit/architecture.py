@@ -96,48 +96,19 @@ class HeadModel(Protocol):
 
 
 @dataclass(frozen=True)
-class NetHead:
-    """One head of a net."""
-
-    net: "DeepModel"
-    head: str
-    column_importance: Mapping[
-        str, float
-    ]  # column → share of how far probabilities move when it is shuffled
-    unit: str = "epochs"
-
-    @property
-    def curve(self) -> dict[str, list[float]]:
-        return {
-            part: self.net.curve[f"{part}_{self.head}"]
-            for part in ("train", "validation")
-            if f"{part}_{self.head}" in self.net.curve
-        }
-
-    @property
-    def steps(self) -> int:
-        return self.net.best_epoch[self.head]
-
-    def score(self, matrix: Matrix) -> Floats:
-        return self.net.score(matrix)[self.head]
-
-    def importance(self) -> dict[str, float]:
-        return dict(self.column_importance)
-
-
-@dataclass(frozen=True)
 class ModelHead:
-    """One head of a model that tells nothing of its steps.
+    """One head of a model that fits all heads at once.
 
     Attributes:
-        column_importance: as of `NetHead`.
+        column_importance: column → share of how far scores move when it is shuffled.
+        steps, unit: see `HeadModel`.
     """
 
     model: Model
     head: str
     column_importance: Mapping[str, float]
-    steps: int = 1
-    unit: str = "fits"
+    steps: int
+    unit: str
 
     @property
     def curve(self) -> dict[str, list[float]]:
@@ -524,11 +495,10 @@ def export_model(
         probe = rows[:: max(1, len(rows) // IMPORTANCE_ROWS)]
         importances = _permutation_importance(model, inputs.encoder, probe, settings.seed)
         for head in model.heads:
-            models[head] = (
-                NetHead(model.deep, head, importances[head])
-                if isinstance(model, Net)
-                else ModelHead(model, head, importances[head])
+            steps, unit = (
+                (model.deep.best_epoch[head], "epochs") if isinstance(model, Net) else (1, "fits")
             )
+            models[head] = ModelHead(model, head, importances[head], steps, unit)
     files, head_files = model.export()
     parity = max(
         _difference(models[head], place, files[place.file], rows)

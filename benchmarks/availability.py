@@ -11,6 +11,7 @@ process outside, this one, asks for 50 lists a second, with a deadline of 2 s an
               is `up` itself, which is started again a second later
     server    every 5 s one server is killed
     swap      every 10 s the other model is promoted
+    index     every 2 s the titles and prices of 20 items change, which both servers index anew
     replace   every 30 s `tailorbird up --replace` takes the place of the one that runs
     busy      another process takes a whole core
     overload  first as fast as eight at a time are answered, which is the capacity, then at fixed
@@ -21,7 +22,8 @@ same for each second of the servers' CPU, since the client and others share the 
 
 `results` has for each the share that was answered, the times of answers, and what failed; and, of
 all events of the run, how many acknowledged ones are not in the lake (lost) and how many are in it
-more than once (doubled). `load_1min` is how many processes wanted a core at its end.
+more than once (doubled); and how many feature values and candidate lists differ from what the lake's
+events make of them (unequal), by `tailorbird features verify`. `load_1min` is how many processes wanted a core at its end.
 """
 
 import argparse
@@ -46,10 +48,18 @@ from tests.support.network.ports import free_port
 from tests.support.proc import cpu_s
 
 import tailorbird as tb
-from benchmarks.availability_load import Connections, Outcomes, Sender, ask_at_rate, ask_in_turn
+from benchmarks.availability_load import (
+    ITEMS,
+    Connections,
+    Outcomes,
+    Sender,
+    ask_at_rate,
+    ask_in_turn,
+)
 
 ANSWERS_PER_S, EVENTS_PER_S = 50, 500
 KILL_S, SWAP_S, REPLACE_S, RESTART_UP_S = 5.0, 10.0, 30.0, 1.0
+INDEX_S, CHANGED_ITEMS = 2.0, 20
 STOP_ONE_IN, UP_ONE_IN = 10, 20
 ROLES = ("serve", "serve", "router", "worker", "candidates", "lake")
 COMMAND = [sys.executable, "-m", "tailorbird"]
@@ -184,6 +194,24 @@ async def swap(shop: Shop, is_over: Callable[[], bool]) -> dict[str, Any]:
     return {"swaps": count}
 
 
+async def change_items(shop: Shop, is_over: Callable[[], bool]) -> dict[str, Any]:
+    """Change items of the catalogue, so that the index of each server changes."""
+    connections, count = Connections(shop.port), 0
+    while await _pause(INDEX_S, is_over):
+        body = json.dumps([_item_event(count, row) for row in range(CHANGED_ITEMS)]).encode()
+        with suppress(OSError, asyncio.IncompleteReadError):
+            status, _ = await connections.post("/v1/events", body)
+            count += status in (200, 202)
+    connections.close()
+    return {"changes": count}
+
+
+def _item_event(change: int, row: int) -> dict[str, Any]:
+    properties = {"title": f"oak table {change}", "price": 10.0 + (change + row) % 50}
+    item = f"i{(change * CHANGED_ITEMS + row) % ITEMS:05}"
+    return {"type": "item", "item_id": item, "properties": properties}
+
+
 async def replace(shop: Shop, is_over: Callable[[], bool]) -> dict[str, Any]:
     """Have another `up` take over."""
     count = 0
@@ -210,6 +238,7 @@ SCENARIOS: dict[str, Disturb] = {
     "kills": kill_at_random,
     "server": kill_server,
     "swap": swap,
+    "index": change_items,
     "replace": replace,
     "busy": be_busy,
 }
@@ -240,6 +269,7 @@ async def play(shop: Shop, name: str, seconds: float) -> dict[str, Any]:
         "event_ms": _quantiles(sender.seconds, 1e3),
         "lost": lost,
         "doubled": doubled,
+        **await asyncio.to_thread(_verify, shop),
     }
 
 
@@ -317,6 +347,23 @@ def _compare(shop: Shop, sender: Sender) -> tuple[int, int]:
         lost = len(expected - counts.keys())
         if not lost or time.monotonic() > give_up:
             return lost, sum(counts[each] > 1 for each in expected if each in counts)
+        time.sleep(2.0)
+
+
+def _verify(shop: Shop) -> dict[str, int]:
+    """Compare features and candidate lists with the lake; return how many were, and differ."""
+    words = [*COMMAND, "-C", str(shop.folder), "features", "verify", "--json"]
+    give_up = time.monotonic() + LAKE_S
+    while True:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.stdout.startswith("{"):
+            found = json.loads(done.stdout)
+            return {
+                "compared": found["compared"] + found["lists"]["lists"],
+                "unequal": found["unequal"] + sum(found["lists"]["unequal"].values()),
+            }
+        if time.monotonic() > give_up:
+            raise SystemExit(f"features verify: {done.stderr}")
         time.sleep(2.0)
 
 

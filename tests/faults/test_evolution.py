@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import msgspec
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from tests.support.roles import Up, make_project, until
 from tests.support.shops import serving_shop
 
@@ -344,6 +346,18 @@ class Clients:
         return json.loads(data)
 
 
+def servers_with_tables(port: int) -> set[str]:
+    """Return the processes that follow the candidate tables; one request reaches one of them."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as response:
+        text = response.read().decode()
+    return {
+        sample.labels["process"]
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "tailorbird_candidates_age_seconds"
+    }
+
+
 def command(project: Project, *words: str) -> subprocess.Popen:
     line = [sys.executable, "-m", "tailorbird", "-C", str(project.root), *words]
     return subprocess.Popen(
@@ -375,6 +389,11 @@ def test_a_running_service_applies_a_change_while_its_new_worker_is_killed(tmp_p
             ),
             60,
             "no features",
+        )
+        until(
+            lambda: len(servers_with_tables(up.port)) == len(up.pids("serve")),
+            60,
+            "a server has no candidate tables",
         )
         clients = Clients(up.port)
         clients.wait_for_answers()

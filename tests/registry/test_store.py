@@ -8,11 +8,13 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tailorbird.errors import BundleError, DamageError, NotReadyError, UsageError
 from tailorbird.registry import Manifest, Registry, read_sealed, seal
+from tailorbird.registry.manifest import MAPPED_BYTES_MIN
 
 
 class Clock:
@@ -181,6 +183,18 @@ def test_a_length_that_would_fill_the_memory_is_refused_before_reading(bundle):
     rewrite(bundle, document)
     with pytest.raises(BundleError, match="more files or bytes"):
         read_sealed(bundle)
+
+
+def test_servers_share_the_pages_of_large_arrays(tmp_path, bundle):
+    array = bytes(range(256)) * (MAPPED_BYTES_MIN // 256)
+    (bundle / "index" / "vectors.npy").write_bytes(array)
+    seal(bundle, read_sealed(make_bundle(tmp_path / "other")).manifest)
+    files = read_sealed(bundle, maps_arrays=True).files
+    assert files["index/vectors.npy"] == array
+    assert str(bundle / "index" / "vectors.npy") in Path("/proc/self/maps").read_text()
+    (bundle / "index" / "vectors.npy").write_bytes(array[:-1] + b"?")
+    with pytest.raises(BundleError, match="does not match its checksum"):
+        read_sealed(bundle, maps_arrays=True)
 
 
 def test_a_folder_that_is_not_there(tmp_path):

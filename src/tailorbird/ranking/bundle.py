@@ -104,13 +104,13 @@ class Bundle:
         Raises:
             BundleError: it does not match its manifest, the schema, or its own golden rows.
         """
-        sealed = read_sealed(path)
+        sealed = read_sealed(path, maps_arrays=True)
         manifest, files = sealed.manifest, sealed.files
         if schema_hash is not None and manifest.schema_hash != schema_hash:
             message = f"was trained on the features {manifest.schema_hash}, not on {schema_hash}"
             raise BundleError(message, where=str(path), fix="tailorbird train")
         try:
-            encoder = read_encoder(files["encoder.json"], where=str(path))
+            encoder = read_encoder(bytes(files["encoder.json"]), where=str(path))
             calibration = msgspec.json.decode(
                 files["calibration.json"], type=dict[str, Calibration]
             )
@@ -127,7 +127,7 @@ class Bundle:
                 "its encoder was made for other columns than the manifest names", where=str(path)
             )
         sessions = {
-            name: open_session(data, width=len(encoder.names), where=f"{path}/{name}")
+            name: open_session(bytes(data), width=len(encoder.names), where=f"{path}/{name}")
             for name, data in models.items()
         }
         trees = read_trees(files, manifest.heads, len(encoder.names), golden, where=str(path))
@@ -316,7 +316,7 @@ def write_bundle(
     (folder / "encoder.json").write_bytes(msgspec.json.encode(encoder))
     (folder / "calibration.json").write_bytes(msgspec.json.encode(calibration, order="sorted"))
     sessions = {
-        name: open_session(data, width=len(encoder.names), where=name)
+        name: open_session(bytes(data), width=len(encoder.names), where=name)
         for name, data in models.items()
     }
     sampled = (
@@ -368,11 +368,13 @@ def _require_sources(manifest: Manifest, *, where: str) -> None:
         raise BundleError(error.message, where=where, fix="tailorbird train") from error
 
 
-def read_features(files: Mapping[str, bytes], schema_hash: str, *, where: str) -> FeatureSet | None:
+def read_features(
+    files: Mapping[str, bytes | memoryview], schema_hash: str, *, where: str
+) -> FeatureSet | None:
     """Read the feature declarations of a bundle, which must match its manifest."""
     if DECLARED not in files:
         return None
     try:
-        return decode_features(files[DECLARED], where=where, expect=schema_hash)
+        return decode_features(bytes(files[DECLARED]), where=where, expect=schema_hash)
     except (DamageError, DeclarationError) as error:
         raise BundleError(error.message, where=where, fix="tailorbird train") from error

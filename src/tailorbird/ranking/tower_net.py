@@ -20,7 +20,7 @@ TOLERANCE = 1e-4  # between the trained tower, its export and a server
 
 
 def read_tower(
-    files: Mapping[str, bytes], vectors: ItemVectors | None, *, where: str
+    files: Mapping[str, bytes | memoryview], vectors: ItemVectors | None, *, where: str
 ) -> Tower | None:
     """Read the tower of a bundle, or return None.
 
@@ -38,7 +38,7 @@ def read_tower(
             read_array(files[f"{name}.npy"])
             for name in ("edges", "golden_row", "golden_gap", "golden_user")
         )
-        session = start_session(files["user.onnx"], where=where)
+        session = start_session(bytes(files["user.onnx"]), where=where)
     except KeyError as error:
         raise BundleError(
             f"{error.args[0]} is missing", where=where, fix="tailorbird train"

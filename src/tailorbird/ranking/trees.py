@@ -27,7 +27,7 @@ def write_trees(folder: Path, trees: Mapping[str, Trees]) -> None:
 
 
 def read_trees(
-    files: Mapping[str, bytes],
+    files: Mapping[str, bytes | memoryview],
     heads: Sequence[Head],
     width: int,
     golden: tuple[Matrix, Floats],
@@ -40,7 +40,7 @@ def read_trees(
         name = f"{TREES}/{head.name}{SUFFIX}"
         if name not in files:
             continue
-        trees = decode_trees(files[name], where=f"{where}/{name}")
+        trees = decode_trees(bytes(files[name]), where=f"{where}/{name}")
         matrix, raw = golden
         if (
             trees.columns != width

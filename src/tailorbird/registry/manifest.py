@@ -11,6 +11,7 @@ interprets the files, `registry.store` stores bundles.
 
 import errno
 import hashlib
+import mmap
 import os
 import re
 import stat
@@ -27,6 +28,8 @@ MANIFEST = "manifest.json"
 DIGEST = "manifest.sha256"
 BYTES_MAX = 8 << 30
 FILES_MAX = 10_000
+MAPPED, MAPPED_BYTES_MIN = (".npy", ".arrow"), 1 << 20
+Content = bytes | memoryview
 _MANIFEST_BYTES_MAX = 64 << 20
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}(/[A-Za-z0-9._-]{1,128}){0,7}")
 
@@ -120,9 +123,9 @@ class SealedBundle:
     path: Path
     manifest: Manifest
     digest: str
-    files: Mapping[str, bytes]
+    files: Mapping[str, Content]
 
-    def folder(self, name: str) -> dict[str, bytes]:
+    def folder(self, name: str) -> dict[str, Content]:
         """Return the files below a folder, by their name within it."""
         prefix = f"{name}/"
         return {
@@ -159,9 +162,12 @@ def with_checksums(folder: Path, manifest: Manifest) -> Manifest:
     return msgspec.structs.replace(manifest, files=files)
 
 
-def read_sealed(folder: Path) -> SealedBundle:
+def read_sealed(folder: Path, *, maps_arrays: bool = False) -> SealedBundle:
     """Read a whole bundle and verify it against its manifest.
 
+    Args:
+        maps_arrays: map large arrays (`MAPPED`) into memory instead of reading them, so that all
+            servers of a machine share their pages. Only for a bundle that nobody changes any more.
     Raises:
         BundleError: a file is missing, unexpected, changed, a link, or outside the folder; the
             message names it.
@@ -187,7 +193,7 @@ def read_sealed(folder: Path) -> SealedBundle:
                 fix="remove it, or add the bundle again",
             )
         files = {
-            name: _read_checked(root, folder, name, entry)
+            name: _read_checked(root, folder, name, entry, maps_arrays=maps_arrays)
             for name, entry in sorted(manifest.files.items())
         }
     except OSError as error:
@@ -199,9 +205,9 @@ def read_sealed(folder: Path) -> SealedBundle:
 
 def _read_manifest(root: int, folder: Path) -> tuple[Manifest, str]:
     data = _read(root, folder, MANIFEST, _MANIFEST_BYTES_MAX)
-    expected_digest = _read(root, folder, DIGEST, 100).strip()
+    expected_digest = _read(root, folder, DIGEST, 100)
     digest = hashlib.sha256(data).hexdigest()
-    if expected_digest != digest.encode():
+    if bytes(expected_digest).strip() != digest.encode():
         raise BundleError(
             f"{MANIFEST} does not match {DIGEST}", where=str(folder), fix="add the bundle again"
         )
@@ -261,8 +267,10 @@ def _walk(root: int, folder: Path, prefix: str, depth: int = 0) -> Iterator[str]
             os.close(child)
 
 
-def _read_checked(root: int, folder: Path, name: str, entry: FileEntry) -> bytes:
-    data = _read(root, folder, name, entry.bytes)
+def _read_checked(
+    root: int, folder: Path, name: str, entry: FileEntry, *, maps_arrays: bool
+) -> Content:
+    data = _read(root, folder, name, entry.bytes, is_mapped=maps_arrays and name.endswith(MAPPED))
     if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
         raise BundleError(
             f"{name} does not match its checksum",
@@ -272,7 +280,9 @@ def _read_checked(root: int, folder: Path, name: str, entry: FileEntry) -> bytes
     return data
 
 
-def _read(root: int, folder: Path, name: str, bytes_max: int) -> bytes:
+def _read(
+    root: int, folder: Path, name: str, bytes_max: int, *, is_mapped: bool = False
+) -> Content:
     """Return the content of a plain file, opened step by step from the open folder.
 
     No part of its path can therefore be a link.
@@ -299,6 +309,8 @@ def _read(root: int, folder: Path, name: str, bytes_max: int) -> bytes:
                 where=str(folder),
                 fix="copy the file instead of linking it",
             )
+        if is_mapped and MAPPED_BYTES_MIN <= status.st_size <= bytes_max:
+            return memoryview(mmap.mmap(current, 0, access=mmap.ACCESS_READ))
         with os.fdopen(os.dup(current), "rb") as file:
             data = file.read(bytes_max + 1)
     except OSError as error:

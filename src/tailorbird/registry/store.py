@@ -517,7 +517,7 @@ def _write_synced(folder: Path, sealed: SealedBundle, version: str) -> str:
     return digest
 
 
-def _write_file(path: Path, data: bytes) -> None:
+def _write_file(path: Path, data: bytes | memoryview) -> None:
     with open(path, "wb") as file:
         file.write(data)
         file.flush()

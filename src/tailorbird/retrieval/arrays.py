@@ -11,22 +11,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+_HEADER_MAX = 10_000
 
-def read_array(data: bytes) -> npt.NDArray[Any]:
-    """Return the array in a `.npy` file.
+
+def read_array(data: bytes | memoryview) -> npt.NDArray[Any]:
+    """Return the array in a `.npy` file, without a copy of its numbers.
 
     Raises ValueError if the bytes are no array or do not have the length that the header gives.
     """
-    file = io.BytesIO(data)
+    file = io.BytesIO(data[:_HEADER_MAX])
     try:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError("expected version 1.0 of the format")
         shape, is_fortran_order, dtype = np.lib.format.read_array_header_1_0(
-            file, max_header_size=10_000
+            file, max_header_size=_HEADER_MAX
         )
     except Exception as error:  # NumPy's reader lets errors of Python's tokenizer through.
         raise ValueError(f"is no array: {error}") from error
-    content = data[file.tell() :]
+    content = memoryview(data)[file.tell() :]
     if (
         dtype.hasobject
         or any(length < 0 for length in shape)

@@ -90,7 +90,7 @@ class Clusters:
         )
 
     @classmethod
-    def read(cls, files: Mapping[str, bytes], rows: int) -> "Clusters | None":
+    def read(cls, files: Mapping[str, bytes | memoryview], rows: int) -> "Clusters | None":
         """Read the clusters of an index; None if it has none.
 
         Raises ValueError or KeyError if the files are damaged.

@@ -135,6 +135,6 @@ class TextEncoder:
         return output / np.maximum(norms, 1e-9)
 
 
-def load_encoder(files: Mapping[str, bytes]) -> "TextEncoder":
+def load_encoder(files: Mapping[str, bytes | memoryview]) -> "TextEncoder":
     """Load an encoder from the files of an index, see `retrieval.index`."""
-    return TextEncoder(files[f"encoder/{MODEL}"], files[f"encoder/{TOKENIZER}"])
+    return TextEncoder(bytes(files[f"encoder/{MODEL}"]), bytes(files[f"encoder/{TOKENIZER}"]))

@@ -111,7 +111,7 @@ class Index:
     # Loading
 
     @classmethod
-    def load(cls, files: Mapping[str, bytes]) -> "Index":
+    def load(cls, files: Mapping[str, bytes | memoryview]) -> "Index":
         """Load an index from the bytes of its files, as `registry.read_sealed` returns them."""
         try:
             meta = msgspec.json.decode(files["meta.json"], type=Meta)

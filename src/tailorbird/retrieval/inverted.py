@@ -197,7 +197,7 @@ class Inverted:
         )
 
     @classmethod
-    def read(cls, files: Mapping[str, bytes], vectors: Matrix) -> "Inverted | None":
+    def read(cls, files: Mapping[str, bytes | memoryview], vectors: Matrix) -> "Inverted | None":
         """Read the inverted file of an index; None if it has none.
 
         Raises ValueError, KeyError or DecodeError if the files are damaged.

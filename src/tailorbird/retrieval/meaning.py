@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from tailorbird.atomic_write import atomic_write
 from tailorbird.events.keys import hash64s
+from tailorbird.retrieval.arrays import read_array
 from tailorbird.retrieval.encoder import MODEL, TOKENIZER, TextEncoder, load_encoder
 
 Rows = npt.NDArray[np.intp]
@@ -70,7 +71,7 @@ class Meaning:
     weight: float
 
     @classmethod
-    def read(cls, files: Mapping[str, bytes], n: int) -> "Meaning | None":
+    def read(cls, files: Mapping[str, bytes | memoryview], n: int) -> "Meaning | None":
         """Read the vectors of an index of `n` items; None if it has none.
 
         Raises:
@@ -78,7 +79,7 @@ class Meaning:
         """
         if VECTORS not in files:
             return None
-        vectors = np.load(BytesIO(files[VECTORS]), allow_pickle=False)
+        vectors = read_array(files[VECTORS])
         if vectors.ndim != 2 or len(vectors) != n:
             raise ValueError(f"its text vectors have shape {vectors.shape}, and it has {n} items")
         weight = msgspec.json.decode(files[META], type=Meta).weight

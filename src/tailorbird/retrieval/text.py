@@ -112,7 +112,7 @@ class TextIndex:
     overlay_rows: Rows = field(default_factory=lambda: np.zeros(0, np.intp))
 
     @classmethod
-    def load(cls, files: Mapping[str, bytes]) -> "TextIndex":
+    def load(cls, files: Mapping[str, bytes | memoryview]) -> "TextIndex":
         """Open an index from the bytes of its files."""
         with _private_folder() as folder:
             for name, data in files.items():

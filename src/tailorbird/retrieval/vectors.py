@@ -177,7 +177,7 @@ class ItemVectors:
         return contents | {FILES[-1]: msgspec.json.encode(self.content)} | inverted_contents
 
     @classmethod
-    def read(cls, files: Mapping[str, bytes], rows: int) -> "ItemVectors | None":
+    def read(cls, files: Mapping[str, bytes | memoryview], rows: int) -> "ItemVectors | None":
         """Read the vectors of an index; None if it has none.
 
         Raises ValueError, KeyError or DecodeError if the files are damaged.

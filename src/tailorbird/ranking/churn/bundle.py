@@ -94,7 +94,7 @@ class ChurnBundle:
             BundleError: it is none, or does not match its manifest, the schema, or its own golden
                 rows.
         """
-        sealed = read_sealed(path)
+        sealed = read_sealed(path, maps_arrays=True)
         manifest, files, where = sealed.manifest, sealed.files, str(path)
         if schema_hash is not None and manifest.schema_hash != schema_hash:
             message = f"was trained on the features {manifest.schema_hash}, not on {schema_hash}"
@@ -103,7 +103,7 @@ class ChurnBundle:
             )
         try:
             plan = msgspec.json.decode(files["churn.json"], type=ChurnPlan)
-            encoder = read_encoder(files["encoder.json"], where=where)
+            encoder = read_encoder(bytes(files["encoder.json"]), where=where)
             calibration = msgspec.json.decode(
                 files["calibration.json"], type=dict[str, Calibration]
             )[CHURN_HEAD]
@@ -118,7 +118,7 @@ class ChurnBundle:
         }:
             raise BundleError("its parts do not belong together", where=where)
         sessions = {
-            name: open_session(data, width=len(encoder.names), where=f"{path}/{name}")
+            name: open_session(bytes(data), width=len(encoder.names), where=f"{path}/{name}")
             for name, data in models.items()
         }
         features = read_features(files, manifest.schema_hash, where=f"{path}/{DECLARED}")
@@ -317,7 +317,7 @@ def space_files(space: Space, tower: Mapping[str, bytes]) -> dict[str, bytes]:
     return {**tower, **space.vectors.files(), _ITEMS: msgspec.json.encode(space.index.ids)}
 
 
-def _read_space(files: Mapping[str, bytes], *, where: str) -> Space | None:
+def _read_space(files: Mapping[str, bytes | memoryview], *, where: str) -> Space | None:
     if not files:
         return None
     try:

@@ -209,7 +209,8 @@ async def change_items(shop: Shop, is_over: Callable[[], bool]) -> dict[str, Any
 def _item_event(change: int, row: int) -> dict[str, Any]:
     properties = {"title": f"oak table {change}", "price": 10.0 + (change + row) % 50}
     item = f"i{(change * CHANGED_ITEMS + row) % ITEMS:05}"
-    return {"type": "item", "item_id": item, "properties": properties}
+    event_id = f"index{time.time_ns()}-{row}"
+    return {"event_id": event_id, "type": "item", "item_id": item, "properties": properties}
 
 
 async def replace(shop: Shop, is_over: Callable[[], bool]) -> dict[str, Any]:

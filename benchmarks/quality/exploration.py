@@ -49,14 +49,15 @@ Bools = npt.NDArray[np.bool_]
 
 QUESTIONS, SMALL_QUESTIONS = 4_000, 400
 NEW_MAX = 100  # impressions before the cut, below which an item is new
-BEST = 20  # new items by their true appeal
+BEST = 10  # new items by their true appeal
 PROTOCOL = [
     "The project of `product --set simulated`, trained once. Each drawn request is answered at the "
     "same moment without exploration, at the rate that `init` declares, and at twice that; lists "
     "have the slot's own length. Nobody reacts to what is served.",
     "`cost` is the true expected reward that exploration gives up, paired by request. "
-    f"New items have under {NEW_MAX} impressions at the cut; `best_new_items_shown` is of the "
-    f"{BEST} of them with the most true appeal. `new_places` is their share of the shown places.",
+    f"New items have under {NEW_MAX} impressions at the cut, and are shown if one list has them; "
+    f"`best_new_items_shown` is of the {BEST} of them with the most true appeal. `new_places` is "
+    "their share of the shown places, `explored_new` how many explored places they filled.",
 ]
 
 

@@ -7,7 +7,6 @@ COLUMNS = {
     "cost_share": "cost, 95 % interval",
     "new_items_shown": "new items shown",
     "best_new_items_shown": "best shown",
-    "new_places": "places with new items",
 }
 
 
@@ -34,13 +33,14 @@ def section(result: dict[str, Any]) -> str:
 def table(results: Mapping[str, Any]) -> str:
     """Return a row for each rate."""
     lines = [
-        f"| rate | reward | {' | '.join(COLUMNS.values())} |",
-        "|---" * (len(COLUMNS) + 2) + "|",
+        f"| rate | reward | {' | '.join(COLUMNS.values())} | explored places, with new items |",
+        "|---" * (len(COLUMNS) + 3) + "|",
     ]
     for row in results["rates"]:
         cost = row["cost_share"]
         cells = [f"{row['reward']['value']:.4f}"]
         cells += [f"{cost['value']:.2%} ({cost['low']:.2%} to {cost['high']:.2%})"]
         cells += [f"{row[name]['value']:.1%}" for name in COLUMNS if name != "cost_share"]
+        cells += [f"{row['explored']:,}, {row['explored_new']:,}"]
         lines.append(f"| {row['rate']:g} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -24,8 +24,8 @@ def section(result: dict[str, Any]) -> str:
         f"`{result['command']}`, revision `{result['revision'][:12]}`",
         table(results),
         f"{results['questions']:,} requests of the simulated site, asked at each rate. The cost is a "
-        f"share of the true reward. {first['new_items_shown']['n']} new items had few impressions "
-        f"before, the best {first['best_new_items_shown']['n']} by true appeal.",
+        f"share of the true reward. {first['new_items_shown']['n']} new items had under 100 "
+        f"impressions before, the best {first['best_new_items_shown']['n']} by true appeal.",
     ]
     return "\n\n".join(parts) + "\n"
 

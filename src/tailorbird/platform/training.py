@@ -534,7 +534,7 @@ def checked_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, ..
 def checked_parameters(parameters: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     """Return the parameters of an architecture; raises UsageError if it has no such parameter."""
     from tailorbird.models.deep.parameters import DEFAULTS, resolve_parameters
-    from tailorbird.training.fit.architecture import build_estimator
+    from tailorbird.training.fit.estimator import build_estimator
 
     if architecture in own_families() or architecture == "logistic":
         build_estimator(architecture, parameters, TrainSettings())

@@ -18,7 +18,7 @@ from tailorbird.models.deep.layout import Layout
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking.encode.computed import COMPUTED
 from tailorbird.training.backtests.model import TREES, fit_model
-from tailorbird.training.fit.architecture import DivergenceError
+from tailorbird.training.fit.net import DivergenceError
 from tailorbird.training.tuning.architectures import CalibratedModel, FitRequest
 from tailorbird.training.tuning.rows import Part, Split
 

@@ -30,16 +30,11 @@ from tailorbird.training.dataset.chunks import (
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries
 from tailorbird.training.dataset.matrix import FeatureChunk, encode_rows, iterate_features
-from tailorbird.training.fit.architecture import (
-    FitInputs,
-    FittedHeads,
-    HeadModel,
-    add_net_columns,
-    allows_net,
-    fit_heads,
-)
+from tailorbird.training.fit.architecture import allows_net, fit_heads
 from tailorbird.training.fit.calibrate import CalibrationChoice
 from tailorbird.training.fit.examination import click_weights, estimate_examination
+from tailorbird.training.fit.heads import FitInputs, FittedHeads, HeadModel
+from tailorbird.training.fit.net_columns import add_net_columns
 from tailorbird.training.fit.preparation import learn_encoder, stack_matrices, training_labels
 from tailorbird.training.fit.target_encoding import LabelledRows
 from tailorbird.training.leakage.columns import ahead_notes, find_leakage

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from tailorbird.training.evaluation.bootstrap import Interval
 from tailorbird.training.evaluation.figures import PRIMARY, Evaluation, HeadFigures
-from tailorbird.training.fit.architecture import HeadModel
+from tailorbird.training.fit.heads import HeadModel
 from tailorbird.training.report.page import (
     HIGHLIGHT_COLOUR,
     MUTED_COLOUR,

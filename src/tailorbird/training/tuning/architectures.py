@@ -29,8 +29,9 @@ from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.models.space import Choices, Range, Value
 from tailorbird.ranking.calibration import Calibration
 from tailorbird.ranking.own_models import own_families
-from tailorbird.training.fit.architecture import QUICK_EPOCHS, build_estimator
 from tailorbird.training.fit.calibrate import assign_periods, choose_calibration
+from tailorbird.training.fit.estimator import build_estimator
+from tailorbird.training.fit.net import QUICK_EPOCHS
 from tailorbird.training.own import OwnEstimator, is_probability
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tuning.rows import Part, Split

@@ -41,8 +41,8 @@ from tailorbird.training.dataset.split import split_at, split_by_time
 from tailorbird.training.evaluation import metrics
 from tailorbird.training.evaluation.figures import K
 from tailorbird.training.evaluation.judge import interaction_shares, long_tail_mask
-from tailorbird.training.fit.architecture import add_net_columns, build_layout
 from tailorbird.training.fit.fit import POSITIVES_MIN
+from tailorbird.training.fit.net_columns import add_net_columns, build_layout
 from tailorbird.training.fit.preparation import learn_encoder, stack_matrices
 from tailorbird.training.fit.target_encoding import LabelledRows
 from tailorbird.training.settings import Progress, TrainSettings

@@ -20,7 +20,7 @@ from tailorbird.training.tuning.architectures import (
     fit_split,
     net_settings,
 )
-from tailorbird.training.tuning.rows import Split
+from tailorbird.training.tuning.splits import Split
 
 TREES = "gbdt"
 

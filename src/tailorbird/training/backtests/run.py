@@ -47,13 +47,12 @@ from tailorbird.training.fit.architecture import allows_net
 from tailorbird.training.settings import AUTO, Progress, TrainSettings
 from tailorbird.training.tuning.architectures import CalibratedModel, FitRequest
 from tailorbird.training.tuning.rows import (
-    Part,
     SegmentedRequests,
-    Split,
     describe_splits,
     encode_splits,
     segment_requests,
 )
+from tailorbird.training.tuning.splits import Part, Split
 
 Floats = npt.NDArray[np.float64]
 FitOutput = TypeVar("FitOutput")

@@ -20,7 +20,7 @@ from tailorbird.ranking.encode.computed import COMPUTED
 from tailorbird.training.backtests.model import TREES, fit_model
 from tailorbird.training.fit.net import DivergenceError
 from tailorbird.training.tuning.architectures import CalibratedModel, FitRequest
-from tailorbird.training.tuning.rows import Part, Split
+from tailorbird.training.tuning.splits import Part, Split
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -34,8 +34,8 @@ from tailorbird.training.fit.estimator import build_estimator
 from tailorbird.training.fit.net import QUICK_EPOCHS
 from tailorbird.training.own import OwnEstimator, is_probability
 from tailorbird.training.settings import TrainSettings
-from tailorbird.training.tuning.rows import Part, Split
 from tailorbird.training.tuning.space import SearchSpace
+from tailorbird.training.tuning.splits import Part, Split
 
 Floats = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]

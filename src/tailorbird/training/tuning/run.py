@@ -29,8 +29,9 @@ from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.tuning.architectures import NETS, Architecture, select_architectures
 from tailorbird.training.tuning.choose import Choice, choose_finalist, select_finalists
 from tailorbird.training.tuning.fits import open_executor, split_name
-from tailorbird.training.tuning.rows import Split, describe_splits, encode_splits, segment_requests
+from tailorbird.training.tuning.rows import describe_splits, encode_splits, segment_requests
 from tailorbird.training.tuning.space import SearchSpace
+from tailorbird.training.tuning.splits import Split
 from tailorbird.training.tuning.study import (
     JOURNAL,
     Budget,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tailorbird.platform.registry import RegistryView
     from tailorbird.platform.tables import FeatureView, LakeView
     from tailorbird.ranking import Slot
-    from tailorbird.training.backtests.run import ValidationReport
+    from tailorbird.training.backtests.report import ValidationReport
     from tailorbird.training.evaluation.off_policy import OffPolicyReport
     from tailorbird.training.tuning.run import TuneReport
 

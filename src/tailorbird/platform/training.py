@@ -23,7 +23,7 @@ from tailorbird.registry import Registry
 from tailorbird.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from tailorbird.training.backtests.run import ValidationReport
+    from tailorbird.training.backtests.report import ValidationReport
     from tailorbird.training.churn.train import ChurnReport
     from tailorbird.training.settings import TrainReport
     from tailorbird.training.tuning.run import TuneReport, TuneSettings

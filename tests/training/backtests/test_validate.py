@@ -28,13 +28,8 @@ from tailorbird.training.backtests.leaks import (
     findings_from_ranking,
 )
 from tailorbird.training.backtests.page import write_validation
-from tailorbird.training.backtests.run import (
-    NAME,
-    ValidateSettings,
-    ValidationReport,
-    holm_adjust,
-    validate,
-)
+from tailorbird.training.backtests.report import ValidationReport
+from tailorbird.training.backtests.run import NAME, ValidateSettings, holm_adjust, validate
 from tailorbird.training.backtests.variants import build_variants, column_groups
 from tailorbird.training.dataset.matrix import iterate_features
 from tailorbird.training.dataset.rows import load_material

@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 from matplotlib.figure import Figure
 
-from tailorbird.training.backtests.run import NAME, ComparisonTest, ValidationReport
+from tailorbird.training.backtests.report import ComparisonTest, ValidationReport
+from tailorbird.training.backtests.run import NAME
 from tailorbird.training.evaluation.bootstrap import Interval
 from tailorbird.training.evaluation.figures import PRIMARY
 from tailorbird.training.report.page import (

@@ -20,8 +20,10 @@ import pyarrow as pa
 from tailorbird import faults
 from tailorbird.errors import DamageError, StorageError
 from tailorbird.events.clock import Clock
+from tailorbird.lake.delta.commits import read_back
 from tailorbird.lake.delta.recovery import Recovery, check_table, ledger_is_lost
-from tailorbird.lake.delta.table import DurableTable, create_table, read_back
+from tailorbird.lake.delta.schema import create_table
+from tailorbird.lake.delta.table import DurableTable
 from tailorbird.lake.delta.vacuum import KEEP_US, VacuumReport
 from tailorbird.lake.files import durable, swap
 from tailorbird.lake.files.archive import AGE_US, BYTES_MAX, Archive

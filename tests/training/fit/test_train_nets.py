@@ -297,7 +297,7 @@ def test_a_net_continues_its_own_weights_despite_other_trainings(shop, tmp_path)
 def test_a_head_that_is_now_too_rare_causes_a_reported_fresh_start(shop, tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="needs the extra deep")
     first = incremental(shop, tmp_path, SimulatedClock(shop.clock.now() - DAY))
-    monkeypatch.setattr("tailorbird.training.fit.fit.POSITIVES_MIN", 120)
+    monkeypatch.setattr("tailorbird.training.fit.inputs.POSITIVES_MIN", 120)
     report = incremental(shop, tmp_path, shop.clock)
     (rare,) = set(first.heads) - set(report.heads)
     (message,) = (

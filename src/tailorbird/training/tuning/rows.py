@@ -36,7 +36,7 @@ from tailorbird.training.dataset.rows import Material, load_material
 from tailorbird.training.dataset.sampling import thin
 from tailorbird.training.dataset.split import split_at, split_by_time
 from tailorbird.training.evaluation.judge import interaction_shares, long_tail_mask
-from tailorbird.training.fit.fit import POSITIVES_MIN
+from tailorbird.training.fit.inputs import POSITIVES_MIN
 from tailorbird.training.fit.net_columns import add_net_columns, build_layout
 from tailorbird.training.fit.preparation import learn_encoder, stack_matrices
 from tailorbird.training.fit.target_encoding import LabelledRows

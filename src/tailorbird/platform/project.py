@@ -293,7 +293,7 @@ class Project:
         from tailorbird.config.schemas import resolve_for_training
         from tailorbird.events import SystemClock
         from tailorbird.platform.training import base_settings, keep_tuned, tune
-        from tailorbird.training.tuning.run import TuneSettings
+        from tailorbird.training.tuning.settings import TuneSettings
 
         declared = resolve_for_training(self.declared, SystemClock()).project
         base = base_settings(declared, window=window, rows="auto", leave_out=(), quick=quick)

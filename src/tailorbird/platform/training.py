@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from tailorbird.training.backtests.report import ValidationReport
     from tailorbird.training.churn.train import ChurnReport
     from tailorbird.training.settings import TrainReport
-    from tailorbird.training.tuning.run import TuneReport, TuneSettings
+    from tailorbird.training.tuning.run import TuneReport
+    from tailorbird.training.tuning.settings import TuneSettings
 
 Rows = Literal["auto", "answers", "clicks"]
 Position = Literal["column", "weights", "none"]

@@ -27,8 +27,7 @@ from tailorbird.training.dataset.indexes import IndexSeries
 from tailorbird.training.dataset.matrix import iterate_features
 from tailorbird.training.fit.architecture import allows_net
 from tailorbird.training.fit.examination import click_weights, estimate_examination
-from tailorbird.training.fit.fit import Matrix
-from tailorbird.training.fit.heads import FitInputs
+from tailorbird.training.fit.heads import FitInputs, Matrix
 from tailorbird.training.fit.net_columns import add_net_columns
 from tailorbird.training.fit.preparation import learn_encoder, stack_matrices, training_labels
 from tailorbird.training.fit.target_encoding import LabelledRows

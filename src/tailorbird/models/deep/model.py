@@ -12,7 +12,8 @@ from tailorbird.models.deep.batches import Blocks, count_classes, single_class_p
 from tailorbird.models.deep.checkpoint import load_weights
 from tailorbird.models.deep.export import net_to_onnx
 from tailorbird.models.deep.layout import Layout
-from tailorbird.models.deep.loop import Run, logits, train_net
+from tailorbird.models.deep.loop import Run, train_net
+from tailorbird.models.deep.losses import logits
 from tailorbird.models.deep.nets import Net
 from tailorbird.models.deep.parameters import DeepParameters
 

@@ -9,8 +9,6 @@ import numpy as np
 from tailorbird.monitoring.day import DayProfile
 
 DAYS_MIN = 3  # days from which the median is used instead of the sum
-
-
 _FLOOR = 1e-3  # minimum share of a value, for the logarithm
 
 
@@ -52,6 +50,7 @@ def usual_shares(days: Sequence[Mapping[str, int]], rows_min: int) -> dict[str, 
 
 
 def stability_index(now: Mapping[str, int], usual: Mapping[str, float]) -> tuple[float, str]:
+    """Return the population stability index of a day, and the value that it comes from most."""
     values = sorted({*now, *usual})
     shares = [
         np.maximum(np.array([each.get(value, 0) for value in values]) / sum(each.values()), _FLOOR)

@@ -17,7 +17,7 @@ from tailorbird.events import DAY, HOUR, MINUTE, SimulatedClock, SystemClock
 from tailorbird.models.deep import fitting
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
-from tailorbird.training.fit import fit
+from tailorbird.training.fit import inputs
 from tailorbird.training.fit.incremental import open_working_folder
 from tailorbird.training.fit.resume import exclusive
 from tailorbird.training.pipeline import train
@@ -81,7 +81,7 @@ print('torch' in sys.modules)"""
 
 def test_rows_in_files_end_in_the_bits_of_rows_in_memory(shop, tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="needs the extra deep")
-    monkeypatch.setattr(fit, "ROWS_AT_ONCE", 2_000)
+    monkeypatch.setattr(inputs, "ROWS_AT_ONCE", 2_000)
     settings = {"architecture": "shared", "requests": 600, "test_requests": 600}
     made = {}
     for name, most in (("memory", TrainSettings.rows_in_memory), ("files", 1_000)):

@@ -20,19 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from tailorbird.models.deep.batches import (
-    Batch,
-    Block,
-    Blocks,
-    ClassWeights,
-    Floats,
-    count_classes,
-    epoch_batches,
-)
+from tailorbird.models.deep.batches import Batch, epoch_batches
 from tailorbird.models.deep.checkpoint import Arrays, Position, load, load_weights, save, weights
 from tailorbird.models.deep.losses import finite_mean, log_losses
 from tailorbird.models.deep.nets import Net
 from tailorbird.models.deep.parameters import DeepParameters
+from tailorbird.models.deep.rows import Block, Blocks, ClassWeights, Floats, count_classes
 
 OnEpoch = Callable[[int, Mapping[str, float]], bool | None]
 """Called with the epoch (from 1) and metrics: `train` and `validation` (log loss, mean over heads),

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from tailorbird.models.deep.batches import Blocks, Floats
 from tailorbird.models.deep.nets import Net
+from tailorbird.models.deep.rows import Blocks, Floats
 
 ROWS_PER_CHUNK = 8_192
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from tailorbird.errors import UsageError
 from tailorbird.models.architectures import ARCHITECTURES
-from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.fitting import DEEP, is_available
+from tailorbird.models.deep.rows import Rows
 from tailorbird.ranking.own_models import own_families
 from tailorbird.ranking.policy.targets import is_amount
 from tailorbird.training.dataset.chunks import sample_blocks

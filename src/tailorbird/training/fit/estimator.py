@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from tailorbird.models.architectures import GBDT, HeadProgress, Logistic, NetOptions, NeuralNet
-from tailorbird.models.deep.batches import Blocks, Rows
 from tailorbird.models.deep.fitting import DEEP
+from tailorbird.models.deep.rows import Blocks, Rows
 from tailorbird.models.estimator import EncodedRows, Estimator, HeadKind
 from tailorbird.ranking.policy.targets import is_amount, parse_return
 from tailorbird.training.fit.heads import FitInputs

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.models.deep.batches import PartRows
+from tailorbird.models.deep.rows import PartRows
 from tailorbird.models.estimator import HeadFile, Model
 from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.training.dataset.dataset import Dataset

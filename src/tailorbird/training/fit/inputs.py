@@ -12,7 +12,7 @@ import pyarrow as pa
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY
 from tailorbird.features import FeatureSet
-from tailorbird.models.deep.batches import PartRows
+from tailorbird.models.deep.rows import PartRows
 from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.live import NO_LIVE_COLUMNS, LiveColumns
 from tailorbird.ranking.policy.targets import item_heads, parse_return

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from tailorbird.errors import UsageError
 from tailorbird.models.architectures import NetOptions
-from tailorbird.models.deep.batches import Rows, RowSubset, single_class_problem
 from tailorbird.models.deep.fitting import Net
+from tailorbird.models.deep.rows import Rows, RowSubset, single_class_problem
 from tailorbird.training.fit.estimator import build_estimator, encode_parts
 from tailorbird.training.fit.export import export_model
 from tailorbird.training.fit.heads import FitInputs, FittedHeads

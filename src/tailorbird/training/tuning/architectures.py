@@ -21,9 +21,9 @@ from tailorbird.models.architectures import (
     NeuralNet,
     default_settings,
 )
-from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.fitting import DEEP, is_available
 from tailorbird.models.deep.layout import Layout, build_layout
+from tailorbird.models.deep.rows import Rows
 from tailorbird.models.estimator import EncodedRows, Estimator, Model
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.models.space import Choices, Range, Value

@@ -128,21 +128,6 @@ ALLOWED: dict[str, set[str]] = {
     "probes": set(),
     "project_file": set(),
 }
-# Modules that import each other, to be cut.
-REMAINING_CYCLES: set[tuple[str, ...]] = {
-    (
-        "stream.kafka.cluster",
-        "stream.kafka.keyed",
-        "stream.kafka.logs",
-        "stream.kafka.merged",
-        "stream.kafka.pruning",
-        "stream.kafka.reader",
-        "stream.kafka.snapshots",
-        "stream.kafka.tail",
-        "stream.kafka.waits",
-        "stream.kafka.writer",
-    )
-}
 OFFLINE_ONLY = {
     "candidates.fold.",  # not `candidates.folder`
     "candidates.history",
@@ -281,7 +266,7 @@ def test_no_modules_import_each_other() -> None:
     imports = {
         name: (_module_imports(path) & paths.keys()) - {name} for name, path in paths.items()
     }
-    assert _cycles(imports) == REMAINING_CYCLES
+    assert _cycles(imports) == set()
     assert _cycles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == {("b", "c")}
 
 

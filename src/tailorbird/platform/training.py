@@ -138,6 +138,16 @@ class TrainOptions:
             if name not in shared and getattr(self, name) != getattr(default, name)
         ]
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "TrainOptions":
+        """Return options by their names; raises UsageError if one does not exist."""
+        names = list(cls.__dataclass_fields__)
+        for name in options:
+            if name not in names:
+                fix = suggest_name(name, names, f"use one of {', '.join(names)}")
+                raise UsageError(f"there is no option {name!r}", where="train", fix=fix)
+        return cls(**options)
+
 
 def train(
     project: Project,

@@ -22,6 +22,7 @@ from tailorbird.backup.manifest import (
     StoredFile,
     manifest_name,
 )
+from tailorbird.backup.pace import paced
 from tailorbird.backup.snapshot import (
     LakeSnapshot,
     OpenLog,
@@ -269,7 +270,7 @@ class _Backup:
             sizes[name] = file.stat().st_size
 
         with ThreadPoolExecutor(_THREADS) as pool:
-            for _ in pool.map(add, lake.files.items()):
+            for _ in pool.map(paced(add), lake.files.items()):
                 self._count("lake files", 1, total)
         self._files += [
             StoredFile(f"{LAKE}/{name}", sizes[name], (checksum,))
@@ -285,7 +286,7 @@ class _Backup:
         size, names = path.stat().st_size, []
         with path.open("rb") as file, ThreadPoolExecutor(_THREADS) as pool:
             while parts := [part for _ in range(_PARTS_AT_ONCE) if (part := file.read(PART_BYTES))]:
-                names += pool.map(self._vault.put, parts)
+                names += pool.map(paced(self._vault.put), parts)
                 self._count("store logs", sum(map(len, parts)), None)
         self._files.append(StoredFile(name, size, tuple(names)))
 

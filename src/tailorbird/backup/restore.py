@@ -91,9 +91,9 @@ class RestoreReport:
         if not lost:
             return [f"{ends_text} The original acknowledged nothing after it."]
         rows = ", ".join(f"{log} {count:,}" for log, count in lost.items())
-        return [
-            f"{ends_text} The original acknowledged {sum(lost.values()):,} rows after it: {rows}."
-        ]
+        total = sum(lost.values())
+        noun = "row" if total == 1 else "rows"
+        return [f"{ends_text} The original acknowledged {total:,} {noun} after it: {rows}."]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird restore --json` prints."""

@@ -7,14 +7,16 @@ from tests.backup.conftest import CLOCK, clicks, send
 from tests.support.network.brokers import broker, needs_kafka, on_kafka
 from tests.support.network.deleting_proxy import deleting_broker
 from tests.support.oracle import unequal_state
-from tests.support.roles import make_project
+from tests.support.roles import make_project, until
 
 import tailorbird as tb
 from tailorbird.config import Project, open_project
 from tailorbird.errors import TailorbirdError
 from tailorbird.lake import Lake, verify
 from tailorbird.platform.runtime.roles import drain
-from tailorbird.stream import open_writer
+from tailorbird.serving.collector.collector import EventCollector
+from tailorbird.serving.collector.pruning import Pruner
+from tailorbird.stream import open_reader, open_writer
 
 pytestmark = [pytest.mark.slow, needs_kafka]
 
@@ -45,22 +47,31 @@ def test_a_restored_project_goes_on_in_its_topics(tmp_path: Path) -> None:
         assert unequal_state(back) == []
 
 
-def test_rows_that_topics_lost_since_the_backup_are_named_and_not_passed_over(
-    tmp_path: Path,
-) -> None:
+def test_topics_keep_what_the_backup_lacks_and_a_gap_is_named(tmp_path: Path) -> None:
     with deleting_broker(tmp_path) as servers:
         shop = on_kafka(make_project(tmp_path / "shop"), servers)
         send(shop, clicks("ann", 20))
         tb.Project(shop.root).backup(tmp_path / "vault")
         send(shop, clicks("ben", 20))
         send(shop, clicks("cyd", 5))
-        with open_writer(shop.stream.raw("serve-1"), partition="serve-1") as log:
-            assert log.prune(log.end()), "as servers do behind the lake"
-
-        restored = tb.restore(tmp_path / "vault", tmp_path / "back")
-        assert restored.deleted == {"raw-serve-1": 20}
-        assert "raw-serve-1 20" in repr(restored)
+        raw = shop.stream.raw("serve-1")
+        with (
+            EventCollector(shop.stream, "serve-1", shop.plan, CLOCK) as door,
+            open_reader(raw) as reader,
+        ):
+            Pruner(door, shop.paths.lake).tick()
+            until(lambda: reader.start() > 0, 30, "nothing was pruned")
+            assert reader.start() == 20, "the backup has the rows before"
+        assert tb.restore(tmp_path / "vault", tmp_path / "back").deleted == {}
         back = open_project(tmp_path / "back")
+        drain(back, CLOCK, progress=lambda *_: None)
+        assert len(events_of(back)) == 45
+
+        with open_writer(raw, partition="serve-1") as log:
+            assert log.prune(log.end())
+        late = tb.restore(tmp_path / "vault", tmp_path / "late")
+        assert late.deleted == {"raw-serve-1": 20}
+        assert "raw-serve-1 20" in repr(late)
         with pytest.raises(TailorbirdError, match=r"pruned|deleted"):
-            drain(back, CLOCK, progress=lambda *_: None)
-        assert len(events_of(back)) == 20
+            drain(open_project(tmp_path / "late"), CLOCK, progress=lambda *_: None)
+        assert len(events_of(open_project(tmp_path / "late"))) == 20

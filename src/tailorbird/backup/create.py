@@ -31,6 +31,7 @@ from tailorbird.backup.snapshot import (
     read_lake,
     require_connected,
 )
+from tailorbird.backup.topics import hold_topics
 from tailorbird.backup.vault import Vault
 from tailorbird.config import Project
 from tailorbird.config.erasures import hold_off_erasures
@@ -197,6 +198,7 @@ class _Backup:
         with tempfile.TemporaryDirectory(dir=paths.run, prefix=_SCRATCH) as name:
             scratch = Path(name)
             taken_at = self._clock.now()
+            hold_topics(self._project, lake, taken_at, complete=False)
             with hold_logs(self._project.stream.folder) as logs:
                 require_connected(lake, logs)
                 spans = self._copy_logs(logs, scratch)
@@ -207,6 +209,7 @@ class _Backup:
         self._add_small(_data_files(paths.data), paths.data, DATA)
         manifest = self._manifest(taken_at, lake, spans, erased)
         self._vault.add(manifest)
+        hold_topics(self._project, lake, taken_at, complete=True)
         return BackupReport(
             uri=str(self._vault.storage),
             name=manifest.name,

@@ -15,6 +15,7 @@ import msgspec
 from tailorbird.backup.erased import Progress, erase_again, is_erasure_file
 from tailorbird.backup.manifest import DATA, LAKE, PROJECT, Manifest, StoredFile
 from tailorbird.backup.origin import record_origin
+from tailorbird.backup.topics import deleted_rows
 from tailorbird.backup.vault import Vault
 from tailorbird.config import FILE, Paths, Project, load_settings, open_project, paths_of
 from tailorbird.errors import TailorbirdError, UsageError
@@ -171,7 +172,7 @@ def restore_backup(
         erased=len(receipt.people) if receipt else 0,
         receipt=receipt.path if receipt else "",
         cluster=manifest.cluster,
-        deleted=_deleted_rows(project, manifest) if manifest.cluster else {},
+        deleted=deleted_rows(project, manifest.archived) if manifest.cluster else {},
         next_commands=tuple(
             f"tailorbird -C {shlex.quote(str(folder))} {command}"
             for command in ("lake verify", "up", "features verify")
@@ -282,15 +283,3 @@ def _acknowledged_after(manifest: Manifest, restored: Paths) -> dict[str, int] |
         except TailorbirdError:  # A log that is damaged may be why this is restored.
             return None
     return rows
-
-
-def _deleted_rows(project: Project, manifest: Manifest) -> dict[str, int] | None:
-    """Return how many rows between the backup and its beginning each topic lacks."""
-    rows: dict[str, int] = {}
-    try:
-        for address in project.stream.raw_logs().values():
-            with open_reader(address) as reader:
-                rows[address.stem] = reader.start() - manifest.archived.get(address.stem, 0)
-    except TailorbirdError:
-        return None
-    return {log: count for log, count in rows.items() if count > 0}

@@ -154,5 +154,6 @@ def _read(path: Storage, kind: type[_R]) -> _R | None:
         raise DamageError(
             f"cannot be read: {error}",
             where=str(path),
-            fix="tailorbird lake repair; until then nothing is pruned",
+            fix=f"tailorbird lake repair for {FILE}, a backup for {BACKED_UP}; until then nothing "
+            "is pruned",
         ) from error

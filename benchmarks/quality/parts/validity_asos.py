@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+from benchmarks.quality.running import rate
 from scipy.special import ndtri
 
-from benchmarks.quality.running import rate
 from tailorbird.experiments.analysis.anytime import anytime_bound
 from tailorbird.experiments.analysis.estimates import Effect, Estimate, compare
 from tailorbird.experiments.analysis.sequential import boundaries, select_stages

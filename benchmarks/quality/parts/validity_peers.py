@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
-
 from benchmarks.peers.asking import HERE, run_script
 from benchmarks.peers.install import STATISTICS, interpreter
 from benchmarks.quality.running import rate
 from benchmarks.quality.validity_sites import KINDS, MetricKind, Units
+from scipy.special import ndtri
 
 Floats = npt.NDArray[np.float64]
 

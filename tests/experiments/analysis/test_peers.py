@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-
 from benchmarks.quality.parts.validity_peers import ALPHA, ask_peers, has_peers, sum_arms
 from benchmarks.quality.validity_sites import KINDS, Units
+
 from tailorbird.experiments.analysis import estimates
 from tailorbird.experiments.analysis.adjust import cuped
 from tailorbird.experiments.analysis.anytime import anytime_bound

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from benchmarks.peers.asking import HERE, run_script
 from benchmarks.peers.install import OFF_POLICY, interpreter
+
 from tailorbird.experiments.off_policy.estimators import ESTIMATORS, dros, switch_dr
 from tailorbird.experiments.off_policy.sample import PolicySample
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from tailorbird.events import to_iso
+from tailorbird.events import DAY, to_iso
 from tailorbird.experiments.drawing import html_table
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def trial_html(report: "TrialReport") -> str:
     parts = [
         f'<section class="experiment"><h2>{escape(report.experiment)}</h2>',
         f'<p style="border-left:6px solid {colour};padding-left:.8rem">'
-        f"<strong>{escape(report.verdict)}</strong><br>{escape(report.risk)}</p>",
+        f"<strong>{escape(report.summary)}</strong></p>",
         f"<p>What to do: {escape(report.advice)}</p>",
         f"<p>{escape(report.hypothesis)} Slot {escape(report.slot)}, owner "
         f"{escape(report.owner or 'nobody')}, {escape(report.state)}, "
@@ -69,29 +69,60 @@ def trial_html(report: "TrialReport") -> str:
             f"<h3>{escape(title)}</h3>"
             + html_table(("segment", "units", "own", "shrunk", "interval"), rows)
         )
+    for view in report.views:
+        rows = [
+            (
+                each.name,
+                f"{each.units:,}",
+                format_uplift(each.uplift),
+                f"{format_uplift(each.low)} to {format_uplift(each.high)}",
+            )
+            for each in view.rows
+        ]
+        parts.append(f"<h3>{escape(f'By {view.by}: {view.arm}')}</h3>")
+        parts.append(html_table((view.by, "units", "uplift", "interval"), rows))
+    if report.timeline:
+        rows = [
+            (str(number), to_iso(each.at)[:16], each.kind, each.what)
+            for number, each in enumerate(report.timeline, 1)
+        ]
+        parts.append("<h3>What else changed</h3>")
+        parts.append(html_table(("", "time", "kind", "what"), rows))
     parts += [f"<p>{escape(note)}</p>" for note in report.notes]
     return "".join(parts) + "</section>"
 
 
 def stages_svg(report: "TrialReport", arm: str) -> str:
-    """Draw the statistic of an arm at each analysis, with the boundary on both sides."""
+    """Draw the statistic of an arm by day, with the boundary on both sides.
+
+    Marks where it crossed the boundary, and by number what else changed.
+    """
     stages = report.stages[arm]
     limit = max(4.0, *(abs(each.z) for each in stages))
-    axis = _Axes(
-        (0.0, float(len(stages))), (-limit, limit), f"{arm}: standard errors from no effect"
-    )
-    body = [axis.frame([str(number + 1) for number in range(len(stages))])]
+    days = [(each.at - report.started_at) / DAY for each in stages]
+    axis = _Axes((0.0, days[-1]), (-limit, limit), f"{arm}: standard errors from no effect")
+    body = [axis.frame()]
+    for number, event in enumerate(report.timeline, 1):
+        day = (event.at - report.started_at) / DAY
+        if day <= days[-1]:
+            body.append(axis.mark(day, str(number), "#9ca3af"))
     for sign in (1, -1):
         points = [
-            (number + 0.5, sign * min(each.bound, limit))
-            for number, each in enumerate(stages)
+            (day, sign * min(each.bound, limit))
+            for day, each in zip(days, stages, strict=True)
             if math.isfinite(each.bound)
         ]
         body.append(axis.line(points, "#b91c1c", dash="5 4"))
-    body.append(axis.line([(n + 0.5, each.z) for n, each in enumerate(stages)], "#2563eb"))
-    for number, each in enumerate(stages):
-        crossed = abs(each.z) >= each.bound
-        body.append(axis.dot(number + 0.5, each.z, "#15803d" if crossed else "#2563eb"))
+    body.append(
+        axis.line([(day, each.z) for day, each in zip(days, stages, strict=True)], "#2563eb")
+    )
+    has_crossed = False
+    for day, each in zip(days, stages, strict=True):
+        is_beyond = abs(each.z) >= each.bound
+        body.append(axis.dot(day, each.z, "#15803d" if is_beyond else "#2563eb"))
+        if is_beyond and not has_crossed and (report.stopping != "fixed" or day == days[-1]):
+            has_crossed = True
+            body.append(axis.mark(day, f"crossed on day {day:.3g}", "#15803d"))
     return axis.svg(body)
 
 
@@ -105,7 +136,7 @@ def plan_svg(plan: "Plan") -> str:
     top = min(max(values[0] for values in curves.values()), 6 * plan.effect)
     days = len(plan.days)
     axis = _Axes((1.0, float(max(days, 2))), (0.0, top), "detectable effect by days, with CUPED")
-    body = [axis.frame([])]
+    body = [axis.frame()]
     body.append(axis.line([(1, plan.effect), (days, plan.effect)], "#6b7280", dash="3 3"))
     for number, (name, values) in enumerate(curves.items()):
         colour = _LINES[number % len(_LINES)]
@@ -129,7 +160,7 @@ class _Axes:
         up = (y - self._y[0]) / (self._y[1] - self._y[0])
         return round(_LEFT + across * width, 1), round(24 + (1 - up) * height, 1)
 
-    def frame(self, labels: Sequence[str]) -> str:
+    def frame(self) -> str:
         (left, bottom), (right, top) = (
             self._at(self._x[0], self._y[0]),
             self._at(self._x[1], self._y[1]),
@@ -139,8 +170,7 @@ class _Axes:
             f'<text x="{left}" y="14" font-weight="600">{escape(self._title)}</text>',
             f'<text x="{left - 6}" y="{top + 8}" text-anchor="end">{self._label(self._y[1])}</text>',
             f'<text x="{left - 6}" y="{bottom}" text-anchor="end">{self._label(self._y[0])}</text>',
-            f'<text x="{right}" y="{bottom + 18}" text-anchor="end">'
-            f"{'analysis ' if labels else 'day '}{self._x[1]:g}</text>",
+            f'<text x="{right}" y="{bottom + 18}" text-anchor="end">day {self._x[1]:.3g}</text>',
         ]
         if self._y[0] < 0 < self._y[1]:
             y = self._at(self._x[0], 0.0)[1]
@@ -158,6 +188,15 @@ class _Axes:
     def dot(self, x: float, y: float, colour: str) -> str:
         at = self._at(x, y)
         return f'<circle cx="{at[0]}" cy="{at[1]}" r="4" fill="{colour}"/>'
+
+    def mark(self, x: float, label: str, colour: str) -> str:
+        """Draw a vertical line with a label at its foot."""
+        (left, bottom), (_, top) = self._at(x, self._y[0]), self._at(x, self._y[1])
+        return (
+            f'<line x1="{left}" x2="{left}" y1="{top}" y2="{bottom}" stroke="{colour}" '
+            f'stroke-dasharray="2 3"/><text x="{left}" y="{bottom + 16}" text-anchor="middle" '
+            f'fill="{colour}">{escape(label)}</text>'
+        )
 
     def svg(self, body: Sequence[str]) -> str:
         return (

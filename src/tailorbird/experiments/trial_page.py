@@ -116,14 +116,26 @@ def stages_svg(report: "TrialReport", arm: str) -> str:
     body.append(
         axis.line([(day, each.z) for day, each in zip(days, stages, strict=True)], "#2563eb")
     )
-    has_crossed = False
-    for day, each in zip(days, stages, strict=True):
-        is_beyond = abs(each.z) >= each.bound
-        body.append(axis.dot(day, each.z, "#15803d" if is_beyond else "#2563eb"))
-        if is_beyond and not has_crossed and (report.stopping != "fixed" or day == days[-1]):
-            has_crossed = True
-            body.append(axis.mark(day, f"crossed on day {day:.3g}", "#15803d"))
+    crossing = find_crossing(report, arm)
+    for number, (day, each) in enumerate(zip(days, stages, strict=True)):
+        body.append(axis.dot(day, each.z, "#15803d" if number == crossing else "#2563eb"))
+        if number == crossing:
+            body.append(axis.mark(day, f"crossed on day {day:.3g}", "#15803d", at_top=True))
     return axis.svg(body)
+
+
+def find_crossing(report: "TrialReport", arm: str) -> int | None:
+    """Return the first analysis at which the boundary was crossed; of a fixed plan only the end."""
+    is_fixed = report.stopping == "fixed"
+    end = report.planned_end if report.state == "running" else min(report.planned_end, report.until)
+    return next(
+        (
+            number
+            for number, each in enumerate(report.stages[arm])
+            if abs(each.z) >= each.bound and not (is_fixed and each.at < end)
+        ),
+        None,
+    )
 
 
 def plan_svg(plan: "Plan") -> str:
@@ -189,12 +201,15 @@ class _Axes:
         at = self._at(x, y)
         return f'<circle cx="{at[0]}" cy="{at[1]}" r="4" fill="{colour}"/>'
 
-    def mark(self, x: float, label: str, colour: str) -> str:
-        """Draw a vertical line with a label at its foot."""
+    def mark(self, x: float, label: str, colour: str, *, at_top: bool = False) -> str:
+        """Draw a vertical line with a label at its foot, or beside its top."""
         (left, bottom), (_, top) = self._at(x, self._y[0]), self._at(x, self._y[1])
+        is_right = left > _WIDTH / 2
+        anchor = "middle" if not at_top else "end" if is_right else "start"
+        at = (left + (-5 if is_right else 5), top + 12) if at_top else (left, bottom + 16)
         return (
             f'<line x1="{left}" x2="{left}" y1="{top}" y2="{bottom}" stroke="{colour}" '
-            f'stroke-dasharray="2 3"/><text x="{left}" y="{bottom + 16}" text-anchor="middle" '
+            f'stroke-dasharray="2 3"/><text x="{at[0]}" y="{at[1]}" text-anchor="{anchor}" '
             f'fill="{colour}">{escape(label)}</text>'
         )
 

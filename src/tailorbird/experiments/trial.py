@@ -204,7 +204,7 @@ def trial_report(
         stages={arm: path.stages for arm, path in paths.items()},
         segments=segment_effects(table, experiment, until),
         views=day_effects(table, experiment, until),
-        timeline=select_events(timeline, started_at, until),
+        timeline=select_events(timeline, started_at + 1, until),
         notes=notes,
     )
 

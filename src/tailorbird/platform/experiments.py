@@ -24,7 +24,7 @@ from tailorbird.training.settings import TrainSettings
 if TYPE_CHECKING:
     from tailorbird.training.evaluation.off_policy import OffPolicyReport
 
-MODEL_CHANGES = ("promote", "rollback", "canary", "end canary")
+MODEL_CHANGES = ("promote", "rollback", "canary", "end canary", "formula")
 LIST_COLUMNS = ("experiment", "slot", "state", "ramp", "layer", "rule", "since", "decision")
 
 

@@ -1,4 +1,4 @@
-"""Statistics of experiments as pure functions of NumPy arrays. They need SciPy.
+"""Statistics of experiments as pure functions of NumPy arrays. All but `anytime` need SciPy.
 
 sequential   group sequential designs: boundaries, power, cost, estimates after stopping
 anytime      confidence sequences, valid at every look

@@ -154,7 +154,7 @@ def test_the_notebook_computes_the_report_again(
 ) -> None:
     root = tmp_path / "shop"
     shop = tailorbird.Project.create(root)
-    write_events(root / "data" / "lake", [row | {"p": p} for p, row in enumerate(rows, 1)])
+    write_events(shop.declared.paths.lake, [row | {"p": p} for p, row in enumerate(rows, 1)])
     start_and_stop(shop.declared.paths.registry)
     file = tmp_path / "report.ipynb"
     assert "promote" not in must("-C", root, "experiment", "report", "fresh", "--notebook", file)

@@ -1,6 +1,7 @@
 """A notebook that computes an experiment's report again from the lake."""
 
 import json
+import math
 from pathlib import Path
 from pprint import pformat
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from tailorbird.experiments.trial import TrialReport
 
 RECORDED = ("summary", "arms", "primary", "guardrails")
+TOLERANCE = 1e-9  # relative; sums of floats depend on the order of the rows
 
 _CELLS = (
     ("markdown", "# {name}\n\n{summary}"),
@@ -28,9 +30,9 @@ _CELLS = (
     ),
     (
         "code",
+        "from tailorbird.experiments.views.notebook import compare_figures\n\n"
         "recorded = {recorded}\n\n"
-        "now = report.to_dict()\n"
-        "{{part: now[part] == figures for part, figures in recorded.items()}}",
+        "compare_figures(recorded, report)",
     ),
     ("markdown", "Each analysis: time, units, uplift with its interval, statistic and boundary."),
     (
@@ -71,6 +73,23 @@ def report_notebook(report: "TrialReport", root: Path) -> str:
     }
     notebook = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def compare_figures(recorded: dict[str, Any], report: "TrialReport") -> dict[str, bool]:
+    """Return for each recorded part of a report whether it is the same now."""
+    now = report.to_dict()
+    return {part: _is_same(figures, now[part]) for part, figures in recorded.items()}
+
+
+def _is_same(old: Any, new: Any) -> bool:
+    match old, new:
+        case dict(), dict():
+            return old.keys() == new.keys() and all(_is_same(old[k], new[k]) for k in old)
+        case list(), list():
+            return len(old) == len(new) and all(map(_is_same, old, new))
+        case float(), float():
+            return math.isclose(old, new, rel_tol=TOLERANCE, abs_tol=1e-12)
+    return old == new
 
 
 def _make_cell(number: int, kind: str, text: str) -> dict[str, Any]:

@@ -34,7 +34,8 @@ def main() -> None:
     folder: Path = parser.parse_args().folder
     make_environment(folder, requirements(), ["-c", str(HERE / "constraints.txt")])
     for name in (SERVING, STATISTICS, OFF_POLICY):
-        make_environment(folder / name, requirements(f"{name}.txt"))
+        options = ["--no-build-isolation"] if name == STATISTICS else None
+        make_environment(folder / name, requirements(f"{name}.txt"), options)
 
 
 def make_environment(

@@ -61,7 +61,7 @@ def main(folder: Path) -> None:
     for name, draw in protocols.items():
         runs = [summarise(*draw(seed), seed) for seed in range(job["runs"])]
         columns = {column: np.stack([run[column] for run in runs]) for column in runs[0]}
-        np.savez(folder / f"{name}.npz", **columns)
+        np.savez(folder / f"{name}.npz", **columns)  # type: ignore[arg-type]
     said = {"estimators": list(ESTIMATORS), "version": version("obp")}
     (folder / "said.json").write_text(json.dumps(said))
 
@@ -92,10 +92,10 @@ def draw_synthetic(seed: int, rounds: int) -> tuple[dict[str, Any], np.ndarray, 
 
 def draw_digits(seed: int) -> tuple[dict[str, Any], np.ndarray, float]:
     """Return the log, the evaluated policy's probabilities and its true value."""
-    x, y = load_digits(return_X_y=True)
+    digits: Any = load_digits()
     dataset = MultiClassToBanditReduction(
-        X=x / 16,
-        y=y,
+        X=digits.data / 16,
+        y=digits.target,
         base_classifier_b=LogisticRegression(max_iter=200),
         alpha_b=0.8,
         dataset_name="digits",
@@ -135,7 +135,7 @@ def summarise(
         "target": target[row, log["action"], 0],
         "prediction": model[row, log["action"], 0],
         "expected": (model * target).sum(axis=1)[:, 0],
-        "truth": np.float64(truth),
+        "truth": np.array(truth),
         "estimates": np.array(
             [each.estimate_policy_value(**inputs) for each in ESTIMATORS.values()]
         ),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from tailorbird.events import DAY, to_iso
+from tailorbird.events import DAY, MINUTE, to_iso
 from tailorbird.experiments.drawing import html_table
 
 if TYPE_CHECKING:
@@ -93,34 +93,35 @@ def trial_html(report: "TrialReport") -> str:
 
 
 def stages_svg(report: "TrialReport", arm: str) -> str:
-    """Draw the statistic of an arm by day, with the boundary on both sides.
+    """Draw the statistic of an arm by time, with the boundary on both sides.
 
     Marks where it crossed the boundary, and by number what else changed.
     """
     stages = report.stages[arm]
     limit = max(4.0, *(abs(each.z) for each in stages))
-    days = [(each.at - report.started_at) / DAY for each in stages]
-    axis = _Axes((0.0, days[-1]), (-limit, limit), f"{arm}: standard errors from no effect")
-    body = [axis.frame()]
+    unit, length = ("day", DAY) if stages[-1].at - report.started_at >= DAY else ("minute", MINUTE)
+    times = [(each.at - report.started_at) / length for each in stages]
+    axis = _Axes((0.0, times[-1]), (-limit, limit), f"{arm}: standard errors from no effect")
+    body = [axis.frame(unit)]
     for number, event in enumerate(report.timeline, 1):
-        day = (event.at - report.started_at) / DAY
-        if day <= days[-1]:
-            body.append(axis.mark(day, str(number), "#9ca3af"))
+        time = (event.at - report.started_at) / length
+        if time <= times[-1]:
+            body.append(axis.mark(time, str(number), "#9ca3af"))
     for sign in (1, -1):
         points = [
-            (day, sign * min(each.bound, limit))
-            for day, each in zip(days, stages, strict=True)
+            (time, sign * min(each.bound, limit))
+            for time, each in zip(times, stages, strict=True)
             if math.isfinite(each.bound)
         ]
         body.append(axis.line(points, "#b91c1c", dash="5 4"))
     body.append(
-        axis.line([(day, each.z) for day, each in zip(days, stages, strict=True)], "#2563eb")
+        axis.line([(time, each.z) for time, each in zip(times, stages, strict=True)], "#2563eb")
     )
     crossing = find_crossing(report, arm)
-    for number, (day, each) in enumerate(zip(days, stages, strict=True)):
-        body.append(axis.dot(day, each.z, "#15803d" if number == crossing else "#2563eb"))
+    for number, (time, each) in enumerate(zip(times, stages, strict=True)):
+        body.append(axis.dot(time, each.z, "#15803d" if number == crossing else "#2563eb"))
         if number == crossing:
-            body.append(axis.mark(day, f"crossed on day {day:.3g}", "#15803d", at_top=True))
+            body.append(axis.mark(time, f"crossed on {unit} {time:.3g}", "#15803d", beside=-each.z))
     return axis.svg(body)
 
 
@@ -172,7 +173,7 @@ class _Axes:
         up = (y - self._y[0]) / (self._y[1] - self._y[0])
         return round(_LEFT + across * width, 1), round(24 + (1 - up) * height, 1)
 
-    def frame(self) -> str:
+    def frame(self, unit: str = "day") -> str:
         (left, bottom), (right, top) = (
             self._at(self._x[0], self._y[0]),
             self._at(self._x[1], self._y[1]),
@@ -201,12 +202,14 @@ class _Axes:
         at = self._at(x, y)
         return f'<circle cx="{at[0]}" cy="{at[1]}" r="4" fill="{colour}"/>'
 
-    def mark(self, x: float, label: str, colour: str, *, at_top: bool = False) -> str:
-        """Draw a vertical line with a label at its foot, or beside its top."""
+    def mark(self, x: float, label: str, colour: str, *, beside: float = 0.0) -> str:
+        """Draw a vertical line with a label below it, or beside it at the end of a sign."""
         (left, bottom), (_, top) = self._at(x, self._y[0]), self._at(x, self._y[1])
         is_right = left > _WIDTH / 2
-        anchor = "middle" if not at_top else "end" if is_right else "start"
-        at = (left + (-5 if is_right else 5), top + 12) if at_top else (left, bottom + 16)
+        anchor, at = "middle", (left, bottom + 16)
+        if beside:
+            anchor = "end" if is_right else "start"
+            at = (left + (-5 if is_right else 5), top + 12 if beside > 0 else bottom - 6)
         return (
             f'<line x1="{left}" x2="{left}" y1="{top}" y2="{bottom}" stroke="{colour}" '
             f'stroke-dasharray="2 3"/><text x="{at[0]}" y="{at[1]}" text-anchor="{anchor}" '

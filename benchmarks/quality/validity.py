@@ -294,7 +294,7 @@ def measure(data: Path | None, *, small: bool, seed: int = 21) -> dict[str, Any]
     runs = 400 if small else 10_000
     results = {
         "aa": measure_level(runs, seed),
-        "information": measure_estimated_information(runs // 10, seed),
+        "information": measure_estimated_information(runs, seed),
         "power": measure_power(runs, seed + 1),
         "coverage": measure_coverage(runs, runs // 5, seed + 2),
         "srm": measure_sample_ratio(5_000 if small else 100_000, seed),

@@ -271,6 +271,9 @@ def violations(results: dict[str, Any]) -> list[str]:
                 low, high = proportion_interval(hits, cell["n"], level=0.999)
                 if method != "peeked" and (low > 0.05 or (method == "once" and high < 0.05)):
                     broken.append(f"{metric}, {method}, {stages} stages: {cell['value']:.2%}")
+    cell = results["information"]
+    if proportion_interval(round(cell["value"] * cell["n"]), cell["n"], level=0.999)[0] > 0.05:
+        broken.append(f"estimated information: {cell['value']:.2%}")
     for name, cell in results["cuped"].items():
         if not cell["low"] <= cell["expected"] <= cell["high"]:
             broken.append(f"cuped at {name}: {cell['value']:.3f}, not {cell['expected']:.3f}")

@@ -74,7 +74,7 @@ def section(result: dict[str, Any]) -> str:
                 "## Experiments: level, power and coverage",
                 "`python -m benchmarks.quality.validity`",
                 f"Each cell has {runs} simulated experiments, with Wilson's 95 % interval. Coverage of "
-                "stopped trials and the row below have fewer.",
+                "stopped trials has fewer.",
                 *("\n".join(table) for table in (level, power, coverage, ratio, cuped, cost)),
                 "With information estimated at each stage, as in a report, the O'Brien–Fleming-like "
                 f"test finds a difference in {_percent(results['information'])} of "

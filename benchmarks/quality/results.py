@@ -49,7 +49,7 @@ COMMANDS = {
     "exploration": "exploration",
     "validity": "validity",
 }
-WITHOUT_DATA = ("product-simulated", "exploration", "validity")  # their data are generated
+WITHOUT_DATA = ("product-simulated", "exploration")  # their data are generated
 KINDS = (
     (product_page.is_product, product_page.section),
     (rectools_page.is_rectools, rectools_page.section),

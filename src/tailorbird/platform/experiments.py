@@ -12,9 +12,11 @@ from tailorbird.experiments.plan import Plan, plan_experiment
 from tailorbird.experiments.report import Report, experiment_report
 from tailorbird.experiments.trial import TrialReport, trial_report
 from tailorbird.experiments.units import UNIT_COLUMNS
+from tailorbird.experiments.views.timeline import TimelineEvent
 from tailorbird.lake import Lake
+from tailorbird.platform.drift import FILE, read_episodes
 from tailorbird.platform.frames import Frame
-from tailorbird.platform.moment import clock_as_of
+from tailorbird.platform.moment import clock_as_of, parse_time
 from tailorbird.platform.training import Notify, discard_note, window_us
 from tailorbird.registry import Experiments, Registry, StartedExperiment, read_experiments
 from tailorbird.training.settings import TrainSettings
@@ -22,6 +24,7 @@ from tailorbird.training.settings import TrainSettings
 if TYPE_CHECKING:
     from tailorbird.training.evaluation.off_policy import OffPolicyReport
 
+MODEL_CHANGES = ("promote", "rollback", "canary", "end canary", "formula")
 LIST_COLUMNS = ("experiment", "slot", "state", "ramp", "layer", "rule", "since", "decision")
 
 
@@ -58,14 +61,15 @@ class ExperimentView:
         """Record which arm of a stopped experiment was chosen."""
         change_experiment(open_project(self._root), "decide", name, arm, by=by, why=reason)
 
-    def report(self, name: str = "", *, since: str = "") -> "Report | TrialReport":
+    def report(self, name: str = "", *, since: str = "", as_of: str = "") -> "Report | TrialReport":
         """Report on a started experiment by its name, or on the split of a slot.
 
         Args:
             name: an experiment or a slot; "" is `train.slot`.
             since: only the last while of a slot's split, such as `14d`.
+            as_of: a time to report at instead of now, of a started experiment.
         """
-        return report_experiment(open_project(self._root), name, since=since)
+        return report_experiment(open_project(self._root), name, since=since, as_of=as_of)
 
 
 def list_experiments(project: Project) -> list[tuple[Any, ...]]:
@@ -159,12 +163,15 @@ def plan_declared(project: Project, name: str, *, since: str = "") -> Plan:
     )
 
 
-def report_experiment(project: Project, name: str = "", *, since: str = "") -> Report | TrialReport:
+def report_experiment(
+    project: Project, name: str = "", *, since: str = "", as_of: str = ""
+) -> Report | TrialReport:
     """Report on a started experiment by its name, or on the split of a slot.
 
     Args:
         name: an experiment or a slot; "" takes `train.slot`.
         since: only the last while of a slot's split, such as `14d`.
+        as_of: a time to report at instead of now, of a started experiment.
 
     Raises:
         UsageError: the slot runs no experiment.
@@ -172,7 +179,7 @@ def report_experiment(project: Project, name: str = "", *, since: str = "") -> R
     """
     experiments = read_experiments(project.paths.registry)
     if name and (started := experiments.get(name)) is not None:
-        return _report_started(project, started)
+        return _report_started(project, started, as_of)
     if name in project.experiments:
         raise NotReadyError(
             "it is not started",
@@ -183,7 +190,7 @@ def report_experiment(project: Project, name: str = "", *, since: str = "") -> R
     if declared.experiment is None:
         running = [each.name for each in experiments.experiments if each.slot == declared.name]
         if len(running) == 1:
-            return _report_started(project, _require(experiments, running[0]))
+            return _report_started(project, _require(experiments, running[0]), as_of)
         raise UsageError(
             f"slot {declared.name} runs no experiment",
             fix=f"name one of {', '.join(running)}"
@@ -243,7 +250,7 @@ def estimate_policy(
     )
 
 
-def _report_started(project: Project, started: StartedExperiment) -> TrialReport:
+def _report_started(project: Project, started: StartedExperiment, as_of: str = "") -> TrialReport:
     experiment = Experiment.from_dict(started.declaration)
     history = parse_duration(experiment.history)
     events = Lake(project.paths.lake).events(
@@ -263,11 +270,32 @@ def _report_started(project: Project, started: StartedExperiment) -> TrialReport
         experiment,
         started_at=started.started_at,
         stopped_at=started.stopped_at,
-        now=project.clock().now(),
+        now=parse_time(as_of, "as_of") if as_of else project.clock().now(),
         attribution=parse_duration(slot.attribution),
         state=started.state,
+        timeline=list_changes(project),
         notes=tuple(notes),
     )
+
+
+def list_changes(project: Project) -> list[TimelineEvent]:
+    """Return what changed in a project: models, experiments, and episodes of drift."""
+    registry = Registry(project.paths.registry, clock=SystemClock())
+    events = [
+        TimelineEvent(entry.at, "model", f"{entry.action} {entry.version}: {entry.why}")
+        for entry in registry.audit()
+        if entry.action in MODEL_CHANGES
+    ]
+    events += [
+        TimelineEvent(change.at, "experiment", f"{change.action} {each.name}: {change.why}")
+        for each in read_experiments(project.paths.registry).experiments
+        for change in each.changes
+    ]
+    events += [
+        TimelineEvent(parse_time(row.since, FILE), "incident", f"{row.cause}: {row.evidence}")
+        for row in read_episodes(project.paths.monitoring)
+    ]
+    return events
 
 
 def _change(

@@ -8,6 +8,12 @@ from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError, UsageError, suggest_name
 from tailorbird.events import DAY, SystemClock, parse_duration, to_iso
 from tailorbird.experiments.assign import BUCKETS, Experiment
+from tailorbird.experiments.interleaving import (
+    ANSWER_COLUMNS,
+    EVENT_COLUMNS,
+    InterleavingReport,
+    interleaving_report,
+)
 from tailorbird.experiments.plan import Plan, plan_experiment
 from tailorbird.experiments.report import Report, experiment_report
 from tailorbird.experiments.trial import TrialReport, trial_report
@@ -58,7 +64,9 @@ class ExperimentView:
         """Record which arm of a stopped experiment was chosen."""
         change_experiment(open_project(self._root), "decide", name, arm, by=by, why=reason)
 
-    def report(self, name: str = "", *, since: str = "") -> "Report | TrialReport":
+    def report(
+        self, name: str = "", *, since: str = ""
+    ) -> "Report | TrialReport | InterleavingReport":
         """Report on a started experiment by its name, or on the split of a slot.
 
         Args:
@@ -145,8 +153,15 @@ def plan_declared(project: Project, name: str, *, since: str = "") -> Plan:
 
     Raises:
         NotReadyError: the lake has too few units of the slot.
+        UsageError: it is interleaved.
     """
     declared = _declared(project, name)
+    if declared.is_interleaved:
+        raise UsageError(
+            "interleaving needs no plan: its report may be read at any time",
+            where=f"experiment {name}",
+            fix=f'tailorbird experiment start {name} --why "…"',
+        )
     slot = project.slots[declared.slot]
     now = project.clock().now()
     span = parse_duration(since or declared.duration)
@@ -159,7 +174,9 @@ def plan_declared(project: Project, name: str, *, since: str = "") -> Plan:
     )
 
 
-def report_experiment(project: Project, name: str = "", *, since: str = "") -> Report | TrialReport:
+def report_experiment(
+    project: Project, name: str = "", *, since: str = ""
+) -> Report | TrialReport | InterleavingReport:
     """Report on a started experiment by its name, or on the split of a slot.
 
     Args:
@@ -243,12 +260,11 @@ def estimate_policy(
     )
 
 
-def _report_started(project: Project, started: StartedExperiment) -> TrialReport:
+def _report_started(
+    project: Project, started: StartedExperiment
+) -> TrialReport | InterleavingReport:
     experiment = Experiment.from_dict(started.declaration)
-    history = parse_duration(experiment.history)
-    events = Lake(project.paths.lake).events(
-        columns=UNIT_COLUMNS, ts_from=started.started_at - history, ts_to=started.stopped_at or None
-    )
+    lake, stop = Lake(project.paths.lake), started.stopped_at or None
     notes = [
         f"{to_iso(each.at)[:16]} {each.action} by {each.by}"
         f"{f' to {each.ramp:g}' if each.action == 'ramp' else ''}: {each.why}"
@@ -257,17 +273,21 @@ def _report_started(project: Project, started: StartedExperiment) -> TrialReport
     declared = project.experiments.get(started.name)
     if declared is not None and declared.digest != started.digest:
         notes.append("experiments.py differs from what was started; the frozen declaration counts.")
-    slot = project.slot(started.slot)
-    return trial_report(
-        events,
-        experiment,
-        started_at=started.started_at,
-        stopped_at=started.stopped_at,
-        now=project.clock().now(),
-        attribution=parse_duration(slot.attribution),
-        state=started.state,
-        notes=tuple(notes),
-    )
+    span: dict[str, Any] = {
+        "started_at": started.started_at,
+        "stopped_at": started.stopped_at,
+        "now": project.clock().now(),
+        "attribution": parse_duration(project.slot(started.slot).attribution),
+        "state": started.state,
+        "notes": tuple(notes),
+    }
+    if experiment.is_interleaved:
+        events = lake.events(EVENT_COLUMNS, started.started_at, stop)
+        answers = lake.answers(ANSWER_COLUMNS, started.started_at, stop)
+        return interleaving_report(events, answers, experiment, **span)
+    history = parse_duration(experiment.history)
+    events = lake.events(columns=UNIT_COLUMNS, ts_from=started.started_at - history, ts_to=stop)
+    return trial_report(events, experiment, **span)
 
 
 def _change(

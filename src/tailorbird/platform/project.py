@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tailorbird.client import Client
     from tailorbird.events import Clock
     from tailorbird.experiments.report import Report
+    from tailorbird.experiments.interleaving import InterleavingReport
     from tailorbird.experiments.trial import TrialReport
     from tailorbird.platform.create import CreatedProject
     from tailorbird.platform.experiments import ExperimentView
@@ -364,7 +365,9 @@ class Project:
 
         return ExperimentView(self.root)
 
-    def experiment(self, slot: str = "", *, since: str = "") -> "Report | TrialReport":
+    def experiment(
+        self, slot: str = "", *, since: str = ""
+    ) -> "Report | TrialReport | InterleavingReport":
         """Report on a started experiment, or on the split of a slot.
 
         Args:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tailorbird.cli.output import Json, console, print_json, print_table
 
 if TYPE_CHECKING:
+    from tailorbird.experiments.interleaving import InterleavingReport
     from tailorbird.experiments.trial import TrialReport
 
 _PAGE_TEMPLATE = """<!doctype html>
@@ -54,6 +55,8 @@ def report(
     import dataclasses
 
     from tailorbird.config import open_project
+    from tailorbird.errors import UsageError
+    from tailorbird.experiments.interleaving import InterleavingReport
     from tailorbird.experiments.trial import TrialReport
     from tailorbird.platform.experiments import report_experiment
 
@@ -61,6 +64,11 @@ def report(
     result = report_experiment(project, slot, since=since)
     if isinstance(result, TrialReport):
         _print_trial(result, project.settings.project.name, html=html, json=json)
+        return
+    if isinstance(result, InterleavingReport):
+        if html is not None:
+            raise UsageError("an interleaved experiment has no page", where="--html", fix="--json")
+        _print_interleaving(result, json=json)
         return
     if html is not None:
         from tailorbird.experiments.drawing import report_html
@@ -171,6 +179,39 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
         out.print(note)
     if html is not None:
         out.print(f"Page: {html}")
+
+
+def _print_interleaving(result: "InterleavingReport", *, json: bool) -> None:
+    if json:
+        print_json(result.to_dict())
+        return
+    out = console()
+    out.print(result.verdict, style="bold")
+    out.print(f"{result.advice}\n")
+    rows = [
+        (
+            each.event,
+            f"{each.control:,}",
+            f"{each.treatment:,}",
+            f"{each.losses:,} : {each.wins:,} of {each.units:,}",
+            _percent(each.share),
+            f"{_percent(each.low)} to {_percent(each.high)}",
+            f"{each.p:.3g}",
+        )
+        for each in result.preferences
+    ]
+    columns = ["credit", result.control, result.treatment, "units prefer", "share", "interval", "p"]
+    print_table(f"{result.responses:,} responses", columns, rows, right=columns[1:])
+    positions = [
+        (each.position, f"{each.control:,}", f"{each.treatment:,}", f"{each.p:.3g}")
+        for each in result.positions
+    ]
+    columns = ["position", result.control, result.treatment, "p"]
+    print_table("items picked", columns, positions, right=columns)
+    checks = [(each.name, "ok" if each.passed else "FAILED", each.reason) for each in result.checks]
+    print_table("", ["check", "result", "reason"], checks)
+    for note in result.notes:
+        out.print(note)
 
 
 def _write_page(path: Path, title: str, body: str) -> None:

@@ -5,20 +5,23 @@ not in the slate yet (Radlinski, Kurup and Joachims, CIKM 2008; Chapelle, Joachi
 Yue, TOIS 2012). An item belongs to the team of the ranking that picked it, so each position belongs
 to either team with probability 1/2, whatever the rankings are.
 
-The taken items are always a prefix of the one ranking and a prefix of the other, so a state is two
-numbers, there are O(k) of them at each position, and every probability is exact. Where only one
-ranking could pick, which would be unfair, the remaining items belong to no team.
+The items that a slate has so far decide what may follow, and most orders of picks take the same
+items, so few states are reached and every probability is exact. Where only one ranking could pick,
+which would be unfair, the remaining items belong to no team. They are also those that break a limit
+where nothing else is left, as in a slate of one ranking.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from tailorbird.ranking.policy.diversity import Codes
 from tailorbird.ranking.policy.slate_distribution import Floats, Rows, Slate
 
 NO_TEAM = -1
-State = tuple[int, int]  # items taken from the top of each ranking without a gap
+State = frozenset[int]  # the items in the slate so far
 
 
 class _Round(NamedTuple):
@@ -35,18 +38,20 @@ class TeamDraft:
     Args:
         first, second: places of items among the candidates, best first, each item once.
         size: of the slate.
+        limits: codes of all candidates, and how many items of the slate may share one; codes below
+            0 are free.
     """
 
-    def __init__(self, first: Rows, second: Rows, size: int) -> None:
+    def __init__(
+        self, first: Rows, second: Rows, size: int, limits: Sequence[tuple[Codes, int]] = ()
+    ) -> None:
         self._rankings: tuple[list[int], list[int]] = (first.tolist(), second.tolist())
         self._size = size
-        self._place = tuple(
-            {item: place for place, item in enumerate(ranking)} for ranking in self._rankings
-        )
+        self._limits = [(codes.tolist(), most) for codes, most in limits]
 
     def draft(self, rng: np.random.Generator) -> Slate:
         """Draw a slate with its propensities and teams."""
-        items, teams, state = list[int](), list[int](), self._skip((0, 0))
+        items, teams, state = list[int](), list[int](), State()
         while len(items) < self._size and (rounds := self._rounds(state)):
             drawn = rounds[int(rng.integers(len(rounds)))]
             items += drawn.items
@@ -71,7 +76,7 @@ class TeamDraft:
         # By position: state → its probability, and that of the slate down to the position.
         levels: list[dict[State, list[float]]] = [defaultdict(lambda: [0.0, 0.0]) for _ in slate]
         if slate:
-            levels[0][self._skip((0, 0))] = [1.0, 1.0]
+            levels[0][State()] = [1.0, 1.0]
         for position, states in enumerate(levels):
             for state, (reached, agreed) in states.items():
                 rounds = self._rounds(state)
@@ -91,36 +96,31 @@ class TeamDraft:
 
     def _rounds(self, state: State) -> tuple[_Round, ...]:
         """Return the equally likely rounds from a state; none at the end of both rankings."""
-        is_over = [at >= len(ranking) for at, ranking in zip(state, self._rankings, strict=True)]
-        if all(is_over):
-            return ()
-        if not any(is_over):
-            rounds = (self._pick(state, (0, 1)), self._pick(state, (1, 0)))
-            if len(rounds[0].items) == len(rounds[1].items):
-                return rounds
-        alone = self._pick(state, (int(is_over[0]),))
-        return (alone._replace(teams=(NO_TEAM,)),)
+        rounds = self._pick(state, (0, 1)), self._pick(state, (1, 0))
+        if len(rounds[0].items) == len(rounds[1].items) and rounds[0].teams != rounds[1].teams:
+            return rounds
+        left = [item for ranking in self._rankings for item in ranking if item not in state]
+        best = max(rounds, key=lambda each: len(each.items)).items or left
+        return (_Round((best[0],), (NO_TEAM,), state | {best[0]}),) if best else ()
 
-    def _pick(self, state: State, teams: tuple[int, ...]) -> _Round:
+    def _pick(self, state: State, teams: tuple[int, int]) -> _Round:
         """Let the teams pick an item each in turn, those that have one left."""
         items, picked = list[int](), list[int]()
         for team in teams:
-            if state[team] < len(self._rankings[team]):
-                items.append(self._rankings[team][state[team]])
+            if (item := self._find_best(team, state)) is not None:
+                items.append(item)
                 picked.append(team)
-                first, second = state
-                state = self._skip((first + 1, second) if team == 0 else (first, second + 1))
+                state |= {item}
         return _Round(tuple(items), tuple(picked), state)
 
-    def _skip(self, state: State) -> State:
-        """Skip the items that the other ranking has taken."""
-        first, second = state
-        while first < len(self._rankings[0]) and self._is_taken(0, first, second):
-            first += 1
-        while second < len(self._rankings[1]) and self._is_taken(1, second, first):
-            second += 1
-        return first, second
-
-    def _is_taken(self, team: int, at: int, taken_by_other: int) -> bool:
-        place = self._place[1 - team].get(self._rankings[team][at])
-        return place is not None and place < taken_by_other
+    def _find_best(self, team: int, state: State) -> int | None:
+        """Return the best item of a ranking that may follow the items of a state."""
+        full = [
+            (codes, {code for code in kinds if code >= 0 and kinds.count(code) >= most})
+            for codes, most in self._limits
+            if (kinds := [codes[item] for item in state])
+        ]
+        for item in self._rankings[team]:
+            if item not in state and not any(codes[item] in kinds for codes, kinds in full):
+                return item
+        return None

@@ -7,12 +7,16 @@ import numpy as np
 
 from tailorbird.features import Rows
 from tailorbird.ranking.bundle import Scores
+from tailorbird.ranking.policy.interleaving import TeamDraft
+from tailorbird.ranking.policy.policy import attribute_codes
 from tailorbird.ranking.policy.slate_distribution import Slate
 from tailorbird.ranking.reasons import Reason
 from tailorbird.serving.pipeline.explain import select_rows
 from tailorbird.serving.pipeline.record import reasons_for
 from tailorbird.serving.pipeline.request import Candidates, Floats, Matrix, Request, RowIndices
 from tailorbird.serving.pipeline.stages import Stages
+
+DEPTH = 3  # items of each ranking that may be drafted, in sizes of the slate: quotas skip some
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def interleave(
     best, reasons = [], []
     for arm, ranking in zip(arms, rankings, strict=True):
         order, _ = stages.order(arm, ranking.candidates, ranking.values, size)
-        top = ranking.select(order[:size])
+        top = ranking.select(order[: DEPTH * size])
         best.append(top)
         whole = Slate(np.arange(len(top.candidates)), np.ones(len(top.candidates)))
         ranked = ranking.scores is not None
@@ -74,7 +78,12 @@ def interleave(
     union = first.concat(second.select(np.flatnonzero(~np.isin(second.keys, first.keys))))
     place = {key: number for number, key in enumerate(union.keys.tolist())}
     second_places = np.array([place[key] for key in second.keys.tolist()], np.intp)
-    slate = stages.draft(np.arange(len(first)), second_places, size)
+    limits = [
+        (attribute_codes(request.index, union.rows, quota.by), quota.most)
+        for quota in dict.fromkeys(quota for arm in arms for quota in arm.slot.all_quotas)
+        if request.index is not None
+    ]
+    slate = stages.draft(TeamDraft(np.arange(len(first)), second_places, size, limits))
     shown = union.select(slate.items)
     ranks = [
         {key: rank for rank, key in enumerate(candidates.keys.tolist())}

@@ -340,10 +340,10 @@ class Stages:
             policy.record(time.perf_counter() - start)
         return order, bounds
 
-    def draft(self, first: RowIndices, second: RowIndices, size: int) -> Slate:
-        """Draft a slate from two rankings of the same candidates."""
+    def draft(self, draft: TeamDraft) -> Slate:
+        """Draw a slate from a draft."""
         with self._rng_lock:
-            return TeamDraft(first, second, size).draft(self._rng)
+            return draft.draft(self._rng)
 
     def apply_boosts(self, request: Request, candidates: Candidates, values: Floats) -> Floats:
         """Return the values after the slot's boosts."""

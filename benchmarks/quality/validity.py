@@ -6,7 +6,8 @@ Each simulated experiment is analysed by the product's own functions, at each of
 its units arrive. `aa` has false positives without an effect, for six kinds of metric. `power` has
 rejections at the effect that a fixed test of the same sample finds in 80 %. `coverage` has
 intervals that hold the truth, stopped trials included. `srm` has alarms about the split over an
-experiment's life, `cuped` the variance that is left, and `cost` the samples of sequential plans.
+experiment's life, `cuped` the variance that is left, and `cost` the samples of sequential plans. `interleaving`
+has the balance by position without a difference, and the people needed beside an A/B test.
 
 Exit status 1 if a method that claims a level exceeds it: the 99.9 % interval of its rate lies above
 5 %, or the fixed test's rate outside 5 %.
@@ -24,6 +25,7 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from benchmarks.quality.running import rate, revision
+from benchmarks.quality.validity_interleaving import measure_interleaving, position_violations
 from benchmarks.quality.validity_sites import KINDS, MetricKind, Units, with_history
 from tailorbird.experiments.analysis import estimates
 from tailorbird.experiments.analysis.adjust import cuped
@@ -263,7 +265,7 @@ def violations(results: dict[str, Any]) -> list[str]:
     for name, cell in results["cuped"].items():
         if not cell["low"] <= cell["expected"] <= cell["high"]:
             broken.append(f"cuped at {name}: {cell['value']:.3f}, not {cell['expected']:.3f}")
-    return broken
+    return broken + position_violations(results["interleaving"]["aa"])
 
 
 def measure(*, small: bool, seed: int = 21) -> dict[str, Any]:
@@ -278,6 +280,7 @@ def measure(*, small: bool, seed: int = 21) -> dict[str, Any]:
         "srm": measure_sample_ratio(5_000 if small else 100_000, seed),
         "cuped": measure_cuped(runs // 2, seed),
         "cost": measure_cost(),
+        "interleaving": measure_interleaving(small=small, seed=seed),
     }
     return {
         "benchmark": "validity",

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from tailorbird.backup import BackupReport, RestoreReport
     from tailorbird.client import Client
     from tailorbird.events import Clock
-    from tailorbird.experiments.report import Report
     from tailorbird.experiments.interleaving import InterleavingReport
+    from tailorbird.experiments.report import Report
     from tailorbird.experiments.trial import TrialReport
     from tailorbird.platform.create import CreatedProject
     from tailorbird.platform.experiments import ExperimentView

@@ -51,19 +51,23 @@ class TeamDraft:
 
     def draft(self, rng: np.random.Generator) -> Slate:
         """Draw a slate with its propensities and teams."""
+        shown, teams = self.draw_picks(rng)
+        propensities, joint = self.propensities(shown)
+        return Slate(shown, propensities, joint=joint, teams=teams)
+
+    def draw_picks(self, rng: np.random.Generator) -> tuple[Rows, tuple[int, ...]]:
+        """Draw the items of a slate (k,), best first, and the team of each."""
         items, teams, state = list[int](), list[int](), State()
         while len(items) < self._size and (rounds := self._rounds(state)):
             drawn = rounds[int(rng.integers(len(rounds)))]
             items += drawn.items
             teams += drawn.teams
             state = drawn.state
-        shown = np.array(items[: self._size], np.intp)
-        propensities, joint = self.propensities(shown)
-        return Slate(shown, propensities, joint=joint, teams=tuple(teams[: self._size]))
+        return np.array(items[: self._size], np.intp), tuple(teams[: self._size])
 
     def draw(self, rng: np.random.Generator) -> Rows:
         """Draw a slate (k,): places in the candidates, best first."""
-        return self.draft(rng).items
+        return self.draw_picks(rng)[0]
 
     def propensities(self, shown: Rows) -> tuple[Floats, Floats]:
         """Return the probability of each item at its position, and of the slate down to it.

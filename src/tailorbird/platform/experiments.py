@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError, UsageError, suggest_name
-from tailorbird.events import DAY, SystemClock, parse_duration, to_iso
+from tailorbird.events import DAY, Clock, SystemClock, parse_duration, to_iso
 from tailorbird.experiments.assign import BUCKETS, Experiment
 from tailorbird.experiments.interleaving import (
     ANSWER_COLUMNS,
@@ -108,12 +108,19 @@ def list_experiments(project: Project) -> list[tuple[Any, ...]]:
 
 
 def start_experiment(
-    project: Project, name: str, *, ramp: float = 1.0, by: str = "", why: str
+    project: Project,
+    name: str,
+    *,
+    ramp: float = 1.0,
+    by: str = "",
+    why: str,
+    clock: Clock | None = None,
 ) -> StartedExperiment:
     """Freeze a declaration of experiments.py by its hash, and run it.
 
     Args:
         ramp: share of its units that takes part at first.
+        clock: of the events; by default the project's.
 
     Raises:
         UsageError: nothing has that name, or `Experiments.start` refuses it.
@@ -129,11 +136,17 @@ def start_experiment(
         ramp=ramp,
     )
     audit = f"{declared.digest[:12]}: {why}"
-    return _change(project, "start", name, new, by=by, why=why, audit=audit)
+    return _change(project, "start", name, new, by=by, why=why, audit=audit, clock=clock)
 
 
 def change_experiment(
-    project: Project, action: str, name: str, *values: Any, by: str = "", why: str
+    project: Project,
+    action: str,
+    name: str,
+    *values: Any,
+    by: str = "",
+    why: str,
+    clock: Clock | None = None,
 ) -> StartedExperiment:
     """Ramp, stop or decide an experiment.
 
@@ -141,7 +154,7 @@ def change_experiment(
         UsageError: its state does not allow that.
     """
     audit = f"{', '.join(str(value) for value in values)}: {why}" if values else why
-    return _change(project, action, name, name, *values, by=by, why=why, audit=audit)
+    return _change(project, action, name, name, *values, by=by, why=why, audit=audit, clock=clock)
 
 
 def plan_declared(project: Project, name: str, *, since: str = "") -> Plan:
@@ -175,13 +188,14 @@ def plan_declared(project: Project, name: str, *, since: str = "") -> Plan:
 
 
 def report_experiment(
-    project: Project, name: str = "", *, since: str = ""
+    project: Project, name: str = "", *, since: str = "", clock: Clock | None = None
 ) -> Report | TrialReport | InterleavingReport:
     """Report on a started experiment by its name, or on the split of a slot.
 
     Args:
         name: an experiment or a slot; "" takes `train.slot`.
         since: only the last while of a slot's split, such as `14d`.
+        clock: of the events; by default the project's.
 
     Raises:
         UsageError: the slot runs no experiment.
@@ -189,7 +203,7 @@ def report_experiment(
     """
     experiments = read_experiments(project.paths.registry)
     if name and (started := experiments.get(name)) is not None:
-        return _report_started(project, started)
+        return _report_started(project, started, clock)
     if name in project.experiments:
         raise NotReadyError(
             "it is not started",
@@ -200,7 +214,7 @@ def report_experiment(
     if declared.experiment is None:
         running = [each.name for each in experiments.experiments if each.slot == declared.name]
         if len(running) == 1:
-            return _report_started(project, _require(experiments, running[0]))
+            return _report_started(project, _require(experiments, running[0]), clock)
         raise UsageError(
             f"slot {declared.name} runs no experiment",
             fix=f"name one of {', '.join(running)}"
@@ -261,7 +275,7 @@ def estimate_policy(
 
 
 def _report_started(
-    project: Project, started: StartedExperiment
+    project: Project, started: StartedExperiment, clock: Clock | None
 ) -> TrialReport | InterleavingReport:
     experiment = Experiment.from_dict(started.declaration)
     lake, stop = Lake(project.paths.lake), started.stopped_at or None
@@ -276,7 +290,7 @@ def _report_started(
     span: dict[str, Any] = {
         "started_at": started.started_at,
         "stopped_at": started.stopped_at,
-        "now": project.clock().now(),
+        "now": (clock or project.clock()).now(),
         "attribution": parse_duration(project.slot(started.slot).attribution),
         "state": started.state,
         "notes": tuple(notes),
@@ -291,11 +305,18 @@ def _report_started(
 
 
 def _change(
-    project: Project, action: str, name: str, *arguments: Any, by: str, why: str, audit: str
+    project: Project,
+    action: str,
+    name: str,
+    *arguments: Any,
+    by: str,
+    why: str,
+    audit: str,
+    clock: Clock | None,
 ) -> StartedExperiment:
     """Apply a method of `Experiments` to those of the registry; `audit` is the log's reason."""
     author = by or getpass.getuser()
-    at = project.clock().now()  # the time of events, also where a log ended long ago
+    at = (clock or project.clock()).now()  # the time of events, also where a log ended long ago
 
     def change(experiments: Experiments) -> Experiments:
         return getattr(experiments, action)(*arguments, by=author, why=why, at=at)

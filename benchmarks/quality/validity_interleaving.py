@@ -41,12 +41,18 @@ POWER_Z = float(ndtri(0.975) + ndtri(0.8))
 
 @dataclass(frozen=True)
 class World:
-    """A site after its history, with the log scores of both rankers, shape (users, items)."""
+    """A site after its history, with what both rankers learned.
+
+    Attributes:
+        available: items that may be shown, shape (items,).
+        scores: log scores of `own_categories`, shape (users, items).
+        places: the best places in `available` by each ranker, shape (users, SIZE).
+    """
 
     site: Site
     available: Ints
-    click_rate: Floats
-    own_categories: Floats
+    scores: Floats
+    places: tuple[Ints, Ints]
 
 
 def make_world(seed: int, users: int) -> World:
@@ -77,8 +83,9 @@ def make_world(seed: int, users: int) -> World:
     own_share = (own + PRIOR_CLICKS * share) / (own.sum(axis=1, keepdims=True) + PRIOR_CLICKS)
     lift = np.log(own_share / share)[:, site.items.category]
     available = site.items.available(float(HISTORY_DAYS))
-    everybody = np.broadcast_to(score, lift.shape)
-    return World(site, available, everybody[:, available], (score + lift)[:, available])
+    scores = (score + lift)[:, available]
+    everybody = np.broadcast_to(score[available], scores.shape)
+    return World(site, available, scores, (rank(everybody), rank(scores)))
 
 
 def draw_week(world: World, rng: np.random.Generator) -> Requests:
@@ -99,9 +106,9 @@ def draw_week(world: World, rng: np.random.Generator) -> Requests:
     return Requests(np.arange(len(user)), user, day, [""] * len(user))
 
 
-def rank(scores: Floats, depth: int) -> Ints:
-    """Return the best places, best first, shape (rows, depth)."""
-    return np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+def rank(scores: Floats) -> Ints:
+    """Return the best places, best first, shape (rows, SIZE)."""
+    return np.argsort(-scores, axis=1, kind="stable")[:, :SIZE]
 
 
 def draft_lists(
@@ -127,8 +134,8 @@ def credits_by_user(
 
 def interleaved_z(world: World, requests: Requests, rng: np.random.Generator) -> tuple[float, int]:
     """Return the statistic of an interleaved week, and its people."""
-    places = [rank(scores, SIZE) for scores in (world.click_rate, world.own_categories)]
-    items, teams = draft_lists(*(each[requests.user] for each in places), rng)
+    first, second = (places[requests.user] for places in world.places)
+    items, teams = draft_lists(first, second, rng)
     outcome = respond(rng, world.site.taste, None, requests, world.available[items])
     share = estimate_share(*credits_by_user(requests, outcome.click, teams))
     return (share.value - 0.5) / math.sqrt(share.variance), len(np.unique(requests.user))
@@ -137,9 +144,8 @@ def interleaved_z(world: World, requests: Requests, rng: np.random.Generator) ->
 def split_z(world: World, requests: Requests, rng: np.random.Generator) -> tuple[float, float]:
     """Return the statistic of a week split between both rankers, and the uplift."""
     is_treated = (rng.random(world.site.users.count) < 0.5)[requests.user]
-    places = [rank(scores, SIZE) for scores in (world.click_rate, world.own_categories)]
-    lists = [world.available[each[requests.user]] for each in places]
-    items = np.where(is_treated[:, None], lists[1], lists[0])
+    first, second = (world.available[places[requests.user]] for places in world.places)
+    items = np.where(is_treated[:, None], second, first)
     outcome = respond(rng, world.site.taste, None, requests, items)
     arms = []
     for mask in (is_treated, ~is_treated):
@@ -190,11 +196,9 @@ def measure_null(runs: int, users: int, seed: int) -> dict[str, Any]:
     for run in range(runs):
         rng = np.random.default_rng([seed, 14, run])
         requests = draw_week(world, rng)
-        scores = world.own_categories[requests.user]
-        places = [
-            rank(scores + NOISE * rng.gumbel(size=scores.shape), SIZE) for _ in ("first", "second")
-        ]
-        items, teams = draft_lists(*places, rng)
+        scores = world.scores[requests.user]
+        first, second = (rank(scores + NOISE * rng.gumbel(size=scores.shape)) for _ in range(2))
+        items, teams = draft_lists(first, second, rng)
         outcome = respond(rng, world.site.taste, None, requests, world.available[items])
         for team in (0, 1):
             picks[:, team] += (teams == team).sum(axis=0)

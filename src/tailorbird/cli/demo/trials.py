@@ -5,10 +5,11 @@ from typing import Any
 
 from tailorbird.cli.demo.figures import say
 from tailorbird.cli.demo.traffic import PairedLists
+from tailorbird.cli.experiments.report import write_page
 from tailorbird.config import Project
 from tailorbird.events import DAY, SimulatedClock, parse_duration
 from tailorbird.experiments.trial import TrialReport
-from tailorbird.experiments.trial_page import format_uplift
+from tailorbird.experiments.trial_page import format_uplift, trial_html
 from tailorbird.platform.experiments import change_experiment, report_experiment, start_experiment
 from tailorbird.registry import read_experiments
 from tailorbird.simulator import Site
@@ -99,8 +100,11 @@ class Trials:
             }
             days = f"{result[name]['days']:.1f} of {result[name]['planned_days']:.0f} days"
             state = "runs on" if name in running else "stopped"
+            page = self._project.root.parent / f"{name}.html"
+            write_page(page, name, trial_html(report))
             say(
-                f"  {name} ({state} after {days}): {report.verdict} Truth: {truth:+.1%}.",
+                f"  {name} ({state} after {days}): {report.verdict} Truth: {truth:+.1%}. Report: "
+                f"{page}",
                 quiet=self._quiet,
             )
         return result

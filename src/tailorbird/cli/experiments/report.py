@@ -74,7 +74,7 @@ def report(
         from tailorbird.experiments.drawing import report_html
 
         title = f"{project.settings.project.name}: {result.experiment}"
-        _write_page(html, title, report_html(result))
+        write_page(html, title, report_html(result))
     if json:
         print_json(dataclasses.asdict(result))
         return
@@ -120,7 +120,7 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
     from tailorbird.experiments.trial_page import format_uplift, trial_html
 
     if html is not None:
-        _write_page(html, f"{project}: {result.experiment}", trial_html(result))
+        write_page(html, f"{project}: {result.experiment}", trial_html(result))
     if json:
         print_json(result.to_dict())
         return
@@ -214,7 +214,8 @@ def _print_interleaving(result: "InterleavingReport", *, json: bool) -> None:
         out.print(note)
 
 
-def _write_page(path: Path, title: str, body: str) -> None:
+def write_page(path: Path, title: str, body: str) -> None:
+    """Write a section of HTML as a page of its own."""
     path.write_text(_PAGE_TEMPLATE.format(title=escape(title), body=body))
 
 

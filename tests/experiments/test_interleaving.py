@@ -11,7 +11,7 @@ import pytest
 import tailorbird
 from tailorbird.cli.experiments.report import report as print_report
 from tailorbird.config import open_project
-from tailorbird.config.project import load_experiments
+from tailorbird.config.declarations import load_experiments
 from tailorbird.errors import DeclarationError, NotReadyError
 from tailorbird.events import HOUR
 from tailorbird.experiments import Experiment

@@ -94,10 +94,11 @@ def interleave(
         for team, key in zip(slate.teams, shown.keys.tolist(), strict=True)
     ]
     picks = [(team, ranks[team][key]) for team, key in owners]
-    columns = [
+    model_values, text_values, values = (
         np.array([getattr(best[team], name)[rank] for team, rank in picks], np.float64)
         for name in ("model_values", "text_values", "values")
-    ]
+    )
     sources = [best[team].candidates.sources[rank] for team, rank in picks]
     shown = Candidates(shown.rows, shown.ids, shown.keys, sources, shown.scores)
-    return Ranking(shown, *columns), slate, [reasons[team][rank] for team, rank in picks]
+    drafted = Ranking(shown, model_values, text_values, values)
+    return drafted, slate, [reasons[team][rank] for team, rank in picks]

@@ -1,6 +1,6 @@
 """Interleaving on the simulated site: balance by position, and people needed beside an A/B test.
 
-Two rankers learn from the clicks of 14 days of the house policy. `click_rate` shows everybody the
+Two rankers learn from the clicks of 28 days of the house policy. `click_rate` shows everybody the
 items of the highest smoothed click rate. `own_categories` multiplies it by how much more a person
 clicked in the item's category than all people did. For a week, the same people are split between
 both rankers, and, in another world, get drafts of both.
@@ -31,9 +31,9 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-HISTORY_DAYS, TRIAL_DAYS = 14, 7
+HISTORY_DAYS, TRIAL_DAYS = 28, 7
 SIZE = 12
-PRIOR_SEEN, PRIOR_CLICKS = 40.0, 10.0
+PRIOR_SEEN, PRIOR_CLICKS = 40.0, 3.0
 NOISE = 0.3  # of the two exchangeable rankers of the A/A test, on log scores
 POSITION_ALARM = 0.005  # of each of two families, so that a fair draft passes in 99 % of runs
 POWER_Z = float(ndtri(0.975) + ndtri(0.8))

@@ -199,6 +199,7 @@ def _print_interleaving(result: "InterleavingReport", *, json: bool) -> None:
             f"{each.p:.3g}",
         )
         for each in result.preferences
+        if each.units
     ]
     columns = ["credit", result.control, result.treatment, "units prefer", "share", "interval", "p"]
     print_table(f"{result.responses:,} responses", columns, rows, right=columns[1:])

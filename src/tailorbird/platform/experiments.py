@@ -18,9 +18,11 @@ from tailorbird.experiments.plan import Plan, plan_experiment
 from tailorbird.experiments.report import Report, experiment_report
 from tailorbird.experiments.trial import TrialReport, trial_report
 from tailorbird.experiments.units import UNIT_COLUMNS
+from tailorbird.experiments.views.timeline import TimelineEvent
 from tailorbird.lake import Lake
+from tailorbird.platform.drift import FILE, read_episodes
 from tailorbird.platform.frames import Frame
-from tailorbird.platform.moment import clock_as_of
+from tailorbird.platform.moment import clock_as_of, parse_time
 from tailorbird.platform.training import Notify, discard_note, window_us
 from tailorbird.registry import Experiments, Registry, StartedExperiment, read_experiments
 from tailorbird.training.settings import TrainSettings
@@ -28,6 +30,7 @@ from tailorbird.training.settings import TrainSettings
 if TYPE_CHECKING:
     from tailorbird.training.evaluation.off_policy import OffPolicyReport
 
+MODEL_CHANGES = ("promote", "rollback", "canary", "end canary", "formula")
 LIST_COLUMNS = ("experiment", "slot", "state", "ramp", "layer", "rule", "since", "decision")
 
 
@@ -65,15 +68,16 @@ class ExperimentView:
         change_experiment(open_project(self._root), "decide", name, arm, by=by, why=reason)
 
     def report(
-        self, name: str = "", *, since: str = ""
+        self, name: str = "", *, since: str = "", as_of: str = ""
     ) -> "Report | TrialReport | InterleavingReport":
         """Report on a started experiment by its name, or on the split of a slot.
 
         Args:
             name: an experiment or a slot; "" is `train.slot`.
             since: only the last while of a slot's split, such as `14d`.
+            as_of: a time to report at instead of now, of a started experiment.
         """
-        return report_experiment(open_project(self._root), name, since=since)
+        return report_experiment(open_project(self._root), name, since=since, as_of=as_of)
 
 
 def list_experiments(project: Project) -> list[tuple[Any, ...]]:
@@ -188,14 +192,14 @@ def plan_declared(project: Project, name: str, *, since: str = "") -> Plan:
 
 
 def report_experiment(
-    project: Project, name: str = "", *, since: str = "", clock: Clock | None = None
+    project: Project, name: str = "", *, since: str = "", as_of: str = ""
 ) -> Report | TrialReport | InterleavingReport:
     """Report on a started experiment by its name, or on the split of a slot.
 
     Args:
         name: an experiment or a slot; "" takes `train.slot`.
         since: only the last while of a slot's split, such as `14d`.
-        clock: of the events; by default the project's.
+        as_of: a time to report at instead of now, of a started experiment.
 
     Raises:
         UsageError: the slot runs no experiment.
@@ -203,7 +207,7 @@ def report_experiment(
     """
     experiments = read_experiments(project.paths.registry)
     if name and (started := experiments.get(name)) is not None:
-        return _report_started(project, started, clock)
+        return _report_started(project, started, as_of)
     if name in project.experiments:
         raise NotReadyError(
             "it is not started",
@@ -214,7 +218,7 @@ def report_experiment(
     if declared.experiment is None:
         running = [each.name for each in experiments.experiments if each.slot == declared.name]
         if len(running) == 1:
-            return _report_started(project, _require(experiments, running[0]), clock)
+            return _report_started(project, _require(experiments, running[0]), as_of)
         raise UsageError(
             f"slot {declared.name} runs no experiment",
             fix=f"name one of {', '.join(running)}"
@@ -275,7 +279,7 @@ def estimate_policy(
 
 
 def _report_started(
-    project: Project, started: StartedExperiment, clock: Clock | None
+    project: Project, started: StartedExperiment, as_of: str = ""
 ) -> TrialReport | InterleavingReport:
     experiment = Experiment.from_dict(started.declaration)
     lake, stop = Lake(project.paths.lake), started.stopped_at or None
@@ -290,7 +294,7 @@ def _report_started(
     span: dict[str, Any] = {
         "started_at": started.started_at,
         "stopped_at": started.stopped_at,
-        "now": (clock or project.clock()).now(),
+        "now": parse_time(as_of, "as_of") if as_of else project.clock().now(),
         "attribution": parse_duration(project.slot(started.slot).attribution),
         "state": started.state,
         "notes": tuple(notes),
@@ -301,7 +305,27 @@ def _report_started(
         return interleaving_report(events, answers, experiment, **span)
     history = parse_duration(experiment.history)
     events = lake.events(columns=UNIT_COLUMNS, ts_from=started.started_at - history, ts_to=stop)
-    return trial_report(events, experiment, **span)
+    return trial_report(events, experiment, timeline=list_changes(project), **span)
+
+
+def list_changes(project: Project) -> list[TimelineEvent]:
+    """Return what changed in a project: models, experiments, and episodes of drift."""
+    registry = Registry(project.paths.registry, clock=SystemClock())
+    events = [
+        TimelineEvent(entry.at, "model", f"{entry.action} {entry.version}: {entry.why}")
+        for entry in registry.audit()
+        if entry.action in MODEL_CHANGES
+    ]
+    events += [
+        TimelineEvent(change.at, "experiment", f"{change.action} {each.name}: {change.why}")
+        for each in read_experiments(project.paths.registry).experiments
+        for change in each.changes
+    ]
+    events += [
+        TimelineEvent(parse_time(row.since, FILE), "incident", f"{row.cause}: {row.evidence}")
+        for row in read_episodes(project.paths.monitoring)
+    ]
+    return events
 
 
 def _change(

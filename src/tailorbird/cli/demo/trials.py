@@ -7,7 +7,7 @@ from tailorbird.cli.demo.figures import say
 from tailorbird.cli.demo.traffic import PairedLists
 from tailorbird.cli.experiments.report import write_page
 from tailorbird.config import Project
-from tailorbird.events import DAY, SimulatedClock, parse_duration
+from tailorbird.events import DAY, SimulatedClock, parse_duration, to_iso
 from tailorbird.experiments.trial import TrialReport
 from tailorbird.experiments.trial_page import format_uplift, trial_html
 from tailorbird.platform.experiments import change_experiment, report_experiment, start_experiment
@@ -75,7 +75,7 @@ class Trials:
     def analyse(self) -> None:
         """Report on each running experiment, and stop it if its boundary is crossed."""
         for name in self._running():
-            report = report_experiment(self._project, name, clock=self._clock)
+            report = report_experiment(self._project, name, as_of=to_iso(self._clock.now()))
             assert isinstance(report, TrialReport)
             self._reports[name] = report
             if is_crossed(report):

@@ -9,7 +9,7 @@ from tailorbird.cli.experiments.report import write_page
 from tailorbird.config import Project
 from tailorbird.events import DAY, SimulatedClock, parse_duration, to_iso
 from tailorbird.experiments.trial import TrialReport
-from tailorbird.experiments.trial_page import format_uplift, trial_html
+from tailorbird.experiments.trial_page import find_crossing, format_uplift, trial_html
 from tailorbird.platform.experiments import change_experiment, report_experiment, start_experiment
 from tailorbird.registry import read_experiments
 from tailorbird.simulator import Site
@@ -137,10 +137,9 @@ class Trials:
 
 def is_crossed(report: TrialReport) -> bool:
     """Return whether the data pass their checks and an analysis crossed its boundary."""
-    stages = [stage for each in report.stages.values() for stage in each]
-    return all(check.passed for check in report.checks) and any(
-        abs(stage.z) >= stage.bound for stage in stages
-    )
+    _, treatment = pair_of(report)
+    is_sound = all(check.passed for check in report.checks)
+    return is_sound and find_crossing(report, treatment) is not None
 
 
 def pair_of(report: TrialReport) -> tuple[str, str]:

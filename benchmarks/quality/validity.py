@@ -12,7 +12,7 @@ test.
 
 `peers` are other libraries on 1,000 of the same draws, if `make peers` was run. `asos` are the
 decisions of each rule on the real tests of ASOS, if `--data` has them. `--add` measures these two
-alone, and prints the figures of an earlier run with them.
+and `interleaving` alone, and prints the figures of an earlier run with them.
 
 Exit status 1 if a method that claims a level exceeds it: the 99.9 % interval of its rate lies above
 5 %, or the fixed test's rate outside 5 %.
@@ -286,8 +286,9 @@ def violations(results: dict[str, Any]) -> list[str]:
 
 
 def measure_parts(data: Path | None, *, small: bool, seed: int) -> dict[str, Any]:
-    """Return what needs the peers' environment and the data set, as far as they are there."""
-    parts: dict[str, Any] = {}
+    """Return interleaving, and what needs the peers' environment and the data set."""
+    drafted = measure_interleaving(small=small, seed=seed)
+    parts: dict[str, Any] = {"interleaving": {"revision": revision(), **drafted}}
     if has_peers():
         peers = measure_peers(40 if small else 1_000, seed, STAGES, power_effect())
         parts["peers"] = {"revision": revision(), **peers}
@@ -308,7 +309,6 @@ def measure(data: Path | None, *, small: bool, seed: int = 21) -> dict[str, Any]
         "srm": measure_sample_ratio(5_000 if small else 100_000, seed),
         "cuped": measure_cuped(runs // 2, seed),
         "cost": measure_cost(),
-        "interleaving": measure_interleaving(small=small, seed=seed),
         **measure_parts(data, small=small, seed=seed),
     }
     return {

@@ -101,7 +101,8 @@ def _interleaving(result: dict[str, Any]) -> tuple[str, str]:
         f"{aa['fixed']['n']:,} trials by the interval of one look, and in {_percent(aa['anytime'])} "
         f"by that of any look. The worst position has p = {worst:.2g} (Holm). Between *{first}* and "
         f"*{second}*, whose A/B uplift is {_percent(uplift)}, it needs {times['value']:.1f} "
-        f"({times['low']:.1f} to {times['high']:.1f}) times fewer people."
+        f"({times['low']:.1f} to {times['high']:.1f}) times fewer people than the split without "
+        f"CUPED. Revision `{result['revision'][:12]}`."
     )
     people = ["| people for 80 % power at 5 % | people |", "|---|---|"]
     for name, label in (("people_interleaving", "interleaving"), ("people_ab", "A/B test")):

@@ -138,9 +138,10 @@ def test_a_biased_draft_is_reported(shop: tailorbird.Project) -> None:
     early = interleaving_report(events, answers, replace(EXPERIMENT, stopping="fixed"), **span)
     assert early.colour == "amber"
     assert early.verdict.startswith("Not decided yet")
-    assert early.preferences[0].low > interleaving_report(
-        events, answers, EXPERIMENT, **span
-    ).preferences[0].low
+    assert (
+        early.preferences[0].low
+        > interleaving_report(events, answers, EXPERIMENT, **span).preferences[0].low
+    )
 
 
 @pytest.mark.parametrize(

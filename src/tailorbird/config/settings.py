@@ -17,7 +17,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tailorbird.config.rollout_settings import CanarySection, MonitoringSection, RolloutSection
+from tailorbird.config.rollout_settings import (
+    CanarySection,
+    MonitoringSection,
+    NotifySection,
+    RegistrySection,
+    RolloutSection,
+)
 from tailorbird.errors import ConfigError, UsageError, suggest_name
 from tailorbird.events import parse_duration
 
@@ -513,6 +519,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     canary: CanarySection = CanarySection()
     rollout: RolloutSection = RolloutSection()
     monitoring: MonitoringSection = MonitoringSection()
+    notify: NotifySection = NotifySection()
+    registry: RegistrySection = RegistrySection()
 
 
 SECRET = frozenset(
@@ -528,6 +536,7 @@ SECRET = frozenset(
         "stream.key_password",
         "stream.sasl_password",
         "stream.client",
+        "notify.urls",
     )
 )
 _DURATIONS = (
@@ -549,6 +558,7 @@ _DURATIONS = (
     "train.every",
     "rollout.limit",
     "rollout.cooldown",
+    "notify.repeat",
 )
 _MAY_BE_EMPTY = ("train.every",)
 

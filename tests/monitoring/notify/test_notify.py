@@ -26,7 +26,9 @@ from tailorbird.registry import Registry
 pytest.importorskip("apprise", reason="no Apprise here")
 
 NOON = 1_790_553_600_000_000 + 12 * HOUR
-BOTS = DriftRow("2026-09-28T10:00Z", "", "", "bots", "crawlers make 30%", "docs/operate/bots.md", "", {})
+BOTS = DriftRow(
+    "2026-09-28T10:00Z", "", "", "bots", "crawlers make 30%", "docs/operate/bots.md", "", {}
+)
 
 
 @pytest.fixture
@@ -161,7 +163,9 @@ def test_slack_and_pagerduty_get_the_requests_that_they_document(tmp_path, monke
     monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", send)
     key = "0123456789abcdef0123456789abcdef"
     token = "T0123456/B0123456/abcdefghijklmnopqrstuvwx"
-    project = project_of(tmp_path, f"slack://{token}/#shop", f"pagerduty://{key}@apikey/shop/models")
+    project = project_of(
+        tmp_path, f"slack://{token}/#shop", f"pagerduty://{key}@apikey/shop/models"
+    )
     assert [each.error for each in send_test(project, SimulatedClock(NOON))] == ["", ""]
     slack, pager = sent
     assert slack.url == f"https://hooks.slack.com/services/{token}"

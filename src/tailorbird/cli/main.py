@@ -80,6 +80,7 @@ _GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             "canary": "models.rollout",
             "promote": "models.commands",
             "rollback": "models.commands",
+            "prune": "models.commands",
         },
     ),
     "formula": (

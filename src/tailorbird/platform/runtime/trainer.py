@@ -36,6 +36,7 @@ from tailorbird.periodic import PeriodicTask
 from tailorbird.platform.monitoring import FIGURES_S, FiguresTask
 from tailorbird.platform.notify import NOTIFY_S, NotifyTask
 from tailorbird.platform.progress import Progress, no_progress
+from tailorbird.platform.retention import prune_safely
 from tailorbird.platform.rollout import BY, TICK_S, advance_rollout_safely, is_cooling
 from tailorbird.platform.training import train_slot
 from tailorbird.ranking import Slot
@@ -150,6 +151,7 @@ def run_trainer(
 def _check_slots(project: Project, clock: Clock, stop: threading.Event) -> None:
     while not stop.wait(parse_duration(project.settings.train.check_every) / 1e6):
         project = with_applied_features(project)
+        prune_safely(project, clock)
         for slot in project.slots.values():
             try:
                 if (

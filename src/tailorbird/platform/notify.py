@@ -131,7 +131,7 @@ def _decision(name: str, entry: AuditEntry) -> Message | None:
         kind, title, page = "refused", f"{entry.version} was refused", "canary-ended.md"
     elif entry.action.startswith("propose "):
         step = entry.action.removeprefix("propose ").replace("_", " ")
-        kind, title, page = "approval", f"{step} of {entry.version} waits for you", "approval.md"
+        kind, title, page = "approval", f"{step} of {entry.version} waits for you", "canary-ended.md"
     else:
         return None
     body = f"{entry.why}\n{to_iso(entry.at)[:16]}Z. Runbook: {RUNBOOKS}/{page}"
@@ -185,7 +185,7 @@ def _receivers_of(project: Project) -> list[Receiver]:
         raise NotReadyError(
             "nobody is told of anything",
             where="notify.urls",
-            fix='TAILORBIRD_NOTIFY__URLS="mailto://…", see docs/how-to/alerts.md',
+            fix='TAILORBIRD_NOTIFY__URLS="mailto://…", see docs/how-to/monitor.md',
         )
     return open_receivers(urls)
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,17 +16,24 @@ from tailorbird.config.rollout_settings import RegistrySection
 from tailorbird.errors import UsageError
 from tailorbird.events import DAY, SimulatedClock
 from tailorbird.platform.retention import prune_models
-from tailorbird.registry import Registry, StartedExperiment
+from tailorbird.registry import Experiments, Registry, StartedExperiment
 
 NOW = int(time.time()) * 1_000_000
 OLD = NOW - 200 * DAY
 
 
-def start(name: str, versions: str) -> StartedExperiment:
-    declaration = {"arms": {"new": versions}}
-    return StartedExperiment(
-        name=name, slot="home", layer="l", digest="", declaration=declaration, started_at=NOW - DAY
+def start(registry: Registry, name: str, version: str) -> None:
+    declaration = {"arms": {"new": version}}
+    started = StartedExperiment(
+        name=name, slot="home", layer="l", digest="", declaration=declaration, size=100
     )
+    change(registry, "start", name, lambda all: all.start(started, by="ada", why="", at=NOW - DAY))
+
+
+def change(
+    registry: Registry, action: str, name: str, function: Callable[[Experiments], Experiments]
+) -> None:
+    registry.change_experiments(action, name, function, by="ada", why="")
 
 
 @pytest.fixture
@@ -42,15 +50,8 @@ def shop(tmp_path) -> Any:
         old.promote(version, by="trainer", why="the gate accepted it")
     recent = Registry(project.paths.registry, clock=SimulatedClock(NOW - DAY))
     recent.record("end canary", "v0006", by="trainer", why="inconclusive")
-    for name, versions in (("now", "v0004"), ("then", "v0001")):
-        change = start(name, versions)
-        recent.change_experiments(
-            "start",
-            name,
-            lambda before: before.start(change, by="ada", why="", at=NOW - DAY),  # noqa: B023
-            by="ada",
-            why="",
-        )
+    start(recent, "now", "v0004")
+    start(recent, "then", "v0001")
     return replace(project, settings=settings)
 
 
@@ -76,17 +77,9 @@ def test_old_versions_go_unless_something_refers_to_them(shop):
         "v0005": "in the report tuning-home.html",
     }, "v0006 was a canary yesterday, v0008 and v0009 are the newest"
     assert len(registry.versions()) == 9
-    for name in ("then", "now"):
-        registry.change_experiments(
-            "stop",
-            name,
-            lambda before, name=name: before.stop(name, by="a", why="", at=NOW),
-            by="a",
-            why="",
-        )
-    decide = {"by": "a", "why": "", "at": NOW}
-    registry.change_experiments(
-        "decide", "then", lambda before: before.decide("then", "new", **decide), by="a", why=""
+    change(registry, "stop", "then", lambda all: all.stop("then", by="ada", why="", at=NOW))
+    change(
+        registry, "decide", "then", lambda all: all.decide("then", "new", by="a", why="", at=NOW)
     )
     assert names(prune_models(shop, clock)) == ["version v0001", "version v0007"]
     left = [info.version for info in registry.versions()]

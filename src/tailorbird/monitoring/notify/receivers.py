@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'tailorbird[notify]'"
 # Apprise's type of a message: it sets colours, and PagerDuty's severity.
-_TYPES = {"page": "failure", "approval": "info"}
+_TYPES = {"page": "FAILURE", "approval": "INFO"}
 log = logging.getLogger(__name__)
 
 
@@ -73,7 +73,7 @@ class _AppriseReceiver:
                 is_sent = self._service.notify(
                     title=message.title,
                     body=message.body,
-                    notify_type=NotifyType(_TYPES.get(message.kind, "warning")),
+                    notify_type=getattr(NotifyType, _TYPES.get(message.kind, "WARNING")),
                 )
             except Exception as error:
                 # A service of a hundred that fails in its own way must not stop the others.

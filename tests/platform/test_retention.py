@@ -46,7 +46,7 @@ def shop(tmp_path) -> Any:
     for number in range(9):
         add_version(data, OLD + number * DAY)
     old = Registry(project.paths.registry, clock=SimulatedClock(OLD + 20 * DAY))
-    for version in ("v0002", "v0003"):
+    for version in ("v0002", "v0003", "v0008"):
         old.promote(version, by="trainer", why="the gate accepted it")
     recent = Registry(project.paths.registry, clock=SimulatedClock(NOW - DAY))
     recent.record("end canary", "v0006", by="trainer", why="inconclusive")
@@ -72,7 +72,7 @@ def test_old_versions_go_unless_something_refers_to_them(shop):
     assert dry.kept == {
         "v0001": "in the experiment then",
         "v0002": "an earlier champion, to roll back to",
-        "v0003": "it is champion",
+        "v0003": "it is previous",
         "v0004": "in the experiment now",
         "v0005": "in the report tuning-home.html",
     }, "v0006 was a canary yesterday, v0008 and v0009 are the newest"
@@ -89,14 +89,14 @@ def test_old_versions_go_unless_something_refers_to_them(shop):
         "v0007",
     ]
     assert names(prune_models(shop, clock)) == []
-    assert registry.rollback(by="ada", why="try") == "v0002"
+    assert registry.rollback(by="ada", why="try") == "v0003"
     assert add_version(shop.paths.data, NOW) == "v0010", "numbers are not given again"
 
 
 def test_what_is_needed_cannot_be_removed(shop):
     registry = Registry(shop.paths.registry, clock=SimulatedClock(NOW))
     for version, reason in (
-        ("v0003", "champion"),
+        ("v0008", "champion"),
         ("v0002", "an earlier champion"),
         ("v0009", "the newest version"),
     ):

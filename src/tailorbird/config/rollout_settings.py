@@ -99,9 +99,9 @@ class NotifySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         list[Literal["drift", "rollback", "refused", "approval", "page"]],
         Meta(
             description="what is sent: episodes of drift, roll-backs, refused models, steps that "
-            "wait for a person, and responses that fail or are empty"
+            "wait for a person, and responses that fail or are empty; empty: all of it"
         ),
-    ] = ["drift", "rollback", "refused", "approval", "page"]
+    ] = []
     repeat: Annotated[
         str, Meta(description="time until a message about what goes on is sent again")
     ] = "12h"

@@ -65,7 +65,7 @@ class NotifyTask:
             [
                 message
                 for message in collect_messages(self._project, self._clock, self._figures())
-                if message.kind in settings.about
+                if not settings.about or message.kind in settings.about
             ],
             self._receivers,
             self._project.paths.monitoring,
@@ -131,7 +131,11 @@ def _decision(name: str, entry: AuditEntry) -> Message | None:
         kind, title, page = "refused", f"{entry.version} was refused", "canary-ended.md"
     elif entry.action.startswith("propose "):
         step = entry.action.removeprefix("propose ").replace("_", " ")
-        kind, title, page = "approval", f"{step} of {entry.version} waits for you", "canary-ended.md"
+        kind, title, page = (
+            "approval",
+            f"{step} of {entry.version} waits for you",
+            "canary-ended.md",
+        )
     else:
         return None
     body = f"{entry.why}\n{to_iso(entry.at)[:16]}Z. Runbook: {RUNBOOKS}/{page}"

@@ -64,7 +64,8 @@ def metrics_of(task: NotifyTask) -> str:
     return generate_latest(registry).decode()
 
 
-def test_mail_and_json_get_one_message_for_each_decision_and_cause(shop):
+def test_mail_and_json_get_one_message_for_each_decision_and_cause(shop, monkeypatch):
+    monkeypatch.setattr("apprise.NotifyBase.request_rate_per_sec", 0)  # Apprise waits between mails
     with receive_mail() as (smtp, mails), receive_json() as (http, bodies):
         mail = f"mailto://127.0.0.1:{smtp}?from=shop@example.com&to=ada@example.com"
         project = project_of(shop, f"json://127.0.0.1:{http}", mail)

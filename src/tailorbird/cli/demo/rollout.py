@@ -3,6 +3,7 @@
 The steps are those of the trainer role, on the simulated clock.
 """
 
+import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -22,6 +23,7 @@ from tailorbird.registry import AuditEntry, Registry, read_sealed, seal
 BY = "demo"
 LEAD_MAX_US = 4 * DAY  # for shadow and canary together; each has `rollout.limit`
 ROLL_BACK_MAX_US = 2 * HOUR
+CHECK_US = 3 * MINUTE  # between looks at a broken champion
 _REFUSED = ("end canary", "reject")
 
 
@@ -65,10 +67,14 @@ class ModelRollout:
         self.registry.promote(version, by=BY, why="on purpose, past the gate")
         promoted_at = self._clock.now()
         self._traffic.server.refresh()
-        while self._clock.now() < promoted_at + ROLL_BACK_MAX_US:
-            self._run(MINUTE, f"{version} is broken")
-            if advance_rollout(self._project, self._clock) == "roll_back":
-                break
+        logging.disable(logging.ERROR)  # each failed answer logs a traceback, as it should
+        try:
+            while self._clock.now() < promoted_at + ROLL_BACK_MAX_US:
+                self._run(CHECK_US, f"{version} is broken")
+                if advance_rollout(self._project, self._clock) == "roll_back":
+                    break
+        finally:
+            logging.disable(logging.NOTSET)
         self._traffic.server.refresh()
         champion = self.registry.aliases().champion
         return {

@@ -166,7 +166,7 @@ def send_test(project: Project, clock: Clock) -> list[ReceiverState]:
     text = f"Sent at {to_iso(now)[:19]}Z by tailorbird monitor notify --test."
     test = Message("approval", "test", "test", f"{name}: a test message", text)
     return [
-        ReceiverState(receiver.name, to_iso(now) if error else "", error)
+        ReceiverState(receiver.name, to_iso(now)[:16] + "Z" if error else "", error)
         for receiver in _receivers_of(project)
         for error in [receiver.send(test)]
     ]
@@ -176,7 +176,7 @@ def read_receivers(project: Project) -> list[ReceiverState]:
     """Return the receivers, and which of them failed when the trainer last sent something."""
     failing = read_ledger(project.paths.monitoring).failing
     return [
-        ReceiverState(receiver.name, to_iso(failure.since), failure.error)
+        ReceiverState(receiver.name, to_iso(failure.since)[:16] + "Z", failure.error)
         if (failure := failing.get(receiver.name))
         else ReceiverState(receiver.name, "", "")
         for receiver in _receivers_of(project)

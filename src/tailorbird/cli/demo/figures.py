@@ -19,6 +19,7 @@ class Figures:
     latency_ms: dict[str, float] = field(default_factory=dict)
     freshness_ms: dict[str, float] = field(default_factory=dict)
     retrained: dict[str, Any] = field(default_factory=dict)
+    broken: dict[str, Any] = field(default_factory=dict)
     http: dict[str, Any] = field(default_factory=dict)
     first_page_s: float = 0.0
     stages_s: dict[str, float] = field(default_factory=dict)
@@ -85,6 +86,7 @@ def print_figures(figures: Figures) -> None:
     )
     rows += [(name, _experiment(each)) for name, each in figures.experiments.items()]
     rows.append(("retrained", _retraining_summary(figures.retrained)))
+    rows.append(("broken model", _broken_summary(figures.broken)))
     rows.append(("latency", _milliseconds(figures.latency_ms, "request → answer")))
     rows.append(
         ("freshness", _milliseconds(figures.freshness_ms, "click accepted → changed answer"))
@@ -120,6 +122,12 @@ def _retraining_summary(retrained: dict[str, Any]) -> str:
         f"{fall}, {retrained['old']} → {retrained['new']} ({outcome}), then "
         f"{retrained['figure_after']:+.1%}"
     )
+
+
+def _broken_summary(broken: dict[str, Any]) -> str:
+    if not broken["rolled_back"]:
+        return f"{broken['broken']} was NOT rolled back"
+    return f"{broken['broken']} rolled back to {broken['champion']} after {broken['after_min']} min"
 
 
 def _milliseconds(values: dict[str, float], label: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tailorbird.cli.demo.figures import Figures, event_figures, say
 from tailorbird.cli.demo.http import measure
+from tailorbird.cli.demo.rollout import ModelRollout
 from tailorbird.cli.demo.scale import Scale
 from tailorbird.cli.demo.traffic import PairedLists, Traffic
 from tailorbird.cli.demo.trials import CONCURRENT, MODEL, Trials
@@ -33,6 +34,7 @@ from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.features.parity.recompute import parity
 from tailorbird.lake import Lake
 from tailorbird.monitoring import Decision, Trigger, decide_retrain, figures_by_period
+from tailorbird.platform.rollout import BY as TRAINER
 from tailorbird.platform.runtime.roles import Roles
 from tailorbird.platform.runtime.trainer import TrainOutcome, train_once
 from tailorbird.simulator import History, Site
@@ -53,8 +55,10 @@ STAGES = {
     "and a stopping rule. About a minute.",
     "shift": "All tastes change overnight. Monitoring checks the clicks until it detects "
     "the fall. About a minute.",
-    "retrain": "A new model is trained on the days since and promoted if it wins; "
-    "{recovery_days} days follow. Three minutes.",
+    "retrain": "A new model is trained on the days since. If it wins, it goes through shadow and "
+    "canary; {recovery_days} days follow. Three minutes.",
+    "broken": "A broken model is promoted past the gate, on purpose, and rolled back. A few "
+    "seconds.",
     "settle": "Late events are counted.",
     "http": "{http_requests:,} requests to the open shop measure latency, and how soon a click "
     "changes "
@@ -157,6 +161,10 @@ class Story:
             decision = self._await_fall(project, clock, traffic, live_from, shifted)
         with self._stage("retrain"):
             self._retrain(project, clock, traffic, decision, shifted)
+        with self._stage("broken"):
+            models = ModelRollout(project, clock, traffic, self.progress)
+            self.figures.broken = models.break_and_roll_back()
+            self._print_lines(models)
         with self._stage("settle"):
             traffic.settle()
 
@@ -224,8 +232,9 @@ class Story:
             figures.update(trigger="", reason=decision.reason)
             return
         assert decision.since is not None
-        outcome, attempts = None, 0
-        while attempts < self.scale.attempts and (outcome is None or not outcome.promoted):
+        outcome, attempts, accepted = None, 0, False
+        models = ModelRollout(project, clock, traffic, self.progress)
+        while attempts < self.scale.attempts and not accepted:
             train_at = decision.since + int((self.scale.learn_days + attempts) * DAY)
             if clock.now() < train_at:
                 traffic.run(train_at, None, self.progress, "tastes have shifted")
@@ -235,13 +244,16 @@ class Story:
                 SLOT,
                 since=decision.since,
                 quick=True,
-                by="demo",
+                promote=False,
+                by=TRAINER,
                 progress=self.progress,
             )
-            self._print_training(outcome)
+            accepted = bool(models.registry.info(outcome.version).metrics.get("accepted"))
+            self._print_training(outcome, accepted)
             attempts += 1
         assert outcome is not None
-        traffic.server.refresh()
+        promoted = accepted and models.lead(outcome.version)
+        self._print_lines(models)
         retrained_at = clock.now()
         traffic.run(
             retrained_at + self.scale.recovery_days * DAY, None, self.progress, "with the new model"
@@ -251,7 +263,7 @@ class Story:
             trigger=decision.reason,
             old=outcome.incumbent,
             new=outcome.version,
-            promoted=outcome.promoted,
+            promoted=promoted,
             attempts=attempts,
             gate=outcome.reason,
             figure="lift of model over popular",
@@ -313,8 +325,13 @@ class Story:
             "by_feature": {name: count for name, count in report.by_feature.items() if count},
         }
 
-    def _print_training(self, outcome: TrainOutcome) -> None:
-        verdict = "goes live" if outcome.promoted else "is kept, not promoted"
+    def _print_lines(self, models: ModelRollout) -> None:
+        for line in models.new_lines():
+            say(f"  {line}", quiet=self.quiet)
+
+    def _print_training(self, outcome: TrainOutcome, accepted: bool = False) -> None:
+        verdict = "passes the gate" if accepted else "is kept, not promoted"
+        verdict = "goes live" if outcome.promoted else verdict
         say(
             f"  {outcome.version} {verdict}: {outcome.reason}\n  report: {outcome.report}",
             quiet=self.quiet,

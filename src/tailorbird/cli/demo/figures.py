@@ -15,6 +15,7 @@ class Figures:
     parity: dict[str, Any] = field(default_factory=dict)
     offline: dict[str, Any] = field(default_factory=dict)
     online: dict[str, Any] = field(default_factory=dict)
+    experiments: dict[str, Any] = field(default_factory=dict)
     latency_ms: dict[str, float] = field(default_factory=dict)
     freshness_ms: dict[str, float] = field(default_factory=dict)
     retrained: dict[str, Any] = field(default_factory=dict)
@@ -82,6 +83,7 @@ def print_figures(figures: Figures) -> None:
             f" split p = {online['srm_p']:.3f}",
         )
     )
+    rows += [(name, _experiment(each)) for name, each in figures.experiments.items()]
     rows.append(("retrained", _retraining_summary(figures.retrained)))
     rows.append(("latency", _milliseconds(figures.latency_ms, "request → answer")))
     rows.append(
@@ -98,6 +100,15 @@ def _offline_figures(metrics: dict[str, Any]) -> str:
         f"{metrics[name + '_high']:.4f})"
         for name in metric_names
     )
+
+
+def _experiment(result: dict[str, Any]) -> str:
+    state = "stopped by its rule" if result["stopped"] else "runs on"
+    days = f"{result['days']:.1f} of {result['planned_days']:.0f} days"
+    if result["uplift"] is None:
+        return f"{state} after {days}, too little data yet"
+    measured = f"{result['uplift']:+.1%} ({result['low']:+.1%} to {result['high']:+.1%})"
+    return f"{state} after {days}: measured {measured}, true {result['true_uplift']:+.1%}"
 
 
 def _retraining_summary(retrained: dict[str, Any]) -> str:

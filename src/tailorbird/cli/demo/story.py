@@ -14,6 +14,7 @@ from tailorbird.cli.demo.figures import Figures, event_figures, say
 from tailorbird.cli.demo.http import measure
 from tailorbird.cli.demo.scale import Scale
 from tailorbird.cli.demo.traffic import PairedLists, Traffic
+from tailorbird.cli.demo.trials import CONCURRENT, MODEL, Trials
 from tailorbird.cli.demo.world import (
     Shop,
     copy_project,
@@ -26,7 +27,6 @@ from tailorbird.cli.output import Report
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, SimulatedClock, SystemClock
-from tailorbird.experiments import Experiment
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.experiments.report import experiment_report
 from tailorbird.features.offline.profile_join import JoinedEvents
@@ -49,9 +49,8 @@ STAGES = {
     "train": "A first model is trained on clicks and compared with baselines. 25 seconds.",
     "serve": "The shop opens: server, router, feature worker, candidates and lake, one "
     "process each. 6 seconds.",
-    "trial": "{trial_days} days of traffic in an experiment: half of the visitors without the "
-    "model. "
-    "About a minute.",
+    "trial": "{trial_days} days of traffic in two experiments at once, each with a planned length "
+    "and a stopping rule. About a minute.",
     "shift": "All tastes change overnight. Monitoring checks the clicks until it detects "
     "the fall. About a minute.",
     "retrain": "A new model is trained on the days since and promoted if it wins; "
@@ -143,13 +142,15 @@ class Story:
     ) -> None:
         live_from, judged = clock.now(), PairedLists()
         with self._stage("trial"):
-            traffic.run(
-                live_from + self.scale.trial_days * DAY,
-                judged,
-                self.progress,
-                "trial: model and popular",
-            )
+            trials = Trials(project, clock, quiet=self.quiet)
+            trials.start()
+            trial_end = live_from + self.scale.trial_days * DAY
+            while clock.now() < trial_end:
+                until = min(clock.now() + trials.interval_us, trial_end)
+                traffic.run(until, judged, self.progress, "trial: two experiments")
+                trials.analyse()
             shifted = clock.now()
+            self.figures.experiments = trials.figures(judged, site)
             self._report(project, site, judged, live_from, shifted)
         with self._stage("shift"):
             site.shift(shifted, self.scale.shift_strength)
@@ -162,7 +163,7 @@ class Story:
     def _report(
         self, project: Project, site: Site, judged: PairedLists, ts_from: int, ts_to: int
     ) -> None:
-        experiment = _experiment(project)
+        experiment = project.experiments[CONCURRENT[0]]
         report = experiment_report(
             Lake(project.paths.lake), experiment, SLOT, ts_from=ts_from, ts_to=ts_to
         )
@@ -181,11 +182,10 @@ class Story:
             "low": report.low,
             "high": report.high,
             "srm_p": report.srm_p,
-            "true_uplift": judged.true_uplift(site),
+            "true_uplift": judged.true_uplift(site, "popular", MODEL),
             "judged_requests": len(judged.at),
             "verdict": report.verdict,
         }
-        say(f"  {report.verdict}", quiet=self.quiet)
 
     def _await_fall(
         self,
@@ -196,7 +196,7 @@ class Story:
         shifted: int,
     ) -> Decision:
         """Advance the clock and check the live metrics until they require a new model."""
-        trigger = self._trigger(project)
+        trigger = Trigger(slot=SLOT, arm=MODEL, control="popular")
         lake = Lake(project.paths.lake)
         until = shifted + self.scale.fall_days_max * DAY
         while True:
@@ -210,10 +210,6 @@ class Story:
             if decision.retrain or clock.now() >= until:
                 say(f"  monitoring: {decision.reason}", quiet=self.quiet)
                 return decision
-
-    def _trigger(self, project: Project) -> Trigger:
-        experiment = _experiment(project)
-        return Trigger(slot=SLOT, arm="model", control="popular", experiment=experiment.name)
 
     def _retrain(
         self,
@@ -267,11 +263,8 @@ class Story:
 
     def _lift(self, project: Project, ts_from: int, ts_to: int) -> float:
         events = Lake(project.paths.lake).events(COLUMNS, ts_from=ts_from, ts_to=ts_to)
-        experiment = _experiment(project)
-        figures = figures_by_period(
-            events, SLOT, baseline="popular", period=1_000 * DAY, experiment=experiment.name
-        )
-        return next((figure.lift for figure in figures if figure.arm == "model"), float("nan"))
+        figures = figures_by_period(events, SLOT, baseline="popular", period=1_000 * DAY)
+        return next((figure.lift for figure in figures if figure.arm == MODEL), float("nan"))
 
     def _http(self, url: str, site: Site) -> None:
         assert self.shop is not None
@@ -348,9 +341,3 @@ def _open_message(url: str, seconds: float) -> str:
         f"  {url}/ shows what its roles are doing. Here the rest of the loop goes on, for "
         "some six minutes.\n"
     )
-
-
-def _experiment(project: Project) -> Experiment:
-    experiment = project.slots[SLOT].experiment
-    assert experiment is not None, "the demo turns on the one that slots.py shows"
-    return experiment

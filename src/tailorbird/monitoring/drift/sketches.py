@@ -3,12 +3,12 @@
     data/monitoring/sketches/2026-11-24/13.parquet
 
 The response log has the features, scores and candidate sources of each response already, so serving
-pays nothing for them, and a killed server loses none. A number falls into one of four bins an
-octave, by sign; missing values, zero and categories have bins of their own. An hour is computed
-once, `SETTLE_US` after its end.
+pays nothing for them, and a killed server loses none. `training.sketches` has the bins. An hour is
+computed once, `SETTLE_US` after its end.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,13 @@ from tailorbird.events.contract.schema import TIME
 from tailorbird.lake import Lake
 from tailorbird.monitoring.drift.detect import TRAFFIC, Signal
 from tailorbird.monitoring.hour_files import HourFiles
+from tailorbird.training.sketches import MISSING, Row, count_categories, count_numbers, to_table
 
 SETTLE_US = 10 * MINUTE
-MISSING = ""
 RESPONSES = (
     "schema_hash",
     "numeric",
+    "categorical",
     "scores",
     "candidate_sources",
     "candidate_counts",
@@ -38,18 +39,9 @@ RESPONSES = (
 )
 FIELDS = ("item_id", "session_id", "request_id", "price", "dwell_ms", "page", "user_id")
 EVENTS = ("type", "device", "agent", *FIELDS)
-SCHEMA = pa.schema(
-    [
-        ("name", pa.string()),
-        ("kind", pa.string()),
-        ("category", pa.bool_()),
-        ("bin", pa.string()),
-        ("count", pa.float64()),
-    ]
-)
 _REPORTED = ("click", "impression", "view", "cart", "purchase", "search")
 
-Row = tuple[str, str, bool, str, float]
+Floats = npt.NDArray[np.float64]
 
 
 class SketchStore:
@@ -57,13 +49,21 @@ class SketchStore:
 
     Args:
         folder: `data/monitoring/sketches`.
-        numeric: names of the numeric features, in the order of the response log.
+        numeric, categorical: names of the features, in the order of the response log.
         schema_hash: of these features; other responses count without features.
     """
 
-    def __init__(self, folder: Path, lake: Lake, numeric: Sequence[str], schema_hash: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        lake: Lake,
+        numeric: Sequence[str],
+        schema_hash: str,
+        categorical: Sequence[str] = (),
+    ) -> None:
         self._files, self._lake = HourFiles(folder), lake
-        self._numeric, self._schema_hash = list(numeric), schema_hash
+        self._numeric, self._categorical = numeric, categorical
+        self._schema_hash = schema_hash
 
     def refresh(self, since: int, now: int) -> int:
         """Compute the finished hours that are missing; return their number."""
@@ -84,13 +84,24 @@ class SketchStore:
                 rows = _event_rows(_within(events, hour))
                 if answers is not None:
                     rows += self._response_rows(_within(answers, hour))
-                self._files.write(hour, _table_of(rows))
+                self._files.write(hour, to_table(rows))
         return len(missing)
 
     def read(self, since: int, until: int) -> tuple[list[Signal], int]:
         """Return the signals of the hours in [since, until), and the first hour, microseconds.
 
         Hours before the first event are left out; the first hour is `until` without any.
+        """
+        pairs, first = self.read_with(since, until, to_table([]))
+        return [signal for signal, _ in pairs], first
+
+    def read_with(
+        self, since: int, until: int, training: pa.Table
+    ) -> tuple[list[tuple[Signal, Floats]], int]:
+        """Return as `read`, and with each signal its histogram in the training, by the same bins.
+
+        Args:
+            training: as `training.sketches` writes it.
         """
         tables = self._files.read(since, until // HOUR * HOUR)
         used = [hour for hour, table in tables.items() if table.num_rows]
@@ -103,7 +114,13 @@ class SketchStore:
             for hour, table in tables.items()
             if hour >= first and table.num_rows
         ]
-        return _signals(pa.concat_tables(parts), count), first
+        parts.append(
+            training.append_column("hour", pa.array(np.full(training.num_rows, count, np.int64)))
+        )
+        return [
+            (replace(signal, counts=signal.counts[:-1]), signal.counts[-1])
+            for signal in _signals(pa.concat_tables(parts), count + 1)
+        ], first
 
     def _response_rows(self, answers: pa.Table) -> list[Row]:
         if not answers.num_rows:
@@ -125,17 +142,10 @@ class SketchStore:
         rows += _number("score", "score", first_scores.to_numpy(zero_copy_only=False))
         rows += _sources(answers)
         own = answers.filter(pc.equal(answers["schema_hash"], self._schema_hash))
-        for name, values in _features(own["numeric"], self._numeric):
-            rows += _number(name, "feature", values)
-        return rows
-
-
-def _table_of(rows: list[Row]) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(SCHEMA)
-    return pa.table(
-        [pa.array(list(column), field.type) for column, field in zip(columns, SCHEMA, strict=True)],
-        schema=SCHEMA,
-    )
+        numbers = _first_items(own["numeric"], len(self._numeric))
+        rows += count_numbers("feature", self._numeric, numbers)
+        hashes = _first_items(own["categorical"], len(self._categorical)).view(np.uint64)
+        return rows + count_categories("feature", self._categorical, hashes)
 
 
 def _within(table: pa.Table, hour: int) -> pa.Table:
@@ -143,23 +153,8 @@ def _within(table: pa.Table, hour: int) -> pa.Table:
     return table.filter((pc.field("ts") >= start) & (pc.field("ts") < stop))
 
 
-def bins_of(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
-    """Return the bin of each number: four an octave, by sign; 0 for zero."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        octave = np.floor(4.0 * np.log2(np.abs(values.astype(np.float64)))) + 81
-    bins = np.clip(np.nan_to_num(octave, nan=0.0, posinf=241, neginf=0), 1, 241)
-    return np.where(values == 0, 0, np.sign(values) * bins).astype(np.int64)
-
-
 def _number(name: str, kind: str, values: npt.NDArray[np.floating]) -> list[Row]:
-    finite = values[np.isfinite(values)]
-    bins, counts = np.unique(bins_of(finite), return_counts=True)
-    rows = [
-        (name, kind, False, str(each), float(count))
-        for each, count in zip(bins.tolist(), counts.tolist(), strict=True)
-    ]
-    missing = len(values) - len(finite)
-    return [*rows, (name, kind, False, MISSING, float(missing))] if missing else rows
+    return count_numbers(kind, [name], values[:, None])
 
 
 def _category(name: str, kind: str, column: pa.ChunkedArray) -> list[Row]:
@@ -209,15 +204,13 @@ def _sources(answers: pa.Table) -> list[Row]:
     return [("sources", "source", True, name, total * scale) for name, total in totals.items()]
 
 
-def _features(
-    column: pa.ChunkedArray, names: list[str]
-) -> list[tuple[str, npt.NDArray[np.floating]]]:
-    """Return each feature of the first item of each response."""
+def _first_items(column: pa.ChunkedArray, width: int) -> npt.NDArray:
+    """Return the features of the first item of each response with any, shape (rows, width)."""
     lists = column.combine_chunks()
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     flat = pc.list_flatten(lists).to_numpy(zero_copy_only=False)
-    starts = (np.cumsum(lengths) - lengths)[lengths >= len(names)]
-    return [(name, flat[starts + index]) for index, name in enumerate(names)] if len(starts) else []
+    starts = (np.cumsum(lengths) - lengths)[(lengths >= width) & (lengths > 0)]
+    return flat[starts[:, None] + np.arange(width)]
 
 
 def _signals(table: pa.Table, hours: int) -> list[Signal]:

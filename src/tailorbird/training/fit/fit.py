@@ -44,6 +44,7 @@ from tailorbird.training.fit.preparation import learn_encoder, stack_matrices, t
 from tailorbird.training.fit.target_encoding import LabelledRows
 from tailorbird.training.leakage.columns import ahead_notes, find_leakage
 from tailorbird.training.settings import Progress, TrainSettings
+from tailorbird.training.sketches import FeatureSketch, Row, label_rows, score_rows, value_of
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -74,6 +75,7 @@ class FittedModel:
         parity: largest difference between a trained model and its export.
         leaks: columns that look like target leakage, with the reason.
         calibration_choices: head → how its calibration was chosen.
+        sketches: histograms of what it learned from, see `training.sketches`.
     """
 
     encoder: Encoder
@@ -89,6 +91,7 @@ class FittedModel:
     calibration_choices: dict[str, CalibrationChoice] = field(
         default_factory=dict
     )  # head → how its calibration was chosen
+    sketches: tuple[Row, ...] = ()
 
     def score(
         self,
@@ -106,11 +109,7 @@ class FittedModel:
             name: self.calibration[name].apply(model.score(matrix))
             for name, model in self.models.items()
         }
-        value = sum(
-            (weight * heads[name] for name, weight in objective.items() if name in heads),
-            np.zeros(len(matrix)),
-        )
-        return heads, value
+        return heads, value_of(heads, objective, len(matrix))
 
 
 def fit(
@@ -169,11 +168,13 @@ class PreparedInputs:
     Attributes:
         leaks: columns that look like target leakage, with the reason.
         notes: what was left out, and why.
+        sketches: histograms of features and labels of the training part.
     """
 
     inputs: FitInputs
     leaks: dict[str, str]
     notes: tuple[str, ...]
+    sketches: tuple[Row, ...] = ()
 
 
 def prepare_inputs(
@@ -199,6 +200,7 @@ def prepare_inputs(
         NotReadyError: no head of the objective has enough positives.
     """
     weight_note = ""
+    sketch = FeatureSketch(features.numeric, features.categorical)
     if settings.position == "weights":
         parts, weight_note = _weight_clicks(parts, item_heads(objective)[0])
     position = position and settings.position == "column"
@@ -208,7 +210,7 @@ def prepare_inputs(
         parts.train.t[parts.train.request], labels, parts.train.weight, label_window
     )
     encoder, training_rows = _encode_training_rows(
-        events, features, parts, series, settings, labelled, folder, position=position
+        events, features, parts, series, settings, labelled, sketch, folder, position=position
     )
     progress("features", 1, 2)
     validation = list(iterate_features(parts.validation, features, events))
@@ -243,7 +245,8 @@ def prepare_inputs(
         label_window,
         training_rows.files,
     )
-    return PreparedInputs(inputs, selection.leaks, tuple(notes))
+    sketches = (*sketch.rows(), *label_rows(parts.train))
+    return PreparedInputs(inputs, selection.leaks, tuple(notes), sketches)
 
 
 def calibrate(
@@ -252,9 +255,10 @@ def calibrate(
     """Calibrate each head on the validation part as served."""
     inputs = prepared.inputs
     served = inputs.validation_served[:, : len(fitted_heads.encoder.names)]
-    chosen = fitted_heads.calibrations(
-        fitted_heads.score(served), inputs.validation, inputs.label_window
-    )
+    raw = fitted_heads.score(served)
+    chosen = fitted_heads.calibrations(raw, inputs.validation, inputs.label_window)
+    heads = {head: choice.calibration.apply(raw[head]) for head, choice in chosen.items()}
+    value = value_of(heads, inputs.objective, len(served))
     return FittedModel(
         fitted_heads.encoder,
         fitted_heads.architecture,
@@ -267,6 +271,7 @@ def calibrate(
         prepared.leaks,
         (*prepared.notes, *((fitted_heads.note,) if fitted_heads.note else ())),
         chosen,
+        (*prepared.sketches, *score_rows(inputs.validation, value)),
     )
 
 
@@ -312,6 +317,7 @@ def _encode_training_rows(
     series: IndexSeries,
     settings: TrainSettings,
     labelled: LabelledRows,
+    sketch: FeatureSketch,
     folder: Path | None,
     *,
     position: bool,
@@ -319,10 +325,10 @@ def _encode_training_rows(
     """Learn the encoder and encode the training rows."""
     train, live = parts.train, parts.live
     if folder is None:
-        pieces = Pieces.of(list(iterate_features(train, features, events)))
+        pieces = Pieces.of(list(sketch.watch(iterate_features(train, features, events))))
     else:
         pieces = Pieces.spill_to_files(
-            iterate_features(train, features, events, rows_max=ROWS_AT_ONCE),
+            sketch.watch(iterate_features(train, features, events, rows_max=ROWS_AT_ONCE)),
             folder / "features",
             train.rows,
         )

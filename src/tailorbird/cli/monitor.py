@@ -94,7 +94,9 @@ def status(*, as_of: str = "", json: Json = False) -> None:
             console().print(line)
 
 
-def drift(*, since: str = "7d", as_of: str = "", json: Json = False) -> None:
+def drift(
+    *, since: str = "7d", against: str = "history", as_of: str = "", json: Json = False
+) -> None:
     """Print episodes in which features, scores, sources, fields or traffic moved, with the cause.
 
     The most recent period is compared hour by hour, and day by day, with what was before.
@@ -102,10 +104,14 @@ def drift(*, since: str = "7d", as_of: str = "", json: Json = False) -> None:
 
     Example:  tailorbird -C shop monitor drift
 
+    Example:  tailorbird -C shop monitor drift --against training
+
     Parameters
     ----------
     since:
         length of the most recent period
+    against:
+        history, or training: what the champion learned from
     as_of:
         end of the period, ISO 8601; by default now, or the end of an imported log
     """
@@ -114,7 +120,8 @@ def drift(*, since: str = "7d", as_of: str = "", json: Json = False) -> None:
     from tailorbird.platform.moment import clock_as_of
 
     project = open_project()
-    result = find_drift(project, clock_as_of(as_of, project, settled=False), since=since)
+    clock = clock_as_of(as_of, project, settled=False)
+    result = find_drift(project, clock, since=since, against=against)
     if json:
         print_json(result.to_dict())
         return

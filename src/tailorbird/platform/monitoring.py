@@ -19,7 +19,13 @@ from tailorbird.monitoring.figures.report import (
 )
 from tailorbird.monitoring.figures.store import HISTORY_DAYS
 from tailorbird.monitoring.status import Status, build_status
-from tailorbird.platform.drift import RECENT, DriftResult, find_drift, read_open_episodes
+from tailorbird.platform.drift import (
+    HISTORY,
+    RECENT,
+    DriftResult,
+    find_drift,
+    read_open_episodes,
+)
 from tailorbird.platform.figure_files import figure_store
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.moment import clock_as_of
@@ -140,18 +146,22 @@ class MonitoringView:
         now = clock_as_of(as_of, project, settled=False).now()
         return read_figures(project, now, slot, by=by, since=since, window=window)
 
-    def drift(self, *, since: str = RECENT, as_of: str = "") -> DriftResult:
+    def drift(
+        self, *, since: str = RECENT, against: str = HISTORY, as_of: str = ""
+    ) -> DriftResult:
         """Return episodes in which features, scores, sources, fields or traffic moved.
 
         Args:
             since: length of the most recent period, which is compared with what was before.
+            against: `history`, or `training`: what the champion learned from.
             as_of: end of the period, ISO 8601.
 
         Raises:
             NotReadyError: there are fewer than seven days to compare with.
         """
         project = open_project(self._root)
-        return find_drift(project, clock_as_of(as_of, project, settled=False), since=since)
+        clock = clock_as_of(as_of, project, settled=False)
+        return find_drift(project, clock, since=since, against=against)
 
     def approve(self, *, reason: str, by: str = "") -> str:
         """Take the step that waits for a person, see `rollout.approval`; return its version."""

@@ -1,7 +1,7 @@
 """Histograms of what a model learned from, taken while its rows pass; a bundle carries them.
 
     feature   one row a request: the item that was shown first, or any candidate of a drawn request
-    label     the same rows, for each head
+    label     all rows, for each head
     score     the best row of each validation request, as the model serves it
 
 Monitoring takes the same histograms of what is served (`monitoring.drift.sketches`), so that both
@@ -10,7 +10,7 @@ have bins of their own. A category is one of `CATEGORIES` groups of its hash.
 """
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -55,9 +55,9 @@ class FeatureSketch:
         """Yield the chunks, and count the rows of each."""
         for chunk in chunks:
             rows, weights = first_rows(chunk.part)
-            self._numbers += _count(number_bins(chunk.rows.numeric[rows]), _WIDTH, weights)
-            groups = category_bins(chunk.rows.categorical[rows])
-            self._groups += _count(groups, CATEGORIES + 1, weights)
+            self._numbers += _count(chunk.rows.numeric[rows], number_bins, _WIDTH, weights)
+            keys = chunk.rows.categorical[rows]
+            self._groups += _count(keys, category_bins, CATEGORIES + 1, weights)
             yield chunk
 
     def rows(self) -> list[Row]:
@@ -81,11 +81,10 @@ def first_rows(part: Dataset) -> tuple[Ints, Floats]:
 
 
 def label_rows(part: Dataset) -> list[Row]:
-    """Return the histogram of each label, of the rows that `FeatureSketch` counts."""
-    rows, weights = first_rows(part)
+    """Return the histogram of each label, of all rows."""
     names = list(part.labels)
-    values = np.column_stack([part.labels[name][rows].astype(np.float32) for name in names])
-    return number_rows("label", names, _count(number_bins(values), _WIDTH, weights))
+    values = np.column_stack([part.labels[name].astype(np.float32) for name in names])
+    return number_rows("label", names, _count(values, number_bins, _WIDTH, part.weight))
 
 
 def score_rows(part: Dataset, value: Floats) -> list[Row]:
@@ -96,7 +95,7 @@ def score_rows(part: Dataset, value: Floats) -> list[Row]:
     """
     starts = part.offsets[:-1][np.diff(part.offsets) > 0]
     best = np.maximum.reduceat(value, starts)[:, None] if len(starts) else np.zeros((0, 1))
-    return number_rows("score", ["score"], _count(number_bins(best), _WIDTH))
+    return number_rows("score", ["score"], _count(best, number_bins, _WIDTH))
 
 
 def value_of(heads: Mapping[str, Floats], objective: Mapping[str, float], rows: int) -> Floats:
@@ -160,22 +159,26 @@ def category_rows(kind: str, names: Sequence[str], counts: Floats) -> list[Row]:
 
 def count_numbers(kind: str, names: Sequence[str], values: npt.NDArray[np.floating]) -> list[Row]:
     """Return the histograms of numbers, shape (rows, columns)."""
-    return number_rows(kind, names, _count(number_bins(values), _WIDTH))
+    return number_rows(kind, names, _count(values, number_bins, _WIDTH))
 
 
 def count_categories(kind: str, names: Sequence[str], keys: npt.NDArray[np.uint64]) -> list[Row]:
     """Return the histograms of hashed categories, shape (rows, columns)."""
-    return category_rows(kind, names, _count(category_bins(keys), CATEGORIES + 1))
+    return category_rows(kind, names, _count(keys, category_bins, CATEGORIES + 1))
 
 
 def _number_label(bin_: int) -> str:
     return str(bin_ - _LARGEST - 1) if bin_ else MISSING
 
 
-def _count(bins: Ints, width: int, weights: Floats | None = None) -> Floats:
-    """Return how often each bin occurs in each column, shape (columns, width)."""
-    columns = bins.shape[1]
-    flat = (bins + np.arange(columns) * width).ravel()
-    each = None if weights is None else np.repeat(weights, columns)
-    counts = np.bincount(flat, each, minlength=columns * width)
-    return counts.reshape(columns, width).astype(np.float64)
+def _count(
+    values: npt.NDArray,
+    bins: Callable[[npt.NDArray], Ints],
+    width: int,
+    weights: Floats | None = None,
+) -> Floats:
+    """Return how often each bin occurs in each column of `values`, shape (columns, width)."""
+    counts = np.zeros((values.shape[1], width))
+    for column in range(values.shape[1]):  # one after the other: bins take more memory than values
+        counts[column] = np.bincount(bins(values[:, column]), weights, width)
+    return counts

@@ -9,7 +9,8 @@ from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.lake import Lake
 from tailorbird.monitoring.drift import Episode, Moved, Signal, find_episodes, name_cause
 from tailorbird.monitoring.drift.causes import Change
-from tailorbird.monitoring.drift.sketches import SketchStore, bins_of
+from tailorbird.monitoring.drift.sketches import SketchStore
+from tailorbird.training.sketches import bins_of
 
 MIDNIGHT = 1_790_553_600_000_000
 WEEKS = 8 * 168

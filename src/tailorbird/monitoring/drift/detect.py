@@ -14,6 +14,7 @@ threshold; Davison and Smith, JRSS B 1990). All signals share it, so one figure 
 together, however they depend on each other.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +68,7 @@ class Episode:
 
     Attributes:
         detected: end of the first window that showed it.
-        compared_with: `hour and weekday`, `weekday`, `hour`, or `all`.
+        compared_with: `hour and weekday`, `weekday`, `hour`, `all`, or `training`.
         is_open: it goes on.
         moved: the signals, the strongest first.
     """
@@ -131,10 +132,30 @@ def _find(signals: list[Signal], history: int, scale: int, false_alarms: float) 
     distance = np.zeros((len(signals), windows))
     for index, signal in enumerate(signals):
         counts = signal.counts[: windows * scale].reshape(windows, scale, -1).sum(axis=1)
-        distance[index], strength[index] = _strength(counts, slots, past, signal)
+        distance[index], strength[index] = measure_windows(counts, slots, past, signal)
+    threshold = find_threshold(strength[:, :past].max(axis=0), false_alarms, past * scale)
+    return episodes_above(threshold, signals, distance, strength, past, scale, compared_with)
+
+
+def episodes_above(
+    threshold: float,
+    signals: Sequence[Signal],
+    distance: Floats,
+    strength: Floats,
+    past: int,
+    scale: int,
+    compared_with: str,
+) -> list[Episode]:
+    """Return the episodes in which a signal is stronger than a threshold, and moved enough.
+
+    Args:
+        distance, strength: of each signal in each window, shape (signals, windows).
+        past: number of windows of the history.
+        scale: hours in a window.
+    """
+    windows = distance.shape[1]
     relevant = np.where(distance >= SMALLEST_EFFECT, strength, 0.0)
     highest = relevant.max(axis=0)
-    threshold = _threshold(strength[:, :past].max(axis=0), false_alarms, past * scale)
     episodes = []
     for first, last in _runs(highest[past:] > threshold):
         part = slice(past + first, past + last + 1)
@@ -172,15 +193,30 @@ def _comparable(past: int, scale: int) -> tuple[npt.NDArray[np.int64], str]:
     return np.zeros(1, np.int64), "all"
 
 
-def _strength(
-    counts: Floats, slots: npt.NDArray[np.int64], past: int, signal: Signal
+def measure_windows(
+    counts: Floats,
+    slots: npt.NDArray[np.int64],
+    past: int,
+    signal: Signal,
+    against: Floats | None = None,
 ) -> tuple[Floats, Floats]:
-    """Return the distance and z of each window."""
+    """Return the distance and z of each window.
+
+    Args:
+        counts: of each window, shape (windows, bins).
+        slots: class of comparable windows of each window.
+        past: number of windows of the history.
+        against: a histogram to compare the windows after the history with, in place of it.
+    """
     totals = np.zeros((int(slots.max()) + 1, counts.shape[1]))
     np.add.at(totals, slots[:past], counts[:past])
     reference = totals[slots]
     reference[:past] -= counts[:past]
     requests = np.maximum(counts.sum(axis=1), 1.0)
+    if against is not None:
+        reference[past:] = against
+        # The reference has an error too: that of as many requests as it was taken of.
+        requests[past:] = 1.0 / (1.0 / requests[past:] + 1.0 / max(against.sum(), 1.0))
     if signal.kind == TRAFFIC:
         members = np.bincount(slots[:past], minlength=len(totals))[slots].astype(np.float64)
         members[:past] -= 1.0
@@ -207,7 +243,7 @@ def _strength(
     return distance, distance**2 / scale
 
 
-def _threshold(highest: Floats, false_alarms: float, hours: int) -> float:
+def find_threshold(highest: Floats, false_alarms: float, hours: int) -> float:
     """Return the level that a month without drift passes in `false_alarms` episodes."""
     peaks = -np.sort(-_peaks(highest))
     count = min(PEAKS, len(peaks) - 1)

@@ -3,9 +3,13 @@
 import getpass
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import By, Json, Why, console, print_json, print_table
 from tailorbird.errors import UsageError
+
+if TYPE_CHECKING:
+    from tailorbird.monitoring.figures import Figures
 
 
 def figures(
@@ -23,7 +27,9 @@ def figures(
 
     The figures are of what people were served, without crawlers. They are computed from the lake,
     and stored by the hour in data/monitoring. Conversion counts purchases that are still to come,
-    by the delays of earlier ones; `estimated` is the part of it that is an estimate.
+    by the delays of earlier ones; `estimated` is the part of it that is an estimate. Rates have
+    95 % intervals. `ctr expected` and `auc expected` are what the model's click probabilities
+    promise, known before the clicks are. They hold if only the people and items changed.
 
     Example:  tailorbird -C shop monitor figures --slot home --by version --since 7d
 
@@ -61,9 +67,12 @@ def figures(
     from tailorbird.events import to_iso
 
     headings = {"latency_ms_p95": "p95 ms", "conversion_estimated_share": "estimated"}
-    names = [headings.get(name, name.removesuffix("_rate").replace("_s", " s")) for name in SHOWN]
+    names = [
+        headings.get(name, name.removesuffix("_rate").replace("_s", " s").replace("_e", " e"))
+        for name in SHOWN
+    ]
     rows = [
-        (to_iso(row.start)[:16], row.group, *(_cell(name, getattr(row, name)) for name in SHOWN))
+        (to_iso(row.start)[:16], row.group, *(_cell(row, name) for name in SHOWN))
         for row in result.rows
     ]
     print_table("", ["start (UTC)", by or "group", *names], rows, right=names)
@@ -148,9 +157,15 @@ def approve(*, why: Why = "", by: By = "") -> None:
     console().print(f"{step} {version}: done")
 
 
-def _cell(name: str, value: float) -> object:
+def _cell(row: "Figures", name: str) -> object:
+    value = getattr(row, name)
     if isinstance(value, float) and math.isnan(value):
         return None
-    if name in ("error_rate", "degraded_rate", "ctr", "conversion", "coverage") or "share" in name:
+    if name in ("error_rate", "degraded_rate", "coverage") or "share" in name:
         return f"{value:.2%}"
-    return value if isinstance(value, int) else f"{value:,.2f}"
+    if not hasattr(row, f"{name}_low"):
+        return value if isinstance(value, int) else f"{value:,.2f}"
+    low, high = getattr(row, f"{name}_low"), getattr(row, f"{name}_high")
+    if name.startswith("auc"):
+        return f"{value:.2f} ({low:.2f} to {high:.2f})"
+    return f"{value:.2%} ({low:.2%} to {high:.2%})"

@@ -182,6 +182,9 @@ def build_log_entry(
         else [],
         values=scores.value.tolist() if scores is not None else [],
         joint_propensities=choice.joint.tolist(),
+        click_probabilities=scores.heads["click"].tolist()
+        if scores is not None and "click" in scores.heads
+        else [],
     )
     return _encode_event(event), record
 

@@ -20,8 +20,8 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.declare.declarations import Derived
 from tailorbird.lake import Lake
 from tailorbird.monitoring.drift import Cause, Episode, Signal, find_episodes, name_cause
-from tailorbird.monitoring.drift.causes import Change
-from tailorbird.monitoring.drift.detect import DAYS_MIN, Floats
+from tailorbird.monitoring.drift.causes import OUTAGE, Change
+from tailorbird.monitoring.drift.detect import DAYS_MIN, OUTAGE_DAYS_MIN, Floats
 from tailorbird.monitoring.drift.sketches import SketchStore
 from tailorbird.monitoring.drift.training import TRAINING, Shift, compare_with_training
 from tailorbird.platform.figure_files import figure_store
@@ -145,13 +145,14 @@ def find_drift(
         pairs, first = store.read_with(now - HISTORY_DAYS * DAY, now, learned.table)
         pairs = learned.comparable(pairs, features)
         signals = [signal for signal, _ in pairs]
-    history = (now - parse_duration(since) - first) // HOUR
-    if not signals or history < DAYS_MIN * 24:
+    hours = len(signals[0].counts) if signals else 0
+    history = _history_hours(hours, parse_duration(since) // HOUR)
+    if history < (OUTAGE_DAYS_MIN if learned is None else DAYS_MIN) * 24:
         raise NotReadyError(
-            f"drift needs {DAYS_MIN} days of history before the last {since}, and there are "
-            f"{max(history, 0) / 24:.1f}",
+            f"drift needs {DAYS_MIN} days of history, and an outage {OUTAGE_DAYS_MIN}; there are "
+            f"{hours / 24:.1f}",
             where=str(folder),
-            fix="wait, or name a shorter time by since",
+            fix="wait",
         )
     rate = project.settings.monitoring.false_alarms
     shifts: dict[str, Shift] = {}
@@ -171,6 +172,8 @@ def find_drift(
     rows = []
     for episode in reversed(episodes):
         cause = _cause(episode, shifts) or name_cause(episode, signals, first, changes)
+        if history < DAYS_MIN * 24 and cause.name != OUTAGE:
+            continue  # so few days do not tell what is usual
         rows.append(
             DriftRow(
                 since=_hour(first, episode.start),
@@ -190,6 +193,13 @@ def find_drift(
     name = f"{TRAINING} of {learned.version}"
     rows = [msgspec.structs.replace(row, compared_with=name) for row in rows]
     return DriftResult(rate, int(history // 24), len(signals), rows, name, ordered)
+
+
+def _history_hours(hours: int, recent: int) -> int:
+    """Return the hours that the last ones are compared with; less are recent on a young site."""
+    if hours > DAYS_MIN * 24:
+        return max(hours - recent, DAYS_MIN * 24)
+    return OUTAGE_DAYS_MIN * 24 if hours > OUTAGE_DAYS_MIN * 24 else 0
 
 
 @dataclass(frozen=True)

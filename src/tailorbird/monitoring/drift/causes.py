@@ -15,6 +15,7 @@ from tailorbird.monitoring.drift.detect import TRAFFIC, Episode, Signal
 SHIFT = 0.1  # change in a share that is evidence
 QUIET, BUSY = 0.2, 1.5  # traffic relative to usual
 BLOCK = 6  # hours
+OUTAGE = "outage upstream"
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def _outage(facts: _Facts) -> Cause | None:
     if ratio > QUIET or not any(one.kind == TRAFFIC for one in facts.episode.moved):
         return None
     evidence = f"events are at {ratio:.0%} of usual: nothing arrives, people have not left"
-    return Cause("outage upstream", evidence, "no-events.md")
+    return Cause(OUTAGE, evidence, "no-events.md")
 
 
 def _lost_field(facts: _Facts) -> Cause | None:

@@ -26,6 +26,8 @@ HOURS_WEEK = 168
 HOURS_MONTH = 730.0
 WEEKS_MIN = 4
 DAYS_MIN = 7
+OUTAGE_DAYS_MIN = 3  # with less than `DAYS_MIN`, the number of requests alone is compared
+OUTLIER = 10.0  # a peak that is so many median excesses high is a drift in the history itself
 GAP = 6  # windows of quiet that end an episode
 PEAKS = 20
 TRAFFIC = "traffic"  # a signal of this kind is compared by its number of requests alone
@@ -88,13 +90,17 @@ def find_episodes(
 
     Args:
         signals: all of the same hours.
-        history: number of hours, from the first, that are taken to be without drift.
+        history: number of hours, from the first, that are taken to be without drift. With less
+            than `DAYS_MIN` days only the number of requests is compared, by the hour.
         false_alarms: episodes a month that chance alone may cause, over all signals.
     """
-    if not signals or history < DAYS_MIN * 24:
+    is_young = history < DAYS_MIN * 24
+    if is_young:
+        signals = [signal for signal in signals if signal.kind == TRAFFIC]
+    if not signals or history < OUTAGE_DAYS_MIN * 24:
         return []
     found: list[Episode] = []
-    for scale in SCALES:
+    for scale in SCALES[:1] if is_young else SCALES:
         found += _find(signals, history, scale, false_alarms / len(SCALES))
     return merge_episodes(found)
 
@@ -250,8 +256,9 @@ def find_threshold(highest: Floats, false_alarms: float, hours: int) -> float:
     if count < 3:
         return float(highest.max(initial=0.0) * 2.0 + 1.0)
     base, excess = peaks[count], peaks[:count] - peaks[count]
+    excess = excess[excess <= OUTLIER * np.median(excess)]
     expected = false_alarms * hours / HOURS_MONTH
-    return float(base + excess.mean() * np.log(count / expected))
+    return float(base + excess.mean() * np.log(len(excess) / expected))
 
 
 def _peaks(highest: Floats) -> Floats:

@@ -81,7 +81,7 @@ class SketchStore:
             events = self._lake.events((*EVENTS, "ts"), *span)
             answers = self._lake.answers((*RESPONSES, "ts"), *span) if has_answers else None
             for hour in hours:
-                rows = _event_rows(_within(events, hour))
+                rows = sketch_events(_within(events, hour))
                 if answers is not None:
                     rows += self._response_rows(_within(answers, hour))
                 self._files.write(hour, to_table(rows))
@@ -119,7 +119,7 @@ class SketchStore:
         )
         return [
             (replace(signal, counts=signal.counts[:-1]), signal.counts[-1])
-            for signal in _signals(pa.concat_tables(parts), count + 1)
+            for signal in signals_of(pa.concat_tables(parts), count + 1)
         ], first
 
     def _response_rows(self, answers: pa.Table) -> list[Row]:
@@ -167,7 +167,7 @@ def _category(name: str, kind: str, column: pa.ChunkedArray) -> list[Row]:
     ]
 
 
-def _event_rows(events: pa.Table) -> list[Row]:
+def sketch_events(events: pa.Table) -> list[Row]:
     """Return what was reported: types, missing fields by type, bots, and their number."""
     reported = events.filter(pc.is_in(events["type"], pa.array(_REPORTED)))
     rows: list[Row] = []
@@ -213,7 +213,7 @@ def _first_items(column: pa.ChunkedArray, width: int) -> npt.NDArray:
     return flat[starts[:, None] + np.arange(width)]
 
 
-def _signals(table: pa.Table, hours: int) -> list[Signal]:
+def signals_of(table: pa.Table, hours: int) -> list[Signal]:
     signals = []
     order = pc.sort_indices(table, [("name", "ascending")])
     table = table.take(order)

@@ -6,6 +6,7 @@
                         constraints.txt
     .peers/serving/     what `benchmarks.serving` is compared with, which needs another numpy:
                         serving.txt
+    .peers/monitoring/  what `benchmarks.quality.monitoring` is compared with: monitoring.txt
 
 A peer that does not install is left out; the reason is kept in the folder, so that the page of
 results can state it.
@@ -21,7 +22,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 FOLDER = HERE.parents[1] / ".peers"
 FAILED = "failed.json"
-SERVING = "serving"
+SERVING, MONITORING = "serving", "monitoring"
 
 
 def main() -> None:
@@ -31,7 +32,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     folder: Path = parser.parse_args().folder
     make_environment(folder, requirements(), ["-c", str(HERE / "constraints.txt")])
-    make_environment(folder / SERVING, requirements(f"{SERVING}.txt"))
+    for name in (SERVING, MONITORING):
+        make_environment(folder / name, requirements(f"{name}.txt"))
 
 
 def make_environment(

@@ -256,7 +256,8 @@ def find_threshold(highest: Floats, false_alarms: float, hours: int) -> float:
     if count < 3:
         return float(highest.max(initial=0.0) * 2.0 + 1.0)
     base, excess = peaks[count], peaks[:count] - peaks[count]
-    excess = excess[excess <= OUTLIER * np.median(excess)]
+    if (limit := OUTLIER * float(np.median(excess))) > 0:
+        excess = excess[excess <= limit]
     expected = false_alarms * hours / HOURS_MONTH
     return float(base + excess.mean() * np.log(len(excess) / expected))
 

@@ -22,7 +22,9 @@ def draw(rng, means, count):
     grid = np.linspace(-3, 3, 13)
     density = np.exp(-0.5 * (grid - np.asarray(means)[:, None]) ** 2)
     probability = density / density.sum(axis=1, keepdims=True)
-    return np.column_stack([np.zeros(len(means)), rng.multinomial(count, probability)]).astype(float)
+    return np.column_stack([np.zeros(len(means)), rng.multinomial(count, probability)]).astype(
+        float
+    )
 
 
 def test_episodes_say_what_moved_since_the_training_and_what_was_apart_from_the_start():

@@ -142,7 +142,7 @@ def find_drift(
         signals, first = store.read(now - HISTORY_DAYS * DAY, now)
         pairs = []
     else:
-        pairs, first = store.read_with(now - HISTORY_DAYS * DAY, now, learned.table)
+        pairs, first = store.read_with(now - HISTORY_DAYS * DAY, now, learned.table, learned.slot)
         pairs = learned.comparable(pairs, features)
         signals = [signal for signal, _ in pairs]
     hours = len(signals[0].counts) if signals else 0
@@ -240,7 +240,6 @@ class _Training:
             (signal, training)
             for signal, training in pairs
             if training.sum() > 0
-            and signal.kind in ("score", "feature")
             and (self.is_logged or signal.kind == "score" or signal.name in of_people)
         ]
 

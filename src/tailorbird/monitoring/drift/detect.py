@@ -229,6 +229,7 @@ def measure_windows(
         usual = reference.sum(axis=1) / np.maximum(members, 1.0)
         distance = TRAFFIC_SCALE * np.abs(np.log((counts.sum(axis=1) + 1.0) / (usual + 1.0)))
         requests = np.maximum(usual, 1.0)
+        is_counted = np.ones(len(counts), bool)
     else:
         distance = distances(counts, reference, is_category=signal.is_category)
         is_counted = (counts.sum(axis=1) > 0) & (reference.sum(axis=1) > 0)
@@ -236,16 +237,17 @@ def measure_windows(
     squared = distance[:past] ** 2
     design = np.column_stack([np.ones(past), 1.0 / requests[:past]])
     # Robust against drift in the history: the largest values are taken out before the second fit.
-    keep = np.ones(past, bool)
-    scale = np.full(len(counts), max(float(squared.mean()), 1e-12))
-    for _ in range(2):
+    keep = is_counted[:past]
+    scale = np.full(len(counts), max(float(squared[keep].mean()) if keep.any() else 0.0, 1e-12))
+    for _ in range(2 if keep.any() else 0):
         fitted = np.linalg.lstsq(design[keep], squared[keep], rcond=None)[0]
         a, b = max(float(fitted[0]), 0.0), max(float(fitted[1]), 0.0)
         if a + b <= 0:
             break
         scale = np.maximum(a + b / requests, 1e-12)
         ratio = squared / scale[:past]
-        keep = ratio < 5.0 * np.median(ratio[ratio > 0]) if (ratio > 0).any() else keep
+        if (ratio > 0).any():
+            keep = is_counted[:past] & (ratio < 5.0 * np.median(ratio[ratio > 0]))
     return distance, distance**2 / scale
 
 

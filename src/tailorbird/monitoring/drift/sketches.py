@@ -7,7 +7,7 @@ pays nothing for them, and a killed server loses none. `training.sketches` has t
 computed once, `SETTLE_US` after its end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,9 @@ from tailorbird.monitoring.hour_files import HourFiles
 from tailorbird.training.sketches import MISSING, Row, count_categories, count_numbers, to_table
 
 SETTLE_US = 10 * MINUTE
+OF_SLOTS = ("feature", "score")  # kinds that are counted by slot
 RESPONSES = (
+    "slot",
     "schema_hash",
     "numeric",
     "categorical",
@@ -81,10 +83,10 @@ class SketchStore:
             events = self._lake.events((*EVENTS, "ts"), *span)
             answers = self._lake.answers((*RESPONSES, "ts"), *span) if has_answers else None
             for hour in hours:
-                rows = sketch_events(_within(events, hour))
+                tables = [_with_slot(sketch_events(_within(events, hour)), "")]
                 if answers is not None:
-                    rows += self._response_rows(_within(answers, hour))
-                self._files.write(hour, to_table(rows))
+                    tables += self._response_tables(_within(answers, hour))
+                self._files.write(hour, pa.concat_tables(tables))
         return len(missing)
 
     def read(self, since: int, until: int) -> tuple[list[Signal], int]:
@@ -92,60 +94,91 @@ class SketchStore:
 
         Hours before the first event are left out; the first hour is `until` without any.
         """
-        pairs, first = self.read_with(since, until, to_table([]))
+        tables = self._files.read(since, until // HOUR * HOUR)
+        pairs, first = _read(tables, to_table([]), until)
         return [signal for signal, _ in pairs], first
 
     def read_with(
-        self, since: int, until: int, training: pa.Table
+        self, since: int, until: int, training: pa.Table, slot: str
     ) -> tuple[list[tuple[Signal, Floats]], int]:
-        """Return as `read`, and with each signal its histogram in the training, by the same bins.
+        """Return features and scores of a slot, each with its histogram in the training.
+
+        Both have the same bins. The first hour is that of the slot's first response.
 
         Args:
             training: as `training.sketches` writes it.
         """
-        tables = self._files.read(since, until // HOUR * HOUR)
-        used = [hour for hour, table in tables.items() if table.num_rows]
-        if not used:
-            return [], until
-        first, last = min(used), max(tables)
-        count = (last - first) // HOUR + 1
-        parts = [
-            table.append_column("hour", pa.array(np.full(table.num_rows, (hour - first) // HOUR)))
-            for hour, table in tables.items()
-            if hour >= first and table.num_rows
-        ]
-        parts.append(
-            training.append_column("hour", pa.array(np.full(training.num_rows, count, np.int64)))
-        )
-        return [
-            (replace(signal, counts=signal.counts[:-1]), signal.counts[-1])
-            for signal in signals_of(pa.concat_tables(parts), count + 1)
-        ], first
+        is_of_slot = pc.field("kind").isin(OF_SLOTS) & (pc.field("slot") == slot)
+        tables = {
+            hour: table.filter(is_of_slot)
+            for hour, table in self._files.read(since, until // HOUR * HOUR).items()
+        }
+        return _read(tables, training.filter(pc.field("kind").isin(OF_SLOTS)), until)
 
-    def _response_rows(self, answers: pa.Table) -> list[Row]:
+    def _response_tables(self, answers: pa.Table) -> list[pa.Table]:
         if not answers.num_rows:
             return []
-        rows: list[Row] = [("responses", TRAFFIC, False, "all", float(answers.num_rows))]
-        rows += _category("device", "device", answers["device"])
-        rows += _category("country", "country", answers["country"])
-        rows += _category("model", "model", answers["model"])
-        latency = answers["latency_us"].cast(pa.float64()).fill_null(0.0).to_numpy()
-        rows += _number("latency", "latency", latency[latency > 0])
-        rows += _category(
-            "degraded",
-            "degraded",
-            pa.chunked_array(
-                [pa.array([(each or ["nothing"])[0] for each in answers["degraded"].to_pylist()])]
-            ),
-        )
+        tables = [_with_slot(_response_rows(answers), "")]
+        for slot in pc.unique(answers["slot"]).to_pylist():
+            own = answers.filter(pc.equal(answers["slot"], slot))
+            tables.append(_with_slot(self._slot_rows(own), slot))
+        return tables
+
+    def _slot_rows(self, answers: pa.Table) -> list[Row]:
+        """Return the features and the score of the first item of each response."""
         first_scores = pc.list_flatten(pc.list_slice(answers["scores"].combine_chunks(), 0, 1))
-        rows += _number("score", "score", first_scores.to_numpy(zero_copy_only=False))
-        rows += _sources(answers)
+        rows = _number("score", "score", first_scores.to_numpy(zero_copy_only=False))
         own = answers.filter(pc.equal(answers["schema_hash"], self._schema_hash))
         numbers = _first_items(own["numeric"], len(self._numeric))
         rows += count_numbers("feature", self._numeric, numbers)
         hashes = _first_items(own["categorical"], len(self._categorical)).view(np.uint64)
         return rows + count_categories("feature", self._categorical, hashes)
+
+
+def _read(
+    tables: Mapping[int, pa.Table], training: pa.Table, until: int
+) -> tuple[list[tuple[Signal, Floats]], int]:
+    """Return each signal with its histogram in the training, and the first hour."""
+    used = {hour: table for hour, table in tables.items() if table.num_rows}
+    if not used:
+        return [], until
+    first = min(used)
+    count = (max(tables) - first) // HOUR + 1
+    parts = [_with_hour(table, (hour - first) // HOUR) for hour, table in used.items()]
+    # The training is one more hour, so that it has the same bins.
+    learned = training.append_column("slot", pa.nulls(training.num_rows, pa.string()))
+    parts.append(_with_hour(learned, count))
+    return [
+        (replace(signal, counts=signal.counts[:-1]), signal.counts[-1])
+        for signal in signals_of(pa.concat_tables(parts), count + 1)
+    ], first
+
+
+def _with_hour(table: pa.Table, hour: int) -> pa.Table:
+    return table.append_column("hour", pa.array(np.full(table.num_rows, hour, np.int64)))
+
+
+def _with_slot(rows: list[Row], slot: str) -> pa.Table:
+    table = to_table(rows)
+    return table.append_column("slot", pa.array([slot] * table.num_rows, pa.string()))
+
+
+def _response_rows(answers: pa.Table) -> list[Row]:
+    """Return what was served in all slots: traffic, devices, models, latency, sources."""
+    rows: list[Row] = [("responses", TRAFFIC, False, "all", float(answers.num_rows))]
+    rows += _category("device", "device", answers["device"])
+    rows += _category("country", "country", answers["country"])
+    rows += _category("model", "model", answers["model"])
+    latency = answers["latency_us"].cast(pa.float64()).fill_null(0.0).to_numpy()
+    rows += _number("latency", "latency", latency[latency > 0])
+    rows += _category(
+        "degraded",
+        "degraded",
+        pa.chunked_array(
+            [pa.array([(each or ["nothing"])[0] for each in answers["degraded"].to_pylist()])]
+        ),
+    )
+    return rows + _sources(answers)
 
 
 def _within(table: pa.Table, hour: int) -> pa.Table:

@@ -201,6 +201,7 @@ def prepare_inputs(
     """
     weight_note = ""
     sketch = FeatureSketch(features.numeric, features.categorical)
+    label_histograms = label_rows(parts.train)  # before clicks are weighted
     if settings.position == "weights":
         parts, weight_note = _weight_clicks(parts, item_heads(objective)[0])
     position = position and settings.position == "column"
@@ -245,7 +246,7 @@ def prepare_inputs(
         label_window,
         training_rows.files,
     )
-    sketches = (*sketch.rows(), *label_rows(parts.train))
+    sketches = (*sketch.rows(), *label_histograms)
     return PreparedInputs(inputs, selection.leaks, tuple(notes), sketches)
 
 

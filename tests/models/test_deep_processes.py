@@ -93,6 +93,7 @@ linux = pytest.mark.skipif(
 )
 
 
+@pytest.mark.nightly
 @linux
 @pytest.mark.parametrize("moment", ["while they load", "while they train"])
 def test_orphaned_members_exit_and_the_next_run_ends_in_the_same_bits(

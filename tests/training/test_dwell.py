@@ -316,6 +316,7 @@ def test_amount_trees_next_to_a_net_use_rows_that_fit_into_memory(shop, monkeypa
     assert bundle_of(shop, "files", alone.version).heads == ("dwell_s",)
 
 
+@pytest.mark.nightly
 def test_amount_trees_next_to_a_net_ignore_net_columns(shop):
     pytest.importorskip("torch", reason="needs the extra deep")
     settings = replace(

@@ -137,6 +137,7 @@ def test_progress_reports_what_is_fitted(report: ValidationReport, stages):
     assert stages["mlp"] == stages["mlp, unseen people"] == (1, 1)
 
 
+@pytest.mark.nightly
 def test_the_same_seed_gives_the_same_and_another_one_another(shop):
     pytest.importorskip("torch", reason="needs the extra deep")
     one, same = alone(shop), alone(shop)
@@ -227,6 +228,7 @@ def project(tmp_path_factory):
 WORDS = ("validate", "--quick", "--splits", 1, "--no-variants", "--as-of", "latest")
 
 
+@pytest.mark.nightly
 def test_the_command_validates_what_train_would_train(project):
     pytest.importorskip("torch", reason="needs the extra deep")
     write_tuned(

@@ -177,6 +177,7 @@ def test_a_finished_study_continues_with_more_and_restarts_otherwise(shop, tmp_p
         tuned(shop, tmp_path, replace(few, splits=3), is_extended=True)
 
 
+@pytest.mark.nightly
 def test_random_and_halving_and_several_processes(shop, tmp_path):
     settings = replace(SETTINGS, sampler="random", pruner="halving", workers=2, trials=5, seeds=1)
     report = tuned(shop, tmp_path, settings)

@@ -75,7 +75,7 @@ def measure(share: float) -> dict[str, Any]:
     return {
         "false_alarms": quiet,
         "delay": runs.detection_delays(count(20), thresholds),
-        "incidents": diagnose_incidents(count(20)),
+        "incidents": diagnose_incidents(20),
         "label_free": label_free(count(100)),
         "globo": replay_clicks(folder / "clicks.parquet") if folder else None,
         "rollback": runs.rollback_times(count(50), 7_200),

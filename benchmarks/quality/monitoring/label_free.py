@@ -95,9 +95,11 @@ def peer_error(drawn: list[Shifted], truths: list[float]) -> dict[str, Any]:
         return {"value": None, "n": 0, "cause": causes["nannyml"]}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.npz"
-        names = ("reference_p", "reference_y", "p")
         np.savez(
-            path, **{name: np.stack([getattr(each, name) for each in drawn]) for name in names}
+            path,
+            reference_p=np.stack([each.reference_p for each in drawn]),
+            reference_y=np.stack([each.reference_y for each in drawn]),
+            p=np.stack([each.p for each in drawn]),
         )
         process = subprocess.run(
             [str(python), str(SCRIPT), str(path)], capture_output=True, text=True

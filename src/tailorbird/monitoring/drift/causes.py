@@ -19,6 +19,8 @@ SHORT_BLOCK = 2  # hours, for an outage
 COUNT_MIN = 200.0  # requests or events in a block whose shares are compared
 USUAL_MIN = 30.0  # usual number of events in a block that can show an outage
 OUTAGE = "outage upstream"
+SHORT_HISTORY = ("hour", "all")  # of `Episode.compared_with`
+NO_WEEKDAYS = "the history has no four weeks yet, so weekdays are not told apart"
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,11 @@ def _slow_store(facts: _Facts) -> Cause | None:
 
 
 def _model_change(facts: _Facts) -> Cause | None:
-    start = facts.first_hour + facts.episode.start * HOUR
+    start, detected = (
+        facts.first_hour + hour * HOUR for hour in (facts.episode.start, facts.episode.detected)
+    )
     kinds = {one.kind for one in facts.episode.moved}
-    near = [one for one in facts.changes if start - 26 * HOUR <= one.at <= start + 2 * HOUR]
+    near = [one for one in facts.changes if start - 26 * HOUR <= one.at <= detected]
     if near and kinds & {"score", "model", "source"}:
         return Cause("model change", near[-1].what, "model-change.md")
     return None
@@ -203,10 +207,16 @@ def _promotion(facts: _Facts) -> Cause | None:
     return None
 
 
+def _weekend(facts: _Facts) -> Cause | None:
+    day = (facts.first_hour // HOUR + facts.episode.start) // 24
+    if facts.episode.compared_with in SHORT_HISTORY and (day + 3) % 7 >= 5:  # 1970 began Thursday
+        return Cause("seasonality", f"it is a weekend, and {NO_WEEKDAYS}", "drift.md")
+    return None
+
+
 def _season(facts: _Facts) -> Cause | None:
-    if facts.episode.compared_with in ("hour", "all") and len(facts.episode.moved) > 1:
-        evidence = "the history has no four weeks yet, so weekdays are not told apart"
-        return Cause("seasonality", evidence, "drift.md")
+    if facts.episode.compared_with in SHORT_HISTORY and len(facts.episode.moved) > 1:
+        return Cause("seasonality", NO_WEEKDAYS, "drift.md")
     return None
 
 
@@ -218,6 +228,7 @@ _RULES: tuple[Callable[[_Facts], Cause | None], ...] = (
     _model_change,
     _catalogue,
     _stale_source,
+    _weekend,
     _device,
     _promotion,
     _season,

@@ -190,11 +190,9 @@ class Builder:
             **_served(answers, logged),
             **_followed(outcomes, row_of, len(rows), rule, answers),
             **_dwell(events, answers),
+            **(scored := _scored(outcomes, row_of, logged)).sums(len(rows)),
         }
         delays = measures.pop("delays")
-        scored = _scored(outcomes, row_of, logged)
-        measures["predicted_clicks"] = np.bincount(scored.row, scored.probability, len(rows))
-        measures["scored_clicks"] = np.bincount(scored.row, scored.is_clicked, len(rows))
         score_codes, score_counts = scored.codes_by_cell(cell, count)
         served_items, measures["novelty"] = self._items(answers, cell, count)
         sums = {name: np.bincount(cell, measures[name], count) for name in SUMS}

@@ -46,6 +46,16 @@ class Scored:
     probability: Floats
     is_clicked: npt.NDArray[np.bool_]
 
+    def sums(self, responses: int) -> dict[str, Floats]:
+        """Return the expected clicks and the clicks of each response."""
+        return {
+            name: np.bincount(self.row, values, responses).astype(np.float64)
+            for name, values in (
+                ("predicted_clicks", self.probability),
+                ("scored_clicks", self.is_clicked),
+            )
+        }
+
     def codes_by_cell(self, cell: Ints, count: int) -> tuple[pa.Array, pa.Array]:
         """Return the codes in each cell, and how often each occurs.
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from tailorbird.cli.output import By, Json, Why, console, print_json, print_table
 from tailorbird.errors import UsageError
 
+SHIFTS_SHOWN = 5
+
 if TYPE_CHECKING:
     from tailorbird.monitoring.figures import Figures
 
@@ -139,6 +141,13 @@ def drift(
         for row in result.rows
     ]
     print_table(result.header, ["since", "until", "likely cause", "evidence", "runbook"], rows)
+    if result.shifts:
+        shifts = [
+            (name, shift.now, None if math.isnan(shift.then) else shift.then, shift.is_skew)
+            for name, shift in list(result.shifts.items())[:SHIFTS_SHOWN]
+        ]
+        headings = ["signal", "distance now", "in the time of the training", "skew"]
+        print_table("Furthest from the training", headings, shifts, right=headings[1:3])
 
 
 def approve(*, why: Why = "", by: By = "") -> None:

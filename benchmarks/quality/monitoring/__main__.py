@@ -96,7 +96,7 @@ def table(results: dict[str, Any]) -> str:
             figure = figure[part]
         value, low, high = (figure.get(name) for name in ("value", "low", "high"))
         interval = f"{low:.3g} to {high:.3g}" if low is not None and high is not None else ""
-        shown = f"{value:.3g}" if value is not None else "not detected"
+        shown = f"{value:.3g}" if value is not None else figure.get("cause", "not detected")
         lines.append(f"| {text} | {shown} | {interval} | {figure['n']} | {target} |")
     lines += ["", *_delay_table(results["delay"])]
     if results["globo"]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tailorbird
-from tailorbird.config.project import load_experiments
+from tailorbird.config.declarations import load_experiments
 from tailorbird.errors import DeclarationError, NotReadyError, UsageError
 from tailorbird.events import SimulatedClock
 from tailorbird.experiments import Enrolment, Experiment, Metric

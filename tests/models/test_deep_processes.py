@@ -21,8 +21,8 @@ from tests.support.programs.train_in_processes import RUN
 
 from tailorbird.errors import LockedError
 from tailorbird.models.deep import parallel
-from tailorbird.models.deep.batches import write_parts
 from tailorbird.models.deep.checkpoint import FILE
+from tailorbird.models.deep.rows import write_parts
 
 pytestmark = pytest.mark.slow
 

@@ -21,8 +21,8 @@ import apsw
 from tailorbird.backup.manifest import LogSpan
 from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.events.suppression import MARK
+from tailorbird.lake.delta.commits import commit_path
 from tailorbird.lake.delta.recovery import ledger_is_lost
-from tailorbird.lake.delta.table import commit_path
 from tailorbird.lake.delta.versions import TableVersion, version_at
 from tailorbird.lake.files import swap
 from tailorbird.lake.files.append_only import open_tail
@@ -147,6 +147,7 @@ class OpenLog:
         copy = apsw.Connection(str(target))
         try:
             with sqlite.errors(self.path):
+                copy.execute("PRAGMA synchronous = 0")  # A power cut ends the backup anyway.
                 backup = copy.backup("main", self.connection, "main")
                 try:
                     self._copy_pages(backup, progress)

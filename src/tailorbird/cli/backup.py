@@ -23,6 +23,9 @@ def backup(uri: str, /, *, keep: int = 0, json: Json = False) -> None:
     keep:
         delete all but the newest backups, this many; 0 keeps all
     """
+    from tailorbird.backup.pace import lower_priority
+
+    lower_priority()
     from tailorbird.config import find_project
     from tailorbird.platform.project import Project
 
@@ -53,7 +56,7 @@ def restore(uri: str, folder: Path, /, *, at: str = "", json: Json = False) -> N
     at:
         restore the newest backup of this time or earlier; by default the newest of all
     """
-    from tailorbird.platform.project import restore as run_restore
+    from tailorbird.platform.create import restore as run_restore
 
     with progress_bars(quiet=json) as progress:
         report = run_restore(uri, folder, at=at, progress=progress)

@@ -49,10 +49,16 @@ _GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "config": ("Settings and their sources.", {"show": "config"}),
     "run": (
         "Run a single role; `up` runs all of them.",
-        dict.fromkeys(
-            ("serve", "router", "worker", "shuffle", "candidates", "score", "lake", "trainer"),
-            "roles.run",
-        ),
+        {
+            "serve": "roles.serve",
+            "router": "roles.router",
+            "worker": "roles.worker",
+            "shuffle": "roles.shuffle",
+            "candidates": "roles.candidates",
+            "score": "roles.score",
+            "lake": "roles.lake",
+            "trainer": "roles.trainer",
+        },
     ),
     "features": (
         "Show, rank, verify and change features.",
@@ -80,6 +86,7 @@ _GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             "canary": "models.rollout",
             "promote": "models.commands",
             "rollback": "models.commands",
+            "prune": "models.commands",
         },
     ),
     "formula": (
@@ -91,7 +98,7 @@ _GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "checks": ("Daily data quality checks.", {"run": "checks"}),
     "monitor": (
         "Live figures of slots and versions, and what was decided.",
-        {"status": "monitor", "figures": "monitor", "approve": "monitor", "drift": "monitor"},
+        dict.fromkeys(("status", "figures", "approve", "drift", "notify", "silence"), "monitor"),
     ),
     "experiment": (
         "Plan, run and report on experiments.",

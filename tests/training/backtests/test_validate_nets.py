@@ -12,7 +12,8 @@ from tailorbird.models.deep import fitting
 from tailorbird.models.deep.layout import Bag, History, Layout
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.training.backtests.page import write_validation
-from tailorbird.training.backtests.run import NAME, ValidateSettings, ValidationReport, validate
+from tailorbird.training.backtests.report import ValidationReport
+from tailorbird.training.backtests.run import NAME, ValidateSettings, validate
 from tailorbird.training.backtests.variants import (
     BOOSTED,
     ITEM_ID_COLUMNS,

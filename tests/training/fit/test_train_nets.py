@@ -17,7 +17,7 @@ from tailorbird.events import DAY, HOUR, MINUTE, SimulatedClock, SystemClock
 from tailorbird.models.deep import fitting
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
-from tailorbird.training.fit import fit
+from tailorbird.training.fit import inputs
 from tailorbird.training.fit.incremental import open_working_folder
 from tailorbird.training.fit.resume import exclusive
 from tailorbird.training.pipeline import train
@@ -81,7 +81,7 @@ print('torch' in sys.modules)"""
 
 def test_rows_in_files_end_in_the_bits_of_rows_in_memory(shop, tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="needs the extra deep")
-    monkeypatch.setattr(fit, "ROWS_AT_ONCE", 2_000)
+    monkeypatch.setattr(inputs, "ROWS_AT_ONCE", 2_000)
     settings = {"architecture": "shared", "requests": 600, "test_requests": 600}
     made = {}
     for name, most in (("memory", TrainSettings.rows_in_memory), ("files", 1_000)):
@@ -300,7 +300,7 @@ def test_a_net_continues_its_own_weights_despite_other_trainings(shop, tmp_path)
 def test_a_head_that_is_now_too_rare_causes_a_reported_fresh_start(shop, tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="needs the extra deep")
     first = incremental(shop, tmp_path, SimulatedClock(shop.clock.now() - DAY))
-    monkeypatch.setattr("tailorbird.training.fit.fit.POSITIVES_MIN", 120)
+    monkeypatch.setattr("tailorbird.training.fit.inputs.POSITIVES_MIN", 120)
     report = incremental(shop, tmp_path, shop.clock)
     (rare,) = set(first.heads) - set(report.heads)
     (message,) = (

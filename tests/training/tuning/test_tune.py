@@ -28,7 +28,8 @@ from tailorbird.training.tuning.architectures import gbdt_defaults, select_archi
 from tailorbird.training.tuning.choose import select_finalists
 from tailorbird.training.tuning.fits import FitResult, FitSpec
 from tailorbird.training.tuning.page import write_tuning
-from tailorbird.training.tuning.run import TuneReport, TuneSettings, tune
+from tailorbird.training.tuning.run import TuneReport, tune
+from tailorbird.training.tuning.settings import TuneSettings
 from tailorbird.training.tuning.space import SearchSpace, override_spaces
 from tailorbird.training.tuning.study import Budget, Search, open_journal
 from tailorbird.training.tuning.tuned import apply_tuned, build_tuned, write_tuned

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tailorbird.cli.output import Json, console, print_json, print_table
 
 if TYPE_CHECKING:
+    from tailorbird.experiments.interleaving import InterleavingReport
     from tailorbird.experiments.trial import TrialReport
 
 _PAGE_TEMPLATE = """<!doctype html>
@@ -30,13 +31,18 @@ svg {{ max-width: 100%; height: auto }}
 
 
 def report(
-    slot: str = "", *, since: str = "", html: Path | None = None, json: Json = False
+    slot: str = "",
+    *,
+    since: str = "",
+    html: Path | None = None,
+    notebook: Path | None = None,
+    json: Json = False,
 ) -> None:
     """Report on an experiment: verdict and risk, boundary, guardrails, checks, segments.
 
     Of a permanent split of slots.py: arms, click rates and uplift.
 
-    Example:  tailorbird -C shop experiment report home-model
+    Example:  tailorbird -C shop experiment report home-model --notebook report.ipynb
 
     Example:  tailorbird -C shop experiment report home
 
@@ -50,23 +56,42 @@ def report(
         length of the most recent period of a slot's split to report on, such as 14d
     html:
         also write an HTML page with a chart to this file
+    notebook:
+        also write a notebook that computes the report again, of a started experiment
     """
     import dataclasses
 
     from tailorbird.config import open_project
+    from tailorbird.errors import UsageError
+    from tailorbird.experiments.interleaving import InterleavingReport
     from tailorbird.experiments.trial import TrialReport
     from tailorbird.platform.experiments import report_experiment
 
     project = open_project()
     result = report_experiment(project, slot, since=since)
     if isinstance(result, TrialReport):
+        if notebook is not None:
+            from tailorbird.experiments.views.notebook import report_notebook
+
+            notebook.write_text(report_notebook(result, project.root))
         _print_trial(result, project.settings.project.name, html=html, json=json)
         return
+    if isinstance(result, InterleavingReport):
+        if html is not None:
+            raise UsageError("an interleaved experiment has no page", where="--html", fix="--json")
+        _print_interleaving(result, json=json)
+        return
+    if notebook is not None:
+        raise UsageError(
+            "a notebook is of a started experiment",
+            where="--notebook",
+            fix="leave it out, or name one that tailorbird experiment list shows",
+        )
     if html is not None:
         from tailorbird.experiments.drawing import report_html
 
         title = f"{project.settings.project.name}: {result.experiment}"
-        _write_page(html, title, report_html(result))
+        write_page(html, title, report_html(result))
     if json:
         print_json(dataclasses.asdict(result))
         return
@@ -109,16 +134,17 @@ def report(
 
 
 def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json: bool) -> None:
-    from tailorbird.experiments.trial_page import format_uplift, trial_html
+    from tailorbird.events import to_iso
+    from tailorbird.experiments.trial_page import find_crossing, format_uplift, trial_html
 
     if html is not None:
-        _write_page(html, f"{project}: {result.experiment}", trial_html(result))
+        write_page(html, f"{project}: {result.experiment}", trial_html(result))
     if json:
         print_json(result.to_dict())
         return
     out = console()
-    out.print(f"{result.verdict}", style="bold")
-    out.print(f"{result.risk}\n{result.advice}\n")
+    out.print(result.summary, style="bold")
+    out.print(f"{result.advice}\n")
     print_table(
         "",
         ["arm", "units", "value"],
@@ -139,6 +165,7 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
     ]
     print_table("", ["metric", "arm", "uplift", "interval", "CUPED leaves", "kind"], rows)
     for arm, stages in result.stages.items():
+        crossing = find_crossing(result, arm)
         rows = [
             (
                 number,
@@ -147,7 +174,7 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
                 format_uplift(each.uplift),
                 f"{each.z:+.2f}",
                 f"{each.bound:.2f}",
-                "crossed" if abs(each.z) >= each.bound else "",
+                "crossed" if number - 1 == crossing else "",
             )
             for number, each in enumerate(stages, 1)
         ]
@@ -167,13 +194,62 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
         ]
         title = f"{segment.arm} by {segment.column}"
         print_table(title, ["segment", "units", "uplift, shrunk", "interval"], rows)
+    for view in result.views:
+        rows = [
+            (
+                each.name,
+                f"{each.units:,}",
+                format_uplift(each.uplift),
+                f"{format_uplift(each.low)} to {format_uplift(each.high)}",
+            )
+            for each in view.rows
+        ]
+        print_table(view.arm, [view.by, "units", "uplift", "interval"], rows)
+    rows = [(to_iso(each.at)[:16], each.kind, each.what) for each in result.timeline]
+    if rows:
+        print_table("what else changed", ["time", "kind", "what"], rows)
     for note in result.notes:
         out.print(note)
     if html is not None:
         out.print(f"Page: {html}")
 
 
-def _write_page(path: Path, title: str, body: str) -> None:
+def _print_interleaving(result: "InterleavingReport", *, json: bool) -> None:
+    if json:
+        print_json(result.to_dict())
+        return
+    out = console()
+    out.print(result.verdict, style="bold")
+    out.print(f"{result.advice}\n")
+    rows = [
+        (
+            each.event,
+            f"{each.control:,}",
+            f"{each.treatment:,}",
+            f"{each.losses:,} : {each.wins:,} of {each.units:,}",
+            _percent(each.share),
+            f"{_percent(each.low)} to {_percent(each.high)}",
+            f"{each.p:.3g}",
+        )
+        for each in result.preferences
+        if each.units
+    ]
+    columns = ["credit", result.control, result.treatment, "units prefer", "share", "interval", "p"]
+    print_table(f"{result.responses:,} responses", columns, rows, right=columns[1:])
+    positions = [
+        (each.position, f"{each.control:,}", f"{each.treatment:,}", f"{each.p:.3g}")
+        for each in result.positions
+    ]
+    columns = ["position", result.control, result.treatment, "p"]
+    print_table("items picked", columns, positions, right=columns)
+    checks = [(each.name, "ok" if each.passed else "FAILED", each.reason) for each in result.checks]
+    print_table("", ["check", "result", "reason"], checks)
+    for note in result.notes:
+        out.print(note)
+
+
+def write_page(path: Path, title: str, body: str) -> None:
+    """Write a section of HTML as a page of its own."""
     path.write_text(_PAGE_TEMPLATE.format(title=escape(title), body=body))
 
 

@@ -19,7 +19,7 @@ from tailorbird.monitoring.figures.report import (
 )
 from tailorbird.monitoring.figures.store import HISTORY_DAYS
 from tailorbird.monitoring.status import Status, build_status
-from tailorbird.platform.drift import RECENT, DriftResult, find_drift, read_open_episodes
+from tailorbird.platform.drift import HISTORY, RECENT, DriftResult, find_drift, read_open_episodes
 from tailorbird.platform.figure_files import figure_store
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.moment import clock_as_of
@@ -36,6 +36,9 @@ SHOWN = (
     "error_rate",
     "degraded_rate",
     "ctr",
+    "ctr_expected",
+    "auc",
+    "auc_expected",
     "conversion",
     "conversion_estimated_share",
     "revenue",
@@ -44,6 +47,7 @@ SHOWN = (
     "novelty",
     "calibration",
 )
+ENDS = ("low", "high")  # of the interval of a figure
 DELAY_DAYS = 28  # of conversions whose delays are learned
 FIGURES_S = 60.0  # between computations of the figures
 log = logging.getLogger(__name__)
@@ -80,7 +84,7 @@ class FiguresResult:
         }
 
     def plot(self, metric: str = "ctr") -> "Plot":
-        """Draw one figure over time, a line for each group."""
+        """Draw one figure over time, a line for each group, with its 95 % interval."""
         from matplotlib.figure import Figure
 
         if metric not in METRICS:
@@ -92,7 +96,12 @@ class FiguresResult:
         for group in sorted({row.group for row in self.rows}):
             own = [row for row in self.rows if row.group == group]
             hours = [(row.start - self.since) / 3.6e9 for row in own]
-            axes.plot(hours, [getattr(row, metric) for row in own], marker="o", label=group)
+            (line,) = axes.plot(
+                hours, [getattr(row, metric) for row in own], marker="o", label=group
+            )
+            if f"{metric}_low" in METRICS:
+                low, high = ([getattr(row, f"{metric}_{end}") for row in own] for end in ENDS)
+                axes.fill_between(hours, low, high, alpha=0.2, color=line.get_color())
         axes.set_xlabel(f"hours since {to_iso(self.since)[:16]}Z")
         axes.set_ylabel(metric)
         axes.legend()
@@ -142,18 +151,20 @@ class MonitoringView:
         now = clock_as_of(as_of, project, settled=False).now()
         return read_figures(project, now, slot, by=by, since=since, window=window)
 
-    def drift(self, *, since: str = RECENT, as_of: str = "") -> DriftResult:
+    def drift(self, *, since: str = RECENT, against: str = HISTORY, as_of: str = "") -> DriftResult:
         """Return episodes in which features, scores, sources, fields or traffic moved.
 
         Args:
             since: length of the most recent period, which is compared with what was before.
+            against: `history`, or `training`: what the champion learned from.
             as_of: end of the period, ISO 8601.
 
         Raises:
             NotReadyError: there are fewer than seven days to compare with.
         """
         project = open_project(self._root)
-        return find_drift(project, clock_as_of(as_of, project, settled=False), since=since)
+        clock = clock_as_of(as_of, project, settled=False)
+        return find_drift(project, clock, since=since, against=against)
 
     def approve(self, *, reason: str, by: str = "") -> str:
         """Take the step that waits for a person, see `rollout.approval`; return its version."""

@@ -187,6 +187,9 @@ def build_log_entry(
         teams=[
             request.assignment.interleaved[team].arm if team >= 0 else "" for team in choice.teams
         ],
+        click_probabilities=scores.heads["click"].tolist()
+        if scores is not None and "click" in scores.heads
+        else [],
     )
     return _encode_event(event), record
 

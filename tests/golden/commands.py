@@ -133,7 +133,7 @@ CASES = (
     Case("models list"),
     Case("models show {trained}", MANIFEST_MAPS),
     Case("models verify", ("versions",)),
-    Case("models prune --dry-run", ("kept",)),
+    Case("models prune --dry-run", ("retained",)),
     Case("models canary", on=COPY, before=("models canary v0001 --share 0.05 --why recorded",)),
     Case("formula show", on=COPY, before=_FORMULA),
     Case("formula show --history", variant="history", on=COPY, before=_FORMULA),

@@ -15,7 +15,7 @@ from tailorbird.config import open_project
 from tailorbird.config.rollout_settings import RegistrySection
 from tailorbird.errors import UsageError
 from tailorbird.events import DAY, SimulatedClock
-from tailorbird.platform.retention import prune_models
+from tailorbird.platform.runtime.retention import prune_models
 from tailorbird.registry import Experiments, Registry, StartedExperiment
 
 NOW = int(time.time()) * 1_000_000
@@ -69,7 +69,7 @@ def test_old_versions_go_unless_something_refers_to_them(shop):
     dry = prune_models(shop, clock, dry_run=True)
     assert names(dry) == ["version v0007"]
     assert dry.removed[0].size_bytes > 100
-    assert dry.kept == {
+    assert dry.retained == {
         "v0001": "in the experiment then",
         "v0002": "an earlier champion, to roll back to",
         "v0003": "it is previous",

@@ -11,7 +11,7 @@ from tailorbird.platform.frames import Frame
 from tailorbird.registry import Registry
 
 if TYPE_CHECKING:
-    from tailorbird.platform.retention import PruneResult
+    from tailorbird.platform.runtime.retention import PruneResult
     from tailorbird.training.comparison import Comparison
 
 
@@ -105,7 +105,7 @@ class RegistryView:
         Args:
             dry_run: only say what would be removed.
         """
-        from tailorbird.platform.retention import prune_models
+        from tailorbird.platform.runtime.retention import prune_models
 
         project = open_project(self._root, applied=True)
         return prune_models(project, SystemClock(), dry_run=dry_run)

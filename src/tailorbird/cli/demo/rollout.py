@@ -36,12 +36,12 @@ class ModelRollout:
         self._project, self._clock, self._traffic = project, clock, traffic
         self._progress = progress
         self.registry = Registry(project.paths.registry, clock=clock)
-        self._told = len(self.registry.audit())
+        self._line_count = len(self.registry.audit())
 
     def new_lines(self) -> list[str]:
         """Return the audit lines that were written since the last call."""
-        entries = self.registry.audit()[self._told :]
-        self._told += len(entries)
+        entries = self.registry.audit()[self._line_count :]
+        self._line_count += len(entries)
         return [_line(entry) for entry in entries]
 
     def lead(self, version: str) -> bool:

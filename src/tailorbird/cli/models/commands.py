@@ -154,7 +154,7 @@ def prune(*, dry_run: bool = False, json: Json = False) -> None:
         only print what would be removed
     """
     from tailorbird.config import open_project
-    from tailorbird.platform.retention import prune_models
+    from tailorbird.platform.runtime.retention import prune_models
 
     project = open_project(applied=True)
     result = prune_models(project, project.clock(), dry_run=dry_run)

@@ -108,7 +108,7 @@ def _is_due(message: Message, sent: dict[str, int], now: int, repeat_us: int) ->
 
 
 def _note_failure(ledger: Ledger, name: str, error: str, now: int) -> None:
-    known = ledger.failing.get(name)
-    if known is None:
+    earlier = ledger.failing.get(name)
+    if earlier is None:
         log.error("receiver %s accepts no message: %s", name, error)
-    ledger.failing[name] = Failure(known.since if known else now, now, error)
+    ledger.failing[name] = Failure(earlier.since if earlier else now, now, error)

@@ -36,8 +36,8 @@ from tailorbird.periodic import PeriodicTask
 from tailorbird.platform.monitoring import FIGURES_S, FiguresTask
 from tailorbird.platform.notify import NOTIFY_S, NotifyTask
 from tailorbird.platform.progress import Progress, no_progress
-from tailorbird.platform.retention import prune_safely
 from tailorbird.platform.rollout import BY, TICK_S, advance_rollout_safely, is_cooling
+from tailorbird.platform.runtime.retention import prune_safely
 from tailorbird.platform.training import train_slot
 from tailorbird.ranking import Slot
 from tailorbird.ranking.own_models import own_families

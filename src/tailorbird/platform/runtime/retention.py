@@ -45,12 +45,12 @@ class PruneResult(msgspec.Struct, frozen=True):
 
     Attributes:
         dry_run: nothing was removed, it would be.
-        kept: version → what refers to it.
+        retained: version → what refers to it.
     """
 
     dry_run: bool
     removed: list[Removed]
-    kept: dict[str, str]
+    retained: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird models prune --json` prints."""
@@ -62,7 +62,7 @@ class PruneResult(msgspec.Struct, frozen=True):
             f"{each.kind} {each.name}: {verb}, {each.size_bytes / 1e6:.1f} MB"
             for each in self.removed
         ]
-        lines += [f"{version} stays: {reason}" for version, reason in self.kept.items()]
+        lines += [f"{version} stays: {reason}" for version, reason in self.retained.items()]
         return "\n".join(lines) or "nothing is old enough to be removed"
 
 
@@ -76,14 +76,14 @@ def prune_models(project: Project, clock: Clock, *, dry_run: bool = False) -> Pr
     if not policy.days:
         return PruneResult(dry_run, [], {})
     before = now - policy.days * DAY
-    removed, kept = [], {}
+    removed, retained = [], {}
     folders = {"": project.paths.registry}
     folders |= {f"{name} ": project.paths.churn(name) for name in project.churn}
     for prefix, folder in folders.items():
         registry = Registry(folder, clock=clock)
         for version, reason in _old_versions(project, registry, policy.keep, before).items():
             if reason:
-                kept[prefix + version] = reason
+                retained[prefix + version] = reason
                 continue
             removed.append(Removed("version", prefix + version, _size(folder / version)))
             if not dry_run:
@@ -93,7 +93,7 @@ def prune_models(project: Project, clock: Clock, *, dry_run: bool = False) -> Pr
     machine_before = time.time() - policy.days * DAY / 1e6
     removed += _prune_checkpoints(project.paths.data / TRAINING, machine_before, dry_run)
     removed += _prune_states(project, machine_before, dry_run)
-    return PruneResult(dry_run, removed, kept)
+    return PruneResult(dry_run, removed, retained)
 
 
 def prune_safely(project: Project, clock: Clock) -> None:

@@ -3,9 +3,12 @@
 import getpass
 import math
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from tailorbird.cli.output import By, Json, Why, console, print_json, print_table
-from tailorbird.errors import UsageError
+from tailorbird.errors import NotReadyError, UsageError
 
 
 def figures(
@@ -139,6 +142,80 @@ def approve(*, why: Why = "", by: By = "") -> None:
     project = open_project()
     step, version = approve_step(project, project.clock(), by=by or getpass.getuser(), why=why)
     console().print(f"{step} {version}: done")
+
+
+def notify(*, test: bool = False, json: Json = False) -> None:
+    """Print who gets messages about drift and decisions, and who does not accept them.
+
+    The receivers are in `notify.urls`. The trainer sends one message for each episode and decision.
+
+    Example:  tailorbird -C shop monitor notify --test
+
+    Parameters
+    ----------
+    test:
+        send a test message to each receiver; the command fails if one does not accept it
+    """
+    import msgspec
+
+    from tailorbird.config import open_project
+    from tailorbird.platform.notify import read_receivers, send_test
+
+    project = open_project()
+    receivers = send_test(project, project.clock()) if test else read_receivers(project)
+    if json:
+        print_json({"receivers": msgspec.to_builtins(receivers)})
+    else:
+        accepted = "accepted the test message" if test else "-"
+        rows = [(each.receiver, each.failing_since, each.error or accepted) for each in receivers]
+        print_table("", ["receiver", "fails since", "why"], rows)
+    failing = [each.receiver for each in receivers if each.error]
+    if test and failing:
+        raise NotReadyError(
+            f"{', '.join(failing)} did not accept the test message",
+            where="notify.urls",
+            fix="correct the URL, or start what it names",
+        )
+
+
+def silence(
+    cause: str,
+    *,
+    length: Annotated[str, Parameter(name="--for")] = "",
+    end: bool = False,
+    json: Json = False,
+) -> None:
+    """Send no messages about a cause for a while; the status lists what is silenced.
+
+    An episode that still goes on afterwards is sent then.
+
+    Example:  tailorbird -C shop monitor silence "catalogue swap" --for 2h
+
+    Example:  tailorbird -C shop monitor silence all --end
+
+    Parameters
+    ----------
+    cause:
+        a cause that `monitor drift` prints, a kind (drift, rollback, refused, approval, page), or all
+    length:
+        how long, such as 2h
+    end:
+        end the silence now
+    """
+    from tailorbird.config import open_project
+    from tailorbird.platform.notify import silence_cause
+
+    if bool(length) == end:
+        raise UsageError("expected how long, or --end", where="monitor silence", fix="--for 2h")
+    project = open_project()
+    silences = silence_cause(project, project.clock(), cause, length)
+    if json:
+        print_json({"silenced": silences})
+        return
+    for name, until in silences.items():
+        console().print(f"{name} is silenced until {until}")
+    if not silences:
+        console().print("nothing is silenced")
 
 
 def _cell(name: str, value: float) -> object:

@@ -88,6 +88,9 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, o
     joint_propensities: list[float] = msgspec.field(
         default_factory=list
     )  # of the slate down to each position
+    teams: list[str] = msgspec.field(
+        default_factory=list
+    )  # of an interleaved slate: the arm whose ranking picked each item; "" for neither
 
 
 _ENCODER = msgspec.msgpack.Encoder()

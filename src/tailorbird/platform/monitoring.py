@@ -28,6 +28,8 @@ from tailorbird.registry import Registry
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
 
+    from tailorbird.platform.notify import ReceiverState
+
 SHOWN = (
     "requests",
     "latency_ms_p95",
@@ -162,6 +164,29 @@ class MonitoringView:
         project = open_project(self._root)
         return approve(project, project.clock(), by=by or getpass.getuser(), why=reason)[1]
 
+    def notify(self, *, test: bool = False) -> list["ReceiverState"]:
+        """Return the receivers of `notify.urls` and which fail; with `test` each gets a message.
+
+        Raises:
+            NotReadyError: there are none.
+        """
+        from tailorbird.platform.notify import read_receivers, send_test
+
+        project = open_project(self._root)
+        return send_test(project, project.clock()) if test else read_receivers(project)
+
+    def silence(self, cause: str, length: str) -> dict[str, str]:
+        """Send no messages about a cause for a while; return what is silenced, and until when.
+
+        Args:
+            cause: a cause of drift, a kind of message such as `rollback`, or `all`.
+            length: such as `2h`; "" ends the silence.
+        """
+        from tailorbird.platform.notify import silence_cause
+
+        project = open_project(self._root)
+        return silence_cause(project, project.clock(), cause, length)
+
     def status(self, *, as_of: str = "") -> Status:
         """Return the last 24 hours in ten lines."""
         project = open_project(self._root)
@@ -286,6 +311,8 @@ def catalogue_size(project: Project) -> int:
 
 def read_status(project: Project, clock: Clock) -> Status:
     """Return the state of a project in the last 24 hours."""
+    from tailorbird.platform.notify import describe_notify
+
     now = clock.now()
     store = figure_store(project)
     store.refresh(now - 2 * DAY, now)
@@ -295,8 +322,11 @@ def read_status(project: Project, clock: Clock) -> Status:
         registry=Registry(project.paths.registry, clock=clock),
         checks=project.paths.checks,
         catalogue=catalogue_size(project),
-        alarms=tuple(
-            f"drift since {row.since}, {row.cause}: {row.evidence}, see {row.runbook}"
-            for row in read_open_episodes(project.paths.monitoring)
+        alarms=(
+            *(
+                f"drift since {row.since}, {row.cause}: {row.evidence}, see {row.runbook}"
+                for row in read_open_episodes(project.paths.monitoring)
+            ),
+            *describe_notify(project, now),
         ),
     )

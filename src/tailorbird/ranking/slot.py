@@ -375,9 +375,9 @@ class Slot:
     def _check_arms(self) -> None:
         if self.experiment is None:
             return
-        if self.experiment.slots:
+        if self.experiment.slots or self.experiment.is_interleaved:
             raise DeclarationError(
-                "a permanent split has no slots for its arms",
+                "a permanent split has no slots for its arms, and is not interleaved",
                 where=f"slot {self.name}",
                 fix="declare it in experiments.py, and start it",
             )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tailorbird.atomic_write import FileStamp, file_stamp
 from tailorbird.errors import TailorbirdError
-from tailorbird.experiments.assign import Enrolment, Experiment, assign
+from tailorbird.experiments.assign import INTERLEAVED, Enrolment, Experiment, assign
 from tailorbird.periodic import PeriodicTask
 from tailorbird.ranking import Slot
 from tailorbird.registry import Registry, StartedExperiment, read_experiments
@@ -28,6 +28,7 @@ class Assignment:
     Attributes:
         experiment: as it is logged; "" for a forced arm, which no analysis counts.
         slot: the slot whose settings the arm uses; "" for the requested slot.
+        interleaved: the two arms that the response is drafted from, the control first.
     """
 
     experiment: str = ""
@@ -35,11 +36,22 @@ class Assignment:
     policy: str = "model"
     slot: str = ""
     is_forced: bool = False
+    interleaved: tuple["Assignment", ...] = ()
 
     @classmethod
     def of(cls, experiment: Experiment, arm: str, *, is_forced: bool = False) -> "Assignment":
-        """Return the assignment to an arm of an experiment."""
-        name, slot = "" if is_forced else experiment.name, experiment.slots.get(arm, "")
+        """Return the assignment to an arm; to both of an interleaved experiment unless forced."""
+        if experiment.is_interleaved and not is_forced:
+            pair = (experiment.control_arm, *experiment.treatments)
+            arms = tuple(cls._of_arm(experiment, each, experiment.name) for each in pair)
+            return cls(experiment.name, INTERLEAVED, INTERLEAVED, interleaved=arms)
+        return cls._of_arm(experiment, arm, "" if is_forced else experiment.name, is_forced)
+
+    @classmethod
+    def _of_arm(
+        cls, experiment: Experiment, arm: str, name: str, is_forced: bool = False
+    ) -> "Assignment":
+        slot = experiment.slots.get(arm, "")
         return cls(name, arm, experiment.policy_of(arm), slot, is_forced)
 
 

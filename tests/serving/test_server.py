@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+from tests.support.network.smuggling import COMPLETE, POST, SMUGGLED
 from tests.support.shops import serving_shop
 
 from tailorbird.config.serve_settings import ServeSection
@@ -357,7 +358,6 @@ def test_a_server_that_is_told_to_stop_goes_on_answering_while_balancers_find_ou
         httpx.get(server.url)
 
 
-COMPLETE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HALF = b"POST /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\nConte"
 
 
@@ -382,40 +382,6 @@ def test_a_silent_and_a_half_said_connection_are_closed(start, sent):
     assert server.http.get("/healthz").text == "ok\n"
 
 
-_POST = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
-SMUGGLED = [
-    b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
-    + COMPLETE,
-    b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
-    b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA\x00B: c\r\n\r\n",
-    # what proxies and servers have read differently
-    _POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + COMPLETE,
-    _POST
-    + b"Transfer-Encoding: chunked, identity\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"
-    + COMPLETE,
-    _POST + b"Transfer-Encoding: xchunked\r\nContent-Length: 3\r\n\r\nabc" + COMPLETE,
-    _POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n" + COMPLETE,
-    _POST + b"Transfer-Encoding:\x0bchunked\r\nContent-Length: 3\r\n\r\nabc" + COMPLETE,
-    _POST + b"Content-Length: +5\r\n\r\nabcde" + COMPLETE,
-    _POST + b"Content-Length: 5,5\r\n\r\nabcde" + COMPLETE,
-    _POST + b"Content-Length: 0x5\r\n\r\nabcde" + COMPLETE,
-    _POST + b"Content-Length: -1\r\n\r\n" + COMPLETE,
-    _POST
-    + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcXX0\r\n\r\n"
-    + COMPLETE,  # the end of a chunk is not CR LF
-    _POST + b"Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n" + COMPLETE,  # bare LF about chunks
-    _POST + b"Transfer-Encoding: chunked\r\n\r\n-3\r\nabc\r\n0\r\n\r\n" + COMPLETE,
-    _POST + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
-    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: b\r\n folded: c\r\n\r\n" + COMPLETE,
-    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: b\rC: d\r\n\r\n" + COMPLETE,  # a bare CR
-    b"GET /healthz HTTP/1.1\nHost: localhost\n\n",  # bare LF about the head
-    b"GET /healthz HTTP/3.7\r\nHost: localhost\r\n\r\n",
-    _POST + b"Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n" + COMPLETE,
-    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: 127.0.0.1\r\n\r\n" + COMPLETE,
-]
-
-
 def test_ambiguous_requests_are_refused_and_closed(start):
     server = start(header_deadline_s=0.5)
     host, port = server.url.removeprefix("http://").split(":")
@@ -438,7 +404,7 @@ def test_a_body_over_the_limit_gets_its_413_before_the_connection_closes(start):
     body = b"[" + b" " * (8 << 20) + b"]"
     for _ in range(5):
         with socket.create_connection((host, int(port)), timeout=8) as peer:
-            peer.sendall(_POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            peer.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
             received = b""
             while more := peer.recv(10_000):
                 received += more
@@ -456,7 +422,7 @@ def offering(body: bytes, *, chunked: bool = False, to: bytes = b"h2c") -> bytes
         % to
     )
     return (
-        _POST
+        POST
         + length
         + b"\r\n"
         + head
@@ -512,7 +478,7 @@ def test_what_is_behind_the_last_request_of_a_connection_is_not_looked_at_whatev
             with socket.create_connection((host, int(port))) as peer:
                 peer.settimeout(8)
                 peer.sendall(
-                    _POST
+                    POST
                     + b"Content-Length: %d\r\nConnection: %s\r\n\r\n" % (len(body), connection)
                     + body
                     + trailing
@@ -535,9 +501,9 @@ def test_what_is_behind_the_last_request_of_a_connection_is_not_looked_at_whatev
         b"garbage\r\n\r\n",
         b"\x00\x01",
         COMPLETE[:-2] + b"x: a\r\n" * 250 + b"\r\n",
-        _POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
-        _POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
-        _POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\nzz\r\n",
+        POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+        POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\nzz\r\n",
     ],
     ids=[
         "garbage",
@@ -552,7 +518,7 @@ def test_what_is_no_request_is_refused_after_the_answers_to_what_came_before_it(
     server = start()
     host, port = server.url.removeprefix("http://").split(":")
     body = json.dumps(CLICK).encode()
-    taken = _POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    taken = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
     with socket.create_connection((host, int(port))) as peer:
         peer.settimeout(8)
         peer.sendall(taken * good + bad + COMPLETE)

@@ -1,0 +1,1 @@
+"""Comparison of HTTP servers: limits, ambiguous requests, hand-over and speed."""

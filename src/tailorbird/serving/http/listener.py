@@ -10,8 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -69,21 +68,7 @@ class HttpServer(uvicorn.Server):
         self._on_drain, self._drain_s, self._stop_requested = drain, drain_s, stop_requested
         self._stop_at: float | None = None
 
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        previous_handlers = {
-            number: signal.signal(number, self._drain) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        if self._stop_requested is not None and self._stop_requested.is_set():
-            self._drain_s = 0.0  # no load balancer knows of it
-            self._drain(signal.SIGTERM, None)
-        try:
-            yield
-        finally:
-            for number, handler in previous_handlers.items():
-                signal.signal(number, handler)
-
-    def _drain(self, number: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._stop_at is not None:  # a second signal stops at once
             self.should_exit = self.force_exit = True
             return
@@ -123,9 +108,9 @@ class HttpServer(uvicorn.Server):
         # Looking at it is also the heartbeat of this process.
         is_requested = self._stop_requested is not None and self._stop_requested.is_set()
         if is_requested and self._stop_at is None:
-            self._drain(
-                signal.SIGTERM, None
-            )  # set by a thread shortly before the handlers were installed
+            if counter == 0:  # before the start; no load balancer knows of this server
+                self._drain_s = 0.0
+            self.handle_exit(signal.SIGTERM, None)
         if self._stop_at is not None and time.monotonic() >= self._stop_at:
             self.should_exit = True
         return await super().on_tick(counter)

@@ -5,8 +5,8 @@ or do not read their responses.
 """
 
 import asyncio
+import logging
 import math
-import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -16,6 +16,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tailorbird.serving.auth.limits import Connections, ServerLimits
+
+log = logging.getLogger(__name__)
 
 HEADER_DEADLINE_S = 10.0
 UNREAD_DEADLINE_S = 30.0  # within which part of a response has to be read
@@ -106,7 +108,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     _unread_timer: asyncio.TimerHandle | None = None
     _peer = ""
     _refused_at = -math.inf  # time of the last early refusal
-    _last_chunk = _next_chunk = b""  # last and next input of the parser
     _head_bytes = 0  # of the current head
     _incomplete_bytes = 0  # received of an incomplete head
 
@@ -164,10 +165,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _feed(self, data: bytes) -> None:
         was_waiting = self._head_timer is not None
-        self._next_chunk = data
-        while self._next_chunk:
-            self._last_chunk, self._next_chunk = self._next_chunk, b""
-            super().data_received(self._last_chunk)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
+        self._parse(data)
         # The parser reports nothing of a line before its end.
         self._incomplete_bytes = (
             self._incomplete_bytes + len(data)
@@ -175,7 +176,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             else 0
         )
         if self._incomplete_bytes > 2 * HEAD_BYTES_MAX and not self.transport.is_closing():
-            self.send_400_response("The head of the request is too large.")
+            self._reject("The head of the request is too large.")
 
     def on_url(self, url: bytes) -> None:
         self._count_head(len(url))
@@ -205,31 +206,36 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._head_bytes > HEAD_BYTES_MAX:
             raise ValueError("the head is too large")
 
-    def _should_upgrade(self) -> bool:
-        # Leave requests that offer an upgrade to the next method, which uvicorn calls while it
-        # handles the parser's error.
-        return True
+    def _parse(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.parser.get_method() == b"CONNECT":  # a tunnel is not a request
+                    self._reject("Invalid HTTP request received.")
+                    return
+                data = self._head_without_upgrade() + data[upgrade.args[0] :]
+            except httptools.HttpParserError:
+                log.warning("refused a malformed HTTP request")
+                self._reject("Invalid HTTP request received.")
+                return
+            else:
+                return
 
-    def handle_websocket_upgrade(self) -> None:
-        """Parse a request again without its offer to upgrade."""
-        error, method = sys.exception(), self.parser.get_method()
-        if method == b"CONNECT" or not isinstance(
-            error, httptools.HttpParserUpgrade
-        ):  # a tunnel is not a request
-            self.send_400_response("Invalid HTTP request received.")
-            return
-        head = [method + b" " + self.url + b" HTTP/" + self.parser.get_http_version().encode()]
+    def _head_without_upgrade(self) -> bytes:
+        """Return the head that was parsed without its offer to upgrade, for a new parser."""
+        version = self.parser.get_http_version().encode()
+        head = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
         head += [
             name + b": " + _strip_upgrade(name, value)
             for name, value in self.headers
             if name != b"upgrade"
         ]
-        rest = self._last_chunk[error.args[0] :]
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(
             lenient_data_after_close=True
         )  # as in uvicorn: trailing data is ignored
-        self._next_chunk = b"\r\n".join([*head, b"", b""]) + rest
+        return b"\r\n".join([*head, b"", b""])
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection; an early refusal counts as activity."""
@@ -290,7 +296,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             longest_idle.transport.close()
         self.app, self._awaits_slot = self.config.loaded_app, False
 
-    def send_400_response(self, msg: str) -> None:
+    def _reject(self, msg: str) -> None:
         """Refuse what was read last, after the answers to earlier requests of the connection."""
         if self._all_answered():
             self._refuse(msg)
@@ -306,7 +312,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._refuse(msg)
 
     def _refuse(self, msg: str) -> None:
-        super().send_400_response(msg)
+        self.send_400_response(msg)
         self._start_unread_timer()
 
     def _start_unread_timer(self) -> None:
@@ -341,13 +347,16 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._is_in_body = True
         if len(self.pipeline) >= PIPELINED_MAX:
             raise ValueError("too many requests at once")
+        if self.parser.should_upgrade():
+            return  # `_parse` reads it again without the offer
         if self._awaits_slot:
             self._claim_slot()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._is_between_requests, self._is_in_body = True, False
-        super().on_message_complete()
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.idle.pop(self, None)

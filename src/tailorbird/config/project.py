@@ -552,5 +552,6 @@ def _check_experiment(experiment: Experiment, slots: Mapping[str, Slot], file: s
             raise DeclarationError(
                 f"arm {arm!r} names no policy",
                 where=where,
-                fix=f"name it in policies= ({', '.join(ARM_POLICIES)}) or slots= ({names})",
+                fix=f"name it in policies= ({', '.join(ARM_POLICIES)}), slots= ({names}) or "
+                "versions=",
             )

@@ -21,6 +21,7 @@ from tailorbird.experiments.metrics import CLICKS_PER_ITEM, Metric
 
 BUCKETS = 10_000
 UNITS = ("person", "session")
+EXPOSURES = ("answer", "impression")
 STOPPING = ("fixed", "group_sequential", "anytime")
 SPENDING = ("obrien_fleming", "pocock")
 HOLDOUT_SALT = "holdout"
@@ -37,12 +38,18 @@ class Experiment:
         arms: arm → share of traffic; shares sum to at most 1, and units in no arm get the slot's
             own policy.
         policies: arm → policy, if the arm is not named after its policy.
+        versions: arm → version of the model that serves it, or an alias such as `challenger`, which
+            `start` resolves. Other arms are served by the champion.
         control: the arm that others are compared with; by default the first.
         salt: changes the assignment; by default the name.
         slot: the slot that it runs in.
         slots: arm → slot of slots.py whose formula, rules, sources and other settings it uses.
         hypothesis, owner: for the readers of the report.
+        where: expression over `user.*` and `context.*`, as in rules of slots; requests for which it
+            does not hold get no arm.
         unit: what is assigned and analysed, `person` or `session`.
+        exposure: what makes a unit part of the analysis: its first `answer`, or the first
+            `impression` of one.
         metric: the primary metric.
         guardrails: metrics that must not get worse.
         effect: minimum detectable effect, relative: 0.03 is +3 %.
@@ -67,9 +74,12 @@ class Experiment:
     salt: str = ""
     slot: str = ""
     slots: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    where: str = ""
     hypothesis: str = ""
     owner: str = ""
     unit: str = "person"
+    exposure: str = "answer"
     metric: Metric = CLICKS_PER_ITEM
     guardrails: Sequence[Metric] = ()
     effect: float = 0.05
@@ -97,13 +107,26 @@ class Experiment:
             )
         if self.control and self.control not in self.arms:
             raise DeclarationError(f"the control {self.control!r} is no arm", where=where)
-        for name in ("policies", "slots"):
+        for name in ("policies", "slots", "versions"):
             for arm in getattr(self, name):
                 if arm not in self.arms:
                     raise DeclarationError(
                         f"{name}: {arm!r} is no arm", where=where, fix=f"one of {list(self.arms)}"
                     )
-        for name, allowed in (("unit", UNITS), ("stopping", STOPPING), ("spending", SPENDING)):
+        for arm in self.versions:
+            if self.policy_of(arm) != "model":
+                raise DeclarationError(
+                    f"versions: arm {arm!r} has the policy {self.policy_of(arm)}, which no model"
+                    " serves",
+                    where=where,
+                    fix="leave out one of the two",
+                )
+        for name, allowed in (
+            ("unit", UNITS),
+            ("exposure", EXPOSURES),
+            ("stopping", STOPPING),
+            ("spending", SPENDING),
+        ):
             value = getattr(self, name)
             if value not in allowed:
                 fix = suggest_name(value, allowed, f"use one of {', '.join(allowed)}")
@@ -145,7 +168,8 @@ class Experiment:
 
     def policy_of(self, arm: str) -> str:
         """Return the policy of an arm."""
-        return self.policies.get(arm, "model" if arm in self.slots else arm)
+        has_model = arm in self.slots or arm in self.versions
+        return self.policies.get(arm, "model" if has_model else arm)
 
     def to_dict(self) -> dict[str, object]:
         """Return the declaration as plain data, as the registry keeps it."""
@@ -169,12 +193,14 @@ class Enrolment:
     Attributes:
         first, size: its run of the layer's buckets.
         ramp: share of these units that take part so far; a larger one keeps them.
+        versions: arm → version of the model that serves it, without aliases.
     """
 
     experiment: Experiment
     first: int = 0
     size: int = BUCKETS
     ramp: float = 1.0
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def assign(self, unit: str) -> str:
         """Return the arm of a unit, or "" if it takes no part."""

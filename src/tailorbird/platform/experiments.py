@@ -4,7 +4,10 @@ import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+
 from tailorbird.config import Project, open_project
+from tailorbird.config.schemas import champion_features
 from tailorbird.errors import NotReadyError, UsageError, suggest_name
 from tailorbird.events import DAY, SystemClock, parse_duration, to_iso
 from tailorbird.experiments.assign import BUCKETS, Experiment
@@ -22,6 +25,7 @@ from tailorbird.training.settings import TrainSettings
 if TYPE_CHECKING:
     from tailorbird.training.evaluation.off_policy import OffPolicyReport
 
+ANSWERS_MIN = 300  # of a slot, after which an event that belongs to them is missing
 LIST_COLUMNS = ("experiment", "slot", "state", "ramp", "layer", "rule", "since", "decision")
 
 
@@ -108,9 +112,17 @@ def start_experiment(
         ramp: share of its units that takes part at first.
 
     Raises:
-        UsageError: nothing has that name, or `Experiments.start` refuses it.
+        UsageError: nothing has that name, an arm names a version that cannot serve, nothing logs a
+            metric, or `Experiments.start` refuses it.
+        DeclarationError: it is not clear who is eligible.
     """
     declared = _declared(project, name)
+    if declared.where:
+        from tailorbird.ranking.policy.condition import compile_condition
+
+        fields = champion_features(project).user_fields
+        compile_condition(declared.where, user_fields=fields, where=f"experiment {name}")
+    _require_logged_metrics(project, declared)
     new = StartedExperiment(
         name=declared.name,
         slot=declared.slot,
@@ -119,6 +131,7 @@ def start_experiment(
         declaration=declared.to_dict(),
         size=round(declared.share * BUCKETS),
         ramp=ramp,
+        versions=_resolve_versions(project, declared),
     )
     audit = f"{declared.digest[:12]}: {why}"
     return _change(project, "start", name, new, by=by, why=why, audit=audit)
@@ -282,6 +295,55 @@ def _change(
 
     registry = Registry(project.paths.registry, clock=SystemClock())
     return _require(registry.change_experiments(action, name, change, by=author, why=audit), name)
+
+
+def _resolve_versions(project: Project, declared: Experiment) -> dict[str, str]:
+    """Return the version of each arm that names one, verified and of the champion's features."""
+    registry, versions = Registry(project.paths.registry, clock=SystemClock()), {}
+    schema = champion_features(project).schema_hash
+    for arm, version in declared.versions.items():
+        where = f"experiment {declared.name}, arm {arm}"
+        try:
+            folder = registry.resolve(version)
+        except UsageError as error:
+            raise UsageError(error.message, where=where, fix=error.fix) from None
+        trained_on = registry.verify(folder.name).schema_hash
+        if trained_on != schema:
+            raise UsageError(
+                f"{folder.name} was trained on the features {trained_on}, and servers read those of"
+                f" the champion, {schema}",
+                where=where,
+                fix="train a version on the champion's features, or promote one with these first",
+            )
+        versions[arm] = folder.name
+    return versions
+
+
+def _require_logged_metrics(project: Project, declared: Experiment) -> None:
+    """Refuse a metric or an exposure whose events the lake has never seen.
+
+    What belongs to responses of the slot may begin to be logged once there are some.
+    """
+    lake = Lake(project.paths.lake)
+    if not lake.exists("events"):
+        return
+    events = lake.events(columns=("type", "slot"))
+    types = [each for each in events["type"].unique().to_pylist() if each]
+    is_answer = pc.and_kleene(
+        pc.equal(events["type"], "answer"), pc.equal(events["slot"], declared.slot)
+    )
+    has_answers = (pc.sum(is_answer).as_py() or 0) >= ANSWERS_MIN
+    needed = [("exposure", "slot", declared.exposure)]
+    for metric in (declared.metric, *declared.guardrails):
+        name = f"metric {metric.name}"
+        needed += [(name, metric.scope, each) for each in metric.event_types]
+    for name, scope, event in needed:
+        if types and event not in types and (scope == "site" or has_answers):
+            raise UsageError(
+                f"nothing logs {event!r}",
+                where=f"experiment {declared.name}, {name}",
+                fix=suggest_name(event, types, f"use one of {', '.join(sorted(types))}"),
+            )
 
 
 def _declared(project: Project, name: str) -> Experiment:

@@ -375,12 +375,13 @@ class Slot:
     def _check_arms(self) -> None:
         if self.experiment is None:
             return
-        if self.experiment.slots:
-            raise DeclarationError(
-                "a permanent split has no slots for its arms",
-                where=f"slot {self.name}",
-                fix="declare it in experiments.py, and start it",
-            )
+        for name in ("slots", "versions", "where"):
+            if getattr(self.experiment, name):
+                raise DeclarationError(
+                    f"a permanent split has no {name}=",
+                    where=f"slot {self.name}",
+                    fix="declare it in experiments.py, and start it",
+                )
         for arm in self.experiment.arms:
             if self.experiment.policy_of(arm) not in ARM_POLICIES:
                 fix = f"use one of {', '.join(ARM_POLICIES)}"

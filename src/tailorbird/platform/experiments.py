@@ -4,10 +4,10 @@ import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.config import Project, open_project
-from tailorbird.config.schemas import champion_features
 from tailorbird.errors import NotReadyError, UsageError, suggest_name
 from tailorbird.events import DAY, SystemClock, parse_duration, to_iso
 from tailorbird.experiments.assign import BUCKETS, Experiment
@@ -16,6 +16,7 @@ from tailorbird.experiments.report import Report, experiment_report
 from tailorbird.experiments.trial import TrialReport, trial_report
 from tailorbird.experiments.units import UNIT_COLUMNS
 from tailorbird.lake import Lake
+from tailorbird.platform.experiment_checks import check_startable
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.moment import clock_as_of
 from tailorbird.platform.training import Notify, discard_note, window_us
@@ -25,7 +26,6 @@ from tailorbird.training.settings import TrainSettings
 if TYPE_CHECKING:
     from tailorbird.training.evaluation.off_policy import OffPolicyReport
 
-ANSWERS_MIN = 300  # of a slot, after which an event that belongs to them is missing
 LIST_COLUMNS = ("experiment", "slot", "state", "ramp", "layer", "rule", "since", "decision")
 
 
@@ -117,12 +117,7 @@ def start_experiment(
         DeclarationError: it is not clear who is eligible.
     """
     declared = _declared(project, name)
-    if declared.where:
-        from tailorbird.ranking.policy.condition import compile_condition
-
-        fields = champion_features(project).user_fields
-        compile_condition(declared.where, user_fields=fields, where=f"experiment {name}")
-    _require_logged_metrics(project, declared)
+    versions = check_startable(project, declared)
     new = StartedExperiment(
         name=declared.name,
         slot=declared.slot,
@@ -131,7 +126,7 @@ def start_experiment(
         declaration=declared.to_dict(),
         size=round(declared.share * BUCKETS),
         ramp=ramp,
-        versions=_resolve_versions(project, declared),
+        versions=versions,
     )
     audit = f"{declared.digest[:12]}: {why}"
     return _change(project, "start", name, new, by=by, why=why, audit=audit)
@@ -147,6 +142,54 @@ def change_experiment(
     """
     audit = f"{', '.join(str(value) for value in values)}: {why}" if values else why
     return _change(project, action, name, name, *values, by=by, why=why, audit=audit)
+
+
+def promote_because(
+    project: Project, version: str, name: str, *, by: str = "", why: str = "", despite: str = ""
+) -> str:
+    """Promote the version that an experiment decided for, with its verdict in the audit log.
+
+    Args:
+        name: a decided experiment.
+        despite: why to promote though the experiment did not decide for this version.
+
+    Returns:
+        The reason as logged.
+
+    Raises:
+        UsageError: the experiment did not decide for this version, and `despite` is "".
+    """
+    registry = Registry(project.paths.registry, clock=SystemClock())
+    version = registry.resolve(version).name
+    experiments = read_experiments(project.paths.registry)
+    if (started := experiments.get(name)) is None:
+        known = [each.name for each in experiments.experiments]
+        fix = suggest_name(name, known, "tailorbird experiment list")
+        raise UsageError(f"no experiment {name!r} was started", where="because", fix=fix)
+    problem = _objection(started, version)
+    if problem and not despite:
+        raise UsageError(
+            f"{problem}, and not for {version}",
+            where=f"experiment {name}",
+            fix='promote what it decided for, or give the reason: --despite "…"',
+        )
+    reason = f"experiment {name}: {problem or f'it decided for {started.decision}'}. "
+    reason += _report_started(project, started).verdict
+    reason += f" Promoted despite that: {despite}." if problem else ""
+    reason += f" {why}" if why else ""
+    registry.promote(version, by=by or getpass.getuser(), why=reason)
+    return reason
+
+
+def _objection(started: StartedExperiment, version: str) -> str:
+    """Return what an experiment says instead of a version; "" if it decided for this one."""
+    if started.state != "decided":
+        return f"it is {started.state} and decided for nothing"
+    chosen = started.versions.get(started.decision, "")
+    if chosen == version:
+        return ""
+    served = f"which {chosen} served" if chosen else "for which no version was named"
+    return f"it decided for {started.decision}, {served}"
 
 
 def plan_declared(project: Project, name: str, *, since: str = "") -> Plan:
@@ -260,7 +303,9 @@ def _report_started(project: Project, started: StartedExperiment) -> TrialReport
     experiment = Experiment.from_dict(started.declaration)
     history = parse_duration(experiment.history)
     events = Lake(project.paths.lake).events(
-        columns=UNIT_COLUMNS, ts_from=started.started_at - history, ts_to=started.stopped_at or None
+        columns=(*UNIT_COLUMNS, "model"),
+        ts_from=started.started_at - history,
+        ts_to=started.stopped_at or None,
     )
     notes = [
         f"{to_iso(each.at)[:16]} {each.action} by {each.by}"
@@ -271,6 +316,7 @@ def _report_started(project: Project, started: StartedExperiment) -> TrialReport
     if declared is not None and declared.digest != started.digest:
         notes.append("experiments.py differs from what was started; the frozen declaration counts.")
     slot = project.slot(started.slot)
+    notes = [*_shared_learning(project, started, events), *notes]
     return trial_report(
         events,
         experiment,
@@ -281,6 +327,29 @@ def _report_started(project: Project, started: StartedExperiment) -> TrialReport
         state=started.state,
         notes=tuple(notes),
     )
+
+
+def _shared_learning(project: Project, started: StartedExperiment, events: pa.Table) -> list[str]:
+    """Return warnings of models that learned from the traffic of several arms meanwhile."""
+    rows = events.filter(
+        pc.and_kleene(
+            pc.equal(events["type"], "answer"), pc.equal(events["experiment"], started.name)
+        )
+    )
+    registry, warnings = Registry(project.paths.registry, clock=SystemClock()), []
+    served = rows.group_by(["arm", "model"]).aggregate([]).sort_by("arm").to_pylist()
+    for arm, version in ((each["arm"], each["model"]) for each in served):
+        if not version or not (registry.path / version).is_dir():
+            continue  # the fallback, or a version that an imported log names
+        info = registry.info(version)
+        own_log = f"{started.name}:{arm}"
+        if info.learned_until > started.started_at and info.arm != own_log:
+            warnings.append(
+                f"Warning: {version}, which served the arm {arm}, learned from the traffic of other"
+                f" arms until {to_iso(info.learned_until)[:16]}, so the arms grow alike. A version"
+                f" that learns from its own arm: tailorbird train --arm {own_log}"
+            )
+    return warnings
 
 
 def _change(
@@ -295,55 +364,6 @@ def _change(
 
     registry = Registry(project.paths.registry, clock=SystemClock())
     return _require(registry.change_experiments(action, name, change, by=author, why=audit), name)
-
-
-def _resolve_versions(project: Project, declared: Experiment) -> dict[str, str]:
-    """Return the version of each arm that names one, verified and of the champion's features."""
-    registry, versions = Registry(project.paths.registry, clock=SystemClock()), {}
-    schema = champion_features(project).schema_hash
-    for arm, version in declared.versions.items():
-        where = f"experiment {declared.name}, arm {arm}"
-        try:
-            folder = registry.resolve(version)
-        except UsageError as error:
-            raise UsageError(error.message, where=where, fix=error.fix) from None
-        trained_on = registry.verify(folder.name).schema_hash
-        if trained_on != schema:
-            raise UsageError(
-                f"{folder.name} was trained on the features {trained_on}, and servers read those of"
-                f" the champion, {schema}",
-                where=where,
-                fix="train a version on the champion's features, or promote one with these first",
-            )
-        versions[arm] = folder.name
-    return versions
-
-
-def _require_logged_metrics(project: Project, declared: Experiment) -> None:
-    """Refuse a metric or an exposure whose events the lake has never seen.
-
-    What belongs to responses of the slot may begin to be logged once there are some.
-    """
-    lake = Lake(project.paths.lake)
-    if not lake.exists("events"):
-        return
-    events = lake.events(columns=("type", "slot"))
-    types = [each for each in events["type"].unique().to_pylist() if each]
-    is_answer = pc.and_kleene(
-        pc.equal(events["type"], "answer"), pc.equal(events["slot"], declared.slot)
-    )
-    has_answers = (pc.sum(is_answer).as_py() or 0) >= ANSWERS_MIN
-    needed = [("exposure", "slot", declared.exposure)]
-    for metric in (declared.metric, *declared.guardrails):
-        name = f"metric {metric.name}"
-        needed += [(name, metric.scope, each) for each in metric.event_types]
-    for name, scope, event in needed:
-        if types and event not in types and (scope == "site" or has_answers):
-            raise UsageError(
-                f"nothing logs {event!r}",
-                where=f"experiment {declared.name}, {name}",
-                fix=suggest_name(event, types, f"use one of {', '.join(sorted(types))}"),
-            )
 
 
 def _declared(project: Project, name: str) -> Experiment:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.config import open_project
+from tailorbird.errors import UsageError
 from tailorbird.events import SystemClock, to_iso
 from tailorbird.platform.frames import Frame
 from tailorbird.registry import Registry
@@ -83,13 +84,29 @@ class RegistryView:
         version = add_version(model, report, registry, by=by or getpass.getuser())
         return RegisteredVersion(version, self)
 
-    def promote(self, version: str, *, reason: str, by: str = "") -> None:
+    def promote(
+        self, version: str, *, reason: str = "", by: str = "", because: str = "", despite: str = ""
+    ) -> None:
         """Make a version the champion; servers switch to it within a second.
 
         Args:
             reason: reason in the audit log.
             by: who decided; by default the name of this account.
+            because: an experiment that decided for this version; its verdict goes into the audit
+                log.
+            despite: why to promote though that experiment did not decide for it.
+
+        Raises:
+            UsageError: there is no reason, or the experiment did not decide for this version.
         """
+        if because:
+            from tailorbird.platform.experiments import promote_because
+
+            project = open_project(self._root)
+            promote_because(project, version, because, by=by, why=reason, despite=despite)
+            return
+        if not reason:
+            raise UsageError("a promotion needs a reason", where="promote", fix="give reason=")
         self._registry().promote(version, by=by or getpass.getuser(), why=reason)
 
     def rollback(self, *, reason: str, by: str = "") -> str:

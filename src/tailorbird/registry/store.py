@@ -120,6 +120,12 @@ class VersionInfo:
     is_readable: bool = True  # whether its manifest is readable
     sources: tuple[str, ...] = ()  # candidate sources whose tables it reads
     baseline: str = ""  # sources that order its items, if it has no heads
+    learned_until: int = 0  # end of the training window, microseconds
+
+    @property
+    def arm(self) -> str:
+        """The arm on whose log alone it was trained, as EXPERIMENT:ARM; "" for the whole log."""
+        return self.metrics.get("about", {}).get("arm", "")
 
 
 class Registry:
@@ -173,7 +179,7 @@ class Registry:
 
     def promote(self, version: str, *, by: str, why: str) -> None:
         """Make a version the champion, after verifying it."""
-        self.verify(version)
+        version = self.verify(version).version
         with self._lock_for_change():
             aliases = self.aliases()
             if aliases.champion == version:
@@ -449,7 +455,12 @@ class Registry:
             span,
         )
         return VersionInfo(
-            name, folder, *fields, sources=manifest.sources, baseline=manifest.baseline
+            name,
+            folder,
+            *fields,
+            sources=manifest.sources,
+            baseline=manifest.baseline,
+            learned_until=manifest.window.ts_to,
         )
 
     @contextmanager

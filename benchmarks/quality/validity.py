@@ -7,6 +7,7 @@ its units arrive. `aa` has false positives without an effect, for six kinds of m
 rejections at the effect that a fixed test of the same sample finds in 80 %. `coverage` has
 intervals that hold the truth, stopped trials included. `srm` has alarms about the split over an
 experiment's life, `cuped` the variance that is left, and `cost` the samples of sequential plans.
+`cost_us` is the time that a request's assignment takes with 50 running experiments in 10 layers.
 
 Exit status 1 if a method that claims a level exceeds it: the 99.9 % interval of its rate lies above
 5 %, or the fixed test's rate outside 5 %.
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
+from benchmarks.quality.parts.validity_cost import measure_assignment
 from benchmarks.quality.running import rate, revision
 from benchmarks.quality.validity_sites import KINDS, MetricKind, Units, with_history
 from tailorbird.experiments.analysis import estimates
@@ -278,6 +280,7 @@ def measure(*, small: bool, seed: int = 21) -> dict[str, Any]:
         "srm": measure_sample_ratio(5_000 if small else 100_000, seed),
         "cuped": measure_cuped(runs // 2, seed),
         "cost": measure_cost(),
+        "cost_us": measure_assignment(seed),
     }
     return {
         "benchmark": "validity",

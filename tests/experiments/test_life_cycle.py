@@ -10,8 +10,9 @@ import tailorbird
 from tailorbird.config.project import load_experiments
 from tailorbird.errors import DeclarationError, NotReadyError, UsageError
 from tailorbird.events import SimulatedClock
-from tailorbird.experiments import Enrolment, Experiment, Metric
+from tailorbird.experiments import Enrolment, Experiment, Metric, assign
 from tailorbird.ranking import Slot
+from tailorbird.ranking.policy.condition import compile_condition
 from tailorbird.registry import Experiments, Registry, StartedExperiment, read_experiments
 from tailorbird.serving.experiments import LiveExperiments
 from tailorbird.serving.messages import QueryError
@@ -149,6 +150,31 @@ def test_a_running_server_follows_and_a_forced_arm_is_not_logged(tmp_path: Path)
     assert live.assign(slots["home"], "u1", "s1").arm == ""
 
 
+def test_only_eligible_requests_get_an_arm(tmp_path: Path) -> None:
+    registry = Registry(tmp_path, clock=SimulatedClock(1))
+    slots = {"home": Slot("home")}
+    experiment = Experiment(
+        "e", HALVES, slot="home", where="context.device == 'phone' and missing(user.clicks)"
+    )
+    registry.change_experiments("start", "e", lambda e: start(e, experiment), by="ada", why="try")
+    live = LiveExperiments(registry, slots)
+    live.tick()
+
+    def arm(unit: str, device: str, **user: float) -> str:
+        return live.assign(
+            slots["home"], unit, "s", "", lambda each: each.holds(user, {"device": device})
+        ).arm
+
+    for unit in PEOPLE[:20]:
+        assert arm(unit, "phone") == assign(experiment, unit)
+        assert arm(unit, "tablet") == arm(unit, "phone", clicks=2.0) == ""
+    for where, match in (("item.price > 3", "reads items"), ("seen(3d)", "reads items")):
+        with pytest.raises(DeclarationError, match=match):
+            compile_condition(where)
+    with pytest.raises(DeclarationError, match="clicks_7"):
+        compile_condition("user.clicks_7 > 1", user_fields=["user_clicks_7d"], where="e")
+
+
 def test_sessions_are_units_too(tmp_path: Path) -> None:
     registry = Registry(tmp_path, clock=SimulatedClock(1))
     slots = {"home": Slot("home")}
@@ -169,6 +195,12 @@ def test_sessions_are_units_too(tmp_path: Path) -> None:
         ('Experiment("e", {"popular": 0.5, "model": 0.5}, slot="split")', "permanent split"),
         ('Experiment("e", {"a": 1.0}, metric=Metric("m", event="sale"))', "nothing logs 'sale'"),
         ('Experiment("e", {"a": 1.0}, stopping="whenever")', "unknown stopping"),
+        ('Experiment("e", {"a": 1.0}, exposure="seen")', "unknown exposure"),
+        (
+            'Experiment("e", {"a": 1.0}, policies={"a": "popular"}, versions={"a": "v0001"})',
+            "which no model serves",
+        ),
+        ('Experiment("e", {"a": 1.0}, metric=Metric("m", "success", dwell="x"))', "no duration"),
     ],
 )
 def test_declarations_that_cannot_be_are_refused(

@@ -194,7 +194,10 @@ def _print(report: "TrainReport") -> None:
     )
     if report.fallback_version:
         out.print(f"{report.fallback_version} serves until then: the best baseline that was judged")
-    if not report.promoted:
+    if arm := report.about.get("arm"):
+        name = arm.rpartition(":")[2]
+        out.print(f'  To serve it in an arm of an experiment:  versions={{"{name}": "{report.version}"}}')
+    elif not report.promoted:
         out.print(
             f"  To let it answer nevertheless:  {this_command()} models promote "
             f'{report.version} --why "a first try"'

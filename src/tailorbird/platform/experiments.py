@@ -316,7 +316,8 @@ def _report_started(project: Project, started: StartedExperiment) -> TrialReport
     if declared is not None and declared.digest != started.digest:
         notes.append("experiments.py differs from what was started; the frozen declaration counts.")
     slot = project.slot(started.slot)
-    notes = [*_shared_learning(project, started, events), *notes]
+    served = [f"{version} serves the arm {arm}." for arm, version in started.versions.items()]
+    notes = [*_shared_learning(project, started, events), *served, *notes]
     return trial_report(
         events,
         experiment,

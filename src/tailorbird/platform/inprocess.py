@@ -119,7 +119,7 @@ class InProcessServer:
         self.tables.tick()
         self.bundles.tick()
         self._formulas.tick()
-        self._experiments.tick()
+        self._experiments.refresh()
         self._lists.tick()
         self._catalogue.refresh()
 

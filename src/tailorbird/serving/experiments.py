@@ -29,7 +29,11 @@ class ArmVersions(Protocol):
     """Holds the versions that arms name, as `serving.models.arms.ArmBundles` does."""
 
     def hold(self, versions: Collection[str]) -> Collection[str]:
-        """Load these versions, release all others, and return those that can serve."""
+        """Hold these versions and release all others; return those that can serve now."""
+        ...
+
+    def tick(self) -> bool:
+        """Load what is to be held and is not there yet; return whether anything was loaded."""
         ...
 
 
@@ -38,6 +42,9 @@ class _NoVersions:
 
     def hold(self, versions: Collection[str]) -> Collection[str]:
         return ()
+
+    def tick(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True)
@@ -162,8 +169,14 @@ class LiveExperiments:
 
     def start(self) -> None:
         """Load the running experiments, and follow changes."""
-        self.tick()
+        self.refresh()
         self.loop.start()
+
+    def refresh(self) -> bool:
+        """Load the running experiments with their versions now; return whether any changed."""
+        has_changed = self.tick()
+        self._versions.tick()
+        return self.tick() or has_changed
 
     def stop(self) -> None:
         """Stop following changes."""

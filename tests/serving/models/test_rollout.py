@@ -291,7 +291,7 @@ def test_an_arm_is_served_by_the_version_that_it_names(registry, rollout, featur
     answer_log = AnswerRecorder()
     pipeline = pipeline_of(rollout, features, answer_log, live)
     start(registry)
-    live.tick()
+    live.refresh()
     models = models_of(pipeline, 40)
     expected = {u: "v0001" if assign(ARMS, u) == "old" else "v0002" for u in models}
     assert models == expected
@@ -329,9 +329,9 @@ def test_an_experiment_waits_until_its_versions_are_loaded(registry, features):
     live = LiveExperiments(registry, serving_shop.slots(), versions=rollout.arms)
     pipeline = pipeline_of(rollout, features, None, live)
     start(registry)
-    live.tick()
+    live.refresh()
     answers = [pipeline.answer(RecommendQuery(slot="home", user_id=f"u{n}")) for n in range(9)]
     assert {(each.arm, each.model) for each in answers} == {("", "v0001")}
     broken.clear()
-    assert live.tick()
+    assert live.refresh()
     assert set(models_of(pipeline, 40).values()) == {"v0001", "v0002"}

@@ -130,21 +130,24 @@ class Rollout:
             for name in ("canary", "shadow")
         )
         self._holders = {"champion": self.champion, "canary": self._canary, "shadow": self._shadow}
-        self.loops = [holder.loop for holder in self._holders.values()]
         self.arms = ArmBundles(
             registry,
             self._load_once,
             _Gate("arms", schemas, tables),
             lambda hashes: schemas.keep_open(hashes, by="arms"),
             watcher,
+            poll_s=poll_s,
         )
+        self.loops = [*(holder.loop for holder in self._holders.values()), self.arms.loop]
 
     def start(self) -> None:
         """Load the bundles that the registry names, the champion first, and follow changes."""
         for holder in self._holders.values():
             holder.start()
+        self.arms.loop.start()
 
     def stop(self) -> None:
+        self.arms.loop.stop()
         for holder in self._holders.values():
             holder.stop()
 
@@ -152,6 +155,7 @@ class Rollout:
         """Follow the registry now, for callers without threads."""
         for holder in self._holders.values():
             holder.tick()
+        self.arms.tick()
 
     def current(self) -> Bundle | None:
         return self.champion.current()

@@ -524,7 +524,9 @@ def load_experiments(file: Path, slots: Mapping[str, Slot]) -> dict[str, Experim
     loaded: dict[str, Experiment] = {}
     for experiment in _declared(file, Experiment) if file.exists() else ():
         if experiment.name in loaded:
-            raise DeclarationError(f"two are named {experiment.name!r}", where=str(file))
+            raise DeclarationError(
+                f"two are named {experiment.name!r}", where=str(file), fix="rename one"
+            )
         _check_experiment(experiment, slots, str(file))
         loaded[experiment.name] = experiment
     return loaded

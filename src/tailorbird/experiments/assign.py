@@ -103,10 +103,16 @@ class Experiment:
             or sum(self.arms.values()) > 1 + 1e-9
         ):
             raise DeclarationError(
-                f"expected shares above 0 that sum to at most 1, got {dict(self.arms)}", where=where
+                f"expected shares above 0 that sum to at most 1, got {dict(self.arms)}",
+                where=where,
+                fix='such as arms={"old": 0.5, "new": 0.5}',
             )
         if self.control and self.control not in self.arms:
-            raise DeclarationError(f"the control {self.control!r} is no arm", where=where)
+            raise DeclarationError(
+                f"the control {self.control!r} is no arm",
+                where=where,
+                fix=f"use one of {', '.join(self.arms)}",
+            )
         for name in ("policies", "slots", "versions"):
             for arm in getattr(self, name):
                 if arm not in self.arms:
@@ -131,15 +137,17 @@ class Experiment:
             if value not in allowed:
                 fix = suggest_name(value, allowed, f"use one of {', '.join(allowed)}")
                 raise DeclarationError(f"unknown {name} {value!r}", where=where, fix=fix)
-        for name, is_valid in (
-            ("effect", self.effect > 0),
-            ("power", 0.5 <= self.power < 1),
-            ("level", 0.5 <= self.level < 1),
-            ("share", 1 / BUCKETS <= self.share <= 1),
-            ("holdout", 0 <= self.holdout < 1),
+        for name, is_valid, expectation in (
+            ("effect", self.effect > 0, "a number above 0, such as 0.03 for +3 %"),
+            ("power", 0.5 <= self.power < 1, "a number from 0.5 to below 1"),
+            ("level", 0.5 <= self.level < 1, "a number from 0.5 to below 1"),
+            ("share", 1 / BUCKETS <= self.share <= 1, "a share above 0 and at most 1"),
+            ("holdout", 0 <= self.holdout < 1, "a share from 0 to below 1"),
         ):
             if not is_valid:
-                raise DeclarationError(f"{name}: {getattr(self, name)!r} is no share", where=where)
+                raise DeclarationError(
+                    f"{name}: got {getattr(self, name)!r}", where=where, fix=f"use {expectation}"
+                )
         for name in ("duration", "interval", "history"):
             try:
                 parse_duration(getattr(self, name))

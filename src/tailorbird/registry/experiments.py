@@ -84,12 +84,14 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         where = f"experiment {new.name}"
         if (old := self.get(new.name)) is not None:
-            changed = old.digest != new.digest
-            problem = (
-                "its declaration changed while it runs"
-                if changed and old.state == "running"
-                else f"it is {old.state} already"
-            )
+            problem = f"it is {old.state} already"
+            if old.digest != new.digest and old.state == "running":
+                changed = [
+                    field
+                    for field, value in new.declaration.items()
+                    if old.declaration.get(field) != value
+                ]
+                problem = f"its declaration changed while it runs: {', '.join(changed)}"
             raise UsageError(problem, where=where, fix="declare a new one under another name")
         for other in self.running(new.slot):
             if other.layer != new.layer:

@@ -5,7 +5,7 @@ VENV := .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: alerts help setup setup-dev demo check test test-s3 chaos drills fuzz fuzz-http fuzz-decoder lint format bench results peers docs clean
+.PHONY: alerts help setup setup-dev demo check test nightly test-s3 chaos drills fuzz fuzz-http fuzz-decoder lint format bench results peers docs clean
 
 help:          ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -36,12 +36,16 @@ alerts:        ## check the Prometheus rules, if promtool is installed
 
 check: setup-dev    ## lint, types and all tests but slow ones: under five minutes on two cores
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not slow' $(PYTEST)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not slow and not nightly' $(PYTEST)
 
-test: setup-dev    ## lint, types and every test: most of an hour on two cores
+test: setup-dev    ## lint, types and all tests but nightly ones: 40 minutes on two cores
 	@sh tests/system_packages.sh
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not nightly' $(PYTEST)
+
+nightly: setup-dev    ## every test, and longer runs of some: most of an hour
+	@sh tests/system_packages.sh
+	TAILORBIRD_NIGHTLY=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-s3: setup-dev    ## the whole suite of the lake on object storage too (five minutes)
 	TAILORBIRD_TEST_S3=all $(BIN)/python -m pytest -q tests/lake

@@ -28,6 +28,7 @@ _SCENARIOS = {
     "kills": "a random role killed every 5 s, 1 in 10 stopped, 1 in 20 `up` itself",
     "server": "`kill -9` of one server every 5 s",
     "swap": "another model promoted every 10 s",
+    "index": "20 items of the catalogue changed every 2 s",
     "replace": "`tailorbird up --replace` every 30 s",
     "busy": "another process takes a core",
 }
@@ -230,24 +231,32 @@ def _availability() -> list[str]:
         "One client outside asks for 50 lists a second, with a deadline of 2 s and no retry, and "
         "sends 500 events a second, again under their ids until they are acknowledged. "
         "`python -m benchmarks.availability`; "
-        f"{report['cores']} cores, which other work had its share of: `load` is how many processes "
-        "wanted one of them at the end. Of several runs this is the one at the least load; the others, "
-        "with more refusals, are in benchmarks/figures/availability.json. "
-        "Refused is a 503 for load, failed is everything else without an answer.",
+        f"{report['cores']} cores, revision {report['revision'][:10]}. `load` is how many processes "
+        "wanted a core at the end. Refused is a 503 for load, failed is everything else without an "
+        "answer. Unequal are feature values and candidate lists that `features verify` finds to "
+        "differ from what the lake's events make.",
         "",
         "| while | load | s | asked | answered | p50, p99 | refused | failed | events | lost | "
-        "doubled |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "doubled | unequal |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, text in _SCENARIOS.items():
         row = report["results"].get(name)
         if row is None:
             continue
         lines.append(
-            f"| {text} | {row['load_1min']:g} | {row['seconds']:.0f} | {row['asked']:,} | {row['answered']:.2%} | "
+            f"| {text} | {row['load_1min']:g} | {row['seconds']:.0f} | {row['asked']:,} | "
+            f"{row['answered']:.2%} | "
             f"{row['ms']['p50']:.0f}, {row['ms']['p99']:.0f} ms | {row['refused']:,} | "
-            f"{row['failed']:,} | {row['events']:,} | {row['lost']} | {row['doubled']} |"
+            f"{row['failed']:,} | {row['events']:,} | {row['lost']} | {row['doubled']} | "
+            f"{row['unequal']} of {row['compared']:,} |"
         )
+    restart_s = report["results"]["server"]["restart_s"]
+    lines += [
+        "",
+        f"A killed server serves again after {restart_s['p50']:.1f} s (at most "
+        f"{restart_s['max']:.1f} s); meanwhile the other one answers.",
+    ]
     lines += ["", *_overload(report["results"].get("overload"))]
     return lines
 

@@ -21,7 +21,7 @@ from tailorbird.config import load_settings
 from tailorbird.events import SECOND, parse_duration
 from tailorbird.monitoring.figures.collector import METRICS
 from tailorbird.serving.auth.networks import Networks
-from tailorbird.serving.http.app import ROUTES
+from tailorbird.serving.http.routes import ROUTES
 from tailorbird.serving.server import PORT
 
 yaml = pytest.importorskip("yaml", reason="no PyYAML here")

@@ -25,7 +25,7 @@ from tailorbird.cli.main import build_app
 from tailorbird.config import load_settings
 from tailorbird.config.contract_file import EventContract, load_contract
 from tailorbird.events import EVENT_TYPES, Receipt, RoutePlan, check
-from tailorbird.events.adapters.mapping_file import parse_mapping
+from tailorbird.events.adapters.mapping.file import parse_mapping
 from tailorbird.serving.pipeline.editorial import read_lists
 
 ROOT = Path(__file__).parents[1]

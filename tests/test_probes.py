@@ -2,6 +2,7 @@
 outlive any error.
 """
 
+import importlib
 import subprocess
 import sys
 import threading
@@ -77,17 +78,16 @@ def test_an_advancing_loop_is_alive_and_a_stalled_one_is_not():
 def test_a_role_reports_its_progress(tmp_path, role, monkeypatch):
     from tests.support.network.ports import free_port
 
-    from tailorbird.cli.roles import run as roles
-
+    module = importlib.import_module(f"tailorbird.cli.roles.{role}")
     project, port, done = make_project(tmp_path / "shop"), free_port(), {}
     monkeypatch.setenv("TAILORBIRD_PROJECT", str(project.root))
     stop = ProgressEvent()
-    monkeypatch.setattr(roles, "_start_role", lambda: stop)
-    monkeypatch.setattr("tailorbird.cli.roles.run.exit_process", lambda status: None)
+    monkeypatch.setattr(module, "start_role", lambda: stop)
+    monkeypatch.setattr(module, "exit_process", lambda status: None, raising=False)
 
     def play():
         stop._owner = threading.get_ident()
-        getattr(roles, role)(health_port=port)
+        getattr(module, role)(health_port=port)
         done["ended"] = True
 
     thread = threading.Thread(target=play)

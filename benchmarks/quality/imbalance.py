@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 
 from benchmarks.quality import kuairand
 from benchmarks.quality.running import default_data, environment, find_data_set
-from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.fitting import Net, fit_net
 from tailorbird.models.deep.layout import build_layout
+from tailorbird.models.deep.rows import Rows
 from tailorbird.simulator import Site
 from tailorbird.training.evaluation.metrics import auc, log_loss
 from tailorbird.training.fit.examination import Examination, click_weights, estimate_examination

@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 
 from benchmarks.quality.running import environment, make_parser, require_data_set
 from tailorbird.models.architectures import fit
-from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.fitting import is_available
 from tailorbird.models.deep.layout import History, Layout
+from tailorbird.models.deep.rows import Rows
 from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
 from tailorbird.training.evaluation.metrics import auc, auc_influence, log_losses
 from tailorbird.training.fit.resume import load_or_make_arrays

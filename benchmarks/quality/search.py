@@ -50,7 +50,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.quality.parts.search_shops import GRADES, WANDS, Judged, Shop, chorus, wands
 from benchmarks.quality.running import default_data, environment, require_data_set
-from tailorbird.config.settings import SearchSection
+from tailorbird.config.training_settings import SearchSection
 from tailorbird.retrieval.index import RERANKED_MIN
 from tailorbird.retrieval.meaning import Meaning, MeaningSettings, texts_to_encode, write_meaning
 from tailorbird.retrieval.text import FIELDS, TextIndex, write_text_index

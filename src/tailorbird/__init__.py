@@ -33,8 +33,9 @@ if TYPE_CHECKING:
         UsageError,
     )
     from tailorbird.experiments import Experiment, Metric
+    from tailorbird.platform.create import restore
     from tailorbird.platform.frames import Frame
-    from tailorbird.platform.project import Project, restore
+    from tailorbird.platform.project import Project
     from tailorbird.platform.results import EvaluationResult, Slate, TrainResult
     from tailorbird.platform.training import TrainOptions
     from tailorbird.ranking import Boost, Churn, Explore, Pin, Quota, Slot
@@ -60,8 +61,9 @@ _MODULES = {
         "UsageError",
     ),
     "tailorbird.experiments": ("Experiment", "Metric"),
+    "tailorbird.platform.create": ("restore",),
     "tailorbird.platform.frames": ("Frame",),
-    "tailorbird.platform.project": ("Project", "restore"),
+    "tailorbird.platform.project": ("Project",),
     "tailorbird.platform.results": ("EvaluationResult", "Slate", "TrainResult"),
     "tailorbird.platform.training": ("TrainOptions",),
     "tailorbird.ranking": ("Boost", "Churn", "Explore", "Pin", "Quota", "Slot"),

@@ -27,6 +27,6 @@ IMPORT_FORMATS = (
     ImportFormat("cloudevents", "cloudevents"),
     ImportFormat("mind", "mind"),
     ImportFormat("instacart", "instacart"),
-    ImportFormat("mapping", "mapping"),
+    ImportFormat("mapping", "mapping.adapter"),
 )
 FORMAT_NAMES = ", ".join(each.name for each in IMPORT_FORMATS)

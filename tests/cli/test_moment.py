@@ -10,7 +10,7 @@ import pytest
 from deltalake import write_deltalake
 
 from tailorbird.config.log_end import settle_clock
-from tailorbird.config.project import Paths
+from tailorbird.config.paths import Paths
 from tailorbird.errors import DamageError
 from tailorbird.events import DAY, HOUR, MINUTE, SystemClock
 from tailorbird.events.contract.schema import ROUTED

@@ -96,6 +96,7 @@ def test_globo_clicks(tmp_path: Path) -> None:
     must("-C", project, "lake", "verify")
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_movielens(tmp_path: Path) -> None:
     project = _project(tmp_path / "ml", "rating")
@@ -109,6 +110,7 @@ def test_movielens(tmp_path: Path) -> None:
     assert _one(project, "SELECT count(*) AS n FROM items") == {"n": 9_125}
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_complete_journey(tmp_path: Path) -> None:
     project = _project(tmp_path / "journey", "purchase")

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from tailorbird.config.project import Paths
-from tailorbird.config.settings import Settings, TrainSection
+from tailorbird.config.paths import Paths
+from tailorbird.config.settings import Settings
+from tailorbird.config.training_settings import TrainSection
 from tailorbird.events import DAY, HOUR, SimulatedClock
 from tailorbird.events.contract.schema import ROUTED
 from tailorbird.experiments import Experiment

@@ -13,7 +13,7 @@ from tailorbird.config.candidates import (
     required_contract,
     slots_contract,
 )
-from tailorbird.config.project import Paths
+from tailorbird.config.paths import Paths
 from tailorbird.events import DAY, HOUR, SystemClock
 from tailorbird.ranking import Slot
 from tailorbird.registry import Manifest, Registry, seal

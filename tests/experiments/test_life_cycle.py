@@ -9,7 +9,7 @@ from deltalake import write_deltalake
 from tests.support.shops import serving_shop
 
 import tailorbird
-from tailorbird.config.project import load_experiments
+from tailorbird.config.declarations import load_experiments
 from tailorbird.config.schemas import served_versions
 from tailorbird.errors import DeclarationError, NotReadyError, UsageError
 from tailorbird.events import SimulatedClock, SystemClock

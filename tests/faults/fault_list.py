@@ -33,7 +33,7 @@ FAULTS = (
         (
             "chaos: kill",
             "chaos: kills under load",
-            "tests/faults/test_kill_roles.py::test_twenty_kills_of_each_role_lose_nothing_and_double_nothing",
+            "tests/faults/test_kill_roles.py::test_kills_of_each_role_lose_nothing_and_double_nothing",
             "tests/lake/test_crash.py::test_a_kill_loses_nothing_and_repeats_nothing",
             "tests/router/test_recovery.py::test_a_kill_at_any_point_changes_nothing",
         ),

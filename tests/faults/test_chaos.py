@@ -58,6 +58,7 @@ def test_a_hundred_faults_lose_nothing_double_nothing_and_leave_nothing_unequal(
     )
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(bool(power.why_not()), reason=power.why_not() or "power can be cut")
 def test_every_unsafe_change_is_noticed(tmp_path: Path) -> None:
     process, report = _run_chaos(tmp_path, "--mutants", "--quick")

@@ -105,6 +105,7 @@ def test_kills_where_two_routers_share_three_partitions(tmp_path: Path) -> None:
         assert sum(name.startswith("raw.") for name in _topics(project)) % 3 == 0
 
 
+@pytest.mark.nightly
 def test_kills_where_three_workers_share_the_entities(tmp_path: Path) -> None:
     """Each answer is recomputed by the position that each part had, whichever of them was down at
     the time.

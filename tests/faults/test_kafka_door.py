@@ -190,7 +190,7 @@ def test_a_door_that_does_not_wait_for_the_delivery_report_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "tailorbird.serving.collector.collector.faults.is_disabled",
+        "tailorbird.serving.collector.writer.faults.is_disabled",
         lambda site: site == "door.sync_before_ack",
     )
 

@@ -2,12 +2,12 @@
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 
 from tailorbird.errors import DamageError
 from tailorbird.events import SystemClock
 from tailorbird.lake import Lake, LakeRole, tables, verify
 from tailorbird.lake.delta import compaction
-from tailorbird.lake.delta import table as delta
 from tailorbird.lake.write import role
 
 NEW = ("propensities", "rating")
@@ -44,7 +44,7 @@ def test_it_gets_the_new_columns_and_goes_on(tmp_path, site, old, monkeypatch):
     site.add(2)
     with open_role(tmp_path) as opened:
         opened.drain()
-    assert set(delta.DeltaTable(old / "events").schema().to_arrow().names) == set(
+    assert set(DeltaTable(old / "events").schema().to_arrow().names) == set(
         tables.TABLES["events"].schema.names
     )
     ids = Lake(old).events(["event_id", "rating"])["event_id"].to_pylist()

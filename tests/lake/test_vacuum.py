@@ -6,6 +6,7 @@ from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.events import DAY, SimulatedClock
 from tailorbird.lake import Lake, LakeRole, verify, version_at, versions_of
 from tailorbird.lake.delta import compaction, table
+from tailorbird.lake.delta.commits import commit_path
 
 pytestmark = pytest.mark.long_on_s3
 
@@ -68,7 +69,7 @@ def test_rows_and_ledger_are_intact_and_loading_continues(home, site, lake, cloc
     before = content(Lake(lake))
     with role_of(home, clock) as role:
         assert role.vacuum()["events"].log_files > 0
-        assert not table.commit_path(lake / "events", 0).exists()
+        assert not commit_path(lake / "events", 0).exists()
         assert Lake(lake).exists("events")
         fill(role, site, 1)
     assert verify(lake).clean
@@ -106,7 +107,7 @@ def test_every_version_of_the_events_is_read_after_compaction_and_vacuum(home, s
         clock.advance_to(clock.now() + 10 * DAY)
         role.vacuum()
         fill(role, site, 2)
-    assert not table.commit_path(lake / "events", 0).exists()
+    assert not commit_path(lake / "events", 0).exists()
     for version, (at, events, answers) in seen.items():
         then = Lake(lake, at=at)
         assert content(then) == events
@@ -151,4 +152,4 @@ def test_a_log_is_not_trimmed_to_a_checkpoint_that_does_not_read_back(home, lake
         for path in (lake / "events" / "_delta_log").glob("*.checkpoint.parquet"):
             path.write_bytes(path.read_bytes()[:-20])
         assert "events" not in role.vacuum()
-    assert table.commit_path(lake / "events", 0).exists()
+    assert commit_path(lake / "events", 0).exists()

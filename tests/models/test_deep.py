@@ -14,12 +14,12 @@ from tests.support.nets import LAYOUT, world  # noqa: E402
 
 from tailorbird.errors import UsageError  # noqa: E402
 from tailorbird.models.architectures import fit  # noqa: E402
-from tailorbird.models.deep.batches import Rows, write_parts  # noqa: E402
 from tailorbird.models.deep.checkpoint import weights  # noqa: E402
 from tailorbird.models.deep.fitting import DEEP, fit_net  # noqa: E402
 from tailorbird.models.deep.layout import build_layout  # noqa: E402
 from tailorbird.models.deep.model import initialise_net  # noqa: E402
 from tailorbird.models.deep.parameters import resolve_parameters  # noqa: E402
+from tailorbird.models.deep.rows import Rows, write_parts  # noqa: E402
 from tailorbird.models.export import INPUT, OUTPUT, TOLERANCE  # noqa: E402
 from tailorbird.ranking.onnx_check import check_onnx  # noqa: E402
 

@@ -20,11 +20,12 @@ from tests.support.nets import LAYOUT, world  # noqa: E402
 from tests.support.programs import train_a_net, train_within  # noqa: E402
 
 from tailorbird.errors import DamageError, InputError, StorageError, UsageError  # noqa: E402
-from tailorbird.models.deep.batches import PartRows, epoch_batches, write_parts  # noqa: E402
+from tailorbird.models.deep.batches import epoch_batches  # noqa: E402
 from tailorbird.models.deep.checkpoint import FILE, weights  # noqa: E402
 from tailorbird.models.deep.logs import EventLog, group_tags, log_to_mlflow  # noqa: E402
 from tailorbird.models.deep.model import DeepModel  # noqa: E402
 from tailorbird.models.deep.parallel import fit_parallel  # noqa: E402
+from tailorbird.models.deep.rows import PartRows, write_parts  # noqa: E402
 
 
 @pytest.fixture

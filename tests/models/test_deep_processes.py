@@ -21,8 +21,8 @@ from tests.support.programs.train_in_processes import RUN
 
 from tailorbird.errors import LockedError
 from tailorbird.models.deep import parallel
-from tailorbird.models.deep.batches import write_parts
 from tailorbird.models.deep.checkpoint import FILE
+from tailorbird.models.deep.rows import write_parts
 
 pytestmark = pytest.mark.slow
 
@@ -93,6 +93,7 @@ linux = pytest.mark.skipif(
 )
 
 
+@pytest.mark.nightly
 @linux
 @pytest.mark.parametrize("moment", ["while they load", "while they train"])
 def test_orphaned_members_exit_and_the_next_run_ends_in_the_same_bits(

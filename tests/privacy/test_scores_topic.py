@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, needs_kafka]
 DECLARED = [NextBest("home", size=2, on=["click", "purchase"], every="1s")]
 
 
-@pytest.fixture(params=[1, 3])
+@pytest.fixture(params=[1, pytest.param(3, marks=pytest.mark.nightly)])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     with in_topics_of(tmp_path, request.param, canaries=2, others=4) as made:
         yield made

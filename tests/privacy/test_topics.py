@@ -47,7 +47,7 @@ from tailorbird.stream.kafka import emptied, marker
 pytestmark = [pytest.mark.slow, needs_kafka]
 
 
-@pytest.fixture(params=[1, 3])
+@pytest.fixture(params=[pytest.param(1, marks=pytest.mark.nightly), 3])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     with in_topics_of(tmp_path, request.param, canaries=3, others=24) as made:
         yield made
@@ -166,6 +166,7 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(
     assert ours == theirs, "a router that starts elsewhere has the same tables"
 
 
+@pytest.mark.nightly
 def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> None:
     """A chain of former accounts, each with events where its own browser's key leads; one of them
     names the person.
@@ -325,6 +326,7 @@ def test_it_may_be_killed_and_goes_on(tmp_path: Path) -> None:
         assert Lake(project.paths.lake).count("events") == before
 
 
+@pytest.mark.nightly
 def test_one_that_died_before_it_changed_anything_is_forgotten_by_the_command(
     tmp_path: Path,
 ) -> None:
@@ -380,6 +382,7 @@ def test_one_that_died_leaves_the_marker_of_another(tmp_path: Path) -> None:
         assert erase_command(project, user).returncode == 0
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_rows_that_the_broker_tells_of_late_are_brought_in_by_the_command(tmp_path: Path) -> None:
     """The one of our tests does so where the client may put several messages into one batch; the

@@ -21,7 +21,7 @@ import msgspec
 import pytest
 from tests.support.shops import serving_shop
 
-from tailorbird.config.settings import ServeSection
+from tailorbird.config.serve_settings import ServeSection
 from tailorbird.errors import UsageError
 from tailorbird.events import SECOND, Event, SystemClock, parse_duration
 from tailorbird.registry import Registry

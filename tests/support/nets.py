@@ -4,8 +4,8 @@ had.
 
 import numpy as np
 
-from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.layout import Bag, History, Layout
+from tailorbird.models.deep.rows import Rows
 
 NUMBERS, LENGTH = 4, 5
 LAYOUT = Layout(

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tailorbird.config.project import Paths
+from tailorbird.config.paths import Paths
 from tailorbird.config.rollout_settings import CanarySection, RolloutSection
 from tailorbird.config.settings import Settings
 from tailorbird.events import SimulatedClock

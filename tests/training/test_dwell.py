@@ -14,7 +14,7 @@ from tests.training.test_pipeline import Shop
 from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.features import count, entity
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.models.deep.batches import Rows
+from tailorbird.models.deep.rows import Rows
 from tailorbird.models.export import gbdt_to_onnx, largest_difference, score_onnx
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking import Slot
@@ -31,7 +31,7 @@ from tailorbird.training.dataset.rows import load_material
 from tailorbird.training.evaluation.amounts import compute_amount_figures
 from tailorbird.training.evaluation.bootstrap import Bootstrap
 from tailorbird.training.evaluation.metrics import deviances
-from tailorbird.training.fit import fit
+from tailorbird.training.fit import inputs
 from tailorbird.training.fit.calibrate import choose_scale
 from tailorbird.training.fit.trees import export_trees
 from tailorbird.training.pipeline import train
@@ -275,7 +275,7 @@ def test_rows_in_files_are_sampled_evenly_up_to_the_limit():
 
 def test_amount_trees_next_to_a_net_use_rows_that_fit_into_memory(shop, monkeypatch):
     pytest.importorskip("torch", reason="needs the extra deep")
-    monkeypatch.setattr(fit, "ROWS_AT_ONCE", 2_000)
+    monkeypatch.setattr(inputs, "ROWS_AT_ONCE", 2_000)
     settings = TrainSettings(
         quick=True, architecture="shared", requests=900, test_requests=600, rows_in_memory=4_000
     )
@@ -316,6 +316,7 @@ def test_amount_trees_next_to_a_net_use_rows_that_fit_into_memory(shop, monkeypa
     assert bundle_of(shop, "files", alone.version).heads == ("dwell_s",)
 
 
+@pytest.mark.nightly
 def test_amount_trees_next_to_a_net_ignore_net_columns(shop):
     pytest.importorskip("torch", reason="needs the extra deep")
     settings = replace(

@@ -15,8 +15,8 @@ import pytest
 
 import tailorbird as tb
 from tailorbird.errors import BundleError, DeclarationError, TailorbirdError
-from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.layout import build_layout
+from tailorbird.models.deep.rows import Rows
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.own_models import FILE, OwnSession, own_families, use_file
 from tailorbird.serving.models.bundles import probe_in_child

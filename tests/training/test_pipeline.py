@@ -34,7 +34,7 @@ from tailorbird.training.dataset.replay import select_live_columns
 from tailorbird.training.evaluation.bootstrap import Interval
 from tailorbird.training.evaluation.evaluate import evaluate
 from tailorbird.training.evaluation.gate import NON_INFERIORITY, SUPERIORITY
-from tailorbird.training.fit import fit
+from tailorbird.training.fit import inputs
 from tailorbird.training.pipeline import train
 from tailorbird.training.report.pareto import price_models
 from tailorbird.training.settings import TrainSettings
@@ -663,7 +663,7 @@ def matrices(shop, monkeypatch, rows_max):
 
     monkeypatch.setattr(architectures, "fit_gbdt", seen)
     monkeypatch.setattr(
-        fit, "iterate_features", partial(matrix.iterate_features, rows_max=rows_max)
+        inputs, "iterate_features", partial(matrix.iterate_features, rows_max=rows_max)
     )
     with pytest.raises(Seen) as caught:
         transformed(shop).train("seen")

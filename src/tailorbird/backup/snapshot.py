@@ -21,8 +21,8 @@ import apsw
 from tailorbird.backup.manifest import LogSpan
 from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.events.suppression import MARK
+from tailorbird.lake.delta.commits import commit_path
 from tailorbird.lake.delta.recovery import ledger_is_lost
-from tailorbird.lake.delta.table import commit_path
 from tailorbird.lake.delta.versions import TableVersion, version_at
 from tailorbird.lake.files import swap
 from tailorbird.lake.files.append_only import open_tail

@@ -53,7 +53,7 @@ def restore(uri: str, folder: Path, /, *, at: str = "", json: Json = False) -> N
     at:
         restore the newest backup of this time or earlier; by default the newest of all
     """
-    from tailorbird.platform.project import restore as run_restore
+    from tailorbird.platform.create import restore as run_restore
 
     with progress_bars(quiet=json) as progress:
         report = run_restore(uri, folder, at=at, progress=progress)

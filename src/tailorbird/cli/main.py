@@ -49,10 +49,16 @@ _GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "config": ("Settings and their sources.", {"show": "config"}),
     "run": (
         "Run a single role; `up` runs all of them.",
-        dict.fromkeys(
-            ("serve", "router", "worker", "shuffle", "candidates", "score", "lake", "trainer"),
-            "roles.run",
-        ),
+        {
+            "serve": "roles.serve",
+            "router": "roles.router",
+            "worker": "roles.worker",
+            "shuffle": "roles.shuffle",
+            "candidates": "roles.candidates",
+            "score": "roles.score",
+            "lake": "roles.lake",
+            "trainer": "roles.trainer",
+        },
     ),
     "features": (
         "Show, rank, verify and change features.",

@@ -1,8 +1,5 @@
 """`tailorbird rules report`: the cost of rules."""
 
-from html import escape
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars
@@ -39,6 +36,7 @@ def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
     from tailorbird.lake import Lake
+    from tailorbird.pages import write_page
     from tailorbird.platform.inprocess import InProcessServer
     from tailorbird.serving.pipeline.rule_costs import VariantComparer, costs
 
@@ -69,11 +67,14 @@ def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
             fix="tailorbird train",
         )
     rule_costs = costs(weighed)
-    page = _page(
+    page = write_page(
         project.paths.reports / f"rules-{slot_declared.name}.html",
-        slot_declared.name,
-        rule_costs,
-        len(weighed),
+        "rules",
+        f"Wishes of slot {slot_declared.name}",
+        slot=slot_declared.name,
+        requests=len(weighed),
+        header=_TITLES,
+        rows=[_row(cost) for cost in rule_costs],
     )
     if json:
         print_json(
@@ -95,8 +96,7 @@ def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
         "The cost of a wish is the expected value of an answer without it minus that with "
         "it, with the present features of people."
     )
-    if page is not None:
-        out.print(f"Page: {page}")
+    out.print(f"Page: {page}")
 
 
 def _row(cost: "Cost") -> list[str]:
@@ -107,31 +107,6 @@ def _row(cost: "Cost") -> list[str]:
         f"{cost.low:.5f} – {cost.high:.5f}",
         f"{cost.share:.2%}",
     ]
-
-
-def _page(path: Path, slot: str, rule_costs: "list[Cost]", requests: int) -> Path | None:
-    """Write the page if matplotlib is installed."""
-    if find_spec("matplotlib") is None:
-        return None
-    from tailorbird.training.report.page import render_table, write_page
-
-    text = (
-        f"<h1>What the wishes of slot {escape(slot)} cost</h1><p>{requests:,} logged "
-        "requests, answered again with all wishes and without"
-        " each. The value of an answer is the sum of what the formula says of its items; a "
-        "cost is the value without the wish less that"
-        " with it.</p>"
-    )
-    return write_page(
-        path,
-        f"Wishes of slot {slot}",
-        [
-            text,
-            render_table(
-                _TITLES, [([escape(cell) for cell in _row(cost)], False) for cost in rule_costs]
-            ),
-        ],
-    )
 
 
 def _newest_queries(lake, slot: str, limit: int) -> list:

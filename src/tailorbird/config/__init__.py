@@ -1,14 +1,7 @@
 """Settings with their sources, and projects with their loaded declarations."""
 
-from tailorbird.config.project import (
-    FILE,
-    Paths,
-    Project,
-    data_folder,
-    find_project,
-    open_project,
-    paths_of,
-)
+from tailorbird.config.paths import Paths, paths_of
+from tailorbird.config.project import FILE, Project, data_folder, find_project, open_project
 from tailorbird.config.settings import Origin, Settings, load_settings
 
 __all__ = [

@@ -5,10 +5,8 @@ found from any of its subfolders.
 """
 
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from tailorbird.candidates.contract import KINDS
 from tailorbird.candidates.own import FILE as SOURCES
@@ -16,6 +14,8 @@ from tailorbird.candidates.own import use_sources
 from tailorbird.config.contract_file import FILE as CONTRACT
 from tailorbird.config.contract_file import EventContract, load_contract
 from tailorbird.config.copying import copy_target_of
+from tailorbird.config.declarations import load_churn, load_experiments, load_scores, load_slots
+from tailorbird.config.paths import Paths, paths_of
 from tailorbird.config.pseudonyms import pseudonyms_of
 from tailorbird.config.settings import Origin, Settings, load_settings
 from tailorbird.config.streams import kafka_cluster
@@ -28,15 +28,13 @@ from tailorbird.experiments.assign import Experiment
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
 from tailorbird.features.transform_checks import check_heads
-from tailorbird.project_file import run_file
-from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
+from tailorbird.ranking import Churn, Slot
 from tailorbird.ranking.own_models import FILE as MODELS
 from tailorbird.ranking.own_models import use_file
 from tailorbird.ranking.scores import Score
-from tailorbird.ranking.slot import ARM_POLICIES
 from tailorbird.retrieval import MeaningSettings
 from tailorbird.storage import storage_at
-from tailorbird.storage_paths import Storage, open_storage, require_unescaped_path
+from tailorbird.storage_paths import require_unescaped_path
 from tailorbird.store import CopyTarget
 from tailorbird.stream import Address, FileLogSet, LogSet
 
@@ -44,60 +42,6 @@ FILE = "tailorbird.toml"
 CHURN_FILE = "churn.py"
 SCORES_FILE = "scores.py"
 EXPERIMENTS_FILE = "experiments.py"
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Paths:
-    """The folders and files of a project; each has one writer (see ARCHITECTURE.md)."""
-
-    data: Path
-    lake_storage: Storage | None = None  # Set if the lake is not below `data`.
-
-    @property
-    def stream(self) -> Path:
-        return self.data / "stream"
-
-    @property
-    def routed(self) -> Path:
-        return self.stream / "routed.db"
-
-    @property
-    def state(self) -> Path:
-        return self.data / "state"
-
-    @property
-    def candidates(self) -> Path:
-        return self.data / "candidates"
-
-    @property
-    def lake(self) -> Storage:
-        return self.lake_storage or self.data / "lake"
-
-    @property
-    def registry(self) -> Path:
-        return self.data / "registry"
-
-    def churn(self, name: str) -> Path:
-        """Return the registry of a churn model, which is separate from the ranker's registry."""
-        return self.registry / "churn" / name
-
-    @property
-    def run(self) -> Path:
-        return self.data / "run"
-
-    @property
-    def checks(self) -> Path:
-        return self.data / "checks"
-
-    @property
-    def monitoring(self) -> Path:
-        return self.data / "monitoring"
-
-    @property
-    def reports(self) -> Path:
-        return self.data / "reports"
 
 
 @dataclass(frozen=True)
@@ -325,15 +269,6 @@ def data_folder(start: Path | None = None) -> Path:
     return _data_folder(root, *load_settings(root / FILE))
 
 
-def paths_of(root: Path, settings: Settings) -> Paths:
-    """Return the paths of the project in `root`; raises ConfigError if `lake.url` is invalid."""
-    data = (root / settings.project.data).resolve()
-    try:
-        return Paths(data, open_storage(settings.lake.url, data) if settings.lake.url else None)
-    except ConfigError as error:
-        raise ConfigError(error.message, where=error.where or "lake.url", fix=error.fix) from None
-
-
 def _open_log_set(settings: Settings, paths: Paths) -> LogSet:
     cluster = kafka_cluster(settings)
     if cluster is None:
@@ -423,137 +358,3 @@ def compile_plan(
         },
         rules=event_contract.rules,
     )
-
-
-def _declared(file: Path, *kinds: type[T]) -> list[T]:
-    """Return the objects of some kinds that a file declares by name or in a list, each once."""
-    objects = (
-        one
-        for value in run_file(file).values()
-        for one in (value if isinstance(value, list | tuple) else (value,))
-        if isinstance(one, kinds)
-    )
-    return list({id(one): one for one in objects}.values())
-
-
-def load_slots(file: Path) -> dict[str, Slot]:
-    """Return the slots that slots.py declares, by name.
-
-    Raises:
-        DeclarationError: the file is missing, does not run, or gives two slots the same name.
-    """
-    slots: dict[str, Slot] = {}
-    for slot in _declared(file, Slot):
-        if slot.name in slots:
-            raise DeclarationError(f"two slots are named {slot.name!r}", where=str(file))
-        slots[slot.name] = slot
-    if not slots:
-        raise DeclarationError(
-            "declares no Slot", where=str(file), fix="tailorbird init writes an example"
-        )
-    return slots
-
-
-def load_churn(file: Path, types: Sequence[str] = EVENT_TYPES) -> dict[str, Churn]:
-    """Return the churn models that churn.py declares, by name; none without the file.
-
-    Args:
-        types: the event types that the project knows.
-    Raises:
-        DeclarationError: the file does not run, repeats a name, or uses an event type that does
-            not exist.
-    """
-    models: dict[str, Churn] = {}
-    for churn in _declared(file, Churn) if file.exists() else ():
-        if churn.name in models:
-            raise DeclarationError(f"two are named {churn.name!r}", where=str(file))
-        if unknown_types := [type_ for type_ in churn.types if type_ not in types]:
-            fix = suggest_name(unknown_types[0], types, f"use some of {', '.join(types)}")
-            raise DeclarationError(
-                f"churn {churn.name}: {unknown_types[0]!r} is no event type",
-                where=str(file),
-                fix=fix,
-            )
-        models[churn.name] = churn
-    return models
-
-
-def load_scores(
-    file: Path, types: Sequence[str], slots: Mapping[str, Slot], churn: Mapping[str, Churn]
-) -> dict[str, Score]:
-    """Return the scores that scores.py declares, by name; none without the file.
-
-    Raises:
-        DeclarationError: the file does not run, repeats a name, or uses an event type, a slot or a
-            churn model that does not exist.
-    """
-    loaded: dict[str, Score] = {}
-    for score in _declared(file, ChurnScore, NextBest) if file.exists() else ():
-        if score.name in loaded:
-            raise DeclarationError(
-                f"two are named {score.name!r}", where=str(file), fix="give one of them a name="
-            )
-        reference, declared, kind = (
-            (score.slot, slots, "slot of slots.py")
-            if isinstance(score, NextBest)
-            else (score.model, churn, "model of churn.py")
-        )
-        references = [
-            (reference, list(declared), kind),
-            *((type_, list(types), "event type") for type_ in score.on),
-        ]
-        for name, candidates, kind_name in references:
-            if name not in candidates:
-                fix = suggest_name(
-                    name, candidates, f"use one of {', '.join(candidates) or 'none: declare one'}"
-                )
-                raise DeclarationError(
-                    f"{score.name}: {name!r} is no {kind_name}", where=str(file), fix=fix
-                )
-        loaded[score.name] = score
-    return loaded
-
-
-def load_experiments(file: Path, slots: Mapping[str, Slot]) -> dict[str, Experiment]:
-    """Return the experiments that experiments.py declares, by name; none without the file.
-
-    Raises:
-        DeclarationError: the file does not run, repeats a name, or an experiment has no treatment,
-            or names a slot or a policy that does not exist.
-    """
-    loaded: dict[str, Experiment] = {}
-    for experiment in _declared(file, Experiment) if file.exists() else ():
-        if experiment.name in loaded:
-            raise DeclarationError(
-                f"two are named {experiment.name!r}", where=str(file), fix="rename one"
-            )
-        _check_experiment(experiment, slots, str(file))
-        loaded[experiment.name] = experiment
-    return loaded
-
-
-def _check_experiment(experiment: Experiment, slots: Mapping[str, Slot], file: str) -> None:
-    where, names = f"{file}: experiment {experiment.name}", ", ".join(slots)
-    for slot in (experiment.slot, *experiment.slots.values()):
-        if slot not in slots:
-            problem = f"{slot!r} is no slot of slots.py" if slot else "it names no slot"
-            raise DeclarationError(problem, where=where, fix=f"use one of {names}")
-    split = slots[experiment.slot].experiment
-    if split is not None:
-        raise DeclarationError(
-            f"slot {experiment.slot} has the permanent split {split.name}",
-            where=where,
-            fix="remove experiment= from the slot",
-        )
-    if not experiment.treatments:
-        raise DeclarationError(
-            "it has one arm and no control", where=where, fix="declare two arms or more"
-        )
-    for arm in experiment.arms:
-        if experiment.policy_of(arm) not in ARM_POLICIES:
-            raise DeclarationError(
-                f"arm {arm!r} names no policy",
-                where=where,
-                fix=f"name it in policies= ({', '.join(ARM_POLICIES)}), slots= ({names}) or "
-                "versions=",
-            )

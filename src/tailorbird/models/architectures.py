@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import UsageError
-from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.fitting import DEEP, Net, OnEpoch, fit_net
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.parameters import DEFAULTS
+from tailorbird.models.deep.rows import Rows
 from tailorbird.models.estimator import (
     Dimensions,
     EncodedRows,

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import UsageError
-from tailorbird.models.deep.batches import Blocks, Rows
 from tailorbird.models.deep.layout import Layout
+from tailorbird.models.deep.rows import Blocks, Rows
 from tailorbird.models.space import Choices, Range
 
 Matrix = npt.NDArray[np.float32]

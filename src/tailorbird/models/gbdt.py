@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import UsageError
-from tailorbird.models.deep.batches import Rows
+from tailorbird.models.deep.rows import Rows
 
 Matrix = npt.NDArray[np.float32]
 

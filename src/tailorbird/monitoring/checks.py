@@ -5,9 +5,7 @@ data. Limits are next to the checks. They are wide, because people ignore a chec
 week. `monitoring.amounts` checks event counts.
 """
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -23,7 +21,8 @@ from tailorbird.monitoring.amounts import (
     check_total,
     check_volume,
 )
-from tailorbird.monitoring.day import OWN_COLUMNS, Day, DayProfile, without_profiles
+from tailorbird.monitoring.day import OWN_COLUMNS, Day, without_profiles
+from tailorbird.monitoring.usual import merge_profiles, stability_index, usual_shares
 from tailorbird.monitoring.verdict import NONE, Check, build_check
 
 REPEATS_MAX = 0.2
@@ -31,7 +30,6 @@ ALIKE_MAX, ALIKE_ROWS = 0.2, 100
 LATE_MAX = 0.02
 NULLS_MAX, NULLS_ROWS = 0.15, 100  # largest change in the share of nulls
 PSI_MAX, PSI_ROWS = 0.25, 200  # the conventional limit of a shift
-DAYS_MIN = 3  # days from which the median is used instead of the sum
 ORPHANS_MAX, UNSEEN_MAX, CLICKS_MIN = 0.05, 0.2, 20
 SKEW_US, SKEW_MAX, SKEW_ROWS, SKEW_PEOPLE = (
     2 * MINUTE,
@@ -41,7 +39,6 @@ SKEW_US, SKEW_MAX, SKEW_ROWS, SKEW_PEOPLE = (
 )  # the clocks of a few people are no fault of the site
 BOTS_MAX, ONE_PERSON_MAX, ONE_PERSON_ROWS = 0.15, 0.05, 1_000
 REFUSED_MAX, REFUSED_ROWS = 0.05, 20
-_FLOOR = 1e-3  # minimum share of a value, for the logarithm
 
 
 def run_checks(
@@ -129,7 +126,7 @@ def check_late(day: Day) -> Check:
 
 def check_nulls(day: Day) -> Check:
     """Check the share of null columns by event type against the days before."""
-    reference, problems, worst, judged = _merge_profiles(day.before), [], 0.0, 0
+    reference, problems, worst, judged = merge_profiles(day.before), [], 0.0, 0
     if reference is not None:
         for type_, rows in day.profile.types.items():
             if min(rows, reference.types[type_]) < NULLS_ROWS:
@@ -146,7 +143,7 @@ def check_nulls(day: Day) -> Check:
                     }
                     for one in day.before
                 ]
-                usual = _usual_shares(each, NULLS_ROWS)["null"]
+                usual = usual_shares(each, NULLS_ROWS)["null"]
                 worst = max(worst, abs(share - usual))
                 if abs(share - usual) > NULLS_MAX:
                     problems.append(
@@ -171,7 +168,7 @@ def check_categories(day: Day) -> Check:
         if min(sum(counted.values()), sum(sum(each.values()) for each in before)) < PSI_ROWS:
             continue
         judged += 1
-        index, moved = _stability(counted, _usual_shares(before, PSI_ROWS))
+        index, moved = stability_index(counted, usual_shares(before, PSI_ROWS))
         worst = max(worst, index)
         if index > PSI_MAX:
             problems.append(f"{column} has shifted (PSI {index:.2f}), most of all {moved}")
@@ -271,7 +268,7 @@ def check_skew(day: Day) -> Check:
 
 def check_bots(day: Day) -> Check:
     """Check the share of known bots, and for people who are too active to be human."""
-    rows, reference = day.events.num_rows, _merge_profiles(day.before)
+    rows, reference = day.events.num_rows, merge_profiles(day.before)
     share = day.profile.bots / max(1, day.profile.rows)
     usual = reference.bots / reference.rows if reference is not None and reference.rows else 0.0
     problems = (
@@ -366,43 +363,6 @@ _CHECKS: tuple[Callable[[Day], Check], ...] = (
 )
 
 
-def _merge_profiles(profiles: Sequence[DayProfile]) -> DayProfile | None:
-    """Return the sum of the profiles; other fields are those of the newest."""
-    if not profiles:
-        return None
-    first = profiles[0]
-    return replace(
-        first,
-        rows=sum(each.rows for each in profiles),
-        types=sum((each.types for each in profiles), Counter()),
-        nulls=sum((each.nulls for each in profiles), Counter()),
-        categories={
-            name: sum((each.categories[name] for each in profiles), Counter())
-            for name in first.categories
-        },
-        bots=sum(each.bots for each in profiles),
-    )
-
-
-def _usual_shares(days: Sequence[Mapping[str, int]], rows_min: int) -> dict[str, float]:
-    """Return the share of each value on a usual day.
-
-    It is the median of the days with enough rows, so that one broken day does not define the usual
-    for a week. With fewer than three such days, it is the share over all days.
-    """
-    values = {value for each in days for value in each}
-    large = [each for each in days if sum(each.values()) >= rows_min]
-    if len(large) >= DAYS_MIN:
-        medians = {
-            value: float(np.median([each.get(value, 0) / sum(each.values()) for each in large]))
-            for value in values
-        }
-        if (total_share := sum(medians.values())) > 0:
-            return {value: share / total_share for value, share in medians.items()}
-    rows = sum(sum(each.values()) for each in days)
-    return {value: sum(each.get(value, 0) for each in days) / rows for value in values}
-
-
 def _count_repeated_actions(events: pa.Table) -> tuple[int, int]:
     """Count events with an item or query, and those that repeat another in the same second."""
     actions = without_profiles(events)
@@ -412,21 +372,6 @@ def _count_repeated_actions(events: pa.Table) -> tuple[int, int]:
         ["person", "type", "item_id", "query", "request_id", "second"]
     ).aggregate([])
     return actions.num_rows, actions.num_rows - distinct_actions.num_rows
-
-
-def _stability(now: Mapping[str, int], usual: Mapping[str, float]) -> tuple[float, str]:
-    values = sorted({*now, *usual})
-    shares = [
-        np.maximum(np.array([each.get(value, 0) for value in values]) / sum(each.values()), _FLOOR)
-        for each in (now, usual)
-    ]
-    parts = (shares[0] - shares[1]) * np.log(shares[0] / shares[1])
-    largest_index = int(np.argmax(parts))
-    return (
-        float(parts.sum()),
-        f"{values[largest_index]}: {shares[0][largest_index]:.0%}, "
-        f"{shares[1][largest_index]:.0%} are usual",
-    )
 
 
 def _event_keys(events: pa.Table) -> pa.Array:

@@ -1,16 +1,21 @@
-"""Create a project: tailorbird.toml, features.py and slots.py, from templates or from data."""
+"""Create a project: from templates, from data, or from a backup."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tailorbird.errors import UsageError
 from tailorbird.events import SystemClock
 from tailorbird.events.guess import Answers
+from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.proposal import Proposal, propose
 from tailorbird.storage_paths import require_unescaped_path
+
+if TYPE_CHECKING:
+    from tailorbird.backup import RestoreReport
 
 FILES = ("tailorbird.toml", "features.py", "slots.py")
 _GITIGNORE = "data/\nkeys.json\n"
@@ -87,3 +92,34 @@ def create_project(folder: Path, proposal: Proposal | None = None) -> CreatedPro
         if not (folder / file).exists():
             (folder / file).write_text(text)
     return CreatedProject(folder, tuple(contents), proposal)
+
+
+def restore(
+    uri: str | Path, folder: str | Path, *, at: str = "", progress: Progress = no_progress
+) -> "RestoreReport":
+    """Restore a backup into an empty folder.
+
+        report = tailorbird.restore("s3://backups/shop", "shop", at="2026-11-25T12:00:00")
+
+    People who were erased after the backup are erased again.
+
+    Args:
+        at: restore the newest backup of this ISO 8601 time or earlier; "" is the newest of all.
+
+    Raises:
+        NotReadyError: there is no backup.
+        UsageError: the folder is not empty, or all backups are later.
+        DamageError: a file of the backup is missing or damaged; names it.
+    """
+    from tailorbird.backup import open_vault, restore_backup
+    from tailorbird.platform.moment import parse_time
+    from tailorbird.platform.runtime.roles import drain
+
+    return restore_backup(
+        open_vault(str(uri)),
+        Path(folder),
+        SystemClock(),
+        drain=lambda project, clock, report: drain(project, clock, progress=report),
+        at=parse_time(at, "--at") if at else None,
+        progress=progress,
+    )

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.config import Project, open_project
+from tailorbird.config.experiments import check_startable
 from tailorbird.errors import NotReadyError, UsageError, suggest_name
 from tailorbird.events import DAY, SystemClock, parse_duration, to_iso
 from tailorbird.experiments.assign import BUCKETS, Experiment
@@ -16,7 +17,6 @@ from tailorbird.experiments.report import Report, experiment_report
 from tailorbird.experiments.trial import TrialReport, trial_report
 from tailorbird.experiments.units import UNIT_COLUMNS
 from tailorbird.lake import Lake
-from tailorbird.platform.experiment_checks import check_startable
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.moment import clock_as_of
 from tailorbird.platform.training import Notify, discard_note, window_us

@@ -8,30 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird.config import Project as Declared
 from tailorbird.config import open_project
-from tailorbird.errors import UsageError
+from tailorbird.platform.folder import ProjectFolder
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.results import EvaluationResult, Slate, TrainResult
 
 if TYPE_CHECKING:
-    from tailorbird.backup import BackupReport, RestoreReport
+    from tailorbird.backup import BackupReport
     from tailorbird.client import Client
     from tailorbird.events import Clock
     from tailorbird.experiments.report import Report
     from tailorbird.experiments.trial import TrialReport
-    from tailorbird.platform.create import CreatedProject
     from tailorbird.platform.experiments import ExperimentView
     from tailorbird.platform.imports import ImportResult
     from tailorbird.platform.monitoring import MonitoringView
     from tailorbird.platform.privacy import PrivacyView
     from tailorbird.platform.registry import RegistryView
     from tailorbird.platform.tables import FeatureView, LakeView
-    from tailorbird.ranking import Slot
-    from tailorbird.training.backtests.run import ValidationReport
+    from tailorbird.training.backtests.report import ValidationReport
     from tailorbird.training.evaluation.off_policy import OffPolicyReport
     from tailorbird.training.tuning.run import TuneReport
 
 
-class Project:
+class Project(ProjectFolder):
     """A project: the folder with tailorbird.toml, features.py and slots.py.
 
         shop = Project.create("shop", data="clicks.parquet")
@@ -42,68 +40,6 @@ class Project:
     Each call reads the declarations again, so that edits of features.py or slots.py take effect at
     once.
     """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    @classmethod
-    def open(cls, folder: str | Path = ".") -> "Project":
-        """Open the project in a folder or in a folder above it.
-
-        Raises:
-            UsageError: there is no project.
-            ConfigError: tailorbird.toml is invalid.
-            DeclarationError: features.py or slots.py is invalid; names file and line.
-        """
-        return cls(open_project(Path(folder)).root)
-
-    @classmethod
-    def create(
-        cls,
-        folder: str | Path,
-        *,
-        data: str | Path | None = None,
-        columns: Sequence[str] = (),
-        ts_format: str = "",
-    ) -> "Project":
-        """Create a project, with declarations proposed from `data` if given.
-
-        Args:
-            folder: folder of the new project.
-            data: a CSV, JSON or Parquet file, or a folder of them.
-            columns: column names of a file without a header line.
-            ts_format: strptime format of times, needed if day and month are ambiguous.
-
-
-        Raises:
-            UsageError: the folder has a project already.
-            AskError: the data are ambiguous; the error has the choices.
-        """
-        from tailorbird.platform.create import check_folder, create_project, propose_from
-
-        check_folder(Path(folder))
-        proposal = propose_from(Path(data), columns, ts_format) if data is not None else None
-        project = cls(Path(folder).resolve())
-        project.created = create_project(Path(folder), proposal)
-        return project
-
-    created: "CreatedProject | None" = None
-    """The result of `create`: `created.proposal.reasons` explains the role of each column."""
-
-    @property
-    def name(self) -> str:
-        """The project's name."""
-        return self.declared.settings.project.name
-
-    @property
-    def declared(self) -> Declared:
-        """The current declarations of its files, validated."""
-        return open_project(self.root)
-
-    @property
-    def slots(self) -> "dict[str, Slot]":
-        """The slots of slots.py by name."""
-        return self.declared.slots
 
     @cached_property
     def lake(self) -> "LakeView":
@@ -196,13 +132,13 @@ class Project:
             UsageError: an option does not exist, or options contradict each other.
             NotReadyError: the lake has too little data to learn from.
         """
-        from tailorbird.platform.training import train
+        from tailorbird.platform.training import TrainOptions, train
 
         return TrainResult(
             train(
                 self.declared,
                 name,
-                _train_options(options),
+                TrainOptions.of(options),
                 promote=promote,
                 as_of=as_of,
                 progress=progress,
@@ -256,12 +192,12 @@ class Project:
             variants: also evaluate with less data, with fewer columns and on unseen people.
             options: see `TrainOptions`.
         """
-        from tailorbird.platform.training import backtest
+        from tailorbird.platform.training import TrainOptions, backtest
 
         return backtest(
             self.declared,
             slot,
-            _train_options(options),
+            TrainOptions.of(options),
             splits=splits,
             variants=variants,
             as_of=as_of,
@@ -293,7 +229,7 @@ class Project:
         from tailorbird.config.schemas import resolve_for_training
         from tailorbird.events import SystemClock
         from tailorbird.platform.training import base_settings, keep_tuned, tune
-        from tailorbird.training.tuning.run import TuneSettings
+        from tailorbird.training.tuning.settings import TuneSettings
 
         declared = resolve_for_training(self.declared, SystemClock()).project
         base = base_settings(declared, window=window, rows="auto", leave_out=(), quick=quick)
@@ -446,58 +382,3 @@ class Project:
 
         with run_server(self.declared, train=train, timeout_s=timeout_s) as client:
             yield client
-
-    def __repr__(self) -> str:
-        return f"Project({str(self.root)!r})"
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        declared = self.declared
-        slots = ", ".join(escape(name) for name in declared.slots)
-        name = escape(declared.settings.project.name)
-        return f"<p><b>{name}</b> in {escape(str(self.root))}: slots {slots}</p>"
-
-
-def restore(
-    uri: str | Path, folder: str | Path, *, at: str = "", progress: Progress = no_progress
-) -> "RestoreReport":
-    """Restore a backup into an empty folder.
-
-        report = tailorbird.restore("s3://backups/shop", "shop", at="2026-11-25T12:00:00")
-
-    People who were erased after the backup are erased again.
-
-    Args:
-        at: restore the newest backup of this ISO 8601 time or earlier; "" is the newest of all.
-
-    Raises:
-        NotReadyError: there is no backup.
-        UsageError: the folder is not empty, or all backups are later.
-        DamageError: a file of the backup is missing or damaged; names it.
-    """
-    from tailorbird.backup import open_vault, restore_backup
-    from tailorbird.events import SystemClock
-    from tailorbird.platform.moment import parse_time
-    from tailorbird.platform.runtime.roles import drain
-
-    return restore_backup(
-        open_vault(str(uri)),
-        Path(folder),
-        SystemClock(),
-        drain=lambda project, clock, report: drain(project, clock, progress=report),
-        at=parse_time(at, "--at") if at else None,
-        progress=progress,
-    )
-
-
-def _train_options(options: dict[str, Any]) -> Any:
-    from tailorbird.errors import suggest_name
-    from tailorbird.platform.training import TrainOptions
-
-    names = list(TrainOptions.__dataclass_fields__)
-    for name in options:
-        if name not in names:
-            fix = suggest_name(name, names, f"use one of {', '.join(names)}")
-            raise UsageError(f"there is no option {name!r}", where="train", fix=fix)
-    return TrainOptions(**options)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tailorbird.candidates.own import own_sources
 from tailorbird.config import Project
+from tailorbird.config.experiments import require_arm
 from tailorbird.config.schemas import resolve_for_training
 from tailorbird.errors import NotReadyError, UsageError, suggest_name
 from tailorbird.events import SECOND, Clock, SystemClock, parse_duration, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
-from tailorbird.platform.experiment_checks import require_arm
 from tailorbird.platform.moment import clock_as_of
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.results import EvaluationResult
@@ -24,10 +24,11 @@ from tailorbird.registry import Registry
 from tailorbird.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from tailorbird.training.backtests.run import ValidationReport
+    from tailorbird.training.backtests.report import ValidationReport
     from tailorbird.training.churn.train import ChurnReport
     from tailorbird.training.settings import TrainReport
-    from tailorbird.training.tuning.run import TuneReport, TuneSettings
+    from tailorbird.training.tuning.run import TuneReport
+    from tailorbird.training.tuning.settings import TuneSettings
 
 Rows = Literal["auto", "answers", "clicks"]
 Position = Literal["column", "weights", "none"]
@@ -148,6 +149,16 @@ class TrainOptions:
             for name in self.__dataclass_fields__
             if name not in shared and getattr(self, name) != getattr(default, name)
         ]
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "TrainOptions":
+        """Return options by their names; raises UsageError if one does not exist."""
+        names = list(cls.__dataclass_fields__)
+        for name in options:
+            if name not in names:
+                fix = suggest_name(name, names, f"use one of {', '.join(names)}")
+                raise UsageError(f"there is no option {name!r}", where="train", fix=fix)
+        return cls(**options)
 
 
 def train(
@@ -546,7 +557,7 @@ def checked_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, ..
 def checked_parameters(parameters: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     """Return the parameters of an architecture; raises UsageError if it has no such parameter."""
     from tailorbird.models.deep.parameters import DEFAULTS, resolve_parameters
-    from tailorbird.training.fit.architecture import build_estimator
+    from tailorbird.training.fit.estimator import build_estimator
 
     if architecture in own_families() or architecture == "logistic":
         build_estimator(architecture, parameters, TrainSettings())

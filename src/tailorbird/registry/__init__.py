@@ -1,5 +1,7 @@
 """Versions of bundles, added atomically, promoted and rolled back by name, and verified."""
 
+from tailorbird.registry.aliases import NAMES, Aliases
+from tailorbird.registry.audit_log import AuditEntry
 from tailorbird.registry.experiments import (
     ExperimentChange,
     Experiments,
@@ -18,7 +20,8 @@ from tailorbird.registry.manifest import (
     read_sealed,
     seal,
 )
-from tailorbird.registry.store import NAMES, Aliases, AuditEntry, Registry, VersionInfo
+from tailorbird.registry.store import Registry
+from tailorbird.registry.versions import VersionInfo
 
 __all__ = [
     "MANIFEST",

@@ -12,38 +12,37 @@ added completely or not at all. JSON files are replaced atomically. `registry.ma
 bundles.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
 from tailorbird import faults
 from tailorbird.atomic_write import sync_folder
-from tailorbird.errors import BundleError, NotReadyError, StorageError, UsageError
+from tailorbird.errors import BundleError, NotReadyError, UsageError
+from tailorbird.registry.aliases import NAMES, Aliases
+from tailorbird.registry.audit_log import AuditEntry, append_audit, read_audit
 from tailorbird.registry.experiments import FILE as EXPERIMENTS
 from tailorbird.registry.experiments import Experiments, read_experiments
+from tailorbird.registry.files import lock_for_change, replace_file, write_bundle
 from tailorbird.registry.formulas import FILE as FORMULAS
 from tailorbird.registry.formulas import FormulaChange, read_formulas
 from tailorbird.registry.manifest import (
     DIGEST,
     MANIFEST,
     Manifest,
-    SealedBundle,
     encode_manifest,
     read_sealed,
     with_checksums,
 )
 from tailorbird.registry.state_file import encode_state, read_state
+from tailorbird.registry.versions import VersionInfo, read_version, version_number
 
 ALIASES = "aliases.json"
-_HISTORY_MAX = 50
 # the resolution of assignments, see `experiments.assign`; a smaller share would select no person
 SHARE_MIN = 0.0001
 
@@ -52,80 +51,6 @@ class Clock(Protocol):
     """The time in microseconds; `events.Clock`, which this package does not import."""
 
     def now(self) -> int: ...
-
-
-NAMES = ("champion", "challenger", "previous", "canary", "shadow")
-
-
-class Aliases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Names of versions: the live one, the one being tried, and earlier champions.
-
-    `history` is newest last. `canary` serves `share` of the people since `canary_at`
-    (microseconds), and is advanced or ended by its metrics if `automatic`. The scores of `shadow`
-    are logged but never served.
-    """
-
-    champion: str = ""
-    challenger: str = ""
-    history: tuple[str, ...] = ()
-    shadow: str = ""
-    canary: str = ""
-    share: float = 0.0
-    canary_at: int = 0
-    automatic: bool = True
-
-    @property
-    def previous(self) -> str:
-        """The champion before this one, to which a rollback returns."""
-        return self.history[-1] if self.history else ""
-
-    def names_of(self, version: str) -> tuple[str, ...]:
-        """Return the aliases of a version."""
-        return tuple(name for name in NAMES if self.version_named(name) == version)
-
-    def version_named(self, name: str) -> str:
-        """Return the version of one of `NAMES`, or ""."""
-        return getattr(self, name)
-
-
-class AuditEntry(msgspec.Struct, frozen=True):
-    """A change: action, version, author, reason and time.
-
-    `digest` is the SHA-256 of the manifest that was added.
-    """
-
-    at: int
-    action: str
-    version: str
-    by: str
-    why: str
-    digest: str = ""
-
-
-@dataclass(frozen=True)
-class VersionInfo:
-    """A version as listed, from its manifest alone; its files are not verified."""
-
-    version: str
-    path: Path
-    created_at: int
-    schema_hash: str
-    heads: tuple[str, ...]
-    metrics: dict[str, Any]
-    aliases: tuple[str, ...]
-    data_span: tuple[int, int] = (
-        0,
-        0,
-    )  # time span of the data of model and index, microseconds; zeros for none
-    is_readable: bool = True  # whether its manifest is readable
-    sources: tuple[str, ...] = ()  # candidate sources whose tables it reads
-    baseline: str = ""  # sources that order its items, if it has no heads
-    learned_until: int = 0  # end of the training window, microseconds
-
-    @property
-    def arm(self) -> str:
-        """The arm on whose log alone it was trained, as EXPERIMENT:ARM; "" for the whole log."""
-        return self.metrics.get("about", {}).get("arm", "")
 
 
 class Registry:
@@ -146,12 +71,12 @@ class Registry:
     def add(self, folder: Path, *, by: str = "", why: str = "") -> str:
         """Copy a sealed bundle into the registry and return its version, such as `v0001`."""
         sealed = read_sealed(folder)
-        with self._lock_for_change():
+        with lock_for_change(self.path):
             incoming = self.path / ".incoming"
             shutil.rmtree(incoming, ignore_errors=True)  # left by a crashed `add`
-            newest = max((_version_number(name) for name in self._version_names()), default=0)
+            newest = max((version_number(name) for name in self._version_names()), default=0)
             version = f"v{newest + 1:04d}"
-            digest = _write_synced(incoming, sealed, version)
+            digest = write_bundle(incoming, sealed, version)
             self._audit(AuditEntry(self._clock.now(), "add", version, by, why, digest))
             faults.at("registry.before_rename")
             os.rename(incoming, self.path / version)
@@ -164,7 +89,7 @@ class Registry:
 
         A crash part-way leaves a version that does not match its manifest; repeat the call.
         """
-        with self._lock_for_change():
+        with lock_for_change(self.path):
             folder = self.path / version
             for name in (MANIFEST, DIGEST):
                 (folder / f"{name}.new").unlink(missing_ok=True)  # left by a crashed attempt
@@ -173,35 +98,25 @@ class Registry:
             data = encode_manifest(with_checksums(folder, manifest))
             digest = hashlib.sha256(data).hexdigest()
             self._audit(AuditEntry(self._clock.now(), "amend", version, by, why, digest))
-            self._replace_file(f"{version}/{MANIFEST}", data)
-            self._replace_file(f"{version}/{DIGEST}", f"{digest}\n".encode())
+            replace_file(self.path, f"{version}/{MANIFEST}", data)
+            replace_file(self.path, f"{version}/{DIGEST}", f"{digest}\n".encode())
             sync_folder(folder)
 
     def promote(self, version: str, *, by: str, why: str) -> None:
         """Make a version the champion, after verifying it."""
         version = self.verify(version).version
-        with self._lock_for_change():
+        with lock_for_change(self.path):
             aliases = self.aliases()
             if aliases.champion == version:
                 return
-            history = (*aliases.history, aliases.champion) if aliases.champion else aliases.history
-            challenger = "" if aliases.challenger == version else aliases.challenger
             self._audit(AuditEntry(self._clock.now(), "promote", version, by, why))
-            # A canary was compared with the old champion, so it ends with it.
-            self._write_aliases(
-                Aliases(
-                    version,
-                    challenger,
-                    history[-_HISTORY_MAX:],
-                    "" if aliases.shadow == version else aliases.shadow,
-                )
-            )
+            self._write_aliases(aliases.promoted(version))
 
     def set_shadow(self, version: str, *, by: str, why: str) -> None:
         """Make servers log the scores of a version, or stop that with ""."""
         if version:
             self.verify(version)
-        with self._lock_for_change():
+        with lock_for_change(self.path):
             self._audit(AuditEntry(self._clock.now(), "shadow", version, by, why))
             self._write_aliases(msgspec.structs.replace(self.aliases(), shadow=version))
 
@@ -217,7 +132,7 @@ class Registry:
             message = f"expected a share from {SHARE_MIN:g} to {1 - SHARE_MIN:g}, got {share:g}"
             raise UsageError(message, where="share", fix="1 is: tailorbird models promote")
         self.verify(version)
-        with self._lock_for_change():
+        with lock_for_change(self.path):
             aliases = self.aliases()
             if not aliases.champion or aliases.champion == version:
                 message = (
@@ -239,7 +154,7 @@ class Registry:
         Raises:
             NotReadyError: there is no canary.
         """
-        with self._lock_for_change():
+        with lock_for_change(self.path):
             aliases = self.aliases()
             if not aliases.canary:
                 raise NotReadyError(
@@ -253,7 +168,7 @@ class Registry:
         """Make a version the challenger, or remove the challenger with ""."""
         if version:
             self.verify(version)
-        with self._lock_for_change():
+        with lock_for_change(self.path):
             self._audit(AuditEntry(self._clock.now(), "challenge", version, by, why))
             self._write_aliases(msgspec.structs.replace(self.aliases(), challenger=version))
 
@@ -270,7 +185,7 @@ class Registry:
                 fix="tailorbird models list",
             )
         self.verify(previous)
-        with self._lock_for_change():
+        with lock_for_change(self.path):
             aliases = self.aliases()
             if aliases.previous != previous:
                 raise UsageError(
@@ -279,14 +194,12 @@ class Registry:
                     fix="look at it and try again",
                 )
             self._audit(AuditEntry(self._clock.now(), "rollback", previous, by, why))
-            self._write_aliases(
-                Aliases(previous, aliases.challenger, aliases.history[:-1], aliases.shadow)
-            )
+            self._write_aliases(aliases.rolled_back())
         return previous
 
     def record(self, action: str, version: str, *, by: str, why: str) -> None:
         """Log a decision that changes no alias, such as a proposal that waits for a person."""
-        with self._lock_for_change():
+        with lock_for_change(self.path):
             self._audit(AuditEntry(self._clock.now(), action, version, by, why))
 
     def set_formula(self, slot: str, text: str, *, by: str, why: str) -> FormulaChange:
@@ -294,7 +207,7 @@ class Registry:
 
         The caller validates the formula.
         """
-        with self._lock_for_change():
+        with lock_for_change(self.path):
             formulas = read_formulas(self.path).with_change(
                 slot, text, by=by, why=why, at=self._clock.now()
             )
@@ -307,7 +220,7 @@ class Registry:
                     f"{slot}: {text or 'as declared'}: {why}",
                 )
             )
-            self._replace_file(FORMULAS, encode_state(formulas))
+            replace_file(self.path, FORMULAS, encode_state(formulas))
         return formulas.changes[-1]
 
     def change_experiments(
@@ -324,10 +237,10 @@ class Registry:
         Args:
             change: returns the experiments after the change, or raises.
         """
-        with self._lock_for_change():
+        with lock_for_change(self.path):
             experiments = change(read_experiments(self.path))
             self._audit(AuditEntry(self._clock.now(), f"experiment {action}", name, by, why))
-            self._replace_file(EXPERIMENTS, encode_state(experiments))
+            replace_file(self.path, EXPERIMENTS, encode_state(experiments))
         return experiments
 
     def champion(self) -> Path | None:
@@ -350,7 +263,7 @@ class Registry:
         """Return the folder of a version or of an alias."""
         aliases = self.aliases()
         version = aliases.version_named(name) if name in NAMES else name
-        folder = self._folder_of(version) if _version_number(version) else None
+        folder = self._folder_of(version) if version_number(version) else None
         if folder is None or not folder.is_dir():
             raise UsageError(
                 f"there is no version {name!r}", where=str(self.path), fix="tailorbird models list"
@@ -364,7 +277,7 @@ class Registry:
     def versions(self) -> list[VersionInfo]:
         """Return all versions, oldest first."""
         aliases = self.aliases()
-        return [self._info(name, aliases) for name in self._version_names()]
+        return [read_version(self.path / name, aliases) for name in self._version_names()]
 
     def newest(self, limit: int) -> list[VersionInfo]:
         """Return the last versions and all with an alias, newest first.
@@ -374,14 +287,14 @@ class Registry:
         aliases = self.aliases()
         names = self._version_names()[::-1]
         return [
-            self._info(name, aliases)
+            read_version(self.path / name, aliases)
             for position, name in enumerate(names)
             if position < limit or aliases.names_of(name)
         ]
 
     def info(self, version: str) -> VersionInfo:
         """Return a version as its manifest describes it, unverified."""
-        return self._info(version, self.aliases())
+        return read_version(self.path / version, self.aliases())
 
     def verify(self, version: str) -> Manifest:
         """Verify every byte of a version, also against the checksum in the audit log."""
@@ -406,136 +319,21 @@ class Registry:
 
     def audit(self) -> list[AuditEntry]:
         """Return every change, oldest first, without a last line that a crash cut short."""
-        try:
-            lines = (self.path / "audit.jsonl").read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
-        entries: list[AuditEntry] = []
-        for line in lines:
-            try:
-                entries.append(msgspec.json.decode(line, type=AuditEntry))
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                continue
-        return entries
+        return read_audit(self.path)
 
     def _version_names(self) -> list[str]:
         if not self.path.is_dir():
             return []
         return sorted(
-            (entry.name for entry in os.scandir(self.path) if _version_number(entry.name)),
-            key=_version_number,
+            (entry.name for entry in os.scandir(self.path) if version_number(entry.name)),
+            key=version_number,
         )
 
     def _folder_of(self, version: str) -> Path | None:
         return self.path / version if version else None
 
-    def _info(self, name: str, aliases: Aliases) -> VersionInfo:
-        folder = self.path / name
-        try:
-            manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-            return VersionInfo(
-                name,
-                folder,
-                0,
-                "",
-                (),
-                {"damaged": True},
-                aliases.names_of(name),
-                is_readable=False,
-            )
-        heads = tuple(head.name for head in manifest.heads)
-        span = manifest.window.ts_from, max(manifest.window.ts_to, manifest.index_as_of)
-        fields = (
-            manifest.created_at,
-            manifest.schema_hash,
-            heads,
-            manifest.metrics,
-            aliases.names_of(name),
-            span,
-        )
-        return VersionInfo(
-            name,
-            folder,
-            *fields,
-            sources=manifest.sources,
-            baseline=manifest.baseline,
-            learned_until=manifest.window.ts_to,
-        )
-
-    @contextmanager
-    def _lock_for_change(self) -> Iterator[None]:
-        """Hold the lock of the registry; changes are short, so other processes wait."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with open(self.path / "lock", "a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                yield
-        except OSError as error:
-            raise StorageError(
-                f"the registry cannot be changed: {error.strerror or error}", where=str(self.path)
-            ) from error
-
     def _write_aliases(self, aliases: Aliases) -> None:
-        self._replace_file(ALIASES, encode_state(aliases))
-
-    def _replace_file(self, name: str, data: bytes) -> None:
-        """Replace a file atomically."""
-        _write_file(self.path / f"{name}.new", data)
-        faults.at("registry.before_alias")
-        os.replace(self.path / f"{name}.new", self.path / name)
-        sync_folder(self.path)
-        faults.at("registry.after_alias")
+        replace_file(self.path, ALIASES, encode_state(aliases))
 
     def _audit(self, entry: AuditEntry) -> None:
-        """Log a change before it is made.
-
-        A change that then fails is in the log; one that happened is never missing.
-        """
-        # A leading newline ends a line that a crash cut short, so that it cannot swallow this one.
-        with open(self.path / "audit.jsonl", "ab") as file:
-            is_cut_short = file.tell() > 0 and not _ends_with_newline(self.path / "audit.jsonl")
-            file.write((b"\n" if is_cut_short else b"") + msgspec.json.encode(entry) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(self.path)
-
-
-def _version_number(name: str) -> int:
-    """Return the number of a version's name, or 0 if it is none."""
-    return (
-        int(name[1:])
-        if name[:1] == "v" and name[1:].isascii() and name[1:].isdigit() and len(name) >= 5
-        else 0
-    )
-
-
-def _write_synced(folder: Path, sealed: SealedBundle, version: str) -> str:
-    """Write a verified bundle under its version, synced, and return its manifest's checksum."""
-    folders = {folder}
-    for name, data in sealed.files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folders.update(parent for parent in path.parents if parent.is_relative_to(folder))
-        _write_file(path, data)
-    folder.mkdir(exist_ok=True)
-    data = encode_manifest(msgspec.structs.replace(sealed.manifest, version=version))
-    digest = hashlib.sha256(data).hexdigest()
-    _write_file(folder / MANIFEST, data)
-    _write_file(folder / DIGEST, f"{digest}\n".encode())
-    for each in folders:
-        sync_folder(each)
-    return digest
-
-
-def _write_file(path: Path, data: bytes | memoryview) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+        append_audit(self.path, entry)

@@ -44,15 +44,10 @@ from tailorbird.serving.http.access import LOCAL_HOSTS, Perimeter, is_local, req
 from tailorbird.serving.http.app import create_app
 from tailorbird.serving.http.body import BODY_BYTES_MAX
 from tailorbird.serving.http.handling import WAIT_S, Service
-from tailorbird.serving.http.listener import (
-    CONNECTIONS_MAX,
-    DRAIN_S,
-    HEADER_DEADLINE_S,
-    KEEP_ALIVE_S,
-    HttpServer,
-)
+from tailorbird.serving.http.listener import DRAIN_S, KEEP_ALIVE_S, HttpServer
 from tailorbird.serving.http.logs import RequestLog
 from tailorbird.serving.http.overload import EarlyRefusal
+from tailorbird.serving.http.protocol import CONNECTIONS_MAX, HEADER_DEADLINE_S
 from tailorbird.serving.metric_collectors import RoleCounts
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.models.bundles import probe_in_child

@@ -16,7 +16,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -26,6 +26,15 @@ from tailorbird import faults
 from tailorbird.errors import StorageError
 from tailorbird.store.copies import CHUNK, Copies
 from tailorbird.store.protocol import Snapshot, Store, Transaction
+from tailorbird.store.recording import (
+    COMMIT_KEY,
+    OWN_PREFIX,
+    PublicSnapshot,
+    RecordingTransaction,
+    changed_key,
+    pack_keys,
+    unpack_keys,
+)
 from tailorbird.store.versions import Change, Head
 
 log = logging.getLogger(__name__)
@@ -33,9 +42,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Progress = Callable[[int], None]
 
-OWN_PREFIX = b"\xff"  # prefix of this module's own keys in the local store
-_COMMIT_KEY = OWN_PREFIX + b"n"
-_CHANGED = OWN_PREFIX + b"k"
 _STATE = struct.Struct("<2Q")  # epoch, sequence
 COMMITS_RETAINED = 1_000
 KEYS_MAX = 200_000  # of a commit, or pending; beyond it everything is copied
@@ -109,10 +115,10 @@ class PublishedStore:
         self._now = now
         self._current_at = now()
         with local.snapshot() as snapshot:
-            packed_state = snapshot.get(_COMMIT_KEY)
+            packed_state = snapshot.get(COMMIT_KEY)
         if packed_state is None:
             packed_state = _STATE.pack(_new_epoch(), 0)
-            local.write(lambda transaction: transaction.put_many([(_COMMIT_KEY, packed_state)]))
+            local.write(lambda transaction: transaction.put_many([(COMMIT_KEY, packed_state)]))
         self._epoch, self._sequence = _STATE.unpack(packed_state)
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
         self._thread.start()
@@ -120,29 +126,25 @@ class PublishedStore:
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         with self._local.snapshot() as snapshot:
-            yield _PublicSnapshot(snapshot)
+            yield PublicSnapshot(snapshot)
 
     def write(self, change: Callable[[Transaction], T]) -> T:
         with self._commit_lock:
 
-            def write_recorded(transaction: Transaction) -> tuple[T, _RecordingTransaction]:
-                recording = _RecordingTransaction(transaction, self._skip)
+            def write_recorded(transaction: Transaction) -> tuple[T, RecordingTransaction]:
+                recording = RecordingTransaction(transaction, self._skip)
                 result = change(recording)
                 keys = list(recording.old)
                 sequence = self._sequence + 1
-                packed = (
-                    b"".join(len(key).to_bytes(2, "big") + key for key in keys)
-                    if len(keys) <= KEYS_MAX
-                    else b"*"
-                )
+                packed = pack_keys(keys) if len(keys) <= KEYS_MAX else b"*"
                 transaction.put_many(
                     [
-                        (_COMMIT_KEY, _STATE.pack(self._epoch, sequence)),
-                        (_changed_key(sequence), packed),
+                        (COMMIT_KEY, _STATE.pack(self._epoch, sequence)),
+                        (changed_key(sequence), packed),
                     ]
                 )
                 transaction.delete_many(
-                    [_changed_key(sequence - COMMITS_RETAINED)]
+                    [changed_key(sequence - COMMITS_RETAINED)]
                     if sequence > COMMITS_RETAINED
                     else []
                 )
@@ -268,10 +270,10 @@ class PublishedStore:
         waiting = _PendingChanges({}, all=sequence < self._sequence - COMMITS_RETAINED)
         with self._local.snapshot() as snapshot:
             for changed_sequence in range(sequence + 1, self._sequence + 1):
-                packed = snapshot.get(_changed_key(changed_sequence))
+                packed = snapshot.get(changed_key(changed_sequence))
                 if packed is None or packed == b"*":
                     return _PendingChanges({}, all=True)
-                for key in _unpack_keys(packed):
+                for key in unpack_keys(packed):
                     waiting.add(key, False, None)
         return waiting
 
@@ -328,7 +330,7 @@ class PublishedStore:
         with self._commit_lock:
             self._local.write(
                 lambda transaction: transaction.put_many(
-                    [(_COMMIT_KEY, _STATE.pack(epoch, self._sequence))]
+                    [(COMMIT_KEY, _STATE.pack(epoch, self._sequence))]
                 )
             )
             self._epoch, self._head, self._pending = epoch, None, _PendingChanges({})
@@ -364,66 +366,5 @@ class PublishedStore:
         self._head = head
 
 
-class _PublicSnapshot:
-    """A snapshot without this module's own records."""
-
-    published_at = 0
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-
-    def get(self, key: bytes) -> bytes | None:
-        return self._snapshot.get(key)
-
-    def get_many(self, keys: Sequence[bytes], *, default: bytes) -> bytes:
-        return self._snapshot.get_many(keys, default=default)
-
-    def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
-        return self._snapshot.get_sized(keys)
-
-    def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        return (
-            (key, value)
-            for key, value in self._snapshot.scan(prefix, after=after)
-            if not key.startswith(OWN_PREFIX)
-        )
-
-
-class _RecordingTransaction(_PublicSnapshot):
-    """A transaction that records the old values of the records it changes."""
-
-    def __init__(self, transaction: Transaction, skip: tuple[bytes, ...]) -> None:
-        super().__init__(transaction)
-        self._transaction, self._skip = transaction, skip
-        self.old: dict[bytes, bytes | None] = {}
-
-    def put_many(self, records: Iterable[tuple[bytes, bytes]]) -> None:
-        listed = list(records)
-        self._remember(key for key, _ in listed)
-        self._transaction.put_many(listed)
-
-    def delete_many(self, keys: Iterable[bytes]) -> None:
-        listed = list(keys)
-        self._remember(listed)
-        self._transaction.delete_many(listed)
-
-    def _remember(self, keys: Iterable[bytes]) -> None:
-        for key in keys:
-            if key not in self.old and not key.startswith(self._skip):
-                self.old[key] = self._transaction.get(key)
-
-
 def _new_epoch() -> int:
     return int.from_bytes(os.urandom(8), "little")
-
-
-def _changed_key(sequence: int) -> bytes:
-    return _CHANGED + sequence.to_bytes(8, "big")
-
-
-def _unpack_keys(packed: bytes) -> Iterator[bytes]:
-    start = 0
-    while start < len(packed):
-        length = int.from_bytes(packed[start : start + 2], "big")
-        yield packed[start + 2 : start + 2 + length]
-        start += 2 + length

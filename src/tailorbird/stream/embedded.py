@@ -24,6 +24,13 @@ from tailorbird import faults
 from tailorbird.errors import InputError, StorageError
 from tailorbird.file_lock import FileLock
 from tailorbird.stream import chain, sqlite
+from tailorbird.stream.damaged_tail import (
+    cut_tail,
+    find_damaged_tail,
+    repair_head,
+    set_lost_log_aside,
+    write_head,
+)
 from tailorbird.stream.protocol import Block, StoredBlock
 from tailorbird.stream.reading import (
     COLUMNS,
@@ -31,15 +38,11 @@ from tailorbird.stream.reading import (
     TABLES,
     check_format,
     damaged_block_error,
-    decode_block,
-    head_row,
     last_block,
     log_row,
-    lost_tail_error,
 )
 
 log = logging.getLogger(__name__)
-_TAIL_BLOCKS = 64  # last blocks that a writer checks when it opens
 _PRUNE_BLOCKS, _PRUNE_BYTES = (
     256,
     64 << 20,
@@ -104,7 +107,8 @@ class EmbeddedWriter:
         self.set_aside: list[Path] = []
         with sqlite.errors(path):
             if expected_end > first and not path.exists():
-                self._report_lost(first, expected_end, msgspec.msgpack.encode([]))
+                note = msgspec.msgpack.encode([])
+                self.set_aside.append(set_lost_log_aside(path, first, expected_end, note))
                 first = expected_end
             self._connect(partition, first, damaged_tail)
             if self._end < expected_end:
@@ -131,35 +135,10 @@ class EmbeddedWriter:
                 where=str(self.path),
                 fix="stop all roles, then start again",
             )
-        self._report_lost(self._end, expected_end, None)
+        self.set_aside.append(set_lost_log_aside(self.path, self._end, expected_end))
         for leftover in ("-wal", "-shm"):  # their content is in the file
             self.path.with_name(self.path.name + leftover).unlink(missing_ok=True)
         self._connect(partition, expected_end, "set_aside")
-
-    def _report_lost(self, end: int, expected_end: int, note: bytes | None) -> None:
-        """Set aside the lost log, or a note where nothing is left of it, and log the loss."""
-        number = end
-        while (
-            aside := self.path.with_name(f"{self.path.name}.damaged-{number}")
-        ).exists() and note is None:
-            number += 1
-        if note is None:
-            self.path.rename(aside)
-            sqlite.sync_folder(self.path.parent)
-        else:
-            sqlite.write_synced(aside, note)
-        self.set_aside.append(aside)
-        log.critical(
-            "%s: the log %s, but was read up to %d before: it was lost, or is an older copy. "
-            "A new one begins at %d, so that nothing is "
-            "lost from now on; %s is what is left. Rows that nobody had read are missing: "
-            "tailorbird lake verify; look at the disk",
-            self.path,
-            f"ends at {end}" if note is None else "is not there",
-            expected_end,
-            expected_end,
-            aside,
-        )
 
     def _settle(self) -> None:
         try:
@@ -182,90 +161,15 @@ class EmbeddedWriter:
                 where=str(self.path),
                 fix="give each producer its own file",
             )
-        damaged_from = self._find_damaged_tail()
+        damaged_from = find_damaged_tail(self.connection, self.path)
         if damaged_from is not None:
             if damaged_tail == "stop":
                 raise damaged_block_error(self.path, damaged_from)
-            self._cut_tail(damaged_from)
-        self._check_head(damaged_tail)
+            self.set_aside.append(cut_tail(self.connection, self.path, damaged_from))
+        if (aside := repair_head(self.connection, self.path, damaged_tail)) is not None:
+            self.set_aside.append(aside)
         end, self._crc = last_block(self.connection)
         self._end = max(end, log_row(self.connection)[5])
-
-    def _check_head(self, damaged_tail: str) -> None:
-        """Compare the last block with the record of it."""
-        end, crc = last_block(self.connection)
-        head = head_row(self.connection)
-        if head == (end, crc):
-            return
-        if head is not None and head[0] > end:
-            if damaged_tail == "stop":
-                raise lost_tail_error(self.path, end, head[0])
-            self._cut_tail(end)
-        elif head is not None:  # the chain is intact beyond it, so the record is stale
-            log.critical(
-                "%s: the note of the last block was not what was written, the blocks are: "
-                "look at the disk",
-                self.path,
-            )
-        with self.connection:
-            self._write_head(*last_block(self.connection))
-
-    def _write_head(self, end: int, crc: int) -> None:
-        self.connection.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (end, crc))
-
-    def _find_damaged_tail(self) -> int | None:
-        """Return the offset from which all blocks are damaged, if any.
-
-        Raises:
-            DamageError: an intact block follows a damaged one.
-        """
-        rows = self.connection.execute(
-            f"SELECT {COLUMNS} FROM block ORDER BY offset DESC LIMIT ?", (_TAIL_BLOCKS + 1,)
-        ).fetchall()
-        if not rows:
-            return None
-        rows.reverse()
-        if len(rows) > _TAIL_BLOCKS:
-            previous = rows.pop(0)[3]
-        else:
-            previous = log_row(self.connection)[3]
-        damaged_from: int | None = None
-        for row in rows:
-            is_intact = decode_block(row, previous) is not None
-            previous = row[3]
-            if is_intact and damaged_from is not None:
-                raise damaged_block_error(self.path, damaged_from)
-            if not is_intact and damaged_from is None:
-                damaged_from = row[0]
-        return damaged_from
-
-    def _cut_tail(self, offset: int) -> None:
-        """Move blocks from `offset` on into a file beside the log; never reuse their offsets."""
-        rows = self.connection.execute(
-            f"SELECT {COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (offset,)
-        ).fetchall()
-        head = head_row(self.connection)
-        end = (
-            head[0]
-            if head is not None
-            else rows[-1][0] + (rows[-1][2] if isinstance(rows[-1][2], int) else 1)
-        )
-        aside = self.path.with_name(f"{self.path.name}.damaged-{offset}")
-        sqlite.write_synced(aside, msgspec.msgpack.encode(rows))
-        with self.connection:
-            self.connection.execute("DELETE FROM block WHERE offset >= ?", (offset,))
-            self.connection.execute("UPDATE log SET end_min = max(end_min, ?)", (end,))
-            self._write_head(*last_block(self.connection))
-        self.set_aside.append(aside)
-        log.critical(
-            "%s: the blocks at %d to %d do not match their checksums, or are gone; what "
-            "there is of them was moved to %s. They may hold "
-            "events that were acknowledged: keep the file, and look at the disk",
-            self.path,
-            offset,
-            end,
-            aside,
-        )
 
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
@@ -365,7 +269,7 @@ class EmbeddedWriter:
             self.connection.executemany(
                 f"INSERT INTO block({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", rows
             )
-            self._write_head(self._end, self._crc)
+            write_head(self.connection, self._end, self._crc)
         faults.at("stream.after_append")
         return first
 

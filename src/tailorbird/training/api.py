@@ -33,15 +33,12 @@ from tailorbird.training.dataset.rows import Material, load_material
 from tailorbird.training.dataset.split import Split
 from tailorbird.training.evaluation import metrics as figures
 from tailorbird.training.evaluation.evaluate import Scorer, evaluate_scorers
-from tailorbird.training.fit.architecture import FitInputs, build_layout, encode_parts, export_model
-from tailorbird.training.fit.fit import (
-    FittedModel,
-    Parts,
-    PreparedInputs,
-    calibrate,
-    prepare_inputs,
-    sample_rows,
-)
+from tailorbird.training.fit.estimator import encode_parts
+from tailorbird.training.fit.export import export_model
+from tailorbird.training.fit.fit import FittedModel, calibrate, sample_rows
+from tailorbird.training.fit.heads import FitInputs
+from tailorbird.training.fit.inputs import Parts, PreparedInputs, prepare_inputs
+from tailorbird.training.fit.net_columns import build_layout
 from tailorbird.training.own import OwnModel
 from tailorbird.training.parts import CandidatePlan, build_parts, build_retrieval, split_requests
 from tailorbird.training.settings import TrainSettings

@@ -14,7 +14,8 @@ from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.rows import Material
 from tailorbird.training.dataset.split import Split
 from tailorbird.training.evaluation.gate import describe_unevaluated
-from tailorbird.training.fit.fit import FittedModel, Parts
+from tailorbird.training.fit.fit import FittedModel
+from tailorbird.training.fit.inputs import Parts
 from tailorbird.training.parts import CandidatePlan
 from tailorbird.training.settings import TrainSettings
 

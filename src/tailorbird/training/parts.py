@@ -18,7 +18,7 @@ from tailorbird.training.dataset.request_choice import NEGATIVES
 from tailorbird.training.dataset.rows import Material
 from tailorbird.training.dataset.sampling import thin
 from tailorbird.training.dataset.split import Split, split_at, split_by_time
-from tailorbird.training.fit.fit import Parts
+from tailorbird.training.fit.inputs import Parts
 from tailorbird.training.fit.retrieval import RetrievalChoice, choose_retrieval
 from tailorbird.training.settings import QUICK_ANSWER_REQUESTS, TrainSettings
 from tailorbird.training.stage_times import StageTimer

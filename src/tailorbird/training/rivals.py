@@ -26,7 +26,8 @@ from tailorbird.training.evaluation.evaluate import (
     version_scorer,
 )
 from tailorbird.training.evaluation.figures import Evaluation
-from tailorbird.training.fit.fit import FittedModel, Parts
+from tailorbird.training.fit.fit import FittedModel
+from tailorbird.training.fit.inputs import Parts
 from tailorbird.training.parts import CandidatePlan
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.stage_times import StageTimer

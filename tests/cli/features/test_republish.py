@@ -20,7 +20,8 @@ from tailorbird.features.state.state import COMMITS, open_state
 from tailorbird.platform.runtime.roles import Roles
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.store import CopiedStore, CopyTarget, open_copies, open_store
-from tailorbird.store.published import OWN_PREFIX, PublishedStore
+from tailorbird.store.published import PublishedStore
+from tailorbird.store.recording import OWN_PREFIX
 
 pytestmark = [pytest.mark.slow, needs_valkey]
 

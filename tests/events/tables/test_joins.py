@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters.mapping import sample_lines
-from tailorbird.events.adapters.mapping_file import parse_mapping
+from tailorbird.events.adapters.mapping.adapter import sample_lines
+from tailorbird.events.adapters.mapping.file import parse_mapping
 from tailorbird.events.tables.columns import column_names, read_columns, read_sample
 from tailorbird.events.tables.forms import Join, TableForm
 

@@ -32,6 +32,7 @@ from tailorbird.lake.files import archive, durable
 from tailorbird.router import router
 from tailorbird.router.decide import identity, route
 from tailorbird.serving.collector.collector import EventCollector
+from tailorbird.serving.collector.writer import CollectorWriter
 from tailorbird.store.embedded import EmbeddedSnapshot, EmbeddedStore
 from tailorbird.stream import embedded, released, sqlite
 
@@ -79,10 +80,10 @@ def _synchronous_normal_instead_of_full() -> None:
 
 
 def _acknowledge_what_was_not_committed() -> None:
-    def reject(self: EventCollector, entries: list, *, in_flight: bool = False) -> None:
+    def reject(self: CollectorWriter, entries: list, *, in_flight: bool = False) -> None:
         self._acknowledge(entries)
 
-    EventCollector._reject = reject  # pyrefly: ignore
+    CollectorWriter._reject = reject  # pyrefly: ignore
 
 
 def _a_click_before_its_answer() -> None:

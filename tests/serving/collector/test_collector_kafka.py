@@ -96,6 +96,7 @@ def test_nothing_is_acknowledged_while_the_broker_is_away_and_the_door_comes_bac
     assert door.figures().accepted == 2
 
 
+@pytest.mark.nightly
 def test_a_slow_broker_fills_the_queue_and_whoever_comes_then_is_told_at_once(mock, tmp_path):
     """The broker takes 1.5 s for an answer; meanwhile bodies wait up to the bound, and no more."""
     body = click("e" * 200)

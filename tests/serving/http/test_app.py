@@ -18,8 +18,9 @@ from tailorbird.serving.auth.keys import AccessError, Keys
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.http import access
 from tailorbird.serving.http.access import Perimeter, require_safe_bind
-from tailorbird.serving.http.app import ROUTES, create_app, route
+from tailorbird.serving.http.app import create_app, route
 from tailorbird.serving.http.handling import Service
+from tailorbird.serving.http.routes import ROUTES
 from tailorbird.serving.messages import (
     Answer,
     ChurnAnswer,

@@ -20,8 +20,8 @@ from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.http.access import Perimeter
 from tailorbird.serving.http.app import create_app
 from tailorbird.serving.http.handling import Service
-from tailorbird.serving.http.listener import LimitedHttpProtocol
 from tailorbird.serving.http.overload import PATHS, EarlyRefusal
+from tailorbird.serving.http.protocol import LimitedHttpProtocol
 from tailorbird.serving.load_shedding import Ticket
 from tailorbird.serving.messages import Answer, RecommendQuery
 

@@ -26,8 +26,9 @@ from tests.support.shops import serving_shop
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.http.access import Perimeter
-from tailorbird.serving.http.app import OPERATIONS, create_app
+from tailorbird.serving.http.app import create_app
 from tailorbird.serving.http.handling import Service
+from tailorbird.serving.http.routes import OPERATIONS
 from tailorbird.serving.models.schemas import OneSchema
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle

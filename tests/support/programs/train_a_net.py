@@ -7,10 +7,10 @@ from pathlib import Path
 
 from tests.support.nets import LAYOUT
 
-from tailorbird.models.deep.batches import PartRows
 from tailorbird.models.deep.loop import Run
 from tailorbird.models.deep.model import DeepModel, fit_deep
 from tailorbird.models.deep.parameters import resolve_parameters
+from tailorbird.models.deep.rows import PartRows
 
 PARAMETERS = {
     "hidden": [16, 8],

@@ -8,9 +8,9 @@ from pathlib import Path
 from tests.support.nets import LAYOUT
 from tests.support.programs.train_a_net import PARAMETERS
 
-from tailorbird.models.deep.batches import PartRows
 from tailorbird.models.deep.model import DeepModel
 from tailorbird.models.deep.parallel import fit_parallel
+from tailorbird.models.deep.rows import PartRows
 
 RUN = "processes"
 

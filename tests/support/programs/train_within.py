@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tailorbird.models.deep.batches import Blocks, PartRows, Rows
 from tailorbird.models.deep.checkpoint import weights
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.model import DeepModel, fit_deep
 from tailorbird.models.deep.parameters import resolve_parameters
+from tailorbird.models.deep.rows import Blocks, PartRows, Rows
 
 COLUMNS = 16
 LAYOUT = Layout(tuple(f"c{place}" for place in range(COLUMNS)), tuple(range(COLUMNS)), {})

@@ -28,18 +28,13 @@ from tailorbird.training.backtests.leaks import (
     findings_from_ranking,
 )
 from tailorbird.training.backtests.page import write_validation
-from tailorbird.training.backtests.run import (
-    NAME,
-    ValidateSettings,
-    ValidationReport,
-    holm_adjust,
-    validate,
-)
+from tailorbird.training.backtests.report import ValidationReport
+from tailorbird.training.backtests.run import NAME, ValidateSettings, holm_adjust, validate
 from tailorbird.training.backtests.variants import build_variants, column_groups
 from tailorbird.training.dataset.matrix import iterate_features
 from tailorbird.training.dataset.rows import load_material
 from tailorbird.training.evaluation.bootstrap import Interval
-from tailorbird.training.fit import fit
+from tailorbird.training.fit import inputs
 from tailorbird.training.leakage.backdated import PROFILE_COLUMNS
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tuning import rows as tune_rows
@@ -196,7 +191,7 @@ def test_a_planted_column_is_reported_by_name(shop, monkeypatch):
 
 
 def test_a_planted_column_is_refused_by_the_gate_by_name(shop, monkeypatch):
-    monkeypatch.setattr(fit, "iterate_features", with_the_answer("price"))
+    monkeypatch.setattr(inputs, "iterate_features", with_the_answer("price"))
     report = shop.train("planted")
     assert not report.promoted
     assert any(

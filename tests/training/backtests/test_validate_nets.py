@@ -12,7 +12,8 @@ from tailorbird.models.deep import fitting
 from tailorbird.models.deep.layout import Bag, History, Layout
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.training.backtests.page import write_validation
-from tailorbird.training.backtests.run import NAME, ValidateSettings, ValidationReport, validate
+from tailorbird.training.backtests.report import ValidationReport
+from tailorbird.training.backtests.run import NAME, ValidateSettings, validate
 from tailorbird.training.backtests.variants import (
     BOOSTED,
     ITEM_ID_COLUMNS,
@@ -137,6 +138,7 @@ def test_progress_reports_what_is_fitted(report: ValidationReport, stages):
     assert stages["mlp"] == stages["mlp, unseen people"] == (1, 1)
 
 
+@pytest.mark.nightly
 def test_the_same_seed_gives_the_same_and_another_one_another(shop):
     pytest.importorskip("torch", reason="needs the extra deep")
     one, same = alone(shop), alone(shop)
@@ -227,6 +229,7 @@ def project(tmp_path_factory):
 WORDS = ("validate", "--quick", "--splits", 1, "--no-variants", "--as-of", "latest")
 
 
+@pytest.mark.nightly
 def test_the_command_validates_what_train_would_train(project):
     pytest.importorskip("torch", reason="needs the extra deep")
     write_tuned(

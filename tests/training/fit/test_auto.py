@@ -11,7 +11,8 @@ from tailorbird.events import DAY, HOUR
 from tailorbird.training.dataset.codes import Codes
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.evaluation.metrics import ndcg, rank_lists
-from tailorbird.training.fit.architecture import FitInputs, FittedHeads, _validation_gain
+from tailorbird.training.fit.architecture import _validation_gain
+from tailorbird.training.fit.heads import FitInputs, FittedHeads
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from tailorbird.events import DAY, HOUR, MINUTE, SimulatedClock, SystemClock
 from tailorbird.models.deep import fitting
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
-from tailorbird.training.fit import fit
+from tailorbird.training.fit import inputs
 from tailorbird.training.fit.incremental import open_working_folder
 from tailorbird.training.fit.resume import exclusive
 from tailorbird.training.pipeline import train
@@ -81,7 +81,7 @@ print('torch' in sys.modules)"""
 
 def test_rows_in_files_end_in_the_bits_of_rows_in_memory(shop, tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="needs the extra deep")
-    monkeypatch.setattr(fit, "ROWS_AT_ONCE", 2_000)
+    monkeypatch.setattr(inputs, "ROWS_AT_ONCE", 2_000)
     settings = {"architecture": "shared", "requests": 600, "test_requests": 600}
     made = {}
     for name, most in (("memory", TrainSettings.rows_in_memory), ("files", 1_000)):
@@ -150,6 +150,7 @@ def test_concurrent_net_trainings_of_a_slot_raise_but_trees_may_run(shop, tmp_pa
     train(shop.features, HOME, **folders, clock=shop.clock, settings=settings)
 
 
+@pytest.mark.nightly
 def test_an_incremental_training_continues_the_last_one(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
 
@@ -228,6 +229,7 @@ def incremental(shop, folder, clock, *, incremental=True):
     return train(shop.features, HOME, **folders, clock=clock, settings=settings)
 
 
+@pytest.mark.nightly
 def test_an_incremental_training_killed_after_saving_weights_is_bit_identical(
     shop, tmp_path, monkeypatch
 ):
@@ -294,10 +296,11 @@ def test_a_net_continues_its_own_weights_despite_other_trainings(shop, tmp_path)
     )
 
 
+@pytest.mark.nightly
 def test_a_head_that_is_now_too_rare_causes_a_reported_fresh_start(shop, tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="needs the extra deep")
     first = incremental(shop, tmp_path, SimulatedClock(shop.clock.now() - DAY))
-    monkeypatch.setattr("tailorbird.training.fit.fit.POSITIVES_MIN", 120)
+    monkeypatch.setattr("tailorbird.training.fit.inputs.POSITIVES_MIN", 120)
     report = incremental(shop, tmp_path, shop.clock)
     (rare,) = set(first.heads) - set(report.heads)
     (message,) = (
@@ -314,6 +317,7 @@ def test_a_head_that_is_now_too_rare_causes_a_reported_fresh_start(shop, tmp_pat
     )
 
 
+@pytest.mark.nightly
 def test_a_head_without_new_events_causes_a_fresh_start(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
     incremental(shop, tmp_path, SimulatedClock(shop.clock.now() - 10 * MINUTE))
@@ -359,6 +363,7 @@ def test_a_training_that_had_nothing_to_learn_from_is_as_of_its_own_time_when_it
         assert (unfinished.started_at, unfinished.is_resumed) == (later.now(), False)
 
 
+@pytest.mark.nightly
 def test_two_processes_share_a_training_with_bit_identical_results(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
     calls: list[tuple[str, int, int]] = []

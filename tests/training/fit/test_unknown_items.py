@@ -8,12 +8,12 @@ from tests.support.shops import ranking_world
 
 from tailorbird.events import hash64s
 from tailorbird.features.transforms import hashing, transform
-from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.layout import build_layout as build_deep_layout
 from tailorbird.models.deep.parameters import resolve_parameters
+from tailorbird.models.deep.rows import Rows
 from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.rows import Ragged
-from tailorbird.training.fit.architecture import add_net_columns, build_layout
+from tailorbird.training.fit.net_columns import add_net_columns, build_layout
 from tailorbird.training.fit.target_encoding import LabelledRows
 from tailorbird.training.fit.transforms import fit_transforms
 

@@ -28,7 +28,8 @@ from tailorbird.training.tuning.architectures import gbdt_defaults, select_archi
 from tailorbird.training.tuning.choose import select_finalists
 from tailorbird.training.tuning.fits import FitResult, FitSpec
 from tailorbird.training.tuning.page import write_tuning
-from tailorbird.training.tuning.run import TuneReport, TuneSettings, tune
+from tailorbird.training.tuning.run import TuneReport, tune
+from tailorbird.training.tuning.settings import TuneSettings
 from tailorbird.training.tuning.space import SearchSpace, override_spaces
 from tailorbird.training.tuning.study import Budget, Search, open_journal
 from tailorbird.training.tuning.tuned import apply_tuned, build_tuned, write_tuned
@@ -177,6 +178,7 @@ def test_a_finished_study_continues_with_more_and_restarts_otherwise(shop, tmp_p
         tuned(shop, tmp_path, replace(few, splits=3), is_extended=True)
 
 
+@pytest.mark.nightly
 def test_random_and_halving_and_several_processes(shop, tmp_path):
     settings = replace(SETTINGS, sampler="random", pruner="halving", workers=2, trials=5, seeds=1)
     report = tuned(shop, tmp_path, settings)

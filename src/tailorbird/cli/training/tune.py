@@ -112,7 +112,7 @@ def tune(
     from tailorbird.platform.training import base_settings, parse_span
     from tailorbird.platform.training import tune as run_tune
     from tailorbird.training.tuning.page import write_tuning
-    from tailorbird.training.tuning.run import TuneSettings
+    from tailorbird.training.tuning.settings import TuneSettings
 
     if trials is not None and trials < 1:
         fix = "tailorbird tune --trials 40, or --time 10m alone for as many as fit into it"

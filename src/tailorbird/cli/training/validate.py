@@ -6,7 +6,7 @@ from tailorbird.cli.output import Json, console, print_json, print_note, print_t
 from tailorbird.cli.training.train import Rows, parse_parameters, split_names
 
 if TYPE_CHECKING:
-    from tailorbird.training.backtests.run import ValidationReport
+    from tailorbird.training.backtests.report import ValidationReport
     from tailorbird.training.evaluation.bootstrap import Interval
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from tailorbird.events.adapters.mapping import sample_lines
-from tailorbird.events.adapters.mapping_file import Mapping, parse_mapping
+from tailorbird.events.adapters.mapping.adapter import sample_lines
+from tailorbird.events.adapters.mapping.file import Mapping, parse_mapping
 from tailorbird.events.contract.contract import check
 from tailorbird.events.contract.plan import EVENT_TYPES, RoutePlan
 from tailorbird.events.contract.verdict import Receipt, Refusal

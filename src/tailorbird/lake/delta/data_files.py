@@ -2,7 +2,9 @@
 `lake.delta.table` commits them.
 """
 
+import hashlib
 import json
+import uuid
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 
@@ -10,9 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from deltalake.transaction import AddAction, RemoveAction
 
+from tailorbird import faults
 from tailorbird.events.clock import DAY
+from tailorbird.lake.delta.vacuum import FILE_PREFIX
+from tailorbird.lake.files import durable
+from tailorbird.lake.files.ledger import File
 from tailorbird.lake.tables import TableSpec
+from tailorbird.storage_paths import Storage
 
 _EPOCH = date(1970, 1, 1)
 _START = datetime(1970, 1, 1)
@@ -29,6 +37,49 @@ def is_sorted(file: pq.ParquetFile, spec: TableSpec) -> bool:
     return any(
         column.path_in_schema == spec.person[0] and column.is_stats_set for column in columns
     )
+
+
+def write_files(
+    table: Storage,
+    rows: pa.Table,
+    spec: TableSpec,
+    version: int,
+    now: int,
+    *,
+    data_change: bool = True,
+    sort: tuple[str, ...] = (),
+) -> tuple[list[File], list[AddAction | RemoveAction]]:
+    """Write rows durably as the data files of a version, and return them with their commit actions.
+
+    Args:
+        now: time of the commit, microseconds.
+        data_change: whether the rows are new, rather than moved from other files.
+        sort: columns that the rows are sorted by.
+    """
+    files: list[File] = []
+    actions: list[AddAction | RemoveAction] = []
+    folders: set[Storage] = set()
+    for value, part in split_by_partition(rows, spec):
+        folder = (
+            f"{spec.partition}={value or '__HIVE_DEFAULT_PARTITION__'}/" if spec.partition else ""
+        )
+        token = uuid.uuid4().hex[:8]
+        name = f"{folder}{FILE_PREFIX}{version:08d}-{len(files):04d}-{token}.parquet"
+        path = table / name
+        if path.parent not in folders:
+            durable.make_folder(path.parent)
+            folders.add(path.parent)
+        data = parquet_of(part, spec, sort)
+        durable.write_new(path, data)
+        files.append(File(name, len(data), hashlib.sha256(data).hexdigest(), part.num_rows))
+        values = {spec.partition: value} if spec.partition else {}
+        actions.append(
+            AddAction(name, len(data), values, now // 1000, data_change, statistics_of(part, spec))
+        )
+    faults.at("lake.before_folder_sync")
+    for folder_path in folders:
+        durable.sync_folder(folder_path)
+    return files, actions
 
 
 def split_by_partition(rows: pa.Table, spec: TableSpec) -> Iterator[tuple[str | None, pa.Table]]:

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from tailorbird.lake.delta.table import COMMIT_INFO, CommitInfo, commit_path
+from tailorbird.lake.delta.commits import COMMIT_INFO, CommitInfo, commit_path
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Line
 from tailorbird.storage import storage_at

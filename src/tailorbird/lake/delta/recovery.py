@@ -31,10 +31,10 @@ from deltalake.exceptions import DeltaError
 from tailorbird.errors import DamageError, TailorbirdError
 from tailorbird.events.clock import Clock
 from tailorbird.lake.delta import orphans
+from tailorbird.lake.delta.commits import commit_path
 from tailorbird.lake.delta.connection import unreadable
 from tailorbird.lake.delta.corruption import corrupt_file, file_corruption
 from tailorbird.lake.delta.orphans import unknown_commit_fault, versions
-from tailorbird.lake.delta.table import commit_path
 from tailorbird.lake.delta.vacuum import KEEP_US, unreferenced_files
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import File, Ledger, Line

@@ -15,124 +15,34 @@ Deletion vectors are off and stay off. `lake.delta.compaction` chooses the files
 own.
 """
 
-import hashlib
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import (
-    CommitProperties,
-    DeltaTable,
-    Field,
-    PostCommitHookProperties,
-    Schema,
-    Transaction,
-)
+from deltalake import CommitProperties, Field, PostCommitHookProperties, Transaction
 from deltalake.transaction import AddAction, RemoveAction
 
 from tailorbird import faults
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake.delta import compaction, vacuum
+from tailorbird.lake.delta.commits import COMMIT_INFO, checkpoint_path, commit_path, record_commit
 from tailorbird.lake.delta.connection import delta_table
 from tailorbird.lake.delta.corruption import reading_errors
-from tailorbird.lake.delta.data_files import (
-    is_sorted,
-    parquet_of,
-    split_by_partition,
-    statistics_of,
-)
-from tailorbird.lake.delta.vacuum import FILE_PREFIX, VacuumReport
+from tailorbird.lake.delta.data_files import is_sorted, statistics_of, write_files
+from tailorbird.lake.delta.schema import missing_columns
+from tailorbird.lake.delta.vacuum import VacuumReport
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import File, Ledger, Line
 from tailorbird.lake.tables import TableSpec, aligned
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
 
-COMMIT_INFO = "tailorbird"  # our key in the commit info
 CHECKPOINT_EVERY = 100  # commits; between two checkpoints a reader parses that many small files
 
-CONFIGURATION: dict[str, str | None] = {
-    "delta.enableDeletionVectors": "false",
-    "delta.enableExpiredLogCleanup": "false",
-    # ours are made and synced by `DurableTable.checkpoint`
-    "delta.checkpointInterval": "1000000000",
-}
 _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
-
-
-class CommitInfo(msgspec.Struct, frozen=True):
-    """Counts in the commit info of our own commits, by which a torn one shows."""
-
-    files: int
-    rows: int
-    removed: int = 0  # files that were replaced
-    columns: int = 0  # added columns
-    token: str = ""  # identifies the commit to its writer if the reply was lost
-
-
-def commit_path(table: Storage, version: int) -> Storage:
-    """Return the path of a commit file."""
-    return table / "_delta_log" / f"{version:020d}.json"
-
-
-def checkpoint_path(table: Storage, version: int) -> Storage:
-    """Return the path of a checkpoint."""
-    return table / "_delta_log" / f"{version:020d}.checkpoint.parquet"
-
-
-def create_table(path: Storage, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
-    """Create an empty table durably."""
-    durable.make_folder(path)
-    with durable.disk_errors(path):
-        DeltaTable.create(
-            str(path),
-            spec.schema,
-            partition_by=[spec.partition] if spec.partition else None,
-            configuration={
-                **CONFIGURATION,
-                "delta.dataSkippingStatsColumns": ",".join(spec.statistics),
-            },
-            storage_options=storage_at(path).delta_options(),
-        )
-    faults.at("lake.after_create")
-    record_commit(path, spec.name, 0, ledger, written_at=clock.now())
-
-
-def record_commit(
-    path: Storage,
-    table: str,
-    version: int,
-    ledger: Ledger,
-    *,
-    written_at: int,
-    rows: int = 0,
-    positions: dict[str, int] | None = None,
-    files: list[File] | None = None,
-    removed: list[str] | None = None,
-) -> Line:
-    """Sync a commit file that deltalake wrote, and append it to the ledger."""
-    commit = commit_path(path, version)
-    durable.sync_file(commit)
-    durable.sync_folder(commit.parent)
-    durable.sync_folder(path)
-    faults.at("lake.after_sync")
-    line = ledger.append(
-        "commit",
-        table,
-        version,
-        rows=rows,
-        positions=positions,
-        files=files,
-        removed=removed,
-        commit_sha256=durable.sha256_of(commit),
-        written_at=written_at,
-    )
-    faults.at("lake.after_ledger")
-    return line
 
 
 class DurableTable:
@@ -152,32 +62,8 @@ class DurableTable:
         self._files = ledger.files(spec.name)
         self._written = ledger.commit_times(spec.name)
         self._checkpointed = max(ledger.checkpoints(spec.name), default=0)
-        if missing := self._check_shape():
+        if missing := missing_columns(self._delta, self.spec, self.path):
             self._add_columns(missing)
-
-    def _check_shape(self) -> list[Field]:
-        """Return the columns that an older release did not have."""
-        actual = {field.name: str(field.type) for field in self._delta.schema().fields}
-        expected = {field.name: field for field in Schema.from_arrow(self.spec.schema).fields}
-        conflicting = sorted(
-            name
-            for name, kind in actual.items()
-            if name not in expected or str(expected[name].type) != kind
-        )
-        if conflicting:
-            raise DamageError(
-                "the table's columns are not those of this version; they differ in: "
-                f"{', '.join(conflicting)}",
-                where=str(self.path),
-                fix="use the version that wrote it",
-            )
-        if "deletionVectors" in (self._delta.protocol().reader_features or []):
-            raise DamageError(
-                "the table has deletion vectors, which not all readers honour",
-                where=str(self.path),
-                fix="purge and rewrite it",
-            )
-        return [field for name, field in expected.items() if name not in actual]
 
     def _add_columns(self, fields: list[Field]) -> None:
         """Add columns by a commit without rows; existing rows have nulls in them."""
@@ -339,39 +225,9 @@ class DurableTable:
     def _write(
         self, rows: pa.Table, now: int, *, data_change: bool = True, sort: tuple[str, ...] = ()
     ) -> tuple[list[File], list[AddAction | RemoveAction]]:
-        files: list[File] = []
-        actions: list[AddAction | RemoveAction] = []
-        folders: set[Storage] = set()
-        for value, part in split_by_partition(rows, self.spec):
-            folder = (
-                f"{self.spec.partition}={value or '__HIVE_DEFAULT_PARTITION__'}/"
-                if self.spec.partition
-                else ""
-            )
-            token = uuid.uuid4().hex[:8]
-            name = f"{folder}{FILE_PREFIX}{self.version + 1:08d}-{len(files):04d}-{token}.parquet"
-            path = self.path / name
-            if path.parent not in folders:
-                durable.make_folder(path.parent)
-                folders.add(path.parent)
-            data = parquet_of(part, self.spec, sort)
-            durable.write_new(path, data)
-            files.append(File(name, len(data), hashlib.sha256(data).hexdigest(), part.num_rows))
-            values = {self.spec.partition: value} if self.spec.partition else {}
-            actions.append(
-                AddAction(
-                    name,
-                    len(data),
-                    values,
-                    now // 1000,
-                    data_change,
-                    statistics_of(part, self.spec),
-                )
-            )
-        faults.at("lake.before_folder_sync")
-        for folder_path in folders:
-            durable.sync_folder(folder_path)
-        return files, actions
+        return write_files(
+            self.path, rows, self.spec, self.version + 1, now, data_change=data_change, sort=sort
+        )
 
     def due_groups(self, settled_us: int | None = None) -> list[compaction.Group]:
         """Return the groups of files to compact now."""
@@ -512,21 +368,3 @@ class DurableTable:
         self._delta = delta_table(
             self.path
         )  # A handle that is only updated gets slower with each commit.
-
-
-def read_back(lake: Storage, line: Line) -> None:
-    """Compare the files of a commit on disk with the ledger's line. Raises DamageError."""
-    if line.kind != "commit":
-        return
-    folder = lake / line.table
-    for path, expected in [
-        (commit_path(folder, line.version), line.commit_sha256),
-        *((folder / file.path, file.sha256) for file in line.files),
-    ]:
-        if durable.sha256_of(path) != expected:
-            raise DamageError(
-                f"version {line.version} of table {line.table} does not read back as it was "
-                "written",
-                where=str(path),
-                fix="look at the disk; the log still has the rows",
-            )

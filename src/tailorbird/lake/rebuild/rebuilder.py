@@ -14,9 +14,11 @@ from pathlib import Path
 
 from tailorbird.errors import DamageError, UsageError
 from tailorbird.events.clock import Clock
+from tailorbird.lake.delta.commits import commit_path
 from tailorbird.lake.delta.connection import delta_errors
 from tailorbird.lake.delta.recovery import enter_commits, ledger_is_lost
-from tailorbird.lake.delta.table import DurableTable, commit_path, create_table
+from tailorbird.lake.delta.schema import create_table
+from tailorbird.lake.delta.table import DurableTable
 from tailorbird.lake.files import durable, swap
 from tailorbird.lake.files.lease import acquire_writer_lock
 from tailorbird.lake.files.ledger import Ledger

@@ -1,4 +1,4 @@
-"""Turn blocks of the logs into rows of the tables. Pure functions; `lake.write.role` calls them and
+"""Turn blocks of the logs into rows of the tables. Pure functions; `lake.write.loading` calls them and
 commits.
 
     routed "events"      → events, and from profile events users and items

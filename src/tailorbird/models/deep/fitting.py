@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import UsageError
-from tailorbird.models.deep.batches import Blocks
 from tailorbird.models.deep.layout import Layout
+from tailorbird.models.deep.rows import Blocks
 from tailorbird.models.estimator import HeadFile
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def fit_net(
     initial_weights: Mapping[str, npt.NDArray] | None = None,
     processes: int = 1,
 ) -> "Net":
-    """Fit a net to rows that may lie in files (`models.deep.batches.PartRows`).
+    """Fit a net to rows that may lie in files (`models.deep.rows.PartRows`).
 
     Args:
         initial_weights: weights to start from, see `models.deep.warm`.

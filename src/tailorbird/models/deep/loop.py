@@ -18,27 +18,20 @@ import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits
 
-from tailorbird.models.deep.batches import (
-    Batch,
-    Block,
-    Blocks,
-    ClassWeights,
-    Floats,
-    count_classes,
-    epoch_batches,
-)
+from tailorbird.models.deep.batches import Batch, epoch_batches
 from tailorbird.models.deep.checkpoint import Arrays, Position, load, load_weights, save, weights
+from tailorbird.models.deep.losses import finite_mean, log_losses
 from tailorbird.models.deep.nets import Net
 from tailorbird.models.deep.parameters import DeepParameters
+from tailorbird.models.deep.rows import Block, Blocks, ClassWeights, Floats, count_classes
 
 OnEpoch = Callable[[int, Mapping[str, float]], bool | None]
 """Called with the epoch (from 1) and metrics: `train` and `validation` (log loss, mean over heads),
 `train_HEAD`, `validation_HEAD` and `rows_per_second`. Training stops if it returns True.
 """
 
-ROWS_PER_CHUNK = 8_192
 CURVE_ROWS = 65_536  # training rows that the learning curve is computed on
 CHECKPOINT_STEPS = 500
 
@@ -274,12 +267,12 @@ def _finish_epoch(
 ) -> None:
     """Compute the losses at the end of an epoch, and keep the best weights."""
     net.eval()
-    losses_by_part = {"train": _losses(net, sampled, device)}
+    losses_by_part = {"train": log_losses(net, sampled, device)}
     if sum(validation.sizes):
-        losses_by_part["validation"] = _losses(net, validation, device)
+        losses_by_part["validation"] = log_losses(net, validation, device)
     for name, losses in losses_by_part.items():
         metrics = {
-            name: _finite_mean(losses),
+            name: finite_mean(losses),
             **{f"{name}_{head}": float(loss) for head, loss in zip(net.heads, losses, strict=True)},
         }
         for figure, value in metrics.items():
@@ -293,7 +286,7 @@ def _finish_epoch(
     )
     state = weights(net)
     for index, heads in enumerate(groups):
-        value = _finite_mean(relative_losses[heads])
+        value = finite_mean(relative_losses[heads])
         if value < position.best[index]:
             position.best[index], position.best_epoch[index], position.stale = (
                 value,
@@ -302,39 +295,6 @@ def _finish_epoch(
             )
             prefix = f"parts.{index}." if len(groups) > 1 else ""
             best |= {name: array for name, array in state.items() if name.startswith(prefix)}
-
-
-def _finite_mean(losses: Floats) -> float:
-    """Return the mean over heads with a loss, NaN if training diverged."""
-    finite = losses[~np.isnan(losses)]
-    return float(finite.mean()) if len(finite) else float("nan")
-
-
-def logits(net: Net, matrix: np.ndarray, device: torch.device | None = None) -> Tensor:
-    """Return logits with the prior restored, shape (n, heads)."""
-    device = device or next(net.parameters()).device
-    with torch.inference_mode():
-        parts = [
-            net(torch.tensor(matrix[start : start + ROWS_PER_CHUNK], device=device))[0]
-            .float()
-            .cpu()
-            for start in range(0, len(matrix), ROWS_PER_CHUNK)
-        ]
-    return torch.cat([*parts, torch.zeros(0, len(net.heads))]) + net.shift.cpu()
-
-
-def _losses(net: Net, rows: Blocks, device: torch.device) -> Floats:
-    """Return the weighted log loss by head, shape (heads,)."""
-    total, weight = np.zeros(len(net.heads)), np.zeros(len(net.heads))
-    for index in range(len(rows.sizes)):
-        block = rows.block(index)
-        predicted = logits(net, block.matrix, device)
-        label = torch.from_numpy((block.labels > 0).astype(np.float32))
-        loss = (softplus(predicted) - predicted * label).numpy().astype(np.float64)
-        label_weight = np.where(np.isfinite(block.labels), block.weight[:, None], 0.0)
-        total += (label_weight * loss).sum(axis=0)
-        weight += label_weight.sum(axis=0)
-    return np.divide(total, weight, out=np.full(total.shape, np.nan), where=weight > 0)
 
 
 def _positive_weight(class_weights: ClassWeights, parameters: DeepParameters) -> Floats:

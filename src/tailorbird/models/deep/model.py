@@ -8,13 +8,14 @@ import numpy.typing as npt
 import torch
 
 from tailorbird.errors import UsageError
-from tailorbird.models.deep.batches import Blocks, count_classes, single_class_problem
 from tailorbird.models.deep.checkpoint import load_weights
 from tailorbird.models.deep.export import net_to_onnx
 from tailorbird.models.deep.layout import Layout
-from tailorbird.models.deep.loop import Run, logits, train_net
+from tailorbird.models.deep.loop import Run, train_net
+from tailorbird.models.deep.losses import logits
 from tailorbird.models.deep.nets import Net
 from tailorbird.models.deep.parameters import DeepParameters
+from tailorbird.models.deep.rows import Blocks, count_classes, single_class_problem
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]

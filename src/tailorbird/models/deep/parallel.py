@@ -33,11 +33,11 @@ from torch import Tensor
 
 from tailorbird.errors import LockedError, TailorbirdError, UsageError
 from tailorbird.file_lock import acquire
-from tailorbird.models.deep.batches import Blocks, PartRows, write_blocks
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.loop import Peers, Run
 from tailorbird.models.deep.model import DeepModel, fit_deep
 from tailorbird.models.deep.parameters import resolve_parameters
+from tailorbird.models.deep.rows import Blocks, PartRows, write_blocks
 
 POLL_S = 0.05
 # time within which the members of a killed run notice it, even while they load torch

@@ -9,7 +9,8 @@ Later, when other roles serve already, such a role is retried instead. A role th
 is killed and restarted (`watching`).
 
 Servers start first, on a listening socket that the supervisor holds, and outlive it: they answer
-until the next supervisor has servers of its own. Every other role ends with the supervisor: it asks
+until the next supervisor has servers of its own. Its processes start one after another, since
+loading the code of all at once would leave little of the CPU to the old servers. Every other role ends with the supervisor: it asks
 the kernel for a SIGTERM when its parent dies, and exits if that has happened already.
 """
 
@@ -44,6 +45,7 @@ POLL_S = 0.5  # Between polls of the desired roles.
 STABLE_S = 2.5  # A role that ran for this long is restarted without a growing delay.
 STORM_S, STORM_DEATHS = 60.0, 5  # A role that ended so often within this time waits longer.
 FIRST_S = 20.0  # Time for the servers to start before the other roles.
+IN_TURN_S = 5.0  # Time for a role to start before the next one.
 STOP_S = 10.0  # In addition to the drain time of the role.
 STARTUP_S = 60.0  # Time to load the code on a busy machine and detect that the role cannot run.
 # Exit status for an invalid setting, declaration or option, which a restart cannot fix.
@@ -129,6 +131,7 @@ class Supervisor:
     _keeper_tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _status: int = 0
+    _others_answer: bool = False
 
     async def run(self) -> int:
         """Run until a signal, `stop()` or a misconfigured role; return the exit status."""
@@ -140,11 +143,14 @@ class Supervisor:
         for role in self.roles:
             role.is_starting_up = True
         servers = [role for role in self.roles if role.listener is not None]
-        for role in servers:
-            self._start(role)
+        leftovers = find_leftovers(self.project, ())
+        self._others_answer = self.take_over is not None or any(
+            each.is_server for each in leftovers
+        )
         ticks = asyncio.create_task(self._tick())
         try:
-            await self._start_others(servers)
+            await self._start_roles(servers)
+            await self._start_others(servers, leftovers)
             while not self._stopping.is_set():
                 await self._reconcile()
                 await self._sleep(POLL_S)
@@ -160,15 +166,14 @@ class Supervisor:
         await asyncio.gather(*self._keeper_tasks)
         return self._status
 
-    async def _start_others(self, servers: list[Role]) -> None:
+    async def _start_others(self, servers: list[Role], leftovers: list[Leftover]) -> None:
         """Start the other roles once a server answers, and end those of an earlier supervisor."""
-        leftovers = find_leftovers(self.project, [role.pid for role in servers])
         if leftovers:
             self._report("up", f"takes over from an earlier one: {len(leftovers)} processes")
         old_servers = [each for each in leftovers if each.is_server]
         await end_leftovers([each for each in leftovers if not each.is_server], STOP_S)
-        is_enough, wait_s = (any, FIRST_S) if self.take_over is None else (all, STARTUP_S)
-        await self._wait_for(lambda: is_enough(role.is_ready for role in servers), wait_s)
+        enough, wait_s = (any, FIRST_S) if self.take_over is None else (all, STARTUP_S)
+        await self._wait_for(lambda: enough(role.is_ready for role in servers), wait_s)
         if self.take_over is not None and not self._stopping.is_set():
             if not all(role.is_ready for role in servers):
                 self._report("up", f"no answer within {wait_s:.0f} s; the old processes go on")
@@ -178,10 +183,17 @@ class Supervisor:
             await self.take_over()
         if self._stopping.is_set():
             return
-        for role in self.roles:
-            if role not in servers:
-                self._start(role)
         self._keeper_tasks.append(asyncio.create_task(self._finish_start(servers, old_servers)))
+        await self._start_roles([role for role in self.roles if role not in servers])
+
+    async def _start_roles(self, roles: list[Role]) -> None:
+        """Start roles; while servers of an earlier supervisor answer, one after another."""
+        for role in roles:
+            if self._stopping.is_set():
+                return
+            self._start(role)
+            if self._others_answer:
+                await self._wait_for(lambda role=role: role.is_ready, IN_TURN_S)
 
     async def _finish_start(self, servers: list[Role], old_servers: list[Leftover]) -> None:
         await self._wait_for(lambda: all(role.is_ready for role in servers), STARTUP_S)

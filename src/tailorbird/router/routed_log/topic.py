@@ -27,8 +27,8 @@ from tailorbird.errors import DamageError, StorageError
 from tailorbird.file_lock import FileLock
 from tailorbird.stream import Block, open_reader, open_writer, sqlite
 from tailorbird.stream.kafka import KafkaLog
-from tailorbird.stream.kafka.logs import SNAPSHOT_ROWS
 from tailorbird.stream.kafka.snapshots import (
+    SNAPSHOT_ROWS,
     LatestSnapshot,
     Snapshot,
     SnapshotThread,

@@ -1,6 +1,6 @@
 """Shared parts of all handlers: bounded bodies, work in threads, and answers and errors as JSON.
 
-Handlers and their routes are in `serving.http.app`; those of third-party APIs are in `serving.http.gorse`,
+Handlers and their routes are in `serving.http.routes`; those of third-party APIs are in `serving.http.gorse`,
 those of pages in `console`.
 """
 

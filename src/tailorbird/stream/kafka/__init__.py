@@ -5,7 +5,8 @@ single messages · `writer`, `reader`: the two sides of `stream.protocol` · `ke
 same over several partitions. A log in a SQLite file is `stream.embedded`.
 """
 
-from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, parse_cluster
+from tailorbird.stream.kafka.address import KafkaLog
+from tailorbird.stream.kafka.cluster import Cluster, parse_cluster
 from tailorbird.stream.kafka.keyed import KeyedLog, KeyedWriter
 from tailorbird.stream.kafka.merged import MergedLog, MergedReader
 from tailorbird.stream.kafka.reader import KafkaReader

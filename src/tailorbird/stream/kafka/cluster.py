@@ -10,14 +10,12 @@ Topics never expire; they are pruned.
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
-
-import apsw
 
 from tailorbird.errors import ConfigError, NotReadyError, StorageError, TailorbirdError
 from tailorbird.stream.kafka.client import (
@@ -28,11 +26,6 @@ from tailorbird.stream.kafka.client import (
     NewTopic,
     need_client,
 )
-
-if TYPE_CHECKING:
-    from tailorbird.stream.kafka.reader import KafkaReader
-    from tailorbird.stream.kafka.waits import BacklogClient, LogBacklog
-    from tailorbird.stream.kafka.writer import KafkaWriter
 
 log = logging.getLogger(__name__)
 
@@ -145,8 +138,8 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class KafkaLog:
-    """The address of a log: a partition of a topic.
+class KafkaTopic:
+    """A partition of a topic, which has a log.
 
     Attributes:
         topic: name without the cluster's prefix, such as `raw.serve-1` or `routed`.
@@ -180,33 +173,6 @@ class KafkaLog:
     @property
     def is_derived(self) -> bool:
         return self.topic.startswith(f"{SHUFFLED}.")
-
-    def open_reader(self) -> "KafkaReader":
-        from tailorbird.stream.kafka.reader import KafkaReader
-
-        return KafkaReader(self)
-
-    def open_writer(
-        self, *, partition: str, first: int, damaged_tail: str, expected_ends: Mapping[str, int]
-    ) -> "KafkaWriter":
-        from tailorbird.stream.kafka.writer import KafkaWriter
-
-        return KafkaWriter(self, first=first, expected_end=expected_ends.get(self.stem, 0))
-
-    def set_aside_files(self) -> list[Path]:
-        return []
-
-    def open_backlog(self, client: "BacklogClient | None") -> "LogBacklog":
-        from tailorbird.stream.kafka.waits import BacklogClient
-
-        return (client or BacklogClient()).open(self)
-
-    def pruned_summary(
-        self, start: int
-    ) -> AbstractContextManager[tuple[apsw.Connection | None, int]]:
-        from tailorbird.stream.kafka.snapshots import open_item_summary
-
-        return open_item_summary(self.cluster, start)
 
     def __str__(self) -> str:
         return f"kafka://{self.cluster.servers}/{self.name}" + (
@@ -244,7 +210,7 @@ def parse_cluster(url: str, **settings: Any) -> Cluster:
 
 
 @contextmanager
-def errors(where: "KafkaLog | Cluster", *clients: Any) -> Iterator[None]:
+def errors(where: "KafkaTopic | Cluster", *clients: Any) -> Iterator[None]:
     """Convert the client's errors to ours; `clients` are polled for why a broker was silent."""
     try:
         yield
@@ -252,7 +218,7 @@ def errors(where: "KafkaLog | Cluster", *clients: Any) -> Iterator[None]:
         raise storage_error(error.args[0], where, *clients) from error
 
 
-def storage_error(error: Any, where: "KafkaLog | Cluster", *clients: Any) -> TailorbirdError:
+def storage_error(error: Any, where: "KafkaTopic | Cluster", *clients: Any) -> TailorbirdError:
     """Convert an error of the client to one of ours."""
     unreachable = (
         KafkaError._TRANSPORT,
@@ -294,7 +260,7 @@ def list_topic_suffixes(cluster: Cluster, kind: str) -> list[str]:
     return sorted(name[len(name_prefix) :] for name in names if name.startswith(name_prefix))
 
 
-def check_topic_exists(consumer: Any, address: KafkaLog) -> None:
+def check_topic_exists(consumer: Any, address: KafkaTopic) -> None:
     """Check that a topic exists with the expected number of partitions.
 
     Raises:
@@ -310,7 +276,7 @@ def check_topic_exists(consumer: Any, address: KafkaLog) -> None:
     _check_count(topic, address)
 
 
-def ensure_topic(address: KafkaLog) -> int:
+def ensure_topic(address: KafkaTopic) -> int:
     """Create the topic if it does not exist, and return the maximum bytes of a payload.
 
     Raises:
@@ -365,7 +331,7 @@ def topic_settings(replication: int) -> dict[str, str]:
     }
 
 
-def _check_count(topic: Any, address: KafkaLog) -> None:
+def _check_count(topic: Any, address: KafkaTopic) -> None:
     if len(topic.partitions) != address.count:
         raise ConfigError(
             f"the topic has {len(topic.partitions)} partitions, expected {address.count}; "
@@ -377,7 +343,7 @@ def _check_count(topic: Any, address: KafkaLog) -> None:
         )
 
 
-def _bytes_max(admin: Any, address: KafkaLog) -> int:
+def _bytes_max(admin: Any, address: KafkaTopic) -> int:
     resource = ConfigResource("topic", address.name)
     try:
         entries = admin.describe_configs([resource], request_timeout=address.cluster.timeout_s)[

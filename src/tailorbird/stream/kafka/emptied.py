@@ -19,6 +19,7 @@ from collections.abc import Collection, Generator
 import msgspec
 
 from tailorbird.errors import NotReadyError, StorageError
+from tailorbird.stream.kafka.address import KafkaLog
 from tailorbird.stream.kafka.client import (
     ConfigResource,
     KafkaError,
@@ -26,7 +27,7 @@ from tailorbird.stream.kafka.client import (
     NewTopic,
     TopicPartition,
 )
-from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, errors, storage_error, topic_settings
+from tailorbird.stream.kafka.cluster import Cluster, errors, storage_error, topic_settings
 from tailorbird.stream.kafka.reader import KafkaReader
 from tailorbird.stream.kafka.tail import consumer_of
 from tailorbird.stream.kafka.writer import KafkaWriter

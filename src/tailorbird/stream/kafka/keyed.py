@@ -18,7 +18,8 @@ import msgspec
 
 from tailorbird.events import Receipt
 from tailorbird.events.parts import split_by_partition
-from tailorbird.stream.kafka.cluster import Cluster, KafkaLog
+from tailorbird.stream.kafka.address import KafkaLog
+from tailorbird.stream.kafka.cluster import Cluster
 from tailorbird.stream.kafka.writer import KafkaWriter
 from tailorbird.stream.protocol import Block
 

@@ -16,20 +16,18 @@ import socket
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from tailorbird.stream.kafka.address import KafkaLog
 from tailorbird.stream.kafka.client import AdminClient
-from tailorbird.stream.kafka.cluster import SHUFFLED, Cluster, KafkaLog, list_topic_suffixes
+from tailorbird.stream.kafka.cluster import SHUFFLED, Cluster, list_topic_suffixes
 from tailorbird.stream.kafka.keyed import KeyedLog
 from tailorbird.stream.kafka.merged import MergedLog
+from tailorbird.stream.kafka.snapshots import ITEM_SUMMARY, SNAPSHOT_ROWS
+from tailorbird.stream.kafka.waits import BacklogClient
 from tailorbird.stream.partitions import HISTORICAL_PRODUCERS, check_producer_name, raw_logs
-
-if TYPE_CHECKING:
-    from tailorbird.stream.kafka.waits import BacklogClient
 
 _REFRESH_S = 1.0  # between listings of topics
 _INDEX = "routed-index"
-SNAPSHOT_ROWS = 500_000
 
 
 class KafkaLogSet:
@@ -124,7 +122,7 @@ class KafkaLogSet:
     @property
     def item_summary(self) -> KafkaLog:
         """The topic of the item summary of deleted rows, see `router.routed_log.retention`."""
-        return item_summary_log(self.cluster)
+        return KafkaLog(self.cluster, ITEM_SUMMARY, ITEM_SUMMARY)
 
     def producers(self) -> list[str]:
         """List the producers with topics, in order, without a cache."""
@@ -156,9 +154,7 @@ class KafkaLogSet:
         raw = {log.partition: log for log in self.raw_parts(producer)}
         return raw, {producer: self.response_log(producer)}
 
-    def backlog_client(self) -> "BacklogClient":
-        from tailorbird.stream.kafka.waits import BacklogClient
-
+    def backlog_client(self) -> BacklogClient:
         return BacklogClient()
 
     def lost_raw_logs(self, names: Iterable[str]) -> dict[str, str]:
@@ -216,11 +212,6 @@ class KafkaLogSet:
 
     def __str__(self) -> str:
         return f"kafka://{self.cluster.servers}/{self.cluster.prefix}"
-
-
-def item_summary_log(cluster: Cluster) -> KafkaLog:
-    """Return the topic of the item summary of deleted rows."""
-    return KafkaLog(cluster, "items", "items")
 
 
 class KafkaPartition:

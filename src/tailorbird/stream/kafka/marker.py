@@ -11,8 +11,9 @@ from typing import Any
 
 from tailorbird import faults
 from tailorbird.errors import NotReadyError, StorageError
+from tailorbird.stream.kafka.address import KafkaLog
 from tailorbird.stream.kafka.client import KafkaError, KafkaException, NewTopic, Producer
-from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, errors, storage_error, topic_settings
+from tailorbird.stream.kafka.cluster import Cluster, errors, storage_error, topic_settings
 from tailorbird.stream.kafka.emptied import delete_topic, list_topics, read_messages
 
 

@@ -12,17 +12,14 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import apsw
 import msgspec
 
-from tailorbird.stream.kafka.cluster import KafkaLog
+from tailorbird.stream.kafka.address import KafkaLog
 from tailorbird.stream.kafka.reader import KafkaReader
+from tailorbird.stream.kafka.waits import BacklogClient, LogBacklog
 from tailorbird.stream.protocol import Backlog, Block, LogWriter, StoredBlock
-
-if TYPE_CHECKING:
-    from tailorbird.stream.kafka.waits import BacklogClient, LogBacklog
 
 _ORDER_BYTES = 1 << 16  # of the order, read at once: some hundred blocks
 ORDER = "order"  # the kind of the blocks of the order log
@@ -84,7 +81,7 @@ class MergedLog:
     def set_aside_files(self) -> list[Path]:
         return []
 
-    def open_backlog(self, client: "BacklogClient | None") -> "LogBacklog":
+    def open_backlog(self, client: BacklogClient | None) -> LogBacklog:
         return self.order.open_backlog(client)
 
     def pruned_summary(

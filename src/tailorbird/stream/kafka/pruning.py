@@ -9,7 +9,7 @@ import threading
 
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.stream.kafka.client import KafkaException, TopicPartition
-from tailorbird.stream.kafka.cluster import KafkaLog
+from tailorbird.stream.kafka.cluster import KafkaTopic
 from tailorbird.stream.kafka.tail import Tail
 
 _JOIN_S = 0.5  # wait for the thread in close()
@@ -23,7 +23,7 @@ class Deleter:
         problem: reason of the last failure; "" if the last deletion succeeded.
     """
 
-    def __init__(self, address: KafkaLog) -> None:
+    def __init__(self, address: KafkaTopic) -> None:
         self.address = address
         self.problem = ""
         self._tail: Tail | None = None
@@ -82,7 +82,7 @@ class Deleter:
 class DeletingThread:
     """A deleter in a thread, which starts with the first request."""
 
-    def __init__(self, address: KafkaLog) -> None:
+    def __init__(self, address: KafkaTopic) -> None:
         self._deleter = Deleter(address)
         self._before = 0
         self._changed = threading.Condition()

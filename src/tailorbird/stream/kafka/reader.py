@@ -9,7 +9,7 @@ from typing import Any
 
 from tailorbird.errors import DamageError, InputError, NotReadyError, StorageError
 from tailorbird.stream.kafka.client import KafkaError, TopicPartition
-from tailorbird.stream.kafka.cluster import KafkaLog, errors, storage_error
+from tailorbird.stream.kafka.cluster import KafkaTopic, errors, storage_error
 from tailorbird.stream.kafka.frames import RunAssembler, decode_piece
 from tailorbird.stream.kafka.tail import Tail, consumer_of
 from tailorbird.stream.protocol import RECEIPTS, Backlog, StoredBlock
@@ -24,7 +24,7 @@ class KafkaReader:
         NotReadyError: there is no such topic, or it is still empty.
     """
 
-    def __init__(self, address: KafkaLog) -> None:
+    def __init__(self, address: KafkaTopic) -> None:
         self.address, self.partition = address, address.partition
         self._tail = Tail(address)
         self._consumer: Any = None

@@ -23,12 +23,14 @@ import pyarrow as pa
 from tailorbird import faults
 from tailorbird.errors import DamageError, NotReadyError, TailorbirdError
 from tailorbird.stream import sqlite
-from tailorbird.stream.kafka.cluster import Cluster, KafkaLog
-from tailorbird.stream.kafka.logs import SNAPSHOT_ROWS, item_summary_log
+from tailorbird.stream.kafka.cluster import Cluster, KafkaTopic
 from tailorbird.stream.kafka.pruning import Deleter
-from tailorbird.stream.opening import open_reader, open_writer
+from tailorbird.stream.kafka.reader import KafkaReader
+from tailorbird.stream.kafka.writer import KafkaWriter
 from tailorbird.stream.protocol import Block
 
+SNAPSHOT_ROWS = 500_000  # rows after which one is due
+ITEM_SUMMARY = "items"  # the topic with the items of deleted rows
 PIECE, SNAPSHOT = "piece", "snapshot"
 PIECE_BYTES = 4 << 20
 AGE_S = 3600.0  # age after which fewer rows suffice
@@ -61,7 +63,7 @@ _decode = msgspec.json.Decoder(Snapshot).decode
 class LatestSnapshot:
     """The newest snapshot of a topic, cached between reads."""
 
-    def __init__(self, address: KafkaLog) -> None:
+    def __init__(self, address: KafkaTopic) -> None:
         self._address = address
         self._end = -1
         self._latest: Snapshot | None = None
@@ -69,7 +71,7 @@ class LatestSnapshot:
     def refresh(self) -> Snapshot | None:
         """Return the newest snapshot, or None."""
         try:
-            with open_reader(self._address) as reader:
+            with KafkaReader(self._address) as reader:
                 end, start = reader.end(), reader.start()
                 if end == self._end or end <= start:
                     return self._latest
@@ -96,7 +98,7 @@ class LatestSnapshot:
 
 
 def take_snapshot(
-    file: Path, address: KafkaLog, position_of: Callable[[apsw.Connection], tuple[int, int]]
+    file: Path, address: KafkaTopic, position_of: Callable[[apsw.Connection], tuple[int, int]]
 ) -> Snapshot:
     """Put a snapshot of the SQLite file into the topic, and return the newest in it.
 
@@ -116,7 +118,7 @@ def take_snapshot(
             position, followed = position_of(connection)
             connection.close()
         faults.at("snapshot.before_pieces")
-        with open_writer(address, partition=address.partition) as writer:
+        with KafkaWriter(address) as writer:
             previous = LatestSnapshot(address).refresh()
             digest, size, first, pieces = hashlib.sha256(), 0, writer.end(), 0
             for chunk in _chunks(copy):
@@ -151,7 +153,7 @@ def take_snapshot(
         copy.unlink(missing_ok=True)
 
 
-def restore_snapshot(address: KafkaLog, snapshot: Snapshot, file: Path) -> None:
+def restore_snapshot(address: KafkaTopic, snapshot: Snapshot, file: Path) -> None:
     """Replace `file`, which nobody has open, by a snapshot. Raises DamageError, StorageError."""
     temporary = file.with_name(f"{file.name}.fresh")
     with sqlite.errors(file):
@@ -166,7 +168,7 @@ def restore_snapshot(address: KafkaLog, snapshot: Snapshot, file: Path) -> None:
         sqlite.sync_folder(file.parent)
 
 
-def load_snapshot(address: KafkaLog, snapshot: Snapshot) -> apsw.Connection:
+def load_snapshot(address: KafkaTopic, snapshot: Snapshot) -> apsw.Connection:
     """Load the file of a snapshot into memory. Raises DamageError, StorageError."""
     connection = apsw.Connection(":memory:")
     connection.deserialize("main", b"".join(_read(address, snapshot)))
@@ -180,7 +182,7 @@ def open_item_summary(cluster: Cluster, start: int) -> Iterator[tuple[apsw.Conne
     Args:
         start: where the routed log begins; without a summary, reading begins there.
     """
-    address = item_summary_log(cluster)
+    address = KafkaTopic(cluster, ITEM_SUMMARY, ITEM_SUMMARY)
     newest = LatestSnapshot(address).refresh()
     if newest is None or newest.position < start:
         if start > 1:
@@ -214,7 +216,7 @@ def _chunks(file: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _read(address: KafkaLog, snapshot: Snapshot) -> Iterator[bytes]:
+def _read(address: KafkaTopic, snapshot: Snapshot) -> Iterator[bytes]:
     """Yield the decompressed pieces of a snapshot.
 
     Raises:
@@ -226,7 +228,7 @@ def _read(address: KafkaLog, snapshot: Snapshot) -> Iterator[bytes]:
         snapshot.first,
         snapshot.first + snapshot.pieces,
     )
-    with open_reader(address) as reader:
+    with KafkaReader(address) as reader:
         while position < end:
             stored = [
                 one for one in reader.read(position, bytes_max=_READ_BYTES) if one.offset < end
@@ -264,7 +266,7 @@ class SnapshotThread:
     def __init__(
         self,
         file: Path,
-        address: KafkaLog,
+        address: KafkaTopic,
         position_of: Callable[[apsw.Connection], tuple[int, int]],
         *,
         last_position: int,

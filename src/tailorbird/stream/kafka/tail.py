@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from tailorbird.errors import DamageError, InputError, StorageError
 from tailorbird.stream.kafka.client import Consumer, TopicPartition, need_client
-from tailorbird.stream.kafka.cluster import KafkaLog, check_topic_exists, errors, storage_error
+from tailorbird.stream.kafka.cluster import KafkaTopic, check_topic_exists, errors, storage_error
 from tailorbird.stream.kafka.frames import Piece, decode_piece
 
 _RETRY_S = 0.05
@@ -23,7 +23,7 @@ class Tip:
     end: int | None  # None: the topic is empty
 
 
-def consumer_of(address: KafkaLog, **settings: Any) -> Any:
+def consumer_of(address: KafkaTopic, **settings: Any) -> Any:
     """Create a consumer with manual assignment that commits nothing."""
     need_client()
     conf = address.cluster.conf(
@@ -40,7 +40,7 @@ def consumer_of(address: KafkaLog, **settings: Any) -> Any:
     return address.cluster.client(Consumer, conf)
 
 
-def tail_consumer(address: KafkaLog) -> Any:
+def tail_consumer(address: KafkaTopic) -> Any:
     """Create a consumer for single messages at random offsets."""
     return consumer_of(
         address, fetch_wait_max_ms=5, queued_min_messages=1, fetch_queue_backoff_ms=1
@@ -56,7 +56,7 @@ class Tail:
         NotReadyError: there is no such topic.
     """
 
-    def __init__(self, address: KafkaLog, consumer: Any = None) -> None:
+    def __init__(self, address: KafkaTopic, consumer: Any = None) -> None:
         self.address, self._own = address, consumer is None
         self._timeout_s = address.cluster.timeout_s
         self._consumer = tail_consumer(address) if consumer is None else consumer

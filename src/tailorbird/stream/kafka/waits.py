@@ -3,7 +3,7 @@
 from typing import Any
 
 from tailorbird.errors import NotReadyError
-from tailorbird.stream.kafka.cluster import KafkaLog
+from tailorbird.stream.kafka.cluster import KafkaTopic
 from tailorbird.stream.kafka.tail import Tail, tail_consumer
 from tailorbird.stream.protocol import RECEIPTS, Backlog
 
@@ -14,7 +14,7 @@ class BacklogClient:
     def __init__(self) -> None:
         self._consumer: Any = None
 
-    def open(self, log: KafkaLog) -> "LogBacklog":
+    def open(self, log: KafkaTopic) -> "LogBacklog":
         """Return the backlog of a log.
 
         Raises:

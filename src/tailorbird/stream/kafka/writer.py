@@ -17,7 +17,7 @@ from tailorbird import faults
 from tailorbird.errors import DamageError, InputError, LockedError, StorageError, TailorbirdError
 from tailorbird.file_lock import FileLock
 from tailorbird.stream.kafka.client import Producer
-from tailorbird.stream.kafka.cluster import KafkaLog, ensure_topic, errors
+from tailorbird.stream.kafka.cluster import KafkaTopic, ensure_topic, errors
 from tailorbird.stream.kafka.frames import OPENED, Piece, split_run
 from tailorbird.stream.kafka.pruning import Deleter, DeletingThread
 from tailorbird.stream.kafka.tail import Tail
@@ -39,7 +39,7 @@ class KafkaWriter:
         StorageError: the broker cannot be reached.
     """
 
-    def __init__(self, address: KafkaLog, *, first: int = 0, expected_end: int = 0) -> None:
+    def __init__(self, address: KafkaTopic, *, first: int = 0, expected_end: int = 0) -> None:
         self.address, self.partition = address, address.partition
         self._timeout_s = address.cluster.timeout_s
         self._name = secrets.token_hex(6)

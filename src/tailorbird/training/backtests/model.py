@@ -11,7 +11,8 @@ from typing import Any
 from tailorbird.models.deep.fitting import DEEP, Net
 from tailorbird.models.deep.parameters import resolve_parameters
 from tailorbird.ranking.own_models import default_settings, find_family
-from tailorbird.training.fit.architecture import auto_net_architecture, check_convergence, ndcg_gain
+from tailorbird.training.fit.architecture import auto_net_architecture, ndcg_gain
+from tailorbird.training.fit.net import check_convergence
 from tailorbird.training.settings import AUTO, TrainSettings
 from tailorbird.training.tuning.architectures import (
     CalibratedModel,
@@ -19,7 +20,7 @@ from tailorbird.training.tuning.architectures import (
     fit_split,
     net_settings,
 )
-from tailorbird.training.tuning.rows import Split
+from tailorbird.training.tuning.splits import Split
 
 TREES = "gbdt"
 

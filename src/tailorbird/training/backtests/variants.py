@@ -18,9 +18,9 @@ from tailorbird.models.deep.layout import Layout
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking.encode.computed import COMPUTED
 from tailorbird.training.backtests.model import TREES, fit_model
-from tailorbird.training.fit.architecture import DivergenceError
+from tailorbird.training.fit.net import DivergenceError
 from tailorbird.training.tuning.architectures import CalibratedModel, FitRequest
-from tailorbird.training.tuning.rows import Part, Split
+from tailorbird.training.tuning.splits import Part, Split
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.features.offline.bulk import BackfilledRows, RaggedSequence
-from tailorbird.models.deep.batches import Blocks, PartRows, Rows, write_parts
+from tailorbird.models.deep.rows import Blocks, PartRows, Rows, write_parts
 from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.live import LiveColumns
 from tailorbird.training.dataset.indexes import IndexSeries

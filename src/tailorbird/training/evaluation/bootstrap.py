@@ -42,13 +42,6 @@ class Interval:
             f"[{self.low:+.4f}, {self.high:+.4f}]" if self.has_bounds else TOO_FEW
         )
 
-    @property
-    def signed_html(self) -> str:
-        """Return the signed interval as HTML."""
-        return f"{self.value:+.4f}" + (
-            f" <small>{self.low:+.4f} … {self.high:+.4f}</small>" if self.has_bounds else ""
-        )
-
     def __str__(self) -> str:
         return f"{self.value:.4f}" + (
             f" [{self.low:.4f}, {self.high:.4f}]" if self.has_bounds else ""

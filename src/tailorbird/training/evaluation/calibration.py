@@ -29,6 +29,16 @@ class Calibration:
     error: float
     debiased: float
 
+    @property
+    def mean_predicted(self) -> float:
+        """The mean prediction over all rows."""
+        return float(np.nansum(self.count * self.predicted) / self.count.sum())
+
+    @property
+    def mean_observed(self) -> float:
+        """The mean observed rate over all rows."""
+        return float(np.nansum(self.count * self.observed) / self.count.sum())
+
 
 def measure_calibration(
     probability: npt.NDArray[np.floating], label: npt.NDArray, bins: int = 15

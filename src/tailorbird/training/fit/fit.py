@@ -4,63 +4,33 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tailorbird.errors import NotReadyError
-from tailorbird.events import DAY
 from tailorbird.features import FeatureSet
-from tailorbird.models.deep.batches import PartRows
 from tailorbird.models.deep.fitting import DEEP
 from tailorbird.models.estimator import HeadFile
 from tailorbird.ranking.calibration import Calibration
 from tailorbird.ranking.encode.encoder import Encoder
-from tailorbird.ranking.encode.live import NO_LIVE_COLUMNS, LiveColumns
-from tailorbird.ranking.policy.targets import item_heads, parse_return
-from tailorbird.training.dataset.chunks import (
-    ROWS_AT_ONCE,
-    Pieces,
-    sample_blocks,
-    write_matrix_files,
-)
+from tailorbird.ranking.encode.live import LiveColumns
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries
-from tailorbird.training.dataset.matrix import FeatureChunk, encode_rows, iterate_features
-from tailorbird.training.fit.architecture import (
-    FitInputs,
-    FittedHeads,
-    HeadModel,
-    add_net_columns,
-    allows_net,
-    fit_heads,
-)
+from tailorbird.training.dataset.matrix import FeatureChunk, encode_rows
+from tailorbird.training.fit.architecture import fit_heads
 from tailorbird.training.fit.calibrate import CalibrationChoice
-from tailorbird.training.fit.examination import click_weights, estimate_examination
-from tailorbird.training.fit.preparation import learn_encoder, stack_matrices, training_labels
-from tailorbird.training.fit.target_encoding import LabelledRows
-from tailorbird.training.leakage.columns import ahead_notes, find_leakage
+from tailorbird.training.fit.heads import FittedHeads, HeadModel
+from tailorbird.training.fit.inputs import Parts, PreparedInputs, prepare_inputs
 from tailorbird.training.settings import Progress, TrainSettings
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
-POSITIVES_MIN = 30  # positives of a head in the training part; heads with fewer are left out
 PARITY_ROWS = 10_000
 SPILL_FOLDER = "rows"  # folder of rows that do not fit into memory
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The three parts of a split, and the live columns of their rows."""
-
-    train: Dataset
-    validation: Dataset
-    test: Dataset
-    live: LiveColumns = NO_LIVE_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -162,90 +132,6 @@ def fit(
     return calibrate(prepared, fitted_heads, sample)
 
 
-@dataclass(frozen=True)
-class PreparedInputs:
-    """Encoded rows to fit heads to.
-
-    Attributes:
-        leaks: columns that look like target leakage, with the reason.
-        notes: what was left out, and why.
-    """
-
-    inputs: FitInputs
-    leaks: dict[str, str]
-    notes: tuple[str, ...]
-
-
-def prepare_inputs(
-    events: pa.Table,
-    features: FeatureSet,
-    parts: Parts,
-    series: IndexSeries,
-    objective: Mapping[str, float],
-    settings: TrainSettings,
-    *,
-    position: bool,
-    label_window: int,
-    progress: Progress,
-    heads: Sequence[str] = (),
-    folder: Path | None = None,
-) -> PreparedInputs:
-    """Learn the encoder from the training part, encode it and the validation part, choose heads.
-
-    Args:
-        folder: for rows that do not fit into memory; None keeps them in memory.
-
-    Raises:
-        NotReadyError: no head of the objective has enough positives.
-    """
-    weight_note = ""
-    if settings.position == "weights":
-        parts, weight_note = _weight_clicks(parts, item_heads(objective)[0])
-    position = position and settings.position == "column"
-    progress("features", 0, 2)
-    labels = training_labels(parts.train, settings)
-    labelled = LabelledRows(
-        parts.train.t[parts.train.request], labels, parts.train.weight, label_window
-    )
-    encoder, training_rows = _encode_training_rows(
-        events, features, parts, series, settings, labelled, folder, position=position
-    )
-    progress("features", 1, 2)
-    validation = list(iterate_features(parts.validation, features, events))
-    shown = stack_matrices(validation, encoder, series, position=position, live=parts.live)
-    served = (
-        stack_matrices(validation, encoder, series, position=False, live=parts.live)
-        if position
-        else shown
-    )
-    del validation
-    progress("features", 2, 2)
-    selection = _select_heads(
-        (*objective, *heads), objective, encoder, training_rows, labels, parts
-    )
-    notes = [note for note in (weight_note, *selection.notes, training_rows.note) if note]
-    if not any(head in selection.heads for head in objective):
-        raise NotReadyError(
-            "; ".join(notes) or f"none of {', '.join(objective)} ever happened",
-            fix="train on a longer window",
-        )
-    inputs = FitInputs(
-        encoder,
-        training_rows.matrix,
-        shown,
-        served,
-        parts.train,
-        parts.validation,
-        labels,
-        selection.heads,
-        objective,
-        int(parts.train.t[-1]),
-        label_window,
-        training_rows.files,
-    )
-    return PreparedInputs(inputs, selection.leaks, tuple(notes))
-
-
 def calibrate(
     prepared: PreparedInputs, fitted_heads: FittedHeads, sample: npt.NDArray[np.intp]
 ) -> FittedModel:
@@ -270,25 +156,6 @@ def calibrate(
     )
 
 
-@dataclass(frozen=True)
-class _TrainingRows:
-    """Encoded training rows: a matrix, or files and a matrix without rows."""
-
-    matrix: Matrix
-    files: PartRows | None = None
-
-    @property
-    def note(self) -> str:
-        return (
-            ""
-            if self.files is None
-            else (
-                f"the {len(self.files):,} rows that were learned from lay in files, a few blocks "
-                "of them in memory"
-            )
-        )
-
-
 @contextmanager
 def _spill_folder(train: Dataset, settings: TrainSettings) -> Iterator[Path | None]:
     """Yield the folder for rows that do not fit into memory, None where they do."""
@@ -303,142 +170,6 @@ def _spill_folder(train: Dataset, settings: TrainSettings) -> Iterator[Path | No
         yield folder
     finally:
         shutil.rmtree(folder if settings.checkpoint else folder.parent, ignore_errors=True)
-
-
-def _encode_training_rows(
-    events: pa.Table,
-    features: FeatureSet,
-    parts: "Parts",
-    series: IndexSeries,
-    settings: TrainSettings,
-    labelled: LabelledRows,
-    folder: Path | None,
-    *,
-    position: bool,
-) -> tuple[Encoder, _TrainingRows]:
-    """Learn the encoder and encode the training rows."""
-    train, live = parts.train, parts.live
-    if folder is None:
-        pieces = Pieces.of(list(iterate_features(train, features, events)))
-    else:
-        pieces = Pieces.spill_to_files(
-            iterate_features(train, features, events, rows_max=ROWS_AT_ONCE),
-            folder / "features",
-            train.rows,
-        )
-    encoder, time_encodings = learn_encoder(
-        pieces, features, series, settings, labelled, position=position, live=live
-    )
-    if allows_net(settings):
-        encoder = add_net_columns(encoder, train, series)
-    if folder is None:
-        return encoder, _TrainingRows(
-            stack_matrices(
-                pieces.chunks, encoder, series, position=position, learned=time_encodings, live=live
-            )
-        )
-    labels, weight = labelled.labels, labelled.weight
-    files = write_matrix_files(
-        pieces,
-        encoder,
-        series,
-        folder / "matrix",
-        labels,
-        weight,
-        position=position,
-        learned=time_encodings,
-        live=live,
-    )
-    del pieces
-    shutil.rmtree(folder / "features")
-    return encoder, _TrainingRows(np.zeros((0, len(encoder.names)), np.float32), files)
-
-
-@dataclass(frozen=True)
-class _HeadSelection:
-    """Heads that can be learned, leaking columns, and notes on what was left out."""
-
-    heads: tuple[str, ...]
-    leaks: dict[str, str]
-    notes: tuple[str, ...]
-
-
-def _select_heads(
-    candidates: Sequence[str],
-    objective: Mapping[str, float],
-    encoder: Encoder,
-    training_rows: _TrainingRows,
-    labels: Mapping[str, npt.NDArray],
-    parts: Parts,
-) -> _HeadSelection:
-    matrix, label_sample = training_rows.matrix, labels
-    if training_rows.files is not None:
-        rows = sample_blocks(training_rows.files)
-        matrix, label_sample = rows.matrix, rows.labels
-    heads: list[str] = []
-    leaks: dict[str, str] = {}
-    ahead: dict[str, str] = {}
-    notes: list[str] = []
-    for head in dict.fromkeys(candidates):
-        if reason := _explain_unvalidated(head, parts.validation):
-            notes.append(f"head {head} was left out: {reason}")
-            continue
-        if (count := int(np.count_nonzero(labels[head] > 0))) < POSITIVES_MIN:
-            notes.append(
-                f"head {head} was left out: {count} positives in the training part, at least "
-                f"{POSITIVES_MIN} are needed"
-            )
-            continue
-        leakage = find_leakage(encoder.names, *_labelled_rows(matrix, label_sample[head]))
-        leaking = leakage.leaks
-        if leaking and head not in objective:
-            notes.append(
-                f"head {head} of another slot was left out: columns that look as if they "
-                f"knew the answer: {', '.join(leaking)}"
-            )
-            continue
-        leaks |= leaking
-        ahead = leakage.describe_ahead(head) | ahead
-        heads.append(head)
-    return _HeadSelection(tuple(heads), leaks, (*notes, *ahead_notes(ahead)))
-
-
-def _weight_clicks(parts: Parts, head: str) -> tuple[Parts, str]:
-    """Weight clicks of the training part by the examination of their position; add a note."""
-    train = parts.train
-    examined = estimate_examination(
-        train.position, train.labels[head] > 0, train.propensity, train.request
-    )
-    positive = np.logical_or.reduce(
-        [train.labels[head_name] > 0 for head_name in item_heads(train.labels)]
-    )
-    weight = train.weight * click_weights(examined, train.position, positive)
-    chances = ", ".join(f"{chance:.2f}" for chance in examined.chance)
-    return replace(
-        parts, train=replace(train, weight=weight)
-    ), f"positives weigh by how likely their place was looked at: {chances}"
-
-
-def _explain_unvalidated(head: str, validation: Dataset) -> str:
-    """Return why a return head cannot be validated, "" if it can."""
-    return_target = parse_return(head)
-    if return_target is None:
-        return ""
-    label = validation.labels[head]
-    finite = label[np.isfinite(label)]
-    if 0 < np.count_nonzero(finite) < len(finite):
-        return ""
-    days = f"{(validation.t[-1] - validation.t[0]) / DAY:.1f} days"
-    return (
-        f"what it asks for is known {return_target.until / DAY:g} days later, and the "
-        f"validation part is {days} long; train on a longer --window"
-    )
-
-
-def _labelled_rows(matrix: Matrix, label: npt.NDArray) -> tuple[Matrix, npt.NDArray]:
-    """Return the rows with a known label."""
-    is_labelled = np.isfinite(label)
-    return (matrix, label) if is_labelled.all() else (matrix[is_labelled], label[is_labelled])
 
 
 def sample_rows(rows: int, seed: int) -> npt.NDArray[np.intp]:

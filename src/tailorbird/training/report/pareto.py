@@ -24,7 +24,7 @@ from tailorbird.ranking.head_sessions import open_session, run_heads
 from tailorbird.registry import Head
 from tailorbird.training.evaluation.bootstrap import Interval, flatten_intervals
 from tailorbird.training.evaluation.figures import PRIMARY, Evaluation, K
-from tailorbird.training.report.page import HIGHLIGHT_COLOUR, MUTED_COLOUR, clean_axes
+from tailorbird.training.report.charts import HIGHLIGHT_COLOUR, MUTED_COLOUR, clean_axes
 from tailorbird.training.report.serving_cost import ITEMS
 
 Matrix = npt.NDArray[np.float32]

@@ -1,26 +1,19 @@
 """Report of a column ranking: an overview chart as PNG, and a page with tables and charts."""
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import dendrogram
 
 from tailorbird.events import to_iso
-from tailorbird.training.evaluation.bootstrap import Interval
+from tailorbird.pages import write_page
 from tailorbird.training.evaluation.figures import PRIMARY
-from tailorbird.training.report.page import (
-    HIGHLIGHT_COLOUR,
-    MUTED_COLOUR,
-    clean_axes,
-    render_table,
-    to_svg,
-    write_page,
-)
+from tailorbird.training.report.charts import HIGHLIGHT_COLOUR, MUTED_COLOUR, clean_axes, to_svg
 from tailorbird.training.report.serving_cost import GROUPS, ITEMS
 from tailorbird.training.selection.redundancy import NEARNESS_MIN
 from tailorbird.training.selection.signals import SignalReport
@@ -32,7 +25,6 @@ from tailorbird.training.selection.verdicts import (
     REDUNDANT,
     SIGNAL,
     UNDECIDED,
-    Signal,
 )
 
 COLOURS = {
@@ -57,17 +49,20 @@ def write_signals(folder: Path, report: SignalReport, commands: Sequence[str]) -
     (folder / "signals.json").write_bytes(
         msgspec.json.format(msgspec.json.encode(report.to_dict()), indent=1)
     )
-    parts = [
-        _summary(report),
-        _signals_section(report),
-        _charts_section(report),
-        _steps_section(report),
-        _commands_section(commands),
-        _facts_section(report),
-    ]
-    return write_page(
-        folder / "signals.html", f"Signals for {report.target}, slot {report.about['slot']}", parts
-    ), image
+    page = write_page(
+        folder / "signals.html",
+        "signals",
+        f"Signals for {report.target}, slot {report.about['slot']}",
+        report=report,
+        commands=commands,
+        primary=PRIMARY,
+        items=ITEMS,
+        groups=GROUPS,
+        colours=COLOURS,
+        charts=_charts(report),
+        facts=[(name, value) for name, value in report.about.items() if name != "parts"],
+    )
+    return page, image
 
 
 def overview_figure(report: SignalReport) -> Figure:
@@ -147,136 +142,11 @@ def _draw_drift(axes: Axes, report: SignalReport) -> None:
     axes.set_title("Drift (PSI) since the first period", fontsize=10)
 
 
-def _summary(report: SignalReport) -> str:
-    subset, parts = report.subset, report.about["parts"]
-    sentence = (
-        f"{len(subset.keep)} of {len(report.signals)} columns are proposed to stay. On "
-        "requests that had no say in the choice, "
-        f"{PRIMARY} is {subset.subset} with them and {subset.full} with all: it loses "
-        f"{subset.loss}."
-    )
-    saved = _savings_note(subset.about)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
-    windows = "; ".join(
-        f"{name}: {part['with_something_to_find']:,} requests with something to find, "
-        f"{part['from'][:16]} to {part['to'][:16]}"
-        for name, part in parts.items()
-    )
-    return (
-        f"<h1>Signals for {escape(report.target)}, slot {escape(report.about['slot'])}</h1>"
-        f'<p class="verdict">{escape(sentence)} {escape(saved)}</p><ul>{notes}</ul><p '
-        f'class="soft">{escape(windows)}.</p>'
-    )
-
-
-def _savings_note(about: Mapping[str, object]) -> str:
-    if "read_us" not in about:
-        return ""
-    return (
-        f"A request reads {about['request_bytes_subset']:,} bytes of records instead of "
-        f"{about['request_bytes']:,}, "
-        f"in {about['read_us_subset']:,.0f} µs instead of {about['read_us']:,.0f}."
-    )
-
-
-def _signals_section(report: SignalReport) -> str:
-    header = [
-        "column",
-        "verdict",
-        "importance",
-        "null z",
-        "gain",
-        "information, mbit",
-        "z",
-        "drift",
-        "missing",
-        "bytes",
-        "finish, µs",
-        "why",
-    ]
-    rows = [(_cells(signal), signal.verdict == SIGNAL) for signal in report.signals]
-    text = (
-        f"Importance: drop of {PRIMARY} on later data when the column is permuted, within "
-        "requests or, where it is the same for all "
-        "items of one, among requests (marked †). Null z: gain of small trees against "
-        "labels shuffled within requests. Information: "
-        "with the target, less what shuffling leaves. Drift: the worst of the periods. "
-        "Bytes: of all reading records of a request "
-        f"with {ITEMS} items and {GROUPS} groups that only this column needs. Finish: making "
-        f"the column for {ITEMS} items from records "
-        f"that were read."
-    )
-    return f"<h2>Columns</h2><p class='soft'>{escape(text)}</p>{render_table(header, rows)}"
-
-
-def _cells(signal: Signal) -> list[str]:
-    finish = f"{signal.finish_us:.1f}" if np.isfinite(signal.finish_us) else "–"
-    return [
-        escape(signal.name) + (" †" if signal.of_request else ""),
-        f'<span style="color:{COLOURS[signal.verdict]}">{escape(signal.verdict)}</span>',
-        _interval(signal.importance),
-        f"{signal.null_z:.1f}",
-        f"{signal.gain:.1%}",
-        f"{1000 * signal.bits:.2f}",
-        f"{signal.bits_z:.1f}",
-        f"{signal.drift:.2f}",
-        f"{signal.missing:.0%}",
-        f"{signal.request_bytes:,}",
-        finish,
-        "yes" if signal.kept else "no",
-        f"<small>{escape(signal.why)}</small>",
-    ]
-
-
-def _interval(interval: Interval) -> str:
-    if not np.isfinite(interval.value):
-        return "–"
-    return interval.signed_html
-
-
-def _charts_section(report: SignalReport) -> str:
+def _charts(report: SignalReport) -> list[Markup]:
     size = 0.24 * len(report.signals) + 1.2
     charts = []
     for draw, width in ((_draw_importance, 8.5), (_draw_tree, 7.5), (_draw_drift, 7.0)):
         figure = Figure(figsize=(width, size), layout="constrained")
         draw(figure.subplots(), report)
         charts.append(to_svg(clean_axes(figure)))
-    return f"<h2>Pictures</h2>{''.join(charts)}"
-
-
-def _steps_section(report: SignalReport) -> str:
-    rows = [
-        (
-            [
-                escape(step.reason),
-                escape(", ".join(step.columns)),
-                _interval(step.loss),
-                "out" if step.is_removed else "stays",
-            ],
-            False,
-        )
-        for step in report.subset.steps
-    ]
-    text = (
-        "Loss of all that is out by then, on the part that is chosen by; what the model cannot "
-        "do without there stays."
-    )
-    return (
-        "<h2>How the subset came about</h2><p "
-        f"class='soft'>{text}</p>{render_table(['step', 'columns', 'loss', ''], rows)}"
-        if rows
-        else ""
-    )
-
-
-def _commands_section(lines: Sequence[str]) -> str:
-    return f"<h2>To do so</h2><pre>{escape(chr(10).join(lines))}</pre>" if lines else ""
-
-
-def _facts_section(report: SignalReport) -> str:
-    rows = [
-        ([escape(key), escape(str(value))], False)
-        for key, value in report.about.items()
-        if key != "parts"
-    ]
-    return f"<h2>What to know</h2>{render_table(['', ''], rows)}"
+    return charts

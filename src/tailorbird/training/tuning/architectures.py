@@ -21,20 +21,21 @@ from tailorbird.models.architectures import (
     NeuralNet,
     default_settings,
 )
-from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.fitting import DEEP, is_available
 from tailorbird.models.deep.layout import Layout, build_layout
+from tailorbird.models.deep.rows import Rows
 from tailorbird.models.estimator import EncodedRows, Estimator, Model
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.models.space import Choices, Range, Value
 from tailorbird.ranking.calibration import Calibration
 from tailorbird.ranking.own_models import own_families
-from tailorbird.training.fit.architecture import QUICK_EPOCHS, build_estimator
 from tailorbird.training.fit.calibrate import assign_periods, choose_calibration
+from tailorbird.training.fit.estimator import build_estimator
+from tailorbird.training.fit.net import QUICK_EPOCHS
 from tailorbird.training.own import OwnEstimator, is_probability
 from tailorbird.training.settings import TrainSettings
-from tailorbird.training.tuning.rows import Part, Split
 from tailorbird.training.tuning.space import SearchSpace
+from tailorbird.training.tuning.splits import Part, Split
 
 Floats = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]

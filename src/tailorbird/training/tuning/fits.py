@@ -29,7 +29,7 @@ from tailorbird.ranking.own_models import declared_file, use_file
 from tailorbird.training.fit.resume import load_or_make_arrays
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tuning.architectures import FitRequest, find_architecture
-from tailorbird.training.tuning.rows import Split
+from tailorbird.training.tuning.splits import Split
 
 Floats = npt.NDArray[np.float64]
 

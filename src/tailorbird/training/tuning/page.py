@@ -1,27 +1,24 @@
 """HTML and JSON report of a tuning: the choice, the history, importances and settings."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import msgspec
 import numpy as np
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tailorbird.models.space import Choices, Value
-from tailorbird.training.evaluation.bootstrap import Interval
-from tailorbird.training.report.page import (
+from tailorbird.pages import write_page
+from tailorbird.training.report.charts import (
     HIGHLIGHT_COLOUR,
     MUTED_COLOUR,
     clean_axes,
     importance_chart,
-    render_table,
-    splits_table,
     to_svg,
-    write_page,
 )
 from tailorbird.training.tuning.choose import Finalist
 from tailorbird.training.tuning.run import TuneReport
@@ -32,99 +29,28 @@ TRIALS_SHOWN = 20
 _LOST = "#b3541e"
 
 
-def write_tuning(folder: Path, report: TuneReport, next_: Sequence[str]) -> Path:
+def write_tuning(folder: Path, report: TuneReport, next_steps: Sequence[str]) -> Path:
     """Write `tuning-SLOT.html` and its JSON, and return the page's path.
 
-    `next_` lists what the reader may do next.
+    Args:
+        next_steps: what the reader may do next; indented lines are commands.
     """
     page = folder / f"tuning-{report.slot}.html"
-    parts = [_head(report, next_), _finalists(report)]
-    for name, trials in report.trials.items():
-        parts += [
-            f"<h2>{escape(name)}: {len(trials)} trials</h2>",
-            *_pictures(trials, report, name),
-            _best(trials, report.spaces[name]),
-        ]
-    parts.append(_facts(report.about))
-    write_page(page, f"Tuning of slot {report.slot}", parts)
+    write_page(
+        page,
+        "tuning",
+        f"Tuning of slot {report.slot}",
+        report=report,
+        next_steps=next_steps,
+        finalists_chart=to_svg(_cells(report.choice.finalists)),
+        charts={name: _charts(trials, report, name) for name, trials in report.trials.items()},
+        best={name: _best(trials) for name, trials in report.trials.items()},
+        facts=_facts(report.about),
+    )
     page.with_suffix(".json").write_bytes(
         msgspec.json.format(msgspec.json.encode(report.to_dict()), indent=1) + b"\n"
     )
     return page
-
-
-def _head(report: TuneReport, next_: Sequence[str]) -> str:
-    choice = report.choice
-    kind = " kept" if choice.winner.trial.default else ""
-    lines = "".join(f"<li>{_line(line)}</li>" for line in next_)
-    return (
-        f"<h1>Tuning of slot {escape(report.slot)}</h1><p "
-        f'class="verdict{kind}">{escape(choice.why)}</p><ul>{lines}</ul>'
-        f'<p class="soft">{escape(report.about["source"])}. The test part begins at '
-        f"{report.about['test_from'][:16]} UTC; nothing from "
-        "then on was looked at. Figures here are of rows that settings were chosen by: what "
-        "tuning is worth is told by the next "
-        "training.</p>"
-    )
-
-
-def _line(line: str) -> str:
-    """Format a line of text, or a command if it is indented."""
-    return f"<code>{escape(line.strip())}</code>" if line.startswith("  ") else escape(line)
-
-
-def _finalists(report: TuneReport) -> str:
-    rows = []
-    for one in report.choice.finalists:
-        span = (
-            f" <small>{one.interval.low:+.4f} … {one.interval.high:+.4f}</small>"
-            if one.interval.has_bounds
-            else ""
-        )
-        cells = [
-            escape(one.name),
-            f"{one.quality.mean():.4f}",
-            f"{one.gain:+.4f}{span}",
-            f"{one.spread:.4f}",
-            f"{one.score:+.4f}",
-            _interval(one.tail, ""),
-            _interval(one.tail_gain, "+"),
-            f"{one.seconds:.1f}",
-        ]
-        rows.append((cells, one is report.choice.winner))
-    header = [
-        "",
-        "ndcg_10",
-        f"gain over {report.choice.reference.name}",
-        "spread",
-        "gain − spread",
-        "long tail",
-        "its gain",
-        "seconds of a fit",
-    ]
-    seeds = report.choice.reference.quality.shape
-    intro = (
-        f"Each on {seeds[0]} splits under {seeds[1]} seeds. Spread: standard deviation of "
-        "the gain over these cells; the interval is over "
-        "people. Taken is the largest gain − spread above 0. Long tail: ndcg_10 where only "
-        "items outside the most popular fifth before a "
-        "split are worth finding; it has no say."
-    )
-    return (
-        "<h2>The last few</h2><p "
-        f"class='soft'>{intro}</p>{render_table(header, rows)}{to_svg(_cells(report.choice.finalists))}"
-    )
-
-
-def _interval(figure: Interval, sign: str) -> str:
-    """Format a metric with its interval, if there is one."""
-    if not np.isfinite(figure.value):
-        return "–"
-    return f"{figure.value:{sign}.4f}" + (
-        f" <small>{figure.low:{sign}.4f} … {figure.high:{sign}.4f}</small>"
-        if figure.has_bounds
-        else ""
-    )
 
 
 def _cells(finalists: Sequence[Finalist]) -> Figure:
@@ -145,13 +71,13 @@ def _cells(finalists: Sequence[Finalist]) -> Figure:
     return clean_axes(figure)
 
 
-def _pictures(trials: Sequence[Trial], report: TuneReport, name: str) -> list[str]:
-    pictures = [to_svg(_history(trials))]
+def _charts(trials: Sequence[Trial], report: TuneReport, name: str) -> list[Markup]:
+    charts = [to_svg(_history(trials))]
     if shares := report.importance[name]:
-        pictures.append(to_svg(importance_chart(shares, "What the trials differ by (PED-ANOVA)")))
+        charts.append(to_svg(importance_chart(shares, "What the trials differ by (PED-ANOVA)")))
     if sum(one.state == "complete" for one in trials) > 1:
-        pictures.append(to_svg(_parallel(trials, report.spaces[name])))
-    return pictures
+        charts.append(to_svg(_parallel(trials, report.spaces[name])))
+    return charts
 
 
 def _history(trials: Sequence[Trial]) -> Figure:
@@ -238,34 +164,12 @@ def _height(value: Value | None, space: SearchSpace, name: str) -> float:
     return float((at - low) / (high - low))
 
 
-def _best(trials: Sequence[Trial], space: SearchSpace) -> str:
-    ordered = sorted(
-        trials, key=lambda trial: -trial.value if np.isfinite(trial.value) else np.inf
-    )[:TRIALS_SHOWN]
-    names = list(space.dimensions)
-    rows = []
-    for one in ordered:
-        quality_cell = f"{one.value:.4f}" if np.isfinite(one.value) else one.state
-        settings = [_shown(one.settings.get(name, "")) for name in names]
-        rows.append(
-            (
-                [
-                    f"{one.number}{' defaults' if one.default else ''}",
-                    quality_cell,
-                    *settings,
-                    f"{one.seconds:.1f}",
-                ],
-                one.default,
-            )
-        )
-    return render_table(["trial", "ndcg_10", *names, "seconds"], rows)
+def _best(trials: Sequence[Trial]) -> list[Trial]:
+    ordered = sorted(trials, key=lambda one: -one.value if np.isfinite(one.value) else np.inf)
+    return ordered[:TRIALS_SHOWN]
 
 
-def _shown(value: Value) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))
-
-
-def _facts(about: Mapping[str, Any]) -> str:
+def _facts(about: Mapping[str, Any]) -> list[tuple[str, Any]]:
     budget = about["budget"]
     limits = [f"{budget['trials']} trials"] * bool(budget["trials"]) + [
         f"{budget['seconds']:g} s of fits"
@@ -282,5 +186,4 @@ def _facts(about: Mapping[str, Any]) -> str:
         "sampler, pruner, seed": f"{budget['sampler']}, {budget['pruner']}, {about['seed']}",
         "not tuned": about["untuned"],
     }
-    rows = [([escape(name), escape(str(value))], False) for name, value in facts.items() if value]
-    return f"<h2>What to know</h2>{splits_table('split', about['splits'])}{render_table(['', ''], rows)}"
+    return [(name, value) for name, value in facts.items() if value]

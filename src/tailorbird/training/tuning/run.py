@@ -29,72 +29,16 @@ from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.tuning.architectures import NETS, Architecture, select_architectures
 from tailorbird.training.tuning.choose import Choice, choose_finalist, select_finalists
 from tailorbird.training.tuning.fits import open_executor, split_name
-from tailorbird.training.tuning.rows import Split, describe_splits, encode_splits, segment_requests
+from tailorbird.training.tuning.rows import describe_splits, encode_splits, segment_requests
+from tailorbird.training.tuning.settings import TuneSettings
 from tailorbird.training.tuning.space import SearchSpace
-from tailorbird.training.tuning.study import (
-    JOURNAL,
-    Budget,
-    Pruner,
-    Sampler,
-    Search,
-    Trial,
-    open_journal,
-)
+from tailorbird.training.tuning.splits import Split
+from tailorbird.training.tuning.study import JOURNAL, Budget, Search, Trial, open_journal
 
 _DONE = "done"
 STUDY_FORMAT = (
     2  # format of splits and fits in a study's folder; a study in another format starts again
 )
-
-
-@dataclass(frozen=True)
-class TuneSettings:
-    """Settings of the search.
-
-    Attributes:
-        train: the training that is tuned: window, rows, borders, excluded columns.
-        names: architectures; each gets the same budget.
-        trials, seconds: budget of each architecture, whichever ends first; 0 is no limit.
-            Seconds count time spent in fits.
-        sampler: `tpe` learns which settings do well together, `random` does not.
-        pruner: which trials stop before all splits are fitted: those below the `median`, all but
-            the best half at each split (`halving`), or `none`.
-        splits, seeds: every finalist is fitted on each split under each seed.
-        finalists: number of finalists besides the defaults.
-        judged: maximum holdout requests of each split.
-        workers: number of processes.
-    """
-
-    train: TrainSettings = field(default_factory=TrainSettings)
-    names: tuple[str, ...] = ("gbdt",)
-    trials: int = 40
-    seconds: float = 0.0
-    sampler: Sampler = "tpe"
-    pruner: Pruner = "median"
-    splits: int = 3
-    seeds: int = 3
-    finalists: int = 4
-    judged: int = 3_000
-    workers: int = 1
-    seed: int = 7
-
-    def __post_init__(self) -> None:
-        for name, least in (
-            ("splits", 1),
-            ("seeds", 1),
-            ("finalists", 1),
-            ("workers", 1),
-            ("judged", 1),
-            ("trials", 0),
-        ):
-            if getattr(self, name) < least:
-                raise UsageError(
-                    f"expected at least {least}, got {getattr(self, name)}", where=f"--{name}"
-                )
-        if not self.trials and not self.seconds:
-            raise UsageError(
-                "without --trials and --time a search has no end", fix="tailorbird tune --trials 40"
-            )
 
 
 @dataclass(frozen=True)

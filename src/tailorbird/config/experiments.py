@@ -2,7 +2,7 @@
 
 import pyarrow.compute as pc
 
-from tailorbird.config import Project
+from tailorbird.config.project import Project
 from tailorbird.config.schemas import champion_features
 from tailorbird.errors import UsageError, suggest_name
 from tailorbird.events import SystemClock

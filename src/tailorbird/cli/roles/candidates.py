@@ -1,0 +1,66 @@
+"""`tailorbird run candidates`: keeps the tables of candidate sources up to date."""
+
+from tailorbird.cli.output import HealthHost, HealthPort
+from tailorbird.cli.roles.probes import serve_probes
+from tailorbird.cli.roles.start import LAKE_POLL_S, start_role
+from tailorbird.errors import UsageError
+from tailorbird.periodic import exit_process
+
+
+def candidates(
+    *, contract: str = "", health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
+) -> None:
+    """Keep the tables of candidate sources up to date with the routed log.
+
+    Servers read them for each request, so a click counts in `trending` within a second. If slots or
+    bundles need other sources, their tables are built from the lake next to the current ones.
+
+    Example:  tailorbird -C shop run candidates
+
+    Parameters
+    ----------
+    contract:
+        hash of the contract of the tables; by default that of slots and bundles
+    """
+    from tailorbird.candidates.role import CandidatesRole
+    from tailorbird.config import open_project
+    from tailorbird.config.candidates import maintained_contracts
+    from tailorbird.config.erasures import apply_remote_erasures
+
+    stop = start_role()
+    project = open_project(applied=True)
+    apply_remote_erasures(project)
+    contracts = {contract.hash: contract for contract in maintained_contracts(project)}
+    if contract and contract not in contracts:
+        raise UsageError(
+            f"no slot and no bundle asks for the tables {contract}",
+            where="--contract",
+            fix=f"use {' or '.join(contracts)}",
+        )
+    selected = contracts[contract] if contract else list(contracts.values())[-1]
+    project.paths.candidates.mkdir(parents=True, exist_ok=True)
+    from_lake = False
+    with (
+        serve_probes("candidates", project, stop, host=health_host, port=health_port),
+        CandidatesRole(
+            project.routed,
+            project.paths.candidates,
+            selected,
+            clock=project.clock(),
+            copies=project.copy_target(),
+        ) as role,
+    ):
+        while not stop.is_set():
+            if role.needs_history():
+                from tailorbird.candidates.history import build_from_lake, lake_is_ahead
+                from tailorbird.lake import Lake
+
+                from_lake, tables = True, Lake(project.paths.lake)
+                # The topics were recreated, and the lake is not past the lost rows.
+                if not lake_is_ahead(role, tables):
+                    stop.wait(LAKE_POLL_S)
+                    continue
+                build_from_lake(role, tables, stop)
+            role.run(stop)
+    if from_lake:
+        exit_process(0)

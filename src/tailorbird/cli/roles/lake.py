@@ -1,0 +1,100 @@
+"""`tailorbird run lake`: loads the lake."""
+
+import threading
+from functools import partial
+from typing import TYPE_CHECKING
+
+from tailorbird.cli.output import HealthHost, HealthPort
+from tailorbird.cli.roles.probes import serve_probes
+from tailorbird.cli.roles.start import start_role
+from tailorbird.periodic import PeriodicTask, exit_process
+
+if TYPE_CHECKING:
+    from tailorbird.config import Project
+
+
+def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
+    """Archive events and load them into the lake's tables; compact and delete files between loads.
+
+    Once a minute it compares some served features with the tables. After each day it checks that
+    day, as `checks run` does.
+
+    Example:  tailorbird -C shop run lake
+    """
+    from tailorbird.config import open_project
+    from tailorbird.config.erasures import apply_remote_erasures
+    from tailorbird.config.schemas import champion_features
+    from tailorbird.events import parse_duration
+    from tailorbird.features.parity import watch
+    from tailorbird.lake import run
+
+    stop = start_role()
+    project = open_project(applied=True)
+    apply_remote_erasures(project)
+    settings = project.settings.lake
+    every, rows, keep = (
+        parse_duration(settings.commit_every),
+        settings.commit_rows,
+        parse_duration(settings.history),
+    )
+    parity_arguments = (
+        partial(champion_features, project),
+        project.paths.lake,
+        project.paths.state,
+        project.paths.run,
+        project.clock(),
+        stop,
+    )
+    tasks = [
+        PeriodicTask(
+            "features",
+            partial(watch.run, *parity_arguments, workers=project.workers),
+            interval_s=60.0,
+        ),
+        PeriodicTask("checks", partial(_check_days, project, stop), interval_s=60.0),
+    ]
+    if (topics := project.stream.topics) is not None:
+        from tailorbird.config.schemas import releasable_offset
+        from tailorbird.router.routed_log.retention import EVERY_S, Retention
+
+        tasks.append(
+            PeriodicTask(
+                "retention",
+                Retention(topics, partial(releasable_offset, project)).tick,
+                interval_s=EVERY_S,
+                run_at_start=False,
+            )
+        )
+    for task in tasks:
+        task.start()
+    with serve_probes("lake", project, stop, host=health_host, port=health_port, tasks=tasks):
+        run(
+            project.stream,
+            project.paths.lake,
+            project.clock(),
+            stop,
+            commit_every_us=every,
+            rows_max=rows,
+            keep_us=keep,
+            sort=settings.sort,
+        )
+    exit_process(0)
+
+
+def _check_days(project: "Project", stop: threading.Event) -> None:
+    """Check the data of a day once it is over."""
+    from tailorbird.cli.checks import day_expectations, features_check
+    from tailorbird.events import parse_duration
+    from tailorbird.monitoring import daily
+
+    settings, paths = project.settings.checks, project.paths
+    daily.watch(
+        paths.lake,
+        paths.checks,
+        project.clock(),
+        stop,
+        expectations=day_expectations(project),
+        after_us=parse_duration(settings.after),
+        target=settings.alert,
+        extra_checks=partial(features_check, project),
+    )

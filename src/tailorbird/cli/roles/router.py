@@ -1,0 +1,63 @@
+"""`tailorbird run router`: routes events."""
+
+from functools import partial
+
+from tailorbird.cli.output import HealthHost, HealthPort
+from tailorbird.cli.roles.probes import serve_probes
+from tailorbird.cli.roles.start import start_role
+
+
+def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
+    """Route every event once: validate, deduplicate, identify, enrich with profiles, attribute.
+
+    If topics have several partitions, start any number of routers on any machines: they share the
+    partitions.
+
+    Example:  tailorbird -C shop run router
+    """
+    from tailorbird.config import open_project
+    from tailorbird.config.erasures import apply_remote_erasures
+    from tailorbird.config.schemas import active_schemas, releasable_offset, route_plan_for
+    from tailorbird.events import SECOND, parse_duration
+    from tailorbird.router import run_router
+    from tailorbird.router.declarations import register_router
+
+    stop = start_role()
+    project = open_project(applied=True)
+    apply_remote_erasures(project)
+    project.paths.stream.mkdir(parents=True, exist_ok=True)
+    plan, memory = (
+        route_plan_for(project, active_schemas(project)),
+        project.settings.router.memory_mb << 20,
+    )
+    if (topics := project.stream.topics) is not None and topics.count > 1:
+        from tailorbird.router.partitions.group import run_member
+
+        session_s = parse_duration(project.settings.stream.session) / SECOND
+        with (
+            register_router(project.paths.run, plan),
+            serve_probes("router", project, stop, host=health_host, port=health_port),
+        ):
+            run_member(
+                topics,
+                plan,
+                project.clock(),
+                stop,
+                session_s=session_s,
+                suppression_list=project.suppression_list(),
+                memory_bytes=memory,
+            )
+        return
+    with (
+        register_router(project.paths.run, plan),
+        serve_probes("router", project, stop, host=health_host, port=health_port),
+    ):
+        run_router(
+            project.stream,
+            plan,
+            project.clock(),
+            stop,
+            released=partial(releasable_offset, project),
+            suppression_list=project.suppression_list(),
+            memory_bytes=memory,
+        )

@@ -1,0 +1,149 @@
+"""Load what the files of a project declare: slots, churn models, scores and experiments."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from tailorbird.errors import DeclarationError, suggest_name
+from tailorbird.events import EVENT_TYPES
+from tailorbird.experiments.assign import Experiment
+from tailorbird.project_file import run_file
+from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
+from tailorbird.ranking.scores import Score
+from tailorbird.ranking.slot import ARM_POLICIES
+
+T = TypeVar("T")
+
+
+def _declared(file: Path, *kinds: type[T]) -> list[T]:
+    """Return the objects of some kinds that a file declares by name or in a list, each once."""
+    objects = (
+        one
+        for value in run_file(file).values()
+        for one in (value if isinstance(value, list | tuple) else (value,))
+        if isinstance(one, kinds)
+    )
+    return list({id(one): one for one in objects}.values())
+
+
+def load_slots(file: Path) -> dict[str, Slot]:
+    """Return the slots that slots.py declares, by name.
+
+    Raises:
+        DeclarationError: the file is missing, does not run, or gives two slots the same name.
+    """
+    slots: dict[str, Slot] = {}
+    for slot in _declared(file, Slot):
+        if slot.name in slots:
+            raise DeclarationError(f"two slots are named {slot.name!r}", where=str(file))
+        slots[slot.name] = slot
+    if not slots:
+        raise DeclarationError(
+            "declares no Slot", where=str(file), fix="tailorbird init writes an example"
+        )
+    return slots
+
+
+def load_churn(file: Path, types: Sequence[str] = EVENT_TYPES) -> dict[str, Churn]:
+    """Return the churn models that churn.py declares, by name; none without the file.
+
+    Args:
+        types: the event types that the project knows.
+    Raises:
+        DeclarationError: the file does not run, repeats a name, or uses an event type that does
+            not exist.
+    """
+    models: dict[str, Churn] = {}
+    for churn in _declared(file, Churn) if file.exists() else ():
+        if churn.name in models:
+            raise DeclarationError(f"two are named {churn.name!r}", where=str(file))
+        if unknown_types := [type_ for type_ in churn.types if type_ not in types]:
+            fix = suggest_name(unknown_types[0], types, f"use some of {', '.join(types)}")
+            raise DeclarationError(
+                f"churn {churn.name}: {unknown_types[0]!r} is no event type",
+                where=str(file),
+                fix=fix,
+            )
+        models[churn.name] = churn
+    return models
+
+
+def load_scores(
+    file: Path, types: Sequence[str], slots: Mapping[str, Slot], churn: Mapping[str, Churn]
+) -> dict[str, Score]:
+    """Return the scores that scores.py declares, by name; none without the file.
+
+    Raises:
+        DeclarationError: the file does not run, repeats a name, or uses an event type, a slot or a
+            churn model that does not exist.
+    """
+    loaded: dict[str, Score] = {}
+    for score in _declared(file, ChurnScore, NextBest) if file.exists() else ():
+        if score.name in loaded:
+            raise DeclarationError(
+                f"two are named {score.name!r}", where=str(file), fix="give one of them a name="
+            )
+        reference, declared, kind = (
+            (score.slot, slots, "slot of slots.py")
+            if isinstance(score, NextBest)
+            else (score.model, churn, "model of churn.py")
+        )
+        references = [
+            (reference, list(declared), kind),
+            *((type_, list(types), "event type") for type_ in score.on),
+        ]
+        for name, candidates, kind_name in references:
+            if name not in candidates:
+                fix = suggest_name(
+                    name, candidates, f"use one of {', '.join(candidates) or 'none: declare one'}"
+                )
+                raise DeclarationError(
+                    f"{score.name}: {name!r} is no {kind_name}", where=str(file), fix=fix
+                )
+        loaded[score.name] = score
+    return loaded
+
+
+def load_experiments(file: Path, slots: Mapping[str, Slot]) -> dict[str, Experiment]:
+    """Return the experiments that experiments.py declares, by name; none without the file.
+
+    Raises:
+        DeclarationError: the file does not run, repeats a name, or an experiment has no treatment,
+            or names a slot or a policy that does not exist.
+    """
+    loaded: dict[str, Experiment] = {}
+    for experiment in _declared(file, Experiment) if file.exists() else ():
+        if experiment.name in loaded:
+            raise DeclarationError(
+                f"two are named {experiment.name!r}", where=str(file), fix="rename one"
+            )
+        _check_experiment(experiment, slots, str(file))
+        loaded[experiment.name] = experiment
+    return loaded
+
+
+def _check_experiment(experiment: Experiment, slots: Mapping[str, Slot], file: str) -> None:
+    where, names = f"{file}: experiment {experiment.name}", ", ".join(slots)
+    for slot in (experiment.slot, *experiment.slots.values()):
+        if slot not in slots:
+            problem = f"{slot!r} is no slot of slots.py" if slot else "it names no slot"
+            raise DeclarationError(problem, where=where, fix=f"use one of {names}")
+    split = slots[experiment.slot].experiment
+    if split is not None:
+        raise DeclarationError(
+            f"slot {experiment.slot} has the permanent split {split.name}",
+            where=where,
+            fix="remove experiment= from the slot",
+        )
+    if not experiment.treatments:
+        raise DeclarationError(
+            "it has one arm and no control", where=where, fix="declare two arms or more"
+        )
+    for arm in experiment.arms:
+        if experiment.policy_of(arm) not in ARM_POLICIES:
+            raise DeclarationError(
+                f"arm {arm!r} names no policy",
+                where=where,
+                fix=f"name it in policies= ({', '.join(ARM_POLICIES)}), slots= ({names}) or "
+                "versions=",
+            )

@@ -1,0 +1,1 @@
+"""Import of any CSV, JSON or Parquet file by a mapping file."""

@@ -1,0 +1,82 @@
+"""Commits of a table: their files, their counts, and their lines in the ledger."""
+
+import msgspec
+
+from tailorbird import faults
+from tailorbird.errors import DamageError
+from tailorbird.lake.files import durable
+from tailorbird.lake.files.ledger import File, Ledger, Line
+from tailorbird.storage_paths import Storage
+
+COMMIT_INFO = "tailorbird"  # our key in the commit info
+
+
+class CommitInfo(msgspec.Struct, frozen=True):
+    """Counts in the commit info of our own commits, by which a torn one shows."""
+
+    files: int
+    rows: int
+    removed: int = 0  # files that were replaced
+    columns: int = 0  # added columns
+    token: str = ""  # identifies the commit to its writer if the reply was lost
+
+
+def commit_path(table: Storage, version: int) -> Storage:
+    """Return the path of a commit file."""
+    return table / "_delta_log" / f"{version:020d}.json"
+
+
+def checkpoint_path(table: Storage, version: int) -> Storage:
+    """Return the path of a checkpoint."""
+    return table / "_delta_log" / f"{version:020d}.checkpoint.parquet"
+
+
+def record_commit(
+    path: Storage,
+    table: str,
+    version: int,
+    ledger: Ledger,
+    *,
+    written_at: int,
+    rows: int = 0,
+    positions: dict[str, int] | None = None,
+    files: list[File] | None = None,
+    removed: list[str] | None = None,
+) -> Line:
+    """Sync a commit file that deltalake wrote, and append it to the ledger."""
+    commit = commit_path(path, version)
+    durable.sync_file(commit)
+    durable.sync_folder(commit.parent)
+    durable.sync_folder(path)
+    faults.at("lake.after_sync")
+    line = ledger.append(
+        "commit",
+        table,
+        version,
+        rows=rows,
+        positions=positions,
+        files=files,
+        removed=removed,
+        commit_sha256=durable.sha256_of(commit),
+        written_at=written_at,
+    )
+    faults.at("lake.after_ledger")
+    return line
+
+
+def read_back(lake: Storage, line: Line) -> None:
+    """Compare the files of a commit on disk with the ledger's line. Raises DamageError."""
+    if line.kind != "commit":
+        return
+    folder = lake / line.table
+    for path, expected in [
+        (commit_path(folder, line.version), line.commit_sha256),
+        *((folder / file.path, file.sha256) for file in line.files),
+    ]:
+        if durable.sha256_of(path) != expected:
+            raise DamageError(
+                f"version {line.version} of table {line.table} does not read back as it was "
+                "written",
+                where=str(path),
+                fix="look at the disk; the log still has the rows",
+            )

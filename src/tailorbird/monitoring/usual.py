@@ -1,0 +1,65 @@
+"""What is usual: the shares of values on the days before, and how far a day is from them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tailorbird.monitoring.day import DayProfile
+
+DAYS_MIN = 3  # days from which the median is used instead of the sum
+_FLOOR = 1e-3  # minimum share of a value, for the logarithm
+
+
+def merge_profiles(profiles: Sequence[DayProfile]) -> DayProfile | None:
+    """Return the sum of the profiles; other fields are those of the newest."""
+    if not profiles:
+        return None
+    first = profiles[0]
+    return replace(
+        first,
+        rows=sum(each.rows for each in profiles),
+        types=sum((each.types for each in profiles), Counter()),
+        nulls=sum((each.nulls for each in profiles), Counter()),
+        categories={
+            name: sum((each.categories[name] for each in profiles), Counter())
+            for name in first.categories
+        },
+        bots=sum(each.bots for each in profiles),
+    )
+
+
+def usual_shares(days: Sequence[Mapping[str, int]], rows_min: int) -> dict[str, float]:
+    """Return the share of each value on a usual day.
+
+    It is the median of the days with enough rows, so that one broken day does not define the usual
+    for a week. With fewer than three such days, it is the share over all days.
+    """
+    values = {value for each in days for value in each}
+    large = [each for each in days if sum(each.values()) >= rows_min]
+    if len(large) >= DAYS_MIN:
+        medians = {
+            value: float(np.median([each.get(value, 0) / sum(each.values()) for each in large]))
+            for value in values
+        }
+        if (total_share := sum(medians.values())) > 0:
+            return {value: share / total_share for value, share in medians.items()}
+    rows = sum(sum(each.values()) for each in days)
+    return {value: sum(each.get(value, 0) for each in days) / rows for value in values}
+
+
+def stability_index(now: Mapping[str, int], usual: Mapping[str, float]) -> tuple[float, str]:
+    """Return the population stability index of a day, and the value that it comes from most."""
+    values = sorted({*now, *usual})
+    shares = [
+        np.maximum(np.array([each.get(value, 0) for value in values]) / sum(each.values()), _FLOOR)
+        for each in (now, usual)
+    ]
+    parts = (shares[0] - shares[1]) * np.log(shares[0] / shares[1])
+    largest_index = int(np.argmax(parts))
+    return (
+        float(parts.sum()),
+        f"{values[largest_index]}: {shares[0][largest_index]:.0%}, "
+        f"{shares[1][largest_index]:.0%} are usual",
+    )

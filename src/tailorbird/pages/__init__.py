@@ -1,0 +1,72 @@
+"""Report pages: Jinja2 templates with one stylesheet, as files that load nothing from the network.
+
+write_page(path, "tuning", title, report=report)    pages/templates/tuning.html
+"""
+
+import math
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tailorbird.atomic_write import atomic_write
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+
+class Estimate(Protocol):
+    """A figure with the ends of its interval, which may be NaN."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+def write_page(path: Path, template: str, title: str, **values: Any) -> Path:
+    """Write the page that a template makes of values, and return its path.
+
+    Args:
+        template: name of a file in `pages/templates`, without `.html`.
+        values: what the template shows; text is escaped unless it is `Markup`.
+    """
+    page = _environment().get_template(f"{template}.html")
+    atomic_write(path, page.render(title=title, **values).encode())
+    return path
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("tailorbird.pages"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"number": format, "interval": _interval, "short": _short}
+    environment.tests["finite"] = math.isfinite
+    return environment
+
+
+def _interval(estimate: Estimate, sign: str = "") -> "Markup | str":
+    """Format a figure with its interval, if there is one; `sign` is "+" for differences."""
+    from markupsafe import Markup
+
+    if not math.isfinite(estimate.value):
+        return "–"
+    text = format(estimate.value, f"{sign}.4f")
+    if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
+        return text
+    low, high = format(estimate.low, f"{sign}.4f"), format(estimate.high, f"{sign}.4f")
+    return Markup(f"{text} <small>{low} … {high}</small>")
+
+
+def _short(value: Any) -> str:
+    """Format a setting; fractions have four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

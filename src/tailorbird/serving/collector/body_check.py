@@ -1,0 +1,115 @@
+"""The check of a body in its submitter's thread, before it is queued.
+
+body ─► pseudonyms ─► without erased people ─► decisions by the contract
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from tailorbird.events import Clock, Receipt, RoutePlan
+from tailorbird.events.contract.columnwise import Contract
+from tailorbird.events.log_clock import LogClock
+from tailorbird.events.pseudonyms import Pseudonyms
+from tailorbird.events.suppression import SuppressionList
+from tailorbird.serving.collector.decisions import AdmissionCheck, Decision, decide
+
+_FUTURE_TS_CODE = "ts_in_future"
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, frozen=True)
+class CheckedBody:
+    """A body and its decisions.
+
+    Attributes:
+        original, body: with the rows of erased people, and without them.
+        sender_decisions: decisions on `original`. No sender can find out who was erased.
+        decisions: decisions on `body`.
+    """
+
+    original: bytes
+    body: bytes
+    receipt: Receipt
+    sender_decisions: list[Decision]
+    decisions: Sequence[Decision]
+
+
+class BodyCheck:
+    """Checks bodies; thread-safe.
+
+    Args:
+        pseudonyms, suppression_list, log_clock: see `EventCollector`.
+    """
+
+    def __init__(
+        self,
+        plan: RoutePlan,
+        clock: Clock,
+        pseudonyms: Pseudonyms | None,
+        suppression_list: SuppressionList | None,
+        log_clock: LogClock | None,
+    ) -> None:
+        self._contract, self._event_types = Contract(plan), plan.event_types
+        self._clock, self._log_clock = clock, log_clock
+        self._pseudonyms = pseudonyms
+        self._suppression_list = suppression_list or SuppressionList(b"")
+
+    def check(
+        self, body: bytes, encoding: str, source: str, format_: str, admit: AdmissionCheck | None
+    ) -> CheckedBody:
+        """Check a body that is received now.
+
+        Args:
+            admit: checks the sender's limits, and raises if the body is not to be taken.
+        """
+        if self._pseudonyms is not None:
+            body = self._pseudonyms.pseudonymise_body(
+                body, encoding, foreign=bool(format_), types=self._event_types
+            )
+        receipt = Receipt(self._clock.now(), source, encoding, format_)
+        remaining = self._suppression_list.without(body, receipt)
+        checked = self._decide(body, remaining, receipt, admit)
+        if (
+            self._log_clock is not None
+            and self._log_clock.behind
+            and self._is_present_time(checked, self._log_clock)
+        ):
+            self._log_clock.go_live()
+            log.warning(
+                "the first event of today came in: this project goes by today's time from now on"
+            )
+            return self.repeat_at(checked, self._clock.now())
+        return checked
+
+    def repeat_at(self, checked: CheckedBody, received_at: int) -> CheckedBody:
+        """Repeat the decisions on a body with another time of receipt."""
+        receipt = msgspec.structs.replace(checked.receipt, received_at=received_at)
+        return self._decide(checked.original, checked.body, receipt)
+
+    def _decide(
+        self, original: bytes, body: bytes, receipt: Receipt, admit: AdmissionCheck | None = None
+    ) -> CheckedBody:
+        sender_decisions = decide(original, receipt, self._contract, admit)
+        decisions = sender_decisions if body is original else decide(body, receipt, self._contract)
+        return CheckedBody(original, body, receipt, sender_decisions, decisions)
+
+    def _is_present_time(self, checked: CheckedBody, log_clock: LogClock) -> bool:
+        """Return whether events show that the project has left the past of an old log.
+
+        That is the case if they come from a page of the site, or carry a time that is in the future
+        of the old log's clock but not of today's.
+        """
+        if checked.receipt.source.startswith("browser"):
+            return True
+        ahead = _count_future(checked.decisions)
+        if not ahead:
+            return False
+        today = self.repeat_at(checked, log_clock.machine_now())
+        return _count_future(today.decisions) < ahead
+
+
+def _count_future(decisions: Sequence[Decision]) -> int:
+    return sum(decision.code == _FUTURE_TS_CODE for decision in decisions)

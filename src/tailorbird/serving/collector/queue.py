@@ -1,0 +1,139 @@
+"""What waits for the collector's writer, in order of arrival."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from threading import Condition
+
+from tailorbird.events.answer_record import AnswerRecord
+from tailorbird.serving.collector.decisions import BusyError, ClosedError, Decision, DiskFullError
+from tailorbird.serving.collector.disk_reserve import DiskReserve
+from tailorbird.stream import Block
+
+BATCH_BYTES_MAX = 8 << 20
+
+
+@dataclass(slots=True, frozen=True)
+class QueueEntry:
+    """A body that waits for its commit."""
+
+    block: Block
+    decisions: Sequence[Decision]
+    done: "Future[None] | None"  # None: an answer, which nobody waits for
+
+
+class CollectorQueue:
+    """The state that submitters share with the writer; use it while holding `condition`.
+
+    Attributes:
+        entries: bodies of events and of answers, in order of arrival.
+        records: records of answers that are not written yet, in the order of their entries.
+        writable_records: the number of first records whose entries are in the raw log.
+        oldest_answer: monotonic time of the oldest waiting answer.
+        size: bytes of the entries that are not acknowledged.
+        events_waiting: the number of bodies of events in `entries`.
+        prunes: raw offsets and answer offset before which blocks are to be deleted.
+        accepted, refused: events that were acknowledged, and refused by code.
+        dropped_answers: answers that were given up.
+        failure: why the log cannot be written, "" if it can.
+        closing: whether the collector is closing.
+    """
+
+    def __init__(self, bytes_max: int, reserve: DiskReserve) -> None:
+        self.condition = Condition()
+        self.entries: deque[QueueEntry] = deque()
+        self.records: deque[AnswerRecord] = deque()
+        self.writable_records = 0
+        self.oldest_answer = 0.0
+        self.size = self.events_waiting = 0
+        self.prunes: list[tuple[Sequence[int], int]] = []
+        self.accepted = self.dropped_answers = 0
+        self.refused: Counter[str] = Counter()
+        self.failure = ""
+        self.closing = False
+        self._bytes_max, self._reserve = bytes_max, reserve
+
+    def has_room(self, size: int) -> bool:
+        """Return whether a body of `size` bytes fits into the queue."""
+        return self.size + size <= self._bytes_max
+
+    def is_open(self) -> bool:
+        """Return whether the log takes writes and the disk has room."""
+        return not (self.failure or self.closing or self._reserve.is_low())
+
+    def require_room(self, size: int) -> None:
+        """Raise if a body of `size` bytes cannot be taken.
+
+        Raises:
+            BusyError: the queue is full.
+            DiskFullError: the disk is almost full.
+            ClosedError: the log cannot be written.
+        """
+        if self.closing:
+            raise ClosedError(
+                "the server is stopping", fix="send the events again, they will be taken once"
+            )
+        if self.failure:
+            raise ClosedError(
+                f"the log cannot be written ({self.failure})", fix="send the events again later"
+            )
+        if self._reserve.is_low():
+            raise DiskFullError(
+                "the disk is almost full",
+                fix="free some space; events are taken again as soon as there is some",
+            )
+        if not self.has_room(size):
+            raise BusyError(
+                "events come in faster than the disk takes them",
+                fix="send the events again in a second",
+            )
+
+    def add_events(self, entry: QueueEntry) -> None:
+        """Queue a body of events, and wake the writer."""
+        self.entries.append(entry)
+        self.size += len(entry.block.payload)
+        self.events_waiting += 1
+        self.condition.notify_all()
+
+    def add_answer(self, block: Block, record: AnswerRecord) -> None:
+        """Queue an answer and its record; only the first one wakes the writer."""
+        if not self.records:
+            self.oldest_answer = time.monotonic()
+        self.entries.append(QueueEntry(block, (), None))
+        self.records.append(record)
+        self.size += len(block.payload)
+        if len(self.records) == 1:
+            self.condition.notify_all()
+
+    def next_batch(self) -> list[QueueEntry]:
+        """Take the next batch in order of arrival, so that answers precede their clicks."""
+        entries: list[QueueEntry] = []
+        size = 0
+        while self.entries and size < BATCH_BYTES_MAX:
+            entry = self.entries.popleft()
+            size += len(entry.block.payload)
+            self.events_waiting -= entry.done is not None
+            entries.append(entry)
+        return entries
+
+    def count_committed(self, entries: Sequence[QueueEntry]) -> None:
+        """Count entries that are in the raw log, and make room for others."""
+        for entry in entries:
+            self.size -= len(entry.block.payload)
+            self.writable_records += entry.done is None
+            refused = [decision.code for decision in entry.decisions if not decision.accepted]
+            self.accepted += len(entry.decisions) - len(refused)
+            self.refused.update(refused)
+        self.condition.notify_all()
+
+    def clear(self) -> tuple[list[QueueEntry], int]:
+        """Give up all that waits; return the entries, and the number of answers."""
+        entries, answers = list(self.entries), len(self.records)
+        self.entries.clear()
+        self.records.clear()
+        self.size = self.events_waiting = self.writable_records = 0
+        self.dropped_answers += answers
+        self.condition.notify_all()
+        return entries, answers

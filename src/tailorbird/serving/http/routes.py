@@ -1,0 +1,283 @@
+"""Routes of the HTTP API, with the scope that each needs, and their handlers."""
+
+import asyncio
+from dataclasses import asdict
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tailorbird.events import Event
+from tailorbird.serving.auth.keyfile import ADMIN, OPEN, READ, WRITE
+from tailorbird.serving.http import access, openapi, tracker
+from tailorbird.serving.http.handling import (
+    Handler,
+    Service,
+    accept_foreign_events,
+    admission,
+    as_json,
+    as_receipts,
+    read_request_body,
+)
+from tailorbird.serving.http.openapi import Operation
+from tailorbird.serving.http.queries import (
+    churn,
+    formulas,
+    item,
+    put_formula,
+    rank,
+    recommend,
+    scores,
+    search,
+    similar,
+)
+from tailorbird.serving.messages import (
+    Answer,
+    ChurnAnswer,
+    Fault,
+    FormulaQuery,
+    Item,
+    RankQuery,
+    Receipts,
+    RecommendQuery,
+    SearchQuery,
+    Similar,
+    SlotFormula,
+    Status,
+)
+from tailorbird.serving.metrics import CONTENT_TYPE
+from tailorbird.serving.scores.log import Scores
+
+
+async def post_events(request: Request, service: Service) -> Response:
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    encoding = (
+        "ndjson"
+        if kind in ("application/x-ndjson", "application/jsonl", "application/ndjson")
+        else "json"
+    )
+    body = await read_request_body(request, service)
+    format_ = request.query_params.get("format", "")
+    if not format_ and (
+        kind.startswith("application/cloudevents") or "ce-specversion" in request.headers
+    ):
+        format_ = "cloudevents"
+    if format_:
+        return await accept_foreign_events(request, service, format_, body)
+    admit, source = admission(request, service), request.state.caller.source
+    return as_receipts(
+        await service.collector.submit_async(body, encoding, source=source, admit=admit)
+    )
+
+
+async def healthz(request: Request, service: Service) -> Response:
+    """Answer 200 whenever the process runs, so that a failed dependency never gets a healthy
+    process killed.
+    """
+    return Response(b"ok\n", media_type="text/plain")
+
+
+async def readyz(request: Request, service: Service) -> Response:
+    """Tell a load balancer whether to send traffic: the log takes writes, warm-up is done, and no
+    drain began.
+
+    Details are in /metrics.
+    """
+    if service.draining or not service.collector.figures().open:
+        return Response(b"not ready\n", 503, media_type="text/plain")
+    if service.warming():
+        return Response(b"warming\n", 503, media_type="text/plain")
+    missing = service.pipeline.missing()
+    return Response(b"degraded\n" if missing else b"ready\n", media_type="text/plain")
+
+
+async def metrics(request: Request, service: Service) -> Response:
+    text = await asyncio.to_thread(service.metrics.text)  # It asks the other servers.
+    return Response(text, headers={"content-type": CONTENT_TYPE})
+
+
+async def status(request: Request, service: Service) -> Response:
+    """Summarise the server for an operator: log state, missing parts, limits and key usage."""
+    figures = service.collector.figures()
+    return as_json(
+        Status(
+            producer=service.collector.producer,
+            draining=service.draining,
+            missing=service.pipeline.missing(),
+            waiting=service.shedder.waiting,
+            door={name: value for name, value in asdict(figures).items() if name != "refused"},
+            refused=figures.refused,
+            limited=dict(service.limiter.limited),
+            keys=service.keys.figures(),
+        )
+    )
+
+
+async def spec(request: Request, service: Service) -> Response:
+    return as_json(openapi.document(OPERATIONS, Fault))
+
+
+async def docs(request: Request, service: Service) -> Response:
+    html = openapi.page(openapi.document(OPERATIONS, Fault))
+    policy = access.SECURITY_HEADERS["content-security-policy"].replace(
+        "style-src 'self'", f"style-src {openapi.STYLE_HASH}"
+    )
+    return Response(html, media_type="text/html", headers={"content-security-policy": policy})
+
+
+async def tracker_script(request: Request, service: Service) -> Response:
+    return Response(tracker.script(), media_type="text/javascript", headers=tracker.HEADERS)
+
+
+_EXPLAIN = {"explain": "`true` tells what stood behind each item, as `explain` in the body does"}
+_QUERY_STATUSES = (400, 401, 403, 408, 413, 415, 429, 503)
+_GET_STATUSES = (401, 403, 429, 503)
+ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
+    ("/v1/events", "POST"): (
+        post_events,
+        Operation(
+            WRITE,
+            "Take one event, a list, or one a line; what is accepted is on the disk when "
+            "this answers.",
+            Event | list[Event],
+            Receipts,
+            refusal_type=Receipts,
+            queries={
+                "format": "`segment`, `cloudevents` or `metarank`, for what those send; our own "
+                "events without it",
+                "key": "a key for browsers, where a page that is left can set no header",
+            },
+            body_types=("application/json", "application/x-ndjson"),
+            statuses=(400, 401, 403, 408, 413, 415, 429, 503, 507),
+        ),
+    ),
+    ("/v1/recommend", "POST"): (
+        recommend,
+        Operation(
+            READ,
+            "Fill a slot for a person.",
+            RecommendQuery,
+            Answer,
+            queries=_EXPLAIN,
+            statuses=_QUERY_STATUSES,
+        ),
+    ),
+    ("/v1/rank", "POST"): (
+        rank,
+        Operation(
+            READ,
+            "Order the caller's own items for a person.",
+            RankQuery,
+            Answer,
+            queries=_EXPLAIN,
+            statuses=_QUERY_STATUSES,
+        ),
+    ),
+    ("/v1/search", "POST"): (
+        search,
+        Operation(
+            READ,
+            "Find items by words, ordered for a person.",
+            SearchQuery,
+            Answer,
+            queries=_EXPLAIN,
+            statuses=_QUERY_STATUSES,
+        ),
+    ),
+    ("/v1/items/{id}/similar", "GET"): (
+        similar,
+        Operation(
+            READ,
+            "Items that go with an item.",
+            response_type=Similar,
+            queries={
+                "size": "how many, 12 unless said",
+                "slot": "whose rules for everybody, and lists, hold; none unless said",
+            },
+            statuses=(400, 404, *_GET_STATUSES),
+        ),
+    ),
+    ("/v1/users/{id}/churn", "GET"): (
+        churn,
+        Operation(
+            READ,
+            "How likely a person is to leave.",
+            response_type=ChurnAnswer,
+            queries={
+                "model": "which of churn.py, `churn` unless said",
+                "explain": "`true` tells what moves the score",
+            },
+            statuses=(400, *_GET_STATUSES),
+        ),
+    ),
+    ("/v1/items/{id}", "GET"): (
+        item,
+        Operation(
+            READ,
+            "An item as the live index knows it.",
+            response_type=Item,
+            statuses=(404, *_GET_STATUSES),
+        ),
+    ),
+    ("/v1/scores", "GET"): (
+        scores,
+        Operation(
+            READ,
+            "What was scored as events came in, from a position on.",
+            response_type=Scores,
+            queries={
+                "start": "the `next` of the last answer; 0, or none, for the oldest that is kept"
+            },
+            statuses=(400, 404, *_GET_STATUSES),
+        ),
+    ),
+    ("/v1/formulas", "GET"): (
+        formulas,
+        Operation(
+            ADMIN,
+            "What an item is worth to each slot.",
+            response_type=list[SlotFormula],
+            statuses=_GET_STATUSES,
+        ),
+    ),
+    ("/v1/formulas/{slot}", "PUT"): (
+        put_formula,
+        Operation(
+            ADMIN,
+            "Change what an item is worth to a slot, on all servers, without a new model.",
+            FormulaQuery,
+            SlotFormula,
+            statuses=_QUERY_STATUSES,
+        ),
+    ),
+    ("/healthz", "GET"): (healthz, Operation(OPEN, "Whether the process answers.")),
+    ("/readyz", "GET"): (
+        readyz,
+        Operation(OPEN, "Whether traffic should be sent here.", statuses=(503,)),
+    ),
+    ("/metrics", "GET"): (
+        metrics,
+        Operation(READ, "Figures for Prometheus.", statuses=(401, 403, 429)),
+    ),
+    ("/v1/status", "GET"): (
+        status,
+        Operation(
+            ADMIN,
+            "What this server is doing, and which keys are used.",
+            response_type=Status,
+            statuses=(401, 403),
+        ),
+    ),
+    ("/tailorbird.js", "GET"): (
+        tracker_script,
+        Operation(OPEN, "The script that sends what people do on a page.", text="text/javascript"),
+    ),
+    ("/openapi.json", "GET"): (
+        spec,
+        Operation(READ, "This document.", response_type=dict, statuses=(401, 403, 429)),
+    ),
+    ("/docs", "GET"): (
+        docs,
+        Operation(READ, "This document as a page.", text="text/html", statuses=(401, 403, 429)),
+    ),
+}
+OPERATIONS = {key: operation for key, (_, operation) in ROUTES.items()}

@@ -1,0 +1,77 @@
+"""Transactions that record the changed keys, and the records of them in the local store."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from tailorbird.store.protocol import Snapshot, Transaction
+
+OWN_PREFIX = b"\xff"  # prefix of the keys of `store.published` in the local store
+COMMIT_KEY = OWN_PREFIX + b"n"
+_CHANGED = OWN_PREFIX + b"k"
+
+
+class PublicSnapshot:
+    """A snapshot without the records of `store.published`."""
+
+    published_at = 0
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._snapshot.get(key)
+
+    def get_many(self, keys: Sequence[bytes], *, default: bytes) -> bytes:
+        return self._snapshot.get_many(keys, default=default)
+
+    def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
+        return self._snapshot.get_sized(keys)
+
+    def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        return (
+            (key, value)
+            for key, value in self._snapshot.scan(prefix, after=after)
+            if not key.startswith(OWN_PREFIX)
+        )
+
+
+class RecordingTransaction(PublicSnapshot):
+    """A transaction that records the old values of the records it changes."""
+
+    def __init__(self, transaction: Transaction, skip: tuple[bytes, ...]) -> None:
+        super().__init__(transaction)
+        self._transaction, self._skip = transaction, skip
+        self.old: dict[bytes, bytes | None] = {}
+
+    def put_many(self, records: Iterable[tuple[bytes, bytes]]) -> None:
+        listed = list(records)
+        self._remember(key for key, _ in listed)
+        self._transaction.put_many(listed)
+
+    def delete_many(self, keys: Iterable[bytes]) -> None:
+        listed = list(keys)
+        self._remember(listed)
+        self._transaction.delete_many(listed)
+
+    def _remember(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            if key not in self.old and not key.startswith(self._skip):
+                self.old[key] = self._transaction.get(key)
+
+
+def pack_keys(keys: Iterable[bytes]) -> bytes:
+    """Pack keys, each after its length."""
+    return b"".join(len(key).to_bytes(2, "big") + key for key in keys)
+
+
+def changed_key(sequence: int) -> bytes:
+    """Return the key under which the changed keys of a commit are stored."""
+    return _CHANGED + sequence.to_bytes(8, "big")
+
+
+def unpack_keys(packed: bytes) -> Iterator[bytes]:
+    """Yield the keys that `pack_keys` packed."""
+    start = 0
+    while start < len(packed):
+        length = int.from_bytes(packed[start : start + 2], "big")
+        yield packed[start + 2 : start + 2 + length]
+        start += 2 + length

@@ -1,0 +1,149 @@
+"""Ends of a log that the disk lost or damaged: found when a writer opens, and set aside.
+
+LOG.db.damaged-OFFSET    the blocks from OFFSET on, or the whole log that lost rows
+"""
+
+import logging
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from tailorbird.stream import sqlite
+from tailorbird.stream.reading import (
+    COLUMNS,
+    damaged_block_error,
+    decode_block,
+    head_row,
+    last_block,
+    log_row,
+    lost_tail_error,
+)
+
+log = logging.getLogger(__name__)
+_TAIL_BLOCKS = 64  # last blocks that a writer checks when it opens
+
+
+def find_damaged_tail(connection: apsw.Connection, path: Path) -> int | None:
+    """Return the offset from which all blocks are damaged, if any.
+
+    Raises:
+        DamageError: an intact block follows a damaged one.
+    """
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM block ORDER BY offset DESC LIMIT ?", (_TAIL_BLOCKS + 1,)
+    ).fetchall()
+    if not rows:
+        return None
+    rows.reverse()
+    if len(rows) > _TAIL_BLOCKS:
+        previous = rows.pop(0)[3]
+    else:
+        previous = log_row(connection)[3]
+    damaged_from: int | None = None
+    for row in rows:
+        is_intact = decode_block(row, previous) is not None
+        previous = row[3]
+        if is_intact and damaged_from is not None:
+            raise damaged_block_error(path, damaged_from)
+        if not is_intact and damaged_from is None:
+            damaged_from = row[0]
+    return damaged_from
+
+
+def cut_tail(connection: apsw.Connection, path: Path, offset: int) -> Path:
+    """Move blocks from `offset` on into a file beside the log; never reuse their offsets.
+
+    Returns:
+        The file beside the log.
+    """
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (offset,)
+    ).fetchall()
+    head = head_row(connection)
+    end = (
+        head[0]
+        if head is not None
+        else rows[-1][0] + (rows[-1][2] if isinstance(rows[-1][2], int) else 1)
+    )
+    aside = path.with_name(f"{path.name}.damaged-{offset}")
+    sqlite.write_synced(aside, msgspec.msgpack.encode(rows))
+    with connection:
+        connection.execute("DELETE FROM block WHERE offset >= ?", (offset,))
+        connection.execute("UPDATE log SET end_min = max(end_min, ?)", (end,))
+        write_head(connection, *last_block(connection))
+    log.critical(
+        "%s: the blocks at %d to %d do not match their checksums, or are gone; what "
+        "there is of them was moved to %s. They may hold "
+        "events that were acknowledged: keep the file, and look at the disk",
+        path,
+        offset,
+        end,
+        aside,
+    )
+    return aside
+
+
+def repair_head(connection: apsw.Connection, path: Path, damaged_tail: str) -> Path | None:
+    """Compare the last block with the record of it, and make the record right.
+
+    Args:
+        damaged_tail: "stop" to raise if the log ends before its record.
+
+    Returns:
+        The file in which the end of the log was set aside, if any.
+
+    Raises:
+        DamageError: the log ends before its record.
+    """
+    aside = None
+    end, crc = last_block(connection)
+    head = head_row(connection)
+    if head == (end, crc):
+        return None
+    if head is not None and head[0] > end:
+        if damaged_tail == "stop":
+            raise lost_tail_error(path, end, head[0])
+        aside = cut_tail(connection, path, end)
+    elif head is not None:  # the chain is intact beyond it, so the record is stale
+        log.critical(
+            "%s: the note of the last block was not what was written, the blocks are: "
+            "look at the disk",
+            path,
+        )
+    with connection:
+        write_head(connection, *last_block(connection))
+    return aside
+
+
+def write_head(connection: apsw.Connection, end: int, crc: int) -> None:
+    """Record offset and checksum of the end of the log, within a transaction."""
+    connection.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (end, crc))
+
+
+def set_lost_log_aside(path: Path, end: int, expected_end: int, note: bytes | None = None) -> Path:
+    """Set aside the lost log, or a note where nothing is left of it, and log the loss.
+
+    Returns:
+        The file that it was set aside in.
+    """
+    number = end
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists() and note is None:
+        number += 1
+    if note is None:
+        path.rename(aside)
+        sqlite.sync_folder(path.parent)
+    else:
+        sqlite.write_synced(aside, note)
+    log.critical(
+        "%s: the log %s, but was read up to %d before: it was lost, or is an older copy. "
+        "A new one begins at %d, so that nothing is "
+        "lost from now on; %s is what is left. Rows that nobody had read are missing: "
+        "tailorbird lake verify; look at the disk",
+        path,
+        f"ends at {end}" if note is None else "is not there",
+        expected_end,
+        expected_end,
+        aside,
+    )
+    return aside

@@ -1,0 +1,128 @@
+"""The report of a validation: comparisons, overfitting and leaks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tailorbird.training.backtests.leaks import LEAK, Finding
+from tailorbird.training.evaluation.bootstrap import Interval, flatten_intervals
+from tailorbird.training.evaluation.figures import PRIMARY, Evaluation
+
+
+@dataclass(frozen=True)
+class ComparisonTest:
+    """A paired comparison: the model's gain over another, and its p-value.
+
+    Attributes:
+        p: two-sided, from the width of the interval.
+        adjusted: p after Holm's correction over all tests of the report.
+    """
+
+    other: str
+    kind: str
+    gain: Interval
+    p: float
+    adjusted: float
+
+    @property
+    def verdict(self) -> str:
+        if not np.isfinite(self.adjusted) or self.adjusted >= 0.05:
+            return "may be chance"
+        return "ahead" if self.gain.value > 0 else "behind"
+
+    def to_dict(self) -> dict[str, Any]:
+        chances = {"p": _round_or_none(self.p), "p_holm": _round_or_none(self.adjusted)}
+        return {
+            "other": self.other,
+            "kind": self.kind,
+            **flatten_intervals({"gain": self.gain}),
+            **chances,
+            "verdict": self.verdict,
+        }
+
+
+@dataclass(frozen=True)
+class OverfitGap:
+    """AUC and log loss of one head on the training, validation and holdout parts, weighted."""
+
+    origin: str
+    head: str
+    auc: tuple[float, float, float]
+    log_loss: tuple[float, float, float]
+
+    @property
+    def overfit(self) -> float:
+        return self.auc[0] - self.auc[2]
+
+    def to_dict(self) -> dict[str, Any]:
+        names = ("train", "validation", "test")
+        figures = {"auc": self.auc, "log_loss": self.log_loss}
+        values_by_name = {
+            f"{figure}_{name}": _round_or_none(value)
+            for figure, values in figures.items()
+            for name, value in zip(names, values, strict=True)
+        }
+        return {"origin": self.origin, "head": self.head, **values_by_name}
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """The result of a validation.
+
+    Attributes:
+        evaluation: over all origins; sliced by origin, new and known users, devices, long tail
+            and new items.
+        tests: against baselines and other ways of training.
+        curve: share of the training requests → NDCG@10; 1 is the model.
+        findings: suspected leaks, and overfitted heads.
+        substitution: note that another architecture was requested than the slot is tuned to, or "".
+    """
+
+    slot: str
+    evaluation: Evaluation
+    tests: tuple[ComparisonTest, ...]
+    gaps: tuple[OverfitGap, ...]
+    curve: Mapping[float, Interval]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    about: dict[str, Any]
+    substitution: str = ""
+
+    @property
+    def architecture(self) -> str:
+        """Names of the fitted architectures, without repeats."""
+        return ", ".join(dict.fromkeys(one["architecture"] for one in self.about["splits"]))
+
+    @property
+    def leaks(self) -> tuple[Finding, ...]:
+        return tuple(one for one in self.findings if one.severity == LEAK)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON."""
+        curve = [
+            {"share": share, **flatten_intervals({PRIMARY: figure})}
+            for share, figure in self.curve.items()
+        ]
+        tables = {
+            "tests": [one.to_dict() for one in self.tests],
+            "gaps": [one.to_dict() for one in self.gaps],
+            "learning_curve": curve,
+        }
+        details = {
+            "findings": [one.to_dict() for one in self.findings],
+            "notes": list(self.notes),
+            "about": self.about,
+        }
+        return {
+            "slot": self.slot,
+            "instead": self.substitution,
+            **self.evaluation.to_dict(),
+            **tables,
+            **details,
+        }
+
+
+def _round_or_none(value: float) -> float | None:
+    return round(float(value), 6) if np.isfinite(value) else None

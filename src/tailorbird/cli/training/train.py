@@ -196,7 +196,9 @@ def _print(report: "TrainReport") -> None:
         out.print(f"{report.fallback_version} serves until then: the best baseline that was judged")
     if arm := report.about.get("arm"):
         name = arm.rpartition(":")[2]
-        out.print(f'  To serve it in an arm of an experiment:  versions={{"{name}": "{report.version}"}}')
+        out.print(
+            f'  To serve it in an arm of an experiment:  versions={{"{name}": "{report.version}"}}'
+        )
     elif not report.promoted:
         out.print(
             f"  To let it answer nevertheless:  {this_command()} models promote "

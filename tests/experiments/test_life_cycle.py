@@ -293,7 +293,7 @@ def test_arms_name_versions_that_can_serve_and_a_decision_promotes_one(
     assert started is not None
     assert started.versions == {"old": "v0001", "new": "v0002"}
     assert served_versions(registry) == ["v0001", "v0002"]
-    with pytest.raises(UsageError, match="it is running and decided for nothing"):
+    with pytest.raises(UsageError, match="it is running, and has decided for no version"):
         shop.registry.promote("v0002", because="e")
     shop.experiments.stop("e", reason="enough")
     shop.experiments.decide("e", "new", reason="better")

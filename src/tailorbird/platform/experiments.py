@@ -169,7 +169,7 @@ def promote_because(
     problem = _objection(started, version)
     if problem and not despite:
         raise UsageError(
-            f"{problem}, and not for {version}",
+            problem,
             where=f"experiment {name}",
             fix='promote what it decided for, or give the reason: --despite "…"',
         )
@@ -184,12 +184,12 @@ def promote_because(
 def _objection(started: StartedExperiment, version: str) -> str:
     """Return what an experiment says instead of a version; "" if it decided for this one."""
     if started.state != "decided":
-        return f"it is {started.state} and decided for nothing"
+        return f"it is {started.state}, and has decided for no version"
     chosen = started.versions.get(started.decision, "")
     if chosen == version:
         return ""
     served = f"which {chosen} served" if chosen else "for which no version was named"
-    return f"it decided for {started.decision}, {served}"
+    return f"it decided for {started.decision}, {served}, and not for {version}"
 
 
 def plan_declared(project: Project, name: str, *, since: str = "") -> Plan:
@@ -337,11 +337,13 @@ def _shared_learning(project: Project, started: StartedExperiment, events: pa.Ta
             pc.equal(events["type"], "answer"), pc.equal(events["experiment"], started.name)
         )
     )
+    experiment = Experiment.from_dict(started.declaration)
     registry, warnings = Registry(project.paths.registry, clock=SystemClock()), []
     served = rows.group_by(["arm", "model"]).aggregate([]).sort_by("arm").to_pylist()
     for arm, version in ((each["arm"], each["model"]) for each in served):
-        if not version or not (registry.path / version).is_dir():
-            continue  # the fallback, or a version that an imported log names
+        is_version = bool(version) and (registry.path / version).is_dir()
+        if not is_version or arm not in experiment.arms or experiment.policy_of(arm) != "model":
+            continue  # also the fallback, and a version that an imported log names
         info = registry.info(version)
         own_log = f"{started.name}:{arm}"
         if info.learned_until > started.started_at and info.arm != own_log:

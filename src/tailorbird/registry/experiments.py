@@ -89,7 +89,7 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 changed = [
                     field
                     for field, value in new.declaration.items()
-                    if old.declaration.get(field) != value
+                    if msgspec.json.encode(old.declaration.get(field)) != msgspec.json.encode(value)
                 ]
                 problem = f"its declaration changed while it runs: {', '.join(changed)}"
             raise UsageError(problem, where=where, fix="declare a new one under another name")

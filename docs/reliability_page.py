@@ -24,6 +24,7 @@ from tests.faults.fault_list import FAULTS  # noqa: E402
 
 PAGE, FIGURES = ROOT / "docs" / "reliability.md", ROOT / "docs" / "reliability.json"
 AVAILABILITY = ROOT / "benchmarks" / "figures" / "availability.json"
+BACKUP = ROOT / "benchmarks" / "figures" / "backup.json"
 _SCENARIOS = {
     "kills": "a random role killed every 5 s, 1 in 10 stopped, 1 in 20 `up` itself",
     "server": "`kill -9` of one server every 5 s",
@@ -106,6 +107,7 @@ def page(figures: dict[str, Any]) -> str:
                 _HEAD,
                 *_last_run(figures["run"], figures.get("aimed", [])),
                 *_availability(),
+                *_backup(),
                 *_table(),
                 *_attacks(),
                 *_mutants(figures["mutants"]),
@@ -282,6 +284,40 @@ def _overload(results: dict[str, Any] | None) -> list[str]:
             f"{row['after']['ms'].get('p99', 0):.0f} ms |"
         )
     return [*lines, ""]
+
+
+def _backup() -> list[str]:
+    """Return the section on backup and restore, from the figures of the benchmark."""
+    report = json.loads(BACKUP.read_text())
+    results, wanted = report["results"], report["wanted"]
+    rows = [
+        (f"acknowledged before it and lost, of {results['acknowledged_before']:,}", "lost", 0),
+        ("doubled", "doubled", 0),
+        (f"sent after it and there, of {results['sent_after']:,}", "later", 0),
+        (f"feature values unequal, of {results['features_compared']:,}", "unequal", 0),
+        ("ingest p99 during full backups ÷ between them", "p99_ratio", 2),
+        ("restore, MB/s", "restore_mb_per_s", 0),
+    ]
+    lines = [
+        "## Backup and restore",
+        "",
+        f"`{report['command']}`: a project of {results['project_mb']:,.0f} MB is backed up "
+        f"{results['backups']} times while {results['events_per_s']:,.0f} events a second come in, "
+        f"in {results['backup_s']:.0f} s each. The last full one is restored by its time, and its "
+        "state built. One backup more wrote "
+        f"{results['second_backup_written_mb']:,.1f} MB. Ingest p99 was "
+        f"{results['ingest_p99_before_ms']:.0f} ms without and "
+        f"{results['ingest_p99_during_ms']:.0f} ms with a backup, on "
+        f"{report['environment']['cores']} cores at a load of {report['load_average'][0]:g}.",
+        "",
+        "| | measured | wanted |",
+        "|---|---:|---:|",
+    ]
+    for text, name, digits in rows:
+        sign = "" if not wanted[name] else "≥ " if name == "restore_mb_per_s" else "≤ "
+        lines.append(f"| {text} | {results[name]:.{digits}f} | {sign}{wanted[name]:g} |")
+    lines += ["", "What a person still has to do: [the disk is lost](operate/disk-lost.md).", ""]
+    return lines
 
 
 def _table() -> list[str]:

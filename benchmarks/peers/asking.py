@@ -92,13 +92,13 @@ def run_jobs(folder: Path, jobs: Sequence[Job]) -> list[PeerAnswer]:
     return answers
 
 
-def run_script(script: Path, folder: Path) -> None:
-    """Run a script of the peers on one thread.
+def run_script(script: Path, folder: Path, environment: str = "") -> None:
+    """Run a script of the peers on one thread, in one of `install`'s environments.
 
     Raises:
         RuntimeError: it failed; with the last line of its output.
     """
-    process = _run_single_threaded([str(interpreter()), str(script), str(folder)])
+    process = _run_single_threaded([str(interpreter(environment)), str(script), str(folder)])
     if process.returncode:
         raise RuntimeError(last_error(process.stderr))
 

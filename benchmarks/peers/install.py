@@ -6,6 +6,8 @@
                         constraints.txt
     .peers/serving/     what `benchmarks.serving` is compared with, which needs another numpy:
                         serving.txt
+    .peers/statistics/  what analyses of experiments are compared with: statistics.txt
+    .peers/off_policy/  what off-policy estimators are compared with: off_policy.txt
 
 A peer that does not install is left out; the reason is kept in the folder, so that the page of
 results can state it.
@@ -21,7 +23,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 FOLDER = HERE.parents[1] / ".peers"
 FAILED = "failed.json"
-SERVING = "serving"
+SERVING, STATISTICS, OFF_POLICY = "serving", "statistics", "off_policy"
 
 
 def main() -> None:
@@ -31,7 +33,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     folder: Path = parser.parse_args().folder
     make_environment(folder, requirements(), ["-c", str(HERE / "constraints.txt")])
-    make_environment(folder / SERVING, requirements(f"{SERVING}.txt"))
+    for name in (SERVING, STATISTICS, OFF_POLICY):
+        options = ["--no-build-isolation"] if name == STATISTICS else None
+        make_environment(folder / name, requirements(f"{name}.txt"), options)
 
 
 def make_environment(

@@ -1,6 +1,6 @@
 """Off-policy evaluation against known truth, and on the Open Bandit Dataset.
 
-    python -m benchmarks.quality.off_policy [--small] [--data PATH] [--json]
+    python -m benchmarks.quality.off_policy [--small] [--data PATH] [--add FILE] [--json]
 
 **Simulated logs.** `actions`: one of five items, drawn by a known policy, for people who come
 several times; a reward model that is right in order but too flat. `item_position` and `cascade`:
@@ -15,6 +15,10 @@ covers the truth, over all runs; also the share of runs that the support check w
 at a position, as its changing probabilities are logged only for what it showed. `bts_to_random`
 needs no such step. The reward model is each item's smoothed click rate, fitted on the other half of
 the evaluated log. The comparison is the click rate of the other half, which has its own error.
+
+**obp.** If `make peers` was run, the synthetic and the digits protocol of the Open Bandit Pipeline,
+its estimators with their default settings beside ours. `--add` measures these alone, and prints the
+figures of an earlier run with them.
 """
 
 import argparse
@@ -29,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from benchmarks.quality.parts.off_policy_peers import has_obp, measure_protocols
 from benchmarks.quality.running import default_data, environment, find_data_set, rate, revision
 from tailorbird.experiments.off_policy.evaluate import PolicyValue, evaluate_policy
 from tailorbird.experiments.off_policy.sample import PolicySample
@@ -58,9 +63,14 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=default_data())
     parser.add_argument("--small", action="store_true", help="a tenth of the runs")
+    parser.add_argument("--add", type=Path, help="figures to add obp's protocols to")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    result = measure(arguments.data, small=arguments.small)
+    if arguments.add is not None:
+        result = json.loads(arguments.add.read_text())
+        result["results"] |= measure_peers(small=arguments.small)
+    else:
+        result = measure(arguments.data, small=arguments.small)
     print(json.dumps(result, indent=1) if arguments.json else format_report(result))
 
 
@@ -91,8 +101,15 @@ def measure(data: Path | None, *, small: bool) -> dict[str, Any]:
         "runs": runs,
         "revision": revision("--short"),
         "environment": environment(),
-        "results": {"ope": results},
+        "results": {"ope": results, **measure_peers(small=small)},
     }
+
+
+def measure_peers(*, small: bool) -> dict[str, Any]:
+    """Return the protocols of obp under `obp`, if it is there."""
+    if not has_obp():
+        return {}
+    return {"obp": {"revision": revision("--short"), **measure_protocols(5 if small else 200)}}
 
 
 def measure_runs(draw: Draw, truth: float, runs: int) -> dict[str, Any]:

@@ -47,7 +47,7 @@ COMMANDS = {
     "off_policy": "off_policy",
     "validity": "validity",
 }
-WITHOUT_DATA = ("product-simulated", "validity")  # their data are generated
+WITHOUT_DATA = ("product-simulated",)  # its data are generated
 KINDS = (
     (product_page.is_product, product_page.section),
     (rectools_page.is_rectools, rectools_page.section),

@@ -1,6 +1,6 @@
 """Check the level, power and coverage of each method that judges experiments.
 
-    python -m benchmarks.quality.validity [--small] [--json]
+    python -m benchmarks.quality.validity [--small] [--data PATH] [--add FILE] [--json]
 
 Each simulated experiment is analysed by the product's own functions, at each of 14 equal stages as
 its units arrive. `aa` has false positives without an effect, for six kinds of metric. `power` has
@@ -8,6 +8,10 @@ rejections at the effect that a fixed test of the same sample finds in 80 %. `co
 intervals that hold the truth, stopped trials included. `srm` has alarms about the split over an
 experiment's life, `cuped` the variance that is left, and `cost` the samples of sequential plans.
 `cost_us` is the time that a request's assignment takes with 50 running experiments in 10 layers.
+
+`peers` are other libraries on 1,000 of the same draws, if `make peers` was run. `asos` are the
+decisions of each rule on the real tests of ASOS, if `--data` has them. `--add` measures these two
+alone, and prints the figures of an earlier run with them.
 
 Exit status 1 if a method that claims a level exceeds it: the 99.9 % interval of its rate lies above
 5 %, or the fixed test's rate outside 5 %.
@@ -18,14 +22,17 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
+from benchmarks.quality.parts.validity_asos import FOLDER, measure_asos
 from benchmarks.quality.parts.validity_cost import measure_assignment
-from benchmarks.quality.running import rate, revision
+from benchmarks.quality.parts.validity_peers import has_peers, measure_peers
+from benchmarks.quality.running import default_data, find_data_set, rate, revision
 from benchmarks.quality.validity_sites import KINDS, MetricKind, Units, with_history
 from tailorbird.experiments.analysis import estimates
 from tailorbird.experiments.analysis.adjust import cuped
@@ -130,11 +137,15 @@ def measure_estimated_information(runs: int, seed: int) -> Figure:
 def measure_power(runs: int, seed: int) -> dict[str, Figure]:
     """Return rejections at the effect that a fixed test finds in 80 %."""
     kind = KINDS["normal"]
-    error = math.sqrt(2 * 0.3**2 / kind.units)
-    effect = math.expm1((ndtri(0.975) + ndtri(0.8)) * error)
-    z = np.array([[e.z for e in run] for run in run_effects(kind, effect, runs, seed)])
+    z = np.array([[e.z for e in run] for run in run_effects(kind, power_effect(), runs, seed)])
     figures = judge(z, method_bounds(kind.units, STAGES))
     return {name: figure for name, figure in figures.items() if name != "peeked"}
+
+
+def power_effect() -> float:
+    """Return the relative effect of normal outcomes that a fixed test finds in 80 %."""
+    error = math.sqrt(2 * 0.3**2 / KINDS["normal"].units)
+    return math.expm1((ndtri(0.975) + ndtri(0.8)) * error)
 
 
 def measure_coverage(runs: int, stopped_runs: int, seed: int) -> dict[str, Figure]:
@@ -262,25 +273,40 @@ def violations(results: dict[str, Any]) -> list[str]:
                 low, high = proportion_interval(hits, cell["n"], level=0.999)
                 if method != "peeked" and (low > 0.05 or (method == "once" and high < 0.05)):
                     broken.append(f"{metric}, {method}, {stages} stages: {cell['value']:.2%}")
+    cell = results["information"]
+    if proportion_interval(round(cell["value"] * cell["n"]), cell["n"], level=0.999)[0] > 0.05:
+        broken.append(f"estimated information: {cell['value']:.2%}")
     for name, cell in results["cuped"].items():
         if not cell["low"] <= cell["expected"] <= cell["high"]:
             broken.append(f"cuped at {name}: {cell['value']:.3f}, not {cell['expected']:.3f}")
     return broken
 
 
-def measure(*, small: bool, seed: int = 21) -> dict[str, Any]:
+def measure_parts(data: Path | None, *, small: bool, seed: int) -> dict[str, Any]:
+    """Return what needs the peers' environment and the data set, as far as they are there."""
+    parts: dict[str, Any] = {}
+    if has_peers():
+        peers = measure_peers(40 if small else 1_000, seed, STAGES, power_effect())
+        parts["peers"] = {"revision": revision(), **peers}
+    if (folder := find_data_set(FOLDER, data)) is not None:
+        parts["asos"] = {"revision": revision(), **measure_asos(folder)}
+    return parts
+
+
+def measure(data: Path | None, *, small: bool, seed: int = 21) -> dict[str, Any]:
     """Measure all tables."""
     started = time.monotonic()
     runs = 400 if small else 10_000
     results = {
         "aa": measure_level(runs, seed),
-        "information": measure_estimated_information(runs // 10, seed),
+        "information": measure_estimated_information(runs, seed),
         "power": measure_power(runs, seed + 1),
         "coverage": measure_coverage(runs, runs // 5, seed + 2),
         "srm": measure_sample_ratio(5_000 if small else 100_000, seed),
         "cuped": measure_cuped(runs // 2, seed),
         "cost": measure_cost(),
         "cost_us": measure_assignment(seed),
+        **measure_parts(data, small=small, seed=seed),
     }
     return {
         "benchmark": "validity",
@@ -302,9 +328,17 @@ def main() -> None:
     )
     parser.add_argument("--small", action="store_true", help="fewer runs: within a minute")
     parser.add_argument("--seed", type=int, default=21)
+    parser.add_argument("--data", type=Path, default=default_data(), help="folder of data sets")
+    parser.add_argument("--add", type=Path, help="figures to add peers and asos to")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    result = measure(small=arguments.small, seed=arguments.seed)
+    if arguments.add is not None:
+        result = json.loads(arguments.add.read_text())
+        result["results"] |= measure_parts(
+            arguments.data, small=arguments.small, seed=result["seed"]
+        )
+    else:
+        result = measure(arguments.data, small=arguments.small, seed=arguments.seed)
     if arguments.json:
         print(json.dumps(result, indent=1))
     else:

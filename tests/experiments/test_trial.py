@@ -251,7 +251,7 @@ def test_history_reduces_the_variance_and_keeps_the_estimate() -> None:
 def test_the_page_and_the_json_hold_the_verdict(winner: pa.Table) -> None:
     result = report(winner)
     page = trial_html(result)
-    assert result.verdict in page
+    assert result.summary in page
     assert "<script" not in page
     assert stages_svg(result, "new").count("<circle") == len(result.stages["new"])
     data = result.to_dict()

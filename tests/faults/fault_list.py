@@ -406,4 +406,16 @@ FAULTS = (
             "tests/platform/test_availability.py::test_nobody_is_refused_while_a_server_up_and_the_version_change",
         ),
     ),
+    Fault(
+        "F27",
+        "the disk with the project is lost, and a backup is elsewhere",
+        "What was acknowledged before the backup comes back, once, with an equal state; who was "
+        "erased later is erased again.",
+        (
+            "tests/backup/test_running.py::test_a_running_site_comes_back_with_all_it_acknowledged",
+            "tests/backup/test_erased.py::test_erased_people_stay_erased",
+            "tests/backup/test_topics.py::test_a_restored_project_goes_on_in_its_topics",
+        ),
+        "What came after the backup is gone, but for what clients send again and topics hold.",
+    ),
 )

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pytest
 from tests.support.drawn.three_readings import payload
 from tests.support.names import ITEMS
-from tests.support.network.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
+from tests.support.network.brokers import OPTIONS, WHY_NOT, broker, needs_kafka, on_kafka
 from tests.support.oracle import PEOPLE, Ledger, Load, check, in_lake, kill_under_load
 from tests.support.roles import Up, make_project, until
 
-from tailorbird.config import Project, open_project
+from tailorbird.config import Project
 from tailorbird.errors import LockedError, NotReadyError
 from tailorbird.events import ROUTED, SystemClock
 from tailorbird.features import FeatureSet, count, entity
@@ -52,17 +52,6 @@ def project(tmp_path: Path):
         pytest.skip(WHY_NOT)
     with broker(tmp_path) as servers:
         yield on_kafka(make_project(tmp_path / "shop"), servers)
-
-
-def on_kafka(project: Project, servers: str, extra_settings: str = "") -> Project:
-    client = json.dumps([f"{name}={value}" for name, value in OPTIONS.items()])
-    with (project.root / "tailorbird.toml").open("a") as file:
-        file.write(
-            "\n[stream]\nurl = "
-            f'"kafka://{servers}/{project.root.parent.name.lower()}"\nclient = '
-            f"{client}\n{extra_settings}"
-        )
-    return open_project(project.root)
 
 
 def test_kills_of_each_role_lose_nothing_and_double_nothing(

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.faults.test_kafka import on_kafka
 from tests.support.lines import Line, line
 from tests.support.names import ITEMS
-from tests.support.network.brokers import NAMED, broker, needs_kafka
+from tests.support.network.brokers import NAMED, broker, needs_kafka, on_kafka
 from tests.support.network.bucket import BUCKET, s3_server
 from tests.support.network.ports import free_port
 from tests.support.network.stores import needs_valkey, running

@@ -11,6 +11,14 @@ METHODS = {
 }
 
 
+PEERS = {
+    "tea_tasting": "tea-tasting",
+    "gbstats": "GrowthBook",
+    "gbstats_sequential": "GrowthBook, sequential",
+    "confseq": "confseq",
+}
+
+
 def is_validity(result: dict[str, Any]) -> bool:
     """Return True if figures are of the validity of experiments."""
     return result.get("benchmark") == "validity"
@@ -66,7 +74,7 @@ def section(result: dict[str, Any]) -> str:
                 "## Experiments: level, power and coverage",
                 "`python -m benchmarks.quality.validity`",
                 f"Each cell has {runs} simulated experiments, with Wilson's 95 % interval. Coverage of "
-                "stopped trials and the row below have fewer.",
+                "stopped trials has fewer.",
                 *("\n".join(table) for table in (level, power, coverage, ratio, cuped, cost)),
                 "With information estimated at each stage, as in a report, the O'Brien–Fleming-like "
                 f"test finds a difference in {_percent(results['information'])} of "
@@ -74,6 +82,8 @@ def section(result: dict[str, Any]) -> str:
                 f"imbalance after a median of {srm['days_to_alarm_median']:.0f} days, among those it "
                 "finds.",
                 *_assignment(results.get("cost_us")),
+                *_peers(results.get("peers"), stages),
+                *_asos(results.get("asos")),
                 f"Seed {result['seed']}, revision `{result['revision'][:12]}`.",
             ]
         )
@@ -89,6 +99,54 @@ def _assignment(costs: dict[str, Any] | None) -> list[str]:
     return [
         "With 50 running experiments in 10 layers, the arm of a request takes "
         f"{cell['value']:.0f} µs ({cell['low']:.0f} to {cell['high']:.0f} in batches of requests)."
+    ]
+
+
+def _peers(peers: dict[str, Any] | None, stages: str) -> list[str]:
+    """Return the table of other libraries, read once and at every stage."""
+    if peers is None:
+        return []
+    there = [method for method in PEERS if method in peers["power"]]
+    names = [f"{PEERS[each]}, {looks}" for each in there for looks in ("once", f"{stages} stages")]
+    rows = [(f"| {metric}, A/A", peers["aa"][metric]) for metric in peers["aa"]] + [
+        ("| normal, power", peers["power"])
+    ]
+    table = [f"| other libraries | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for label, cells in rows:
+        row = " | ".join(f"{cells[m][n]['value']:.1%}" for m in there for n in ("1", stages))
+        table.append(f"{label} | {row} |")
+    versions = ", ".join(f"{name} {number}" for name, number in peers["versions"].items())
+    missing = "".join(f" {name} did not install: {why}." for name, why in peers["missing"].items())
+    coverage = ", ".join(
+        f"{name} {_percent(cell)}" for name, cell in peers["coverage"]["tea_tasting"].items()
+    )
+    return [
+        "\n".join(table),
+        f"Rejections of {versions} in {peers['runs']:,} of the same draws, revision "
+        f"`{peers['revision'][:12]}`. GrowthBook's sequential interval is tuned for 5,000 units, as "
+        "it ships. confseq is its normal mixture around tea-tasting's statistic. tea-tasting's "
+        f"intervals hold the truth in: {coverage}.{missing}",
+    ]
+
+
+def _asos(asos: dict[str, Any] | None) -> list[str]:
+    """Return the table of decisions on the tests of ASOS."""
+    if asos is None:
+        return []
+    table = [
+        "| tests of ASOS | finds a difference | stops early | days used | agrees with fixed |",
+        "|---|---|---|---|---|",
+    ]
+    for rule, cells in asos["rules"].items():
+        row = [_percent(cells["decided"]), _percent(cells["stopped_early"])]
+        row += [f"{cells['days_used']:.0%}", _percent(cells["agrees"])]
+        name = METHODS["once" if rule == "fixed" else rule]
+        table.append(f"| {name} | {' | '.join(row)} |")
+    return [
+        "\n".join(table),
+        f"{asos['series']:,} series of a treatment and a metric, a median of "
+        f"{asos['days_median']:.0f} days, read daily. The last day is taken as the planned end, in "
+        f"hindsight. Data of ASOS, CC BY 4.0. Revision `{asos['revision'][:12]}`.",
     ]
 
 

@@ -22,6 +22,7 @@ from tailorbird.backup.manifest import (
     StoredFile,
     manifest_name,
 )
+from tailorbird.backup.pace import paced
 from tailorbird.backup.snapshot import (
     LakeSnapshot,
     OpenLog,
@@ -30,6 +31,7 @@ from tailorbird.backup.snapshot import (
     read_lake,
     require_connected,
 )
+from tailorbird.backup.topics import hold_topics
 from tailorbird.backup.vault import Vault
 from tailorbird.config import Project
 from tailorbird.config.erasures import hold_off_erasures
@@ -196,6 +198,7 @@ class _Backup:
         with tempfile.TemporaryDirectory(dir=paths.run, prefix=_SCRATCH) as name:
             scratch = Path(name)
             taken_at = self._clock.now()
+            hold_topics(self._project, lake, taken_at, complete=False)
             with hold_logs(self._project.stream.folder) as logs:
                 require_connected(lake, logs)
                 spans = self._copy_logs(logs, scratch)
@@ -206,6 +209,7 @@ class _Backup:
         self._add_small(_data_files(paths.data), paths.data, DATA)
         manifest = self._manifest(taken_at, lake, spans, erased)
         self._vault.add(manifest)
+        hold_topics(self._project, lake, taken_at, complete=True)
         return BackupReport(
             uri=str(self._vault.storage),
             name=manifest.name,
@@ -269,7 +273,7 @@ class _Backup:
             sizes[name] = file.stat().st_size
 
         with ThreadPoolExecutor(_THREADS) as pool:
-            for _ in pool.map(add, lake.files.items()):
+            for _ in pool.map(paced(add), lake.files.items()):
                 self._count("lake files", 1, total)
         self._files += [
             StoredFile(f"{LAKE}/{name}", sizes[name], (checksum,))
@@ -285,7 +289,7 @@ class _Backup:
         size, names = path.stat().st_size, []
         with path.open("rb") as file, ThreadPoolExecutor(_THREADS) as pool:
             while parts := [part for _ in range(_PARTS_AT_ONCE) if (part := file.read(PART_BYTES))]:
-                names += pool.map(self._vault.put, parts)
+                names += pool.map(paced(self._vault.put), parts)
                 self._count("store logs", sum(map(len, parts)), None)
         self._files.append(StoredFile(name, size, tuple(names)))
 

@@ -15,6 +15,7 @@ import msgspec
 from tailorbird.backup.erased import Progress, erase_again, is_erasure_file
 from tailorbird.backup.manifest import DATA, LAKE, PROJECT, Manifest, StoredFile
 from tailorbird.backup.origin import record_origin
+from tailorbird.backup.topics import deleted_rows
 from tailorbird.backup.vault import Vault
 from tailorbird.config import FILE, Paths, Project, load_settings, open_project, paths_of
 from tailorbird.errors import TailorbirdError, UsageError
@@ -39,6 +40,8 @@ class RestoreReport:
         erased: number of ids that were erased again.
         receipt: file of the erasure; "" if there was none.
         cluster: address of the logs if they are topics.
+        deleted: rows after the backup that topics do not have any more, by log; None if the brokers
+            do not answer.
         next_commands: what to run now.
     """
 
@@ -54,6 +57,7 @@ class RestoreReport:
     erased: int = 0
     receipt: str = ""
     cluster: str = ""
+    deleted: dict[str, int] | None = field(default_factory=dict)
     next_commands: tuple[str, ...] = ()
 
     @property
@@ -67,15 +71,11 @@ class RestoreReport:
             f"  {self.files:,} files, {self.size_bytes:,} bytes in {self.seconds:.1f} s "
             f"({self.mb_per_s:,.0f} MB/s), each with its checksum",
         ]
-        lines += [f"  {line}" for line in self._describe_lost()]
+        described = self._describe_topics() if self.cluster else self._describe_lost()
+        lines += [f"  {line}" for line in described]
         if self.receipt:
             lines.append(
                 f"  {self.erased:,} ids that were erased later were erased again: {self.receipt}"
-            )
-        if self.cluster:
-            lines.append(
-                f"  The logs are topics of {self.cluster}: roles go on there from the positions "
-                "of this backup."
             )
         lines.append("Next (`up` rebuilds the state):")
         return "\n".join([*lines, *(f"  {command}" for command in self.next_commands)])
@@ -91,9 +91,24 @@ class RestoreReport:
         if not lost:
             return [f"{ends_text} The original acknowledged nothing after it."]
         rows = ", ".join(f"{log} {count:,}" for log, count in lost.items())
-        return [
-            f"{ends_text} The original acknowledged {sum(lost.values()):,} rows after it: {rows}."
+        total = sum(lost.values())
+        noun = "row" if total == 1 else "rows"
+        return [f"{ends_text} The original acknowledged {total:,} {noun} after it: {rows}."]
+
+    def _describe_topics(self) -> list[str]:
+        lines = [
+            f"The logs are topics of {self.cluster}: roles go on there from the positions of this "
+            "backup."
         ]
+        if self.deleted is None:
+            lines.append("The brokers do not answer, so whether rows are missing is not known.")
+        elif self.deleted:
+            rows = ", ".join(f"{log} {count:,}" for log, count in self.deleted.items())
+            lines.append(
+                f"Topics lack rows after the backup: {rows}. Roles refuse to pass over them: see "
+                'docs/how-to/kafka.md, "When topics are lost for good".'
+            )
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird restore --json` prints."""
@@ -157,6 +172,7 @@ def restore_backup(
         erased=len(receipt.people) if receipt else 0,
         receipt=receipt.path if receipt else "",
         cluster=manifest.cluster,
+        deleted=deleted_rows(project, manifest.archived) if manifest.cluster else {},
         next_commands=tuple(
             f"tailorbird -C {shlex.quote(str(folder))} {command}"
             for command in ("lake verify", "up", "features verify")

@@ -23,6 +23,9 @@ def backup(uri: str, /, *, keep: int = 0, json: Json = False) -> None:
     keep:
         delete all but the newest backups, this many; 0 keeps all
     """
+    from tailorbird.backup.pace import lower_priority
+
+    lower_priority()
     from tailorbird.config import find_project
     from tailorbird.platform.project import Project
 

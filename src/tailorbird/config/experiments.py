@@ -1,14 +1,15 @@
-"""What must hold before an experiment is started, and before a model learns from an arm."""
+"""Experiments and the versions of the registry: before a start, for a promotion, in a report."""
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.config.project import Project
 from tailorbird.config.schemas import champion_features
 from tailorbird.errors import UsageError, suggest_name
-from tailorbird.events import SystemClock
+from tailorbird.events import SystemClock, to_iso
 from tailorbird.experiments.assign import Experiment
 from tailorbird.lake import Lake
-from tailorbird.registry import Registry, read_experiments
+from tailorbird.registry import Registry, StartedExperiment, read_experiments
 
 ANSWERS_MIN = 300  # of a slot, after which an event that belongs to them is missing
 
@@ -93,3 +94,41 @@ def _require_logged_events(project: Project, declared: Experiment) -> None:
                 where=f"experiment {declared.name}, {name}",
                 fix=suggest_name(event, types, f"use one of {', '.join(sorted(types))}"),
             )
+
+
+def warn_of_shared_learning(
+    project: Project, started: StartedExperiment, events: pa.Table
+) -> list[str]:
+    """Return warnings of models that learned from the traffic of several arms meanwhile."""
+    rows = events.filter(
+        pc.and_kleene(
+            pc.equal(events["type"], "answer"), pc.equal(events["experiment"], started.name)
+        )
+    )
+    experiment = Experiment.from_dict(started.declaration)
+    registry, warnings = Registry(project.paths.registry, clock=SystemClock()), []
+    served = rows.group_by(["arm", "model"]).aggregate([]).sort_by("arm").to_pylist()
+    for arm, version in ((each["arm"], each["model"]) for each in served):
+        is_version = bool(version) and (registry.path / version).is_dir()
+        if not is_version or arm not in experiment.arms or experiment.policy_of(arm) != "model":
+            continue  # also the fallback, and a version that an imported log names
+        info = registry.info(version)
+        own_log = f"{started.name}:{arm}"
+        if info.learned_until > started.started_at and info.arm != own_log:
+            warnings.append(
+                f"Warning: {version}, which served the arm {arm}, learned from the traffic of other"
+                f" arms until {to_iso(info.learned_until)[:16]}, so the arms grow alike. A version"
+                f" that learns from its own arm: tailorbird train --arm {own_log}"
+            )
+    return warnings
+
+
+def find_objection(started: StartedExperiment, version: str) -> str:
+    """Return what an experiment says instead of a version; "" if it decided for this one."""
+    if started.state != "decided":
+        return f"it is {started.state}, and has decided for no version"
+    chosen = started.versions.get(started.decision, "")
+    if chosen == version:
+        return ""
+    served = f"which {chosen} served" if chosen else "for which no version was named"
+    return f"it decided for {started.decision}, {served}, and not for {version}"

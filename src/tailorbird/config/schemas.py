@@ -34,7 +34,7 @@ from tailorbird.features.state.state import Position, read_local_position
 from tailorbird.file_lock import FileLock
 from tailorbird.registry import Registry, read_experiments
 from tailorbird.registry.experiments import FILE as EXPERIMENTS
-from tailorbird.stream import Address, read_released
+from tailorbird.stream import Address, read_prunable
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog
@@ -232,9 +232,9 @@ def route_plan_for(project: Project, schemas: list[FeatureSet]) -> RoutePlan:
 def releasable_offset(project: Project) -> int:
     """Return the row of the routed log below which no reader needs it.
 
-    Readers are the lake, the workers of active schemas and the score role.
+    Readers are the lake, the workers of active schemas, the score role and a restored backup.
     """
-    offsets = [read_released(project.paths.lake).routed_position()]
+    offsets = [read_prunable(project.paths.lake).routed_position()]
     for features in active_schemas(project):
         offsets += required_offsets(project, features)  # A shuffle is always ahead of its workers.
     if project.scores:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.experiments.analysis.anytime import confidence_sequence
 from tailorbird.experiments.distributions import chi_square_tail, student_quantile, student_tail
 
 Floats = npt.NDArray[np.float64]
@@ -122,21 +123,24 @@ def always_valid_uplift(
 ) -> Interval:
     """Return R_t / R_c − 1 with an interval that is valid at any stopping time.
 
-    An asymptotic confidence sequence (Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, 2021, theorem
-    2.2) of the log ratio, narrowest at `tuned_for` users, about 1.3 to 1.6 times as wide as the
-    fixed interval. It holds over users who arrive one after another with their whole outcome; if
-    the same users keep clicking for weeks it is close, but not proven. `p` is NaN: use the
-    interval.
+    A confidence sequence of the log ratio, see `analysis.anytime`: narrowest at `tuned_for` users,
+    about 1.3 to 1.6 times as wide as the fixed interval. It holds over users who arrive one after
+    another with their whole outcome; if the same users keep clicking for weeks it is close, but not
+    proven. `p` is NaN: use the interval.
     """
     va, vb = treatment.variance_of_log, control.variance_of_log
-    n = treatment.users + control.users
     if not va + vb > 0:
         return NO_ESTIMATE
-    alpha = 1.0 - level
-    rho2 = (-2 * math.log(alpha) + math.log(-2 * math.log(alpha)) + 1) / tuned_for
-    scale = math.sqrt(2 * (n * rho2 + 1) / (n * rho2) * math.log(math.sqrt(n * rho2 + 1) / alpha))
-    estimate, half = math.log(treatment.ratio / control.ratio), scale * math.sqrt(va + vb)
-    return _exponential(Interval(estimate, estimate - half, estimate + half, math.nan))
+    estimate = math.log(treatment.ratio / control.ratio)
+    low, high = confidence_sequence(
+        estimate,
+        math.sqrt(va + vb),
+        treatment.users + control.users,
+        tuned_for=tuned_for,
+        alpha=1 - level,
+        burn_in=0,
+    )
+    return _exponential(Interval(estimate, low, high, math.nan))
 
 
 def sample_ratio_p(users: Mapping[str, int], shares: Mapping[str, float]) -> float:

@@ -8,18 +8,17 @@ the verdict red, whatever the effect.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 
 from tailorbird.events import DAY, parse_duration, to_iso
 from tailorbird.experiments.analysis.anytime import confidence_sequence, split_alpha
 from tailorbird.experiments.analysis.estimates import to_uplift
 from tailorbird.experiments.analysis.multiple import holm
-from tailorbird.experiments.analysis.segments import Segments, shrink_segments
 from tailorbird.experiments.assign import Experiment
 from tailorbird.experiments.checks import Check, run_checks
 from tailorbird.experiments.measure import Measurement, measure
@@ -27,11 +26,17 @@ from tailorbird.experiments.metrics import Metric
 from tailorbird.experiments.plain_data import replace_not_finite
 from tailorbird.experiments.stages import Path, Stage, follow_path
 from tailorbird.experiments.trial_page import format_uplift, trial_html
-from tailorbird.experiments.units import UnitTable, history_values, load_units, metric_values
+from tailorbird.experiments.units import UnitTable, load_units, metric_values
+from tailorbird.experiments.views.effects import (
+    DayView,
+    SegmentResult,
+    day_effects,
+    segment_effects,
+)
+from tailorbird.experiments.views.timeline import TimelineEvent, select_events
 
 __all__ = ["TrialReport", "trial_report"]
 
-SEGMENT_UNITS_MIN = 50  # units of a segment in each arm
 RED, GREEN, AMBER = "red", "green", "amber"
 
 
@@ -71,15 +76,6 @@ class MetricResult:
 
 
 @dataclass(frozen=True)
-class SegmentResult:
-    """Effects by the values of a column, shrunk towards their mean."""
-
-    column: str
-    arm: str
-    segments: Segments
-
-
-@dataclass(frozen=True)
 class TrialReport:
     """The results of a planned experiment so far; `colour` is green, amber or red.
 
@@ -87,6 +83,7 @@ class TrialReport:
         verdict: one sentence for people who did not set it up, and `risk` what may go wrong.
         advice: what to do.
         stages: arm → the primary metric at each analysis, with the boundary.
+        timeline: what else changed while it ran.
     """
 
     experiment: str
@@ -110,11 +107,18 @@ class TrialReport:
     checks: tuple[Check, ...]
     stages: dict[str, tuple[Stage, ...]]
     segments: tuple[SegmentResult, ...]
+    views: tuple[DayView, ...] = field(default=())
+    timeline: tuple[TimelineEvent, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def summary(self) -> str:
+        """Verdict and risk in one sentence."""
+        return f"{self.verdict.rstrip('.')}; {self.risk[:1].lower()}{self.risk[1:]}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data; what is not finite becomes None."""
-        return replace_not_finite(msgspec.to_builtins(self))
+        return {"summary": self.summary, **replace_not_finite(msgspec.to_builtins(self))}
 
     def _repr_html_(self) -> str:
         return trial_html(self)
@@ -129,6 +133,7 @@ def trial_report(
     attribution: int,
     stopped_at: int = 0,
     state: str = "running",
+    timeline: Sequence[TimelineEvent] = (),
     notes: tuple[str, ...] = (),
 ) -> TrialReport:
     """Report on an experiment from events with `units.UNIT_COLUMNS`.
@@ -136,6 +141,7 @@ def trial_report(
     Args:
         events: from the experiment's history on.
         attribution: of the slot, microseconds.
+        timeline: changes of the project, to show those of its time.
     """
     until = min(now, stopped_at) if stopped_at else now
     planned_end = started_at + parse_duration(experiment.duration)
@@ -197,7 +203,9 @@ def trial_report(
         guardrails=guardrails,
         checks=checks,
         stages={arm: path.stages for arm, path in paths.items()},
-        segments=_segments(table, experiment, until),
+        segments=segment_effects(table, experiment, until),
+        views=day_effects(table, experiment, until),
+        timeline=select_events(timeline, started_at + 1, until),
         notes=notes,
     )
 
@@ -275,29 +283,6 @@ def _result(
         measurement.variance_ratio,
         high < 0 if metric.increase_is_good else low > 0,
     )
-
-
-def _segments(table: UnitTable, experiment: Experiment, until: int) -> tuple[SegmentResult, ...]:
-    results = []
-    history = history_values(table, experiment.metric)
-    for column in experiment.segments:
-        values = table.segments[column]
-        for number, arm in enumerate(experiment.treatments, 1):
-            names, effects = [], []
-            for value in np.unique(values).tolist():
-                mask = values == value
-                sizes = [int((table.arm[mask] == each).sum()) for each in (0, number)]
-                if min(sizes) < SEGMENT_UNITS_MIN:
-                    continue
-                effect = measure(
-                    table, experiment.metric, number, until, history=history, only=mask
-                ).effect
-                if effect is not None:
-                    names.append(value or "unknown")
-                    effects.append(effect)
-            if len(effects) > 1:
-                results.append(SegmentResult(column, arm, shrink_segments(names, effects)))
-    return tuple(results)
 
 
 def _conclude(

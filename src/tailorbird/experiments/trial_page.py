@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from tailorbird.events import to_iso
+from tailorbird.events import DAY, MINUTE, to_iso
 from tailorbird.experiments.drawing import html_table
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def trial_html(report: "TrialReport") -> str:
     parts = [
         f'<section class="experiment"><h2>{escape(report.experiment)}</h2>',
         f'<p style="border-left:6px solid {colour};padding-left:.8rem">'
-        f"<strong>{escape(report.verdict)}</strong><br>{escape(report.risk)}</p>",
+        f"<strong>{escape(report.summary)}</strong></p>",
         f"<p>What to do: {escape(report.advice)}</p>",
         f"<p>{escape(report.hypothesis)} Slot {escape(report.slot)}, owner "
         f"{escape(report.owner or 'nobody')}, {escape(report.state)}, "
@@ -69,30 +69,74 @@ def trial_html(report: "TrialReport") -> str:
             f"<h3>{escape(title)}</h3>"
             + html_table(("segment", "units", "own", "shrunk", "interval"), rows)
         )
+    for view in report.views:
+        rows = [
+            (
+                each.name,
+                f"{each.units:,}",
+                format_uplift(each.uplift),
+                f"{format_uplift(each.low)} to {format_uplift(each.high)}",
+            )
+            for each in view.rows
+        ]
+        parts.append(f"<h3>{escape(f'By {view.by}: {view.arm}')}</h3>")
+        parts.append(html_table((view.by, "units", "uplift", "interval"), rows))
+    if report.timeline:
+        rows = [
+            (str(number), to_iso(each.at)[:16], each.kind, each.what)
+            for number, each in enumerate(report.timeline, 1)
+        ]
+        parts.append("<h3>What else changed</h3>")
+        parts.append(html_table(("", "time", "kind", "what"), rows))
     parts += [f"<p>{escape(note)}</p>" for note in report.notes]
     return "".join(parts) + "</section>"
 
 
 def stages_svg(report: "TrialReport", arm: str) -> str:
-    """Draw the statistic of an arm at each analysis, with the boundary on both sides."""
+    """Draw the statistic of an arm by time, with the boundary on both sides.
+
+    Marks where it crossed the boundary, and by number what else changed.
+    """
     stages = report.stages[arm]
     limit = max(4.0, *(abs(each.z) for each in stages))
-    axis = _Axes(
-        (0.0, float(len(stages))), (-limit, limit), f"{arm}: standard errors from no effect"
-    )
-    body = [axis.frame([str(number + 1) for number in range(len(stages))])]
+    unit, length = ("day", DAY) if stages[-1].at - report.started_at >= DAY else ("minute", MINUTE)
+    times = [(each.at - report.started_at) / length for each in stages]
+    axis = _Axes((0.0, times[-1]), (-limit, limit), f"{arm}: standard errors from no effect")
+    body = [axis.frame(unit)]
+    for number, event in enumerate(report.timeline, 1):
+        time = (event.at - report.started_at) / length
+        if time <= times[-1]:
+            body.append(axis.mark(time, str(number), "#9ca3af"))
     for sign in (1, -1):
         points = [
-            (number + 0.5, sign * min(each.bound, limit))
-            for number, each in enumerate(stages)
+            (time, sign * min(each.bound, limit))
+            for time, each in zip(times, stages, strict=True)
             if math.isfinite(each.bound)
         ]
         body.append(axis.line(points, "#b91c1c", dash="5 4"))
-    body.append(axis.line([(n + 0.5, each.z) for n, each in enumerate(stages)], "#2563eb"))
-    for number, each in enumerate(stages):
-        crossed = abs(each.z) >= each.bound
-        body.append(axis.dot(number + 0.5, each.z, "#15803d" if crossed else "#2563eb"))
+    body.append(
+        axis.line([(time, each.z) for time, each in zip(times, stages, strict=True)], "#2563eb")
+    )
+    crossing = find_crossing(report, arm)
+    for number, (time, each) in enumerate(zip(times, stages, strict=True)):
+        body.append(axis.dot(time, each.z, "#15803d" if number == crossing else "#2563eb"))
+        if number == crossing:
+            body.append(axis.mark(time, f"crossed on {unit} {time:.3g}", "#15803d", beside=-each.z))
     return axis.svg(body)
+
+
+def find_crossing(report: "TrialReport", arm: str) -> int | None:
+    """Return the first analysis at which the boundary was crossed; of a fixed plan only the end."""
+    is_fixed = report.stopping == "fixed"
+    end = report.planned_end if report.state == "running" else min(report.planned_end, report.until)
+    return next(
+        (
+            number
+            for number, each in enumerate(report.stages[arm])
+            if abs(each.z) >= each.bound and not (is_fixed and each.at < end)
+        ),
+        None,
+    )
 
 
 def plan_svg(plan: "Plan") -> str:
@@ -105,7 +149,7 @@ def plan_svg(plan: "Plan") -> str:
     top = min(max(values[0] for values in curves.values()), 6 * plan.effect)
     days = len(plan.days)
     axis = _Axes((1.0, float(max(days, 2))), (0.0, top), "detectable effect by days, with CUPED")
-    body = [axis.frame([])]
+    body = [axis.frame()]
     body.append(axis.line([(1, plan.effect), (days, plan.effect)], "#6b7280", dash="3 3"))
     for number, (name, values) in enumerate(curves.items()):
         colour = _LINES[number % len(_LINES)]
@@ -129,7 +173,7 @@ class _Axes:
         up = (y - self._y[0]) / (self._y[1] - self._y[0])
         return round(_LEFT + across * width, 1), round(24 + (1 - up) * height, 1)
 
-    def frame(self, labels: Sequence[str]) -> str:
+    def frame(self, unit: str = "day") -> str:
         (left, bottom), (right, top) = (
             self._at(self._x[0], self._y[0]),
             self._at(self._x[1], self._y[1]),
@@ -139,8 +183,7 @@ class _Axes:
             f'<text x="{left}" y="14" font-weight="600">{escape(self._title)}</text>',
             f'<text x="{left - 6}" y="{top + 8}" text-anchor="end">{self._label(self._y[1])}</text>',
             f'<text x="{left - 6}" y="{bottom}" text-anchor="end">{self._label(self._y[0])}</text>',
-            f'<text x="{right}" y="{bottom + 18}" text-anchor="end">'
-            f"{'analysis ' if labels else 'day '}{self._x[1]:g}</text>",
+            f'<text x="{right}" y="{bottom + 18}" text-anchor="end">day {self._x[1]:.3g}</text>',
         ]
         if self._y[0] < 0 < self._y[1]:
             y = self._at(self._x[0], 0.0)[1]
@@ -158,6 +201,20 @@ class _Axes:
     def dot(self, x: float, y: float, colour: str) -> str:
         at = self._at(x, y)
         return f'<circle cx="{at[0]}" cy="{at[1]}" r="4" fill="{colour}"/>'
+
+    def mark(self, x: float, label: str, colour: str, *, beside: float = 0.0) -> str:
+        """Draw a vertical line with a label below it, or beside it at the end of a sign."""
+        (left, bottom), (_, top) = self._at(x, self._y[0]), self._at(x, self._y[1])
+        is_right = left > _WIDTH / 2
+        anchor, at = "middle", (left, bottom + 16)
+        if beside:
+            anchor = "end" if is_right else "start"
+            at = (left + (-5 if is_right else 5), top + 12 if beside > 0 else bottom - 6)
+        return (
+            f'<line x1="{left}" x2="{left}" y1="{top}" y2="{bottom}" stroke="{colour}" '
+            f'stroke-dasharray="2 3"/><text x="{at[0]}" y="{at[1]}" text-anchor="{anchor}" '
+            f'fill="{colour}">{escape(label)}</text>'
+        )
 
     def svg(self, body: Sequence[str]) -> str:
         return (

@@ -29,6 +29,9 @@ from tailorbird.experiments.outcomes import (
 EXTRA = ("session_id", "device", "country", "referrer", "price", "quantity", "dwell_ms")
 UNIT_COLUMNS = (*COLUMNS, *EXTRA)
 
+STRATA_MAX = 10  # values of a segment that are covariates
+STRATUM_UNITS_MIN = 100
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -197,7 +200,8 @@ def metric_values(table: UnitTable, metric: Metric, until: int) -> MetricValues:
 def history_values(table: UnitTable, metric: Metric) -> Floats:
     """Return covariates of all units from before exposure, shape (units, columns), for CUPED.
 
-    They are the numerator and denominator of the same metric in the slot, and the activity.
+    They are the numerator and denominator of the same metric in the slot, the activity, and an
+    indicator of each common segment: regression on indicators is post-stratification.
     """
     rows, n = table.history_rows, len(table)
     kind = _slot_kind(metric)
@@ -206,7 +210,21 @@ def history_values(table: UnitTable, metric: Metric) -> Floats:
         _sum(rows.unit, (rows.kind == IMPRESSION).astype(np.float64), n),
         _sum(rows.unit, (rows.kind == ANSWER).astype(np.float64), n),
     ]
-    return np.stack(columns, axis=1)
+    return np.stack([*columns, *_strata(table)], axis=1)
+
+
+def _strata(table: UnitTable) -> list[Floats]:
+    """Return an indicator for each common value of a segment but the most common."""
+    indicators = []
+    for values in table.segments.values():
+        names, counts = np.unique(values, return_counts=True)
+        common = np.argsort(-counts, kind="stable")[1 : STRATA_MAX + 1]
+        indicators += [
+            (values == names[each]).astype(np.float64)
+            for each in common
+            if counts[each] >= STRATUM_UNITS_MIN
+        ]
+    return indicators
 
 
 def _totals(table: UnitTable, metric: Metric, until: int) -> tuple[Floats, Floats | None]:

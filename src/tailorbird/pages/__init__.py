@@ -50,7 +50,7 @@ def _environment() -> "Environment":
         undefined=StrictUndefined,
     )
     environment.filters |= {"number": format, "interval": _interval, "short": _short}
-    environment.tests["finite"] = math.isfinite
+    environment.tests["finite"] = _is_finite
     return environment
 
 
@@ -65,6 +65,10 @@ def _interval(estimate: Estimate, sign: str = "") -> "Markup | str":
         return text
     low, high = format(estimate.low, f"{sign}.4f"), format(estimate.high, f"{sign}.4f")
     return Markup(f"{text} <small>{low} … {high}</small>")
+
+
+def _is_finite(value: Any) -> bool:
+    return math.isfinite(value)
 
 
 def _short(value: Any) -> str:

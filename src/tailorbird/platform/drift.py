@@ -133,13 +133,17 @@ def find_drift(project: Project, clock: Clock, *, since: str = RECENT) -> DriftR
     return result
 
 
-def read_open_episodes(folder: Path) -> list[DriftRow]:
-    """Return the stored episodes that go on."""
+def read_episodes(folder: Path) -> list[DriftRow]:
+    """Return the stored episodes."""
     try:
-        rows = msgspec.json.decode((folder / FILE).read_bytes(), type=list[DriftRow])
+        return msgspec.json.decode((folder / FILE).read_bytes(), type=list[DriftRow])
     except (FileNotFoundError, msgspec.MsgspecError):
         return []  # nothing was computed yet, or by another version: it is computed again
-    return [row for row in rows if not row.until]
+
+
+def read_open_episodes(folder: Path) -> list[DriftRow]:
+    """Return the stored episodes that go on."""
+    return [row for row in read_episodes(folder) if not row.until]
 
 
 def _first_event(lake: Lake) -> int:

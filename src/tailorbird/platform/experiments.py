@@ -4,11 +4,8 @@ import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from tailorbird.config import Project, open_project
-from tailorbird.config.experiments import check_startable
+from tailorbird.config.experiments import check_startable, find_objection, warn_of_shared_learning
 from tailorbird.errors import NotReadyError, UsageError, suggest_name
 from tailorbird.events import DAY, SystemClock, parse_duration, to_iso
 from tailorbird.experiments.assign import BUCKETS, Experiment
@@ -16,9 +13,11 @@ from tailorbird.experiments.plan import Plan, plan_experiment
 from tailorbird.experiments.report import Report, experiment_report
 from tailorbird.experiments.trial import TrialReport, trial_report
 from tailorbird.experiments.units import UNIT_COLUMNS
+from tailorbird.experiments.views.timeline import TimelineEvent
 from tailorbird.lake import Lake
+from tailorbird.platform.drift import FILE, read_episodes
 from tailorbird.platform.frames import Frame
-from tailorbird.platform.moment import clock_as_of
+from tailorbird.platform.moment import clock_as_of, parse_time
 from tailorbird.platform.training import Notify, discard_note, window_us
 from tailorbird.registry import Experiments, Registry, StartedExperiment, read_experiments
 from tailorbird.training.settings import TrainSettings
@@ -26,6 +25,7 @@ from tailorbird.training.settings import TrainSettings
 if TYPE_CHECKING:
     from tailorbird.training.evaluation.off_policy import OffPolicyReport
 
+MODEL_CHANGES = ("promote", "rollback", "canary", "end canary", "formula")
 LIST_COLUMNS = ("experiment", "slot", "state", "ramp", "layer", "rule", "since", "decision")
 
 
@@ -62,14 +62,15 @@ class ExperimentView:
         """Record which arm of a stopped experiment was chosen."""
         change_experiment(open_project(self._root), "decide", name, arm, by=by, why=reason)
 
-    def report(self, name: str = "", *, since: str = "") -> "Report | TrialReport":
+    def report(self, name: str = "", *, since: str = "", as_of: str = "") -> "Report | TrialReport":
         """Report on a started experiment by its name, or on the split of a slot.
 
         Args:
             name: an experiment or a slot; "" is `train.slot`.
             since: only the last while of a slot's split, such as `14d`.
+            as_of: a time to report at instead of now, of a started experiment.
         """
-        return report_experiment(open_project(self._root), name, since=since)
+        return report_experiment(open_project(self._root), name, since=since, as_of=as_of)
 
 
 def list_experiments(project: Project) -> list[tuple[Any, ...]]:
@@ -166,7 +167,7 @@ def promote_because(
         known = [each.name for each in experiments.experiments]
         fix = suggest_name(name, known, "tailorbird experiment list")
         raise UsageError(f"no experiment {name!r} was started", where="because", fix=fix)
-    problem = _objection(started, version)
+    problem = find_objection(started, version)
     if problem and not despite:
         raise UsageError(
             problem,
@@ -179,17 +180,6 @@ def promote_because(
     reason += f" {why}" if why else ""
     registry.promote(version, by=by or getpass.getuser(), why=reason)
     return reason
-
-
-def _objection(started: StartedExperiment, version: str) -> str:
-    """Return what an experiment says instead of a version; "" if it decided for this one."""
-    if started.state != "decided":
-        return f"it is {started.state}, and has decided for no version"
-    chosen = started.versions.get(started.decision, "")
-    if chosen == version:
-        return ""
-    served = f"which {chosen} served" if chosen else "for which no version was named"
-    return f"it decided for {started.decision}, {served}, and not for {version}"
 
 
 def plan_declared(project: Project, name: str, *, since: str = "") -> Plan:
@@ -215,12 +205,15 @@ def plan_declared(project: Project, name: str, *, since: str = "") -> Plan:
     )
 
 
-def report_experiment(project: Project, name: str = "", *, since: str = "") -> Report | TrialReport:
+def report_experiment(
+    project: Project, name: str = "", *, since: str = "", as_of: str = ""
+) -> Report | TrialReport:
     """Report on a started experiment by its name, or on the split of a slot.
 
     Args:
         name: an experiment or a slot; "" takes `train.slot`.
         since: only the last while of a slot's split, such as `14d`.
+        as_of: a time to report at instead of now, of a started experiment.
 
     Raises:
         UsageError: the slot runs no experiment.
@@ -228,7 +221,7 @@ def report_experiment(project: Project, name: str = "", *, since: str = "") -> R
     """
     experiments = read_experiments(project.paths.registry)
     if name and (started := experiments.get(name)) is not None:
-        return _report_started(project, started)
+        return _report_started(project, started, as_of)
     if name in project.experiments:
         raise NotReadyError(
             "it is not started",
@@ -239,7 +232,7 @@ def report_experiment(project: Project, name: str = "", *, since: str = "") -> R
     if declared.experiment is None:
         running = [each.name for each in experiments.experiments if each.slot == declared.name]
         if len(running) == 1:
-            return _report_started(project, _require(experiments, running[0]))
+            return _report_started(project, _require(experiments, running[0]), as_of)
         raise UsageError(
             f"slot {declared.name} runs no experiment",
             fix=f"name one of {', '.join(running)}"
@@ -299,7 +292,7 @@ def estimate_policy(
     )
 
 
-def _report_started(project: Project, started: StartedExperiment) -> TrialReport:
+def _report_started(project: Project, started: StartedExperiment, as_of: str = "") -> TrialReport:
     experiment = Experiment.from_dict(started.declaration)
     history = parse_duration(experiment.history)
     events = Lake(project.paths.lake).events(
@@ -317,42 +310,38 @@ def _report_started(project: Project, started: StartedExperiment) -> TrialReport
         notes.append("experiments.py differs from what was started; the frozen declaration counts.")
     slot = project.slot(started.slot)
     served = [f"{version} serves the arm {arm}." for arm, version in started.versions.items()]
-    notes = [*_shared_learning(project, started, events), *served, *notes]
+    notes = [*warn_of_shared_learning(project, started, events), *served, *notes]
     return trial_report(
         events,
         experiment,
         started_at=started.started_at,
         stopped_at=started.stopped_at,
-        now=project.clock().now(),
+        now=parse_time(as_of, "as_of") if as_of else project.clock().now(),
         attribution=parse_duration(slot.attribution),
         state=started.state,
+        timeline=list_changes(project),
         notes=tuple(notes),
     )
 
 
-def _shared_learning(project: Project, started: StartedExperiment, events: pa.Table) -> list[str]:
-    """Return warnings of models that learned from the traffic of several arms meanwhile."""
-    rows = events.filter(
-        pc.and_kleene(
-            pc.equal(events["type"], "answer"), pc.equal(events["experiment"], started.name)
-        )
-    )
-    experiment = Experiment.from_dict(started.declaration)
-    registry, warnings = Registry(project.paths.registry, clock=SystemClock()), []
-    served = rows.group_by(["arm", "model"]).aggregate([]).sort_by("arm").to_pylist()
-    for arm, version in ((each["arm"], each["model"]) for each in served):
-        is_version = bool(version) and (registry.path / version).is_dir()
-        if not is_version or arm not in experiment.arms or experiment.policy_of(arm) != "model":
-            continue  # also the fallback, and a version that an imported log names
-        info = registry.info(version)
-        own_log = f"{started.name}:{arm}"
-        if info.learned_until > started.started_at and info.arm != own_log:
-            warnings.append(
-                f"Warning: {version}, which served the arm {arm}, learned from the traffic of other"
-                f" arms until {to_iso(info.learned_until)[:16]}, so the arms grow alike. A version"
-                f" that learns from its own arm: tailorbird train --arm {own_log}"
-            )
-    return warnings
+def list_changes(project: Project) -> list[TimelineEvent]:
+    """Return what changed in a project: models, experiments, and episodes of drift."""
+    registry = Registry(project.paths.registry, clock=SystemClock())
+    events = [
+        TimelineEvent(entry.at, "model", f"{entry.action} {entry.version}: {entry.why}")
+        for entry in registry.audit()
+        if entry.action in MODEL_CHANGES
+    ]
+    events += [
+        TimelineEvent(change.at, "experiment", f"{change.action} {each.name}: {change.why}")
+        for each in read_experiments(project.paths.registry).experiments
+        for change in each.changes
+    ]
+    events += [
+        TimelineEvent(parse_time(row.since, FILE), "incident", f"{row.cause}: {row.evidence}")
+        for row in read_episodes(project.paths.monitoring)
+    ]
+    return events
 
 
 def _change(

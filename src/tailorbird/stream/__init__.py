@@ -30,7 +30,7 @@ from tailorbird.stream.partitions import (
 )
 from tailorbird.stream.protocol import Block, LogReader, LogWriter, RawWriter, StoredBlock
 from tailorbird.stream.reading import EmbeddedReader
-from tailorbird.stream.released import Released, read_history_end, read_released
+from tailorbird.stream.released import Released, read_history_end, read_prunable, read_released
 
 __all__ = [
     "HISTORICAL_PRODUCERS",
@@ -59,6 +59,7 @@ __all__ = [
     "raw_logs",
     "raw_path",
     "read_history_end",
+    "read_prunable",
     "read_released",
     "response_log_path",
     "response_logs",

@@ -13,7 +13,8 @@ have none.
 """
 
 import hashlib
-from typing import Any
+import time
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -21,6 +22,8 @@ from tailorbird.errors import DamageError
 from tailorbird.storage_paths import Storage, UnreachableError
 
 FILE = "positions.json"
+BACKED_UP = "backed-up.json"  # the same as of the newest backup, where logs are topics
+_HOLD_US = 7 * 86_400_000_000
 _CHECKSUM = "checksum"
 
 
@@ -43,6 +46,9 @@ class Released(msgspec.Struct, frozen=True):
     def routed_position(self) -> int:
         """Return the row before which the lake does not need the routed log; workers may."""
         return self.safe.get("routed", 0)
+
+
+_R = TypeVar("_R", bound=Released)
 
 
 def seal(content: dict[str, Any]) -> bytes:
@@ -73,16 +79,37 @@ def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 
-def _decode(data: bytes) -> Released:
-    return msgspec.convert(unseal(data), Released)
-
-
 def try_read_released(lake: Storage) -> Released | None:
     """Return the released positions, or None where they are absent or unreadable."""
     try:
-        return _decode((lake / FILE).read_bytes())
+        return msgspec.convert(unseal((lake / FILE).read_bytes()), Released)
     except (OSError, ValueError):
         return None
+
+
+class _BackedUp(Released, frozen=True):
+    backed_up_at: int = 0
+
+
+def read_prunable(lake: Storage) -> Released:
+    """Return the positions before which nobody needs the logs, a restored backup included.
+
+    A backup holds no topic, so rows stay that the newest one lacks, for up to a week.
+
+    Raises:
+        DamageError, StorageError: a file is damaged or cannot be read.
+    """
+    released = read_released(lake)
+    backed_up = _read(lake / BACKED_UP, _BackedUp)
+    if backed_up is None or backed_up.backed_up_at < time.time() * 1e6 - _HOLD_US:
+        return released
+    return Released(
+        safe={log: min(end, backed_up.safe.get(log, 0)) for log, end in released.safe.items()},
+        routed={
+            producer: min(end, backed_up.routed.get(producer, 0))
+            for producer, end in released.routed.items()
+        },
+    )
 
 
 def read_history_end(lake: Storage, log_start: int) -> int:
@@ -113,16 +140,20 @@ def read_released(lake: Storage) -> Released:
     >>> read_released(Path("no-such-lake")).raw("serve-1")
     0
     """
-    path = lake / FILE
+    return _read(lake / FILE, Released) or Released()
+
+
+def _read(path: Storage, kind: type[_R]) -> _R | None:
     try:
-        return _decode(path.read_bytes())
+        return msgspec.convert(unseal(path.read_bytes()), kind)
     except FileNotFoundError:
-        return Released()
+        return None
     except UnreachableError:
         raise
     except (OSError, ValueError) as error:
         raise DamageError(
             f"cannot be read: {error}",
             where=str(path),
-            fix="tailorbird lake repair; until then nothing is pruned",
+            fix=f"tailorbird lake repair for {FILE}, a backup for {BACKED_UP}; until then nothing "
+            "is pruned",
         ) from error

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tailorbird.experiments.analysis import estimates
-from tailorbird.experiments.analysis.adjust import cuped, post_stratify
+from tailorbird.experiments.analysis.adjust import cuped
 from tailorbird.experiments.analysis.anytime import anytime_bound, confidence_sequence, split_alpha
 from tailorbird.experiments.analysis.multiple import benjamini_hochberg, holm
 from tailorbird.experiments.analysis.sample_ratio import sample_ratio_log_factors, sample_ratio_p
@@ -50,13 +50,20 @@ def test_cuped_survives_covariates_without_content() -> None:
     assert cuped(y, np.ones((10, 2)), arm).values == pytest.approx(y)
 
 
-def test_post_stratification_removes_the_variance_between_strata() -> None:
+def test_cuped_on_indicators_is_post_stratification() -> None:
     rng, n = np.random.default_rng(3), 4_000
-    stratum = rng.integers(0, 2, n)
-    y = rng.normal(size=n) + 10 * stratum
-    adjusted = post_stratify(y, stratum, np.array([0.5, 0.5]))
-    assert adjusted.value == pytest.approx(5.0, abs=0.1)
-    assert adjusted.variance < 0.1 * estimates.mean(y).variance
+    stratum, arm = rng.integers(0, 3, n), rng.integers(0, 2, n)
+    y = rng.normal(size=n) + 10 * stratum + 0.5 * arm
+    adjusted = cuped(y, np.stack([stratum == 1, stratum == 2], axis=1), arm).values
+    difference = adjusted[arm == 1].mean() - adjusted[arm == 0].mean()
+    by_stratum = [
+        y[(stratum == each) & (arm == 1)].mean() - y[(stratum == each) & (arm == 0)].mean()
+        for each in range(3)
+    ]
+    stratified = np.bincount(stratum) / n @ by_stratum
+    error = math.sqrt(4 / n)
+    assert difference == pytest.approx(stratified, abs=0.1 * error)
+    assert estimates.mean(adjusted[arm == 1]).variance < 0.05 * estimates.mean(y[arm == 1]).variance
 
 
 def test_a_ratio_has_the_delta_method_variance() -> None:

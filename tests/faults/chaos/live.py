@@ -23,8 +23,7 @@ from typing import Any
 from tests.faults.chaos import injection, overloaded, power
 from tests.faults.chaos.judging import LedgerSets, Verdict, count
 from tests.faults.chaos.site import CLOCK
-from tests.faults.test_kafka import on_kafka
-from tests.support.network.brokers import WHY_NOT, broker
+from tests.support.network.brokers import WHY_NOT, broker, on_kafka
 from tests.support.network.stores import BINARY, running
 from tests.support.oracle import Ledger, Load, in_lake
 from tests.support.overload import ROWS

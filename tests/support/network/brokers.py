@@ -4,6 +4,7 @@ or any other that is named.
 TAILORBIRD_TEST_KAFKA=host:port   runs the tests against this one
 """
 
+import json
 import os
 import signal
 import socket
@@ -18,6 +19,8 @@ from uuid import uuid4
 
 import pytest
 from tests.support.network.ports import free_port
+
+from tailorbird.config import Project, open_project
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog
@@ -82,6 +85,18 @@ def started_deleting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     with deleting_broker(tmp_path_factory.mktemp("broker")) as servers:
         yield servers
+
+
+def on_kafka(project: Project, servers: str, extra_settings: str = "") -> Project:
+    """The project with its logs in topics, as new ones."""
+    client = json.dumps([f"{name}={value}" for name, value in OPTIONS.items()])
+    with (project.root / "tailorbird.toml").open("a") as file:
+        file.write(
+            "\n[stream]\nurl = "
+            f'"kafka://{servers}/{project.root.parent.name.lower()}"\nclient = '
+            f"{client}\n{extra_settings}"
+        )
+    return open_project(project.root)
 
 
 @contextmanager

@@ -30,13 +30,18 @@ svg {{ max-width: 100%; height: auto }}
 
 
 def report(
-    slot: str = "", *, since: str = "", html: Path | None = None, json: Json = False
+    slot: str = "",
+    *,
+    since: str = "",
+    html: Path | None = None,
+    notebook: Path | None = None,
+    json: Json = False,
 ) -> None:
     """Report on an experiment: verdict and risk, boundary, guardrails, checks, segments.
 
     Of a permanent split of slots.py: arms, click rates and uplift.
 
-    Example:  tailorbird -C shop experiment report home-model
+    Example:  tailorbird -C shop experiment report home-model --notebook report.ipynb
 
     Example:  tailorbird -C shop experiment report home
 
@@ -50,18 +55,31 @@ def report(
         length of the most recent period of a slot's split to report on, such as 14d
     html:
         also write an HTML page with a chart to this file
+    notebook:
+        also write a notebook that computes the report again, of a started experiment
     """
     import dataclasses
 
     from tailorbird.config import open_project
+    from tailorbird.errors import UsageError
     from tailorbird.experiments.trial import TrialReport
     from tailorbird.platform.experiments import report_experiment
 
     project = open_project()
     result = report_experiment(project, slot, since=since)
     if isinstance(result, TrialReport):
+        if notebook is not None:
+            from tailorbird.experiments.views.notebook import report_notebook
+
+            notebook.write_text(report_notebook(result, project.root))
         _print_trial(result, project.settings.project.name, html=html, json=json)
         return
+    if notebook is not None:
+        raise UsageError(
+            "a notebook is of a started experiment",
+            where="--notebook",
+            fix="leave it out, or name one that tailorbird experiment list shows",
+        )
     if html is not None:
         from tailorbird.experiments.drawing import report_html
 
@@ -109,7 +127,8 @@ def report(
 
 
 def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json: bool) -> None:
-    from tailorbird.experiments.trial_page import format_uplift, trial_html
+    from tailorbird.events import to_iso
+    from tailorbird.experiments.trial_page import find_crossing, format_uplift, trial_html
 
     if html is not None:
         _write_page(html, f"{project}: {result.experiment}", trial_html(result))
@@ -117,8 +136,8 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
         print_json(result.to_dict())
         return
     out = console()
-    out.print(f"{result.verdict}", style="bold")
-    out.print(f"{result.risk}\n{result.advice}\n")
+    out.print(result.summary, style="bold")
+    out.print(f"{result.advice}\n")
     print_table(
         "",
         ["arm", "units", "value"],
@@ -139,6 +158,7 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
     ]
     print_table("", ["metric", "arm", "uplift", "interval", "CUPED leaves", "kind"], rows)
     for arm, stages in result.stages.items():
+        crossing = find_crossing(result, arm)
         rows = [
             (
                 number,
@@ -147,7 +167,7 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
                 format_uplift(each.uplift),
                 f"{each.z:+.2f}",
                 f"{each.bound:.2f}",
-                "crossed" if abs(each.z) >= each.bound else "",
+                "crossed" if number - 1 == crossing else "",
             )
             for number, each in enumerate(stages, 1)
         ]
@@ -167,6 +187,20 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
         ]
         title = f"{segment.arm} by {segment.column}"
         print_table(title, ["segment", "units", "uplift, shrunk", "interval"], rows)
+    for view in result.views:
+        rows = [
+            (
+                each.name,
+                f"{each.units:,}",
+                format_uplift(each.uplift),
+                f"{format_uplift(each.low)} to {format_uplift(each.high)}",
+            )
+            for each in view.rows
+        ]
+        print_table(view.arm, [view.by, "units", "uplift", "interval"], rows)
+    rows = [(to_iso(each.at)[:16], each.kind, each.what) for each in result.timeline]
+    if rows:
+        print_table("what else changed", ["time", "kind", "what"], rows)
     for note in result.notes:
         out.print(note)
     if html is not None:

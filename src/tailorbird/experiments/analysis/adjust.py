@@ -1,15 +1,14 @@
 """Variance reduction by what was known of each unit before its exposure.
 
-The treatment cannot have changed it, so both methods leave the effect's expectation as it is. CUPED
-(Deng, Xu, Kohavi, Walker 2013) with the correlation ρ leaves 1 − ρ² of the variance.
+The treatment cannot have changed it, so that the effect's expectation stays as it is. CUPED (Deng,
+Xu, Kohavi, Walker 2013) with the correlation ρ leaves 1 − ρ² of the variance. Indicators of strata
+as covariates make it post-stratification.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-from tailorbird.experiments.analysis.estimates import Estimate, mean
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,29 +43,6 @@ def cuped(values: npt.ArrayLike, covariates: npt.ArrayLike, arm: npt.ArrayLike) 
     return Adjusted(
         y - (x - x.mean(axis=0)) @ coefficients, float(rest @ rest) / total if total else 1.0
     )
-
-
-def post_stratify(values: npt.ArrayLike, stratum: npt.ArrayLike, shares: Floats) -> Estimate:
-    """Return an arm's mean with strata weighed by their shares among the units of all arms.
-
-    Strata without two units of the arm are pooled with their weights renormalised.
-
-    Args:
-        values, stratum: of an arm's units, shape (units,); `stratum` indexes `shares`.
-        shares: of each stratum among all units, known before exposure; sums to 1.
-    """
-    y, code = np.asarray(values, np.float64), np.asarray(stratum)
-    counts = np.bincount(code, minlength=len(shares))
-    weights = np.where(counts > 1, shares, 0.0)
-    if not weights.sum() > 0:
-        return mean(y)
-    weights /= weights.sum()
-    value = variance = 0.0
-    for each in np.flatnonzero(weights):
-        part = mean(y[code == each])
-        value += weights[each] * part.value
-        variance += weights[each] ** 2 * part.variance
-    return Estimate(float(value), float(variance), len(y))
 
 
 def _centre(x: Floats, group: npt.NDArray) -> Floats:

@@ -13,7 +13,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import lambertw
 
 BURN_IN = 100
 
@@ -27,7 +26,7 @@ def anytime_bound(
     [3.82, 3.04]
     """
     n = np.asarray(units, np.float64)
-    rho = tuned_for / float(-lambertw(-alpha * alpha / math.e, -1).real - 1)
+    rho = tuned_for / _best_mixture(alpha)
     with np.errstate(divide="ignore"):
         bound = np.sqrt((1 + rho / n) * np.log((1 + n / rho) / (alpha * alpha)))
     return np.where(n >= burn_in, bound, np.inf)
@@ -50,3 +49,12 @@ def confidence_sequence(
 def split_alpha(alpha: float, metrics: int) -> float:
     """Return the alpha of each of several metrics that are watched together (Bonferroni)."""
     return alpha / max(metrics, 1)
+
+
+def _best_mixture(alpha: float) -> float:
+    """Return x = −W₋₁(−alpha² / e) − 1, the fixed point of −2 ln alpha + ln(1 + x)."""
+    level = -2 * math.log(alpha)
+    x = level
+    for _ in range(50):
+        x = level + math.log1p(x)
+    return x

@@ -222,6 +222,14 @@ class Loader:
                 "older copy, put it back; topics that are lost for good: "
                 'docs/how-to/kafka.md, "When topics are lost for good"',
             )
+        if (table, log) not in self._checked_positions and position < (start := reader.start()):
+            raise DamageError(
+                f"table {table} ends at {position:,} of the log {log}, which begins at {start:,}: "
+                "the rows between were deleted",
+                where=str(self._path / FILE),
+                fix="restore a newer backup; topics that were pruned beyond it: "
+                'docs/how-to/kafka.md, "When topics are lost for good"',
+            )
         self._checked_positions.add((table, log))
         return position
 

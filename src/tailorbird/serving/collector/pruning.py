@@ -11,7 +11,7 @@ from tailorbird.errors import TailorbirdError
 from tailorbird.periodic import PeriodicTask
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.storage_paths import Storage
-from tailorbird.stream import read_released
+from tailorbird.stream import read_prunable
 
 EVERY_S = 30.0
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Pruner:
     def tick(self) -> None:
         """Prune once, by the offsets that are released now."""
         try:
-            released = read_released(self._lake)
+            released = read_prunable(self._lake)
         except TailorbirdError as error:
             log.warning("nothing is pruned: %s", error)
             return

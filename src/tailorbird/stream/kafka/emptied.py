@@ -14,7 +14,7 @@ routers of other machines.
 """
 
 import time
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Sequence
 
 import msgspec
 
@@ -27,7 +27,13 @@ from tailorbird.stream.kafka.client import (
     NewTopic,
     TopicPartition,
 )
-from tailorbird.stream.kafka.cluster import Cluster, errors, storage_error, topic_settings
+from tailorbird.stream.kafka.cluster import (
+    Cluster,
+    KafkaTopic,
+    errors,
+    storage_error,
+    topic_settings,
+)
 from tailorbird.stream.kafka.reader import KafkaReader
 from tailorbird.stream.kafka.tail import consumer_of
 from tailorbird.stream.kafka.writer import KafkaWriter
@@ -65,7 +71,7 @@ class Erasure(msgspec.Struct, frozen=True):
     key: bytes
 
 
-def describe_topic(logs: list[KafkaLog], ends: list[int]) -> TopicSpec:
+def describe_topic(logs: Sequence[KafkaTopic], ends: list[int]) -> TopicSpec:
     """Describe a topic by its partitions as it is now."""
     cluster, name = logs[0].cluster, logs[0].name
     admin = cluster.admin()

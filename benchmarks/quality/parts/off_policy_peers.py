@@ -1,0 +1,94 @@
+"""Our estimators and those of the Open Bandit Pipeline on the logs of its own protocols."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from benchmarks.peers.asking import HERE, run_script
+from benchmarks.peers.install import OFF_POLICY, interpreter
+from benchmarks.quality.running import rate
+
+from tailorbird.experiments.off_policy.evaluate import PolicyValue, evaluate_policy
+from tailorbird.experiments.off_policy.sample import PolicySample
+
+Floats = npt.NDArray[np.float64]
+
+PROTOCOLS = ("synthetic", "digits")
+ROUNDS = 2_000  # of a log of the synthetic protocol
+REPLICATES = 300
+
+
+def has_obp() -> bool:
+    """Return whether `make peers` has made the environment."""
+    return interpreter(OFF_POLICY).exists()
+
+
+def measure_protocols(runs: int) -> dict[str, Any]:
+    """Return the errors of both, and the coverage and width of our intervals, by protocol."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "job.json").write_text(json.dumps({"runs": runs, "rounds": ROUNDS}))
+        run_script(HERE / "policy_protocols.py", folder, OFF_POLICY)
+        said = json.loads((folder / "said.json").read_text())
+        result: dict[str, Any] = {"runs": runs, "version": said["version"]}
+        for protocol in PROTOCOLS:
+            with np.load(folder / f"{protocol}.npz") as arrays:
+                result[protocol] = judge_protocol(dict(arrays), said["estimators"])
+    return result
+
+
+def judge_protocol(logs: dict[str, Floats], estimators: list[str]) -> dict[str, Any]:
+    """Return relative errors by estimator; ours with coverage, width and interval score."""
+    truth = logs["truth"]
+    values = [evaluate_log(logs, run) for run in range(len(truth))]
+    refused = [bool(value.support.refusal) for value in values]
+    kept = np.flatnonzero(np.logical_not(refused))
+    theirs = {
+        name: _error(logs["estimates"][:, column], truth) for column, name in enumerate(estimators)
+    }
+    ours = {name: _judge_ours(values, name, truth, kept) for name in values[0].estimates}
+    effective = float(np.mean([value.support.effective for value in values]))
+    return {
+        "responses": logs["reward"].shape[1],
+        "effective": effective,
+        "refused": rate(sum(refused), len(truth)),
+        "obp": theirs,
+        "tailorbird": ours,
+    }
+
+
+def evaluate_log(logs: dict[str, Floats], run: int) -> PolicyValue:
+    """Evaluate the policy of one log by all of our estimators."""
+    columns = {
+        name: logs[name][run] for name in ("reward", "logged", "target", "prediction", "expected")
+    }
+    sample = PolicySample.of_actions(**columns)
+    return evaluate_policy(sample, replicates=REPLICATES, seed=1_000_000 + run)
+
+
+def _judge_ours(
+    values: list[PolicyValue], name: str, truth: Floats, kept: npt.NDArray[np.intp]
+) -> dict[str, Any]:
+    rows = [values[run][name] for run in kept]
+    value, low, high = np.array([(row.value, row.low, row.high) for row in rows]).reshape(-1, 3).T
+    true = truth[kept]
+    missed = 40 * (np.maximum(low - true, 0) + np.maximum(true - high, 0))  # 2 / 5 %
+    hits = int(((low <= true) & (true <= high)).sum())
+    return {
+        **_error(value, true),
+        "coverage": rate(hits, len(kept)) if len(kept) else None,
+        "width": float(np.mean((high - low) / true)) if len(kept) else None,
+        "interval_score": float(np.mean((high - low + missed) / true)) if len(kept) else None,
+    }
+
+
+def _error(value: Floats, truth: Floats) -> dict[str, Any]:
+    """Return the mean of the relative absolute errors, with its 95 % interval."""
+    if not len(value):
+        return {"error": None}
+    errors = np.abs(value - truth) / truth
+    mean, half = float(errors.mean()), 1.96 * float(errors.std() / np.sqrt(len(errors)))
+    return {"error": {"value": mean, "low": mean - half, "high": mean + half, "n": len(errors)}}

@@ -1,0 +1,49 @@
+"""Topics keep what the newest backup lacks, so that a restored project can go on in them.
+
+A backup holds no topic. Servers and the lake role delete rows of topics behind the positions in
+`backed-up.json` beside `positions.json`, see `stream.released.read_prunable`.
+"""
+
+from collections.abc import Mapping
+
+from tailorbird.backup.snapshot import LakeSnapshot, SnapshotMovedError
+from tailorbird.config import Project
+from tailorbird.errors import TailorbirdError
+from tailorbird.lake.files import durable
+from tailorbird.stream import open_reader
+from tailorbird.stream.released import BACKED_UP, FILE, seal, unseal
+
+
+def hold_topics(project: Project, lake: LakeSnapshot, taken_at: int, *, complete: bool) -> None:
+    """Let topics keep rows from the positions of a backup on.
+
+    Args:
+        complete: whether the backup exists; one that is under way leaves the hold of an earlier
+            backup in place.
+
+    Raises:
+        SnapshotMovedError: rows after these positions were deleted meanwhile.
+    """
+    file = project.paths.lake / BACKED_UP
+    if not project.settings.stream.url or FILE not in lake.small:
+        return
+    if complete or not file.exists():
+        durable.replace(file, seal({**unseal(lake.small[FILE]), "backed_up_at": taken_at}))
+    if not complete and (rows := deleted_rows(project, lake.archived)):
+        raise SnapshotMovedError(f"topics were pruned: {', '.join(rows)}")
+
+
+def deleted_rows(project: Project, archived: Mapping[str, int]) -> dict[str, int] | None:
+    """Return how many rows each topic lacks between the archive's end and its own beginning.
+
+    Returns:
+        The rows by log, or None if the brokers do not answer.
+    """
+    rows: dict[str, int] = {}
+    try:
+        for address in project.stream.raw_logs().values():
+            with open_reader(address) as reader:
+                rows[address.stem] = reader.start() - archived.get(address.stem, 0)
+    except TailorbirdError:
+        return None
+    return {log: count for log, count in rows.items() if count > 0}

@@ -1,0 +1,21 @@
+"""What else changed while an experiment ran, and may explain a turn of its metric."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TimelineEvent:
+    """A change of the project: `at` in microseconds; `kind` is model, experiment or incident."""
+
+    at: int
+    kind: str
+    what: str
+
+
+def select_events(
+    events: Iterable[TimelineEvent], start: int, stop: int
+) -> tuple[TimelineEvent, ...]:
+    """Return the events with start ≤ at < stop, in order."""
+    inside = (event for event in events if start <= event.at < stop)
+    return tuple(sorted(inside, key=lambda event: event.at))

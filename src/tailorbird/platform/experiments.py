@@ -164,8 +164,8 @@ def promote_because(
     version = registry.resolve(version).name
     experiments = read_experiments(project.paths.registry)
     if (started := experiments.get(name)) is None:
-        known = [each.name for each in experiments.experiments]
-        fix = suggest_name(name, known, "tailorbird experiment list")
+        names = [each.name for each in experiments.experiments]
+        fix = suggest_name(name, names, "tailorbird experiment list")
         raise UsageError(f"no experiment {name!r} was started", where="because", fix=fix)
     problem = find_objection(started, version)
     if problem and not despite:

@@ -31,8 +31,10 @@ setup-dev: $(VENV)/.dev     ## install what developing needs too
 demo: setup    ## the whole loop on a synthetic site; ONCE=1 ends by itself and prints the figures
 	$(BIN)/tailorbird demo $(if $(ONCE),--once) $(DEMO)
 
-alerts:        ## check the Prometheus rules, if promtool is installed
-	@command -v promtool >/dev/null && promtool check rules deploy/prometheus/alerts.yml || echo "promtool is not installed: apt-get install prometheus"
+alerts:        ## check the Prometheus rules and play their tests, if promtool is installed
+	@if command -v promtool >/dev/null; then \
+		promtool check rules deploy/prometheus/alerts.yml deploy/prometheus/slo.yml && promtool test rules deploy/prometheus/slo_tests.yml; \
+	else echo "promtool is not installed: apt-get install prometheus"; fi
 
 check: setup-dev    ## lint, types and all tests but slow ones: under five minutes on two cores
 	$(MAKE) --no-print-directory lint

@@ -1,5 +1,6 @@
 #!/bin/sh
-# What the tests need from the system: a browser for the shop page, a Valkey for its store, strace and ext4 to inject faults.
+# What the tests need from the system: a browser for the shop page, a Valkey for its store, strace and ext4 to inject faults,
+# promtool for the rules of Prometheus.
 # Installed when root on Debian; else the tests that need it skip, saying so.
 set -eu
 wanted=""
@@ -7,6 +8,7 @@ if ! command -v chromium >/dev/null 2>&1 && [ -z "${TAILORBIRD_CHROMIUM:-}" ]; t
 if ! command -v valkey-server >/dev/null 2>&1 && ! command -v redis-server >/dev/null 2>&1; then wanted="$wanted valkey-server"; fi
 if [ "$(uname)" = Linux ] && ! command -v strace >/dev/null 2>&1; then wanted="$wanted strace"; fi
 if [ "$(uname)" = Linux ] && ! command -v mkfs.ext4 >/dev/null 2>&1; then wanted="$wanted e2fsprogs"; fi
+if ! command -v promtool >/dev/null 2>&1; then wanted="$wanted prometheus"; fi
 [ -n "$wanted" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     apt-get update -qq >/dev/null 2>&1 || true

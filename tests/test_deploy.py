@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,6 @@ from tailorbird.cli.init import init
 from tailorbird.cli.main import build_app
 from tailorbird.config import load_settings
 from tailorbird.events import SECOND, parse_duration
-from tailorbird.monitoring.figures.collector import METRICS
 from tailorbird.serving.auth.networks import Networks
 from tailorbird.serving.http.routes import ROUTES
 from tailorbird.serving.server import PORT
@@ -375,15 +375,69 @@ def test_the_units_of_systemd_start_up_on_the_address_that_they_hold():
     )
 
 
-def test_alerts_name_metrics_that_exist_and_runbooks_that_exist():
-    rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())
-    alerts = [rule for group in rules["groups"] for rule in group["rules"]]
-    source = "\n".join(path.read_text() for path in (DEPLOY.parent / "src").rglob("*.py"))
-    live = {f"tailorbird_live_{name}" for name in METRICS}
-    assert alerts
-    for alert in alerts:
-        for name in re.findall(r"tailorbird_\w+", alert["expr"]):
-            base = re.sub(r"_(total|bucket)$", "", name)
-            short = base.removeprefix("tailorbird_")
-            assert base in live or f'"{base}"' in source or f'"{short}"' in source, name
-        assert (DEPLOY.parent / alert["annotations"]["runbook"]).is_file()
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "metrics.json").read_text())["families"]
+
+
+def unknown_names(expression: str) -> set[str]:
+    """The metrics and labels of a Prometheus expression that no role exposes or no rule records."""
+    names = re.findall(r"\btailorbird[_:][\w:]+", expression)
+    bases = [re.sub(r"(?<=seconds)_(bucket|count)$", "", name) for name in names]
+    recorded = {rule["record"] for rule in rules_of("slo.yml") if "record" in rule}
+    labels = {label for base in bases if base in GOLDEN for label in GOLDEN[base]["labels"]}
+    used = re.findall(r"[{,]\s*(\w+)\s*=", expression)
+    for group in re.findall(r"by \(([\w, ]+)\)", expression):
+        used += group.split(", ")
+    return ({base for base in bases if base not in GOLDEN} - recorded) | (
+        set(used) - labels - {"le", "slo"}
+    )
+
+
+def rules_of(name: str) -> list[dict[str, Any]]:
+    groups = yaml.safe_load((DEPLOY / "prometheus" / name).read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+@pytest.mark.parametrize("name", ["alerts.yml", "slo.yml"])
+def test_rules_name_metrics_that_exist_and_runbooks_that_exist(name):
+    rules = rules_of(name)
+    assert {rule["expr"]: found for rule in rules if (found := unknown_names(rule["expr"]))} == {}
+    objectives = [rule["labels"]["slo"] for rule in rules if "slo" in rule.get("labels", {})]
+    for alert in [rule for rule in rules if "alert" in rule]:
+        for objective in objectives or [""]:
+            runbook = alert["annotations"]["runbook"].replace("{{ $labels.slo }}", objective)
+            page, _, section = runbook.partition("#")
+            lines = (DEPLOY.parent / page).read_text().lower().splitlines()
+            assert not section or f"## {section}" in lines, runbook
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here")
+def test_promtool_accepts_the_rules_and_their_tests():
+    folder = DEPLOY / "prometheus"
+    for command in ("check rules alerts.yml slo.yml", "test rules slo_tests.yml"):
+        done = subprocess.run(
+            ["promtool", *command.split()], cwd=folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_dashboard_has_what_grafana_requires_and_metrics_that_exist():
+    board = json.loads((DEPLOY / "grafana" / "tailorbird.json").read_text())
+    assert {"uid", "title", "schemaVersion", "time", "templating", "panels"} <= board.keys()
+    assert [each["type"] for each in board["templating"]["list"]] == ["datasource"]
+    places = set()
+    for panel in board["panels"]:
+        assert {"id", "type", "title", "gridPos", "fieldConfig", "options"} <= panel.keys()
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        places.add((panel["id"], place["x"], place["y"]))
+        assert panel["targets"], panel["title"]
+        for target in panel["targets"]:
+            assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+            assert unknown_names(target["expr"]) == set(), panel["title"]
+            label = re.findall(r"{{(\w+)}}", target["legendFormat"])
+            assert unknown_names(f"{target['expr']} by ({', '.join(label) or 'le'})") == set()
+    assert len(places) == len(board["panels"]) >= 10
+    assert len({y for _, _, y in places}) * 3 == len(places), "three in a row"
+    expressions = " ".join(each["expr"] for one in board["panels"] for each in one["targets"])
+    for name in ("live_ctr", "live_conversion", "drift_episodes", "rollout_steps", "lag_seconds"):
+        assert f"tailorbird_{name}" in expressions

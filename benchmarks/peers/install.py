@@ -8,6 +8,7 @@
                         serving.txt
     .peers/statistics/  what analyses of experiments are compared with: statistics.txt
     .peers/off_policy/  what off-policy estimators are compared with: off_policy.txt
+    .peers/monitoring/  what `benchmarks.quality.monitoring` is compared with: monitoring.txt
 
 A peer that does not install is left out; the reason is kept in the folder, so that the page of
 results can state it.
@@ -24,6 +25,7 @@ HERE = Path(__file__).parent
 FOLDER = HERE.parents[1] / ".peers"
 FAILED = "failed.json"
 SERVING, STATISTICS, OFF_POLICY = "serving", "statistics", "off_policy"
+MONITORING = "monitoring"
 
 
 def main() -> None:

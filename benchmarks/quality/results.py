@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.pages import (
+    exploration_page,
     leaving_page,
     off_policy_page,
     product_page,
@@ -45,9 +46,10 @@ COMMANDS = {
     "kuairand": "kuairand",
     "search": "search",
     "off_policy": "off_policy",
+    "exploration": "exploration",
     "validity": "validity",
 }
-WITHOUT_DATA = ("product-simulated",)  # its data are generated
+WITHOUT_DATA = ("product-simulated", "exploration")  # their data are generated
 KINDS = (
     (product_page.is_product, product_page.section),
     (rectools_page.is_rectools, rectools_page.section),
@@ -55,6 +57,7 @@ KINDS = (
     (tasks_page.is_tasks, tasks_page.section),
     (search_page.is_search, search_page.section),
     (off_policy_page.is_off_policy, off_policy_page.section),
+    (exploration_page.is_exploration, exploration_page.section),
     (validity_page.is_validity, validity_page.section),
 )
 

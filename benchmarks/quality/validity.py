@@ -8,10 +8,12 @@ rejections at the effect that a fixed test of the same sample finds in 80 %. `co
 intervals that hold the truth, stopped trials included. `srm` has alarms about the split over an
 experiment's life, `cuped` the variance that is left, and `cost` the samples of sequential plans.
 `cost_us` is the time that a request's assignment takes with 50 running experiments in 10 layers.
+`interleaving` has the balance by position without a difference, and the people needed beside an A/B
+test.
 
 `peers` are other libraries on 1,000 of the same draws, if `make peers` was run. `asos` are the
 decisions of each rule on the real tests of ASOS, if `--data` has them. `--add` measures these two
-alone, and prints the figures of an earlier run with them.
+and `interleaving` alone, and prints the figures of an earlier run with them.
 
 Exit status 1 if a method that claims a level exceeds it: the 99.9 % interval of its rate lies above
 5 %, or the fixed test's rate outside 5 %.
@@ -33,6 +35,7 @@ from benchmarks.quality.parts.validity_asos import FOLDER, measure_asos
 from benchmarks.quality.parts.validity_cost import measure_assignment
 from benchmarks.quality.parts.validity_peers import has_peers, measure_peers
 from benchmarks.quality.running import default_data, find_data_set, rate, revision
+from benchmarks.quality.validity_interleaving import measure_interleaving, position_violations
 from benchmarks.quality.validity_sites import KINDS, MetricKind, Units, with_history
 from tailorbird.experiments.analysis import estimates
 from tailorbird.experiments.analysis.adjust import cuped
@@ -279,12 +282,15 @@ def violations(results: dict[str, Any]) -> list[str]:
     for name, cell in results["cuped"].items():
         if not cell["low"] <= cell["expected"] <= cell["high"]:
             broken.append(f"cuped at {name}: {cell['value']:.3f}, not {cell['expected']:.3f}")
+    if "interleaving" in results:
+        broken += position_violations(results["interleaving"]["aa"])
     return broken
 
 
 def measure_parts(data: Path | None, *, small: bool, seed: int) -> dict[str, Any]:
-    """Return what needs the peers' environment and the data set, as far as they are there."""
-    parts: dict[str, Any] = {}
+    """Return interleaving, and what needs the peers' environment and the data set."""
+    drafted = measure_interleaving(small=small, seed=seed)
+    parts: dict[str, Any] = {"interleaving": {"revision": revision(), **drafted}}
     if has_peers():
         peers = measure_peers(40 if small else 1_000, seed, STAGES, power_effect())
         parts["peers"] = {"revision": revision(), **peers}

@@ -20,6 +20,7 @@ KEYS = {
     "latency_ms",
     "freshness_ms",
     "retrained",
+    "broken",
     "http",
     "first_page_s",
     "stages_s",
@@ -91,6 +92,13 @@ def test_no_request_over_http_failed(figures: dict) -> None:
     assert figures["http"]["unchanged"] == 0
 
 
+def test_a_broken_model_is_rolled_back(figures: dict) -> None:
+    broken = figures["broken"]
+    assert broken["rolled_back"]
+    assert broken["champion"] != broken["broken"]
+    assert broken["after_min"] > 0
+
+
 def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     done = _demo(tmp_path)
@@ -122,7 +130,7 @@ def test_it_prints_its_stages_and_a_sigterm_ends_its_roles_within_seconds(tmp_pa
         lines.append(line)
         if "/shop" in line:
             break
-    assert [line[:6] for line in lines if " of 10 " in line] == [
+    assert [line[:6] for line in lines if " of 11 " in line] == [
         "1 of 1",
         "2 of 1",
         "3 of 1",

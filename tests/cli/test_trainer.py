@@ -90,7 +90,10 @@ class Shop:
         self.folder, self.trained = folder, []
         settings = Settings(train=TrainSection(slot="home", every=every))
         self.project = SimpleNamespace(
-            paths=Paths(folder), settings=settings, slots={"home": SLOT, "search": Slot("search")}
+            paths=Paths(folder),
+            settings=settings,
+            slots={"home": SLOT, "search": Slot("search")},
+            churn={},
         )
         registry = Registry(folder / "registry", clock=SimulatedClock(promoted_at))
         self.champion = add(registry, folder / "new", "train")

@@ -71,7 +71,7 @@ def test_keys_are_shown_as_stars_and_nothing_of_them(tmp_path: Path) -> None:
             "client",
             "pseudonym_key",
         )
-        or key in ("store.url", "store.replica", "checks.alert")
+        or key in ("store.url", "store.replica", "checks.alert", "notify.urls")
     }
 
 

@@ -38,10 +38,12 @@ _TUNED = ("about.spaces.gbdt.fixed", "chosen.settings", "importance.gbdt", _SPLI
 _FORMULA = ("formula set home 2*click --why recorded",)
 _KEY = ("keys create backend --scope read --expires 90d",)
 _DECLARED, _PSEUDONYMS = "declare a feature", "declare a pseudonym key"
+_RECEIVER = "declare a receiver"
 _FRESH = "fresh = count('fresh_clicks', user, 'click', window='2d')"
 # A file of the project, what to replace in it, and with what.
 _EDITS = {
     _DECLARED: ("features.py", "everyone = entity()", f"everyone = entity()\n{_FRESH}"),
+    _RECEIVER: ("tailorbird.toml", "[events]", '[notify]\nurls = ["json://localhost"]\n\n[events]'),
     _PSEUDONYMS: ("tailorbird.toml", "[events]", f'[events]\npseudonym_key = "{"k" * 32}"'),
 }
 _FIT = "train churn --quick --as-of latest --no-promote"
@@ -131,6 +133,7 @@ CASES = (
     Case("models list"),
     Case("models show {trained}", MANIFEST_MAPS),
     Case("models verify", ("versions",)),
+    Case("models prune --dry-run", ("retained",)),
     Case("models canary", on=COPY, before=("models canary v0001 --share 0.05 --why recorded",)),
     Case("formula show", on=COPY, before=_FORMULA),
     Case("formula show --history", variant="history", on=COPY, before=_FORMULA),
@@ -143,6 +146,8 @@ CASES = (
     Case("monitor status --as-of 2025-06-01"),
     Case("monitor figures --by slot --since 3d --as-of 2025-06-01"),
     Case("monitor drift --since 6h --as-of 2025-06-01", ("episodes[].moved",)),
+    Case("monitor silence bots --for 2h", ("silenced",), on=COPY),
+    Case("monitor notify", on=COPY, before=(_RECEIVER,)),
     Case("experiment report home"),
     Case("experiment list"),
     Case("backup {folder}/vault", ("log_rows",)),

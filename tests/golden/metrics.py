@@ -17,6 +17,7 @@ from tailorbird.features.parity.totals import ParityTotals
 from tailorbird.features.state.progress import CopiesFigures, Figures, Kind
 from tailorbird.monitoring.figures import Figures as LiveFigures
 from tailorbird.monitoring.figures.collector import FiguresCollector, RolloutCollector
+from tailorbird.monitoring.notify.collector import NotifyCollector
 from tailorbird.periodic import PeriodicTask
 from tailorbird.probes import ProgressEvent
 from tailorbird.serving.collector.decisions import CollectorFigures
@@ -96,6 +97,7 @@ def _role_metrics() -> bytes:
         ScoresCollector(lambda: figures),
         FiguresCollector(lambda: [("example", example)]),
         RolloutCollector(lambda: ["example"], lambda: ["example"]),
+        NotifyCollector(lambda: {("example", "sent"): 1}, lambda: {"example": False}),
     ]
     return role_metrics("example", ProgressEvent(), collectors)()
 

@@ -63,6 +63,7 @@ def visit(
         "latency_us": 5_000,
         "items": items,
         "scores": [0.125] * len(items),
+        "click_probabilities": [] if failure else [0.125] * len(items),
         "degraded": ["model"] if failure else [],
         "values": [0.125] * len(items),
     }

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from tailorbird.errors import DeclarationError, NotReadyError, UsageError
@@ -24,7 +25,7 @@ from tailorbird.features.transforms import (
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.models import architectures
 from tailorbird.ranking import Slot
-from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.bundle import SKETCHES, Bundle
 from tailorbird.registry import Registry
 from tailorbird.router import Router
 from tailorbird.simulator import Site
@@ -192,6 +193,20 @@ def test_the_bundle_is_what_was_trained_over_an_index_of_now(shop, report):
     assert read["version"] == Lake(shop.lake).version("events")
     assert read["positions"]["routed"] > 1
     assert f"events at version {read['version']}" in bundle.manifest.card
+
+
+def test_the_bundle_has_histograms_of_what_it_learned_from(shop, report):
+    table = pq.read_table(shop.folder / "registry" / report.version / SKETCHES)
+    totals: dict[tuple[str, str], float] = {}
+    for row in table.to_pylist():
+        key = row["kind"], row["name"]
+        totals[key] = totals.get(key, 0.0) + row["count"]
+    features = (*shop.features.numeric, *shop.features.categorical)
+    requests = report.about["requests"]
+    assert {name for kind, name in totals if kind == "feature"} == set(features)
+    assert {totals["feature", name] for name in features} == {requests["train"]}
+    assert totals["score", "score"] == requests["validation"]
+    assert totals["label", "click"] > requests["train"], "labels are of all rows"
 
 
 def test_the_card_describes_data_slices_and_owner(shop, report):

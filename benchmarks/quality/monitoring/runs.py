@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.quality.monitoring import peers
 from benchmarks.quality.monitoring.sites import (
     DRIFTS,
     HOURS_WEEK,
@@ -66,15 +67,23 @@ def signals_of(site: Site) -> list[Signal]:
     ]
 
 
-def false_alarms(months: int) -> dict[str, Figure]:
-    """Return episodes a month without drift, for one stated, and for KS with Bonferroni."""
+def false_alarms(months: int) -> tuple[dict[str, Figure], dict[str, float]]:
+    """Return episodes a month without drift, for one stated, and for KS with Bonferroni.
+
+    Return also the threshold of each of `peers.METHODS` that causes as many alarms.
+    """
     ours: list[float] = []
     simple: list[float] = []
+    quiet: dict[str, list[np.ndarray]] = {method: [] for method in peers.METHODS}
     for seed in range(months):
         site = draw_site(seed, weeks=WEEKS, days=DAYS)
         ours.append(len(find_episodes(signals_of(site), WEEKS * HOURS_WEEK)) * MONTH_HOURS / 720)
         simple.append(ks_episodes(site) * MONTH_HOURS / 720)
-    return {"tailorbird": mean_figure(ours), "ks_bonferroni": mean_figure(simple)}
+        for method, statistic in peers.statistics(site).items():
+            quiet[method].append(statistic)
+    allowed = sum(ours) * 720 / MONTH_HOURS
+    thresholds = {method: peers.find_threshold(values, allowed) for method, values in quiet.items()}
+    return {"tailorbird": mean_figure(ours), "ks_bonferroni": mean_figure(simple)}, thresholds
 
 
 def ks_episodes(site: Site) -> int:
@@ -95,22 +104,38 @@ def ks_episodes(site: Site) -> int:
     return count
 
 
-def detection_delays(sites: int) -> dict[str, dict[str, Figure]]:
-    """Return hours to detection of each kind of drift, and the share of sites that miss it."""
-    result = {}
+def detection_delays(
+    sites: int, thresholds: dict[str, float]
+) -> dict[str, dict[str, dict[str, Figure]]]:
+    """Return by drift and method the hours to detection, and the share of sites that miss it.
+
+    The median counts a miss as infinite.
+    """
+    result: dict[str, dict[str, dict[str, Figure]]] = {}
     for kind in DRIFTS:
-        delays: list[float] = []
+        delays: dict[str, list[float]] = {method: [] for method in ("tailorbird", *thresholds)}
         for number in range(sites):
             site = draw_site(SEED_DRIFT + number, weeks=WEEKS, days=15, drift=kind)
             episodes = find_episodes(signals_of(site), WEEKS * HOURS_WEEK)
             hits = [each.detected for each in episodes if each.detected > site.drift_at]
-            delays.append(float(min(hits) - site.drift_at) if hits else math.inf)
-        detected = [delay for delay in delays if math.isfinite(delay)]
-        result[kind] = {
-            "hours": quantile_figure(detected) if detected else {"value": None, "n": 0},
-            "missed": mean_figure([float(math.isinf(delay)) for delay in delays]),
-        }
+            delays["tailorbird"].append(float(min(hits) - site.drift_at) if hits else math.inf)
+            at = site.drift_at - WEEKS * HOURS_WEEK
+            for method, statistic in peers.statistics(site).items():
+                delays[method].append(
+                    peers.detection_hours(statistic, thresholds[method], peers.scale_of(method), at)
+                )
+        result[kind] = {method: _delay_figure(own) for method, own in delays.items()}
     return result
+
+
+def _delay_figure(delays: list[float]) -> dict[str, Figure]:
+    low, value, high = np.quantile(delays, (0.1, 0.5, 0.9), method="nearest").tolist()
+    hours: Figure = {
+        name: each if math.isfinite(each) else None
+        for name, each in (("value", value), ("low", low), ("high", high))
+    }
+    missed = mean_figure([float(math.isinf(delay)) for delay in delays])
+    return {"hours": hours | {"n": len(delays)}, "missed": missed}
 
 
 FAULTS: dict[str, dict[str, float]] = {

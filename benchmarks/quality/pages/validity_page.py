@@ -76,6 +76,7 @@ def section(result: dict[str, Any]) -> str:
                 f"Each cell has {runs} simulated experiments, with Wilson's 95 % interval. Coverage of "
                 "stopped trials has fewer.",
                 *("\n".join(table) for table in (level, power, coverage, ratio, cuped, cost)),
+                *(_interleaving(results["interleaving"]) if "interleaving" in results else ()),
                 "With information estimated at each stage, as in a report, the O'Brien–Fleming-like "
                 f"test finds a difference in {_percent(results['information'])} of "
                 f"{results['information']['n']:,} A/A trials. The test of the split finds the "
@@ -100,6 +101,28 @@ def _assignment(costs: dict[str, Any] | None) -> list[str]:
         "With 50 running experiments in 10 layers, the arm of a request takes "
         f"{cell['value']:.0f} µs ({cell['low']:.0f} to {cell['high']:.0f} in batches of requests)."
     ]
+
+
+def _interleaving(result: dict[str, Any]) -> tuple[str, str]:
+    """Return the balance without a difference, and the people needed, as text and table."""
+    aa, uplift, times = result["aa"], result["uplift"], result["times_fewer"]
+    worst = min(min(row["picks_p"], row["clicks_p"]) for row in aa["positions"])
+    first, second = (name.replace("_", " ") for name in result["rankers"])
+    text = (
+        f"Interleaving prefers one of two equal rankers in {_percent(aa['fixed'])} of "
+        f"{aa['fixed']['n']:,} trials by the interval of one look, and in {_percent(aa['anytime'])} "
+        f"by that of any look. The worst position has p = {worst:.2g} (Holm). Between *{first}* and "
+        f"*{second}*, whose A/B uplift is {_percent(uplift)}, it needs {times['value']:.1f} "
+        f"({times['low']:.1f} to {times['high']:.1f}) times fewer people than the split without "
+        f"CUPED. Revision `{result['revision'][:12]}`."
+    )
+    people = ["| people for 80 % power at 5 % | people |", "|---|---|"]
+    for name, label in (("people_interleaving", "interleaving"), ("people_ab", "A/B test")):
+        cell = result[name]
+        people.append(
+            f"| {label} | {cell['value']:,.0f} ({cell['low']:,.0f} to {cell['high']:,.0f}) |"
+        )
+    return text, "\n".join(people)
 
 
 def _peers(peers: dict[str, Any] | None, stages: str) -> list[str]:

@@ -78,6 +78,33 @@ class World:
         return Cut(self.site.start, at, at + self.live * DAY)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A project with the imported history of a world, and what is replayed to it.
+
+    Attributes:
+        folder: keeps each step once it is done.
+        history: the imported lines.
+        project_facts: what `project.make_project` returns.
+    """
+
+    folder: Path
+    log: Log
+    stream: Stream
+    history: list[bytes]
+    questions: Questions
+    project_facts: dict[str, Any]
+
+    def root(self, seed: int, *, quick: bool = False) -> Path:
+        """Return the folder of the project that is trained with a seed."""
+        return self.folder / f"seed-{_name(seed, quick)}" / project.NAME
+
+
+def _name(seed: int, quick: bool) -> str:
+    """Return the name under which a training is kept."""
+    return f"{seed}-quick" if quick else str(seed)
+
+
 FULL = World(USERS, ITEMS, DAYS, 3, 2_000)
 SMALL = World(USERS // 3, ITEMS, SMALL_DAYS, 1, 200)
 
@@ -86,27 +113,15 @@ def run_simulated(
     keep: Path, seeds: tuple[int, ...], *, small: bool, quick: bool
 ) -> dict[str, Any]:
     """Import, train and replay with each seed, and compare the true rewards."""
-    world = SMALL if small else FULL
-    folder = keep / ("simulated-small" if small else "simulated")
-    folder.mkdir(parents=True, exist_ok=True)
-    log, stream, history = read_history(world)
-    questions = draw_requests(log, stream, world.questions)
-
-    def write(path: Path) -> None:
-        path.write_bytes(b"".join(line + b"\n" for line in history))
-
-    project_facts = project.load_or_make(
-        folder / "imported.json", lambda: project.make_project(folder / "imported", None, write)
-    )
+    world, folder = SMALL if small else FULL, keep / folder_name(small=small)
+    prepared = prepare(folder, world)
+    log, questions = prepared.log, prepared.questions
     trained, served = {}, {}
     for seed in seeds:
-        name = f"{seed}-quick" if quick else str(seed)
-        root = folder / f"seed-{name}" / project.NAME
-        trained[seed] = project.load_or_make(
-            folder / f"trained-{name}.json", partial(train, project_facts, root, seed, quick)
-        )
+        trained[seed] = train_once(prepared, seed, quick=quick)
         served[seed] = load_or_make_arrays(
-            folder / f"served-{name}.npz", partial(serve, root, stream, log, questions, seed)
+            folder / f"served-{_name(seed, quick)}.npz",
+            partial(serve, prepared.root(seed, quick=quick), prepared.stream, log, questions, seed),
         )
     rewards = load_or_make_arrays(
         folder / "rewards.npz", lambda: compute_rewards(world, log, questions)
@@ -121,8 +136,38 @@ def run_simulated(
         "protocol": PROTOCOL,
         **comparison,
         "knowing": learnable.KNOWING,
-        "cuts": {"test": _describe_run(world, log, questions, project_facts, trained, served)},
+        "cuts": {
+            "test": _describe_run(world, log, questions, prepared.project_facts, trained, served)
+        },
     }
+
+
+def folder_name(*, small: bool) -> str:
+    """Return the name of the folder that keeps the steps."""
+    return "simulated-small" if small else "simulated"
+
+
+def prepare(folder: Path, world: World) -> Prepared:
+    """Simulate a world and import its history, unless `folder` has it; draw the questions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log, stream, history = read_history(world)
+    questions = draw_requests(log, stream, world.questions)
+
+    def write(path: Path) -> None:
+        path.write_bytes(b"".join(line + b"\n" for line in history))
+
+    project_facts = project.load_or_make(
+        folder / "imported.json", lambda: project.make_project(folder / "imported", None, write)
+    )
+    return Prepared(folder, log, stream, history, questions, project_facts)
+
+
+def train_once(prepared: Prepared, seed: int, *, quick: bool) -> dict[str, Any]:
+    """Train with a seed, unless that is kept already; return the command's report."""
+    return project.load_or_make(
+        prepared.folder / f"trained-{_name(seed, quick)}.json",
+        lambda: train(prepared.project_facts, prepared.root(seed, quick=quick), seed, quick),
+    )
 
 
 def _describe_run(

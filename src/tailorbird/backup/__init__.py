@@ -3,6 +3,7 @@
 snapshot   the lake and the logs as of one moment   vault     blobs and manifests at a URI
 create     make a backup                            restore   bring one back
 erased     erase people again after a restore       origin    recognise a copy of a project
+pace       leave CPU and disk to the roles          topics    what topics keep for a restore
 """
 
 from tailorbird.backup.create import BackupReport, create_backup

@@ -2,7 +2,7 @@
 
 A request waits for the sync of its events. What delays that sync is work that a backup queues in
 front of it, on the CPU and at the disk. So a backup works in small pieces and rests after each for
-as long as the piece took: it has half of a disk at most, and less of one that others use.
+as long as the piece took: it slows down with the disk.
 """
 
 import os

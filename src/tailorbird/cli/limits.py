@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tailorbird.errors import UsageError
-from tailorbird.platform.runtime.supervisor import end_with_parent
+from tailorbird.platform.runtime.parent import end_with_parent
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(MB|MiB|GB|GiB|TB|TiB)?\Z", re.IGNORECASE)
 _UNITS = {

@@ -86,6 +86,7 @@ _GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             "canary": "models.rollout",
             "promote": "models.commands",
             "rollback": "models.commands",
+            "prune": "models.commands",
         },
     ),
     "formula": (
@@ -97,7 +98,7 @@ _GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "checks": ("Daily data quality checks.", {"run": "checks"}),
     "monitor": (
         "Live figures of slots and versions, and what was decided.",
-        {"status": "monitor", "figures": "monitor", "approve": "monitor", "drift": "monitor"},
+        dict.fromkeys(("status", "figures", "approve", "drift", "notify", "silence"), "monitor"),
     ),
     "experiment": (
         "Plan, run and report on experiments.",

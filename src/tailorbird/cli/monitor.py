@@ -3,9 +3,17 @@
 import getpass
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from tailorbird.cli.output import By, Json, Why, console, print_json, print_table
-from tailorbird.errors import UsageError
+from tailorbird.errors import NotReadyError, UsageError
+
+SHIFTS_SHOWN = 5
+
+if TYPE_CHECKING:
+    from tailorbird.monitoring.figures import Figures
 
 
 def figures(
@@ -23,7 +31,9 @@ def figures(
 
     The figures are of what people were served, without crawlers. They are computed from the lake,
     and stored by the hour in data/monitoring. Conversion counts purchases that are still to come,
-    by the delays of earlier ones; `estimated` is the part of it that is an estimate.
+    by the delays of earlier ones; `estimated` is the part of it that is an estimate. Rates have
+    95 % intervals. `ctr expected` and `auc expected` are what the model's click probabilities
+    promise, known before the clicks are. They hold if only the people and items changed.
 
     Example:  tailorbird -C shop monitor figures --slot home --by version --since 7d
 
@@ -61,9 +71,12 @@ def figures(
     from tailorbird.events import to_iso
 
     headings = {"latency_ms_p95": "p95 ms", "conversion_estimated_share": "estimated"}
-    names = [headings.get(name, name.removesuffix("_rate").replace("_s", " s")) for name in SHOWN]
+    names = [
+        headings.get(name, name.removesuffix("_rate").replace("_s", " s").replace("_e", " e"))
+        for name in SHOWN
+    ]
     rows = [
-        (to_iso(row.start)[:16], row.group, *(_cell(name, getattr(row, name)) for name in SHOWN))
+        (to_iso(row.start)[:16], row.group, *(_cell(row, name) for name in SHOWN))
         for row in result.rows
     ]
     print_table("", ["start (UTC)", by or "group", *names], rows, right=names)
@@ -94,7 +107,9 @@ def status(*, as_of: str = "", json: Json = False) -> None:
             console().print(line)
 
 
-def drift(*, since: str = "7d", as_of: str = "", json: Json = False) -> None:
+def drift(
+    *, since: str = "7d", against: str = "history", as_of: str = "", json: Json = False
+) -> None:
     """Print episodes in which features, scores, sources, fields or traffic moved, with the cause.
 
     The most recent period is compared hour by hour, and day by day, with what was before.
@@ -102,10 +117,14 @@ def drift(*, since: str = "7d", as_of: str = "", json: Json = False) -> None:
 
     Example:  tailorbird -C shop monitor drift
 
+    Example:  tailorbird -C shop monitor drift --against training
+
     Parameters
     ----------
     since:
         length of the most recent period
+    against:
+        history, or training: what the champion learned from
     as_of:
         end of the period, ISO 8601; by default now, or the end of an imported log
     """
@@ -114,7 +133,8 @@ def drift(*, since: str = "7d", as_of: str = "", json: Json = False) -> None:
     from tailorbird.platform.moment import clock_as_of
 
     project = open_project()
-    result = find_drift(project, clock_as_of(as_of, project, settled=False), since=since)
+    clock = clock_as_of(as_of, project, settled=False)
+    result = find_drift(project, clock, since=since, against=against)
     if json:
         print_json(result.to_dict())
         return
@@ -123,6 +143,13 @@ def drift(*, since: str = "7d", as_of: str = "", json: Json = False) -> None:
         for row in result.rows
     ]
     print_table(result.header, ["since", "until", "likely cause", "evidence", "runbook"], rows)
+    if result.shifts:
+        shifts = [
+            (name, shift.now, None if math.isnan(shift.then) else shift.then, shift.is_skew)
+            for name, shift in list(result.shifts.items())[:SHIFTS_SHOWN]
+        ]
+        headings = ["signal", "distance now", "in the time of the training", "skew"]
+        print_table("Furthest from the training", headings, shifts, right=headings[1:3])
 
 
 def approve(*, why: Why = "", by: By = "") -> None:
@@ -141,9 +168,89 @@ def approve(*, why: Why = "", by: By = "") -> None:
     console().print(f"{step} {version}: done")
 
 
-def _cell(name: str, value: float) -> object:
+def notify(*, test: bool = False, json: Json = False) -> None:
+    """Print who gets messages about drift and decisions, and who does not accept them.
+
+    The receivers are in `notify.urls`. The trainer sends one message for each episode and decision.
+
+    Example:  tailorbird -C shop monitor notify --test
+
+    Parameters
+    ----------
+    test:
+        send a test message to each receiver; the command fails if one does not accept it
+    """
+    import msgspec
+
+    from tailorbird.config import open_project
+    from tailorbird.platform.notify import read_receivers, send_test
+
+    project = open_project()
+    receivers = send_test(project, project.clock()) if test else read_receivers(project)
+    if json:
+        print_json({"receivers": msgspec.to_builtins(receivers)})
+    else:
+        accepted = "accepted the test message" if test else "-"
+        rows = [(each.receiver, each.failing_since, each.error or accepted) for each in receivers]
+        print_table("", ["receiver", "fails since", "why"], rows)
+    failing = [each.receiver for each in receivers if each.error]
+    if test and failing:
+        raise NotReadyError(
+            f"{', '.join(failing)} did not accept the test message",
+            where="notify.urls",
+            fix="correct the URL, or start what it names",
+        )
+
+
+def silence(
+    cause: str,
+    *,
+    length: Annotated[str, Parameter(name="--for")] = "",
+    end: bool = False,
+    json: Json = False,
+) -> None:
+    """Send no messages about a cause for a while; the status lists what is silenced.
+
+    An episode that still goes on afterwards is sent then.
+
+    Example:  tailorbird -C shop monitor silence "catalogue swap" --for 2h
+
+    Example:  tailorbird -C shop monitor silence all --end
+
+    Parameters
+    ----------
+    cause:
+        a cause that `monitor drift` prints, a kind (drift, rollback, refused, approval, page), or all
+    length:
+        how long, such as 2h
+    end:
+        end the silence now
+    """
+    from tailorbird.config import open_project
+    from tailorbird.platform.notify import silence_cause
+
+    if bool(length) == end:
+        raise UsageError("expected how long, or --end", where="monitor silence", fix="--for 2h")
+    project = open_project()
+    silences = silence_cause(project, project.clock(), cause, length)
+    if json:
+        print_json({"silenced": silences})
+        return
+    for name, until in silences.items():
+        console().print(f"{name} is silenced until {until}")
+    if not silences:
+        console().print("nothing is silenced")
+
+
+def _cell(row: "Figures", name: str) -> object:
+    value = getattr(row, name)
     if isinstance(value, float) and math.isnan(value):
         return None
-    if name in ("error_rate", "degraded_rate", "ctr", "conversion", "coverage") or "share" in name:
+    if name in ("error_rate", "degraded_rate", "coverage") or "share" in name:
         return f"{value:.2%}"
-    return value if isinstance(value, int) else f"{value:,.2f}"
+    if not hasattr(row, f"{name}_low"):
+        return value if isinstance(value, int) else f"{value:,.2f}"
+    low, high = getattr(row, f"{name}_low"), getattr(row, f"{name}_high")
+    if name.startswith("auc"):
+        return f"{value:.2f} ({low:.2f} to {high:.2f})"
+    return f"{value:.2%} ({low:.2%} to {high:.2%})"

@@ -147,3 +147,21 @@ def _check_experiment(experiment: Experiment, slots: Mapping[str, Slot], file: s
                 fix=f"name it in policies= ({', '.join(ARM_POLICIES)}), slots= ({names}) or "
                 "versions=",
             )
+    if experiment.is_interleaved:
+        _check_interleaved(experiment, slots, where)
+
+
+def _check_interleaved(experiment: Experiment, slots: Mapping[str, Slot], where: str) -> None:
+    """Refuse what a draft of two rankings would break: random arms, and constraints on a slate."""
+    for arm in experiment.arms:
+        if experiment.policy_of(arm) == "random":
+            raise DeclarationError(f"arm {arm!r} has no ranking to draft from", where=where)
+    for name in {experiment.slot, *experiment.slots.values()}:
+        slot = slots[name]
+        if slot.pins or slot.promotions or any(q.first or q.window for q in slot.all_quotas):
+            raise DeclarationError(
+                f"slot {name} has pins, promotions or quotas of some positions, which a drafted "
+                "slate would break",
+                where=where,
+                fix='compare these arms by kind="ab"',
+            )

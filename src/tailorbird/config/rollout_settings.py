@@ -1,4 +1,4 @@
-"""Settings of how models change and what is watched: canary, rollout and monitoring."""
+"""Settings of how models change, what is watched, and who is told."""
 
 from typing import Annotated, Literal
 
@@ -85,6 +85,40 @@ class RolloutSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             " by itself",
         ),
     ] = 0.01
+
+
+class NotifySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    urls: Annotated[
+        list[str],
+        Meta(
+            description="receivers of messages as Apprise URLs, such as mailto://, slack:// or "
+            "pagerduty://; set them by environment. They need the extra `notify`"
+        ),
+    ] = []
+    about: Annotated[
+        list[Literal["drift", "rollback", "refused", "approval", "page"]],
+        Meta(
+            description="what is sent: episodes of drift, roll-backs, refused models, steps that "
+            "wait for a person, and responses that fail or are empty; empty: all of it"
+        ),
+    ] = []
+    repeat: Annotated[
+        str, Meta(description="time until a message about what goes on is sent again")
+    ] = "12h"
+
+
+class RegistrySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    keep: Annotated[
+        int, Meta(ge=1, description="number of newest versions that are kept, whatever their age")
+    ] = 30
+    days: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="age in days from which other versions are removed, unless something "
+            "refers to them; 0: never",
+        ),
+    ] = 90
 
 
 class MonitoringSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

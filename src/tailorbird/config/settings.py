@@ -25,7 +25,13 @@ from tailorbird.config.data_settings import (
     StoreSection,
     StreamSection,
 )
-from tailorbird.config.rollout_settings import CanarySection, MonitoringSection, RolloutSection
+from tailorbird.config.rollout_settings import (
+    CanarySection,
+    MonitoringSection,
+    NotifySection,
+    RegistrySection,
+    RolloutSection,
+)
 from tailorbird.config.serve_settings import ServeSection
 from tailorbird.config.training_settings import (
     ChecksSection,
@@ -81,6 +87,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     canary: CanarySection = CanarySection()
     rollout: RolloutSection = RolloutSection()
     monitoring: MonitoringSection = MonitoringSection()
+    notify: NotifySection = NotifySection()
+    registry: RegistrySection = RegistrySection()
 
 
 SECRET = frozenset(
@@ -96,6 +104,7 @@ SECRET = frozenset(
         "stream.key_password",
         "stream.sasl_password",
         "stream.client",
+        "notify.urls",
     )
 )
 _DURATIONS = (
@@ -117,6 +126,7 @@ _DURATIONS = (
     "train.every",
     "rollout.limit",
     "rollout.cooldown",
+    "notify.repeat",
 )
 _MAY_BE_EMPTY = ("train.every",)
 

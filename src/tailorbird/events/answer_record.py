@@ -88,6 +88,12 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, o
     joint_propensities: list[float] = msgspec.field(
         default_factory=list
     )  # of the slate down to each position
+    teams: list[str] = msgspec.field(
+        default_factory=list
+    )  # of an interleaved slate: the arm whose ranking picked each item; "" for neither
+    click_probabilities: list[float] = msgspec.field(
+        default_factory=list
+    )  # of `items`, calibrated; empty if the model predicts no clicks
 
 
 _ENCODER = msgspec.msgpack.Encoder()

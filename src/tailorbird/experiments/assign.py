@@ -24,6 +24,8 @@ UNITS = ("person", "session")
 EXPOSURES = ("answer", "impression")
 STOPPING = ("fixed", "group_sequential", "anytime")
 SPENDING = ("obrien_fleming", "pocock")
+EXPERIMENT_KINDS = ("ab", "interleaving")
+INTERLEAVED = "interleaved"  # logged as the arm of a response that was drafted from two arms
 HOLDOUT_SALT = "holdout"
 
 
@@ -65,6 +67,8 @@ class Experiment:
         holdout: share of all units that take part in no experiment with a holdout.
         segments: columns of the first response by which the report splits the effect.
         history: length of the period before a unit's exposure that CUPED uses.
+        kind: `ab` gives each unit one arm; `interleaving` drafts each of its responses from two
+            arms, see `ranking.policy.interleaving`.
     """
 
     name: str
@@ -94,6 +98,7 @@ class Experiment:
     holdout: float = 0.0
     segments: Sequence[str] = ("device", "country")
     history: str = "28d"
+    kind: str = "ab"
 
     def __post_init__(self) -> None:
         where = f"experiment {self.name}"
@@ -132,6 +137,7 @@ class Experiment:
             ("exposure", EXPOSURES),
             ("stopping", STOPPING),
             ("spending", SPENDING),
+            ("kind", EXPERIMENT_KINDS),
         ):
             value = getattr(self, name)
             if value not in allowed:
@@ -158,6 +164,26 @@ class Experiment:
         names = [metric.name for metric in (self.metric, *self.guardrails)]
         if len(set(names)) < len(names):
             raise DeclarationError("two metrics have one name", where=where, fix="rename one")
+        if INTERLEAVED in self.arms:
+            raise DeclarationError(f"{INTERLEAVED!r} is no name for an arm", where=where)
+        if self.is_interleaved and (len(self.arms) != 2 or len(set(self.arms.values())) != 1):
+            raise DeclarationError(
+                f"interleaving takes two arms with equal shares, got {dict(self.arms)}",
+                where=where,
+                fix="such as arms={'old': 0.5, 'new': 0.5}",
+            )
+
+        if self.is_interleaved and self.versions:
+            raise DeclarationError(
+                "interleaving drafts from one model, and its arms name versions",
+                where=where,
+                fix="leave out versions=, or the kind",
+            )
+
+    @property
+    def is_interleaved(self) -> bool:
+        """Whether each response is drafted from both arms."""
+        return self.kind == "interleaving"
 
     @property
     def control_arm(self) -> str:

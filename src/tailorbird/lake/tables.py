@@ -92,6 +92,8 @@ ANSWERS = pa.schema(
         ("live", pa.list_(pa.float32())),  # row-major, items × columns that the model reads live
         ("referrer", pa.string()),
         ("joint_propensities", pa.list_(pa.float64())),  # of the slate down to each position
+        ("teams", pa.list_(pa.string())),  # of an interleaved slate, the arm that picked each item
+        ("click_probabilities", pa.list_(pa.float64())),  # of `items`, calibrated
     ]
 )
 

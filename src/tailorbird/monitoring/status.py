@@ -14,7 +14,7 @@ from tailorbird.monitoring.daily import read_reports
 from tailorbird.monitoring.figures.report import Figures, rows_of, slot_delays, summarize
 from tailorbird.monitoring.versions import Entry, Names, Versions
 
-EVENTS_MAX = 2
+DECISIONS_MAX = 2
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,22 @@ def build_status(
         return rows[0] if rows else None
 
     today_cells = cells.filter(minute >= now - DAY)
-    today = of(today_cells, now - DAY)
+    today, names = of(today_cells, now - DAY), registry.aliases()
+    champion = of(today_cells.filter(pc.field("version") == names.champion), now - DAY)
     before = of(cells.filter(minute < now - DAY), now - 2 * DAY)
     lines = [
         f"{to_iso(now)[:16]}Z, the last 24 hours against the 24 before",
-        *_traffic(today, before),
+        *_traffic(today, before, champion),
         _slots(today_cells, now, delays),
-        _models(registry.aliases()),
+        _models(names, champion),
         _checks(checks),
         "alarms: " + ("; ".join(alarms) if alarms else "none open"),
-        *_decisions(registry.audit(), now),
+        _decisions(registry.audit(), now),
     ]
-    return Status(now, tuple(lines[:10]), today, before)
+    return Status(now, tuple(lines), today, before)
 
 
-def _traffic(today: Figures | None, before: Figures | None) -> list[str]:
+def _traffic(today: Figures | None, before: Figures | None, champion: Figures | None) -> list[str]:
     if today is None:
         return ["requests: none was served"]
     return [
@@ -85,10 +86,11 @@ def _traffic(today: Figures | None, before: Figures | None) -> list[str]:
         f"p95 {today.latency_ms_p95:.1f} ms{_change(today, before, 'latency_ms_p95')}",
         f"trouble: {today.error_rate:.2%} errors, {today.empty_rate:.2%} empty, "
         f"{today.degraded_rate:.2%} degraded",
-        f"clicks: CTR {_percent(today.ctr)}{_change(today, before, 'ctr')}, calibration "
+        f"clicks: CTR {_rate(today, 'ctr')}{_change(today, before, 'ctr')}"
+        f"{_expected_ctr(champion)}, calibration "
         f"{'unknown' if math.isnan(today.calibration) else format(today.calibration, '.2f')}",
-        f"purchases: conversion {_percent(today.conversion)}{_change(today, before, 'conversion')}"
-        f" ({today.conversion_estimated_share:.0%} of it estimated), revenue {today.revenue:,.2f}"
+        f"purchases: conversion {_rate(today, 'conversion')}{_change(today, before, 'conversion')}"
+        f", {today.conversion_estimated_share:.0%} of it estimated, revenue {today.revenue:,.2f}"
         f"{_change(today, before, 'revenue')}",
     ]
 
@@ -102,8 +104,19 @@ def _slots(cells: pa.Table, now: int, delays: dict[str, Any]) -> str:
     )
 
 
-def _models(names: Names) -> str:
+def _expected_ctr(champion: Figures | None) -> str:
+    if champion is None or math.isnan(champion.ctr_expected):
+        return ""
+    return f", the champion's scores promise {_rate(champion, 'ctr_expected')}"
+
+
+def _models(names: Names, champion: Figures | None) -> str:
     text = f"models: champion {names.champion or 'none'}"
+    if champion is not None and not math.isnan(champion.auc_expected):
+        low, high = champion.auc_expected_low, champion.auc_expected_high
+        text += f" (AUC {champion.auc_expected:.2f} expected, {low:.2f} to {high:.2f}"
+        text += "" if math.isnan(champion.auc) else f"; by clicks so far {champion.auc:.2f}"
+        text += ")"
     if names.previous:
         text += f", previous {names.previous}"
     if names.canary:
@@ -121,18 +134,25 @@ def _checks(folder: Path) -> str:
     return f"data of {report.day}: " + (f"FAILED {failed}" if failed else "every check passed")
 
 
-def _decisions(audit: Sequence[Entry], now: int) -> list[str]:
+def _decisions(audit: Sequence[Entry], now: int) -> str:
     recent = [entry for entry in audit if entry.at > now - DAY and entry.action != "add"]
-    if not recent:
-        return ["decisions: none"]
-    return [
+    texts = [
         f"{to_iso(entry.at)[11:16]}Z {entry.by}: {entry.action} {entry.version}, {entry.why}"
-        for entry in recent[-EVENTS_MAX:][::-1]
+        for entry in recent[-DECISIONS_MAX:][::-1]
     ]
+    return "decisions: " + ("; ".join(texts) or "none")
 
 
 def _percent(value: float) -> str:
     return "unknown" if math.isnan(value) else f"{value:.2%}"
+
+
+def _rate(figures: Figures, name: str) -> str:
+    """Return a rate with its interval."""
+    low, high = getattr(figures, f"{name}_low"), getattr(figures, f"{name}_high")
+    if math.isnan(low):
+        return "unknown"
+    return f"{getattr(figures, name):.2%} ({low:.2%} to {high:.2%})"
 
 
 def _change(today: Figures, before: Figures | None, name: str) -> str:

@@ -1,25 +1,38 @@
-"""Episodes of drift of a project."""
+"""Episodes of drift of a project, against its own past or against what the champion learned from."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from tailorbird.atomic_write import atomic_write
 from tailorbird.config import Project
-from tailorbird.errors import NotReadyError
+from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import DAY, HOUR, Clock, parse_duration, to_iso
+from tailorbird.features import FeatureSet
+from tailorbird.features.declare.declarations import Derived
 from tailorbird.lake import Lake
-from tailorbird.monitoring.drift import find_episodes, name_cause
-from tailorbird.monitoring.drift.causes import Change
-from tailorbird.monitoring.drift.detect import DAYS_MIN
+from tailorbird.monitoring.drift import Cause, Episode, Signal, find_episodes, name_cause
+from tailorbird.monitoring.drift.causes import OUTAGE, Change
+from tailorbird.monitoring.drift.detect import DAYS_MIN, OUTAGE_DAYS_MIN, Floats
 from tailorbird.monitoring.drift.sketches import SketchStore
+from tailorbird.monitoring.drift.training import TRAINING, Shift, compare_with_training
+from tailorbird.platform.figure_files import figure_store
 from tailorbird.platform.frames import Frame
+from tailorbird.ranking.bundle import SKETCHES
 from tailorbird.registry import Registry
+from tailorbird.training.sketches import bins_of
 
 HISTORY_DAYS = 56
 RECENT = "7d"
+HISTORY = "history"
 SIGNALS_SHOWN = 5
 FILE = "episodes.json"
 RUNBOOKS = "docs/operate"
@@ -46,12 +59,19 @@ class DriftRow(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, repr=False)
 class DriftResult:
-    """Episodes of drift, the newest first."""
+    """Episodes of drift, the newest first.
+
+    Attributes:
+        against: `history`, or `training of` a version.
+        shifts: signal → its distance to the training, now and then; the largest first.
+    """
 
     false_alarms: float
     history_days: int
     signals: int
     rows: list[DriftRow]
+    against: str = HISTORY
+    shifts: dict[str, Shift] = field(default_factory=dict)
 
     def to_frame(self) -> Frame:
         """Return the episodes as a table."""
@@ -70,13 +90,25 @@ class DriftResult:
             "false_alarms_a_month": self.false_alarms,
             "history_days": self.history_days,
             "signals": self.signals,
+            "against": self.against,
             "episodes": msgspec.to_builtins(self.rows),
+            "shifts": [
+                {
+                    "name": name,
+                    "now": None if math.isnan(shift.now) else shift.now,
+                    "then": None if math.isnan(shift.then) else shift.then,
+                    "is_skew": shift.is_skew,
+                }
+                for name, shift in self.shifts.items()
+            ],
         }
 
     @property
     def header(self) -> str:
+        days = f"{self.history_days} days before"
+        against = days if self.against == HISTORY else f"the {self.against}, as {days} vary"
         return (
-            f"{self.signals} signals against {self.history_days} days before; chance alone causes "
+            f"{self.signals} signals against {against}; chance alone causes "
             f"{self.false_alarms:g} episodes a month"
         )
 
@@ -87,27 +119,51 @@ class DriftResult:
         return f"<p>{self.header}</p>{self.to_frame()._repr_html_()}"
 
 
-def find_drift(project: Project, clock: Clock, *, since: str = RECENT) -> DriftResult:
+def find_drift(
+    project: Project, clock: Clock, *, since: str = RECENT, against: str = HISTORY
+) -> DriftResult:
     """Return the episodes of drift of the most recent period.
 
+    Args:
+        against: `history`, or `training`: what the champion learned from.
+
     Raises:
-        NotReadyError: there is too little history to compare with.
+        NotReadyError: there is too little history to compare with, or no trained champion.
     """
-    now = clock.now()
+    if against not in (HISTORY, TRAINING):
+        fix = f"use {HISTORY} or {TRAINING}"
+        raise UsageError(f"cannot compare with {against!r}", where="against", fix=fix)
+    now, features = clock.now(), project.features
     folder, lake = project.paths.monitoring / "sketches", Lake(project.paths.lake)
-    store = SketchStore(folder, lake, project.features.numeric, project.features.schema_hash)
+    store = SketchStore(folder, lake, features.numeric, features.schema_hash, features.categorical)
     store.refresh(max(now - HISTORY_DAYS * DAY, _first_event(lake)), now)
-    signals, first = store.read(now - HISTORY_DAYS * DAY, now)
-    history = (now - parse_duration(since) - first) // HOUR
-    if not signals or history < DAYS_MIN * 24:
+    learned = _read_training(project, clock) if against == TRAINING else None
+    if learned is None:
+        signals, first = store.read(now - HISTORY_DAYS * DAY, now)
+        pairs = []
+    else:
+        pairs, first = store.read_with(now - HISTORY_DAYS * DAY, now, learned.table, learned.slot)
+        pairs = learned.comparable(pairs, features)
+        signals = [signal for signal, _ in pairs]
+    hours = len(signals[0].counts) if signals else 0
+    history = _history_hours(hours, parse_duration(since) // HOUR)
+    if history < (OUTAGE_DAYS_MIN if learned is None else DAYS_MIN) * 24:
         raise NotReadyError(
-            f"drift needs {DAYS_MIN} days of history before the last {since}, and there are "
-            f"{max(history, 0) / 24:.1f}",
+            f"drift needs {DAYS_MIN} days of history, and an outage {OUTAGE_DAYS_MIN}; there are "
+            f"{hours / 24:.1f}",
             where=str(folder),
-            fix="wait, or name a shorter time by since",
+            fix="wait",
         )
     rate = project.settings.monitoring.false_alarms
-    episodes = find_episodes(signals, history, false_alarms=rate)
+    shifts: dict[str, Shift] = {}
+    if learned is None:
+        episodes = find_episodes(signals, history, false_alarms=rate)
+    else:
+        if learned.is_logged and learned.slot in project.slots:
+            pairs.append(_clicks(project, learned, first, now, len(signals[0].counts)))
+        trained = learned.hours(first)
+        episodes, shifts = compare_with_training(pairs, history, trained, false_alarms=rate)
+        signals = [signal for signal, _ in pairs]
     changes = [
         Change(entry.at, f"{entry.by}: {entry.action} {entry.version}")
         for entry in Registry(project.paths.registry, clock=clock).audit()
@@ -115,7 +171,9 @@ def find_drift(project: Project, clock: Clock, *, since: str = RECENT) -> DriftR
     ]
     rows = []
     for episode in reversed(episodes):
-        cause = name_cause(episode, signals, first, changes)
+        cause = _cause(episode, shifts) or name_cause(episode, signals, first, changes)
+        if history < DAYS_MIN * 24 and cause.name != OUTAGE:
+            continue  # so few days do not tell what is usual
         rows.append(
             DriftRow(
                 since=_hour(first, episode.start),
@@ -128,9 +186,118 @@ def find_drift(project: Project, clock: Clock, *, since: str = RECENT) -> DriftR
                 moved={one.name: one.distance for one in episode.moved[:SIGNALS_SHOWN]},
             )
         )
-    result = DriftResult(rate, int(history // 24), len(signals), rows)
-    atomic_write(project.paths.monitoring / FILE, msgspec.json.encode(rows))
-    return result
+    if learned is None:
+        atomic_write(project.paths.monitoring / FILE, msgspec.json.encode(rows))
+        return DriftResult(rate, int(history // 24), len(signals), rows)
+    ordered = dict(sorted(shifts.items(), key=lambda pair: -np.nan_to_num(pair[1].now)))
+    name = f"{TRAINING} of {learned.version}"
+    rows = [msgspec.structs.replace(row, compared_with=name) for row in rows]
+    return DriftResult(rate, int(history // 24), len(signals), rows, name, ordered)
+
+
+def _history_hours(hours: int, recent: int) -> int:
+    """Return the hours that the last ones are compared with; less are recent on a young site."""
+    if hours > DAYS_MIN * 24:
+        return max(hours - recent, DAYS_MIN * 24)
+    return OUTAGE_DAYS_MIN * 24 if hours > OUTAGE_DAYS_MIN * 24 else 0
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What a version learned from.
+
+    Attributes:
+        table: as `training.sketches` writes it.
+        is_logged: its rows were shown; else its requests were drawn from what people chose.
+        since, until: the time of its rows, microseconds.
+    """
+
+    version: str
+    table: pa.Table
+    slot: str
+    is_logged: bool
+    since: int
+    until: int
+
+    def hours(self, first: int) -> slice:
+        """Return the hours of its time, counted from the first."""
+        start, stop = ((each - first) // HOUR for each in (self.since, self.until))
+        return slice(max(0, start), max(0, stop))
+
+    def comparable(
+        self, pairs: Sequence[tuple[Signal, Floats]], features: FeatureSet
+    ) -> list[tuple[Signal, Floats]]:
+        """Return the signals whose rows are the same in training and serving.
+
+        Drawn requests have candidates as rows, so that features of items are of another choice.
+        """
+        of_people = {
+            column.name
+            for column, feature in zip(features.columns, features.features, strict=False)
+            if "item" not in column.entity and not isinstance(feature, Derived)
+        }
+        return [
+            (signal, training)
+            for signal, training in pairs
+            if training.sum() > 0
+            and (self.is_logged or signal.kind == "score" or signal.name in of_people)
+        ]
+
+
+def _read_training(project: Project, clock: Clock) -> _Training:
+    registry = Registry(project.paths.registry, clock=clock)
+    champion = registry.aliases().champion
+    path = registry.champion()
+    if path is None or not (path / SKETCHES).is_file():
+        raise NotReadyError(
+            f"the champion {champion} has learned from no rows" if path else "there is no champion",
+            where=str(path or project.paths.registry),
+            fix="tailorbird train, and promote the model",
+        )
+    about = registry.info(champion).metrics["about"]
+    return _Training(
+        champion,
+        pq.read_table(path / SKETCHES),
+        about["slot"],
+        about["source"] == "logged answers",
+        about["window"]["from"],
+        about["window"]["test_from"],
+    )
+
+
+def _clicks(
+    project: Project, learned: _Training, first: int, now: int, hours: int
+) -> tuple[Signal, Floats]:
+    """Return clicks on seen items by hour, and in the training.
+
+    Hours whose attribution window is open are left out.
+    """
+    store = figure_store(project)
+    store.refresh(first, now)
+    cells = store.read(first, now, ("minute", "slot", "seen", "clicks"))
+    until = now - parse_duration(project.slots[learned.slot].attribution)
+    cells = cells.filter((pc.field("slot") == learned.slot) & (pc.field("minute") < until))
+    hour = (cells["minute"].to_numpy() - first) // HOUR
+    counts = np.zeros((hours + 1, 3))
+    seen, clicks = cells["seen"].to_numpy(), cells["clicks"].to_numpy()
+    values = np.column_stack([np.zeros(len(hour)), np.maximum(seen - clicks, 0.0), clicks])
+    np.add.at(counts, np.clip(hour, 0, hours), values)
+    labels = learned.table.filter((pc.field("kind") == "label") & (pc.field("name") == "click"))
+    known = dict(zip(labels["bin"].to_pylist(), labels["count"].to_pylist(), strict=True))
+    both = [known.get(str(bin_), 0.0) for bin_ in bins_of(np.array([0.0, 1.0])).tolist()]
+    signal = Signal("clicks", counts[:hours], True, "label", ("missing", "seen", "clicked"))
+    return signal, np.array([0.0, *both])
+
+
+def _cause(episode: Episode, shifts: dict[str, Shift]) -> Cause | None:
+    """Return training-serving skew if the strongest signal was apart already then."""
+    if not shifts or not (shift := shifts[episode.moved[0].name]).is_skew:
+        return None
+    evidence = (
+        f"{episode.moved[0].name} is {shift.now:.2f} from the training, and was {shift.then:.2f} "
+        "from it already in the time that the model learned from"
+    )
+    return Cause("training-serving skew", evidence, "skew.md")
 
 
 def read_episodes(folder: Path) -> list[DriftRow]:
@@ -147,8 +314,6 @@ def read_open_episodes(folder: Path) -> list[DriftRow]:
 
 
 def _first_event(lake: Lake) -> int:
-    import pyarrow as pa
-
     first = lake.sql("SELECT min(ts) AS ts FROM events WHERE NOT timeless")["ts"]
     return first.cast(pa.int64())[0].as_py() or 0
 

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Any
 from tailorbird.config import Project, open_project
 from tailorbird.config.experiments import check_startable, find_objection, warn_of_shared_learning
 from tailorbird.errors import NotReadyError, UsageError, suggest_name
-from tailorbird.events import DAY, SystemClock, parse_duration, to_iso
+from tailorbird.events import DAY, Clock, SystemClock, parse_duration, to_iso
 from tailorbird.experiments.assign import BUCKETS, Experiment
+from tailorbird.experiments.interleaving import (
+    ANSWER_COLUMNS,
+    EVENT_COLUMNS,
+    InterleavingReport,
+    interleaving_report,
+)
 from tailorbird.experiments.plan import Plan, plan_experiment
 from tailorbird.experiments.report import Report, experiment_report
 from tailorbird.experiments.trial import TrialReport, trial_report
@@ -62,7 +68,9 @@ class ExperimentView:
         """Record which arm of a stopped experiment was chosen."""
         change_experiment(open_project(self._root), "decide", name, arm, by=by, why=reason)
 
-    def report(self, name: str = "", *, since: str = "", as_of: str = "") -> "Report | TrialReport":
+    def report(
+        self, name: str = "", *, since: str = "", as_of: str = ""
+    ) -> "Report | TrialReport | InterleavingReport":
         """Report on a started experiment by its name, or on the split of a slot.
 
         Args:
@@ -105,12 +113,19 @@ def list_experiments(project: Project) -> list[tuple[Any, ...]]:
 
 
 def start_experiment(
-    project: Project, name: str, *, ramp: float = 1.0, by: str = "", why: str
+    project: Project,
+    name: str,
+    *,
+    ramp: float = 1.0,
+    by: str = "",
+    why: str,
+    clock: Clock | None = None,
 ) -> StartedExperiment:
     """Freeze a declaration of experiments.py by its hash, and run it.
 
     Args:
         ramp: share of its units that takes part at first.
+        clock: of the events; by default the project's.
 
     Raises:
         UsageError: nothing has that name, an arm names a version that cannot serve, nothing logs a
@@ -130,11 +145,17 @@ def start_experiment(
         versions=versions,
     )
     audit = f"{declared.digest[:12]}: {why}"
-    return _change(project, "start", name, new, by=by, why=why, audit=audit)
+    return _change(project, "start", name, new, by=by, why=why, audit=audit, clock=clock)
 
 
 def change_experiment(
-    project: Project, action: str, name: str, *values: Any, by: str = "", why: str
+    project: Project,
+    action: str,
+    name: str,
+    *values: Any,
+    by: str = "",
+    why: str,
+    clock: Clock | None = None,
 ) -> StartedExperiment:
     """Ramp, stop or decide an experiment.
 
@@ -142,7 +163,7 @@ def change_experiment(
         UsageError: its state does not allow that.
     """
     audit = f"{', '.join(str(value) for value in values)}: {why}" if values else why
-    return _change(project, action, name, name, *values, by=by, why=why, audit=audit)
+    return _change(project, action, name, name, *values, by=by, why=why, audit=audit, clock=clock)
 
 
 def promote_because(
@@ -191,8 +212,15 @@ def plan_declared(project: Project, name: str, *, since: str = "") -> Plan:
 
     Raises:
         NotReadyError: the lake has too few units of the slot.
+        UsageError: it is interleaved.
     """
     declared = _declared(project, name)
+    if declared.is_interleaved:
+        raise UsageError(
+            "interleaving needs no plan: its report may be read at any time",
+            where=f"experiment {name}",
+            fix=f'tailorbird experiment start {name} --why "…"',
+        )
     slot = project.slots[declared.slot]
     now = project.clock().now()
     span = parse_duration(since or declared.duration)
@@ -207,7 +235,7 @@ def plan_declared(project: Project, name: str, *, since: str = "") -> Plan:
 
 def report_experiment(
     project: Project, name: str = "", *, since: str = "", as_of: str = ""
-) -> Report | TrialReport:
+) -> Report | TrialReport | InterleavingReport:
     """Report on a started experiment by its name, or on the split of a slot.
 
     Args:
@@ -292,14 +320,11 @@ def estimate_policy(
     )
 
 
-def _report_started(project: Project, started: StartedExperiment, as_of: str = "") -> TrialReport:
+def _report_started(
+    project: Project, started: StartedExperiment, as_of: str = ""
+) -> TrialReport | InterleavingReport:
     experiment = Experiment.from_dict(started.declaration)
-    history = parse_duration(experiment.history)
-    events = Lake(project.paths.lake).events(
-        columns=(*UNIT_COLUMNS, "model"),
-        ts_from=started.started_at - history,
-        ts_to=started.stopped_at or None,
-    )
+    lake, stop = Lake(project.paths.lake), started.stopped_at or None
     notes = [
         f"{to_iso(each.at)[:16]} {each.action} by {each.by}"
         f"{f' to {each.ramp:g}' if each.action == 'ramp' else ''}: {each.why}"
@@ -308,20 +333,25 @@ def _report_started(project: Project, started: StartedExperiment, as_of: str = "
     declared = project.experiments.get(started.name)
     if declared is not None and declared.digest != started.digest:
         notes.append("experiments.py differs from what was started; the frozen declaration counts.")
-    slot = project.slot(started.slot)
+    span: dict[str, Any] = {
+        "started_at": started.started_at,
+        "stopped_at": started.stopped_at,
+        "now": parse_time(as_of, "as_of") if as_of else project.clock().now(),
+        "attribution": parse_duration(project.slot(started.slot).attribution),
+        "state": started.state,
+        "notes": tuple(notes),
+    }
+    if experiment.is_interleaved:
+        events = lake.events(EVENT_COLUMNS, started.started_at, stop)
+        answers = lake.answers(ANSWER_COLUMNS, started.started_at, stop)
+        return interleaving_report(events, answers, experiment, **span)
+    history = parse_duration(experiment.history)
+    columns = (*UNIT_COLUMNS, "model")
+    events = lake.events(columns=columns, ts_from=started.started_at - history, ts_to=stop)
     served = [f"{version} serves the arm {arm}." for arm, version in started.versions.items()]
-    notes = [*warn_of_shared_learning(project, started, events), *served, *notes]
-    return trial_report(
-        events,
-        experiment,
-        started_at=started.started_at,
-        stopped_at=started.stopped_at,
-        now=parse_time(as_of, "as_of") if as_of else project.clock().now(),
-        attribution=parse_duration(slot.attribution),
-        state=started.state,
-        timeline=list_changes(project),
-        notes=tuple(notes),
-    )
+    warnings = warn_of_shared_learning(project, started, events)
+    span["notes"] = (*warnings, *served, *notes)
+    return trial_report(events, experiment, timeline=list_changes(project), **span)
 
 
 def list_changes(project: Project) -> list[TimelineEvent]:
@@ -345,11 +375,18 @@ def list_changes(project: Project) -> list[TimelineEvent]:
 
 
 def _change(
-    project: Project, action: str, name: str, *arguments: Any, by: str, why: str, audit: str
+    project: Project,
+    action: str,
+    name: str,
+    *arguments: Any,
+    by: str,
+    why: str,
+    audit: str,
+    clock: Clock | None,
 ) -> StartedExperiment:
     """Apply a method of `Experiments` to those of the registry; `audit` is the log's reason."""
     author = by or getpass.getuser()
-    at = project.clock().now()  # the time of events, also where a log ended long ago
+    at = (clock or project.clock()).now()  # the time of events, also where a log ended long ago
 
     def change(experiments: Experiments) -> Experiments:
         return getattr(experiments, action)(*arguments, by=author, why=why, at=at)

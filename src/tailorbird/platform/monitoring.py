@@ -19,7 +19,7 @@ from tailorbird.monitoring.figures.report import (
 )
 from tailorbird.monitoring.figures.store import HISTORY_DAYS
 from tailorbird.monitoring.status import Status, build_status
-from tailorbird.platform.drift import RECENT, DriftResult, find_drift, read_open_episodes
+from tailorbird.platform.drift import HISTORY, RECENT, DriftResult, find_drift, read_open_episodes
 from tailorbird.platform.figure_files import figure_store
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.moment import clock_as_of
@@ -28,12 +28,17 @@ from tailorbird.registry import Registry
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
 
+    from tailorbird.platform.notify import ReceiverState
+
 SHOWN = (
     "requests",
     "latency_ms_p95",
     "error_rate",
     "degraded_rate",
     "ctr",
+    "ctr_expected",
+    "auc",
+    "auc_expected",
     "conversion",
     "conversion_estimated_share",
     "revenue",
@@ -42,6 +47,7 @@ SHOWN = (
     "novelty",
     "calibration",
 )
+ENDS = ("low", "high")  # of the interval of a figure
 DELAY_DAYS = 28  # of conversions whose delays are learned
 FIGURES_S = 60.0  # between computations of the figures
 log = logging.getLogger(__name__)
@@ -78,7 +84,7 @@ class FiguresResult:
         }
 
     def plot(self, metric: str = "ctr") -> "Plot":
-        """Draw one figure over time, a line for each group."""
+        """Draw one figure over time, a line for each group, with its 95 % interval."""
         from matplotlib.figure import Figure
 
         if metric not in METRICS:
@@ -90,7 +96,12 @@ class FiguresResult:
         for group in sorted({row.group for row in self.rows}):
             own = [row for row in self.rows if row.group == group]
             hours = [(row.start - self.since) / 3.6e9 for row in own]
-            axes.plot(hours, [getattr(row, metric) for row in own], marker="o", label=group)
+            (line,) = axes.plot(
+                hours, [getattr(row, metric) for row in own], marker="o", label=group
+            )
+            if f"{metric}_low" in METRICS:
+                low, high = ([getattr(row, f"{metric}_{end}") for row in own] for end in ENDS)
+                axes.fill_between(hours, low, high, alpha=0.2, color=line.get_color())
         axes.set_xlabel(f"hours since {to_iso(self.since)[:16]}Z")
         axes.set_ylabel(metric)
         axes.legend()
@@ -140,18 +151,20 @@ class MonitoringView:
         now = clock_as_of(as_of, project, settled=False).now()
         return read_figures(project, now, slot, by=by, since=since, window=window)
 
-    def drift(self, *, since: str = RECENT, as_of: str = "") -> DriftResult:
+    def drift(self, *, since: str = RECENT, against: str = HISTORY, as_of: str = "") -> DriftResult:
         """Return episodes in which features, scores, sources, fields or traffic moved.
 
         Args:
             since: length of the most recent period, which is compared with what was before.
+            against: `history`, or `training`: what the champion learned from.
             as_of: end of the period, ISO 8601.
 
         Raises:
             NotReadyError: there are fewer than seven days to compare with.
         """
         project = open_project(self._root)
-        return find_drift(project, clock_as_of(as_of, project, settled=False), since=since)
+        clock = clock_as_of(as_of, project, settled=False)
+        return find_drift(project, clock, since=since, against=against)
 
     def approve(self, *, reason: str, by: str = "") -> str:
         """Take the step that waits for a person, see `rollout.approval`; return its version."""
@@ -161,6 +174,29 @@ class MonitoringView:
 
         project = open_project(self._root)
         return approve(project, project.clock(), by=by or getpass.getuser(), why=reason)[1]
+
+    def notify(self, *, test: bool = False) -> list["ReceiverState"]:
+        """Return the receivers of `notify.urls` and which fail; with `test` each gets a message.
+
+        Raises:
+            NotReadyError: there are none.
+        """
+        from tailorbird.platform.notify import read_receivers, send_test
+
+        project = open_project(self._root)
+        return send_test(project, project.clock()) if test else read_receivers(project)
+
+    def silence(self, cause: str, length: str) -> dict[str, str]:
+        """Send no messages about a cause for a while; return what is silenced, and until when.
+
+        Args:
+            cause: a cause of drift, a kind of message such as `rollback`, or `all`.
+            length: such as `2h`; "" ends the silence.
+        """
+        from tailorbird.platform.notify import silence_cause
+
+        project = open_project(self._root)
+        return silence_cause(project, project.clock(), cause, length)
 
     def status(self, *, as_of: str = "") -> Status:
         """Return the last 24 hours in ten lines."""
@@ -286,6 +322,8 @@ def catalogue_size(project: Project) -> int:
 
 def read_status(project: Project, clock: Clock) -> Status:
     """Return the state of a project in the last 24 hours."""
+    from tailorbird.platform.notify import describe_notify
+
     now = clock.now()
     store = figure_store(project)
     store.refresh(now - 2 * DAY, now)
@@ -295,8 +333,11 @@ def read_status(project: Project, clock: Clock) -> Status:
         registry=Registry(project.paths.registry, clock=clock),
         checks=project.paths.checks,
         catalogue=catalogue_size(project),
-        alarms=tuple(
-            f"drift since {row.since}, {row.cause}: {row.evidence}, see {row.runbook}"
-            for row in read_open_episodes(project.paths.monitoring)
+        alarms=(
+            *(
+                f"drift since {row.since}, {row.cause}: {row.evidence}, see {row.runbook}"
+                for row in read_open_episodes(project.paths.monitoring)
+            ),
+            *describe_notify(project, now),
         ),
     )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tailorbird.backup import BackupReport
     from tailorbird.client import Client
     from tailorbird.events import Clock
+    from tailorbird.experiments.interleaving import InterleavingReport
     from tailorbird.experiments.report import Report
     from tailorbird.experiments.trial import TrialReport
     from tailorbird.platform.experiments import ExperimentView
@@ -300,7 +301,9 @@ class Project(ProjectFolder):
 
         return ExperimentView(self.root)
 
-    def experiment(self, slot: str = "", *, since: str = "") -> "Report | TrialReport":
+    def experiment(
+        self, slot: str = "", *, since: str = ""
+    ) -> "Report | TrialReport | InterleavingReport":
         """Report on a started experiment, or on the split of a slot.
 
         Args:

@@ -12,6 +12,7 @@ from tailorbird.platform.frames import Frame
 from tailorbird.registry import Registry
 
 if TYPE_CHECKING:
+    from tailorbird.platform.runtime.retention import PruneResult
     from tailorbird.training.comparison import Comparison
 
 
@@ -112,6 +113,19 @@ class RegistryView:
     def rollback(self, *, reason: str, by: str = "") -> str:
         """Make the previous champion answer again and return its version."""
         return self._registry().rollback(by=by or getpass.getuser(), why=reason)
+
+    def prune(self, *, dry_run: bool = False) -> "PruneResult":
+        """Remove old versions, checkpoints and states by `registry.keep` and `registry.days`.
+
+        What an alias, a roll-back, a report or an experiment refers to stays.
+
+        Args:
+            dry_run: only say what would be removed.
+        """
+        from tailorbird.platform.runtime.retention import prune_models
+
+        project = open_project(self._root, applied=True)
+        return prune_models(project, SystemClock(), dry_run=dry_run)
 
     def audit(self) -> Frame:
         """Return who changed what, when and why, the newest entry first."""

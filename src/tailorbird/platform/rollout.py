@@ -191,7 +191,7 @@ def _service(
     failure = own["failure"]
     failed = {
         name: int(pc.sum(pc.fill_null(pc.equal(failure, name), False)).as_py() or 0)
-        for name in ("error", "not_finite")
+        for name in ("error", "not_finite", "left_alone")
     }
     is_empty = pc.equal(pc.fill_null(pc.list_value_length(own["items"]), 0), 0)
     fine = pc.is_null(failure)

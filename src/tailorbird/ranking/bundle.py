@@ -10,6 +10,7 @@
     golden_input.npy, golden_raw.npy  matrix rows, and the heads' outputs at the time of writing
     index/…                           see `retrieval.index`
     tower/…                           see `ranking.tower`; not in every bundle
+    sketches.parquet                  histograms of the training rows, see `training.sketches`
 
 `Bundle.load` uses the very bytes that it verified. `ranking.policy.policy` turns values into a
 slate.
@@ -56,6 +57,7 @@ from tailorbird.version import __version__
 Floats = npt.NDArray[np.float64]
 
 CARD = "card.md"
+SKETCHES = "sketches.parquet"  # of bundles that a training wrote
 GOLDEN_ROWS = 32
 GOLDEN_RELATIVE, GOLDEN_ABSOLUTE = 1e-5, 1e-6
 
@@ -283,6 +285,7 @@ def write_bundle(
     trees: Mapping[str, Trees] | None = None,
     tower: Mapping[str, bytes] | None = None,
     baseline: str = "",
+    sketches: bytes = b"",
 ) -> Manifest:
     """Write a sealed bundle into a new folder, ready for `Registry.add`.
 
@@ -299,6 +302,7 @@ def write_bundle(
         tower: file → bytes, as `ranking.tower` has them; None without one.
         formula: head → weight, used where a slot declares no objective.
         baseline: sources joined by "+" that order items, of a bundle without heads.
+        sketches: histograms of what it learned from.
     """
     calibration = dict(calibration or {})
     folder.mkdir(parents=True)
@@ -336,6 +340,8 @@ def write_bundle(
         msgspec.structs.replace(head, calibration=calibration.get(head.name, Identity()).name)
         for head in heads
     )
+    if sketches:
+        (folder / SKETCHES).write_bytes(sketches)
     if card:
         (folder / CARD).write_text(
             card, encoding="utf-8"

@@ -375,10 +375,12 @@ class Slot:
     def _check_arms(self) -> None:
         if self.experiment is None:
             return
-        for name in ("slots", "versions", "where"):
+        for name in ("slots", "versions", "where", "is_interleaved"):
             if getattr(self.experiment, name):
                 raise DeclarationError(
-                    f"a permanent split has no {name}=",
+                    "a permanent split is not interleaved"
+                    if name == "is_interleaved"
+                    else f"a permanent split has no {name}=",
                     where=f"slot {self.name}",
                     fix="declare it in experiments.py, and start it",
                 )

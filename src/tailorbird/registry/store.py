@@ -1,6 +1,6 @@
 """The registry in a local folder: numbered versions, aliases, and an audit log.
 
-    ROOT/v0001/…         bundles, immutable once added
+    ROOT/v0001/…         bundles, immutable until they are removed
     ROOT/experiments.json  started experiments, see `registry.experiments`
     ROOT/formulas.json   value formulas set without a new model, see `registry.formulas`
     ROOT/aliases.json    champion, challenger, and earlier champions, newest last
@@ -101,6 +101,31 @@ class Registry:
             replace_file(self.path, f"{version}/{MANIFEST}", data)
             replace_file(self.path, f"{version}/{DIGEST}", f"{digest}\n".encode())
             sync_folder(folder)
+
+    def remove(self, version: str, *, by: str, why: str) -> None:
+        """Remove a version and its files; the audit log remains.
+
+        Raises:
+            UsageError: an alias names it, a roll-back may return to it, or it is the newest, whose
+                number must not be given again.
+        """
+        with lock_for_change(self.path):
+            aliases = self.aliases()
+            names = (
+                *aliases.names_of(version),
+                *(["an earlier champion"] if version in aliases.history else ()),
+                *(["the newest version"] if version == self._version_names()[-1] else ()),
+            )
+            if names:
+                raise UsageError(
+                    f"{version} is {', '.join(names)}", where=str(self.path), fix="keep it"
+                )
+            self._audit(AuditEntry(self._clock.now(), "remove", version, by, why))
+            leaving = self.path / ".leaving"
+            shutil.rmtree(leaving, ignore_errors=True)  # left by a crashed `remove`
+            os.rename(self.path / version, leaving)
+            sync_folder(self.path)
+            shutil.rmtree(leaving)
 
     def promote(self, version: str, *, by: str, why: str) -> None:
         """Make a version the champion, after verifying it."""

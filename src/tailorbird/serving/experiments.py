@@ -12,7 +12,7 @@ from typing import Protocol
 
 from tailorbird.atomic_write import FileStamp, file_stamp
 from tailorbird.errors import TailorbirdError
-from tailorbird.experiments.assign import Enrolment, Experiment, assign
+from tailorbird.experiments.assign import INTERLEAVED, Enrolment, Experiment, assign
 from tailorbird.periodic import PeriodicTask
 from tailorbird.ranking import Slot
 from tailorbird.ranking.policy.condition import Condition, compile_condition
@@ -55,6 +55,7 @@ class Assignment:
         experiment: as it is logged; "" for a forced arm, which no analysis counts.
         slot: the slot whose settings the arm uses; "" for the requested slot.
         version: the version of the model that serves the arm; "" for the champion.
+        interleaved: the two arms that the response is drafted from, the control first.
     """
 
     experiment: str = ""
@@ -63,13 +64,25 @@ class Assignment:
     slot: str = ""
     version: str = ""
     is_forced: bool = False
+    interleaved: tuple["Assignment", ...] = ()
 
     @classmethod
     def of(cls, enrolment: Enrolment, arm: str, *, is_forced: bool = False) -> "Assignment":
-        """Return the assignment to an arm of an experiment."""
+        """Return the assignment to an arm; to both of an interleaved experiment unless forced."""
+        experiment = enrolment.experiment
+        if experiment.is_interleaved and not is_forced:
+            pair = (experiment.control_arm, *experiment.treatments)
+            arms = tuple(cls._of_arm(enrolment, each, experiment.name) for each in pair)
+            return cls(experiment.name, INTERLEAVED, INTERLEAVED, interleaved=arms)
+        return cls._of_arm(enrolment, arm, "" if is_forced else experiment.name, is_forced)
+
+    @classmethod
+    def _of_arm(
+        cls, enrolment: Enrolment, arm: str, name: str, is_forced: bool = False
+    ) -> "Assignment":
         experiment = enrolment.experiment
         return cls(
-            "" if is_forced else experiment.name,
+            name,
             arm,
             experiment.policy_of(arm),
             experiment.slots.get(arm, ""),

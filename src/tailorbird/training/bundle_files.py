@@ -21,6 +21,7 @@ from tailorbird.training.fit.fit import FittedModel
 from tailorbird.training.fit.retrieval import RetrievalChoice
 from tailorbird.training.fit.trees import export_trees
 from tailorbird.training.settings import TrainSettings
+from tailorbird.training.sketches import to_bytes
 
 
 def write_model_bundle(
@@ -74,6 +75,7 @@ def write_model_bundle(
             if isinstance(model, Gbdt)
         },
         tower=tower,
+        sketches=to_bytes(fitted.sketches),
     )
 
 

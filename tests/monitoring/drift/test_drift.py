@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from benchmarks.quality.monitoring.diagnosis import diagnose
+from benchmarks.quality.monitoring.incidents import draw_incident
 from benchmarks.quality.monitoring.sites import draw_site
 from tests.support.monitored import visit, write_visits
 
@@ -9,7 +11,8 @@ from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.lake import Lake
 from tailorbird.monitoring.drift import Episode, Moved, Signal, find_episodes, name_cause
 from tailorbird.monitoring.drift.causes import Change
-from tailorbird.monitoring.drift.sketches import SketchStore, bins_of
+from tailorbird.monitoring.drift.sketches import SketchStore
+from tailorbird.training.sketches import bins_of
 
 MIDNIGHT = 1_790_553_600_000_000
 WEEKS = 8 * 168
@@ -38,6 +41,22 @@ def test_the_stated_rate_bounds_false_alarms():
         len(find_episodes(signals_of(draw_site(seed, features=20)), WEEKS)) for seed in range(12)
     ]
     assert sum(counts) <= 24, "one a month is stated"
+
+
+def test_an_outage_on_the_fifth_day_is_recognised():
+    rng = np.random.default_rng(0)
+    usual = 500 * (1 + 0.8 * np.sin(np.arange(5 * 24) * np.pi / 12))
+    usual[4 * 24 + 10 : 4 * 24 + 18] = 0
+    events = Signal("events", rng.poisson(usual)[:, None].astype(float), kind="traffic")
+    (episode,) = find_episodes([events], 3 * 24)
+    assert episode.start in (4 * 24 + 10, 4 * 24 + 11)
+    assert name_cause(episode, [events], MIDNIGHT).name == "outage upstream"
+
+
+@pytest.mark.parametrize("kind", ["outage", "lost_field", "slow_store"])
+def test_the_cause_of_a_drawn_incident_is_named(kind):
+    incident = draw_incident(kind, 0)
+    assert diagnose(incident) in incident.causes
 
 
 def test_numbers_have_bins_by_sign_and_size():

@@ -8,6 +8,7 @@ from tests.support.monitored import visit, write_visits
 
 from tailorbird.errors import UsageError
 from tailorbird.events import DAY, HOUR, MINUTE, SECOND
+from tailorbird.experiments.statistics import proportion_interval
 from tailorbird.lake import Lake
 from tailorbird.monitoring.figures import FigureStore, summarize
 from tailorbird.monitoring.figures.cells import SlotRule
@@ -48,8 +49,19 @@ def test_figures_count_responses_and_what_followed(store):
     assert (row.requests, row.seen, row.clicks, row.conversions) == (4, 24, 2, 1)
     assert (row.error_rate, row.empty_rate, row.degraded_rate) == (0.25, 0.25, 0.25)
     assert (row.ctr, row.revenue, row.items, row.coverage) == (2 / 24, 20.0, 8, 0.5)
-    assert row.calibration == pytest.approx(0.125 * 24 / 2)
+    assert row.calibration == pytest.approx(0.125 * 16 / 2), "the model failed in one"
     assert row.latency_ms_p95 == pytest.approx(5.0, rel=0.2)
+
+
+def test_rates_have_intervals_and_the_scores_promise_clicks(store):
+    (row,) = figures(store)
+    assert (row.ctr_low, row.ctr_high) == pytest.approx(proportion_interval(2, 24))
+    low, high = proportion_interval(1, 4)
+    assert row.conversion_low == pytest.approx(low, abs=1e-6)
+    assert row.conversion_high >= high - 1e-6
+    assert row.ctr_expected == pytest.approx(0.125)
+    assert row.ctr_expected_low < 0.125 < row.ctr_expected_high
+    assert row.auc_expected == row.auc == 0.5, "all scores are equal"
 
 
 def test_figures_stand_by_version_visitor_and_hour(store):

@@ -23,8 +23,9 @@ def demo(
     The demo needs no account and no download, and sends nothing anywhere.
 
     It creates a shop with a history, imports it and trains a model. It opens a page where every
-    click changes the list, and runs an experiment on simulated visitors. Then it shifts their
-    tastes, detects the fall, retrains, and prints all measured figures.
+    click changes the list, and runs two experiments on simulated visitors, of which it stops one by
+    its rule. Then it shifts their tastes, detects the fall, and leads a new model through shadow
+    and canary. It promotes a broken model, which is rolled back, and prints all measured figures.
 
     Example:  tailorbird demo
 

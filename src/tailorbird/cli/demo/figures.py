@@ -15,9 +15,11 @@ class Figures:
     parity: dict[str, Any] = field(default_factory=dict)
     offline: dict[str, Any] = field(default_factory=dict)
     online: dict[str, Any] = field(default_factory=dict)
+    experiments: dict[str, Any] = field(default_factory=dict)
     latency_ms: dict[str, float] = field(default_factory=dict)
     freshness_ms: dict[str, float] = field(default_factory=dict)
     retrained: dict[str, Any] = field(default_factory=dict)
+    broken: dict[str, Any] = field(default_factory=dict)
     http: dict[str, Any] = field(default_factory=dict)
     first_page_s: float = 0.0
     stages_s: dict[str, float] = field(default_factory=dict)
@@ -82,7 +84,9 @@ def print_figures(figures: Figures) -> None:
             f" split p = {online['srm_p']:.3f}",
         )
     )
+    rows += [(name, _experiment(each)) for name, each in figures.experiments.items()]
     rows.append(("retrained", _retraining_summary(figures.retrained)))
+    rows.append(("broken model", _broken_summary(figures.broken)))
     rows.append(("latency", _milliseconds(figures.latency_ms, "request → answer")))
     rows.append(
         ("freshness", _milliseconds(figures.freshness_ms, "click accepted → changed answer"))
@@ -100,6 +104,15 @@ def _offline_figures(metrics: dict[str, Any]) -> str:
     )
 
 
+def _experiment(result: dict[str, Any]) -> str:
+    state = "stopped by its rule" if result["stopped"] else "runs on"
+    days = f"{result['days']:.1f} of {result['planned_days']:.0f} days"
+    if result["uplift"] is None:
+        return f"{state} after {days}, too little data yet"
+    measured = f"{result['uplift']:+.1%} ({result['low']:+.1%} to {result['high']:+.1%})"
+    return f"{state} after {days}: measured {measured}, true {result['true_uplift']:+.1%}"
+
+
 def _retraining_summary(retrained: dict[str, Any]) -> str:
     if not retrained.get("trigger"):
         return "nothing called for it"
@@ -109,6 +122,12 @@ def _retraining_summary(retrained: dict[str, Any]) -> str:
         f"{fall}, {retrained['old']} → {retrained['new']} ({outcome}), then "
         f"{retrained['figure_after']:+.1%}"
     )
+
+
+def _broken_summary(broken: dict[str, Any]) -> str:
+    if not broken["rolled_back"]:
+        return f"{broken['broken']} was NOT rolled back"
+    return f"{broken['broken']} rolled back to {broken['champion']} after {broken['after_min']} min"
 
 
 def _milliseconds(values: dict[str, float], label: str) -> str:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from tailorbird.cli.demo.figures import Figures, event_figures, say
 from tailorbird.cli.demo.http import measure
+from tailorbird.cli.demo.rollout import ModelRollout
 from tailorbird.cli.demo.scale import Scale
 from tailorbird.cli.demo.traffic import PairedLists, Traffic
+from tailorbird.cli.demo.trials import CONCURRENT, MODEL, Trials
 from tailorbird.cli.demo.world import (
     Shop,
     copy_project,
@@ -26,13 +28,13 @@ from tailorbird.cli.output import Report
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, SimulatedClock, SystemClock
-from tailorbird.experiments import Experiment
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.experiments.report import experiment_report
 from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.features.parity.recompute import parity
 from tailorbird.lake import Lake
 from tailorbird.monitoring import Decision, Trigger, decide_retrain, figures_by_period
+from tailorbird.platform.rollout import BY as TRAINER
 from tailorbird.platform.runtime.roles import Roles
 from tailorbird.platform.runtime.trainer import TrainOutcome, train_once
 from tailorbird.simulator import History, Site
@@ -49,13 +51,14 @@ STAGES = {
     "train": "A first model is trained on clicks and compared with baselines. 25 seconds.",
     "serve": "The shop opens: server, router, feature worker, candidates and lake, one "
     "process each. 6 seconds.",
-    "trial": "{trial_days} days of traffic in an experiment: half of the visitors without the "
-    "model. "
-    "About a minute.",
+    "trial": "{trial_days} days of traffic in two experiments at once, each with a planned length "
+    "and a stopping rule. About a minute.",
     "shift": "All tastes change overnight. Monitoring checks the clicks until it detects "
     "the fall. About a minute.",
-    "retrain": "A new model is trained on the days since and promoted if it wins; "
-    "{recovery_days} days follow. Three minutes.",
+    "retrain": "A new model is trained on the days since. If it wins, it goes through shadow and "
+    "canary; {recovery_days} days follow. Three minutes.",
+    "broken": "A broken model is promoted past the gate, on purpose, and rolled back. A few "
+    "seconds.",
     "settle": "Late events are counted.",
     "http": "{http_requests:,} requests to the open shop measure latency, and how soon a click "
     "changes "
@@ -143,26 +146,32 @@ class Story:
     ) -> None:
         live_from, judged = clock.now(), PairedLists()
         with self._stage("trial"):
-            traffic.run(
-                live_from + self.scale.trial_days * DAY,
-                judged,
-                self.progress,
-                "trial: model and popular",
-            )
+            trials = Trials(project, clock, quiet=self.quiet)
+            trials.start()
+            trial_end = live_from + self.scale.trial_days * DAY
+            while clock.now() < trial_end:
+                until = min(clock.now() + trials.interval_us, trial_end)
+                traffic.run(until, judged, self.progress, "trial: two experiments")
+                trials.analyse()
             shifted = clock.now()
+            self.figures.experiments = trials.figures(judged, site)
             self._report(project, site, judged, live_from, shifted)
         with self._stage("shift"):
             site.shift(shifted, self.scale.shift_strength)
             decision = self._await_fall(project, clock, traffic, live_from, shifted)
         with self._stage("retrain"):
             self._retrain(project, clock, traffic, decision, shifted)
+        with self._stage("broken"):
+            models = ModelRollout(project, clock, traffic, self.progress)
+            self.figures.broken = models.break_and_roll_back()
+            self._print_lines(models)
         with self._stage("settle"):
             traffic.settle()
 
     def _report(
         self, project: Project, site: Site, judged: PairedLists, ts_from: int, ts_to: int
     ) -> None:
-        experiment = _experiment(project)
+        experiment = project.experiments[CONCURRENT[0]]
         report = experiment_report(
             Lake(project.paths.lake), experiment, SLOT, ts_from=ts_from, ts_to=ts_to
         )
@@ -181,11 +190,10 @@ class Story:
             "low": report.low,
             "high": report.high,
             "srm_p": report.srm_p,
-            "true_uplift": judged.true_uplift(site),
+            "true_uplift": judged.true_uplift(site, "popular", MODEL),
             "judged_requests": len(judged.at),
             "verdict": report.verdict,
         }
-        say(f"  {report.verdict}", quiet=self.quiet)
 
     def _await_fall(
         self,
@@ -196,7 +204,7 @@ class Story:
         shifted: int,
     ) -> Decision:
         """Advance the clock and check the live metrics until they require a new model."""
-        trigger = self._trigger(project)
+        trigger = Trigger(slot=SLOT, arm=MODEL, control="popular")
         lake = Lake(project.paths.lake)
         until = shifted + self.scale.fall_days_max * DAY
         while True:
@@ -211,10 +219,6 @@ class Story:
                 say(f"  monitoring: {decision.reason}", quiet=self.quiet)
                 return decision
 
-    def _trigger(self, project: Project) -> Trigger:
-        experiment = _experiment(project)
-        return Trigger(slot=SLOT, arm="model", control="popular", experiment=experiment.name)
-
     def _retrain(
         self,
         project: Project,
@@ -228,8 +232,9 @@ class Story:
             figures.update(trigger="", reason=decision.reason)
             return
         assert decision.since is not None
-        outcome, attempts = None, 0
-        while attempts < self.scale.attempts and (outcome is None or not outcome.promoted):
+        outcome, attempts, accepted = None, 0, False
+        models = ModelRollout(project, clock, traffic, self.progress)
+        while attempts < self.scale.attempts and not accepted:
             train_at = decision.since + int((self.scale.learn_days + attempts) * DAY)
             if clock.now() < train_at:
                 traffic.run(train_at, None, self.progress, "tastes have shifted")
@@ -239,13 +244,16 @@ class Story:
                 SLOT,
                 since=decision.since,
                 quick=True,
-                by="demo",
+                promote=False,
+                by=TRAINER,
                 progress=self.progress,
             )
-            self._print_training(outcome)
+            accepted = bool(models.registry.info(outcome.version).metrics.get("accepted"))
+            self._print_training(outcome, accepted)
             attempts += 1
         assert outcome is not None
-        traffic.server.refresh()
+        promoted = accepted and models.lead(outcome.version)
+        self._print_lines(models)
         retrained_at = clock.now()
         traffic.run(
             retrained_at + self.scale.recovery_days * DAY, None, self.progress, "with the new model"
@@ -255,7 +263,7 @@ class Story:
             trigger=decision.reason,
             old=outcome.incumbent,
             new=outcome.version,
-            promoted=outcome.promoted,
+            promoted=promoted,
             attempts=attempts,
             gate=outcome.reason,
             figure="lift of model over popular",
@@ -267,11 +275,8 @@ class Story:
 
     def _lift(self, project: Project, ts_from: int, ts_to: int) -> float:
         events = Lake(project.paths.lake).events(COLUMNS, ts_from=ts_from, ts_to=ts_to)
-        experiment = _experiment(project)
-        figures = figures_by_period(
-            events, SLOT, baseline="popular", period=1_000 * DAY, experiment=experiment.name
-        )
-        return next((figure.lift for figure in figures if figure.arm == "model"), float("nan"))
+        figures = figures_by_period(events, SLOT, baseline="popular", period=1_000 * DAY)
+        return next((figure.lift for figure in figures if figure.arm == MODEL), float("nan"))
 
     def _http(self, url: str, site: Site) -> None:
         assert self.shop is not None
@@ -320,8 +325,13 @@ class Story:
             "by_feature": {name: count for name, count in report.by_feature.items() if count},
         }
 
-    def _print_training(self, outcome: TrainOutcome) -> None:
-        verdict = "goes live" if outcome.promoted else "is kept, not promoted"
+    def _print_lines(self, models: ModelRollout) -> None:
+        for line in models.new_lines():
+            say(f"  {line}", quiet=self.quiet)
+
+    def _print_training(self, outcome: TrainOutcome, accepted: bool = False) -> None:
+        verdict = "passes the gate" if accepted else "is kept, not promoted"
+        verdict = "goes live" if outcome.promoted else verdict
         say(
             f"  {outcome.version} {verdict}: {outcome.reason}\n  report: {outcome.report}",
             quiet=self.quiet,
@@ -348,9 +358,3 @@ def _open_message(url: str, seconds: float) -> str:
         f"  {url}/ shows what its roles are doing. Here the rest of the loop goes on, for "
         "some six minutes.\n"
     )
-
-
-def _experiment(project: Project) -> Experiment:
-    experiment = project.slots[SLOT].experiment
-    assert experiment is not None, "the demo turns on the one that slots.py shows"
-    return experiment

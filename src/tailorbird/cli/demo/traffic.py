@@ -4,7 +4,7 @@
                  then the visitors of the tick get their responses
 
 The simulator's knowledge never enters a response. Its truth is only used afterwards, to compare the
-lists that both arms would have shown to the same visitor.
+lists that the arms would have shown to the same visitor.
 """
 
 from dataclasses import dataclass, field, replace
@@ -23,20 +23,23 @@ from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.simulator import LiveTraffic, Outbox, Population, Request, Site
 
 PRODUCER = "live"
+ARMS = ("model", "popular", "recent")
 
 
 @dataclass
 class PairedLists:
-    """Requests that were also answered for both arms without logging, to compare by the truth."""
+    """Requests that were also answered for each arm without logging, to compare by the truth."""
 
     users: list[int] = field(default_factory=list)
     at: list[int] = field(default_factory=list)
-    model: list[list[str]] = field(default_factory=list)
-    popular: list[list[str]] = field(default_factory=list)
+    lists: dict[str, list[list[str]]] = field(default_factory=dict)
 
-    def true_uplift(self, site: Site) -> float:
-        """Return the model's relative uplift in expected clicks, without sampling noise."""
-        return site.truth.uplift(self.users, self.model, self.popular, self.at)
+    def true_uplift(self, site: Site, control: str, treatment: str) -> float:
+        """Return the relative uplift in expected clicks of an arm, without sampling noise."""
+        lists = self.lists
+        if not self.users:
+            return float("nan")
+        return site.truth.uplift(self.users, lists[treatment], lists[control], self.at)
 
 
 class Traffic:
@@ -59,7 +62,7 @@ class Traffic:
         self.server = InProcessServer(project, clock, collector=self._collector, seed=seed)
         self.live: LiveTraffic = site.live(clock.now(), population, prefix="l")
         self._outbox = Outbox()
-        self._arms = {policy: self._arm_pipeline(policy, seed) for policy in ("model", "popular")}
+        self._arms = {policy: self._arm_pipeline(policy, seed) for policy in ARMS}
         self.request_count = 0
         # Responses that the collector logged, known once all events are delivered.
         self.response_count = 0
@@ -112,8 +115,8 @@ class Traffic:
         ):
             paired.users.append(request.visitor)
             paired.at.append(request.at)
-            paired.model.append(_ids(self._arms["model"].answer(_query(request))))
-            paired.popular.append(_ids(self._arms["popular"].answer(_query(request))))
+            for policy, pipeline in self._arms.items():
+                paired.lists.setdefault(policy, []).append(_ids(pipeline.answer(_query(request))))
         answer = answer_request(self.server.pipeline, request)
         self._outbox.add(self.live.respond(request, _ids(answer), answer.request_id))
 
@@ -163,6 +166,4 @@ def _ids(answer: Answer) -> list[str]:
 
 
 def _with_policy(slot: Slot, policy: str) -> Slot:
-    if slot.experiment is None:
-        return slot
-    return replace(slot, experiment=Experiment(f"{slot.experiment.name}-truth", arms={policy: 1.0}))
+    return replace(slot, experiment=Experiment("truth", arms={policy: 1.0}))

@@ -13,6 +13,7 @@ import msgspec
 
 from tailorbird.cli.demo.http import wait_until_ready
 from tailorbird.cli.demo.scale import Scale
+from tailorbird.cli.demo.trials import DECLARATIONS
 from tailorbird.cli.output import Report
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import DAY
@@ -59,7 +60,8 @@ def make_project(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("tailorbird.toml", "features.py", "slots.py"):
         text = (files("tailorbird.platform") / "templates" / name).read_text()
-        (folder / name).write_text(with_experiment(text) + FRONT if name == "slots.py" else text)
+        (folder / name).write_text(text + FRONT if name == "slots.py" else text)
+    (folder / "experiments.py").write_text(DECLARATIONS)
 
 
 def with_experiment(slots: str) -> str:

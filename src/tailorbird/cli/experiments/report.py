@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tailorbird.cli.output import Json, console, print_json, print_table
 
 if TYPE_CHECKING:
+    from tailorbird.experiments.interleaving import InterleavingReport
     from tailorbird.experiments.trial import TrialReport
 
 _PAGE_TEMPLATE = """<!doctype html>
@@ -62,6 +63,7 @@ def report(
 
     from tailorbird.config import open_project
     from tailorbird.errors import UsageError
+    from tailorbird.experiments.interleaving import InterleavingReport
     from tailorbird.experiments.trial import TrialReport
     from tailorbird.platform.experiments import report_experiment
 
@@ -74,6 +76,11 @@ def report(
             notebook.write_text(report_notebook(result, project.root))
         _print_trial(result, project.settings.project.name, html=html, json=json)
         return
+    if isinstance(result, InterleavingReport):
+        if html is not None:
+            raise UsageError("an interleaved experiment has no page", where="--html", fix="--json")
+        _print_interleaving(result, json=json)
+        return
     if notebook is not None:
         raise UsageError(
             "a notebook is of a started experiment",
@@ -84,7 +91,7 @@ def report(
         from tailorbird.experiments.drawing import report_html
 
         title = f"{project.settings.project.name}: {result.experiment}"
-        _write_page(html, title, report_html(result))
+        write_page(html, title, report_html(result))
     if json:
         print_json(dataclasses.asdict(result))
         return
@@ -131,7 +138,7 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
     from tailorbird.experiments.trial_page import find_crossing, format_uplift, trial_html
 
     if html is not None:
-        _write_page(html, f"{project}: {result.experiment}", trial_html(result))
+        write_page(html, f"{project}: {result.experiment}", trial_html(result))
     if json:
         print_json(result.to_dict())
         return
@@ -207,7 +214,42 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
         out.print(f"Page: {html}")
 
 
-def _write_page(path: Path, title: str, body: str) -> None:
+def _print_interleaving(result: "InterleavingReport", *, json: bool) -> None:
+    if json:
+        print_json(result.to_dict())
+        return
+    out = console()
+    out.print(result.verdict, style="bold")
+    out.print(f"{result.advice}\n")
+    rows = [
+        (
+            each.event,
+            f"{each.control:,}",
+            f"{each.treatment:,}",
+            f"{each.losses:,} : {each.wins:,} of {each.units:,}",
+            _percent(each.share),
+            f"{_percent(each.low)} to {_percent(each.high)}",
+            f"{each.p:.3g}",
+        )
+        for each in result.preferences
+        if each.units
+    ]
+    columns = ["credit", result.control, result.treatment, "units prefer", "share", "interval", "p"]
+    print_table(f"{result.responses:,} responses", columns, rows, right=columns[1:])
+    positions = [
+        (each.position, f"{each.control:,}", f"{each.treatment:,}", f"{each.p:.3g}")
+        for each in result.positions
+    ]
+    columns = ["position", result.control, result.treatment, "p"]
+    print_table("items picked", columns, positions, right=columns)
+    checks = [(each.name, "ok" if each.passed else "FAILED", each.reason) for each in result.checks]
+    print_table("", ["check", "result", "reason"], checks)
+    for note in result.notes:
+        out.print(note)
+
+
+def write_page(path: Path, title: str, body: str) -> None:
+    """Write a section of HTML as a page of its own."""
     path.write_text(_PAGE_TEMPLATE.format(title=escape(title), body=body))
 
 

@@ -1,4 +1,4 @@
-"""`tailorbird models list|show|promote|rollback`."""
+"""`tailorbird models list|show|promote|rollback|prune`."""
 
 import getpass
 import sys
@@ -167,6 +167,30 @@ def rollback(*, why: Why, by: By = "", churn: ChurnOption = "") -> None:
         return
     version = registry.rollback(by=author, why=why)
     console().print(f"{version} is the champion again.")
+
+
+def prune(*, dry_run: bool = False, json: Json = False) -> None:
+    """Remove old versions, checkpoints and states by `registry.keep` and `registry.days`.
+
+    What an alias, a roll-back, a report or an undecided experiment refers to stays. The trainer does
+    the same by itself.
+
+    Example:  tailorbird -C shop models prune --dry-run
+
+    Parameters
+    ----------
+    dry_run:
+        only print what would be removed
+    """
+    from tailorbird.config import open_project
+    from tailorbird.platform.runtime.retention import prune_models
+
+    project = open_project(applied=True)
+    result = prune_models(project, project.clock(), dry_run=dry_run)
+    if json:
+        print_json(result.to_dict())
+    else:
+        console().print(repr(result))
 
 
 def open_registry(churn: str = "") -> "tuple[Project, Registry]":

@@ -5,7 +5,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from tailorbird.platform.runtime.supervisor import die_with_parent
+from tailorbird.platform.runtime.parent import die_with_parent
 from tailorbird.probes import ProgressEvent
 
 if TYPE_CHECKING:

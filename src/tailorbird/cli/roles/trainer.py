@@ -12,12 +12,15 @@ def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1
     """
     from tailorbird.config import open_project
     from tailorbird.monitoring.figures.collector import FiguresCollector, RolloutCollector
+    from tailorbird.monitoring.notify.collector import NotifyCollector
     from tailorbird.platform.monitoring import FiguresTask
+    from tailorbird.platform.notify import NotifyTask
     from tailorbird.platform.runtime.trainer import run_trainer
 
     stop = start_role()
     project = open_project(applied=True)
     figures = FiguresTask(project, project.clock())
+    notify = NotifyTask(project, project.clock(), figures.newest)
     with serve_probes(
         "trainer",
         project,
@@ -27,6 +30,7 @@ def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1
         extra_collectors=lambda: [
             FiguresCollector(figures.newest),
             RolloutCollector(figures.causes, figures.actions),
+            NotifyCollector(notify.counts, notify.failing),
         ],
     ):
-        run_trainer(project, project.clock(), stop, figures)
+        run_trainer(project, project.clock(), stop, figures, notify)

@@ -65,8 +65,9 @@ def up(
     from tailorbird.config.roles import clear_roles
     from tailorbird.config.schemas import ActiveSchemaWatch
     from tailorbird.platform.runtime.listeners import open_listener
+    from tailorbird.platform.runtime.parent import die_with_parent
     from tailorbird.platform.runtime.resources import resource_warnings
-    from tailorbird.platform.runtime.supervisor import Role, Supervisor, die_with_parent
+    from tailorbird.platform.runtime.supervisor import Role, Supervisor
     from tailorbird.platform.runtime.systemd import notify
     from tailorbird.platform.runtime.up_lock import UpLock
 

@@ -3,6 +3,7 @@
 sketches   histograms of one hour: features, scores, sources, fields of events, traffic
 distance   distances between histograms
 detect     episodes at a stated rate of false alarms
+training   the same against what the champion learned from
 causes     the likely cause of an episode, with evidence and a runbook
 """
 

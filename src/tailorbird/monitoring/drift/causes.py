@@ -15,6 +15,12 @@ from tailorbird.monitoring.drift.detect import TRAFFIC, Episode, Signal
 SHIFT = 0.1  # change in a share that is evidence
 QUIET, BUSY = 0.2, 1.5  # traffic relative to usual
 BLOCK = 6  # hours
+SHORT_BLOCK = 2  # hours, for an outage
+COUNT_MIN = 200.0  # requests or events in a block whose shares are compared
+USUAL_MIN = 30.0  # usual number of events in a block that can show an outage
+OUTAGE = "outage upstream"
+SHORT_HISTORY = ("hour", "all")  # of `Episode.compared_with`
+NO_WEEKDAYS = "the history has no four weeks yet, so weekdays are not told apart"
 
 
 @dataclass(frozen=True)
@@ -48,10 +54,20 @@ class _Facts:
         return [self.signals[moved.name] for moved in self.episode.moved if moved.kind == kind]
 
     def shares(self, signal: Signal) -> tuple[np.ndarray, np.ndarray]:
-        """Return the share of each bin before and during the episode."""
+        """Return the share of each bin before the episode, and in its `BLOCK` hours most apart.
+
+        An episode found by the day has hours in it that are as usual.
+        """
         before = signal.counts[: self.episode.start].sum(axis=0)
-        during = signal.counts[self.episode.start : self.episode.stop].sum(axis=0)
-        return before / max(before.sum(), 1.0), during / max(during.sum(), 1.0)
+        before = before / max(before.sum(), 1.0)
+        hours = signal.counts[self.episode.start : self.episode.stop]
+        blocks = _block_sums(hours, BLOCK)
+        totals = blocks.sum(axis=1)
+        if (is_large := totals >= COUNT_MIN).any():
+            shares = blocks[is_large] / totals[is_large, None]
+            return before, shares[np.abs(shares - before).sum(axis=1).argmax()]
+        during = hours.sum(axis=0)
+        return before, during / max(during.sum(), 1.0)
 
     def largest(self, signal: Signal) -> tuple[str, float, float]:
         """Return the bin whose share moved most, with its share before and during."""
@@ -60,9 +76,10 @@ class _Facts:
         return signal.bins[index], float(before[index]), float(during[index])
 
     def traffic(self, name: str) -> tuple[float, float]:
-        """Return the lowest and highest number of a signal in any `BLOCK` hours of the episode.
+        """Return the lowest and highest number of a signal in some hours of the episode.
 
         Both are relative to the same hours of the week before the episode; 1 if nothing is known.
+        The lowest is of `SHORT_BLOCK` hours, the highest of `BLOCK` hours.
         """
         signal, start = self.signals.get(name), self.episode.start
         if signal is None or start < 24:
@@ -71,13 +88,18 @@ class _Facts:
         past = np.arange(max(0, start - 7 * 24), start)
         usual = np.bincount(past % 24, counts[past], 24) / np.bincount(past % 24, minlength=24)
         hours = np.arange(start, min(self.episode.stop, len(counts)))
-        blocks = [hours[at : at + BLOCK] for at in range(0, len(hours), BLOCK)]
-        ratios = [
-            float(counts[block].sum() / usual[block % 24].sum())
-            for block in blocks
-            if usual[block % 24].sum() > 0
-        ]
-        return (min(ratios), max(ratios)) if ratios else (1.0, 1.0)
+        both = np.column_stack([counts[hours], usual[hours % 24]])
+        short, long = (_block_sums(both, length).T for length in (SHORT_BLOCK, BLOCK))
+        lowest = (short[0] / np.maximum(short[1], 1.0))[short[1] >= USUAL_MIN].min(initial=1.0)
+        highest = (long[0] / np.maximum(long[1], 1.0))[long[1] > 0].max(initial=1.0)
+        return float(lowest), float(highest)
+
+
+def _block_sums(rows: np.ndarray, hours: int) -> np.ndarray:
+    """Return the sums of each run of so many rows, or of all if there are fewer."""
+    below = np.vstack([np.zeros(rows.shape[1]), np.cumsum(rows, axis=0)])
+    length = min(hours, len(rows))
+    return below[length:] - below[: len(below) - length]
 
 
 def name_cause(
@@ -97,7 +119,7 @@ def _outage(facts: _Facts) -> Cause | None:
     if ratio > QUIET or not any(one.kind == TRAFFIC for one in facts.episode.moved):
         return None
     evidence = f"events are at {ratio:.0%} of usual: nothing arrives, people have not left"
-    return Cause("outage upstream", evidence, "no-events.md")
+    return Cause(OUTAGE, evidence, "no-events.md")
 
 
 def _lost_field(facts: _Facts) -> Cause | None:
@@ -139,9 +161,11 @@ def _slow_store(facts: _Facts) -> Cause | None:
 
 
 def _model_change(facts: _Facts) -> Cause | None:
-    start = facts.first_hour + facts.episode.start * HOUR
+    start, detected = (
+        facts.first_hour + hour * HOUR for hour in (facts.episode.start, facts.episode.detected)
+    )
     kinds = {one.kind for one in facts.episode.moved}
-    near = [one for one in facts.changes if start - 26 * HOUR <= one.at <= start + 2 * HOUR]
+    near = [one for one in facts.changes if start - 26 * HOUR <= one.at <= detected]
     if near and kinds & {"score", "model", "source"}:
         return Cause("model change", near[-1].what, "model-change.md")
     return None
@@ -183,10 +207,16 @@ def _promotion(facts: _Facts) -> Cause | None:
     return None
 
 
+def _weekend(facts: _Facts) -> Cause | None:
+    day = (facts.first_hour // HOUR + facts.episode.start) // 24
+    if facts.episode.compared_with in SHORT_HISTORY and (day + 3) % 7 >= 5:  # 1970 began Thursday
+        return Cause("seasonality", f"it is a weekend, and {NO_WEEKDAYS}", "drift.md")
+    return None
+
+
 def _season(facts: _Facts) -> Cause | None:
-    if facts.episode.compared_with in ("hour", "all") and len(facts.episode.moved) > 1:
-        evidence = "the history has no four weeks yet, so weekdays are not told apart"
-        return Cause("seasonality", evidence, "drift.md")
+    if facts.episode.compared_with in SHORT_HISTORY and len(facts.episode.moved) > 1:
+        return Cause("seasonality", NO_WEEKDAYS, "drift.md")
     return None
 
 
@@ -198,6 +228,7 @@ _RULES: tuple[Callable[[_Facts], Cause | None], ...] = (
     _model_change,
     _catalogue,
     _stale_source,
+    _weekend,
     _device,
     _promotion,
     _season,

@@ -14,6 +14,7 @@ threshold; Davison and Smith, JRSS B 1990). All signals share it, so one figure 
 together, however they depend on each other.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,8 @@ HOURS_WEEK = 168
 HOURS_MONTH = 730.0
 WEEKS_MIN = 4
 DAYS_MIN = 7
+OUTAGE_DAYS_MIN = 3  # with less than `DAYS_MIN`, the number of requests alone is compared
+OUTLIER = 10.0  # a peak that is so many median excesses high is a drift in the history itself
 GAP = 6  # windows of quiet that end an episode
 PEAKS = 20
 TRAFFIC = "traffic"  # a signal of this kind is compared by its number of requests alone
@@ -67,7 +70,7 @@ class Episode:
 
     Attributes:
         detected: end of the first window that showed it.
-        compared_with: `hour and weekday`, `weekday`, `hour`, or `all`.
+        compared_with: `hour and weekday`, `weekday`, `hour`, `all`, or `training`.
         is_open: it goes on.
         moved: the signals, the strongest first.
     """
@@ -87,13 +90,17 @@ def find_episodes(
 
     Args:
         signals: all of the same hours.
-        history: number of hours, from the first, that are taken to be without drift.
+        history: number of hours, from the first, that are taken to be without drift. With less
+            than `DAYS_MIN` days only the number of requests is compared, by the hour.
         false_alarms: episodes a month that chance alone may cause, over all signals.
     """
-    if not signals or history < DAYS_MIN * 24:
+    is_young = history < DAYS_MIN * 24
+    if is_young:
+        signals = [signal for signal in signals if signal.kind == TRAFFIC]
+    if not signals or history < OUTAGE_DAYS_MIN * 24:
         return []
     found: list[Episode] = []
-    for scale in SCALES:
+    for scale in SCALES[:1] if is_young else SCALES:
         found += _find(signals, history, scale, false_alarms / len(SCALES))
     return merge_episodes(found)
 
@@ -131,10 +138,30 @@ def _find(signals: list[Signal], history: int, scale: int, false_alarms: float) 
     distance = np.zeros((len(signals), windows))
     for index, signal in enumerate(signals):
         counts = signal.counts[: windows * scale].reshape(windows, scale, -1).sum(axis=1)
-        distance[index], strength[index] = _strength(counts, slots, past, signal)
+        distance[index], strength[index] = measure_windows(counts, slots, past, signal)
+    threshold = find_threshold(strength[:, :past].max(axis=0), false_alarms, past * scale)
+    return episodes_above(threshold, signals, distance, strength, past, scale, compared_with)
+
+
+def episodes_above(
+    threshold: float,
+    signals: Sequence[Signal],
+    distance: Floats,
+    strength: Floats,
+    past: int,
+    scale: int,
+    compared_with: str,
+) -> list[Episode]:
+    """Return the episodes in which a signal is stronger than a threshold, and moved enough.
+
+    Args:
+        distance, strength: of each signal in each window, shape (signals, windows).
+        past: number of windows of the history.
+        scale: hours in a window.
+    """
+    windows = distance.shape[1]
     relevant = np.where(distance >= SMALLEST_EFFECT, strength, 0.0)
     highest = relevant.max(axis=0)
-    threshold = _threshold(strength[:, :past].max(axis=0), false_alarms, past * scale)
     episodes = []
     for first, last in _runs(highest[past:] > threshold):
         part = slice(past + first, past + last + 1)
@@ -172,21 +199,37 @@ def _comparable(past: int, scale: int) -> tuple[npt.NDArray[np.int64], str]:
     return np.zeros(1, np.int64), "all"
 
 
-def _strength(
-    counts: Floats, slots: npt.NDArray[np.int64], past: int, signal: Signal
+def measure_windows(
+    counts: Floats,
+    slots: npt.NDArray[np.int64],
+    past: int,
+    signal: Signal,
+    against: Floats | None = None,
 ) -> tuple[Floats, Floats]:
-    """Return the distance and z of each window."""
+    """Return the distance and z of each window.
+
+    Args:
+        counts: of each window, shape (windows, bins).
+        slots: class of comparable windows of each window.
+        past: number of windows of the history.
+        against: a histogram to compare the windows after the history with, in place of it.
+    """
     totals = np.zeros((int(slots.max()) + 1, counts.shape[1]))
     np.add.at(totals, slots[:past], counts[:past])
     reference = totals[slots]
     reference[:past] -= counts[:past]
     requests = np.maximum(counts.sum(axis=1), 1.0)
+    if against is not None:
+        reference[past:] = against
+        # The reference has an error too: that of as many requests as it was taken of.
+        requests[past:] = 1.0 / (1.0 / requests[past:] + 1.0 / max(against.sum(), 1.0))
     if signal.kind == TRAFFIC:
         members = np.bincount(slots[:past], minlength=len(totals))[slots].astype(np.float64)
         members[:past] -= 1.0
         usual = reference.sum(axis=1) / np.maximum(members, 1.0)
         distance = TRAFFIC_SCALE * np.abs(np.log((counts.sum(axis=1) + 1.0) / (usual + 1.0)))
         requests = np.maximum(usual, 1.0)
+        is_counted = np.ones(len(counts), bool)
     else:
         distance = distances(counts, reference, is_category=signal.is_category)
         is_counted = (counts.sum(axis=1) > 0) & (reference.sum(axis=1) > 0)
@@ -194,28 +237,31 @@ def _strength(
     squared = distance[:past] ** 2
     design = np.column_stack([np.ones(past), 1.0 / requests[:past]])
     # Robust against drift in the history: the largest values are taken out before the second fit.
-    keep = np.ones(past, bool)
-    scale = np.full(len(counts), max(float(squared.mean()), 1e-12))
-    for _ in range(2):
+    keep = is_counted[:past]
+    scale = np.full(len(counts), max(float(squared[keep].mean()) if keep.any() else 0.0, 1e-12))
+    for _ in range(2 if keep.any() else 0):
         fitted = np.linalg.lstsq(design[keep], squared[keep], rcond=None)[0]
         a, b = max(float(fitted[0]), 0.0), max(float(fitted[1]), 0.0)
         if a + b <= 0:
             break
         scale = np.maximum(a + b / requests, 1e-12)
         ratio = squared / scale[:past]
-        keep = ratio < 5.0 * np.median(ratio[ratio > 0]) if (ratio > 0).any() else keep
+        if (ratio > 0).any():
+            keep = is_counted[:past] & (ratio < 5.0 * np.median(ratio[ratio > 0]))
     return distance, distance**2 / scale
 
 
-def _threshold(highest: Floats, false_alarms: float, hours: int) -> float:
+def find_threshold(highest: Floats, false_alarms: float, hours: int) -> float:
     """Return the level that a month without drift passes in `false_alarms` episodes."""
     peaks = -np.sort(-_peaks(highest))
     count = min(PEAKS, len(peaks) - 1)
     if count < 3:
         return float(highest.max(initial=0.0) * 2.0 + 1.0)
     base, excess = peaks[count], peaks[:count] - peaks[count]
+    if (limit := OUTLIER * float(np.median(excess))) > 0:
+        excess = excess[excess <= limit]
     expected = false_alarms * hours / HOURS_MONTH
-    return float(base + excess.mean() * np.log(count / expected))
+    return float(base + excess.mean() * np.log(len(excess) / expected))
 
 
 def _peaks(highest: Floats) -> Floats:

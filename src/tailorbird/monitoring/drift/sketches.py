@@ -3,12 +3,12 @@
     data/monitoring/sketches/2026-11-24/13.parquet
 
 The response log has the features, scores and candidate sources of each response already, so serving
-pays nothing for them, and a killed server loses none. A number falls into one of four bins an
-octave, by sign; missing values, zero and categories have bins of their own. An hour is computed
-once, `SETTLE_US` after its end.
+pays nothing for them, and a killed server loses none. `training.sketches` has the bins. An hour is
+computed once, `SETTLE_US` after its end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,15 @@ from tailorbird.events.contract.schema import TIME
 from tailorbird.lake import Lake
 from tailorbird.monitoring.drift.detect import TRAFFIC, Signal
 from tailorbird.monitoring.hour_files import HourFiles
+from tailorbird.training.sketches import MISSING, Row, count_categories, count_numbers, to_table
 
 SETTLE_US = 10 * MINUTE
-MISSING = ""
+OF_SLOTS = ("feature", "score")  # kinds that are counted by slot
 RESPONSES = (
+    "slot",
     "schema_hash",
     "numeric",
+    "categorical",
     "scores",
     "candidate_sources",
     "candidate_counts",
@@ -38,18 +41,9 @@ RESPONSES = (
 )
 FIELDS = ("item_id", "session_id", "request_id", "price", "dwell_ms", "page", "user_id")
 EVENTS = ("type", "device", "agent", *FIELDS)
-SCHEMA = pa.schema(
-    [
-        ("name", pa.string()),
-        ("kind", pa.string()),
-        ("category", pa.bool_()),
-        ("bin", pa.string()),
-        ("count", pa.float64()),
-    ]
-)
 _REPORTED = ("click", "impression", "view", "cart", "purchase", "search")
 
-Row = tuple[str, str, bool, str, float]
+Floats = npt.NDArray[np.float64]
 
 
 class SketchStore:
@@ -57,13 +51,21 @@ class SketchStore:
 
     Args:
         folder: `data/monitoring/sketches`.
-        numeric: names of the numeric features, in the order of the response log.
+        numeric, categorical: names of the features, in the order of the response log.
         schema_hash: of these features; other responses count without features.
     """
 
-    def __init__(self, folder: Path, lake: Lake, numeric: Sequence[str], schema_hash: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        lake: Lake,
+        numeric: Sequence[str],
+        schema_hash: str,
+        categorical: Sequence[str] = (),
+    ) -> None:
         self._files, self._lake = HourFiles(folder), lake
-        self._numeric, self._schema_hash = list(numeric), schema_hash
+        self._numeric, self._categorical = numeric, categorical
+        self._schema_hash = schema_hash
 
     def refresh(self, since: int, now: int) -> int:
         """Compute the finished hours that are missing; return their number."""
@@ -81,10 +83,10 @@ class SketchStore:
             events = self._lake.events((*EVENTS, "ts"), *span)
             answers = self._lake.answers((*RESPONSES, "ts"), *span) if has_answers else None
             for hour in hours:
-                rows = _event_rows(_within(events, hour))
+                tables = [_with_slot(sketch_events(_within(events, hour)), "")]
                 if answers is not None:
-                    rows += self._response_rows(_within(answers, hour))
-                self._files.write(hour, _table_of(rows))
+                    tables += self._response_tables(_within(answers, hour))
+                self._files.write(hour, pa.concat_tables(tables))
         return len(missing)
 
     def read(self, since: int, until: int) -> tuple[list[Signal], int]:
@@ -93,49 +95,90 @@ class SketchStore:
         Hours before the first event are left out; the first hour is `until` without any.
         """
         tables = self._files.read(since, until // HOUR * HOUR)
-        used = [hour for hour, table in tables.items() if table.num_rows]
-        if not used:
-            return [], until
-        first, last = min(used), max(tables)
-        count = (last - first) // HOUR + 1
-        parts = [
-            table.append_column("hour", pa.array(np.full(table.num_rows, (hour - first) // HOUR)))
-            for hour, table in tables.items()
-            if hour >= first and table.num_rows
-        ]
-        return _signals(pa.concat_tables(parts), count), first
+        pairs, first = _read(tables, to_table([]), until)
+        return [signal for signal, _ in pairs], first
 
-    def _response_rows(self, answers: pa.Table) -> list[Row]:
+    def read_with(
+        self, since: int, until: int, training: pa.Table, slot: str
+    ) -> tuple[list[tuple[Signal, Floats]], int]:
+        """Return features and scores of a slot, each with its histogram in the training.
+
+        Both have the same bins. The first hour is that of the slot's first response.
+
+        Args:
+            training: as `training.sketches` writes it.
+        """
+        is_of_slot = pc.field("kind").isin(OF_SLOTS) & (pc.field("slot") == slot)
+        tables = {
+            hour: table.filter(is_of_slot)
+            for hour, table in self._files.read(since, until // HOUR * HOUR).items()
+        }
+        return _read(tables, training.filter(pc.field("kind").isin(OF_SLOTS)), until)
+
+    def _response_tables(self, answers: pa.Table) -> list[pa.Table]:
         if not answers.num_rows:
             return []
-        rows: list[Row] = [("responses", TRAFFIC, False, "all", float(answers.num_rows))]
-        rows += _category("device", "device", answers["device"])
-        rows += _category("country", "country", answers["country"])
-        rows += _category("model", "model", answers["model"])
-        latency = answers["latency_us"].cast(pa.float64()).fill_null(0.0).to_numpy()
-        rows += _number("latency", "latency", latency[latency > 0])
-        rows += _category(
-            "degraded",
-            "degraded",
-            pa.chunked_array(
-                [pa.array([(each or ["nothing"])[0] for each in answers["degraded"].to_pylist()])]
-            ),
-        )
+        tables = [_with_slot(_response_rows(answers), "")]
+        for slot in pc.unique(answers["slot"]).to_pylist():
+            own = answers.filter(pc.equal(answers["slot"], slot))
+            tables.append(_with_slot(self._slot_rows(own), slot))
+        return tables
+
+    def _slot_rows(self, answers: pa.Table) -> list[Row]:
+        """Return the features and the score of the first item of each response."""
         first_scores = pc.list_flatten(pc.list_slice(answers["scores"].combine_chunks(), 0, 1))
-        rows += _number("score", "score", first_scores.to_numpy(zero_copy_only=False))
-        rows += _sources(answers)
+        rows = _number("score", "score", first_scores.to_numpy(zero_copy_only=False))
         own = answers.filter(pc.equal(answers["schema_hash"], self._schema_hash))
-        for name, values in _features(own["numeric"], self._numeric):
-            rows += _number(name, "feature", values)
-        return rows
+        numbers = _first_items(own["numeric"], len(self._numeric))
+        rows += count_numbers("feature", self._numeric, numbers)
+        hashes = _first_items(own["categorical"], len(self._categorical)).view(np.uint64)
+        return rows + count_categories("feature", self._categorical, hashes)
 
 
-def _table_of(rows: list[Row]) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(SCHEMA)
-    return pa.table(
-        [pa.array(list(column), field.type) for column, field in zip(columns, SCHEMA, strict=True)],
-        schema=SCHEMA,
+def _read(
+    tables: Mapping[int, pa.Table], training: pa.Table, until: int
+) -> tuple[list[tuple[Signal, Floats]], int]:
+    """Return each signal with its histogram in the training, and the first hour."""
+    used = {hour: table for hour, table in tables.items() if table.num_rows}
+    if not used:
+        return [], until
+    first = min(used)
+    count = (max(tables) - first) // HOUR + 1
+    parts = [_with_hour(table, (hour - first) // HOUR) for hour, table in used.items()]
+    # The training is one more hour, so that it has the same bins.
+    learned = training.append_column("slot", pa.nulls(training.num_rows, pa.string()))
+    parts.append(_with_hour(learned, count))
+    return [
+        (replace(signal, counts=signal.counts[:-1]), signal.counts[-1])
+        for signal in signals_of(pa.concat_tables(parts), count + 1)
+    ], first
+
+
+def _with_hour(table: pa.Table, hour: int) -> pa.Table:
+    return table.append_column("hour", pa.array(np.full(table.num_rows, hour, np.int64)))
+
+
+def _with_slot(rows: list[Row], slot: str) -> pa.Table:
+    table = to_table(rows)
+    return table.append_column("slot", pa.array([slot] * table.num_rows, pa.string()))
+
+
+def _response_rows(answers: pa.Table) -> list[Row]:
+    """Return what was served in all slots: traffic, devices, models, latency, sources."""
+    rows: list[Row] = [("responses", TRAFFIC, False, "all", float(answers.num_rows))]
+    rows += _category("device", "device", answers["device"])
+    rows += _category("country", "country", answers["country"])
+    rows += _category("model", "model", answers["model"])
+    latency = answers["latency_us"].cast(pa.float64()).fill_null(0.0).to_numpy()
+    rows += _number("latency", "latency", latency[latency > 0])
+    rows += _category(
+        "degraded",
+        "degraded",
+        pa.chunked_array(
+            [pa.array([(each or ["nothing"])[0] for each in answers["degraded"].to_pylist()])]
+        ),
     )
+    return rows + _sources(answers)
 
 
 def _within(table: pa.Table, hour: int) -> pa.Table:
@@ -143,23 +186,8 @@ def _within(table: pa.Table, hour: int) -> pa.Table:
     return table.filter((pc.field("ts") >= start) & (pc.field("ts") < stop))
 
 
-def bins_of(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
-    """Return the bin of each number: four an octave, by sign; 0 for zero."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        octave = np.floor(4.0 * np.log2(np.abs(values.astype(np.float64)))) + 81
-    bins = np.clip(np.nan_to_num(octave, nan=0.0, posinf=241, neginf=0), 1, 241)
-    return np.where(values == 0, 0, np.sign(values) * bins).astype(np.int64)
-
-
 def _number(name: str, kind: str, values: npt.NDArray[np.floating]) -> list[Row]:
-    finite = values[np.isfinite(values)]
-    bins, counts = np.unique(bins_of(finite), return_counts=True)
-    rows = [
-        (name, kind, False, str(each), float(count))
-        for each, count in zip(bins.tolist(), counts.tolist(), strict=True)
-    ]
-    missing = len(values) - len(finite)
-    return [*rows, (name, kind, False, MISSING, float(missing))] if missing else rows
+    return count_numbers(kind, [name], values[:, None])
 
 
 def _category(name: str, kind: str, column: pa.ChunkedArray) -> list[Row]:
@@ -172,7 +200,7 @@ def _category(name: str, kind: str, column: pa.ChunkedArray) -> list[Row]:
     ]
 
 
-def _event_rows(events: pa.Table) -> list[Row]:
+def sketch_events(events: pa.Table) -> list[Row]:
     """Return what was reported: types, missing fields by type, bots, and their number."""
     reported = events.filter(pc.is_in(events["type"], pa.array(_REPORTED)))
     rows: list[Row] = []
@@ -209,18 +237,16 @@ def _sources(answers: pa.Table) -> list[Row]:
     return [("sources", "source", True, name, total * scale) for name, total in totals.items()]
 
 
-def _features(
-    column: pa.ChunkedArray, names: list[str]
-) -> list[tuple[str, npt.NDArray[np.floating]]]:
-    """Return each feature of the first item of each response."""
+def _first_items(column: pa.ChunkedArray, width: int) -> npt.NDArray:
+    """Return the features of the first item of each response with any, shape (rows, width)."""
     lists = column.combine_chunks()
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     flat = pc.list_flatten(lists).to_numpy(zero_copy_only=False)
-    starts = (np.cumsum(lengths) - lengths)[lengths >= len(names)]
-    return [(name, flat[starts + index]) for index, name in enumerate(names)] if len(starts) else []
+    starts = (np.cumsum(lengths) - lengths)[(lengths >= width) & (lengths > 0)]
+    return flat[starts[:, None] + np.arange(width)]
 
 
-def _signals(table: pa.Table, hours: int) -> list[Signal]:
+def signals_of(table: pa.Table, hours: int) -> list[Signal]:
     signals = []
     order = pc.sort_indices(table, [("name", "ascending")])
     table = table.take(order)

@@ -30,9 +30,18 @@ from tailorbird.experiments.outcomes import (
 from tailorbird.lake import Lake
 from tailorbird.lake.lake import span
 from tailorbird.monitoring.figures.delays import BUCKETS, bucket_of
+from tailorbird.monitoring.figures.label_free import Scored
 
 EVENTS = (*COLUMNS, "model", "device", "answer_query", "price", "quantity", "dwell_ms")
-RESPONSES = ("request_id", "asked", "failure", "latency_us", "degraded", "scores", "items")
+RESPONSES = (
+    "request_id",
+    "asked",
+    "failure",
+    "latency_us",
+    "degraded",
+    "click_probabilities",
+    "items",
+)
 KEYS = ("minute", "slot", "version", "arm", "device", "visitor")
 SUMS = (
     "requests",
@@ -68,6 +77,8 @@ SCHEMA = pa.schema(
         ("latency", pa.list_(pa.int32())),
         ("delays", pa.list_(pa.int32())),
         ("items", pa.list_(pa.int64())),
+        ("score_codes", pa.list_(pa.int16())),
+        ("score_counts", pa.list_(pa.int32())),
         ("counted_at", pa.int64()),
     ]
 )
@@ -179,9 +190,10 @@ class Builder:
             **_served(answers, logged),
             **_followed(outcomes, row_of, len(rows), rule, answers),
             **_dwell(events, answers),
-            **_calibration(outcomes, row_of, logged),
+            **(scored := _scored(outcomes, row_of, logged)).sums(len(rows)),
         }
         delays = measures.pop("delays")
+        score_codes, score_counts = scored.codes_by_cell(cell, count)
         served_items, measures["novelty"] = self._items(answers, cell, count)
         sums = {name: np.bincount(cell, measures[name], count) for name in SUMS}
         latency = logged["latency_us"].cast(pa.float64()).fill_null(0.0).to_numpy()
@@ -196,6 +208,8 @@ class Builder:
                 cell[converted], bucket_of(delays[converted].astype(np.int64)), count, BUCKETS
             ),
             "items": served_items,
+            "score_codes": score_codes,
+            "score_counts": score_counts,
             "counted_at": np.full(count, counted_at),
         }
         return pa.table([columns[name] for name in SCHEMA.names], names=SCHEMA.names).cast(SCHEMA)
@@ -301,18 +315,17 @@ def _dwell(events: pa.Table, answers: pa.Table) -> dict[str, Floats]:
     }
 
 
-def _calibration(outcomes: Outcomes, row_of: Ints, logged: pa.Table) -> dict[str, Floats]:
-    """Return predicted and actual clicks on the seen items that have a score."""
-    count = logged.num_rows
-    predicted, clicked = np.zeros(count), np.zeros(count)
-    lists, scores = logged["items"].to_pylist(), logged["scores"].to_pylist()
+def _scored(outcomes: Outcomes, row_of: Ints, logged: pa.Table) -> Scored:
+    """Return the seen items that have a click probability; a click proves that it was seen."""
+    lists = logged["items"].to_pylist()
+    probabilities = logged["click_probabilities"].to_pylist()
     position: list[dict[str, int]] = [
         {item: index for index, item in enumerate(items or ())} if values else {}
-        for items, values in zip(lists, scores, strict=True)
+        for items, values in zip(lists, probabilities, strict=True)
     ]
     kind, response = outcomes.kind[outcomes.row], row_of[outcomes.answer]
     chosen = np.flatnonzero(((kind == CLICK) | (kind == IMPRESSION)) & (response >= 0))
-    seen: set[tuple[int, int]] = set()  # a click without an impression proves that it was seen
+    clicked: dict[tuple[int, int], bool] = {}
     for row, item, is_click in zip(
         response[chosen].tolist(),
         outcomes.item[chosen].tolist(),
@@ -320,13 +333,13 @@ def _calibration(outcomes: Outcomes, row_of: Ints, logged: pa.Table) -> dict[str
         strict=True,
     ):
         index = position[row].get(outcomes.items[item])
-        if index is None or index >= len(scores[row]):
-            continue
-        clicked[row] += is_click
-        if (row, item) not in seen:
-            seen.add((row, item))
-            predicted[row] += scores[row][index]
-    return {"predicted_clicks": predicted, "scored_clicks": clicked}
+        if index is not None and index < len(probabilities[row]):
+            clicked[row, index] = clicked.get((row, index), False) or is_click
+    return Scored(
+        np.array([row for row, _ in clicked], np.int64),
+        np.array([probabilities[row][index] for row, index in clicked], np.float64),
+        np.array(list(clicked.values()), bool),
+    )
 
 
 def _cells_of(keys: dict[str, pa.Array]) -> tuple[Ints, pa.Table]:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from tailorbird.errors import UsageError, suggest_name
 from tailorbird.events import MINUTE
+from tailorbird.experiments.statistics import proportion_interval
 from tailorbird.monitoring.figures.cells import LATENCY_BUCKETS, SKETCH, SUMS, latency_quantile
 from tailorbird.monitoring.figures.delays import (
     BUCKETS,
@@ -17,6 +18,7 @@ from tailorbird.monitoring.figures.delays import (
     correct_conversions,
     estimate_delays,
 )
+from tailorbird.monitoring.figures.label_free import expect_performance
 
 DELAY_COLUMNS = ("slot", "minute", "delays", "counted_at")  # that `slot_delays` needs
 DIMENSIONS = ("slot", "version", "arm", "device", "visitor")
@@ -28,8 +30,13 @@ class Figures(msgspec.Struct, frozen=True):
     Attributes:
         start: start of the window, microseconds; that of the report without windows.
         error_rate: share of responses whose model failed or returned no finite score.
-        ctr: clicks per item seen, or per item served where the slot counts so.
-        conversion: share of responses with a purchase, corrected for those still to come.
+        ctr: clicks per item seen, or per item served where the slot counts so. Its interval is
+            Wilson's.
+        ctr_expected, auc_expected: what the click probabilities of seen items promise, see
+            `label_free`. They hold if only the people and items changed.
+        auc: of the click probabilities, by the clicks so far.
+        conversion: share of responses with a purchase, corrected for those still to come. Its
+            interval joins Wilson's with that of the correction.
         conversion_observed: the share so far.
         conversion_estimated_share: the part of `conversion` that is an estimate.
         coverage: distinct items served, relative to the catalogue.
@@ -50,6 +57,15 @@ class Figures(msgspec.Struct, frozen=True):
     seen: int
     clicks: int
     ctr: float
+    ctr_low: float
+    ctr_high: float
+    ctr_expected: float
+    ctr_expected_low: float
+    ctr_expected_high: float
+    auc: float
+    auc_expected: float
+    auc_expected_low: float
+    auc_expected_high: float
     search_success: float
     conversions: int
     conversion: float
@@ -151,6 +167,13 @@ def _figures(
         )
         value, low, high = value + corrected.value, low + corrected.low, high + corrected.high
     items = _distinct(part["items"])
+    ctr_low, ctr_high = rate_interval(total["clicks"], total["seen"])
+    conversion_low, conversion_high = _conversion_interval(value, low, high, requests)
+    expected = expect_performance(
+        pc.list_flatten(part["score_codes"]).to_numpy().astype(np.int64),
+        pc.list_flatten(part["score_counts"]).to_numpy().astype(np.float64),
+        total["predicted_clicks"],
+    )
     return Figures(
         start=start,
         group=group,
@@ -165,11 +188,20 @@ def _figures(
         seen=int(total["seen"]),
         clicks=int(total["clicks"]),
         ctr=_ratio(total["clicks"], total["seen"]),
+        ctr_low=ctr_low,
+        ctr_high=ctr_high,
+        ctr_expected=expected.ctr,
+        ctr_expected_low=expected.ctr_low,
+        ctr_expected_high=expected.ctr_high,
+        auc=expected.auc_observed,
+        auc_expected=expected.auc,
+        auc_expected_low=expected.auc_low,
+        auc_expected_high=expected.auc_high,
         search_success=_ratio(total["clicked_searches"], total["searches"]),
         conversions=int(total["conversions"]),
         conversion=_ratio(value, requests),
-        conversion_low=_ratio(low, requests),
-        conversion_high=_ratio(high, requests),
+        conversion_low=conversion_low,
+        conversion_high=conversion_high,
         conversion_observed=_ratio(total["conversions"], requests),
         conversion_estimated_share=_ratio(value - total["conversions"], value) if value else 0.0,
         revenue=total["revenue"],
@@ -180,6 +212,26 @@ def _figures(
         novelty=_ratio(total["novelty"], total["items_served"]),
         calibration=_ratio(total["predicted_clicks"], total["scored_clicks"]),
     )
+
+
+def rate_interval(hits: float, runs: float) -> tuple[float, float]:
+    """Return Wilson's interval of a rate; NaN without a run."""
+    if runs < 1:
+        return math.nan, math.nan
+    return proportion_interval(min(round(hits), round(runs)), round(runs))
+
+
+def _conversion_interval(
+    value: float, low: float, high: float, requests: float
+) -> tuple[float, float]:
+    """Return the interval of a rate whose count is itself estimated, between `low` and `high`."""
+    if not requests:
+        return math.nan, math.nan
+    rate = value / requests
+    wilson_low, wilson_high = rate_interval(value, requests)
+    below = math.hypot(rate - wilson_low, (value - low) / requests)
+    above = math.hypot(wilson_high - rate, (high - value) / requests)
+    return max(rate - below, 0.0), min(rate + above, 1.0)
 
 
 def _distinct(sketches: pa.ChunkedArray) -> int:

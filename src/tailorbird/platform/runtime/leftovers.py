@@ -1,7 +1,7 @@
 """Processes of a project's roles that an `up` before this one left behind when it was killed.
 
 Servers go on answering without it; the next `up` ends them once its own are ready. Other roles end
-by themselves (`supervisor.die_with_parent`), unless they hang.
+by themselves (`parent.die_with_parent`), unless they hang.
 """
 
 import asyncio

@@ -15,7 +15,6 @@ the kernel for a SIGTERM when its parent dies, and exits if that has happened al
 """
 
 import asyncio
-import ctypes
 import os
 import signal
 import socket
@@ -51,7 +50,6 @@ STARTUP_S = 60.0  # Time to load the code on a busy machine and detect that the 
 # Exit status for an invalid setting, declaration or option, which a restart cannot fix.
 EXIT_MISCONFIGURED = 2
 
-_PR_SET_PDEATHSIG = 1
 
 ReportLine = Callable[[str, str], None]
 
@@ -363,25 +361,6 @@ class Supervisor:
                 role.name, f"did not stop within {wait_s:.0f} s and was killed; its data is safe"
             )
             process.kill()
-
-
-def die_with_parent() -> None:
-    """End this role's process when the supervisor ends, even if that was killed.
-
-    Does nothing without a supervisor.
-    """
-    parent = os.environ.get(PARENT_VARIABLE)
-    if parent is None:
-        return
-    end_with_parent(signal.SIGTERM)
-    if os.getppid() != int(parent):
-        raise SystemExit(0)
-
-
-def end_with_parent(signal_number: int) -> None:
-    """Have the kernel signal this process when its parent ends; does nothing outside Linux."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number)
 
 
 def _dampened(role: Role, wait_s: float) -> tuple[float, str]:

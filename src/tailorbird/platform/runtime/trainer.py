@@ -34,8 +34,10 @@ from tailorbird.lake import Lake
 from tailorbird.monitoring import Trigger, decide_retrain
 from tailorbird.periodic import PeriodicTask
 from tailorbird.platform.monitoring import FIGURES_S, FiguresTask
+from tailorbird.platform.notify import NOTIFY_S, NotifyTask
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.rollout import BY, TICK_S, advance_rollout_safely, is_cooling
+from tailorbird.platform.runtime.retention import prune_safely
 from tailorbird.platform.training import train_slot
 from tailorbird.ranking import Slot
 from tailorbird.ranking.own_models import own_families
@@ -116,7 +118,11 @@ def to_outcome(report: TrainReport) -> TrainOutcome:
 
 
 def run_trainer(
-    project: Project, clock: Clock, stop: threading.Event, figures: FiguresTask | None = None
+    project: Project,
+    clock: Clock,
+    stop: threading.Event,
+    figures: FiguresTask | None = None,
+    notify: NotifyTask | None = None,
 ) -> None:
     """Run the trainer role until `stop` is set.
 
@@ -127,7 +133,12 @@ def run_trainer(
         "rollout", partial(advance_rollout_safely, project, clock), interval_s=TICK_S
     )
     figures = figures or FiguresTask(project, clock)
-    tasks = [rollout, PeriodicTask("figures", figures.tick, interval_s=FIGURES_S)]
+    notify = notify or NotifyTask(project, clock, figures.newest)
+    tasks = [
+        rollout,
+        PeriodicTask("figures", figures.tick, interval_s=FIGURES_S),
+        PeriodicTask("notify", notify.tick, interval_s=NOTIFY_S),
+    ]
     for task in tasks:
         task.start()
     try:
@@ -140,6 +151,7 @@ def run_trainer(
 def _check_slots(project: Project, clock: Clock, stop: threading.Event) -> None:
     while not stop.wait(parse_duration(project.settings.train.check_every) / 1e6):
         project = with_applied_features(project)
+        prune_safely(project, clock)
         for slot in project.slots.values():
             try:
                 if (

@@ -33,12 +33,14 @@ class Slate:
         explored: the positions (from 1) that show an item which its value alone would not have
             brought into the answer.
         joint: (k,): the probability of the slate down to each position.
+        teams: of an interleaved slate (k,): which ranking picked the item, 0 or 1; -1 for neither.
     """
 
     items: Rows
     propensities: Floats
     explored: tuple[int, ...] = ()
     joint: Floats = field(default_factory=lambda: np.zeros(0))
+    teams: tuple[int, ...] = ()
 
 
 class SlateDistribution(Protocol):

@@ -118,6 +118,17 @@ class RequestOpener:
                 except ModelUnavailableError as error:
                     failure = failure or error.why
 
+    def open_arms(self, request: Request) -> list[Request]:
+        """Return the request as each arm of an interleaved experiment sees it; else itself."""
+        if not request.assignment.interleaved:
+            return [request]
+        arms = []
+        for assignment in request.assignment.interleaved:
+            slot = self._slots[assignment.slot] if assignment.slot else request.slot
+            formula = self._formulas.formula_for(slot)
+            arms.append(replace(request, assignment=assignment, slot=slot, formula=formula))
+        return arms
+
     def _fallback_chain(self, assigned: Bundle | None) -> Iterator[tuple[Bundle | None, bool]]:
         """Yield the bundles to answer with in turn, and whether their model may score.
 

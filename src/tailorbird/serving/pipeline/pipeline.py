@@ -11,7 +11,7 @@ pipeline, `serving.pipeline.stages` its stages, and `retrieval` and `ranking` th
 `serving.metrics` measures the time of each stage.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import numpy as np
 from tailorbird.events import Clock, hash64s
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.ranking import Slot
-from tailorbird.ranking.bundle import Bundle, Scores
+from tailorbird.ranking.bundle import Bundle
 from tailorbird.retrieval import Index
 from tailorbird.serving.experiments import DeclaredExperiments
 from tailorbird.serving.messages import (
@@ -35,8 +35,8 @@ from tailorbird.serving.messages import (
     Similar,
 )
 from tailorbird.serving.pipeline.deadlines import UNBOUNDED, Breakers, Budgets
-from tailorbird.serving.pipeline.explain import select_rows
 from tailorbird.serving.pipeline.formulas import DeclaredFormulas
+from tailorbird.serving.pipeline.interleaving import Ranking, interleave
 from tailorbird.serving.pipeline.lists import list_items, similar_items
 from tailorbird.serving.pipeline.opening import RequestOpener
 from tailorbird.serving.pipeline.protocols import (
@@ -67,6 +67,7 @@ from tailorbird.serving.pipeline.shadow import ShadowScorer
 from tailorbird.serving.pipeline.stages import STALE_US, Stages
 
 SEARCH_CANDIDATES = 200
+Find = Callable[[Request], Candidates]
 
 
 class Pipeline:
@@ -150,7 +151,7 @@ class Pipeline:
         def fill(request: Request) -> Answer:
             size = query.size or request.slot.size
             return self._finish(
-                request, self._stages.find(request, request.slot.sources, size), size
+                request, lambda arm: self._stages.find(arm, arm.slot.sources, size), size
             )
 
         return self._opener.run(query, self._slot(query.slot), fill)
@@ -171,7 +172,8 @@ class Pipeline:
                 else np.full(len(ids), -1, np.intp)
             )
             candidates = Candidates(rows, ids, keys, ["given"] * len(ids), np.zeros(len(ids)))
-            return self._finish(request, candidates, query.size or len(ids), score_all=True)
+            size = query.size or len(ids)
+            return self._finish(request, lambda arm: candidates, size, score_all=True)
 
         return self._opener.run(query, self._slot(query.slot), order)
 
@@ -184,7 +186,7 @@ class Pipeline:
             require_facets(request, query.facets)
             size = query.size or request.slot.size
             sources = {"search": request.slot.sources.get("search", SEARCH_CANDIDATES)}
-            answer = self._finish(request, self._stages.find(request, sources, size), size)
+            answer = self._finish(request, lambda arm: self._stages.find(arm, sources, size), size)
             if not query.facets:
                 return answer
             with self._stages.timed("facets"):
@@ -292,15 +294,64 @@ class Pipeline:
             yield access
 
     def _finish(
-        self, request: Request, candidates: Candidates, size: int, *, score_all: bool = False
+        self, request: Request, find: Find, size: int, *, score_all: bool = False
     ) -> Answer:
-        """Score the candidates, choose, give reasons and log.
+        """Find and score the candidates, choose, give reasons and log.
 
         `score_all` scores all candidates, whatever the cost.
 
         Raises:
             ModelUnavailableError: the bundle's model fails; nothing was logged.
         """
+        arms = self._opener.open_arms(request)
+        rankings = [self._rank(arm, find(arm), size, score_all=score_all) for arm in arms]
+        with self._stages.timed("policy"):
+            if len(arms) > 1:
+                ranking, choice, reasons = interleave(request, arms, rankings, self._stages, size)
+            else:
+                ranking, reasons = rankings[0], None
+                choice = self._stages.choose(request, ranking.candidates, ranking.values, size)
+                ranking = ranking.select(choice.items)
+                request.live = ranking.live
+        shown, rows, scores = ranking.candidates, ranking.rows, ranking.scores
+        if rows is None and len(shown):
+            with self._stages.timed("features"):
+                rows = self._stages.features.read_features(request, shown.ids, shown.keys)
+        shadow = self._bundles.shadow()
+        if shadow is not None and rows is not None:
+            with self._stages.timed(
+                "shadow"
+            ):  # over its own index, whose vectors belong to its tower
+                self._shadows.score(
+                    shadow,
+                    request,
+                    shown,
+                    rows,
+                    self._catalogue.overlay_for(shadow.index) or shadow.index,
+                )
+        if request.has_stale_features:
+            # Logged features, and the time of an answer, must be those of the state.
+            rows = None
+        with self._stages.timed("tell"):
+            adjustments = (
+                self._stages.adjustments(request, shown, ranking.model_values, ranking.text_values)
+                if request.query.explain
+                else ()
+            )
+            answer = build_answer(
+                request, shown, ranking.values, choice, rows, scores, adjustments, reasons
+            )
+        with self._stages.timed("log"):
+            log_answer(
+                self._answer_log, self.breakers.log, request, answer, shown, choice, rows, scores
+            )
+        self._watcher.degraded(request.degraded)
+        return answer
+
+    def _rank(
+        self, request: Request, candidates: Candidates, size: int, *, score_all: bool
+    ) -> Ranking:
+        """Return the candidates with the values by which the request's arm orders them."""
         rows = scores = None
         if (
             request.policy == "model"
@@ -323,49 +374,8 @@ class Pipeline:
             model_values if request.text is None else search_values(candidates.scores, model_values)
         )
         values = self._stages.apply_boosts(request, candidates, text_values)
-        with self._stages.timed("policy"):
-            choice = self._stages.choose(request, candidates, values, size)
-        shown = candidates.select(choice.items)
-        if rows is not None:
-            rows = select_rows(rows, choice.items)
-        elif len(shown):
-            with self._stages.timed("features"):
-                rows = self._stages.features.read_features(request, shown.ids, shown.keys)
-        if scores is not None:
-            scores = Scores(
-                {name: column[choice.items] for name, column in scores.heads.items()},
-                scores.value[choice.items],
-            )
-            request.live = None if request.live is None else request.live[choice.items]
-        shadow = self._bundles.shadow()
-        if shadow is not None and rows is not None:
-            with self._stages.timed(
-                "shadow"
-            ):  # over its own index, whose vectors belong to its tower
-                self._shadows.score(
-                    shadow,
-                    request,
-                    shown,
-                    rows,
-                    self._catalogue.overlay_for(shadow.index) or shadow.index,
-                )
-        if request.has_stale_features:
-            # Logged features, and the time of an answer, must be those of the state.
-            rows = None
-        with self._stages.timed("tell"):
-            chosen = choice.items
-            adjustments = (
-                self._stages.adjustments(request, shown, model_values[chosen], text_values[chosen])
-                if request.query.explain
-                else ()
-            )
-            answer = build_answer(request, shown, values[chosen], choice, rows, scores, adjustments)
-        with self._stages.timed("log"):
-            log_answer(
-                self._answer_log, self.breakers.log, request, answer, shown, choice, rows, scores
-            )
-        self._watcher.degraded(request.degraded)
-        return answer
+        live = request.live if scores is not None else None
+        return Ranking(candidates, model_values, text_values, values, rows, scores, live)
 
     def _slot(self, name: str) -> Slot:
         slot = self._slots.get(name)

@@ -38,14 +38,16 @@ def build_answer(
     rows: Rows | None,
     scores: Scores | None,
     adjustments: Sequence[Adjustment] = (),
+    reasons: Sequence[Reason] | None = None,
 ) -> Answer:
     """Build the answer for the caller.
 
     `shown`, `values`, `rows`, `scores` and, for `explain`, `adjustments` describe the shown items,
-    in order.
+    in order. Without `reasons`, they are those of the request's policy.
     """
     index, query = request.index, request.query
-    item_reasons = reasons_for(request, shown, choice, ranked=scores is not None)
+    if reasons is None:
+        reasons = reasons_for(request, shown, choice, ranked=scores is not None)
     explained = None
     if query.explain and index is not None:
         bundle = request.bundle if scores is not None else None
@@ -64,7 +66,7 @@ def build_answer(
         )
     items = []
     for position, item_id in enumerate(shown.ids):
-        reason = item_reasons[position]
+        reason = reasons[position]
         row = int(shown.rows[position])
         items.append(
             Shown(
@@ -182,6 +184,12 @@ def build_log_entry(
         else [],
         values=scores.value.tolist() if scores is not None else [],
         joint_propensities=choice.joint.tolist(),
+        teams=[
+            request.assignment.interleaved[team].arm if team >= 0 else "" for team in choice.teams
+        ],
+        click_probabilities=scores.heads["click"].tolist()
+        if scores is not None and "click" in scores.heads
+        else [],
     )
     return _encode_event(event), record
 

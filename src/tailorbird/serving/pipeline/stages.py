@@ -22,7 +22,9 @@ from tailorbird.ranking import Slot
 from tailorbird.ranking.baseline import FALLBACK as FALLBACK_BASELINE
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.bundle import NotFiniteError, Scores
+from tailorbird.ranking.policy.diversity import SlateConstraints
 from tailorbird.ranking.policy.exploration import draw_slate, draw_uniform_slate
+from tailorbird.ranking.policy.interleaving import TeamDraft
 from tailorbird.ranking.policy.policy import apply_boosts, arrange_slate
 from tailorbird.ranking.policy.slate_distribution import Slate
 from tailorbird.ranking.slot import SOURCES
@@ -312,15 +314,22 @@ class Stages:
 
     def choose(self, request: Request, candidates: Candidates, values: Floats, size: int) -> Slate:
         """Choose the items and order of an answer."""
-        slot = request.slot
         if not len(candidates):
             return Slate(np.zeros(0, np.intp), np.zeros(0))
         if request.policy == "random":
             with self._rng_lock:
                 return draw_uniform_slate(len(candidates), size, self._rng)
+        order, bounds = self.order(request, candidates, values, size)
+        with self._rng_lock:
+            return draw_slate(order, size, request.slot.explore, self._rng, values, bounds)
+
+    def order(
+        self, request: Request, candidates: Candidates, values: Floats, size: int
+    ) -> tuple[RowIndices, SlateConstraints]:
+        """Order all candidates as the slot arranges them, and return its constraints."""
         policy, shape = (
             self._breakers.policy,
-            self._shaping[slot.name].shape(request, candidates, size),
+            self._shaping[request.slot.name].shape(request, candidates, size),
         )
         if shape.diversity is not None and not policy.allow():
             request.mark_degraded("policy")
@@ -329,8 +338,12 @@ class Stages:
         order = arrange_slate(values, size, shape, bounds)
         if shape.diversity is not None:
             policy.record(time.perf_counter() - start)
+        return order, bounds
+
+    def draft(self, draft: TeamDraft) -> Slate:
+        """Draw a slate from a draft."""
         with self._rng_lock:
-            return draw_slate(order, size, slot.explore, self._rng, values, bounds)
+            return draft.draft(self._rng)
 
     def apply_boosts(self, request: Request, candidates: Candidates, values: Floats) -> Floats:
         """Return the values after the slot's boosts."""

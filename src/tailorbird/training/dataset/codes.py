@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events import hash64s, micros
+from tailorbird.experiments.assign import INTERLEAVED
 from tailorbird.models.interactions import Interactions
 from tailorbird.ranking.policy.targets import DWELL, DWELL_MAX_S, is_amount
 
@@ -115,6 +116,11 @@ def seconds_viewed(events: pa.Table) -> npt.NDArray[np.float64]:
     """Return the seconds that each event adds to `dwell_s`, shape (n,)."""
     seconds = pc.divide(pc.fill_null(events["dwell_ms"], 0.0), 1_000.0).to_numpy()
     return np.minimum(seconds, DWELL_MAX_S).astype(np.float64)
+
+
+def interleaved_mask(answers: pa.Table) -> pa.ChunkedArray:
+    """Return which responses were drafted from two rankings, which explores nothing."""
+    return pc.fill_null(pc.equal(answers["arm"], INTERLEAVED), False)
 
 
 def human_mask(events: pa.Table) -> pa.ChunkedArray:

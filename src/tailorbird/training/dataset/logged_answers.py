@@ -12,7 +12,13 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import MINUTE, micros
 from tailorbird.features.offline.positions import positions_of, widen_positions
 from tailorbird.ranking.policy.targets import is_amount, item_heads
-from tailorbird.training.dataset.codes import Codes, head_mask, human_mask, seconds_viewed
+from tailorbird.training.dataset.codes import (
+    Codes,
+    head_mask,
+    human_mask,
+    interleaved_mask,
+    seconds_viewed,
+)
 from tailorbird.training.dataset.dataset import Bools, Dataset, Ints, select_context
 from tailorbird.training.dataset.return_labels import PresenceIndex, return_targets
 
@@ -31,6 +37,7 @@ def dataset_from_answers(
     items: Codes | None = None,
     extra_heads: Sequence[str] = (),
     arm: str = "",
+    with_interleaved: bool = True,
 ) -> Dataset:
     """Build rows and labels of responses with ts_from ≤ t and t + attribution ≤ mature_before.
 
@@ -45,6 +52,7 @@ def dataset_from_answers(
         people, items: codes to use; by default those of the events.
         extra_heads: targets of other slots, which get labels but do not decide what a row is.
         arm: only responses of this EXPERIMENT:ARM; "" takes all.
+        with_interleaved: whether drafts of two rankings are rows. Their propensity is 1.
 
     Raises:
         NotReadyError: there is no such response.
@@ -62,10 +70,10 @@ def dataset_from_answers(
             pc.is_valid(shown["request_id"]), pc.greater(pc.list_value_length(shown["items"]), 0)
         )
     )
+    if not with_interleaved:
+        shown = shown.filter(pc.invert(interleaved_mask(shown)))
     t = micros(shown["ts"])
-    shown = shown.take(
-        pa.array(np.flatnonzero((t >= ts_from) & (t + attribution <= mature_before)))
-    )
+    shown = shown.filter(pa.array((t >= ts_from) & (t + attribution <= mature_before)))
     shown = shown.sort_by([("ts", "ascending"), ("p", "ascending")]).combine_chunks()
     if not shown.num_rows:
         fix = (
@@ -138,11 +146,7 @@ def _unlabelled_dataset(
     shown: pa.Table, answers: pa.Table | None, people: Codes, items: Codes
 ) -> Dataset:
     """Return the responses as a data set without labels."""
-    lists = (
-        shown["items"].combine_chunks()
-        if isinstance(shown["items"], pa.ChunkedArray)
-        else shown["items"]
-    )
+    lists = shown["items"].combine_chunks()
     lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
     size = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
     offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
@@ -154,6 +158,7 @@ def _unlabelled_dataset(
         if len(logged_propensities) == len(item)
         else np.ones(len(item))
     )
+    propensity = np.where(np.repeat(interleaved_mask(shown).to_numpy(), size), 1.0, propensity)
     p = shown["p"].to_numpy().copy()
     if answers is not None and answers.num_rows:
         answer_row = (

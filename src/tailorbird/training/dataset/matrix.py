@@ -39,6 +39,7 @@ _ROW_COLUMNS = (
     "agent",
     "counts",
     "slot",
+    "arm",
     "propensities",
     "timeless",
     "dwell_ms",

@@ -137,6 +137,7 @@ def read_responses(
         answers=lake.answers(["request_id", "p", "positions"]) if lake.exists("answers") else None,
         people=material.people,
         items=material.codes,
+        with_interleaved=False,  # a draft of two rankings tells nothing of a third
     )
 
 

@@ -25,6 +25,7 @@ from tailorbird.training.fit.calibrate import CalibrationChoice
 from tailorbird.training.fit.heads import FittedHeads, HeadModel
 from tailorbird.training.fit.inputs import Parts, PreparedInputs, prepare_inputs
 from tailorbird.training.settings import Progress, TrainSettings
+from tailorbird.training.sketches import Row, score_rows, value_of
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -44,6 +45,7 @@ class FittedModel:
         parity: largest difference between a trained model and its export.
         leaks: columns that look like target leakage, with the reason.
         calibration_choices: head → how its calibration was chosen.
+        sketches: histograms of what it learned from, see `training.sketches`.
     """
 
     encoder: Encoder
@@ -59,6 +61,7 @@ class FittedModel:
     calibration_choices: dict[str, CalibrationChoice] = field(
         default_factory=dict
     )  # head → how its calibration was chosen
+    sketches: tuple[Row, ...] = ()
 
     def score(
         self,
@@ -76,11 +79,7 @@ class FittedModel:
             name: self.calibration[name].apply(model.score(matrix))
             for name, model in self.models.items()
         }
-        value = sum(
-            (weight * heads[name] for name, weight in objective.items() if name in heads),
-            np.zeros(len(matrix)),
-        )
-        return heads, value
+        return heads, value_of(heads, objective, len(matrix))
 
 
 def fit(
@@ -138,9 +137,10 @@ def calibrate(
     """Calibrate each head on the validation part as served."""
     inputs = prepared.inputs
     served = inputs.validation_served[:, : len(fitted_heads.encoder.names)]
-    chosen = fitted_heads.calibrations(
-        fitted_heads.score(served), inputs.validation, inputs.label_window
-    )
+    raw = fitted_heads.score(served)
+    chosen = fitted_heads.calibrations(raw, inputs.validation, inputs.label_window)
+    heads = {head: choice.calibration.apply(raw[head]) for head, choice in chosen.items()}
+    value = value_of(heads, inputs.objective, len(served))
     return FittedModel(
         fitted_heads.encoder,
         fitted_heads.architecture,
@@ -153,6 +153,7 @@ def calibrate(
         prepared.leaks,
         (*prepared.notes, *((fitted_heads.note,) if fitted_heads.note else ())),
         chosen,
+        (*prepared.sketches, *score_rows(inputs.validation, value)),
     )
 
 

@@ -33,6 +33,7 @@ from tailorbird.training.fit.preparation import learn_encoder, stack_matrices, t
 from tailorbird.training.fit.target_encoding import LabelledRows
 from tailorbird.training.leakage.columns import ahead_notes, find_leakage
 from tailorbird.training.settings import Progress, TrainSettings
+from tailorbird.training.sketches import FeatureSketch, Row, label_rows
 
 POSITIVES_MIN = 30  # positives of a head in the training part; heads with fewer are left out
 
@@ -54,11 +55,13 @@ class PreparedInputs:
     Attributes:
         leaks: columns that look like target leakage, with the reason.
         notes: what was left out, and why.
+        sketches: histograms of features and labels of the training part.
     """
 
     inputs: FitInputs
     leaks: dict[str, str]
     notes: tuple[str, ...]
+    sketches: tuple[Row, ...] = ()
 
 
 def prepare_inputs(
@@ -84,6 +87,8 @@ def prepare_inputs(
         NotReadyError: no head of the objective has enough positives.
     """
     weight_note = ""
+    sketch = FeatureSketch(features.numeric, features.categorical)
+    label_histograms = label_rows(parts.train)  # before clicks are weighted
     if settings.position == "weights":
         parts, weight_note = _weight_clicks(parts, item_heads(objective)[0])
     position = position and settings.position == "column"
@@ -93,7 +98,7 @@ def prepare_inputs(
         parts.train.t[parts.train.request], labels, parts.train.weight, label_window
     )
     encoder, training_rows = _encode_training_rows(
-        events, features, parts, series, settings, labelled, folder, position=position
+        events, features, parts, series, settings, labelled, sketch, folder, position=position
     )
     progress("features", 1, 2)
     validation = list(iterate_features(parts.validation, features, events))
@@ -128,7 +133,8 @@ def prepare_inputs(
         label_window,
         training_rows.files,
     )
-    return PreparedInputs(inputs, selection.leaks, tuple(notes))
+    sketches = (*sketch.rows(), *label_histograms)
+    return PreparedInputs(inputs, selection.leaks, tuple(notes), sketches)
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,7 @@ def _encode_training_rows(
     series: IndexSeries,
     settings: TrainSettings,
     labelled: LabelledRows,
+    sketch: FeatureSketch,
     folder: Path | None,
     *,
     position: bool,
@@ -164,10 +171,10 @@ def _encode_training_rows(
     """Learn the encoder and encode the training rows."""
     train, live = parts.train, parts.live
     if folder is None:
-        pieces = Pieces.of(list(iterate_features(train, features, events)))
+        pieces = Pieces.of(list(sketch.watch(iterate_features(train, features, events))))
     else:
         pieces = Pieces.spill_to_files(
-            iterate_features(train, features, events, rows_max=ROWS_AT_ONCE),
+            sketch.watch(iterate_features(train, features, events, rows_max=ROWS_AT_ONCE)),
             folder / "features",
             train.rows,
         )

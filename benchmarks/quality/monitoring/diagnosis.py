@@ -1,0 +1,131 @@
+"""How often the right cause is named, and what a real log with an outage is said to contain."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from benchmarks.quality.monitoring.incidents import FIRST_HOUR, INCIDENTS, Incident, draw_incident
+from tailorbird.events import HOUR, to_iso
+from tailorbird.experiments.statistics import proportion_interval
+from tailorbird.monitoring.drift import Cause, Episode, Signal, find_episodes, name_cause
+from tailorbird.monitoring.drift.causes import OUTAGE
+from tailorbird.monitoring.drift.detect import DAYS_MIN, OUTAGE_DAYS_MIN
+from tailorbird.monitoring.drift.sketches import EVENTS, signals_of, sketch_events
+from tailorbird.training.sketches import to_table
+
+CODES = ("environment", "device_group", "os", "country", "region", "referrer_type")
+
+
+def share_figure(hits: int, runs: int) -> dict[str, float | int]:
+    """Return a share with Wilson's interval."""
+    low, high = proportion_interval(hits, runs)
+    return {"value": hits / runs, "low": low, "high": high, "n": runs}
+
+
+def diagnose(incident: Incident) -> str:
+    """Return the cause of the first episode that overlaps an incident; "" if none does."""
+    episodes = find_episodes(incident.signals, incident.history)
+    hits = [
+        each for each in episodes if each.detected > incident.start and each.start < incident.stop
+    ]
+    if not hits:
+        return ""
+    first = min(hits, key=lambda each: each.detected)
+    return name_cause(first, incident.signals, FIRST_HOUR, incident.changes).name
+
+
+def diagnose_incidents(draws: int) -> dict[str, Any]:
+    """Return the share of draws with the right cause first, of all and by kind, and confusions."""
+    by_kind: dict[str, Any] = {}
+    wrong: dict[str, int] = {}
+    for kind in INCIDENTS:
+        hits = 0
+        for seed in range(draws):
+            incident = draw_incident(kind, seed)
+            cause = diagnose(incident)
+            if cause in incident.causes:
+                hits += 1
+            else:
+                name = f"{kind}: {cause or 'not detected'}"
+                wrong[name] = wrong.get(name, 0) + 1
+        by_kind[kind] = share_figure(hits, draws)
+    hits = sum(round(each["value"] * each["n"]) for each in by_kind.values())
+    return {"all": share_figure(hits, draws * len(INCIDENTS)), "kind": by_kind, "wrong": wrong}
+
+
+def replay_clicks(path: Path) -> dict[str, Any]:
+    """Return the episodes in a log of clicks, with their causes, as a project would report them.
+
+    Hours become sketches. Within the first week only outages are reported. The codes of the log are opaque; `device_group` stands
+    for the device, and each code is a field.
+    """
+    table = pq.read_table(path).sort_by("ts")
+    ts = table["ts"].cast(pa.int64()).to_numpy()
+    first = int(ts[0] // HOUR * HOUR)
+    hours = int((ts[-1] - first) // HOUR) + 1
+    borders = np.searchsorted(ts, first + np.arange(hours + 1) * HOUR)
+    parts = []
+    for hour in range(hours):
+        part = table.slice(borders[hour], borders[hour + 1] - borders[hour])
+        rows = sketch_events(_events(part)) if part.num_rows else []
+        for code in CODES if part.num_rows else ():
+            counted = pc.value_counts(part[code].cast(pa.string()).combine_chunks()).to_pylist()
+            rows += [
+                (code, "code", True, each["values"], float(each["counts"])) for each in counted
+            ]
+        sketch = to_table(rows)
+        parts.append(sketch.append_column("hour", pa.array(np.full(sketch.num_rows, hour))))
+    signals = signals_of(pa.concat_tables(parts), hours)
+    longest = int(np.diff(ts).argmax())
+    return {
+        "hours": hours,
+        "longest_gap": {
+            "since": to_iso(int(ts[longest])),
+            "minutes": float(np.diff(ts)[longest]) / 60e6,
+        },
+        "first_week": [
+            each
+            for each in _explain(signals, first, OUTAGE_DAYS_MIN * 24, DAYS_MIN * 24)
+            if each["cause"] == OUTAGE
+        ],
+        "later": _explain(signals, first, DAYS_MIN * 24, hours),
+    }
+
+
+def _explain(signals: list[Signal], first: int, history: int, until: int) -> list[dict[str, Any]]:
+    """Return the episodes between the history and an hour, each with its cause."""
+    known = [replace(signal, counts=signal.counts[:until]) for signal in signals]
+    return [
+        _describe(episode, name_cause(episode, known, first), first)
+        for episode in find_episodes(known, history)
+    ]
+
+
+def _events(part: pa.Table) -> pa.Table:
+    """Return clicks with the columns that sketches read."""
+    columns = {
+        "type": pa.array(["click"] * part.num_rows),
+        "agent": pa.array(["person"] * part.num_rows),
+        "device": part["device_group"].cast(pa.string()),
+        "item_id": part["article_id"].cast(pa.string()),
+        "session_id": part["session_id"].cast(pa.string()),
+        "user_id": part["user_id"].cast(pa.string()),
+    }
+    empty = pa.nulls(part.num_rows, pa.string())
+    return pa.table({name: columns.get(name, empty) for name in EVENTS})
+
+
+def _describe(episode: Episode, cause: Cause, first: int) -> dict[str, Any]:
+    return {
+        "since": to_iso(first + episode.start * HOUR)[:16] + "Z",
+        "until": to_iso(first + episode.stop * HOUR)[:16] + "Z",
+        "compared_with": episode.compared_with,
+        "cause": cause.name,
+        "evidence": cause.evidence,
+        "moved": {one.name: round(one.distance, 3) for one in episode.moved[:5]},
+    }

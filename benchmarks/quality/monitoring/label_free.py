@@ -1,0 +1,110 @@
+"""Label-free AUC under covariate shift: the error of ours, and of NannyML's CBPE on the same rows.
+
+People of another kind come, and the chance of a click given what is known of them stays. The model
+misses a part of that chance, and is calibrated on rows of the old people by isotonic regression.
+"""
+
+import json
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.isotonic import IsotonicRegression
+
+from benchmarks.peers.install import FAILED, interpreter
+from benchmarks.quality.monitoring.diagnosis import share_figure
+from benchmarks.quality.monitoring.runs import mean_figure
+from tailorbird.monitoring.figures.label_free import codes_of, expect_performance
+
+Floats = npt.NDArray[np.float64]
+CALIBRATION_ROWS, ROWS = 50_000, 10_000
+PEER = "monitoring"
+SCRIPT = Path(__file__).parents[2] / "peers/cbpe.py"
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """Calibrated probabilities and clicks, before the shift (reference) and after."""
+
+    reference_p: Floats
+    reference_y: Floats
+    p: Floats
+    y: Floats
+
+
+def draw_shift(seed: int) -> Shifted:
+    """Draw a site whose people change."""
+    rng = np.random.default_rng(seed)
+    base, slope, bend = rng.uniform(-3.0, -1.5), rng.uniform(0.5, 1.5), rng.uniform(0.0, 0.6)
+    hidden = rng.uniform(0.0, 0.5)
+
+    def draw(count: int, mean: float, width: float) -> tuple[Floats, Floats]:
+        known, unknown = rng.normal(mean, width, count), rng.normal(0.0, 1.0, count)
+        logit = base + slope * known + bend * np.sin(2.0 * known) + hidden * unknown
+        clicked = rng.random(count) < 1.0 / (1.0 + np.exp(-logit))
+        return 1.0 / (1.0 + np.exp(-(base + slope * known))), clicked.astype(np.float64)
+
+    raw, label = draw(CALIBRATION_ROWS, 0.0, 1.0)
+    calibration = IsotonicRegression(out_of_bounds="clip").fit(raw, label)
+    reference, reference_y = draw(CALIBRATION_ROWS, 0.0, 1.0)
+    shifted, y = draw(ROWS, rng.uniform(-0.8, 0.8), rng.uniform(0.6, 1.2))
+    return Shifted(calibration.predict(reference), reference_y, calibration.predict(shifted), y)
+
+
+def label_free(sites: int) -> dict[str, Any]:
+    """Return the mean absolute error of the AUC, and how often the interval holds the AUC."""
+    drawn = [draw_shift(seed) for seed in range(sites)]
+    errors: list[float] = []
+    before: list[float] = []
+    covered = 0
+    truths = [exact_auc(each.p, each.y) for each in drawn]
+    for each, truth in zip(drawn, truths, strict=True):
+        codes = codes_of(each.p, each.y > 0)
+        expected = expect_performance(codes, np.ones(len(codes)), float(each.p.sum()))
+        errors.append(abs(expected.auc - truth))
+        before.append(abs(exact_auc(each.reference_p, each.reference_y) - truth))
+        covered += expected.auc_low <= truth <= expected.auc_high
+    return {
+        "error": mean_figure(errors),
+        "coverage": share_figure(covered, sites),
+        "error_before_shift": mean_figure(before),
+        "error_nannyml": peer_error(drawn, truths),
+    }
+
+
+def exact_auc(score: Floats, label: Floats) -> float:
+    """Return the area under the ROC curve; ties count by half."""
+    from scipy.stats import rankdata
+
+    positives = label.sum()
+    won = rankdata(score)[label > 0].sum() - positives * (positives + 1) / 2
+    return float(won / (positives * (len(label) - positives)))
+
+
+def peer_error(drawn: list[Shifted], truths: list[float]) -> dict[str, Any]:
+    """Return the mean absolute error of NannyML; the cause where it does not run."""
+    python = interpreter(PEER)
+    if not python.exists():
+        return {"value": None, "n": 0, "cause": "not installed: make peers"}
+    failed = python.parents[1] / FAILED
+    if failed.exists() and "nannyml" in (causes := json.loads(failed.read_text())):
+        return {"value": None, "n": 0, "cause": causes["nannyml"]}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.npz"
+        np.savez(
+            path,
+            reference_p=np.stack([each.reference_p for each in drawn]),
+            reference_y=np.stack([each.reference_y for each in drawn]),
+            p=np.stack([each.p for each in drawn]),
+        )
+        process = subprocess.run(
+            [str(python), str(SCRIPT), str(path)], capture_output=True, text=True
+        )
+    if process.returncode:
+        return {"value": None, "n": 0, "cause": process.stderr.strip().splitlines()[-1]}
+    areas = json.loads(process.stdout.strip().splitlines()[-1])
+    return mean_figure([abs(area - truth) for area, truth in zip(areas, truths, strict=True)])

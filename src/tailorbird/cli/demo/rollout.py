@@ -1,0 +1,108 @@
+"""The demo's new model on its way to the champion, and a broken one that is rolled back.
+
+The steps are those of the trainer role, on the simulated clock.
+"""
+
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tailorbird.cli.demo.traffic import Traffic
+from tailorbird.cli.output import Report
+from tailorbird.config import Project
+from tailorbird.events import DAY, HOUR, MINUTE, SimulatedClock, to_iso
+from tailorbird.platform.figure_files import figure_store
+from tailorbird.platform.rollout import advance_rollout
+from tailorbird.ranking.calibration import Isotonic
+from tailorbird.registry import AuditEntry, Registry, read_sealed, seal
+
+BY = "demo"
+LEAD_MAX_US = 4 * DAY  # for shadow and canary together; each has `rollout.limit`
+ROLL_BACK_MAX_US = 2 * HOUR
+CHECK_US = 3 * MINUTE  # between looks at a broken champion
+_REFUSED = ("end canary", "reject")
+
+
+class ModelRollout:
+    """Leads models of one project while traffic goes on."""
+
+    def __init__(
+        self, project: Project, clock: SimulatedClock, traffic: Traffic, progress: Report
+    ) -> None:
+        self._project, self._clock, self._traffic = project, clock, traffic
+        self._progress = progress
+        self.registry = Registry(project.paths.registry, clock=clock)
+        self._line_count = len(self.registry.audit())
+
+    def new_lines(self) -> list[str]:
+        """Return the audit lines that were written since the last call."""
+        entries = self.registry.audit()[self._line_count :]
+        self._line_count += len(entries)
+        return [_line(entry) for entry in entries]
+
+    def lead(self, version: str) -> bool:
+        """Advance the clock until the version is the champion or was refused; return whether it is."""
+        until = self._clock.now() + LEAD_MAX_US
+        while self._clock.now() < until:
+            advance_rollout(self._project, self._clock)
+            self._traffic.server.refresh()
+            if self.registry.aliases().champion == version:
+                return True
+            last = [each for each in self.registry.audit() if each.version == version][-1]
+            if last.action in _REFUSED:
+                return False
+            self._run(HOUR, f"{version} is on its way")
+        return False
+
+    def break_and_roll_back(self) -> dict[str, Any]:
+        """Promote a broken copy of the champion past the gate; return what became of it."""
+        good = self.registry.aliases().champion
+        with tempfile.TemporaryDirectory(prefix="tailorbird-broken-") as folder:
+            broken = _write_broken(self.registry.resolve(good), Path(folder) / "bundle")
+            version = self.registry.add(broken, by=BY, why="broken on purpose")
+        self.registry.promote(version, by=BY, why="on purpose, past the gate")
+        promoted_at = self._clock.now()
+        self._traffic.server.refresh()
+        logging.disable(logging.ERROR)  # each failed answer logs a traceback, as it should
+        try:
+            while self._clock.now() < promoted_at + ROLL_BACK_MAX_US:
+                self._run(CHECK_US, f"{version} is broken")
+                if advance_rollout(self._project, self._clock) == "roll_back":
+                    break
+        finally:
+            logging.disable(logging.NOTSET)
+        self._traffic.server.refresh()
+        champion = self.registry.aliases().champion
+        return {
+            "broken": version,
+            "champion": champion,
+            "rolled_back": champion == good,
+            "after_min": round((self._clock.now() - promoted_at) / MINUTE, 1),
+        }
+
+    def _run(self, length: int, label: str) -> None:
+        now = self._clock.now() + length
+        self._traffic.run(now, None, self._progress, label)
+        figure_store(self._project).refresh(now - DAY, now)
+
+
+def _write_broken(source: Path, folder: Path) -> Path:
+    """Copy a bundle with a calibration whose arithmetic overflows: its scores are no numbers.
+
+    Its golden rows still pass, since they are compared before calibration.
+    """
+    shutil.copytree(source, folder)
+    manifest = read_sealed(folder).manifest
+    table = Isotonic([-1e308, 1e308], [-1e308, 1e308])
+    tables = {head.name: table for head in manifest.heads}
+    (folder / "calibration.json").write_bytes(msgspec.json.encode(tables))
+    seal(folder, manifest)
+    return folder
+
+
+def _line(entry: AuditEntry) -> str:
+    return f"{to_iso(entry.at)[:16]}Z {entry.by}: {entry.action} {entry.version}, {entry.why}"

@@ -1,0 +1,147 @@
+"""The demo's experiments: two at a time with planned lengths, stopped by their rules."""
+
+import math
+from typing import Any
+
+from tailorbird.cli.demo.figures import say
+from tailorbird.cli.demo.traffic import PairedLists
+from tailorbird.cli.experiments.report import write_page
+from tailorbird.config import Project
+from tailorbird.events import DAY, SimulatedClock, parse_duration, to_iso
+from tailorbird.experiments.trial import TrialReport
+from tailorbird.experiments.trial_page import find_crossing, format_uplift, trial_html
+from tailorbird.platform.experiments import change_experiment, report_experiment, start_experiment
+from tailorbird.registry import read_experiments
+from tailorbird.simulator import Site
+
+CONCURRENT = ("home-model", "home-newest")
+HOLDBACK = "home-holdback"
+MODEL = "model"
+DECLARATIONS = '''"""The experiments of the demo."""
+
+from tailorbird.experiments import Experiment
+
+home_model = Experiment(
+    "home-model",
+    slot="home",
+    arms={"popular": 0.5, "model": 0.5},
+    share=0.7,
+    hypothesis="The model brings more clicks than popular items.",
+    owner="demo",
+    effect=0.15,
+    duration="14d",
+    interval="12h",
+)
+home_newest = Experiment(
+    "home-newest",
+    slot="home",
+    arms={"model": 0.5, "recent": 0.5},
+    share=0.3,
+    hypothesis="The newest items bring more clicks than the model.",
+    owner="demo",
+    effect=0.15,
+    duration="14d",
+    interval="12h",
+    spending="pocock",
+)
+# The people of home-model, in the same arms: monitoring compares with those without the model.
+home_holdback = Experiment(
+    "home-holdback",
+    slot="home",
+    arms={"popular": 0.5, "model": 0.5},
+    share=0.7,
+    salt="home-model",
+    hypothesis="The model keeps its lead.",
+    owner="demo",
+    effect=0.15,
+    duration="60d",
+)
+'''
+
+
+class Trials:
+    """Starts the experiments, reads them at each planned analysis, and stops those that crossed."""
+
+    def __init__(self, project: Project, clock: SimulatedClock, *, quiet: bool) -> None:
+        self._project, self._clock, self._quiet = project, clock, quiet
+        self.interval_us = parse_duration(project.experiments[CONCURRENT[0]].interval)
+        self._reports: dict[str, TrialReport] = {}
+
+    def start(self) -> None:
+        """Start both experiments."""
+        for name in CONCURRENT:
+            self._start(name)
+
+    def analyse(self) -> None:
+        """Report on each running experiment, and stop it if its boundary is crossed."""
+        for name in self._running():
+            report = report_experiment(self._project, name, as_of=to_iso(self._clock.now()))
+            assert isinstance(report, TrialReport)
+            self._reports[name] = report
+            if is_crossed(report):
+                self._stop(name, report)
+
+    def figures(self, judged: PairedLists, site: Site) -> dict[str, Any]:
+        """Return the state, effect and truth of each experiment, and print them."""
+        running, result = self._running(), {}
+        for name, report in self._reports.items():
+            truth = judged.true_uplift(site, *pair_of(report))
+            best = report.primary[0]
+            result[name] = {
+                "stopped": name not in running,
+                "days": (report.until - report.started_at) / DAY,
+                "planned_days": (report.planned_end - report.started_at) / DAY,
+                "verdict": report.verdict,
+                "uplift": best.uplift if math.isfinite(best.uplift) else None,
+                "low": best.low if math.isfinite(best.low) else None,
+                "high": best.high if math.isfinite(best.high) else None,
+                "true_uplift": truth,
+                "stages": report.to_dict()["stages"],
+            }
+            days = f"{result[name]['days']:.1f} of {result[name]['planned_days']:.0f} days"
+            state = "runs on" if name in running else "stopped"
+            page = self._project.root.parent / f"{name}.html"
+            write_page(page, name, trial_html(report))
+            say(
+                f"  {name} ({state} after {days}): {report.verdict} Truth: {truth:+.1%}. Report: "
+                f"{page}",
+                quiet=self._quiet,
+            )
+        return result
+
+    def _running(self) -> list[str]:
+        running = read_experiments(self._project.paths.registry).running()
+        return [each.name for each in running if each.name in CONCURRENT]
+
+    def _start(self, name: str) -> None:
+        why = self._project.experiments[name].hypothesis
+        start_experiment(self._project, name, by="demo", why=why, clock=self._clock)
+
+    def _stop(self, name: str, report: TrialReport) -> None:
+        options: dict[str, Any] = {"by": "demo", "why": report.verdict, "clock": self._clock}
+        control, treatment = pair_of(report)
+        winner = treatment if report.primary[0].uplift > 0 else control
+        change_experiment(self._project, "stop", name, **options)
+        change_experiment(self._project, "decide", name, winner, **options)
+        say(f"  {name}: {report.verdict}", quiet=self._quiet)
+        for number, stage in enumerate(report.stages[treatment], 1):
+            mark = "  crossed: it is stopped" if abs(stage.z) >= stage.bound else ""
+            say(
+                f"    analysis {number}: {format_uplift(stage.uplift)}, z {stage.z:+.2f}, "
+                f"boundary {stage.bound:.2f}{mark}",
+                quiet=self._quiet,
+            )
+        if name == CONCURRENT[0]:
+            self._start(HOLDBACK)
+
+
+def is_crossed(report: TrialReport) -> bool:
+    """Return whether the data pass their checks and an analysis crossed its boundary."""
+    _, treatment = pair_of(report)
+    is_sound = all(check.passed for check in report.checks)
+    return is_sound and find_crossing(report, treatment) is not None
+
+
+def pair_of(report: TrialReport) -> tuple[str, str]:
+    """Return the control and the treatment of a report with two arms."""
+    return report.primary[0].control, report.primary[0].arm

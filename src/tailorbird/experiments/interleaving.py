@@ -1,0 +1,348 @@
+"""The report of an interleaved experiment: which of two rankings people prefer.
+
+    report = interleaving_report(events, answers, experiment, started_at=…, now=…, attribution=…)
+
+A click or purchase is credited to the arm whose ranking picked the item (`ranking.policy.
+interleaving`). The preference is the share of a unit's credits that the treatment got; without a
+difference it is a half. Its interval is the delta method's, clustered by the unit, and valid
+however often it is read; that of a fixed plan is shorter and valid at the planned end.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.special import ndtri
+from scipy.stats import binomtest
+
+from tailorbird.events import parse_duration
+from tailorbird.events.contract.schema import micros
+from tailorbird.experiments.analysis import estimates
+from tailorbird.experiments.analysis.anytime import confidence_sequence
+from tailorbird.experiments.analysis.multiple import holm
+from tailorbird.experiments.assign import INTERLEAVED, Experiment
+from tailorbird.experiments.checks import Check
+from tailorbird.experiments.outcomes import (
+    ANSWER,
+    CLICK,
+    COLUMNS,
+    PURCHASE,
+    encode_values,
+    match_outcomes,
+)
+from tailorbird.experiments.plain_data import replace_not_finite
+
+EVENT_COLUMNS = (*COLUMNS, "session_id")
+ANSWER_COLUMNS = ("request_id", "items", "teams")
+CREDITED = {"click": CLICK, "purchase": PURCHASE}
+TUNED_FOR = 1_000  # units at which the anytime-valid interval is narrowest
+POSITION_ALARM = 0.001  # p, adjusted over all positions
+MISSING_MAX = 0.02  # share of responses without teams
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What the credits of one kind of event say.
+
+    Attributes:
+        control, treatment: credits of each arm.
+        units: those with a credit; more of them prefer the treatment (`wins`) or the control
+            (`losses`).
+        share: of the credits that the treatment got, with its interval.
+        p: of the sign test over units, for one look.
+    """
+
+    event: str
+    control: int
+    treatment: int
+    units: int
+    wins: int
+    losses: int
+    share: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True)
+class PositionBalance:
+    """Items that each arm picked for a position, and the p-value of a fair coin (Holm)."""
+
+    position: int
+    control: int
+    treatment: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Credits:
+    """Credited events, shape (n,): unit, kind (of `CREDITED`) and whether the treatment's.
+
+    Attributes:
+        picks: picks of the control and the treatment by position, shape (positions, 2).
+        responses: interleaved responses; `missing` have no teams in the lake.
+    """
+
+    unit: Ints
+    kind: Ints
+    is_treatment: npt.NDArray[np.bool_]
+    picks: Ints
+    responses: int
+    missing: int
+
+
+@dataclass(frozen=True)
+class InterleavingReport:
+    """The results of an interleaved experiment so far; `colour` is green, amber or red."""
+
+    experiment: str
+    slot: str
+    hypothesis: str
+    owner: str
+    unit: str
+    control: str
+    treatment: str
+    level: float
+    state: str
+    started_at: int
+    until: int
+    planned_end: int
+    responses: int
+    colour: str
+    verdict: str
+    advice: str
+    preferences: tuple[Preference, ...]
+    positions: tuple[PositionBalance, ...]
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data; what is not finite becomes None."""
+        return replace_not_finite(msgspec.to_builtins(self))
+
+
+def interleaving_report(
+    events: pa.Table,
+    answers: pa.Table,
+    experiment: Experiment,
+    *,
+    started_at: int,
+    now: int,
+    attribution: int,
+    stopped_at: int = 0,
+    state: str = "running",
+    notes: tuple[str, ...] = (),
+) -> InterleavingReport:
+    """Report on an interleaved experiment.
+
+    Args:
+        events: with `EVENT_COLUMNS`, from the start on.
+        answers: of the lake, with `ANSWER_COLUMNS`.
+        attribution: of the slot, microseconds.
+    """
+    until = min(now, stopped_at) if stopped_at else now
+    planned_end = started_at + parse_duration(experiment.duration)
+    is_fixed = experiment.stopping == "fixed"
+    credits = count_credits(
+        events, answers, experiment, start=started_at, stop=until, attribution=attribution
+    )
+    preferences = tuple(
+        _preference(credits, event, experiment.level, is_fixed=is_fixed) for event in CREDITED
+    )
+    positions = balance_positions(credits.picks)
+    checks = _checks(credits, positions)
+    is_open = is_fixed and not stopped_at and until < planned_end
+    colour, verdict, advice = _conclude(experiment, preferences[0], checks, is_open=is_open)
+    if state != "running":
+        advice = f"It is {state}."
+    return InterleavingReport(
+        experiment=experiment.name,
+        slot=experiment.slot,
+        hypothesis=experiment.hypothesis,
+        owner=experiment.owner,
+        unit=experiment.unit,
+        control=experiment.control_arm,
+        treatment=experiment.treatments[0],
+        level=experiment.level,
+        state=state,
+        started_at=started_at,
+        until=until,
+        planned_end=planned_end,
+        responses=credits.responses,
+        colour=colour,
+        verdict=verdict,
+        advice=advice,
+        preferences=preferences,
+        positions=positions,
+        checks=checks,
+        notes=notes,
+    )
+
+
+def count_credits(
+    events: pa.Table,
+    answers: pa.Table,
+    experiment: Experiment,
+    *,
+    start: int,
+    stop: int,
+    attribution: int,
+) -> Credits:
+    """Credit the clicks and purchases of interleaved responses to the arms."""
+    outcomes = match_outcomes(events, experiment.slot, attribution)
+    table, ts = outcomes.table, micros(outcomes.table["ts"])
+    is_own = pc.and_(
+        pc.equal(table["experiment"], experiment.name), pc.equal(table["arm"], INTERLEAVED)
+    )
+    is_response = pc.fill_null(is_own, False).to_numpy() & (outcomes.kind == ANSWER)
+    is_response &= (ts >= start) & (ts < stop)
+    unit, _ = encode_values(table["session_id" if experiment.unit == "session" else "person"])
+
+    answers = answers.filter(
+        pc.and_(
+            pc.greater(pc.list_value_length(answers["teams"]), 0),
+            pc.is_in(answers["request_id"], table["request_id"].filter(pa.array(is_response))),
+        )
+    ).combine_chunks()
+    request_ids = answers["request_id"].combine_chunks()
+    named = pc.index_in(table["request_id"], value_set=request_ids)
+    answer_of = pc.fill_null(named, -1).to_numpy().astype(np.int64)
+    team = _team_codes(answers, experiment)
+    parent = pc.list_parent_indices(answers["items"]).to_numpy().astype(np.int64)
+    item = pc.index_in(pc.list_flatten(answers["items"]), value_set=pa.array(outcomes.items))
+    keys = parent * len(outcomes.items) + item.to_numpy().astype(np.int64)
+    order = np.argsort(keys, kind="stable")
+
+    source = outcomes.answer
+    is_credit = is_response[source] & (ts[outcomes.row] < stop) & (unit[source] >= 0)
+    is_credit &= np.isin(outcomes.kind[outcomes.row], list(CREDITED.values()))
+    is_credit &= answer_of[source] >= 0
+    rows = np.flatnonzero(is_credit)
+    wanted = answer_of[source[rows]] * len(outcomes.items) + outcomes.item[rows]
+    at = order[np.searchsorted(keys[order], wanted)] if len(rows) else rows
+    rows, credited = rows[team[at] >= 0], team[at][team[at] >= 0]
+
+    starts = np.searchsorted(parent, np.arange(len(answers)))
+    position = np.arange(len(parent)) - starts[parent]
+    in_team = team >= 0
+    picks = np.zeros((int(position[in_team].max(initial=-1)) + 1, 2), np.int64)
+    np.add.at(picks, (position[in_team], team[in_team]), 1)
+    responses = int(is_response.sum())
+    return Credits(
+        unit[source[rows]],
+        outcomes.kind[outcomes.row[rows]],
+        credited == 1,
+        picks,
+        responses,
+        responses - len(answers),
+    )
+
+
+def _team_codes(answers: pa.Table, experiment: Experiment) -> Ints:
+    """Return 0 for the control's items, 1 for the treatment's, and -1 for those of neither."""
+    arms = pa.array([experiment.control_arm, *experiment.treatments])
+    found = pc.index_in(pc.list_flatten(answers["teams"]), value_set=arms)
+    return pc.fill_null(found, -1).to_numpy().astype(np.int64)
+
+
+def estimate_share(control: npt.ArrayLike, treatment: npt.ArrayLike) -> estimates.Estimate:
+    """Return the treatment's share of all credits, from those of each unit, shape (units,)."""
+    wins = np.asarray(treatment, np.float64)
+    return estimates.ratio(wins, wins + np.asarray(control, np.float64))
+
+
+def _preference(credits: Credits, event: str, level: float, *, is_fixed: bool) -> Preference:
+    rows = credits.kind == CREDITED[event]
+    units, unit = np.unique(credits.unit[rows], return_inverse=True)
+    is_treatment = credits.is_treatment[rows]
+    treatment = np.bincount(unit[is_treatment], minlength=len(units))
+    control = np.bincount(unit[~is_treatment], minlength=len(units))
+    wins, losses = int((treatment > control).sum()), int((treatment < control).sum())
+    share = estimate_share(control, treatment)
+    low = high = math.nan
+    if share.variance > 0:
+        error, alpha = math.sqrt(share.variance), 1 - level
+        half = float(ndtri(1 - alpha / 2)) * error
+        low, high = share.value - half, share.value + half
+        if not is_fixed:
+            low, high = confidence_sequence(
+                share.value, error, len(units), tuned_for=TUNED_FOR, alpha=alpha
+            )
+        low, high = max(low, 0.0), min(high, 1.0)
+    return Preference(
+        event,
+        int(control.sum()),
+        int(treatment.sum()),
+        len(units),
+        wins,
+        losses,
+        share.value,
+        low,
+        high,
+        float(binomtest(wins, wins + losses).pvalue) if wins + losses else math.nan,
+    )
+
+
+def balance_positions(picks: Ints) -> tuple[PositionBalance, ...]:
+    """Test by position whether each arm picked half of the items; adjusted by Holm.
+
+    Args:
+        picks: of control and treatment by position, shape (positions, 2).
+    """
+    p = [binomtest(int(first), int(first + second)).pvalue for first, second in picks]
+    return tuple(
+        PositionBalance(position, int(first), int(second), float(adjusted))
+        for position, ((first, second), adjusted) in enumerate(zip(picks, holm(p), strict=True), 1)
+    )
+
+
+def _checks(credits: Credits, positions: tuple[PositionBalance, ...]) -> tuple[Check, ...]:
+    if not credits.responses:
+        return ()
+    share = credits.missing / credits.responses
+    logs = f"{credits.missing:,} of {credits.responses:,} responses have no teams in the lake."
+    checks = [Check("logs", share <= MISSING_MAX, logs)]
+    if positions:
+        worst = min(positions, key=lambda each: each.p)
+        text = f"position {worst.position} has {worst.control:,} : {worst.treatment:,} items"
+        passed = worst.p >= POSITION_ALARM
+        reason = f"At worst, {text}; p = {worst.p:.3g} (Holm)."
+        checks.append(Check("position balance", passed, reason))
+    return tuple(checks)
+
+
+def _conclude(
+    experiment: Experiment, clicks: Preference, checks: tuple[Check, ...], *, is_open: bool
+) -> tuple[str, str, str]:
+    """Return colour, verdict and advice."""
+    name, control, treatment = experiment.name, experiment.control_arm, experiment.treatments[0]
+    if failed := [check for check in checks if not check.passed]:
+        verdict = f"Do not decide by this experiment: {failed[0].reason}"
+        return "red", verdict, "Find the cause, and start a new one under another name."
+    if not math.isfinite(clicks.low):
+        verdict = f"Not decided yet: {clicks.units:,} units have clicked on a drafted item."
+        return "amber", verdict, f"Send traffic to the slot {experiment.slot}."
+    figures = (
+        f"{clicks.share:.1%} of credited clicks went to {treatment} ({experiment.level:.0%} "
+        f"interval {clicks.low:.1%} to {clicks.high:.1%}; {clicks.units:,} units)"
+    )
+    if is_open:
+        advice = "Wait for the planned end. The interval is valid only then."
+        return "amber", f"Not decided yet: {figures}.", advice
+    if clicks.low <= 0.5 <= clicks.high:
+        verdict = f"No preference between {treatment} and {control} is shown: {figures}."
+        return "amber", verdict, "Let it run, or keep the control."
+    winner, loser = (treatment, control) if clicks.low > 0.5 else (control, treatment)
+    verdict = f"{winner} is preferred to {loser}: {figures}."
+    advice = (
+        f"tailorbird experiment stop {name} --why …, then: tailorbird experiment decide {name} "
+        f"{winner}. For the uplift itself, run an A/B experiment."
+    )
+    return ("green" if winner == treatment else "red"), verdict, advice

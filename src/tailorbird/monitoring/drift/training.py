@@ -1,0 +1,102 @@
+"""What is served now against what the champion learned from.
+
+The days after the history are compared with the training's histograms, by the distances and the
+smallest effect of `detect`. How much a day may differ is learned from the days of the history, each
+compared with the others.
+
+A signal that differed already in the time that the training learned from has not moved since: it is
+training-serving skew. That time is one more window.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tailorbird.monitoring.drift.detect import (
+    DAYS_MIN,
+    Episode,
+    Floats,
+    Signal,
+    episodes_above,
+    find_threshold,
+    measure_windows,
+)
+from tailorbird.monitoring.drift.distance import SMALLEST_EFFECT
+
+DAY_HOURS = 24
+TRAINING = "training"
+LISTED_ONLY = "score"  # its first item is chosen among more candidates than the training rows have
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Distances of one signal to its histogram in the training; NaN if nothing was served.
+
+    Attributes:
+        now: of the compared days together.
+        then: of the time that the training learned from.
+        is_skew: it was apart already then, by more than chance and by the smallest effect.
+    """
+
+    now: float
+    then: float
+    is_skew: bool
+
+
+def compare_with_training(
+    pairs: Sequence[tuple[Signal, Floats]],
+    history: int,
+    trained: slice,
+    *,
+    false_alarms: float = 1.0,
+) -> tuple[list[Episode], dict[str, Shift]]:
+    """Return the episodes after the history, and the shift of each signal.
+
+    Args:
+        pairs: signals, each with its histogram in the training, shape (bins,).
+        history: number of hours, from the first, that the variation of a day is learned from.
+        trained: the hours that the training learned from, as far as they were served.
+        false_alarms: episodes a month that chance alone may cause, over all signals.
+    """
+    pairs = [(signal, training) for signal, training in pairs if training.sum() > 0]
+    judged = [index for index, (signal, _) in enumerate(pairs) if signal.kind != LISTED_ONLY]
+    if not judged or history < DAYS_MIN * DAY_HOURS:
+        return [], {}
+    days, past = len(pairs[0][0].counts) // DAY_HOURS, history // DAY_HOURS
+    # After the days come two windows: all compared days, and the time of the training.
+    slots = np.zeros(days + 2, np.int64)
+    distance, strength = np.zeros((2, len(pairs), days + 2))
+    for index, (signal, training) in enumerate(pairs):
+        hours = signal.counts[: days * DAY_HOURS]
+        counts = np.concatenate(
+            [
+                hours.reshape(days, DAY_HOURS, -1).sum(axis=1),
+                hours[past * DAY_HOURS :].sum(axis=0, keepdims=True),
+                signal.counts[trained].sum(axis=0, keepdims=True),
+            ]
+        )
+        distance[index], strength[index] = measure_windows(counts, slots, past, signal, training)
+    threshold = find_threshold(
+        strength[judged, :past].max(axis=0, initial=0.0), false_alarms, past * DAY_HOURS
+    )
+    is_skew = (distance[:, -1] >= SMALLEST_EFFECT) & (strength[:, -1] > threshold)
+    shifts = {
+        signal.name: Shift(
+            _known(signal, slice(past * DAY_HOURS, None), distance[index, -2]),
+            _known(signal, trained, distance[index, -1]),
+            bool(is_skew[index]),
+        )
+        for index, (signal, _) in enumerate(pairs)
+    }
+    signals = [pairs[index][0] for index in judged]
+    part = np.ix_(judged, range(days))
+    episodes = episodes_above(
+        threshold, signals, distance[part], strength[part], past, DAY_HOURS, TRAINING
+    )
+    return episodes, shifts
+
+
+def _known(signal: Signal, hours: slice, distance: float) -> float:
+    return float(distance) if signal.counts[hours].sum() > 0 else math.nan

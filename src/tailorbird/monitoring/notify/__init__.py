@@ -1,0 +1,30 @@
+"""Messages to people about episodes of drift and decisions on models.
+
+messages    what a message says, and which are silenced
+receivers   mail, chat and pager services, by Apprise
+delivery    each message to each receiver, once or at most every few hours
+"""
+
+from tailorbird.monitoring.notify.delivery import Failure, Ledger, deliver, read_ledger
+from tailorbird.monitoring.notify.messages import (
+    KINDS,
+    Message,
+    is_silenced,
+    read_silences,
+    silence,
+)
+from tailorbird.monitoring.notify.receivers import Receiver, open_receivers
+
+__all__ = [
+    "KINDS",
+    "Failure",
+    "Ledger",
+    "Message",
+    "Receiver",
+    "deliver",
+    "is_silenced",
+    "open_receivers",
+    "read_ledger",
+    "read_silences",
+    "silence",
+]

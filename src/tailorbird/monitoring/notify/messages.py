@@ -1,0 +1,56 @@
+"""What a message says, and which messages are silenced."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from tailorbird.atomic_write import atomic_write
+
+KINDS = ("drift", "rollback", "refused", "approval", "page")
+EVERYTHING = "all"  # silences every message
+FILE = "silences.json"
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A message about one episode or one decision.
+
+    Attributes:
+        kind: one of `KINDS`.
+        cause: what `tailorbird monitor silence` names, besides the kind.
+        key: identifies the episode or decision; it is sent once to each receiver.
+        repeats: it goes on, so it is sent again after a while.
+    """
+
+    kind: str
+    cause: str
+    key: str
+    title: str
+    body: str
+    repeats: bool = False
+
+
+def silence(folder: Path, cause: str, until: int, now: int) -> dict[str, int]:
+    """Silence a cause, a kind or `all` until a time, microseconds. Return what is silenced.
+
+    A time that has passed ends the silence.
+    """
+    silences = {name: end for name, end in read_silences(folder, now).items() if name != cause}
+    if until > now:
+        silences[cause] = until
+    atomic_write(folder / FILE, msgspec.json.encode(silences))
+    return silences
+
+
+def read_silences(folder: Path, now: int) -> dict[str, int]:
+    """Return what is silenced, and until when."""
+    try:
+        silences = msgspec.json.decode((folder / FILE).read_bytes(), type=dict[str, int])
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return {}  # a damaged file must not keep a message back
+    return {name: until for name, until in silences.items() if until > now}
+
+
+def is_silenced(message: Message, silences: Mapping[str, int]) -> bool:
+    """Return whether a message is silenced by its cause, its kind or `all`."""
+    return any(name in silences for name in (message.cause, message.kind, EVERYTHING))

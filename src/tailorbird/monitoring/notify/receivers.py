@@ -1,0 +1,88 @@
+"""Receivers of messages: mail, chat and pager services, by Apprise.
+
+Apprise closes a connection that takes longer than 4 seconds to open or to answer; `?cto=` and
+`?rto=` in a URL change that.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from tailorbird.monitoring.notify.messages import Message
+
+if TYPE_CHECKING:
+    from apprise import NotifyBase
+
+INSTALL = "pip install 'tailorbird[notify]'"
+# Apprise's type of a message: it sets colours, and PagerDuty's severity.
+_TYPES = {"page": "FAILURE", "approval": "INFO"}
+log = logging.getLogger(__name__)
+
+
+class Receiver(Protocol):
+    """Something that people read."""
+
+    @property
+    def name(self) -> str:
+        """The service and a checksum of its URL, which is secret."""
+        ...
+
+    def send(self, message: Message) -> str:
+        """Send a message; return why that failed, or ""."""
+        ...
+
+
+def open_receivers(urls: Sequence[str]) -> list[Receiver]:
+    """Return a receiver for each URL.
+
+    One that cannot work reports why with each message, so that the others still get theirs.
+    """
+    try:
+        from apprise import Apprise
+    except ImportError:
+        error = f"Apprise is not installed: {INSTALL}"
+        return [_UnusableReceiver(_name_of(url), error) for url in urls]
+    receivers: list[Receiver] = []
+    for url in urls:
+        service, name = Apprise.instantiate(url), _name_of(url)
+        if service is None:
+            receivers.append(_UnusableReceiver(name, "Apprise does not recognise its URL"))
+        else:
+            receivers.append(_AppriseReceiver(name, service))
+    return receivers
+
+
+class _UnusableReceiver:
+    def __init__(self, name: str, error: str) -> None:
+        self.name, self._error = name, error
+
+    def send(self, message: Message) -> str:
+        return self._error
+
+
+class _AppriseReceiver:
+    def __init__(self, name: str, service: "NotifyBase") -> None:
+        self.name, self._service = name, service
+
+    def send(self, message: Message) -> str:
+        from apprise import LogCapture, NotifyType
+
+        with LogCapture(level=logging.WARNING, fmt="%(message)s") as captured:
+            try:
+                is_sent = self._service.notify(
+                    title=message.title,
+                    body=message.body,
+                    notify_type=getattr(NotifyType, _TYPES.get(message.kind, "WARNING")),
+                )
+            except Exception as error:
+                # A service of a hundred that fails in its own way must not stop the others.
+                log.exception("%s", self.name)
+                return f"{type(error).__name__} in its service"
+        reasons = captured.getvalue().strip().splitlines()
+        return "" if is_sent else (reasons[-1] if reasons else "it did not accept the message")
+
+
+def _name_of(url: str) -> str:
+    scheme = url.partition("://")[0]
+    return f"{scheme[:16]}-{hashlib.sha256(url.encode()).hexdigest()[:6]}"

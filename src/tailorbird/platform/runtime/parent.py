@@ -1,0 +1,29 @@
+"""End a process when its parent dies."""
+
+import ctypes
+import os
+import signal
+import sys
+
+from tailorbird.platform.runtime.leftovers import PARENT_VARIABLE
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """End this role's process when the supervisor ends, even if that was killed.
+
+    Does nothing without a supervisor.
+    """
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None:
+        return
+    end_with_parent(signal.SIGTERM)
+    if os.getppid() != int(parent):
+        raise SystemExit(0)
+
+
+def end_with_parent(signal_number: int) -> None:
+    """Have the kernel signal this process when its parent ends; does nothing outside Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number)

@@ -1,0 +1,184 @@
+"""Histograms of what a model learned from, taken while its rows pass; a bundle carries them.
+
+    feature   one row a request: the item that was shown first, or any candidate of a drawn request
+    label     all rows, for each head
+    score     the best row of each validation request, as the model serves it
+
+Monitoring takes the same histograms of what is served (`monitoring.drift.sketches`), so that both
+have the same bins. A number falls into one of four bins an octave, by sign; missing values and zero
+have bins of their own. A category is one of `CATEGORIES` groups of its hash.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tailorbird.training.dataset.dataset import Dataset
+from tailorbird.training.dataset.matrix import FeatureChunk
+
+MISSING = ""
+CATEGORIES = 64
+SCHEMA = pa.schema(
+    [
+        ("name", pa.string()),
+        ("kind", pa.string()),
+        ("category", pa.bool_()),
+        ("bin", pa.string()),
+        ("count", pa.float64()),
+    ]
+)
+_LARGEST = 241  # the bin of the largest number; its negative is that of the smallest
+_WIDTH = 2 * _LARGEST + 2  # and one for missing values
+
+Row = tuple[str, str, bool, str, float]
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+class FeatureSketch:
+    """Histograms of features, of one row a request.
+
+    Args:
+        numeric, categorical: names of the columns.
+    """
+
+    def __init__(self, numeric: Sequence[str], categorical: Sequence[str]) -> None:
+        self._numeric, self._categorical = numeric, categorical
+        self._numbers = np.zeros((len(numeric), _WIDTH))
+        self._groups = np.zeros((len(categorical), CATEGORIES + 1))
+
+    def watch(self, chunks: Iterable[FeatureChunk]) -> Iterator[FeatureChunk]:
+        """Yield the chunks, and count the rows of each."""
+        for chunk in chunks:
+            rows, weights = first_rows(chunk.part)
+            self._numbers += _count(chunk.rows.numeric[rows], number_bins, _WIDTH, weights)
+            keys = chunk.rows.categorical[rows]
+            self._groups += _count(keys, category_bins, CATEGORIES + 1, weights)
+            yield chunk
+
+    def rows(self) -> list[Row]:
+        """Return the histograms counted so far."""
+        return [
+            *number_rows("feature", self._numeric, self._numbers),
+            *category_rows("feature", self._categorical, self._groups),
+        ]
+
+
+def first_rows(part: Dataset) -> tuple[Ints, Floats]:
+    """Return a row of each request, and how many each stands for.
+
+    It is the item that was shown first, or the first candidate of a drawn request.
+    """
+    if part.position.any():
+        rows = np.flatnonzero(part.position == 1)
+        return rows, part.weight[rows]
+    rows = part.offsets[:-1][np.diff(part.offsets) > 0]
+    return rows, np.ones(len(rows))
+
+
+def label_rows(part: Dataset) -> list[Row]:
+    """Return the histogram of each label, of all rows."""
+    names = list(part.labels)
+    values = np.column_stack([part.labels[name].astype(np.float32) for name in names])
+    return number_rows("label", names, _count(values, number_bins, _WIDTH, part.weight))
+
+
+def score_rows(part: Dataset, value: Floats) -> list[Row]:
+    """Return the histogram of the best value of each request.
+
+    Args:
+        value: of each row of `part`, shape (n,).
+    """
+    starts = part.offsets[:-1][np.diff(part.offsets) > 0]
+    best = np.maximum.reduceat(value, starts)[:, None] if len(starts) else np.zeros((0, 1))
+    return number_rows("score", ["score"], _count(best, number_bins, _WIDTH))
+
+
+def value_of(heads: Mapping[str, Floats], objective: Mapping[str, float], rows: int) -> Floats:
+    """Return the value of each row by the objective, shape (rows,); absent heads are left out."""
+    return sum(
+        (weight * heads[name] for name, weight in objective.items() if name in heads),
+        np.zeros(rows),
+    )
+
+
+def to_table(rows: Sequence[Row]) -> pa.Table:
+    """Return histograms as a table of `SCHEMA`."""
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(SCHEMA)
+    return pa.table(
+        [pa.array(list(column), field.type) for column, field in zip(columns, SCHEMA, strict=True)],
+        schema=SCHEMA,
+    )
+
+
+def to_bytes(rows: Sequence[Row]) -> bytes:
+    """Return histograms as a Parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(to_table(rows), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def bins_of(values: npt.NDArray[np.floating]) -> Ints:
+    """Return the bin of each finite number: four an octave, by sign; 0 for zero."""
+    with np.errstate(divide="ignore"):
+        octave = np.floor(4.0 * np.log2(np.abs(values.astype(np.float64)))) + 81
+    bins = np.where(values == 0, 0, np.clip(octave, 1, _LARGEST))
+    return (np.sign(values) * bins).astype(np.int64)
+
+
+def number_bins(values: npt.NDArray[np.floating]) -> Ints:
+    """Return the column of `number_rows` of each number; NaN and infinity are missing."""
+    is_known = np.isfinite(values)
+    return np.where(is_known, bins_of(np.where(is_known, values, 0)) + _LARGEST + 1, 0)
+
+
+def category_bins(keys: npt.NDArray[np.uint64]) -> Ints:
+    """Return the column of `category_rows` of each hash; 0 is missing."""
+    return np.where(keys == 0, 0, keys % np.uint64(CATEGORIES) + np.uint64(1)).astype(np.int64)
+
+
+def number_rows(kind: str, names: Sequence[str], counts: Floats) -> list[Row]:
+    """Return rows of the counts of some columns, shape (columns, bins); empty bins are left out."""
+    return [
+        (names[column], kind, False, _number_label(bin_), float(counts[column, bin_]))
+        for column, bin_ in zip(*(each.tolist() for each in np.nonzero(counts)), strict=True)
+    ]
+
+
+def category_rows(kind: str, names: Sequence[str], counts: Floats) -> list[Row]:
+    """Return rows of the counts of some categories, shape (columns, CATEGORIES + 1)."""
+    return [
+        (names[column], kind, True, f"{bin_ - 1:02d}" if bin_ else MISSING, counts[column, bin_])
+        for column, bin_ in zip(*(each.tolist() for each in np.nonzero(counts)), strict=True)
+    ]
+
+
+def count_numbers(kind: str, names: Sequence[str], values: npt.NDArray[np.floating]) -> list[Row]:
+    """Return the histograms of numbers, shape (rows, columns)."""
+    return number_rows(kind, names, _count(values, number_bins, _WIDTH))
+
+
+def count_categories(kind: str, names: Sequence[str], keys: npt.NDArray[np.uint64]) -> list[Row]:
+    """Return the histograms of hashed categories, shape (rows, columns)."""
+    return category_rows(kind, names, _count(keys, category_bins, CATEGORIES + 1))
+
+
+def _number_label(bin_: int) -> str:
+    return str(bin_ - _LARGEST - 1) if bin_ else MISSING
+
+
+def _count(
+    values: npt.NDArray,
+    bins: Callable[[npt.NDArray], Ints],
+    width: int,
+    weights: Floats | None = None,
+) -> Floats:
+    """Return how often each bin occurs in each column of `values`, shape (columns, width)."""
+    counts = np.zeros((values.shape[1], width))
+    for column in range(values.shape[1]):  # one after the other: bins take more memory than values
+        counts[column] = np.bincount(bins(values[:, column]), weights, width)
+    return counts

@@ -1,0 +1,99 @@
+"""Drift of a project against what its champion learned from."""
+
+import numpy as np
+import pytest
+from tests.support.monitored import draw_visits, write_visits
+from tests.support.shops.ranking_world import make_bundle
+
+from tailorbird.config import open_project
+from tailorbird.errors import NotReadyError, UsageError
+from tailorbird.events import DAY, HOUR, SimulatedClock
+from tailorbird.platform.drift import find_drift
+from tailorbird.registry import Registry
+from tailorbird.training.sketches import count_numbers, to_bytes
+
+START = 1_790_553_600_000_000
+DAYS = 11
+FEATURES = """
+from tailorbird.features import count, entity
+
+clicks_7d = count("clicks_7d", entity("user"), "click", window="7d")
+views_7d = count("views_7d", entity("user"), "view", window="7d")
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """Return a project whose clicks_7d rise on the last day, and whose views_7d always differ."""
+    root = tmp_path_factory.mktemp("shop")
+    (root / "tailorbird.toml").write_text("")
+    (root / "features.py").write_text(FEATURES)
+    (root / "slots.py").write_text("from tailorbird.ranking import Slot\n\nhome = Slot('home')\n")
+    project = open_project(root)
+    rng = np.random.default_rng(0)
+    visits = []
+    for hour in range(DAYS * 24):
+        mean = 9.0 if hour >= (DAYS - 1) * 24 else 3.0
+        for visit in range(12):
+            values = {"clicks_7d": rng.poisson(mean) + 1.0, "views_7d": rng.poisson(6.0) + 1.0}
+            numeric = [values[name] for name in project.features.numeric] * 8
+            visits += draw_visits(
+                rng,
+                START + hour * HOUR + visit,
+                3_000,
+                1,
+                ctr=0.1,
+                schema_hash=project.features.schema_hash,
+                numeric=numeric,
+            )
+    write_visits(project.paths.lake, visits)
+    return project
+
+
+@pytest.fixture
+def clock(project, tmp_path):
+    clock = SimulatedClock(START + DAYS * DAY + HOUR)
+    if project.paths.registry.exists():
+        return clock
+    rng = np.random.default_rng(1)
+    names = ["clicks_7d", "views_7d"]
+    learned = np.column_stack([rng.poisson(3.0, 5_000), rng.poisson(2.0, 5_000)]) + 1.0
+    labels = (rng.random((40_000, 1)) < 0.1).astype(float)
+    rows = count_numbers("feature", names, learned) + count_numbers("label", ["click"], labels)
+    window = {"from": START, "test_from": START + 5 * DAY}
+    about = {"slot": "home", "source": "logged answers", "window": window}
+    make_bundle(tmp_path / "bundle", sketches=to_bytes(rows), metrics={"about": about})
+    registry = Registry(project.paths.registry, clock=clock)
+    registry.promote(registry.add(tmp_path / "bundle"), by="test", why="a champion")
+    return clock
+
+
+def test_drift_since_the_training_is_told_from_skew(project, clock):
+    result = find_drift(project, clock, since="1d", against="training")
+    assert result.against == "training of v0001"
+    (row,) = result.rows
+    assert row.compared_with == "training of v0001"
+    assert set(row.moved) == {"clicks_7d", "views_7d"}
+    assert result.shifts["views_7d"].is_skew
+    assert not result.shifts["clicks_7d"].is_skew
+    assert not result.shifts["clicks"].is_skew
+    assert result.shifts["clicks"].now < 0.03, "the labels of the training are as those of now"
+    strongest = next(iter(row.moved))
+    assert row.cause == ("training-serving skew" if strongest == "views_7d" else "unknown")
+
+
+def test_against_the_history_only_what_moved_is_an_episode(project, clock):
+    result = find_drift(project, clock, since="1d")
+    (row,) = result.rows
+    assert set(row.moved) & {"clicks_7d", "views_7d"} == {"clicks_7d"}
+    assert (result.against, result.shifts) == ("history", {})
+
+
+def test_a_comparison_that_cannot_be_made_says_why(project, clock):
+    with pytest.raises(UsageError, match="use history or training"):
+        find_drift(project, clock, against="yesterday")
+    make_bundle(project.root / "plain")
+    registry = Registry(project.paths.registry, clock=clock)
+    registry.promote(registry.add(project.root / "plain"), by="test", why="without sketches")
+    with pytest.raises(NotReadyError, match="has learned from no rows"):
+        find_drift(project, clock, against="training")

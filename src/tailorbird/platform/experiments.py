@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.config import Project, open_project
-from tailorbird.config.experiments import check_startable, find_objection, warn_of_shared_learning
+from tailorbird.config.experiments import check_startable, warn_of_shared_learning
 from tailorbird.errors import NotReadyError, UsageError, suggest_name
 from tailorbird.events import DAY, Clock, SystemClock, parse_duration, to_iso
 from tailorbird.experiments.assign import BUCKETS, Experiment
@@ -164,43 +164,6 @@ def change_experiment(
     """
     audit = f"{', '.join(str(value) for value in values)}: {why}" if values else why
     return _change(project, action, name, name, *values, by=by, why=why, audit=audit, clock=clock)
-
-
-def promote_because(
-    project: Project, version: str, name: str, *, by: str = "", why: str = "", despite: str = ""
-) -> str:
-    """Promote the version that an experiment decided for, with its verdict in the audit log.
-
-    Args:
-        name: a decided experiment.
-        despite: why to promote though the experiment did not decide for this version.
-
-    Returns:
-        The reason as logged.
-
-    Raises:
-        UsageError: the experiment did not decide for this version, and `despite` is "".
-    """
-    registry = Registry(project.paths.registry, clock=SystemClock())
-    version = registry.resolve(version).name
-    experiments = read_experiments(project.paths.registry)
-    if (started := experiments.get(name)) is None:
-        names = [each.name for each in experiments.experiments]
-        fix = suggest_name(name, names, "tailorbird experiment list")
-        raise UsageError(f"no experiment {name!r} was started", where="because", fix=fix)
-    problem = find_objection(started, version)
-    if problem and not despite:
-        raise UsageError(
-            problem,
-            where=f"experiment {name}",
-            fix='promote what it decided for, or give the reason: --despite "…"',
-        )
-    reason = f"experiment {name}: {problem or f'it decided for {started.decision}'}. "
-    reason += _report_started(project, started).verdict
-    reason += f" Promoted despite that: {despite}." if problem else ""
-    reason += f" {why}" if why else ""
-    registry.promote(version, by=by or getpass.getuser(), why=reason)
-    return reason
 
 
 def plan_declared(project: Project, name: str, *, since: str = "") -> Plan:

@@ -125,6 +125,7 @@ def plan_experiment(
         attribution=attribution,
         unit=experiment.unit,
         history=history,
+        exposure=experiment.exposure,
     )
     if len(table) < UNITS_MIN:
         raise NotReadyError(
@@ -222,6 +223,7 @@ def _variance_ratio(events: pa.Table, experiment: Experiment, now: int, attribut
         attribution=attribution,
         unit=experiment.unit,
         history=parse_duration(experiment.history),
+        exposure=experiment.exposure,
     )
     values = metric_values(table, experiment.metric, now)
     per_unit = unit_values(values, experiment.metric, np.ones(len(values.x), bool))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tailorbird.candidates.own import own_sources
 from tailorbird.config import Project
+from tailorbird.config.experiments import require_arm
 from tailorbird.config.schemas import resolve_for_training
 from tailorbird.errors import NotReadyError, UsageError, suggest_name
 from tailorbird.events import SECOND, Clock, SystemClock, parse_duration, to_iso
@@ -51,6 +52,7 @@ class TrainOptions:
         budget: time limit, such as `2m`, that requests and trees are chosen to fit into.
         requests: maximum number of requests to learn from; 0 takes all.
         rows: learn from logged answers, or from clicks with the candidates of that time.
+        arm: learn from the answers of one EXPERIMENT:ARM alone; such a model is never promoted.
         architecture: `gbdt`, `logistic`, `mlp`, `dcn`, `shared`, `mmoe`, `auto` or an estimator of
             models.py; "" takes the tuned one, or `gbdt` and the estimators of models.py beside it.
         retrieval: source of candidates; "" takes `train.retrieval`.
@@ -68,6 +70,7 @@ class TrainOptions:
     budget: str = ""
     requests: int = DEFAULT_REQUESTS
     rows: Rows = "auto"
+    arm: str = ""
     architecture: str = ""
     retrieval: Retrieval = ""
     incremental: bool = False
@@ -102,7 +105,16 @@ class TrainOptions:
             seconds = parse_span(self.budget, "--budget") / SECOND
             settings = plan_budget(seconds, measure_speed(), events).apply(settings)
         check_settings(settings, bool(self.parameters))
-        return settings
+        if not self.arm:
+            return settings
+        if self.rows == "clicks" or self.retrieval not in ("", "tables"):
+            raise UsageError(
+                "an arm has answers of its own, and neither clicks nor vectors",
+                where="--arm",
+                fix="leave out --rows and --retrieval",
+            )
+        require_arm(project, slot.name, self.arm)
+        return replace(settings, arm=self.arm, rows="answers", retrieval="tables")
 
     def model_settings(self, project: Project, slot: Slot) -> TrainSettings:
         """Resolve the options that a training and a backtest share."""
@@ -188,7 +200,7 @@ def train(
         declared,
         settings,
         by=by,
-        promote=promote,
+        promote=promote and not settings.arm,
         work=project.paths.data / "training",
         progress=progress,
     )

@@ -157,6 +157,7 @@ def _select(rows: Rows, mask: Bools) -> Rows:
     return Rows(
         rows.unit[mask],
         rows.ts[mask],
+        rows.answer[mask],
         rows.answer_ts[mask],
         rows.kind[mask],
         rows.revenue[mask],

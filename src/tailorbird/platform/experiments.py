@@ -24,7 +24,8 @@ from tailorbird.lake import Lake
 from tailorbird.platform.drift import FILE, read_episodes
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.moment import clock_as_of, parse_time
-from tailorbird.platform.training import Notify, discard_note, window_us
+from tailorbird.platform.train_options import window_us
+from tailorbird.platform.training import Notify, discard_note
 from tailorbird.registry import Experiments, Registry, StartedExperiment, read_experiments
 from tailorbird.training.settings import TrainSettings
 

@@ -139,7 +139,7 @@ def train(
         still change
     """
     from tailorbird.config import open_project
-    from tailorbird.platform.training import TrainOptions
+    from tailorbird.platform.train_options import TrainOptions
     from tailorbird.platform.training import train as run_train
     from tailorbird.training.settings import TrainReport
 

@@ -154,7 +154,7 @@ def list_tailorbird(case: Case, seed: int) -> Arrays:
     from tailorbird.config import open_project
     from tailorbird.lake import Lake
     from tailorbird.platform.moment import clock_as_of
-    from tailorbird.platform.training import base_settings
+    from tailorbird.platform.train_options import base_settings
     from tailorbird.retrieval import Index
     from tailorbird.training.dataset.indexes import build_series, write_index
     from tailorbird.training.dataset.rows import load_material

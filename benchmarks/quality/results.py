@@ -51,7 +51,6 @@ COMMANDS = {
 }
 WITHOUT_DATA = ("product-simulated", "exploration")  # their data are generated
 KINDS = (
-    (product_page.is_product, product_page.section),
     (rectools_page.is_rectools, rectools_page.section),
     (leaving_page.is_churn, leaving_page.section),
     (tasks_page.is_tasks, tasks_page.section),
@@ -157,8 +156,12 @@ def page(text: str, results: list[dict[str, Any]]) -> str:
     churn_results = [result for result in results if leaving_page.is_churn(result)]
     parts = [product_page.summary(product_results)] if product_results else []
     parts += [leaving_page.summary(churn_results)] if churn_results else []
+    shared = product_page.shared_protocol(product_results)
+    parts += [product_page.section(result, shared) for result in product_results]
     parts += [
-        next(section for matches, section in KINDS if matches(result))(result) for result in results
+        next(section for matches, section in KINDS if matches(result))(result)
+        for result in results
+        if not product_page.is_product(result)
     ]
     generated = "\n".join(parts)
     return f"{before}{BEGIN}\n\n{generated}\n{END}{after}"

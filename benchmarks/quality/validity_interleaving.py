@@ -84,8 +84,8 @@ def make_world(seed: int, users: int) -> World:
     lift = np.log(own_share / share)[:, site.items.category]
     available = site.items.available(float(HISTORY_DAYS))
     scores = (score + lift)[:, available]
-    everybody = np.broadcast_to(score[available], scores.shape)
-    return World(site, available, scores, (rank(everybody), rank(scores)))
+    shared = np.broadcast_to(score[available], scores.shape)
+    return World(site, available, scores, (rank(shared), rank(scores)))
 
 
 def draw_week(world: World, rng: np.random.Generator) -> Requests:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tailorbird.platform.frames import Frame
     from tailorbird.platform.project import Project
     from tailorbird.platform.results import EvaluationResult, Slate, TrainResult
-    from tailorbird.platform.training import TrainOptions
+    from tailorbird.platform.train_options import TrainOptions
     from tailorbird.ranking import Boost, Churn, Explore, Pin, Quota, Slot
     from tailorbird.version import __version__
 
@@ -65,7 +65,7 @@ _MODULES = {
     "tailorbird.platform.frames": ("Frame",),
     "tailorbird.platform.project": ("Project",),
     "tailorbird.platform.results": ("EvaluationResult", "Slate", "TrainResult"),
-    "tailorbird.platform.training": ("TrainOptions",),
+    "tailorbird.platform.train_options": ("TrainOptions",),
     "tailorbird.ranking": ("Boost", "Churn", "Explore", "Pin", "Quota", "Slot"),
     "tailorbird.version": ("__version__",),
 }

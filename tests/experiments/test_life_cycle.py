@@ -5,13 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from deltalake import write_deltalake
+from tests.support.shops import serving_shop
 
 import tailorbird
 from tailorbird.config.declarations import load_experiments
+from tailorbird.config.schemas import served_versions
 from tailorbird.errors import DeclarationError, NotReadyError, UsageError
-from tailorbird.events import SimulatedClock
-from tailorbird.experiments import Enrolment, Experiment, Metric
+from tailorbird.events import SimulatedClock, SystemClock
+from tailorbird.experiments import Enrolment, Experiment, Metric, assign
+from tailorbird.lake.tables import TABLES
 from tailorbird.ranking import Slot
+from tailorbird.ranking.policy.condition import compile_condition
 from tailorbird.registry import Experiments, Registry, StartedExperiment, read_experiments
 from tailorbird.serving.experiments import LiveExperiments
 from tailorbird.serving.messages import QueryError
@@ -149,6 +154,31 @@ def test_a_running_server_follows_and_a_forced_arm_is_not_logged(tmp_path: Path)
     assert live.assign(slots["home"], "u1", "s1").arm == ""
 
 
+def test_only_eligible_requests_get_an_arm(tmp_path: Path) -> None:
+    registry = Registry(tmp_path, clock=SimulatedClock(1))
+    slots = {"home": Slot("home")}
+    experiment = Experiment(
+        "e", HALVES, slot="home", where="context.device == 'phone' and missing(user.clicks)"
+    )
+    registry.change_experiments("start", "e", lambda e: start(e, experiment), by="ada", why="try")
+    live = LiveExperiments(registry, slots)
+    live.tick()
+
+    def arm(unit: str, device: str, **user: float) -> str:
+        return live.assign(
+            slots["home"], unit, "s", "", lambda each: each.holds(user, {"device": device})
+        ).arm
+
+    for unit in PEOPLE[:20]:
+        assert arm(unit, "phone") == assign(experiment, unit)
+        assert arm(unit, "tablet") == arm(unit, "phone", clicks=2.0) == ""
+    for where, match in (("item.price > 3", "reads items"), ("seen(3d)", "reads items")):
+        with pytest.raises(DeclarationError, match=match):
+            compile_condition(where)
+    with pytest.raises(DeclarationError, match="clicks_7"):
+        compile_condition("user.clicks_7 > 1", user_fields=["user_clicks_7d"], where="e")
+
+
 def test_sessions_are_units_too(tmp_path: Path) -> None:
     registry = Registry(tmp_path, clock=SimulatedClock(1))
     slots = {"home": Slot("home")}
@@ -169,6 +199,12 @@ def test_sessions_are_units_too(tmp_path: Path) -> None:
         ('Experiment("e", {"popular": 0.5, "model": 0.5}, slot="split")', "permanent split"),
         ('Experiment("e", {"a": 1.0}, metric=Metric("m", event="sale"))', "nothing logs 'sale'"),
         ('Experiment("e", {"a": 1.0}, stopping="whenever")', "unknown stopping"),
+        ('Experiment("e", {"a": 1.0}, exposure="seen")', "unknown exposure"),
+        (
+            'Experiment("e", {"a": 1.0}, policies={"a": "popular"}, versions={"a": "v0001"})',
+            "which no model serves",
+        ),
+        ('Experiment("e", {"a": 1.0}, metric=Metric("m", "success", dwell="x"))', "no duration"),
     ],
 )
 def test_declarations_that_cannot_be_are_refused(
@@ -219,3 +255,52 @@ def test_a_project_runs_an_experiment_from_start_to_decision(tmp_path: Path) -> 
     shop.experiments.stop("fresh", reason="done")
     shop.experiments.decide("fresh", "recent", reason="better")
     assert state() == ("fresh", "decided", "recent")
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> tailorbird.Project:
+    """A project with two versions of its features, a third of others, and an empty lake."""
+    shop = tailorbird.Project.create(tmp_path / "shop")
+    project = shop.declared
+    registry = Registry(project.paths.registry, clock=SystemClock())
+    features, own = serving_shop.feature_set(), project.features.schema_hash
+    for name, schema in (("a", own), ("b", own), ("c", "")):
+        registry.add(serving_shop.write(tmp_path / name, features, schema_hash=schema))
+    events = TABLES["events"].schema.empty_table()
+    write_deltalake(shop.root / "data" / "lake" / "events", events, partition_by=["day"])
+    registry.promote("v0001", by="test", why="first")
+    (tmp_path / "shop" / "experiments.py").write_text(
+        "from tailorbird.experiments import Experiment\n"
+        'e = Experiment("e", {"old": 0.5, "new": 0.5}, slot="home",\n'
+        '    versions={"old": "champion", "new": "challenger"})\n'
+    )
+    return shop
+
+
+def test_arms_name_versions_that_can_serve_and_a_decision_promotes_one(
+    shop: tailorbird.Project,
+) -> None:
+    registry = Registry(shop.declared.paths.registry, clock=SystemClock())
+    with pytest.raises(UsageError, match="no version 'challenger'"):
+        shop.experiments.start("e", reason="try")
+    registry.set_challenger("v0003", by="test", why="other features")
+    with pytest.raises(UsageError, match="v0003 was trained on the features"):
+        shop.experiments.start("e", reason="try")
+    registry.set_challenger("v0002", by="test", why="try")
+    shop.experiments.start("e", reason="try")
+    registry.set_challenger("", by="test", why="the arm stays as it was")
+    started = read_experiments(registry.path).get("e")
+    assert started is not None
+    assert started.versions == {"old": "v0001", "new": "v0002"}
+    assert served_versions(registry) == ["v0001", "v0002"]
+    with pytest.raises(UsageError, match="it is running, and has decided for no version"):
+        shop.registry.promote("v0002", because="e")
+    shop.experiments.stop("e", reason="enough")
+    shop.experiments.decide("e", "new", reason="better")
+    with pytest.raises(UsageError, match="it decided for new, which v0002 served"):
+        shop.registry.promote("v0003", because="e")
+    shop.registry.promote("v0002", because="e")
+    assert registry.aliases().champion == "v0002"
+    assert registry.audit()[-1].why.startswith("experiment e: it decided for new. No unit")
+    shop.registry.promote("v0001", because="e", despite="the other is slow")
+    assert registry.audit()[-1].why.endswith("Promoted despite that: the other is slow.")

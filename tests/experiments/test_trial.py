@@ -15,7 +15,7 @@ from tailorbird.experiments.measure import measure
 from tailorbird.experiments.plan import plan_experiment
 from tailorbird.experiments.trial import TrialReport, trial_report
 from tailorbird.experiments.trial_page import plan_svg, stages_svg, trial_html
-from tailorbird.experiments.units import UNIT_COLUMNS, load_units, metric_values
+from tailorbird.experiments.units import UNIT_COLUMNS, UnitTable, load_units, metric_values
 
 START = 20_000 * DAY
 EXPERIMENT = Experiment(
@@ -154,6 +154,7 @@ def test_metrics_count_what_they_declare() -> None:
         base | {"type": "answer", "ts": ts, "items": ["i", "j"]},
         *(base | {"type": "impression", "ts": ts + 1, "item_id": item} for item in "ij"),
         base | {"type": "click", "ts": ts + 2, "item_id": "i", "dwell_ms": 3_000.0},
+        {"person": "a", "type": "view", "ts": ts + 3, "item_id": "i", "dwell_ms": 30_000.0},
         base | {"type": "purchase", "ts": ts + 3, "item_id": "i", "price": 5.0, "quantity": 3.0},
         {"person": "a", "type": "view", "ts": ts + 2 * DAY},
         {"person": "a", "type": "purchase", "ts": ts + 9 * DAY, "price": 7.0},
@@ -185,6 +186,44 @@ def test_metrics_count_what_they_declare() -> None:
     assert value(kind="return", window="1d") == (0.0, None)
     assert value(kind="return", window="7d") == (1.0, None)
     assert value(window="1m") == (1.0, 2.0)
+    assert value(kind="success") == (1.0, 1.0)
+    assert value(kind="success", dwell="10s") == (0.0, 1.0)
+    assert value(kind="success", event="view", dwell="10s") == (1.0, 1.0)
+    assert value(kind="mean", event="view", value="dwell_s") == (30.0, None)
+
+
+def test_exposure_begins_with_the_impression_where_that_is_declared() -> None:
+    """Both see a response at 1; `b` never looks at it, and `a` only at the one of 2."""
+    rows = []
+    for person, at, looks in (("a", 1, False), ("a", 2, True), ("b", 1, False), ("a", 3, False)):
+        base = {"person": person, "agent": "person", "slot": "home", "request_id": f"{person}{at}"}
+        base |= {"experiment": "fresh", "arm": "new"}
+        ts = START + at * DAY
+        rows.append(base | {"type": "answer", "ts": ts, "items": ["i"]})
+        rows.append(base | {"type": "click", "ts": ts + MINUTE, "item_id": "i"})
+        if looks:
+            rows.append(base | {"type": "impression", "ts": ts + 5, "item_id": "i"})
+    schema = pa.schema([ROUTED.field(name) for name in UNIT_COLUMNS])
+
+    def table(exposure: str) -> UnitTable:
+        return load_units(
+            pa.Table.from_pylist(rows, schema=schema),
+            "home",
+            ("old", "new"),
+            experiment="fresh",
+            start=START,
+            stop=START + 9 * DAY,
+            attribution=30 * MINUTE,
+            exposure=exposure,
+        )
+
+    clicks = Metric("clicks", "count")
+    by_answer, by_impression = table("answer"), table("impression")
+    assert by_answer.exposed == {"old": 0, "new": 2}
+    assert sorted(metric_values(by_answer, clicks, START + 9 * DAY).x) == [1.0, 3.0]
+    assert by_impression.exposed == {"old": 0, "new": 1}
+    assert by_impression.first.tolist() == [START + 2 * DAY + 5]
+    assert metric_values(by_impression, clicks, START + 9 * DAY).x.tolist() == [2.0]
 
 
 def test_history_reduces_the_variance_and_keeps_the_estimate() -> None:

@@ -1,6 +1,7 @@
 """Sections of `docs/results.md` about the served product, from the JSON of `product`."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 OURS, REPORT = "tailorbird", "report"
@@ -58,11 +59,23 @@ def summary(results: Sequence[dict[str, Any]]) -> str:
         lines.append(
             f"| {' | '.join([*cells, 'ahead' if gain[f'{figure}_low'] > 0 else '**not ahead**'])} |"
         )
+    lines += ["", "Unless a set says otherwise:", ""]
+    lines += [f"- {sentence}" for sentence in shared_protocol(results)]
     return "\n".join(lines) + "\n"
 
 
-def section(result: dict[str, Any]) -> str:
-    """Return protocol, the table of all baselines, and the command's own report."""
+def shared_protocol(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the sentences of the protocol that hold for most sets."""
+    counts = Counter(sentence for result in results for sentence in result["protocol"])
+    return [sentence for sentence, count in counts.items() if 2 * count > len(results)]
+
+
+def section(result: dict[str, Any], shared: Collection[str] = ()) -> str:
+    """Return the table of all baselines, the command's own report and its part of the protocol.
+
+    Args:
+        shared: sentences of the protocol that stand with the summary of all sets.
+    """
     columns = [name for name in SHOWN if any(name in row for row in result["results"].values())]
     table = [
         f"| | {' | '.join(SHOWN[name] for name in columns)} |",
@@ -88,7 +101,8 @@ def section(result: dict[str, Any]) -> str:
             f"Served ÷ best baseline, hours 21–24 over hours 1–3: {cell(hours, 'late_over_early')}."
         )
     parts += ["\n".join(_describe_cut(name, cut) for name, cut in result["cuts"].items())]
-    parts += ["\n".join(f"- {sentence}" for sentence in result["protocol"]), format_machine(result)]
+    own = [f"- {sentence}" for sentence in result["protocol"] if sentence not in shared]
+    parts += ["\n".join(own), format_machine(result)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -82,6 +82,7 @@ def section(result: dict[str, Any]) -> str:
                 f"{results['information']['n']:,} A/A trials. The test of the split finds the "
                 f"imbalance after a median of {srm['days_to_alarm_median']:.0f} days, among those it "
                 "finds.",
+                *_assignment(results.get("cost_us")),
                 *_peers(results.get("peers"), stages),
                 *_asos(results.get("asos")),
                 f"Seed {result['seed']}, revision `{result['revision'][:12]}`.",
@@ -89,6 +90,17 @@ def section(result: dict[str, Any]) -> str:
         )
         + "\n"
     )
+
+
+def _assignment(costs: dict[str, Any] | None) -> list[str]:
+    """Return the cost of the assignment of a request."""
+    if costs is None:
+        return []
+    cell = costs["assignment"]
+    return [
+        "With 50 running experiments in 10 layers, the arm of a request takes "
+        f"{cell['value']:.0f} µs ({cell['low']:.0f} to {cell['high']:.0f} in batches of requests)."
+    ]
 
 
 def _interleaving(result: dict[str, Any]) -> tuple[str, str]:

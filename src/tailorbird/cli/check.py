@@ -76,21 +76,22 @@ def check_slots(project: "Project") -> None:
     """Check the rules of slots against the declarations, unless the extra `serve` is missing.
 
     Raises:
-        DeclarationError: a rule is invalid; names slot, rule and column.
+        DeclarationError: a rule, or who is eligible for an experiment, is invalid; names slot, rule
+            and column.
     """
     if find_spec("tantivy") is None:  # Part of the extra `serve`.
         return
+    from tailorbird.ranking.policy.condition import compile_condition
     from tailorbird.ranking.policy.rules import check_slot
     from tailorbird.serving.pipeline.editorial import FILE, check_lists
 
     check_lists(project.root / FILE, project.slots.values())
-    user_fields = [
-        column.name
-        for column in project.features.columns
-        if column.entity == "user" and column.kind == "numeric"
-    ]
+    user_fields = project.features.user_fields
     for slot in project.slots.values():
         check_slot(slot, user_fields=user_fields, sequences=project.features.sequences)
+    for name, experiment in project.experiments.items():
+        if experiment.where:
+            compile_condition(experiment.where, user_fields=user_fields, where=f"experiment {name}")
 
 
 def check_churn(project: "Project") -> None:

@@ -7,7 +7,7 @@ from tailorbird.candidates.contract import Contract, contract_of
 from tailorbird.candidates.folder import current_contract
 from tailorbird.candidates.query import live_sources
 from tailorbird.config.project import Project
-from tailorbird.config.schemas import SERVED_ALIASES
+from tailorbird.config.schemas import served_versions
 from tailorbird.errors import TailorbirdError
 from tailorbird.events.clock import SystemClock
 from tailorbird.registry import Registry
@@ -35,7 +35,7 @@ def required_contract(project: Project) -> Contract:
     registry = Registry(project.paths.registry, clock=SystemClock())
     sources: list[str] = []
     try:
-        for version in filter(None, map(registry.aliases().version_named, SERVED_ALIASES)):
+        for version in served_versions(registry):
             sources += registry.info(version).sources
     except TailorbirdError as error:
         log.warning("the candidate sources of a bundle are unknown: %s", error)

@@ -114,7 +114,9 @@ def load_experiments(file: Path, slots: Mapping[str, Slot]) -> dict[str, Experim
     loaded: dict[str, Experiment] = {}
     for experiment in _declared(file, Experiment) if file.exists() else ():
         if experiment.name in loaded:
-            raise DeclarationError(f"two are named {experiment.name!r}", where=str(file))
+            raise DeclarationError(
+                f"two are named {experiment.name!r}", where=str(file), fix="rename one"
+            )
         _check_experiment(experiment, slots, str(file))
         loaded[experiment.name] = experiment
     return loaded
@@ -142,7 +144,8 @@ def _check_experiment(experiment: Experiment, slots: Mapping[str, Slot], file: s
             raise DeclarationError(
                 f"arm {arm!r} names no policy",
                 where=where,
-                fix=f"name it in policies= ({', '.join(ARM_POLICIES)}) or slots= ({names})",
+                fix=f"name it in policies= ({', '.join(ARM_POLICIES)}), slots= ({names}) or "
+                "versions=",
             )
     if experiment.is_interleaved:
         _check_interleaved(experiment, slots, where)

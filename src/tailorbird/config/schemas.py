@@ -1,6 +1,7 @@
 """The active feature schemas of a project: the applied one, and those of live or previous models.
 
-Previous champions count because one can roll back to them. Each active schema has its own workers.
+Previous champions count because one can roll back to them, and versions that arms of running
+experiments name. Each active schema has its own workers.
 The routed log is pruned behind all of them, and the router stores the attributes that any of them
 names. `apply_declared` decides whether a changed `features.py` is applied at start.
 """
@@ -31,7 +32,8 @@ from tailorbird.features.state.key_partition import KeyPart, all_parts
 from tailorbird.features.state.progress import read_score_offset
 from tailorbird.features.state.state import Position, read_local_position
 from tailorbird.file_lock import FileLock
-from tailorbird.registry import Registry
+from tailorbird.registry import Registry, read_experiments
+from tailorbird.registry.experiments import FILE as EXPERIMENTS
 from tailorbird.stream import Address, read_prunable
 
 if TYPE_CHECKING:
@@ -171,11 +173,16 @@ def _served_versions(project: Project) -> list[tuple[Registry, str]]:
     served = []
     for path in _registries(project):
         registry = Registry(path, clock=SystemClock())
-        aliases = registry.aliases()
-        served += [
-            (registry, version) for version in map(aliases.version_named, SERVED_ALIASES) if version
-        ]
+        served += [(registry, version) for version in served_versions(registry)]
     return served
+
+
+def served_versions(registry: Registry) -> list[str]:
+    """Return the versions of a registry that servers load: of aliases, and of running arms."""
+    aliases = registry.aliases()
+    arms = read_experiments(registry.path).served_versions
+    named = (aliases.version_named(name) for name in SERVED_ALIASES)
+    return list(dict.fromkeys([*filter(None, named), *sorted(arms)]))
 
 
 def champion_features(project: Project) -> FeatureSet:
@@ -288,11 +295,14 @@ def _required_offset(project: Project, features: FeatureSet, part: KeyPart) -> i
 class ActiveSchemaWatch:
     """Detects changes of the active schemas or candidate tables by the files that define them.
 
-    The files hold the applied schema, the current tables and the aliases of each registry.
+    The files hold the applied schema, the current tables, and the aliases and experiments of each
+    registry.
     """
 
     def __init__(self, project: Project) -> None:
-        files = (path / "aliases.json" for path in _registries(project))
+        files = (
+            path / name for path in _registries(project) for name in ("aliases.json", EXPERIMENTS)
+        )
         self._files = (project.paths.state / APPLIED, project.paths.candidates / CURRENT, *files)
         self._stamps: list[FileStamp | None] = []
 

@@ -21,6 +21,7 @@ from tailorbird.experiments.metrics import CLICKS_PER_ITEM, Metric
 
 BUCKETS = 10_000
 UNITS = ("person", "session")
+EXPOSURES = ("answer", "impression")
 STOPPING = ("fixed", "group_sequential", "anytime")
 SPENDING = ("obrien_fleming", "pocock")
 EXPERIMENT_KINDS = ("ab", "interleaving")
@@ -39,12 +40,18 @@ class Experiment:
         arms: arm → share of traffic; shares sum to at most 1, and units in no arm get the slot's
             own policy.
         policies: arm → policy, if the arm is not named after its policy.
+        versions: arm → version of the model that serves it, or an alias such as `challenger`, which
+            `start` resolves. Other arms are served by the champion.
         control: the arm that others are compared with; by default the first.
         salt: changes the assignment; by default the name.
         slot: the slot that it runs in.
         slots: arm → slot of slots.py whose formula, rules, sources and other settings it uses.
         hypothesis, owner: for the readers of the report.
+        where: expression over `user.*` and `context.*`, as in rules of slots; requests for which it
+            does not hold get no arm.
         unit: what is assigned and analysed, `person` or `session`.
+        exposure: what makes a unit part of the analysis: its first `answer`, or the first
+            `impression` of one.
         metric: the primary metric.
         guardrails: metrics that must not get worse.
         effect: minimum detectable effect, relative: 0.03 is +3 %.
@@ -71,9 +78,12 @@ class Experiment:
     salt: str = ""
     slot: str = ""
     slots: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    where: str = ""
     hypothesis: str = ""
     owner: str = ""
     unit: str = "person"
+    exposure: str = "answer"
     metric: Metric = CLICKS_PER_ITEM
     guardrails: Sequence[Metric] = ()
     effect: float = 0.05
@@ -98,18 +108,33 @@ class Experiment:
             or sum(self.arms.values()) > 1 + 1e-9
         ):
             raise DeclarationError(
-                f"expected shares above 0 that sum to at most 1, got {dict(self.arms)}", where=where
+                f"expected shares above 0 that sum to at most 1, got {dict(self.arms)}",
+                where=where,
+                fix='such as arms={"old": 0.5, "new": 0.5}',
             )
         if self.control and self.control not in self.arms:
-            raise DeclarationError(f"the control {self.control!r} is no arm", where=where)
-        for name in ("policies", "slots"):
+            raise DeclarationError(
+                f"the control {self.control!r} is no arm",
+                where=where,
+                fix=f"use one of {', '.join(self.arms)}",
+            )
+        for name in ("policies", "slots", "versions"):
             for arm in getattr(self, name):
                 if arm not in self.arms:
                     raise DeclarationError(
                         f"{name}: {arm!r} is no arm", where=where, fix=f"one of {list(self.arms)}"
                     )
+        for arm in self.versions:
+            if self.policy_of(arm) != "model":
+                raise DeclarationError(
+                    f"versions: arm {arm!r} has the policy {self.policy_of(arm)}, which no model"
+                    " serves",
+                    where=where,
+                    fix="leave out one of the two",
+                )
         for name, allowed in (
             ("unit", UNITS),
+            ("exposure", EXPOSURES),
             ("stopping", STOPPING),
             ("spending", SPENDING),
             ("kind", EXPERIMENT_KINDS),
@@ -118,15 +143,17 @@ class Experiment:
             if value not in allowed:
                 fix = suggest_name(value, allowed, f"use one of {', '.join(allowed)}")
                 raise DeclarationError(f"unknown {name} {value!r}", where=where, fix=fix)
-        for name, is_valid in (
-            ("effect", self.effect > 0),
-            ("power", 0.5 <= self.power < 1),
-            ("level", 0.5 <= self.level < 1),
-            ("share", 1 / BUCKETS <= self.share <= 1),
-            ("holdout", 0 <= self.holdout < 1),
+        for name, is_valid, expectation in (
+            ("effect", self.effect > 0, "a number above 0, such as 0.03 for +3 %"),
+            ("power", 0.5 <= self.power < 1, "a number from 0.5 to below 1"),
+            ("level", 0.5 <= self.level < 1, "a number from 0.5 to below 1"),
+            ("share", 1 / BUCKETS <= self.share <= 1, "a share above 0 and at most 1"),
+            ("holdout", 0 <= self.holdout < 1, "a share from 0 to below 1"),
         ):
             if not is_valid:
-                raise DeclarationError(f"{name}: {getattr(self, name)!r} is no share", where=where)
+                raise DeclarationError(
+                    f"{name}: got {getattr(self, name)!r}", where=where, fix=f"use {expectation}"
+                )
         for name in ("duration", "interval", "history"):
             try:
                 parse_duration(getattr(self, name))
@@ -144,6 +171,13 @@ class Experiment:
                 f"interleaving takes two arms with equal shares, got {dict(self.arms)}",
                 where=where,
                 fix="such as arms={'old': 0.5, 'new': 0.5}",
+            )
+
+        if self.is_interleaved and self.versions:
+            raise DeclarationError(
+                "interleaving drafts from one model, and its arms name versions",
+                where=where,
+                fix="leave out versions=, or the kind",
             )
 
     @property
@@ -168,7 +202,8 @@ class Experiment:
 
     def policy_of(self, arm: str) -> str:
         """Return the policy of an arm."""
-        return self.policies.get(arm, "model" if arm in self.slots else arm)
+        has_model = arm in self.slots or arm in self.versions
+        return self.policies.get(arm, "model" if has_model else arm)
 
     def to_dict(self) -> dict[str, object]:
         """Return the declaration as plain data, as the registry keeps it."""
@@ -192,12 +227,14 @@ class Enrolment:
     Attributes:
         first, size: its run of the layer's buckets.
         ramp: share of these units that take part so far; a larger one keeps them.
+        versions: arm → version of the model that serves it, without aliases.
     """
 
     experiment: Experiment
     first: int = 0
     size: int = BUCKETS
     ramp: float = 1.0
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def assign(self, unit: str) -> str:
         """Return the arm of a unit, or "" if it takes no part."""

@@ -225,8 +225,8 @@ def count_credits(
     is_credit &= np.isin(outcomes.kind[outcomes.row], list(CREDITED.values()))
     is_credit &= answer_of[source] >= 0
     rows = np.flatnonzero(is_credit)
-    wanted = answer_of[source[rows]] * len(outcomes.items) + outcomes.item[rows]
-    at = order[np.searchsorted(keys[order], wanted)] if len(rows) else rows
+    credit_keys = answer_of[source[rows]] * len(outcomes.items) + outcomes.item[rows]
+    at = order[np.searchsorted(keys[order], credit_keys)] if len(rows) else rows
     rows, credited = rows[team[at] >= 0], team[at][team[at] >= 0]
 
     starts = np.searchsorted(parent, np.arange(len(answers)))
@@ -248,8 +248,8 @@ def count_credits(
 def _team_codes(answers: pa.Table, experiment: Experiment) -> Ints:
     """Return 0 for the control's items, 1 for the treatment's, and -1 for those of neither."""
     arms = pa.array([experiment.control_arm, *experiment.treatments])
-    found = pc.index_in(pc.list_flatten(answers["teams"]), value_set=arms)
-    return pc.fill_null(found, -1).to_numpy().astype(np.int64)
+    codes = pc.index_in(pc.list_flatten(answers["teams"]), value_set=arms)
+    return pc.fill_null(codes, -1).to_numpy().astype(np.int64)
 
 
 def estimate_share(control: npt.ArrayLike, treatment: npt.ArrayLike) -> estimates.Estimate:

@@ -4,6 +4,8 @@
     Metric("orders", "conversion", event="purchase")
     Metric("revenue", "revenue", winsorise=0.99, scope="site", window="14d")
     Metric("back in a week", "return", window="7d")
+    Metric("dwell", "mean", event="view", value="dwell_s", winsorise=0.99)
+    Metric("search success", "success", event="view", dwell="10s")
 
 `experiments.units` computes them. Each is a value per unit, so that variances are clustered by it.
 """
@@ -11,10 +13,10 @@
 from dataclasses import dataclass
 
 from tailorbird.errors import DeclarationError, TailorbirdError, suggest_name
-from tailorbird.events.clock import parse_duration
+from tailorbird.events.clock import SECOND, parse_duration
 
-KINDS = ("count", "conversion", "ratio", "mean", "quantile", "revenue", "return")
-EVENTS = ("answer", "impression", "click", "purchase")
+KINDS = ("count", "conversion", "ratio", "mean", "quantile", "revenue", "return", "success")
+EVENTS = ("answer", "impression", "click", "purchase", "view")
 VALUES = ("count", "revenue", "dwell_s")
 SCOPES = ("slot", "site")
 
@@ -28,7 +30,8 @@ class Metric:
         kind: `count`: events per unit. `conversion`: share of units with such an event. `ratio`:
             all events over all of `per`. `mean`: `value` per unit. `quantile`: of `value` over
             units. `revenue`: price × quantity of purchases per unit. `return`: share of units with
-            an event on a later day within `window`.
+            an event on a later day within `window`. `success`: share of the slot's responses with
+            such an event, such as searches after which something was clicked.
         event: one of `EVENTS`; with the scope `site` any event type.
         per: denominator of a ratio, `impression` (items seen) or `answer` (items returned).
         value: the value of an event to `mean` and `quantile`: `count`, `revenue` or `dwell_s`.
@@ -36,6 +39,7 @@ class Metric:
         quantile: probability of the quantile.
         scope: `slot` counts events attributed to items that the slot showed, `site` all that the
             unit does after its first exposure.
+        dwell: how long the event must have lasted, such as `10s`; "" counts any.
         window: attribution window. Of the scope `slot` it follows the response, by default as long
             as the slot's; of `site` and `return` it follows the first exposure.
         increase_is_good: whether a higher value is better.
@@ -49,6 +53,7 @@ class Metric:
     winsorise: float = 0.0
     quantile: float = 0.5
     scope: str = "slot"
+    dwell: str = ""
     window: str = ""
     increase_is_good: bool = True
 
@@ -71,23 +76,38 @@ class Metric:
             raise DeclarationError(
                 "expected quantiles between 0 and 1", where=where, fix="such as winsorise=0.99"
             )
-        if self.kind == "ratio" and self.scope == "site":
+        if self.kind in ("ratio", "success") and self.scope == "site":
             raise DeclarationError(
-                "a ratio counts what the slot showed", where=where, fix='leave out scope="site"'
+                f"a {self.kind} counts what the slot showed",
+                where=where,
+                fix='leave out scope="site"',
             )
         if self.kind == "return" and not self.window:
             raise DeclarationError("a return needs a window", where=where, fix='window="7d"')
-        try:
-            parse_duration(self.window or "1d")
-        except (ValueError, TailorbirdError):
-            raise DeclarationError(
-                f"window: {self.window!r} is no duration", where=where, fix='such as window="14d"'
-            ) from None
+        for field, value, example in (("window", self.window, "14d"), ("dwell", self.dwell, "10s")):
+            try:
+                parse_duration(value or "1d")
+            except (ValueError, TailorbirdError):
+                raise DeclarationError(
+                    f"{field}: {value!r} is no duration", where=where, fix=f'{field}="{example}"'
+                ) from None
 
     @property
     def event_type(self) -> str:
         """The event whose occurrence or value counts."""
         return "purchase" if self.kind == "revenue" else self.event
+
+    @property
+    def event_types(self) -> tuple[str, ...]:
+        """The events without which the metric has no value."""
+        if self.kind == "return":
+            return ()
+        return (self.event_type, self.per) if self.kind == "ratio" else (self.event_type,)
+
+    @property
+    def dwell_s(self) -> float:
+        """How long the event must have lasted, seconds."""
+        return parse_duration(self.dwell) / SECOND if self.dwell else 0.0
 
     @property
     def event_value(self) -> str:

@@ -1,7 +1,7 @@
-"""Attribute impressions, clicks and purchases to a slot's responses, as `training.dataset.dataset`
+"""Attribute impressions, clicks, purchases and views to a slot's responses, as `training.dataset.dataset`
 does.
 
-An item that was seen, clicked or bought belongs to the response that its request_id names, if that
+An item that was seen, clicked, viewed or bought belongs to the response that its request_id names, if that
 response contained it; without a request_id, to the person's last response in the slot with the
 item. Either way it must follow within the slot's attribution window, and counts once per response
 and item. If a table starts after a response, the router's attribution is trusted: an outcome with a
@@ -32,7 +32,7 @@ COLUMNS = (
     "position",
 )
 KINDS = EVENTS
-ANSWER, IMPRESSION, CLICK, PURCHASE = range(len(KINDS))
+ANSWER, IMPRESSION, CLICK, PURCHASE, VIEW = range(len(KINDS))
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

@@ -125,6 +125,7 @@ def plan_experiment(
         attribution=attribution,
         unit=experiment.unit,
         history=history,
+        exposure=experiment.exposure,
     )
     if len(table) < UNITS_MIN:
         raise NotReadyError(
@@ -143,18 +144,20 @@ def plan_experiment(
     rules, curves = [], {}
     for name, drift, cost, expected in _rules(experiment, alpha):
         for is_adjusted in (False, True):
-            kept = ratio if is_adjusted else 1.0
+            variance_share = ratio if is_adjusted else 1.0
 
-            def detectable(day: float, kept: float = kept, drift: float = drift) -> float:
+            def detectable(
+                day: float, variance_share: float = variance_share, drift: float = drift
+            ) -> float:
                 units = growth.units_after(day) * part
                 return math.expm1(
-                    drift * math.sqrt(kept * growth.variance_after(day) * scale / units)
+                    drift * math.sqrt(variance_share * growth.variance_after(day) * scale / units)
                 )
 
             needed = _days_until(detectable, experiment.effect)
             at = needed if math.isfinite(needed) else duration
             log = math.log1p(experiment.effect)
-            units = kept * growth.variance_after(at) * scale * (drift / log) ** 2
+            units = variance_share * growth.variance_after(at) * scale * (drift / log) ** 2
             rules.append(
                 RulePlan(name, is_adjusted, cost, expected, units, needed, detectable(duration))
             )
@@ -220,6 +223,7 @@ def _variance_ratio(events: pa.Table, experiment: Experiment, now: int, attribut
         attribution=attribution,
         unit=experiment.unit,
         history=parse_duration(experiment.history),
+        exposure=experiment.exposure,
     )
     values = metric_values(table, experiment.metric, now)
     per_unit = unit_values(values, experiment.metric, np.ones(len(values.x), bool))

@@ -156,6 +156,7 @@ def trial_report(
         unit=experiment.unit,
         history=parse_duration(experiment.history),
         segments=experiment.segments,
+        exposure=experiment.exposure,
     )
     alpha = split_alpha(1 - experiment.level, len(experiment.treatments))
     is_over = bool(stopped_at) or until >= planned_end

@@ -1,8 +1,9 @@
 """The units of an experiment with all that they did, and metrics of them at any time.
 
-A unit is a person or a session. It enters with its first response in the experiment, keeps its arm,
-and is left out if it was in several. Everything is computed from the lake's `events`: what follows
-belongs to the experiment, what precedes the first exposure is the unit's history for CUPED.
+A unit is a person or a session. It enters with its first response in the experiment, or with the
+first impression of one where that is the declared exposure; it keeps its arm, and is left out if it
+was in several. Everything is computed from the lake's `events`: what follows belongs to the
+experiment, what precedes the first exposure is the unit's history for CUPED.
 """
 
 from collections.abc import Sequence
@@ -38,10 +39,14 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Rows:
-    """Events of units, shape (rows,): `unit` indexes the units, `kind` the event types."""
+    """Events of units, shape (rows,).
+
+    `unit` indexes the units, `answer` the responses, and `kind` the event types.
+    """
 
     unit: Ints
     ts: Ints
+    answer: Ints
     answer_ts: Ints
     kind: Ints
     revenue: Floats
@@ -54,7 +59,8 @@ class UnitTable:
 
     Attributes:
         arms: names; `arm` indexes them, shape (units,).
-        first: time of each unit's first exposure, microseconds.
+        first: time of each unit's first exposure, microseconds; its responses count from the one
+            that was shown then.
         slot_rows: answers, and events attributed to answers of the experiment; each item of an
             answer counts for `per="answer"`, so that `answer_sizes` weighs them.
         site_rows: all events of the units, with `types` as kinds.
@@ -105,6 +111,7 @@ def load_units(
     unit: str = "person",
     history: int = 28 * DAY,
     segments: Sequence[str] = (),
+    exposure: str = "answer",
 ) -> UnitTable:
     """Collect the units of an experiment from events with `UNIT_COLUMNS`.
 
@@ -112,6 +119,7 @@ def load_units(
         events: from `start − history` to `stop`.
         arms: the control first; units of other arms are ignored.
         experiment: None takes all responses of the slot as one arm, for plans.
+        exposure: `answer` or `impression`, see `assign.Experiment`.
     """
     outcomes = match_outcomes(events, slot, attribution)
     table, ts = outcomes.table, micros(outcomes.table["ts"])
@@ -124,23 +132,28 @@ def load_units(
         arm_of = pc.fill_null(pc.index_in(table["arm"], value_set=pa.array(list(arms))), -1)
         arm_of = np.where(named & (ts >= start), arm_of.to_numpy().astype(np.int64), -1)
     answers = np.flatnonzero((outcomes.kind == ANSWER) & (key >= 0) & (ts < stop))
-    entered = answers[arm_of[answers] >= 0]
-    order = entered[np.argsort(ts[entered], kind="stable")]
-    entry_keys, entry_first = np.unique(key[order], return_index=True)
-    entry = order[entry_first]
+    trigger, entered = answers, answers  # events that expose a unit, and their responses
+    if exposure == "impression":
+        is_trigger = (outcomes.kind[outcomes.row] == IMPRESSION) & (ts[outcomes.row] < stop)
+        trigger, entered = outcomes.row[is_trigger], outcomes.answer[is_trigger]
+    in_arm = (arm_of[entered] >= 0) & (key[entered] >= 0)
+    trigger, entered = trigger[in_arm], entered[in_arm]
+    order = np.argsort(ts[trigger], kind="stable")
+    entry_keys, entry_first = np.unique(key[entered[order]], return_index=True)
+    entry, entry_ts = entered[order][entry_first], ts[trigger[order]][entry_first]
     spread = np.zeros((len(entry_keys), len(arms)), bool)
     spread[np.searchsorted(entry_keys, key[entered]), arm_of[entered]] = True
     is_clean = spread.sum(axis=1) == 1
     keys, rows_of = entry_keys[is_clean], entry[is_clean]
-    first, arm = ts[rows_of], arm_of[rows_of]
+    first, arm = entry_ts[is_clean], arm_of[rows_of]
 
     row = np.concatenate([answers, outcomes.row])
     source = np.concatenate([answers, outcomes.answer])
     owner = _locate(keys, key[source])
     inside = (owner >= 0) & (ts[row] < stop)
     row, source, owner = row[inside], source[inside], owner[inside]
-    in_experiment = (ts[source] >= first[owner]) & (arm_of[source] == arm[owner])
-    before = (ts[source] < first[owner]) & (ts[row] < first[owner])
+    in_experiment = (ts[source] >= ts[rows_of][owner]) & (arm_of[source] == arm[owner])
+    before = (ts[source] < ts[rows_of][owner]) & (ts[row] < first[owner])
     before &= ts[row] >= first[owner] - history
     sizes = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy().astype(np.float64)
     amounts = _amounts(table)
@@ -148,7 +161,12 @@ def load_units(
     def rows(mask: Bools) -> Rows:
         at = row[mask]
         return Rows(
-            owner[mask], ts[at], ts[source[mask]], outcomes.kind[at], *(a[at] for a in amounts)
+            owner[mask],
+            ts[at],
+            source[mask],
+            ts[source[mask]],
+            outcomes.kind[at],
+            *(a[at] for a in amounts),
         )
 
     site_rows, types = _site_rows(events, column, names, keys, first, stop)
@@ -164,7 +182,7 @@ def load_units(
         segments={name: _texts(table[name], rows_of) for name in segments},
         exposed={name: int(spread[:, number].sum()) for number, name in enumerate(arms)},
         in_several=int((~is_clean).sum()),
-        arrivals=ts[entry],
+        arrivals=entry_ts,
         arrival_arms=arm_of[entry],
     )
 
@@ -229,6 +247,10 @@ def _totals(table: UnitTable, metric: Metric, until: int) -> tuple[Floats, Float
         is_event = (rows.kind == _slot_kind(metric)) & (rows.ts < until)
         if metric.window_us is not None:
             is_event &= rows.ts - rows.answer_ts < metric.window_us
+    if metric.dwell_s:
+        is_event &= rows.dwell_s >= metric.dwell_s
+    if metric.kind == "success":
+        return _successes(rows, is_event, until, n)
     x = _sum(rows.unit, _event_values(rows, metric, is_event), n)
     if metric.kind == "conversion":
         x = np.minimum(x, 1.0)
@@ -240,6 +262,16 @@ def _totals(table: UnitTable, metric: Metric, until: int) -> tuple[Floats, Float
     else:
         shown = ((rows.kind == IMPRESSION) & in_time).astype(np.float64)
     return x, _sum(rows.unit, shown, n)
+
+
+def _successes(rows: Rows, is_event: Bools, until: int, count: int) -> tuple[Floats, Floats]:
+    """Return each unit's responses with such an event, and all of its responses."""
+    first = np.unique(rows.answer[is_event], return_index=True)[1]
+    is_answer = (rows.kind == ANSWER) & (rows.ts < until)
+    return (
+        _sum(rows.unit[is_event][first], np.ones(len(first)), count),
+        _sum(rows.unit, is_answer.astype(np.float64), count),
+    )
 
 
 def _event_values(rows: Rows, metric: Metric, mask: Bools) -> Floats:
@@ -293,4 +325,6 @@ def _site_rows(
     inside = inside[(ts[inside] >= first[owner[inside]]) & (ts[inside] < stop)]
     amounts = _amounts(events)
     at = ts[inside]
-    return Rows(owner[inside], at, at, kind[inside], *(a[inside] for a in amounts)), tuple(types)
+    return Rows(owner[inside], at, inside, at, kind[inside], *(a[inside] for a in amounts)), tuple(
+        types
+    )

@@ -118,6 +118,15 @@ class FeatureSet:
         return tuple(step.name for step in self.layout.steps if step.kind == "sequence")
 
     @cached_property
+    def user_fields(self) -> tuple[str, ...]:
+        """The numeric columns about the person alone, which rules may read."""
+        return tuple(
+            column.name
+            for column in self.columns
+            if column.entity == "user" and column.kind == "numeric"
+        )
+
+    @cached_property
     def columns(self) -> tuple[Column, ...]:
         """Each column with its entity, in order of declaration; learned columns come last."""
         steps = zip(self.features, self.layout.steps, strict=True)

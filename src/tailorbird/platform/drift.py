@@ -24,7 +24,8 @@ from tailorbird.monitoring.drift.causes import OUTAGE, Change
 from tailorbird.monitoring.drift.detect import DAYS_MIN, OUTAGE_DAYS_MIN, Floats
 from tailorbird.monitoring.drift.sketches import SketchStore
 from tailorbird.monitoring.drift.training import TRAINING, Shift, compare_with_training
-from tailorbird.platform.figure_files import figure_store
+from tailorbird.monitoring.figures import FigureStore
+from tailorbird.monitoring.figures.cells import SlotRule
 from tailorbird.platform.frames import Frame
 from tailorbird.ranking.bundle import SKETCHES
 from tailorbird.registry import Registry
@@ -320,3 +321,12 @@ def _first_event(lake: Lake) -> int:
 
 def _hour(first: int, hour: int) -> str:
     return to_iso(first + hour * HOUR)[:16] + "Z"
+
+
+def figure_store(project: Project) -> FigureStore:
+    """Return the figures of a project on disk."""
+    rules = {
+        name: SlotRule(slot.denominator, parse_duration(slot.attribution))
+        for name, slot in project.slots.items()
+    }
+    return FigureStore(project.paths.monitoring / "figures", Lake(project.paths.lake), rules)

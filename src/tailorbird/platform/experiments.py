@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.config import Project, open_project
+from tailorbird.config.experiments import check_startable, warn_of_shared_learning
 from tailorbird.errors import NotReadyError, UsageError, suggest_name
 from tailorbird.events import DAY, Clock, SystemClock, parse_duration, to_iso
 from tailorbird.experiments.assign import BUCKETS, Experiment
@@ -23,7 +24,8 @@ from tailorbird.lake import Lake
 from tailorbird.platform.drift import FILE, read_episodes
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.moment import clock_as_of, parse_time
-from tailorbird.platform.training import Notify, discard_note, window_us
+from tailorbird.platform.train_options import window_us
+from tailorbird.platform.training import Notify, discard_note
 from tailorbird.registry import Experiments, Registry, StartedExperiment, read_experiments
 from tailorbird.training.settings import TrainSettings
 
@@ -127,9 +129,12 @@ def start_experiment(
         clock: of the events; by default the project's.
 
     Raises:
-        UsageError: nothing has that name, or `Experiments.start` refuses it.
+        UsageError: nothing has that name, an arm names a version that cannot serve, nothing logs a
+            metric, or `Experiments.start` refuses it.
+        DeclarationError: it is not clear who is eligible.
     """
     declared = _declared(project, name)
+    versions = check_startable(project, declared)
     new = StartedExperiment(
         name=declared.name,
         slot=declared.slot,
@@ -138,6 +143,7 @@ def start_experiment(
         declaration=declared.to_dict(),
         size=round(declared.share * BUCKETS),
         ramp=ramp,
+        versions=versions,
     )
     audit = f"{declared.digest[:12]}: {why}"
     return _change(project, "start", name, new, by=by, why=why, audit=audit, clock=clock)
@@ -304,7 +310,11 @@ def _report_started(
         answers = lake.answers(ANSWER_COLUMNS, started.started_at, stop)
         return interleaving_report(events, answers, experiment, **span)
     history = parse_duration(experiment.history)
-    events = lake.events(columns=UNIT_COLUMNS, ts_from=started.started_at - history, ts_to=stop)
+    columns = (*UNIT_COLUMNS, "model")
+    events = lake.events(columns=columns, ts_from=started.started_at - history, ts_to=stop)
+    served = [f"{version} serves the arm {arm}." for arm, version in started.versions.items()]
+    warnings = warn_of_shared_learning(project, started, events)
+    span["notes"] = (*warnings, *served, *notes)
     return trial_report(events, experiment, timeline=list_changes(project), **span)
 
 

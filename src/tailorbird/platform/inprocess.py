@@ -80,7 +80,7 @@ class InProcessServer:
             tables=self.tables,
         )
         self._formulas = LiveFormulas(registry, project.slots)
-        self._experiments = LiveExperiments(registry, project.slots)
+        self._experiments = LiveExperiments(registry, project.slots, versions=self.bundles.arms)
         self._lists = LiveLists(project.root / LISTS_FILE)
         self.refresh()
         self.pipeline = self._pipeline(project.slots, collector, seed, self._experiments)
@@ -119,7 +119,7 @@ class InProcessServer:
         self.tables.tick()
         self.bundles.tick()
         self._formulas.tick()
-        self._experiments.tick()
+        self._experiments.refresh()
         self._lists.tick()
         self._catalogue.refresh()
 

@@ -19,8 +19,14 @@ from tailorbird.monitoring.figures.report import (
 )
 from tailorbird.monitoring.figures.store import HISTORY_DAYS
 from tailorbird.monitoring.status import Status, build_status
-from tailorbird.platform.drift import HISTORY, RECENT, DriftResult, find_drift, read_open_episodes
-from tailorbird.platform.figure_files import figure_store
+from tailorbird.platform.drift import (
+    HISTORY,
+    RECENT,
+    DriftResult,
+    figure_store,
+    find_drift,
+    read_open_episodes,
+)
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.moment import clock_as_of
 from tailorbird.registry import Registry

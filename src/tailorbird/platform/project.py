@@ -133,7 +133,8 @@ class Project(ProjectFolder):
             UsageError: an option does not exist, or options contradict each other.
             NotReadyError: the lake has too little data to learn from.
         """
-        from tailorbird.platform.training import TrainOptions, train
+        from tailorbird.platform.train_options import TrainOptions
+        from tailorbird.platform.training import train
 
         return TrainResult(
             train(
@@ -193,7 +194,8 @@ class Project(ProjectFolder):
             variants: also evaluate with less data, with fewer columns and on unseen people.
             options: see `TrainOptions`.
         """
-        from tailorbird.platform.training import TrainOptions, backtest
+        from tailorbird.platform.train_options import TrainOptions
+        from tailorbird.platform.training import backtest
 
         return backtest(
             self.declared,
@@ -229,7 +231,8 @@ class Project(ProjectFolder):
 
         from tailorbird.config.schemas import resolve_for_training
         from tailorbird.events import SystemClock
-        from tailorbird.platform.training import base_settings, keep_tuned, tune
+        from tailorbird.platform.train_options import base_settings
+        from tailorbird.platform.training import keep_tuned, tune
         from tailorbird.training.tuning.settings import TuneSettings
 
         declared = resolve_for_training(self.declared, SystemClock()).project

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tailorbird.config import open_project
+from tailorbird.config import Project, open_project
+from tailorbird.config.experiments import find_objection
+from tailorbird.errors import UsageError, suggest_name
 from tailorbird.events import SystemClock, to_iso
 from tailorbird.platform.frames import Frame
-from tailorbird.registry import Registry
+from tailorbird.registry import Registry, read_experiments
 
 if TYPE_CHECKING:
     from tailorbird.platform.runtime.retention import PruneResult
@@ -84,13 +86,27 @@ class RegistryView:
         version = add_version(model, report, registry, by=by or getpass.getuser())
         return RegisteredVersion(version, self)
 
-    def promote(self, version: str, *, reason: str, by: str = "") -> None:
+    def promote(
+        self, version: str, *, reason: str = "", by: str = "", because: str = "", despite: str = ""
+    ) -> None:
         """Make a version the champion; servers switch to it within a second.
 
         Args:
             reason: reason in the audit log.
             by: who decided; by default the name of this account.
+            because: an experiment that decided for this version; its verdict goes into the audit
+                log.
+            despite: why to promote though that experiment did not decide for it.
+
+        Raises:
+            UsageError: there is no reason, or the experiment did not decide for this version.
         """
+        if because:
+            project = open_project(self._root)
+            promote_because(project, version, because, by=by, why=reason, despite=despite)
+            return
+        if not reason:
+            raise UsageError("a promotion needs a reason", where="promote", fix="give reason=")
         self._registry().promote(version, by=by or getpass.getuser(), why=reason)
 
     def rollback(self, *, reason: str, by: str = "") -> str:
@@ -133,3 +149,42 @@ class RegistryView:
 def _ndcg(metrics: dict) -> float | None:
     figures = metrics.get("results", {}).get("tailorbird", {})
     return figures.get("ndcg_10") if isinstance(figures, dict) else None
+
+
+def promote_because(
+    project: Project, version: str, name: str, *, by: str = "", why: str = "", despite: str = ""
+) -> str:
+    """Promote the version that an experiment decided for, with its verdict in the audit log.
+
+    Args:
+        name: a decided experiment.
+        despite: why to promote though the experiment did not decide for this version.
+
+    Returns:
+        The reason as logged.
+
+    Raises:
+        UsageError: the experiment did not decide for this version, and `despite` is "".
+    """
+    from tailorbird.platform.experiments import report_experiment
+
+    registry = Registry(project.paths.registry, clock=SystemClock())
+    version = registry.resolve(version).name
+    experiments = read_experiments(project.paths.registry)
+    if (started := experiments.get(name)) is None:
+        names = [each.name for each in experiments.experiments]
+        fix = suggest_name(name, names, "tailorbird experiment list")
+        raise UsageError(f"no experiment {name!r} was started", where="because", fix=fix)
+    problem = find_objection(started, version)
+    if problem and not despite:
+        raise UsageError(
+            problem,
+            where=f"experiment {name}",
+            fix='promote what it decided for, or give the reason: --despite "…"',
+        )
+    reason = f"experiment {name}: {problem or f'it decided for {started.decision}'}. "
+    reason += report_experiment(project, name).verdict
+    reason += f" Promoted despite that: {despite}." if problem else ""
+    reason += f" {why}" if why else ""
+    registry.promote(version, by=by or getpass.getuser(), why=reason)
+    return reason

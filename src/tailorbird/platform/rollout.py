@@ -35,7 +35,7 @@ from tailorbird.monitoring.decisions.champion import (
 )
 from tailorbird.monitoring.decisions.clicks import NO_CLICKS, clicks_per_person
 from tailorbird.monitoring.decisions.shadow import COLUMNS as SHADOW_COLUMNS
-from tailorbird.platform.figure_files import figure_store
+from tailorbird.platform.drift import figure_store
 from tailorbird.platform.runtime.canary import BY as CANARY
 from tailorbird.platform.runtime.canary import advance_canary
 from tailorbird.registry import Registry

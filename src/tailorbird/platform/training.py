@@ -1,24 +1,26 @@
 """Training, evaluation, tuning and backtests, for commands, notebooks and the trainer."""
 
 import getpass
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from tailorbird.candidates.own import own_sources
 from tailorbird.config import Project
 from tailorbird.config.schemas import resolve_for_training
-from tailorbird.errors import NotReadyError, UsageError, suggest_name
-from tailorbird.events import SECOND, Clock, SystemClock, parse_duration, to_iso
-from tailorbird.features import FeatureSet
-from tailorbird.lake import Lake
+from tailorbird.errors import NotReadyError, UsageError
+from tailorbird.events import Clock, SystemClock, to_iso
 from tailorbird.platform.moment import clock_as_of
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.results import EvaluationResult
+from tailorbird.platform.train_options import (
+    Rows,
+    TrainOptions,
+    check_parameters,
+    checked_columns,
+    window_us,
+)
 from tailorbird.ranking import Churn, Slot
-from tailorbird.ranking.own_models import own_families
 from tailorbird.registry import Registry
 from tailorbird.training.settings import TrainSettings
 
@@ -29,124 +31,11 @@ if TYPE_CHECKING:
     from tailorbird.training.tuning.run import TuneReport
     from tailorbird.training.tuning.settings import TuneSettings
 
-Rows = Literal["auto", "answers", "clicks"]
-Position = Literal["column", "weights", "none"]
-Retrieval = Literal["", "auto", "tables", "sequence"]
 Notify = Callable[[str], None]
-
-DEFAULT_REQUESTS = 25_000  # Fits into ten minutes on two cores with 8 GB of memory.
 
 
 def discard_note(note: str) -> None:
     """Discard the note."""
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Options of a slot's training; each has the name of the command's option.
-
-    Attributes:
-        window: length of the training period, such as `14d`; "" takes `train.window`.
-        quick: use fewer rows and trees.
-        budget: time limit, such as `2m`, that requests and trees are chosen to fit into.
-        requests: maximum number of requests to learn from; 0 takes all.
-        rows: learn from logged answers, or from clicks with the candidates of that time.
-        architecture: `gbdt`, `logistic`, `mlp`, `dcn`, `shared`, `mmoe`, `auto` or an estimator of
-            models.py; "" takes the tuned one, or `gbdt` and the estimators of models.py beside it.
-        retrieval: source of candidates; "" takes `train.retrieval`.
-        incremental: neural networks: continue from the weights of the last training.
-        parameters: neural networks: overrides of the architecture's defaults.
-        processes: neural networks: number of processes that share each batch.
-        position: how the position of a logged row enters the model.
-        leave_out: columns to exclude from the model.
-        untuned: ignore tuned settings.
-        seed: seed of all random draws.
-    """
-
-    window: str = ""
-    quick: bool = False
-    budget: str = ""
-    requests: int = DEFAULT_REQUESTS
-    rows: Rows = "auto"
-    architecture: str = ""
-    retrieval: Retrieval = ""
-    incremental: bool = False
-    parameters: Mapping[str, Any] | None = None
-    processes: int = 1
-    position: Position = "column"
-    leave_out: Sequence[str] = ()
-    untuned: bool = False
-    seed: int = 7
-
-    def settings(self, project: Project, slot: Slot) -> TrainSettings:
-        """Resolve the options with the project's settings and the tuned settings.
-
-        Raises:
-            UsageError: options contradict each other, or a column does not exist.
-        """
-        from tailorbird.training.budget import measure_speed, plan_budget
-
-        settings = replace(
-            self.model_settings(project, slot),
-            requests=self.requests,
-            retrieval=self.retrieval
-            or ("tables" if self.quick else project.settings.train.retrieval),
-            incremental=self.incremental,
-            processes=self.processes,
-            position=self.position,
-            mlflow=os.environ.get("MLFLOW_TRACKING_URI", ""),
-        )
-        if self.budget:
-            lake = Lake(project.paths.lake)
-            events = lake.count("events") if lake.exists("events") else 0
-            seconds = parse_span(self.budget, "--budget") / SECOND
-            settings = plan_budget(seconds, measure_speed(), events).apply(settings)
-        check_settings(settings, bool(self.parameters))
-        return settings
-
-    def model_settings(self, project: Project, slot: Slot) -> TrainSettings:
-        """Resolve the options that a training and a backtest share."""
-        from tailorbird.training.tuning.tuned import FILE, apply_tuned
-
-        architecture = self.architecture or "gbdt"
-        settings = replace(
-            base_settings(
-                project,
-                window=self.window,
-                rows=self.rows,
-                leave_out=self.leave_out,
-                quick=self.quick,
-            ),
-            architecture=architecture,
-            beside=tuple(own_families()) if self.architecture in ("", "auto") else (),
-            parameters=checked_parameters(self.parameters or {}, architecture),
-            seed=self.seed,
-        )
-        if self.untuned:
-            return settings
-        return apply_tuned(
-            settings, slot.name, project.root / FILE, architecture_requested=bool(self.architecture)
-        )
-
-    def slot_only_options(self) -> list[str]:
-        """Return the given options that do not apply to a churn model."""
-        default = TrainOptions()
-        shared = ("quick", "leave_out", "seed")
-        return [
-            name
-            for name in self.__dataclass_fields__
-            if name not in shared and getattr(self, name) != getattr(default, name)
-        ]
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> "TrainOptions":
-        """Return options by their names; raises UsageError if one does not exist."""
-        names = list(cls.__dataclass_fields__)
-        for name in options:
-            if name not in names:
-                fix = suggest_name(name, names, f"use one of {', '.join(names)}")
-                raise UsageError(f"there is no option {name!r}", where="train", fix=fix)
-        return cls(**options)
 
 
 def train(
@@ -188,7 +77,7 @@ def train(
         declared,
         settings,
         by=by,
-        promote=promote,
+        promote=promote and not settings.arm,
         work=project.paths.data / "training",
         progress=progress,
     )
@@ -484,102 +373,3 @@ def backtest(
         signals=ranked if isinstance(ranked, dict) else None,
         progress=progress,
     )
-
-
-def base_settings(
-    project: Project, *, window: str, rows: Rows, leave_out: Sequence[str], quick: bool
-) -> TrainSettings:
-    """Return the settings that training, tuning and backtests share."""
-    return TrainSettings(
-        window_us=window_us(window, project),
-        lateness_us=project.plan.lateness_us,
-        quick=quick,
-        rows=rows,
-        leave_out=checked_columns(leave_out, project.features),
-        meaning=project.meaning,
-    )
-
-
-def window_us(text: str, project: Project) -> int:
-    """Return `--window`, or the project's default, in microseconds."""
-    return (
-        parse_span(text, "--window")
-        if text
-        else parse_span(project.settings.train.window, "train.window")
-    )
-
-
-def parse_span(text: str, option: str) -> int:
-    """Parse the duration that an option gives to microseconds."""
-    try:
-        return parse_duration(text)
-    except UsageError as error:
-        raise UsageError(error.message, where=option) from None
-
-
-def checked_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, ...]:
-    """Return the columns of `--leave-out`; raises UsageError if one does not exist."""
-    from tailorbird.features.declare.declarations import (
-        CANDIDATE_COLUMN,
-        COMPUTED_NAMES,
-        VECTOR_NAMES,
-    )
-
-    columns = (
-        *features.numeric,
-        *features.categorical,
-        *COMPUTED_NAMES,
-        *VECTOR_NAMES,
-        *(similarity.name for similarity in features.similarities),
-        *(transform.output for transform in features.transforms),
-        *(f"{source.name}_{suffix}" for source in own_sources() for suffix in ("rank", "score")),
-    )
-    if unknown := [
-        name for name in names if name not in columns and not CANDIDATE_COLUMN.fullmatch(name)
-    ]:
-        fix = suggest_name(unknown[0], columns, "tailorbird features list")
-        raise UsageError(f"there is no column {unknown[0]!r}", where="--leave-out", fix=fix)
-    return tuple(names)
-
-
-def checked_parameters(parameters: Mapping[str, Any], architecture: str) -> dict[str, Any]:
-    """Return the parameters of an architecture; raises UsageError if it has no such parameter."""
-    from tailorbird.models.deep.parameters import DEFAULTS, resolve_parameters
-    from tailorbird.training.fit.estimator import build_estimator
-
-    if architecture in own_families() or architecture == "logistic":
-        build_estimator(architecture, parameters, TrainSettings())
-    else:
-        resolve_parameters(architecture if architecture in DEFAULTS else "mmoe", dict(parameters))
-    return dict(parameters)
-
-
-def check_settings(settings: TrainSettings, has_parameters: bool) -> None:
-    """Raise UsageError if options contradict each other."""
-    check_parameters(settings, has_parameters)
-    if settings.incremental and settings.architecture == "gbdt":
-        raise UsageError(
-            "trees are grown anew each time: no weights to go on from",
-            where="--incremental",
-            fix="--architecture mmoe",
-        )
-    if settings.requests < 0:
-        raise UsageError(f"expected 0 or more, got {settings.requests}", where="--requests")
-    if settings.processes < 1:
-        raise UsageError(f"expected at least 1, got {settings.processes}", where="--processes")
-    if settings.processes > 1 and settings.architecture == "gbdt":
-        raise UsageError(
-            "trees are grown by the threads of one process",
-            where="--processes",
-            fix="--architecture mmoe",
-        )
-
-
-def check_parameters(settings: TrainSettings, has_parameters: bool) -> None:
-    """Raise UsageError if parameters of neural networks are given to trees."""
-    if has_parameters and settings.architecture == "gbdt":
-        raise UsageError(
-            "these are parameters of nets, and trees were asked for",
-            where="--parameters",
-            fix="--architecture mmoe",
-        )

@@ -375,12 +375,15 @@ class Slot:
     def _check_arms(self) -> None:
         if self.experiment is None:
             return
-        if self.experiment.slots or self.experiment.is_interleaved:
-            raise DeclarationError(
-                "a permanent split has no slots for its arms, and is not interleaved",
-                where=f"slot {self.name}",
-                fix="declare it in experiments.py, and start it",
-            )
+        for name in ("slots", "versions", "where", "is_interleaved"):
+            if getattr(self.experiment, name):
+                raise DeclarationError(
+                    "a permanent split is not interleaved"
+                    if name == "is_interleaved"
+                    else f"a permanent split has no {name}=",
+                    where=f"slot {self.name}",
+                    fix="declare it in experiments.py, and start it",
+                )
         for arm in self.experiment.arms:
             if self.experiment.policy_of(arm) not in ARM_POLICIES:
                 fix = f"use one of {', '.join(ARM_POLICIES)}"

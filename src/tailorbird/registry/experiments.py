@@ -34,6 +34,7 @@ class StartedExperiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         digest: SHA-256 of the declaration, as it was at the start.
         first, size: its buckets of the layer while it runs.
         ramp: share of these that takes part.
+        versions: arm → version of the model that serves it, as resolved at the start.
         decision: the arm that was chosen, once decided.
     """
 
@@ -46,6 +47,7 @@ class StartedExperiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     first: int = 0
     size: int = BUCKETS
     ramp: float = 1.0
+    versions: dict[str, str] = {}
     started_at: int = 0
     stopped_at: int = 0
     decided_at: int = 0
@@ -68,6 +70,11 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             each for each in self.experiments if each.state == "running" and slot in ("", each.slot)
         )
 
+    @property
+    def served_versions(self) -> frozenset[str]:
+        """The versions that arms of running experiments name."""
+        return frozenset(version for each in self.running() for version in each.versions.values())
+
     def start(self, new: StartedExperiment, *, by: str, why: str, at: int) -> "Experiments":
         """Add a running experiment in free buckets of its layer.
 
@@ -77,12 +84,14 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         where = f"experiment {new.name}"
         if (old := self.get(new.name)) is not None:
-            changed = old.digest != new.digest
-            problem = (
-                "its declaration changed while it runs"
-                if changed and old.state == "running"
-                else f"it is {old.state} already"
-            )
+            problem = f"it is {old.state} already"
+            if old.digest != new.digest and old.state == "running":
+                changed = [
+                    field
+                    for field, value in new.declaration.items()
+                    if msgspec.json.encode(old.declaration.get(field)) != msgspec.json.encode(value)
+                ]
+                problem = f"its declaration changed while it runs: {', '.join(changed)}"
             raise UsageError(problem, where=where, fix="declare a new one under another name")
         for other in self.running(new.slot):
             if other.layer != new.layer:

@@ -129,7 +129,7 @@ class Registry:
 
     def promote(self, version: str, *, by: str, why: str) -> None:
         """Make a version the champion, after verifying it."""
-        self.verify(version)
+        version = self.verify(version).version
         with lock_for_change(self.path):
             aliases = self.aliases()
             if aliases.champion == version:

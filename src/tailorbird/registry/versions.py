@@ -28,6 +28,12 @@ class VersionInfo:
     is_readable: bool = True  # whether its manifest is readable
     sources: tuple[str, ...] = ()  # candidate sources whose tables it reads
     baseline: str = ""  # sources that order its items, if it has no heads
+    learned_until: int = 0  # end of the training window, microseconds
+
+    @property
+    def arm(self) -> str:
+        """The arm on whose log alone it was trained, as EXPERIMENT:ARM; "" for the whole log."""
+        return self.metrics.get("about", {}).get("arm", "")
 
 
 def read_version(folder: Path, aliases: Aliases) -> VersionInfo:
@@ -49,7 +55,14 @@ def read_version(folder: Path, aliases: Aliases) -> VersionInfo:
         aliases.names_of(name),
         span,
     )
-    return VersionInfo(name, folder, *fields, sources=manifest.sources, baseline=manifest.baseline)
+    return VersionInfo(
+        name,
+        folder,
+        *fields,
+        sources=manifest.sources,
+        baseline=manifest.baseline,
+        learned_until=manifest.window.ts_to,
+    )
 
 
 def version_number(name: str) -> int:

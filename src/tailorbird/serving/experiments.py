@@ -2,23 +2,49 @@
 
 A thread checks `experiments.json` of the registry five times a second. A file that cannot be read,
 or an experiment that names a slot that this server lacks, leaves the rest in force and is logged.
+An experiment whose arms name versions of the model begins here once this server has loaded them.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from tailorbird.atomic_write import FileStamp, file_stamp
 from tailorbird.errors import TailorbirdError
 from tailorbird.experiments.assign import INTERLEAVED, Enrolment, Experiment, assign
 from tailorbird.periodic import PeriodicTask
 from tailorbird.ranking import Slot
+from tailorbird.ranking.policy.condition import Condition, compile_condition
 from tailorbird.registry import Registry, StartedExperiment, read_experiments
 from tailorbird.registry.experiments import FILE
 from tailorbird.serving.messages import QueryError
 
 POLL_S = 0.2
+Eligible = Callable[[Condition], bool]
 log = logging.getLogger(__name__)
+
+
+class ArmVersions(Protocol):
+    """Holds the versions that arms name, as `serving.models.arms.ArmBundles` does."""
+
+    def hold(self, versions: Collection[str]) -> Collection[str]:
+        """Hold these versions and release all others; return those that can serve now."""
+        ...
+
+    def tick(self) -> bool:
+        """Load what is to be held and is not there yet; return whether anything was loaded."""
+        ...
+
+
+class _NoVersions:
+    """Holds no version: for servers without a registry of models, and for tests."""
+
+    def hold(self, versions: Collection[str]) -> Collection[str]:
+        return ()
+
+    def tick(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True)
@@ -28,6 +54,7 @@ class Assignment:
     Attributes:
         experiment: as it is logged; "" for a forced arm, which no analysis counts.
         slot: the slot whose settings the arm uses; "" for the requested slot.
+        version: the version of the model that serves the arm; "" for the champion.
         interleaved: the two arms that the response is drafted from, the control first.
     """
 
@@ -35,39 +62,72 @@ class Assignment:
     arm: str = ""
     policy: str = "model"
     slot: str = ""
+    version: str = ""
     is_forced: bool = False
     interleaved: tuple["Assignment", ...] = ()
 
     @classmethod
-    def of(cls, experiment: Experiment, arm: str, *, is_forced: bool = False) -> "Assignment":
+    def of(cls, enrolment: Enrolment, arm: str, *, is_forced: bool = False) -> "Assignment":
         """Return the assignment to an arm; to both of an interleaved experiment unless forced."""
+        experiment = enrolment.experiment
         if experiment.is_interleaved and not is_forced:
             pair = (experiment.control_arm, *experiment.treatments)
-            arms = tuple(cls._of_arm(experiment, each, experiment.name) for each in pair)
+            arms = tuple(cls._of_arm(enrolment, each, experiment.name) for each in pair)
             return cls(experiment.name, INTERLEAVED, INTERLEAVED, interleaved=arms)
-        return cls._of_arm(experiment, arm, "" if is_forced else experiment.name, is_forced)
+        return cls._of_arm(enrolment, arm, "" if is_forced else experiment.name, is_forced)
 
     @classmethod
     def _of_arm(
-        cls, experiment: Experiment, arm: str, name: str, is_forced: bool = False
+        cls, enrolment: Enrolment, arm: str, name: str, is_forced: bool = False
     ) -> "Assignment":
-        slot = experiment.slots.get(arm, "")
-        return cls(name, arm, experiment.policy_of(arm), slot, is_forced)
+        experiment = enrolment.experiment
+        return cls(
+            name,
+            arm,
+            experiment.policy_of(arm),
+            experiment.slots.get(arm, ""),
+            enrolment.versions.get(arm, ""),
+            is_forced,
+        )
 
 
 _NO_ARM = Assignment()
 
 
+def _is_eligible(condition: Condition) -> bool:
+    """Take everybody, for callers without a request."""
+    return True
+
+
 class DeclaredExperiments:
     """The permanent splits of slots, for evaluation and tests."""
 
-    def assign(self, slot: Slot, person: str, session: str, forced_arm: str = "") -> Assignment:
+    def assign(
+        self,
+        slot: Slot,
+        person: str,
+        session: str,
+        forced_arm: str = "",
+        is_eligible: Eligible = _is_eligible,
+    ) -> Assignment:
         """Return the arm of a request; raises QueryError if a forced arm does not exist."""
         split = slot.experiment
         if forced_arm:
-            return _force(forced_arm, [] if split is None else [split], slot.name)
+            return _force(forced_arm, [] if split is None else [Enrolment(split)], slot.name)
         arm = assign(split, person) if split is not None else ""
-        return _NO_ARM if split is None or not arm else Assignment.of(split, arm)
+        return _NO_ARM if split is None or not arm else Assignment.of(Enrolment(split), arm)
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A running experiment of this server's slots."""
+
+    enrolment: Enrolment
+    condition: Condition | None
+
+    @property
+    def versions(self) -> frozenset[str]:
+        return frozenset(self.enrolment.versions.values())
 
 
 class LiveExperiments:
@@ -75,60 +135,106 @@ class LiveExperiments:
 
     Args:
         slots: by name.
+        versions: loads the versions that arms name.
     """
 
     def __init__(
-        self, registry: Registry, slots: Mapping[str, Slot], *, poll_s: float = POLL_S
+        self,
+        registry: Registry,
+        slots: Mapping[str, Slot],
+        *,
+        versions: ArmVersions | None = None,
+        poll_s: float = POLL_S,
     ) -> None:
         self._registry, self._slots = registry, slots
+        self._versions: ArmVersions = versions or _NoVersions()
         self._file_stamp: FileStamp | None = None
-        self._enrolments: Mapping[str, Sequence[Enrolment]] = {}
+        self._running: Sequence[_Running] = ()
+        self._by_slot: Mapping[str, Sequence[_Running]] = {}
+        self._loaded: frozenset[str] = frozenset()
         self._permanent = DeclaredExperiments()
         self.loop = PeriodicTask("experiments", self.tick, interval_s=poll_s, run_at_start=False)
 
-    def assign(self, slot: Slot, person: str, session: str, forced_arm: str = "") -> Assignment:
-        """Return the arm of a request; raises QueryError if a forced arm does not exist."""
+    def assign(
+        self,
+        slot: Slot,
+        person: str,
+        session: str,
+        forced_arm: str = "",
+        is_eligible: Eligible = _is_eligible,
+    ) -> Assignment:
+        """Return the arm of a request; raises QueryError if a forced arm does not exist.
+
+        Args:
+            is_eligible: whether a condition holds for the request.
+        """
         if slot.experiment is not None:
             return self._permanent.assign(slot, person, session, forced_arm)
-        enrolments = self._enrolments.get(slot.name, ())
+        running = self._by_slot.get(slot.name, ())
         if forced_arm:
-            return _force(forced_arm, [each.experiment for each in enrolments], slot.name)
-        for enrolment in enrolments:
-            experiment = enrolment.experiment
-            arm = enrolment.assign(session if experiment.unit == "session" else person)
-            if arm:
-                return Assignment.of(experiment, arm)
+            return _force(forced_arm, [each.enrolment for each in running], slot.name)
+        for each in running:
+            experiment = each.enrolment.experiment
+            arm = each.enrolment.assign(session if experiment.unit == "session" else person)
+            if arm and (each.condition is None or is_eligible(each.condition)):
+                return Assignment.of(each.enrolment, arm)
         return _NO_ARM
 
     def start(self) -> None:
         """Load the running experiments, and follow changes."""
-        self.tick()
+        self.refresh()
         self.loop.start()
+
+    def refresh(self) -> bool:
+        """Load the running experiments with their versions now; return whether any changed."""
+        has_changed = self.tick()
+        self._versions.tick()
+        return self.tick() or has_changed
 
     def stop(self) -> None:
         """Stop following changes."""
         self.loop.stop()
 
     def tick(self) -> bool:
-        """Load the experiments if the file changed, and return whether it did."""
+        """Follow the file and the loaded versions, and return whether anything changed."""
+        has_changed = self._read_if_changed()
+        needed = frozenset[str]().union(*(each.versions for each in self._running))
+        if has_changed:
+            # Experiments without versions begin at once, and those that ended release theirs.
+            self._loaded &= needed
+            self._publish()
+        if needed - self._loaded or has_changed:
+            loaded = frozenset(self._versions.hold(needed))
+            if loaded != self._loaded:
+                self._loaded, has_changed = loaded, True
+                self._publish()
+        return has_changed
+
+    def _read_if_changed(self) -> bool:
         stamp = file_stamp(self._registry.path / FILE)
         if stamp == self._file_stamp:
             return False
         self._file_stamp = stamp
         try:
-            running = read_experiments(self._registry.path).running()
+            started = read_experiments(self._registry.path).running()
         except TailorbirdError as error:
             log.error("the experiments cannot be read, those before go on: %s", error)
             return False
-        enrolments: dict[str, list[Enrolment]] = {}
-        for started in running:
-            if (enrolment := self._enrol(started)) is not None:
-                enrolments.setdefault(started.slot, []).append(enrolment)
-        self._enrolments = enrolments
-        log.info("experiments run: %s", ", ".join(each.name for each in running) or "none")
+        enrolled = (self._enrol(each) for each in started)
+        self._running = [each for each in enrolled if each is not None]
         return True
 
-    def _enrol(self, started: StartedExperiment) -> Enrolment | None:
+    def _publish(self) -> None:
+        """Swap in the experiments whose versions are loaded."""
+        by_slot: dict[str, list[_Running]] = {}
+        for each in self._running:
+            if each.versions <= self._loaded:
+                by_slot.setdefault(each.enrolment.experiment.slot, []).append(each)
+        self._by_slot = by_slot
+        names = [each.enrolment.experiment.name for runs in by_slot.values() for each in runs]
+        log.info("experiments run: %s", ", ".join(names) or "none")
+
+    def _enrol(self, started: StartedExperiment) -> _Running | None:
         experiment = Experiment.from_dict(started.declaration)
         missing = {started.slot, *experiment.slots.values()} - self._slots.keys()
         if missing:
@@ -138,14 +244,24 @@ class LiveExperiments:
                 ", ".join(sorted(missing)),
             )
             return None
-        return Enrolment(experiment, started.first, started.size, started.ramp)
+        condition = None
+        if experiment.where:
+            try:
+                condition = compile_condition(experiment.where, where=f"experiment {started.name}")
+            except TailorbirdError as error:
+                log.error("experiment %s does not run here: %s", started.name, error)
+                return None
+        enrolment = Enrolment(
+            experiment, started.first, started.size, started.ramp, started.versions
+        )
+        return _Running(enrolment, condition)
 
 
-def _force(arm: str, experiments: Sequence[Experiment], slot: str) -> Assignment:
-    for experiment in experiments:
-        if arm in experiment.arms:
-            return Assignment.of(experiment, arm, is_forced=True)
-    arms = [each for experiment in experiments for each in experiment.arms]
+def _force(arm: str, enrolments: Sequence[Enrolment], slot: str) -> Assignment:
+    for enrolment in enrolments:
+        if arm in enrolment.experiment.arms:
+            return Assignment.of(enrolment, arm, is_forced=True)
+    arms = [each for enrolment in enrolments for each in enrolment.experiment.arms]
     raise QueryError(
         f"slot {slot} runs no arm {arm[:60]!r}",
         path="$.arm",

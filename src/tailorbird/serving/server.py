@@ -280,7 +280,7 @@ def _assemble(
         registry, load, metrics, schemas, probe=probe, tables=tables, holdout=options.holdout
     )
     formulas = LiveFormulas(registry, options.slots)
-    experiments = LiveExperiments(registry, options.slots)
+    experiments = LiveExperiments(registry, options.slots, versions=rollout.arms)
     editors = None if options.lists_file is None else LiveLists(options.lists_file)
     build_pipeline = partial(
         Pipeline,

@@ -62,7 +62,8 @@ def write_model_bundle(
         metrics={
             **evaluation.to_dict(),
             "decision": list(decision.reasons),
-            "accepted": decision.promote,
+            # A model of one arm's log is for that arm, and no candidate for everybody.
+            "accepted": decision.promote and not settings.arm,
             "about": dict(about),
             "parity": fitted.parity,
         },

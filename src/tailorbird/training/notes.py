@@ -48,6 +48,7 @@ def describe_training(
     }
     return {
         "slot": slot.name,
+        **({"arm": settings.arm} if settings.arm else {}),
         "objective": dict(slot.objective),
         "source": "logged answers" if material.is_logged else "what people chose",
         "sources": plan.sources,

@@ -44,6 +44,7 @@ class TrainSettings:
         quick: fewer rows and trees: a first model within seconds.
         rows: what to learn from: `answers`, or what people chose, `clicks`; `auto` uses answers if
             enough have an outcome.
+        arm: learn from the responses of this EXPERIMENT:ARM alone; "" takes all.
         scheme: draws requests from what people chose, in this way; None infers it from the log.
         requests, test_requests: maximum requests of training, and of validation and test each,
             drawn evenly over the part's time so that all hours and weekdays are covered; 0 takes
@@ -86,6 +87,7 @@ class TrainSettings:
     lateness_us: int = DAY
     quick: bool = False
     rows: Rows = "auto"
+    arm: str = ""
     scheme: Scheme | None = None
     requests: int = REQUESTS
     test_requests: int = 6_000
@@ -121,7 +123,7 @@ class TrainSettings:
     def row_settings(self, now: int, heads: Sequence[str] = ()) -> RowSettings:
         """Return which requests to learn from at a moment, with labels for further heads."""
         return RowSettings(
-            now - self.window_us, now, self.lateness_us, self.rows, self.scheme, heads
+            now - self.window_us, now, self.lateness_us, self.rows, self.scheme, heads, self.arm
         )
 
     def resolve_quick(self) -> "TrainSettings":

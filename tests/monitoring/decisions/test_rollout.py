@@ -12,7 +12,7 @@ from tests.support.rollout_child import add_version, open_shop
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, MINUTE, SECOND, SimulatedClock
-from tailorbird.platform.figure_files import figure_store
+from tailorbird.platform.drift import figure_store
 from tailorbird.platform.rollout import advance_rollout, approve, is_cooling, proposal
 from tailorbird.registry import Registry
 

@@ -12,8 +12,9 @@ from tests.support.shops import serving_shop
 
 from tailorbird.errors import BundleError, NotReadyError, UsageError
 from tailorbird.events import SimulatedClock, SystemClock
-from tailorbird.experiments.assign import in_share
-from tailorbird.registry import Registry
+from tailorbird.experiments.assign import Experiment, assign, in_share
+from tailorbird.registry import Registry, StartedExperiment
+from tailorbird.serving.experiments import LiveExperiments
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.models.rollout import Rollout
 from tailorbird.serving.models.schemas import OneSchema
@@ -61,12 +62,13 @@ def rollout(registry, loads):
     return rollout
 
 
-def pipeline_of(rollout, features, answer_log=None):
+def pipeline_of(rollout, features, answer_log=None, experiments=None):
     return Pipeline(
         slots=serving_shop.slots(),
         bundles=rollout,
         feature_provider=OneSchema(features, serving_shop.FakeReader(features)),
         answer_log=answer_log,
+        experiments=experiments,
         clock=SimulatedClock(serving_shop.NOW),
         rng=np.random.default_rng(0),
         tables=serving_shop.Live(),
@@ -262,3 +264,74 @@ def test_a_holdout_stays_with_the_previous_champion(registry, loads, features):
     for _ in range(2):
         rollout.tick()
     assert set(models_of(pipeline_of(rollout, features)).values()) == {"v0001"}
+
+
+ARMS = Experiment(
+    "cheap", {"old": 0.5, "new": 0.5}, slot="home", versions={"old": "v0001", "new": "v0002"}
+)
+
+
+def start(registry) -> None:
+    """Start the experiment whose arms two versions serve."""
+    started = StartedExperiment(
+        name=ARMS.name,
+        slot="home",
+        layer="home",
+        digest=ARMS.digest,
+        declaration=ARMS.to_dict(),
+        versions=dict(ARMS.versions),
+    )
+    registry.change_experiments(
+        "start", "cheap", lambda old: old.start(started, by="a", why="try", at=1), by="a", why="try"
+    )
+
+
+def test_an_arm_is_served_by_the_version_that_it_names(registry, rollout, features, loads):
+    live = LiveExperiments(registry, serving_shop.slots(), versions=rollout.arms)
+    answer_log = AnswerRecorder()
+    pipeline = pipeline_of(rollout, features, answer_log, live)
+    start(registry)
+    live.refresh()
+    models = models_of(pipeline, 40)
+    expected = {u: "v0001" if assign(ARMS, u) == "old" else "v0002" for u in models}
+    assert models == expected
+    assert set(expected.values()) == {"v0001", "v0002"}
+    assert loads == ["v0001", "v0002"], "the champion is loaded once for both"
+    assert {(each.arm, each.model, each.asked) for each in answer_log.records} == {
+        ("old", "v0001", "v0001"),
+        ("new", "v0002", "v0002"),
+    }
+    assert not any(each.degraded for each in answer_log.records)
+    registry.promote("v0002", by="test", why="the arms stay as they are")
+    rollout.tick()
+    assert models_of(pipeline, 40) == expected
+    forced = pipeline.answer(RecommendQuery(slot="home", user_id="qa", arm="old"))
+    assert (forced.arm, forced.model) == ("old", "v0001")
+    registry.change_experiments(
+        "stop", "cheap", lambda old: old.stop("cheap", by="a", why="", at=2), by="a", why="done"
+    )
+    live.tick()
+    assert set(models_of(pipeline, 40).values()) == {"v0002"}
+    assert rollout.for_version("v0001") is None
+
+
+def test_an_experiment_waits_until_its_versions_are_loaded(registry, features):
+    broken = {"v0002"}
+
+    def load(folder):
+        if folder.name in broken:
+            raise BundleError("it is broken")
+        return load_bundle(folder)
+
+    rollout = Rollout(registry, load, Seen([]), Open())
+    rollout.arms._retry_s = 0.0
+    rollout.tick()
+    live = LiveExperiments(registry, serving_shop.slots(), versions=rollout.arms)
+    pipeline = pipeline_of(rollout, features, None, live)
+    start(registry)
+    live.refresh()
+    answers = [pipeline.answer(RecommendQuery(slot="home", user_id=f"u{n}")) for n in range(9)]
+    assert {(each.arm, each.model) for each in answers} == {("", "v0001")}
+    broken.clear()
+    assert live.refresh()
+    assert set(models_of(pipeline, 40).values()) == {"v0001", "v0002"}

@@ -36,6 +36,22 @@ def test_an_outcome_belongs_to_the_answer_that_it_names(routed):
     assert data.gain({"click": 1.0, "purchase": 8.0}).tolist() == [0, 1, 0, 8]
 
 
+def test_the_log_of_an_arm_has_the_answers_of_that_arm_alone(routed):
+    a, e = routed.answer, routed.event
+    events = routed.table(
+        a(1 * MINUTE, "u1", ["x", "y"], "r1", experiment="e", arm="new"),
+        a(2 * MINUTE, "u2", ["x", "y"], "r2", experiment="e", arm="old"),
+        a(3 * MINUTE, "u1", ["y", "z"], "r3"),
+        e("click", 4 * MINUTE, "u1", "y", "r1"),
+        e("click", 4 * MINUTE, "u1", "y", "r3"),
+    )
+    data = dataset(events, arm="e:new")
+    assert (data.requests, data.scheme["arm"]) == (1, "e:new")
+    assert labelled(data) == [(0, "y")]
+    with pytest.raises(NotReadyError, match="the arm e:other has no answer"):
+        dataset(events, arm="e:other")
+
+
 def test_a_head_by_dwell_is_a_view_of_at_least_so_long(routed):
     a, e = routed.answer, routed.event
     events = routed.table(

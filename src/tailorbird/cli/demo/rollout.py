@@ -15,7 +15,7 @@ from tailorbird.cli.demo.traffic import Traffic
 from tailorbird.cli.output import Report
 from tailorbird.config import Project
 from tailorbird.events import DAY, HOUR, MINUTE, SimulatedClock, to_iso
-from tailorbird.platform.figure_files import figure_store
+from tailorbird.platform.drift import figure_store
 from tailorbird.platform.rollout import advance_rollout
 from tailorbird.ranking.calibration import Isotonic
 from tailorbird.registry import AuditEntry, Registry, read_sealed, seal

@@ -87,6 +87,8 @@ def start(name: str, *, why: Why, ramp: float = 1.0, by: By = "") -> None:
     from tailorbird.platform.experiments import start_experiment
 
     started = start_experiment(open_project(), name, ramp=ramp, by=by, why=why)
+    for arm, version in started.versions.items():
+        console().print(f"{version} serves the arm {arm}.")
     console().print(
         f"{name} runs in slot {started.slot} with {ramp:.0%} of its units (declaration "
         f"{started.digest[:12]}). Results:  tailorbird experiment report {name}"
@@ -148,4 +150,10 @@ def decide(name: str, arm: str, *, why: Why, by: By = "") -> None:
     from tailorbird.platform.experiments import change_experiment
 
     decided = change_experiment(open_project(), "decide", name, arm, by=by, why=why)
-    console().print(f"{name}: {arm}. Now make slot {decided.slot} of slots.py answer like it.")
+    version = decided.versions.get(arm)
+    follow = (
+        f"Now:  tailorbird models promote {version} --because {name}"
+        if version
+        else f"Now make slot {decided.slot} of slots.py answer like it."
+    )
+    console().print(f"{name}: {arm}. {follow}")

@@ -78,7 +78,7 @@ def rank(
         folder of the report; by default signals-SLOT-TARGET in the project's reports
     """
     from tailorbird.config import open_project
-    from tailorbird.platform.training import window_us
+    from tailorbird.platform.train_options import window_us
     from tailorbird.training.selection.column_signals import RankSettings
     from tailorbird.training.selection.signals_page import write_signals
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from tailorbird.cli.output import By, Json, Why, console, print_json, print_table
-from tailorbird.errors import NotReadyError
+from tailorbird.errors import NotReadyError, UsageError
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -95,18 +95,47 @@ def show(
     out.print(manifest.card)
 
 
-def promote(version: str, *, why: Why, by: By = "", churn: ChurnOption = "") -> None:
+def promote(
+    version: str,
+    *,
+    why: Why = "",
+    because: str = "",
+    despite: str = "",
+    by: By = "",
+    churn: ChurnOption = "",
+) -> None:
     """Make a version the champion: servers switch to it within a second, without dropped requests.
 
+    Give the reason, or the experiment that decided for this version. Its verdict is then written
+    into the audit log.
+
     Example:  tailorbird -C shop models promote v0002 --why "wins on new users"
+
+    Example:  tailorbird -C shop models promote v0002 --because home-model
 
     Parameters
     ----------
     version:
         a version that `tailorbird models list` shows
+    because:
+        an experiment that decided for the arm of this version
+    despite:
+        reason to promote although that experiment did not decide for this version
     """
-    _, registry = open_registry(churn)
-    registry.promote(version, by=by or getpass.getuser(), why=why)
+    project, registry = open_registry(churn)
+    if because and not churn:
+        from tailorbird.platform.registry import promote_because
+
+        reason = promote_because(project, version, because, by=by, why=why, despite=despite)
+        console().print(reason)
+    elif why and not because:
+        registry.promote(version, by=by or getpass.getuser(), why=why)
+    else:
+        raise UsageError(
+            "a churn model has no experiment" if because else "a promotion needs a reason",
+            where="--because" if because else "--why",
+            fix='--why "…"' if because else '--why "…", or --because EXPERIMENT',
+        )
     churn_option = f" --churn {churn}" if churn else ""
     warning = (
         ""

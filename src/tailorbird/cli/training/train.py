@@ -32,6 +32,7 @@ def train(
     requests: int = DEFAULT_REQUESTS,
     promote: bool = True,
     rows: Rows = "auto",
+    arm: str = "",
     architecture: str = "",
     retrieval: Retrieval = "",
     incremental: bool = False,
@@ -71,6 +72,8 @@ def train(
 
     Example:  tailorbird -C shop train --retrieval sequence
 
+    Example:  tailorbird -C shop train home --arm home-model:new
+
     Example:  tailorbird -C shop train --architecture dcn --parameters '{"negative_share": 0.2}'
 
     Example:  tailorbird -C shop train --architecture mmoe --processes 4
@@ -97,6 +100,9 @@ def train(
     rows:
         for slots: learn from logged answers, or from clicks with the candidates that the slot's
         sources gave before them; auto takes answers if enough of them have a known outcome
+    arm:
+        for slots: learn from the answers of one arm alone, as EXPERIMENT:ARM, so that arms do not
+        learn from each other; the model is stored and not promoted
     architecture:
         for slots: boosted trees (gbdt), logistic regression (logistic), an estimator of models.py,
         or a neural network, which needs the extra `deep`: mlp and dcn have a network per head,
@@ -133,7 +139,7 @@ def train(
         still change
     """
     from tailorbird.config import open_project
-    from tailorbird.platform.training import TrainOptions
+    from tailorbird.platform.train_options import TrainOptions
     from tailorbird.platform.training import train as run_train
     from tailorbird.training.settings import TrainReport
 
@@ -143,6 +149,7 @@ def train(
         budget=budget,
         requests=requests,
         rows=rows,
+        arm=arm,
         architecture=architecture,
         retrieval=retrieval,
         incremental=incremental,
@@ -187,7 +194,12 @@ def _print(report: "TrainReport") -> None:
     )
     if report.fallback_version:
         out.print(f"{report.fallback_version} serves until then: the best baseline that was judged")
-    if not report.promoted:
+    if arm := report.about.get("arm"):
+        name = arm.rpartition(":")[2]
+        out.print(
+            f'  To serve it in an arm of an experiment:  versions={{"{name}": "{report.version}"}}'
+        )
+    elif not report.promoted:
         out.print(
             f"  To let it answer nevertheless:  {this_command()} models promote "
             f'{report.version} --why "a first try"'

@@ -109,7 +109,7 @@ def tune(
     from tailorbird.config.schemas import resolve_for_training
     from tailorbird.errors import UsageError
     from tailorbird.events import SystemClock
-    from tailorbird.platform.training import base_settings, parse_span
+    from tailorbird.platform.train_options import base_settings, parse_span
     from tailorbird.platform.training import tune as run_tune
     from tailorbird.training.tuning.page import write_tuning
     from tailorbird.training.tuning.settings import TuneSettings

@@ -82,7 +82,8 @@ def validate(
         end with status 1 if there is a leak
     """
     from tailorbird.config import open_project
-    from tailorbird.platform.training import TrainOptions, backtest
+    from tailorbird.platform.train_options import TrainOptions
+    from tailorbird.platform.training import backtest
     from tailorbird.training.backtests.page import write_validation
 
     project = open_project()

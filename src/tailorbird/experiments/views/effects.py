@@ -92,7 +92,7 @@ def day_effects(table: UnitTable, experiment: Experiment, until: int) -> tuple[D
     views = []
     for number, arm in enumerate(experiment.treatments, 1):
         for by, parts in ((BY_WEEKDAY, _weekdays(table)), (BY_AGE, _ages(table))):
-            found: list[tuple[str, int, Effect]] = []
+            effects: list[tuple[str, int, Effect]] = []
             for name, in_slot, on_site in parts:
                 served = np.zeros(len(table), bool)
                 served[table.slot_rows.unit[in_slot & (table.slot_rows.ts < until)]] = True
@@ -102,12 +102,12 @@ def day_effects(table: UnitTable, experiment: Experiment, until: int) -> tuple[D
                 effect = measure(part, experiment.metric, number, until, history=history).effect
                 if effect is not None:
                     units = int((served & np.isin(table.arm, (0, number))).sum())
-                    found.append((name, units, effect))
-            if len(found) > 1:
-                alpha = split_alpha(1 - experiment.level, len(found))
+                    effects.append((name, units, effect))
+            if len(effects) > 1:
+                alpha = split_alpha(1 - experiment.level, len(effects))
                 rows = tuple(
                     DayEffect(name, units, effect.uplift, *effect.interval(alpha=alpha))
-                    for name, units, effect in found
+                    for name, units, effect in effects
                 )
                 views.append(DayView(by, arm, rows))
     return tuple(views)
@@ -157,6 +157,7 @@ def _select(rows: Rows, mask: Bools) -> Rows:
     return Rows(
         rows.unit[mask],
         rows.ts[mask],
+        rows.answer[mask],
         rows.answer_ts[mask],
         rows.kind[mask],
         rows.revenue[mask],

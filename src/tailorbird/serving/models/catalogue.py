@@ -30,6 +30,7 @@ from tailorbird.stream import Address, LogReader, log_address, open_reader
 
 POLL_S = 0.5
 _COLUMNS = ("type", "ts", "received_at", "item_id", "properties", "timeless")
+OVERLAYS_MAX = 8
 log = logging.getLogger(__name__)
 
 
@@ -150,10 +151,10 @@ class Catalogue:
                 overlay = self._find_overlay(index) or self._build_overlay(index)
                 if overlay is None:
                     return None
-                # Keep four, because champion, canary, shadow and, during a swap, the previous
+                # Champion, canary, shadow, versions of arms and, during a swap, the previous
                 # champion alternate.
                 older = [entry for entry in self._overlays if entry.base is not index]
-                self._overlays = (overlay, *older[:3])
+                self._overlays = (overlay, *older[: OVERLAYS_MAX - 1])
         overlay.is_used = True
         return overlay.index
 

@@ -6,8 +6,9 @@ nobody.
                whoever is in at 5 % is in at 20 %
     holdout    a small share of the people stays with the previous champion, as a control
     shadow     scores the shown items for the log; the caller sees nothing of it
+    arms       versions that running experiments name, each for the units of its arm
 
-One file of the registry names all three, and each server follows it, so that one command on any
+One file of the registry names the first four, and each server follows it, so that one command on any
 machine is enough. A version that one alias has loaded is not loaded again for another, so promoting
 the canary and rolling back take one check of that file. `monitoring.canary` decides what becomes
 of a canary.
@@ -23,6 +24,7 @@ from weakref import WeakValueDictionary
 from tailorbird.experiments.assign import in_share
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
+from tailorbird.serving.models.arms import ArmBundles
 from tailorbird.serving.models.bundles import POLL_S, BundleHolder, Watcher
 from tailorbird.serving.models.schemas import Schemas
 
@@ -128,14 +130,24 @@ class Rollout:
             for name in ("canary", "shadow")
         )
         self._holders = {"champion": self.champion, "canary": self._canary, "shadow": self._shadow}
-        self.loops = [holder.loop for holder in self._holders.values()]
+        self.arms = ArmBundles(
+            registry,
+            self._load_once,
+            _Gate("arms", schemas, tables),
+            lambda hashes: schemas.keep_open(hashes, by="arms"),
+            watcher,
+            poll_s=poll_s,
+        )
+        self.loops = [*(holder.loop for holder in self._holders.values()), self.arms.loop]
 
     def start(self) -> None:
         """Load the bundles that the registry names, the champion first, and follow changes."""
         for holder in self._holders.values():
             holder.start()
+        self.arms.loop.start()
 
     def stop(self) -> None:
+        self.arms.loop.stop()
         for holder in self._holders.values():
             holder.stop()
 
@@ -143,6 +155,7 @@ class Rollout:
         """Follow the registry now, for callers without threads."""
         for holder in self._holders.values():
             holder.tick()
+        self.arms.tick()
 
     def current(self) -> Bundle | None:
         return self.champion.current()
@@ -158,6 +171,10 @@ class Rollout:
         ):
             return canary
         return self._held_out(champion, person) or champion
+
+    def for_version(self, version: str) -> Bundle | None:
+        """Return the bundle of a version that an arm names, or None where it is not loaded."""
+        return self.arms.find(version)
 
     def _held_out(self, champion: Bundle, person: str) -> Bundle | None:
         """Return the previous champion for people of the holdout.

@@ -69,9 +69,9 @@ def interleave(
         order, _ = stages.order(arm, ranking.candidates, ranking.values, size)
         top = ranking.select(order[: DEPTH * size])
         best.append(top)
-        whole = Slate(np.arange(len(top.candidates)), np.ones(len(top.candidates)))
+        ranked_slate = Slate(np.arange(len(top.candidates)), np.ones(len(top.candidates)))
         ranked = ranking.scores is not None
-        reasons.append(reasons_for(arm, top.candidates, whole, ranked=ranked))
+        reasons.append(reasons_for(arm, top.candidates, ranked_slate, ranked=ranked))
         request.has_stale_features |= arm.has_stale_features
         request.contributed = arm.contributed | request.contributed
     first, second = (ranking.candidates for ranking in best)

@@ -13,6 +13,7 @@ from tailorbird.features import ReadRequest
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.retrieval import Index
+from tailorbird.serving.experiments import Assignment
 from tailorbird.serving.messages import Query, SearchQuery
 from tailorbird.serving.pipeline.protocols import (
     Assignments,
@@ -25,6 +26,7 @@ from tailorbird.serving.pipeline.protocols import (
 )
 from tailorbird.serving.pipeline.request import (
     Request,
+    context_fields,
     normalise_country,
     pseudonymise_query,
     require_contract,
@@ -75,7 +77,7 @@ class RequestOpener:
         return self._last_index
 
     def run(self, query: Query, slot: Slot, work: Callable[[Request], T]) -> T:
-        """Check the query and answer it by this person's bundle.
+        """Check the query and answer it by this person's bundle, or by that of the person's arm.
 
         Where its model fails, the fallback bundle answers, and then none.
         """
@@ -88,12 +90,21 @@ class RequestOpener:
         if query.user_id is None and anonymous_id is None:
             anonymous_id = f"stranger-{request_id}"
         assigned = self._bundles.for_person(query.user_id or f"anon:{anonymous_id}")
+        assignment: Assignment | None = None
         failure = ""
-        for bundle, may_score in self._fallback_chain(assigned):
+        chain = self._fallback_chain(assigned)
+        while True:  # an answer without a model cannot lose it
+            bundle, may_score = next(chain)
             with self._feature_provider.access(bundle) as access, self._tables.tables() as tables:
                 request = self._start(
-                    query, slot, now, bundle, access, tables, request_id, anonymous_id
+                    query, slot, now, bundle, access, tables, request_id, anonymous_id, assignment
                 )
+                assignment = request.assignment
+                own = self._bundles.for_version(assignment.version) if assignment.version else None
+                if own is not None and own is not assigned:
+                    # The person and the arm are known only now, and this bundle has its own state.
+                    assigned, chain = own, self._fallback_chain(own)
+                    continue
                 request.may_score, request.failure = may_score, failure
                 request.assigned_version = assigned.version if assigned is not None else ""
                 if bundle is not assigned or (
@@ -106,7 +117,6 @@ class RequestOpener:
                     return work(request)
                 except ModelUnavailableError as error:
                     failure = failure or error.why
-        raise AssertionError("an answer without a model cannot lose it")
 
     def open_arms(self, request: Request) -> list[Request]:
         """Return the request as each arm of an interleaved experiment sees it; else itself."""
@@ -142,8 +152,9 @@ class RequestOpener:
         tables: CandidateTables,
         request_id: str,
         anonymous_id: str | None,
+        assignment: Assignment | None,
     ) -> Request:
-        """Identify the person, and assign the arm."""
+        """Identify the person, and assign the arm unless it was assigned already."""
         index = self.current_index(bundle)
         context = query.context
         hour = (now + (context.utc_offset_min or 0) * MINUTE) // HOUR % 24
@@ -178,8 +189,12 @@ class RequestOpener:
         request.lists = RequestLists(tables, candidate_request, strict=False)
         request.requested_slot = slot.name
         session = query.session_id or request.person
-        request.assignment = self._experiments.assign(
-            slot, request.person, session, query.arm or ""
+        request.assignment = assignment or self._experiments.assign(
+            slot,
+            request.person,
+            session,
+            query.arm or "",
+            lambda condition: condition.holds(request.user, context_fields(request), now),
         )
         if request.assignment.slot:
             request.slot = self._slots[request.assignment.slot]

@@ -14,7 +14,7 @@ from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.retrieval import Index
-from tailorbird.serving.experiments import Assignment
+from tailorbird.serving.experiments import Assignment, Eligible
 from tailorbird.serving.pipeline.formulas import Formula
 
 Keys = npt.NDArray[np.uint64]
@@ -33,6 +33,10 @@ class Bundles(Protocol):
         """Return the bundle that answers a person: the champion, or the canary for its share of
         them.
         """
+        ...
+
+    def for_version(self, version: str) -> Bundle | None:
+        """Return the bundle of a version that an arm names, or None where it is not loaded."""
         ...
 
     def previous(self) -> Bundle | None:
@@ -119,7 +123,14 @@ class Formulas(Protocol):
 class Assignments(Protocol):
     """The arm of a request, as `experiments.LiveExperiments` has it."""
 
-    def assign(self, slot: Slot, person: str, session: str, forced_arm: str = "") -> Assignment: ...
+    def assign(
+        self,
+        slot: Slot,
+        person: str,
+        session: str,
+        forced_arm: str = "",
+        is_eligible: Eligible = ...,
+    ) -> Assignment: ...
 
 
 class FeatureProvider(Protocol):
@@ -169,6 +180,9 @@ class FixedBundle:
 
     def for_person(self, person: str) -> Bundle | None:
         return self.bundle
+
+    def for_version(self, version: str) -> Bundle | None:
+        return None
 
     def previous(self) -> Bundle | None:
         return self.previous_bundle

@@ -135,6 +135,13 @@ class Candidates:
 NO_CANDIDATES = Candidates(np.zeros(0, np.intp), (), np.zeros(0, np.uint64), (), np.zeros(0))
 
 
+def context_fields(request: Request) -> dict[str, Any]:
+    """Return the fields of `context.*` in rules and conditions."""
+    return msgspec.structs.asdict(request.query.context) | {
+        "local_hour": request.read_request.local_hour
+    }
+
+
 def require_contract(query: Query, now: int) -> None:
     """Refuse ids and context that the contract would refuse in the answer's own event.
 

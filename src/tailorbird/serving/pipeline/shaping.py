@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import msgspec
 import numpy as np
 
 from tailorbird.events import hash64, hash64s, parse_duration
@@ -32,11 +31,12 @@ from tailorbird.serving.pipeline.request import (
     Mask,
     Request,
     RowIndices,
+    context_fields,
     filter_mask,
 )
 
 PINNED = "pinned"
-VIEWS_MAX = 4  # champion, canary, and their predecessors alternate
+VIEWS_MAX = 8  # champion, canary, versions of arms, and their predecessors alternate
 log = logging.getLogger(__name__)
 
 
@@ -374,15 +374,12 @@ class Shaping:
 def rule_inputs(request: Request, rows: RowIndices) -> RuleInputs:
     """Return the inputs of rules for some rows of the request's index."""
     assert request.index is not None
-    context = msgspec.structs.asdict(request.query.context) | {
-        "local_hour": request.read_request.local_hour
-    }
     return RuleInputs(
         request.index,
         rows,
         request.now,
         request.user,
-        context,
+        context_fields(request),
         request.recent,
         request.lists.popularity,
     )

@@ -36,6 +36,7 @@ def dataset_from_answers(
     people: Codes | None = None,
     items: Codes | None = None,
     extra_heads: Sequence[str] = (),
+    arm: str = "",
     with_interleaved: bool = True,
 ) -> Dataset:
     """Build rows and labels of responses with ts_from ≤ t and t + attribution ≤ mature_before.
@@ -50,6 +51,7 @@ def dataset_from_answers(
             A response without a row there (imported history) gets its own routed position.
         people, items: codes to use; by default those of the events.
         extra_heads: targets of other slots, which get labels but do not decide what a row is.
+        arm: only responses of this EXPERIMENT:ARM; "" takes all.
         with_interleaved: whether drafts of two rankings are rows. Their propensity is 1.
 
     Raises:
@@ -117,8 +119,27 @@ def dataset_from_answers(
             head: returns.label(return_target, base.person, base.t)[base.request]
             for head, return_target in returning.items()
         }
+    is_row = is_seen
+    if arm:
+        is_row = is_seen & _is_in_arm(shown, arm)[base.request]
+        scheme |= {"arm": arm}
     dataset = replace(base, labels=labels, scheme=scheme)
-    return dataset if is_seen.all() else dataset.filter_rows(is_seen)
+    return dataset if is_row.all() else dataset.filter_rows(is_row)
+
+
+def _is_in_arm(shown: pa.Table, arm: str) -> Bools:
+    """Return which responses belong to an arm, shape (responses,)."""
+    experiment, _, name = arm.rpartition(":")
+    in_arm = pc.fill_null(
+        pc.and_kleene(pc.equal(shown["experiment"], experiment), pc.equal(shown["arm"], name)),
+        False,
+    ).to_numpy()
+    if not in_arm.any():
+        raise NotReadyError(
+            f"the arm {arm} has no answer whose outcomes are known by now",
+            fix="let the experiment run longer, or take a longer --window",
+        )
+    return in_arm
 
 
 def _unlabelled_dataset(

@@ -38,6 +38,7 @@ class RowSettings:
             people chose, if that is more.
         scheme: how to draw requests even if there are responses; None infers it if needed.
         heads: targets of other slots, which get labels as well.
+        arm: only responses of this EXPERIMENT:ARM; "" takes all.
     """
 
     ts_from: int
@@ -46,6 +47,7 @@ class RowSettings:
     rows: Rows = "auto"
     scheme: Scheme | None = None
     heads: Sequence[str] = ()
+    arm: str = ""
 
 
 def choose_requests(
@@ -73,6 +75,9 @@ def choose_requests(
                 raise
     count = _count_with_outcome(shown, slot) if shown else 0
     outcome_note = f"{count:,} answers of slot {slot.name!r} have an outcome that is known by now"
+    if shown and row_settings.arm:
+        outcome_note += f". They are those of the arm {row_settings.arm}; features, candidates and"
+        outcome_note += " popularity are of the whole log"
     if shown and row_settings.rows == "answers":
         return shown, None, f"rows are logged answers, as asked for: {outcome_note}"
     if shown and count >= ANSWERS_MIN:
@@ -133,6 +138,7 @@ def _answer_rows(
         people=people,
         items=codes,
         extra_heads=row_settings.heads,
+        arm=row_settings.arm,
     )
 
 

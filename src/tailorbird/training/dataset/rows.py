@@ -177,6 +177,7 @@ def load_material(
             for name in required_columns(feature_set)
         )
     )
+    needed += ["experiment", "arm"] if row_settings.arm else []
     events = _sort_by_log(
         JoinedEvents(lake, features, *other_features).table(needed, span(ts_to=row_settings.now))
     )

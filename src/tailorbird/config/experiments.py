@@ -1,0 +1,134 @@
+"""Experiments and the versions of the registry: before a start, for a promotion, in a report."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.config.project import Project
+from tailorbird.config.schemas import champion_features
+from tailorbird.errors import UsageError, suggest_name
+from tailorbird.events import SystemClock, to_iso
+from tailorbird.experiments.assign import Experiment
+from tailorbird.lake import Lake
+from tailorbird.registry import Registry, StartedExperiment, read_experiments
+
+ANSWERS_MIN = 300  # of a slot, after which an event that belongs to them is missing
+
+
+def check_startable(project: Project, declared: Experiment) -> dict[str, str]:
+    """Return the version of each arm that names one.
+
+    Raises:
+        UsageError: an arm names a version that cannot serve, or nothing logs a metric.
+        DeclarationError: it is not clear who is eligible.
+    """
+    if declared.where:
+        from tailorbird.ranking.policy.condition import compile_condition
+
+        fields = champion_features(project).user_fields
+        compile_condition(declared.where, user_fields=fields, where=f"experiment {declared.name}")
+    _require_logged_events(project, declared)
+    return _resolve_versions(project, declared)
+
+
+def _resolve_versions(project: Project, declared: Experiment) -> dict[str, str]:
+    """Return the version of each arm that names one, verified and of the champion's features."""
+    registry, versions = Registry(project.paths.registry, clock=SystemClock()), {}
+    schema = champion_features(project).schema_hash
+    for arm, version in declared.versions.items():
+        where = f"experiment {declared.name}, arm {arm}"
+        try:
+            folder = registry.resolve(version)
+        except UsageError as error:
+            raise UsageError(error.message, where=where, fix=error.fix) from None
+        trained_on = registry.verify(folder.name).schema_hash
+        if trained_on != schema:
+            raise UsageError(
+                f"{folder.name} was trained on the features {trained_on}, and servers read those of"
+                f" the champion, {schema}",
+                where=where,
+                fix="train a version on the champion's features, or promote one with these first",
+            )
+        versions[arm] = folder.name
+    return versions
+
+
+def require_arm(project: Project, slot: str, arm: str) -> None:
+    """Refuse an EXPERIMENT:ARM that was never started in a slot.
+
+    Raises:
+        UsageError: there is no such experiment in the slot, or it has no such arm.
+    """
+    experiments = read_experiments(project.paths.registry).experiments
+    arms = [f"{each.name}:{name}" for each in experiments for name in each.declaration["arms"]]
+    own = {f"{each.name}:" for each in experiments if each.slot == slot}
+    if arm not in arms or not arm.startswith(tuple(own)):
+        raise UsageError(
+            f"slot {slot} has run no arm {arm!r}",
+            where="--arm",
+            fix=suggest_name(arm, arms, f"use one of {', '.join(arms) or 'none: start one'}"),
+        )
+
+
+def _require_logged_events(project: Project, declared: Experiment) -> None:
+    """Refuse a metric or an exposure whose events the lake has never seen.
+
+    What belongs to responses of the slot may begin to be logged once there are some.
+    """
+    lake = Lake(project.paths.lake)
+    if not lake.exists("events"):
+        return
+    events = lake.events(columns=("type", "slot"))
+    types = [each for each in events["type"].unique().to_pylist() if each]
+    is_answer = pc.and_kleene(
+        pc.equal(events["type"], "answer"), pc.equal(events["slot"], declared.slot)
+    )
+    has_answers = (pc.sum(is_answer).as_py() or 0) >= ANSWERS_MIN
+    needed = [("exposure", "slot", declared.exposure)]
+    for metric in (declared.metric, *declared.guardrails):
+        name = f"metric {metric.name}"
+        needed += [(name, metric.scope, each) for each in metric.event_types]
+    for name, scope, event in needed:
+        if types and event not in types and (scope == "site" or has_answers):
+            raise UsageError(
+                f"nothing logs {event!r}",
+                where=f"experiment {declared.name}, {name}",
+                fix=suggest_name(event, types, f"use one of {', '.join(sorted(types))}"),
+            )
+
+
+def warn_of_shared_learning(
+    project: Project, started: StartedExperiment, events: pa.Table
+) -> list[str]:
+    """Return warnings of models that learned from the traffic of several arms meanwhile."""
+    rows = events.filter(
+        pc.and_kleene(
+            pc.equal(events["type"], "answer"), pc.equal(events["experiment"], started.name)
+        )
+    )
+    experiment = Experiment.from_dict(started.declaration)
+    registry, warnings = Registry(project.paths.registry, clock=SystemClock()), []
+    served = rows.group_by(["arm", "model"]).aggregate([]).sort_by("arm").to_pylist()
+    for arm, version in ((each["arm"], each["model"]) for each in served):
+        is_version = bool(version) and (registry.path / version).is_dir()
+        if not is_version or arm not in experiment.arms or experiment.policy_of(arm) != "model":
+            continue  # also the fallback, and a version that an imported log names
+        info = registry.info(version)
+        own_log = f"{started.name}:{arm}"
+        if info.learned_until > started.started_at and info.arm != own_log:
+            warnings.append(
+                f"Warning: {version}, which served the arm {arm}, learned from the traffic of other"
+                f" arms until {to_iso(info.learned_until)[:16]}, so the arms grow alike. A version"
+                f" that learns from its own arm: tailorbird train --arm {own_log}"
+            )
+    return warnings
+
+
+def find_objection(started: StartedExperiment, version: str) -> str:
+    """Return what an experiment says instead of a version; "" if it decided for this one."""
+    if started.state != "decided":
+        return f"it is {started.state}, and has decided for no version"
+    chosen = started.versions.get(started.decision, "")
+    if chosen == version:
+        return ""
+    served = f"which {chosen} served" if chosen else "for which no version was named"
+    return f"it decided for {started.decision}, {served}, and not for {version}"

@@ -1,0 +1,60 @@
+"""Conditions: rule expressions over the person and the context alone, such as who is eligible.
+
+    context.device == 'phone' and user.user_clicks_7d >= 3        missing(user.user_since_click)
+
+The language is that of `ranking.policy.rules`, without `item.*` and `seen`.
+"""
+
+import ast
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tailorbird.errors import DeclarationError
+from tailorbird.ranking.policy.rule_columns import Request
+from tailorbird.ranking.policy.rule_compiler import Compiler, Rule
+from tailorbird.retrieval import Index
+
+Fields = Mapping[str, str | float | bool | None]
+
+_NO_ITEMS = Index(0, (), np.zeros(0, np.uint64), np.zeros(0, np.int64), {})
+_ONE_ROW = np.zeros(1, np.intp)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A compiled condition."""
+
+    rule: Rule
+
+    def holds(self, user: Fields, context: Fields, now: int = 0) -> bool:
+        """Return whether it holds for a request; absent fields are missing values."""
+        return bool(self.rule.mask(Request(_NO_ITEMS, _ONE_ROW, now, user, context))[0])
+
+
+def compile_condition(
+    text: str, *, user_fields: Collection[str] | None = None, where: str = ""
+) -> Condition:
+    """Compile a condition.
+
+    Args:
+        user_fields: the columns about the person; an unknown one is then an error.
+        where: stands before each message.
+
+    Raises:
+        DeclarationError: it is not of the language, or reads items.
+    """
+    compiler = Compiler(text, where, None, user_fields)
+    rule = compiler.rule()
+    reads_items = bool(rule.item_fields) or any(
+        isinstance(node, ast.Name) and node.id == "seen"
+        for node in ast.walk(compiler.source.parse())
+    )
+    if reads_items:
+        raise DeclarationError(
+            "it reads items, and is decided before any item is looked up",
+            where=compiler.source.where,
+            fix="use user.*, context.*, missing(…) and constants",
+        )
+    return Condition(rule)

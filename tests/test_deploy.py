@@ -19,8 +19,11 @@ from tests.cli.test_help import parse
 from tailorbird.cli.init import init
 from tailorbird.cli.main import build_app
 from tailorbird.config import load_settings
+from tailorbird.config.serve_settings import ServeSection
 from tailorbird.events import SECOND, parse_duration
+from tailorbird.serving.auth.limits import ServerLimits
 from tailorbird.serving.auth.networks import Networks
+from tailorbird.serving.http.body import BODY_BYTES_MAX
 from tailorbird.serving.http.routes import ROUTES
 from tailorbird.serving.server import PORT
 
@@ -373,6 +376,17 @@ def test_the_units_of_systemd_start_up_on_the_address_that_they_hold():
     assert f"ListenStream=127.0.0.1:{PORT}" in (
         (DEPLOY / "systemd" / "tailorbird.socket").read_text()
     )
+
+
+def test_nginx_has_the_limits_of_the_server_behind_it():
+    text = (DEPLOY / "nginx" / "tailorbird.conf").read_text()
+    settings = dict(re.findall(r"(\w+) ([^;{]+);", text))
+    assert settings["server"] == f"127.0.0.1:{PORT}"
+    assert settings["client_max_body_size"] == f"{BODY_BYTES_MAX >> 20}m"
+    assert settings["limit_conn"] == f"addresses {ServerLimits().address_connections}"
+    idle = re.search(r"keepalive 32;\s+keepalive_timeout (\w+);", text)
+    assert idle, "connections to the server are kept"
+    assert parse_duration(idle[1]) < parse_duration(ServeSection().keep_alive), "nginx closes first"
 
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "metrics.json").read_text())["families"]

@@ -51,47 +51,55 @@ What may go wrong under Tailorbird, what is promised then, how it is tried, and 
 
 - An acknowledged event is never lost and counts once.
 - A refused event is kept whole in the quarantine, with its reason, and does not count.
-- An event without a reply may be there or not, but never in part. A client sends it again under the same `event_id`.
+- An event without a reply may be there or not, but never in part. A client sends it again under the
+  same `event_id`.
 - The state that serves equals what the lake's events make, bit for bit.
 - Damage is named, with file and place, and nothing is counted on top of it.
 
-**Faults covered.** Processes die at any moment, alone or all at once with the power. A disk is full, slow, refuses a write or a sync, or
-changes what lies on it. Clocks are wrong. Brokers and caches go away. Clients send anything, twice, or too much.
+**Faults covered.** Processes die at any moment, alone or all at once with the power. A disk is
+full, slow, refuses a write or a sync, or changes what lies on it. Clocks are wrong. Brokers and
+caches go away. Clients send anything, twice, or too much.
 
-**Not covered**: a kernel or CPU that computes wrongly, somebody with write access who means harm (checksums are no signatures), and the loss
-of a disk without a [backup](how-to/backup.md).
+**Not covered**: a kernel or CPU that computes wrongly, somebody with write access who means harm
+(checksums are no signatures), and the loss of a disk without a [backup](how-to/backup.md).
 
-**The response log is an exception.** Responses are logged after the reply, in groups, so a crash may lose those of the last 50 ms. They are
-counted (`answers_lost`).
+**The response log is an exception.** Responses are logged after the reply, in groups, so a crash
+may lose those of the last 50 ms. They are counted (`answers_lost`).
 
-**A write that the disk confirms and swallows** is another. It is gone, and nearly always found and named. If the collector dies before
-anybody reads such a write, acknowledged events may be gone unnoticed. The last run has how often.
+**A write that the disk confirms and swallows** is another. It is gone, and nearly always found and
+named. If the collector dies before anybody reads such a write, acknowledged events may be gone
+unnoticed. The last run has how often.
 
 ## A clock that was ahead
 
-Events of that time keep their time of receipt, which is ahead. So is `ts`, unless the sender gave `ts` without `sent_at`; such an event counts
-as late if the jump is longer than `events.lateness`. A value is read behind the newest event of each record that it is made of
-([decision 4](decisions/0004-two-times.md)). Until the clock has passed these events:
+Events of that time keep their time of receipt, which is ahead. So is `ts`, unless the sender gave
+`ts` without `sent_at`; such an event counts as late if the jump is longer than `events.lateness`. A
+value is read behind the newest event of each record that it is made of ([decision
+4](decisions/0004-two-times.md)). Until the clock has passed these events:
 
-- A response that reads a record of such an event is dated as of then, and so are events that name it. Reports have them on a later day. All
-  responses read the record of a feature about everyone.
-- Windows shorter than the jump miss what happens meanwhile. Longer ones count it, and nothing that comes later counts as late.
-- Clicks on responses from before a jump longer than `events.answer` do not find them. `checks run` may have looked at a day before it was over.
-- After a jump of more than a day, idle people and items may be gone from the state too early, and nothing is read as of earlier.
+- A response that reads a record of such an event is dated as of then, and so are events that name
+  it. Reports have them on a later day. All responses read the record of a feature about everyone.
+- Windows shorter than the jump miss what happens meanwhile. Longer ones count it, and nothing that
+  comes later counts as late.
+- Clicks on responses from before a jump longer than `events.answer` do not find them. `checks run`
+  may have looked at a day before it was over.
+- After a jump of more than a day, idle people and items may be gone from the state too early, and
+  nothing is read as of earlier.
 
 It mends itself once the clock and the windows have passed. Sooner, it takes a backup from before.
 
 ## How it is tried
 
-`make chaos` (`KILLS=n` for fewer or more) plays scenes. Each is a step of a role on a small site with some traffic, in a process of its own
-under `strace`:
+`make chaos` (`KILLS=n` for fewer or more) plays scenes. Each is a step of a role on a small site
+with some traffic, in a process of its own under `strace`:
 
 - It is killed at the first, second, … call that changes or syncs a file, until none is left.
 - A sync fails, a disk is full, or a write is confirmed and swallowed.
-- It stops behind a sync or an acknowledgement. A copy of the file system's backing file is what a power cut would have left.
+- It stops behind a sync or an acknowledgement. A copy of the file system's backing file is what a
+  power cut would have left.
 
-A ledger outside has what the step acknowledged. Then all roles start again, and the client sends half of what got no reply once more. A judge
-counts:
+A ledger outside has what the step acknowledged. Then all roles start again, and the client sends
+half of what got no reply once more. A judge counts:
 
 | | |
 |---|---|
@@ -99,8 +107,9 @@ counts:
 | doubled | in the lake, or in its tables as a raw row, more than once |
 | unequal | state that differs from what the lake's events make; a lake that does not verify; a click without the response that it followed; an event of another person than identifies and merges say; a sync that is believed though one before failed to write the same; a recovery that needs hands |
 
-The drills run the real processes, as `tailorbird up` starts them, under load. `make test` has some 120 of these faults, and all unsafe changes
-to the data plane. A new role's step goes into `tests/faults/chaos/scenes.py`.
+The drills run the real processes, as `tailorbird up` starts them, under load. `make test` has some
+120 of these faults, and all unsafe changes to the data plane. A new role's step goes into
+`tests/faults/chaos/scenes.py`.
 """
 
 

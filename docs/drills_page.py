@@ -15,22 +15,28 @@ _HEAD = """# Drills
 
 <!-- Made by docs/drills_page.py from what `make drills` found (docs/drills.json); edit that, not this page. -->
 
-Parts die while somebody asks: two serve processes, features in a Valkey, a registry of models, and the client that applications use, which
-tries a request once more where it fails. An answer counts if it has items. What the codes mean: [what an answer lacks](degraded.md).
+Parts die while somebody asks two serve processes, with features in a Valkey and a registry of
+models. The client is that of applications, and tries a failed request once more. A request is
+answered if it gets items. [What an answer lacks](degraded.md) explains the codes.
 
-Expected: 99.99 % of the requests are answered with items, what is missing is named, and no event that a server took is lost; of a swap
-none fails, and it takes less than a second; beside a thousand slow senders the 99th percentile of the others moves by no more than a fifth
-and 5 ms; at twice and ten times the peak nine tenths of the peak are answered, and ten seconds later all is as before.
+Expected:
 
-Requests are due at fixed times, 150 a second (75 where servers die, and the other one does their work), and latency counts from then, the
-second try included: a stall is felt by all who would have asked meanwhile. Eight are under way at once, at most. A tenth of them brings a
-click, which the client sends in the background until it is taken. All processes of a drill, and whatever else the machine does, share
-its cores; `load` says how many wanted one, and times are those of such a machine: what was not answered in time makes all that are due
-behind it late. Those of a server with a core of its own are in [the benchmarks](../benchmarks.md). A version that is refused (`model`,
-`index`) changes nothing but the alarm: the one before answers as well as it did, and its answers lack nothing.
+- 99.99 % of the requests are answered. What is missing is named. No acknowledged event is lost.
+- No request fails by a swap, which takes less than a second.
+- Beside a thousand slow senders, the 99th percentile of the others moves by at most a fifth and 5
+  ms.
+- At twice and ten times the peak, nine tenths of the peak are answered. Ten seconds later all is as
+  before.
 
-`make drills` asks 30,000 times in each drill; how often was asked for this page stands in the table. Of n requests without a failure, at
-most a share of 3 / n fails, at 95 %. Drills that are not in the table have not been played whole on the machine that made this page.
+Requests are due at fixed times, 150 a second (75 where servers die), at most eight at once. Latency
+counts from then, with the second try, so a stall is felt by all who would have asked meanwhile. A
+tenth of them brings a click, which the client sends in the background. All processes share the
+machine's cores; `load` says how many wanted one. [Benchmarks](../benchmarks.md) has times of a
+server with a core of its own. A version that is refused (`model`, `index`) changes nothing but the
+alarm.
+
+`make drills` asks 30,000 times in each drill. Of n requests without a failure, at most a share of 3
+/ n fails, at 95 %. Drills that are not in the table have not been played whole on this machine.
 
 | drill | what dies | requests | answered | retried | p50, p99 | faults | in them | asked in them | with a code | events lost | verdict |
 |---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|
@@ -38,9 +44,10 @@ most a share of 3 / n fails, at 95 %. Drills that are not in the table have not 
 LOAD = """
 ## More than it can answer
 
-Bare connections ask one server with one core, from another core: first as fast as eight at once get answers, which is the peak, then at
-fixed times, as many times that. A refusal is 503 with `Retry-After`. Goodput is answers with items within a second of when they were
-due, for each second of the server's CPU, since the machine does other things too; by the clock beside it.
+Bare connections ask one server with one core, from another core. Eight at once find the peak. Then
+requests are due at fixed times, at multiples of it. A refusal is 503 with `Retry-After`. Goodput is
+answers with items within a second of when they were due, for each second of the server's CPU; by
+the clock beside it.
 
 | load | peak, a second | offered, a second | goodput | by the clock | p99 at the peak | p50, p99 of answers | as before after |
 |---|---:|---:|---:|---:|---:|---:|---:|

@@ -49,53 +49,67 @@ What may go wrong under Tailorbird, what is promised then, how it is tried, and 
 
 ## The promise
 
-- An event that was acknowledged is never lost and counts once.
-- What was refused is kept whole in the quarantine, with its reason; nothing of it counts.
-- What got no answer may be there or not, never by halves; a client sends it again under the same `event_id`.
-- The state from which answers are read equals what the lake's events make, bit for bit.
+- An acknowledged event is never lost and counts once.
+- A refused event is kept whole in the quarantine, with its reason, and does not count.
+- An event without a reply may be there or not, but never in part. A client sends it again under the
+  same `event_id`.
+- The state that serves equals what the lake's events make, bit for bit.
 - Damage is named, with file and place, and nothing is counted on top of it.
 
-**Which faults.** Processes die at any moment, alone or all at once with the power; a disk is full, slow, refuses a write or a sync, or changes
-what lies on it; clocks are wrong; brokers and caches go away; clients send anything, twice, or too much. Not among them: a kernel or a CPU that
-computes wrongly, somebody with write access who means harm (checksums are no signatures), and the loss of the disk that holds log and lake
-without a copy elsewhere.
+**Faults covered.** Processes die at any moment, alone or all at once with the power. A disk is
+full, slow, refuses a write or a sync, or changes what lies on it. Clocks are wrong. Brokers and
+caches go away. Clients send anything, twice, or too much.
 
-**An answer's own record** is the exception, by design: answers are logged after the reply, in groups, so a crash may lose those of the last 50 ms.
-They are counted (`answers_lost`).
+**Not covered**: a kernel or CPU that computes wrongly, somebody with write access who means harm
+(checksums are no signatures), and the loss of a disk without a [backup](how-to/backup.md).
 
-**A write that the disk confirms and swallows** is another exception. What was swallowed is gone; nearly always it is found and named. Of what
-the door wrote it can take acknowledged events along with nobody told, if the process dies before anybody reads them. The last run has how often.
+**The response log is an exception.** Responses are logged after the reply, in groups, so a crash
+may lose those of the last 50 ms. They are counted (`answers_lost`).
+
+**A write that the disk confirms and swallows** is another. It is gone, and nearly always found and
+named. If the collector dies before anybody reads such a write, acknowledged events may be gone
+unnoticed. The last run has how often.
 
 ## A clock that was ahead
 
-It leaves something behind, since nobody can tell at the time that it is ahead. What came in meanwhile keeps its time of receipt, which is ahead,
-and `ts` with it, but where the sender said `ts` without `sent_at`: that stays right, and counts as late where the jump is longer than
-`events.lateness`. A value is read behind the newest event of each record that it is made of (decision 4). So until the clock has passed these events,
+Events of that time keep their time of receipt, which is ahead. So is `ts`, unless the sender gave
+`ts` without `sent_at`; such an event counts as late if the jump is longer than `events.lateness`. A
+value is read behind the newest event of each record that it is made of ([decision
+4](decisions/0004-two-times.md)). Until the clock has passed these events:
 
-- an answer that reads a record of such an event (the person's, an item's, a category's, or everybody's, which all answers read where a feature
-  is about everyone) is read, and dated, as of then, and so is an event that names that answer: in reports it stands on a later day;
-- windows shorter than the jump are empty of what happens meanwhile. Longer ones count it, and nothing that comes from then on counts as late;
-- clicks on answers from before a jump longer than `events.answer` do not find them; `checks run` may have looked at a day before it was over;
-- after a jump of more than a day, people and items that would have been idle by then may be gone from the state, and nothing is read as of earlier.
+- A response that reads a record of such an event is dated as of then, and so are events that name
+  it. Reports have them on a later day. All responses read the record of a feature about everyone.
+- Windows shorter than the jump miss what happens meanwhile. Longer ones count it, and nothing that
+  comes later counts as late.
+- Clicks on responses from before a jump longer than `events.answer` do not find them. `checks run`
+  may have looked at a day before it was over.
+- After a jump of more than a day, idle people and items may be gone from the state too early, and
+  nothing is read as of earlier.
 
-It mends itself once the clock has passed them, and windows as they move on. Sooner, it takes copies of stream, lake and state from before.
+It mends itself once the clock and the windows have passed. Sooner, it takes a backup from before.
 
 ## How it is tried
 
-`make chaos` (`KILLS=n` for fewer or more). Each scene is a role's step, as the role runs, on a small site that has been through some traffic: in a
-process of its own, watched by `strace`, which kills it at the first, second, … call that changes a file or makes it last, until none is left;
-lets a sync fail, a disk be full, a write be confirmed and swallowed; or stops it behind a sync or an acknowledgement, when a copy of the file
-system's backing file is what a power cut would have left. What the step acknowledged was said over a socket to a ledger outside. Then all
-roles start again, the client sends half of what got no answer once more, and a judge counts:
+`make chaos` (`KILLS=n` for fewer or more) plays scenes. Each is a step of a role on a small site
+with some traffic, in a process of its own under `strace`:
+
+- It is killed at the first, second, … call that changes or syncs a file, until none is left.
+- A sync fails, a disk is full, or a write is confirmed and swallowed.
+- It stops behind a sync or an acknowledgement. A copy of the file system's backing file is what a
+  power cut would have left.
+
+A ledger outside has what the step acknowledged. Then all roles start again, and the client sends
+half of what got no reply once more. A judge counts:
 
 | | |
 |---|---|
 | lost | acknowledged and not in the lake; refused and not in the quarantine; raw rows that are in no table |
 | doubled | in the lake, or in its tables as a raw row, more than once |
-| unequal | state that differs from what the lake's events make; a lake that does not verify; a click without the answer that it followed; an event of another person than identifies and merges say; a sync that is believed though one before failed to write the same; a recovery that needs hands |
+| unequal | state that differs from what the lake's events make; a lake that does not verify; a click without the response that it followed; an event of another person than identifies and merges say; a sync that is believed though one before failed to write the same; a recovery that needs hands |
 
-The drills run the real processes, as `tailorbird up` starts them, under load. `make test` has some 120 of these faults in it, and all unsafe
-changes to the data plane. A new role's step is a function and a line in `tests/faults/chaos/scenes.py`.
+The drills run the real processes, as `tailorbird up` starts them, under load. `make test` has some
+120 of these faults, and all unsafe changes to the data plane. A new role's step goes into
+`tests/faults/chaos/scenes.py`.
 """
 
 
@@ -141,20 +155,24 @@ def _excluded_note(swallowed_writes: dict[str, Any]) -> list[str]:
 
 
 def _swallowed_only_runs(runs: list[dict[str, Any]]) -> list[str]:
-    """Return the lines of runs of swallowed writes alone, which are in no other figure."""
-    lines: list[str] = []
+    """Return the table of runs of swallowed writes alone, which are in no other figure."""
+    if not runs:
+        return []
+    lines = [
+        "Runs of swallowed writes alone, which are in none of the other figures:",
+        "",
+        "| `python -m tests.faults.chaos` | revision, day | writes | harmless | found by a role | "
+        "by `features verify` | by `lake verify` | by nobody | acknowledged rows lost |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
     for run in runs:
-        lines += [
-            f"Another run, of swallowed writes alone (`{run['what']}`, revision "
-            f"{run['revision']}, {run['at']}), which are in none of the other figures: of "
-            f"{run['tried']} ({run['scenes']}) {run['harmless']} were harmless, "
-            f"{run['role']} were told by a role, {run['features verify']} by "
-            f"`features verify`, {run['lake verify']} by `lake verify`, and {run['silent']} "
-            f"by nobody, with {run['lost']} acknowledged rows lost. "
-            f"{run['note']}",
-            "",
-        ]
-    return lines
+        options = run["what"].removeprefix("python -m tests.faults.chaos ")
+        lines.append(
+            f"| `{options}` ({run['scenes']}) | {run['revision']}, {run['at']} | {run['tried']} | "
+            f"{run['harmless']} | {run['role']} | {run['features verify']} | "
+            f"{run['lake verify']} | {run['silent']} | {run['lost']} |"
+        )
+    return [*lines, "", " ".join(run["note"] for run in runs), ""]
 
 
 def _last_run(run: dict[str, Any], swallowed_only: list[dict[str, Any]]) -> list[str]:
@@ -190,8 +208,7 @@ def _last_run(run: dict[str, Any], swallowed_only: list[dict[str, Any]]) -> list
         f"{swallowed_writes.get('role', 0)} were found by a role, which stopped and "
         f"named the file, {swallowed_writes.get('lake verify', 0)} by `lake verify`, "
         f"{swallowed_writes.get('features verify', 0)} by `features verify`, and "
-        f"{swallowed_writes['silent']} by nobody. What a disk swallowed cannot be brought back, so none "
-        f"of the {swallowed_writes['tried']} is among the counts above.",
+        f"{swallowed_writes['silent']} by nobody.",
         "",
         *_swallowed_only_runs(swallowed_only),
         "| drill | kills | acknowledged | lost | doubled | unequal | revision, day | |",
@@ -230,8 +247,8 @@ def _availability() -> list[str]:
     lines = [
         "## Answers while parts die",
         "",
-        "One client outside asks for 50 lists a second, with a deadline of 2 s and no retry, and "
-        "sends 500 events a second, again under their ids until they are acknowledged. "
+        "One client asks for 50 lists a second, with a deadline of 2 s and no retry. It sends 500 "
+        "events a second, each again until it is acknowledged. "
         "`python -m benchmarks.availability`; "
         f"{report['cores']} cores, revision {report['revision'][:10]}. `load` is how many processes "
         "wanted a core at the end. Refused is a 503 for load, failed is everything else without an "
@@ -357,8 +374,7 @@ def _mutants(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## Unsafe changes that must be noticed",
         "",
-        "A judge that never finds anything proves nothing. Each of these is one unsafe "
-        "change, patched into the process that plays a scene "
+        "Each of these is one unsafe change, patched into the process that plays a scene "
         f"(`make chaos CHAOS=--mutants`); {caught} of {len(rows)} were noticed.",
         "",
         "| change | noticed by |",
@@ -427,14 +443,14 @@ def _uncovered(run: dict[str, Any]) -> list[str]:
         "",
         f"- {run['kills']:,} kills without a loss bound the chance of one, for kills like "
         f"these, below {upper:.1e} at 95 % confidence; they say "
-        "nothing of faults that are not tried.",
+        "nothing of other faults.",
         "- One machine, one kernel, ext4 for power cuts; small folders, so that no scene has "
         "a WAL, a table or a state of real size.",
         "- strace counts calls by thread: with several threads in a step, the Nth call of "
         "all is not always reached.",
         "- The broker of the tests keeps nothing when it ends, so that brokers are killed "
         "only in librdkafka's mock cluster.",
-        "- No fault while the software is updated; there is no released version to come from.",
+        "- `up --replace` is tried with one version only; there is no release to come from.",
         "- Training, experiments and the console are not part of the promise: they read the "
         "lake, and are run again.",
         "",

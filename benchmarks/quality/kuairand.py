@@ -151,13 +151,12 @@ def run(folder: Path, keep: Path, *, small: bool, seeds: int) -> dict[str, Any]:
             f"{end - cut:,}, judged on the last {rows - end:,}; "
             f"exact repeats taken out; {seeds} seed(s), figures are means over seeds, "
             "intervals from resampling people",
-            "columns: ids of person and video, the duration, the hour, smoothed rates of "
-            "each target of person and video so far, and the "
-            f"person's last {LENGTH} videos (nets alone); what is known only afterwards "
-            "(play time, comments read) is no column",
-            "the set holds only views that were liked or hated, so its rates say nothing "
-            "about all traffic; settings are the defaults of "
-            "each architecture, but for `unknown_share` of the nets over ids ("
+            "columns: ids of person and video, duration, hour, smoothed rates of each target of "
+            f"both, and the person's last {LENGTH} videos (nets alone); nothing that is known "
+            "only afterwards (play time, comments read)",
+            "the set holds only views that were liked or hated, so its rates say nothing about "
+            "all traffic",
+            "settings are the defaults, but for `unknown_share` of the nets over ids ("
             + ", ".join(f"{name} {share:g}" for name, share in UNKNOWN.items())
             + "), chosen on the validation part by `--choose`; none was tuned on the test part",
             "`lightgbm`, `mlp` and `single` (DCN-v2 with attention) have a model for each "

@@ -76,11 +76,10 @@ CASE = Case(
     protocol=(
         "Asked at five origins, 30 days apart, about everybody who ordered within a year; "
         "`ap` is of ordering again, `ap_gone` of leaving.",
-        "At each origin models, calibration and the choice of the model know nothing that "
-        "came later. Which models are blended, how "
-        "fast old origins are forgotten and which columns there are was decided on the "
-        "origins before these five (to January 2011); but "
-        "the rules of choosing and calibrating were changed twice after these five had been seen.",
+        "At each origin models, calibration and the choice of the model know nothing that came "
+        "later. The blend, the forgetting of old origins and the columns were decided on earlier "
+        "origins (to January 2011). But the rules of choosing and calibrating were changed twice "
+        "after these five had been seen.",
         "Windows of neighbouring origins overlap by 60 days: the five are no five "
         "independent tests.",
         "Baselines: recency; a regression on recency, frequency, age and amount, learned at "

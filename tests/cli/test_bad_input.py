@@ -26,7 +26,7 @@ EVENT = (
 WRONG_USE = [
     (["trian"], 'Did you mean "train"?', 2),
     (["import", "--gues", "x"], "Did you mean --guess?", 2),
-    (["models", "promote", "v0001"], "requires an argument", 2),
+    (["models", "promote", "v0001"], "a promotion needs a reason", 2),
     (["sql", "--rows", "many", "SELECT 1"], "unable to convert", 2),
     (["-C"], "-C needs a folder", 2),
     (["import", "parquet", "."], "use one of tailorbird, metarank, movielens, personalize", 2),

@@ -94,12 +94,10 @@ def _ceiling_section(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
     """Return the best possible figures under a model, beside its figures on the real customers."""
     head = (
         f"How well could anybody do? `python -m benchmarks.quality.{name} --ceiling` fits a "
-        "model, draws as many customers from it with "
-        "the same first days, and judges who is told the model and the history "
-        "(`posterior`), and who is told each customer's own rate and "
-        "chance of leaving, too (`parameters`). `real` is the same formula on the real "
-        "customers. `mean` and `share` are what came: "
-        "purchases a customer, and customers with any."
+        "model and draws as many customers from it with the same first days. `posterior` knows "
+        "the model and the history, `parameters` also each customer's own rate and chance of "
+        "leaving. `real` is the same formula on the real customers. `mean` and `share` are what "
+        "came: purchases a customer, and customers with any."
     )
     table = [
         f"| model, fitted to | told | {' | '.join(CEILING)} |",
@@ -110,12 +108,9 @@ def _ceiling_section(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
             cells = " | ".join(f"{row[knowledge][figure]:.4f}" for figure in CEILING)
             table.append(f"| {row['model']}, {row['fitted_to']} | {knowledge} | {cells} |")
     limits = (
-        "A ceiling is that of its model alone. Where `real` is far from `posterior`, the "
-        "model is not true, and its ceiling is none of the "
-        "data's: columns beyond recency, frequency and age may say more than it allows, and "
-        "seasons less. An expectation is no median: "
-        "of counts that are mostly 0, a smaller `mae` may also come from saying too little, "
-        "which `bias` shows."
+        "A ceiling is that of its model alone. Where `real` is far from `posterior`, the model "
+        "is not true, and other columns may say more than its ceiling. Where counts are mostly 0, "
+        "a smaller `mae` may come from saying too little, which `bias` shows."
     )
     return [head, "\n".join(table), limits]
 

@@ -109,12 +109,11 @@ def section(result: dict[str, Any], shared: Collection[str] = ()) -> str:
 def format_machine(result: dict[str, Any]) -> str:
     """Return day, machine and revision."""
     environment = result["environment"]
-    machine = (
-        f"Measured {environment['day']} on {environment['cpu']} ({environment['cores']} "
-        "cores, which others used "
-        f"too), Tailorbird {environment['tailorbird']}"
+    return (
+        f"Measured {environment['day']}, revision `{result['revision'][:12]}`, "
+        f"{environment['cpu']} ({environment['cores']} shared cores), "
+        f"LightGBM {environment['lightgbm']}."
     )
-    return f"{machine} at revision `{result['revision'][:12]}`, LightGBM {environment['lightgbm']}."
 
 
 def cell(figures: Mapping[str, Any], name: str) -> str:

@@ -134,11 +134,11 @@ def _bad_properties(column: Sequence[dict[str, Any] | None], body_bytes_max: int
         return
     names = set(chain.from_iterable(nonempty))
     types = set(map(type, chain.from_iterable(map(dict.values, nonempty))))
-    alarm = (
+    # Nested values are looked at first, since they may be too deep to encode.
+    alarm = not types.isdisjoint(NESTED) or (
         body_bytes_max * GROWTH_MAX > PROPERTIES_BYTES_MAX
         and len(_encode(nonempty)) > PROPERTIES_BYTES_MAX
     )
-    alarm = alarm or not types.isdisjoint(NESTED)
     if body_bytes_max > FLOAT_DIGITS_MAX and int in types:
         integers = [
             value for value in chain.from_iterable(map(dict.values, nonempty)) if type(value) is int

@@ -13,6 +13,7 @@ from tailorbird.errors import DamageError, NotReadyError, UsageError
 from tailorbird.events import to_iso
 from tailorbird.lake import Lake, verify
 from tailorbird.platform.runtime.roles import drain
+from tailorbird.registry import Manifest, Registry, read_sealed, seal
 from tailorbird.stream import open_writer, raw_path
 
 
@@ -48,6 +49,19 @@ def test_events_that_wait_in_a_log_are_in_the_backup(shop: Project, tmp_path: Pa
     assert verify(back.paths.lake, stream=back.stream).waiting == {"raw-serve-1": 5}
     drain(back, CLOCK, progress=lambda *_: None)
     assert {f"dan-{number}" for number in range(5)} <= events_of(back)
+
+
+def test_a_version_of_the_registry_comes_back_whole(shop: Project, tmp_path: Path) -> None:
+    texts = tmp_path / "bundle" / "index" / "text"
+    texts.mkdir(parents=True)
+    (texts / ".managed.json").write_text("[]")  # As an index of texts has it.
+    seal(tmp_path / "bundle", Manifest(created_at=5, schema_hash="abc"))
+    version = Registry(shop.paths.registry, clock=CLOCK).add(tmp_path / "bundle", by="test")
+    tb.Project(shop.root).backup(tmp_path / "vault")
+    tb.restore(tmp_path / "vault", tmp_path / "back")
+    paths = open_project(tmp_path / "back").paths
+    assert read_sealed(paths.registry / version).files["index/text/.managed.json"] == b"[]"
+    assert paths.data.stat().st_mode & 0o077 == 0, "closed to others, as init makes it"
 
 
 def test_rows_that_are_pruned_between_lake_and_logs_are_noticed(shop: Project) -> None:

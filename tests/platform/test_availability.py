@@ -232,6 +232,13 @@ def test_nobody_is_refused_while_a_server_up_and_the_version_change(tmp_path: Pa
         hung = 'tailorbird_role_restarts_total{reason="hung",role="router"} 1.0'
         until(lambda: hung in metrics(third.port), 30, "no metric")
         assert 'tailorbird_requests_total{process="serve-' in metrics(third.port)
+        hung_servers = third.pids("serve")
+        third.process.send_signal(signal.SIGSTOP)
+        fourth = Up(project, port=first.port, options=["--replace"])
+        ups.append(fourth)
+        assert third.process.wait(120) == -signal.SIGKILL
+        until(lambda: not set(fourth.pids("serve")) & set(hung_servers), 90, "servers stay")
+        assert "hung and was killed" in fourth.log.read_text()
     finally:
         for up in reversed(ups):
             up.stop()

@@ -329,7 +329,8 @@ def _data_files(data: Path) -> Iterator[Path]:
     """
     for pattern in _DATA:
         for path in sorted(data.glob(pattern)):
-            is_hidden = any(part.startswith(".") for part in path.relative_to(data).parts)
+            # A version's index of texts has hidden files; a hidden folder is an unfinished one.
+            is_hidden = any(part.startswith(".") for part in path.relative_to(data).parts[:3])
             is_lock = path.suffix == ".lock" or path.name in _NOT_COPIED
             if path.is_file() and not is_hidden and not is_lock:
                 yield path

@@ -148,6 +148,7 @@ def restore_backup(
     seconds = time.monotonic() - started
     project = open_project(folder)
     paths.run.mkdir(parents=True, exist_ok=True)
+    paths.data.chmod(0o700)  # As `init` makes it: it has keys and personal data.
     record_origin(project)
     receipt = None
     if _erasure_files(newest) != _erasure_files(manifest):

@@ -60,6 +60,10 @@ class Sequence:
         return [self.item.tolist(), self.type.tolist(), self.ts.tolist(), *values]
 
 
+# Key of the sequence that candidate sources read, in a response whose features read a newer one.
+CANDIDATES_READ = "candidates"
+
+
 def pack_sequences(lists: Lists) -> bytes:
     """Encode sequences for a response's record."""
     return _encode(lists)

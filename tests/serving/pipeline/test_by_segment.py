@@ -14,6 +14,8 @@ from tailorbird.candidates.batch import segment_keys
 from tailorbird.candidates.protocol import CandidateRequest
 from tailorbird.candidates.query import RequestLists
 from tailorbird.events import Context, SimulatedClock
+from tailorbird.events.keys import hash64s
+from tailorbird.features.request import CANDIDATES_READ, unpack_sequences
 from tailorbird.ranking import Slot
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.models.schemas import OneSchema
@@ -65,6 +67,25 @@ class Listening(serving_shop.FakeReader):
     def read(self, request, items, item_keys=None):
         self.countries.add(request.country)
         return super().read(request, items, item_keys)
+
+
+class Overtaken(serving_shop.FakeReader):
+    """A click of the person arrives between the two reads of a request."""
+
+    def read(self, request, items, item_keys=None):
+        rows = super().read(request, items, item_keys)
+        self.recent["u1"] = (*self.recent["u1"], (7, "click"))
+        return rows
+
+
+def test_what_sources_read_is_logged_if_features_read_newer_events(ask, features):
+    answer_log = AnswerRecorder()
+    ask("ES", answers=answer_log, reader=Overtaken(features, {"u1": [(3, "click")]}))
+    logged = unpack_sequences(answer_log.records[0].sequences)
+    assert logged["recent"][0] == hash64s(["i3", "i7"]).tolist()
+    assert logged[CANDIDATES_READ][0] == hash64s(["i3"]).tolist()
+    ask("ES", answers=answer_log)
+    assert CANDIDATES_READ not in unpack_sequences(answer_log.records[1].sequences)
 
 
 def of(answer, source):

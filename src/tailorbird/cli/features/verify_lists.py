@@ -26,7 +26,7 @@ def compare_logged_lists(
     from tailorbird.candidates.parity import LOGGED, ListReport, compare_lists, is_source
     from tailorbird.config.candidates import slots_contract
     from tailorbird.features.parity.recompute import UNLINKED
-    from tailorbird.features.request import unpack_sequences
+    from tailorbird.features.request import CANDIDATES_READ, unpack_sequences
     from tailorbird.stream import read_released
 
     row_ids = (
@@ -48,9 +48,9 @@ def compare_logged_lists(
     for schema, packed in zip(
         rows["schema_hash"].to_pylist(), rows["sequences"].to_pylist(), strict=True
     ):
-        items, _, times, *_ = unpack_sequences(packed).get(
-            main_sequences.get(schema, ""), ([], [], [])
-        )
+        logged = unpack_sequences(packed)
+        of_features = logged.get(main_sequences.get(schema, ""), ([], [], []))
+        items, _, times, *_ = logged.get(CANDIDATES_READ, of_features)
         recent.append((np.array(items, np.uint64), np.array(times, np.int64)))
     names = {name for names in rows["candidate_lists"].to_pylist() for name in names or ()}
     contract = slots_contract(project, sorted(name for name in names if is_source(name)))

@@ -111,7 +111,8 @@ class Supervisor:
         desired_roles: returns the roles that should run, in order, or None if nothing has changed
             since the last call.
         on_change: called with all roles whenever one has started or ended.
-        take_over: called once the servers answer, to end the supervisor that ran until then.
+        take_over: called once the servers answer, to end the supervisor that ran until then;
+            returns a notice for the user, or "".
         on_reload: called on SIGUSR2, to run new code in this process; it does not return.
         on_ready: called once all servers answer.
         on_tick: called every `POLL_S` / 2 seconds.
@@ -122,7 +123,7 @@ class Supervisor:
     report_line: ReportLine
     desired_roles: Callable[[], list[Role] | None] = lambda: None
     on_change: Callable[[list[Role]], None] = lambda roles: None
-    take_over: Callable[[], Awaitable[None]] | None = None
+    take_over: Callable[[], Awaitable[str]] | None = None
     on_reload: Callable[[], NoReturn] | None = None
     on_ready: Callable[[], None] = lambda: None
     on_tick: Callable[[], None] = lambda: None
@@ -178,7 +179,12 @@ class Supervisor:
                 self._status = 1
                 self.stop()
                 return
-            await self.take_over()
+            if notice := await self.take_over():
+                self._report("up", notice)
+            # The servers of one that was killed go on.
+            leftovers = find_leftovers(self.project, [role.pid for role in servers])
+            old_servers = [each for each in leftovers if each.is_server]
+            await end_leftovers([each for each in leftovers if not each.is_server], STOP_S)
         if self._stopping.is_set():
             return
         self._keeper_tasks.append(asyncio.create_task(self._finish_start(servers, old_servers)))

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from tailorbird.errors import LockedError
 from tailorbird.file_lock import FileLock
+from tailorbird.platform.runtime.processes import state_of
 
 END_S = 120.0  # For the roles of the other `up` to end.
+KILLED_S = 10.0  # For the kernel to release the lock of a killed one.
 _POLL_S = 0.05
 
 
@@ -39,21 +41,35 @@ class UpLock:
             fix="stop the other `tailorbird up`, or take its place: tailorbird up --replace",
         )
 
-    async def take_over(self) -> None:
+    async def take_over(self) -> str:
         """End the `up` that holds the lock, which drains its servers, and take the lock.
 
-        Raises LockedError if it does not end.
+        One that is stopped, or does not end in time, is killed.
+
+        Returns: what had to be done to it, or "".
+        Raises:
+            LockedError: it cannot be ended.
         """
         pid = int(self._path.with_name("up.lock").read_text().strip() or 0)
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-        give_up = time.monotonic() + END_S
+        _signal(pid, signal.SIGTERM)
+        give_up, notice = time.monotonic() + END_S, ""
         while not self.acquire():
-            if time.monotonic() > give_up:
+            is_late = time.monotonic() > give_up
+            if notice and is_late:
                 raise self.error()
+            if not notice and (is_late or state_of(pid) == "T"):
+                notice = f"the earlier one (process {pid}) hung and was killed"
+                _signal(pid, signal.SIGKILL)
+                give_up = time.monotonic() + KILLED_S
             await asyncio.sleep(_POLL_S)
+        return notice
 
     def release(self) -> None:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+def _signal(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)

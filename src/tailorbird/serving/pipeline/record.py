@@ -13,7 +13,7 @@ from tailorbird.events import Answer as AnswerOfEvent
 from tailorbird.events import Event
 from tailorbird.events.answer_record import AnswerRecord
 from tailorbird.features import Rows
-from tailorbird.features.request import pack_sequences
+from tailorbird.features.request import CANDIDATES_READ, pack_sequences
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.bundle import Scores
 from tailorbird.ranking.policy.slate_distribution import Slate
@@ -160,11 +160,7 @@ def build_log_entry(
         scores=[item.score or 0.0 for item in answer.items],
         numeric=rows.numeric.ravel().tolist() if rows is not None else [],
         categorical=rows.categorical.ravel().tolist() if rows is not None else [],
-        sequences=pack_sequences(
-            {name: sequence.lists() for name, sequence in rows.sequences.items()}
-        )
-        if rows is not None
-        else b"",
+        sequences=_pack_sequences(request, rows),
         degraded=request.degraded,
         positions=list(rows.positions) if rows is not None else [],
         formula=request.formula.text if scores is not None else None,
@@ -192,6 +188,20 @@ def build_log_entry(
         else [],
     )
     return _encode_event(event), record
+
+
+def _pack_sequences(request: Request, rows: Rows | None) -> bytes:
+    """Encode the sequences of the features, and the one that candidate sources read if it differs:
+    an event of the person may arrive between the two reads.
+    """
+    if rows is None:
+        return b""
+    sequences = {name: sequence.lists() for name, sequence in rows.sequences.items()}
+    if request.recent is not None:
+        read = request.recent.lists()
+        if read not in sequences.values():
+            sequences[CANDIDATES_READ] = read
+    return pack_sequences(sequences)
 
 
 def _positions(lists: RequestLists) -> list[int]:

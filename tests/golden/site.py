@@ -43,6 +43,7 @@ SERVE = "serve"
 # Roles that answer on a health port.
 ROLES = ("router", "worker", "candidates", "lake", "score", "trainer")
 _VISITORS = 40
+_CLICKS = sum(bool(number % 3) for number in range(_VISITORS))  # as `_visit` sends them
 _STAGES = ("RETRIEVAL", "FEATURES", "RANKING", "POLICY", "WAIT")
 _PATIENT = {f"TAILORBIRD_SERVE__{stage}_MS": "10000" for stage in _STAGES}  # no answer lacks a part
 
@@ -134,6 +135,8 @@ def make_shop(folder: Path) -> RecordedShop:
         _visit(urls[SERVE])
         _wait(lambda: _rows(project, "answers") >= _VISITORS, "no answers in the lake")
         _wait(lambda: _rows(project, "events WHERE type = 'click' AND arm <> ''"), "no clicks")
+        scored = f'scores_total{{name="home"}} {_CLICKS}.0'
+        _wait(lambda: scored in _get(f"{urls['score']}/metrics"), "not all who clicked are scored")
         _wait(lambda: "worker_rows" in _get(f"{urls[SERVE]}/metrics"), "no figures of the worker")
         shop.metrics = {role: _get(f"{url}/metrics") for role, url in urls.items()}
         shop.openapi = json.loads(_get(f"{urls[SERVE]}/openapi.json"))

@@ -184,6 +184,7 @@ class ScoreRole:
             report: called every few seconds with the position that the log has recorded.
         """
         prune_at = refresh_at = report_at = 0.0
+        self._open()  # What happens from now on is scored, also while the models are loaded.
         while not stop.is_set():
             if time.monotonic() >= refresh_at:
                 self._models.refresh()

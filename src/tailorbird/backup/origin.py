@@ -60,7 +60,7 @@ class CopyReport:
     def __str__(self) -> str:
         when = "while its roles ran" if self.was_running else "while no role ran"
         lines = [f"This project is a plain copy of {self.copied_from}, taken {when}."]
-        if rows := sum(self.waiting.values()):
+        if (rows := sum(self.waiting.values())) and not self.missing:
             lines.append(
                 f"{rows:,} rows of its logs are not in its lake yet. `tailorbird up` brings them in."
             )

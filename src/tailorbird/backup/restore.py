@@ -90,10 +90,12 @@ class RestoreReport:
         lost = {log: rows for log, rows in self.acknowledged_after.items() if rows}
         if not lost:
             return [f"{ends_text} The original acknowledged nothing after it."]
+        events = sum(rows for log, rows in lost.items() if log.startswith("raw-"))
+        others = sum(lost.values()) - events
+        text = f"{ends_text} The original acknowledged {_count(events, 'event')} after it"
+        logged = f", and logged {_count(others, 'response')}" if others else ""
         rows = ", ".join(f"{log} {count:,}" for log, count in lost.items())
-        total = sum(lost.values())
-        noun = "row" if total == 1 else "rows"
-        return [f"{ends_text} The original acknowledged {total:,} {noun} after it: {rows}."]
+        return [f"{text}{logged}: {rows}."]
 
     def _describe_topics(self) -> list[str]:
         lines = [
@@ -284,3 +286,7 @@ def _acknowledged_after(manifest: Manifest, restored: Paths) -> dict[str, int] |
         except TailorbirdError:  # A log that is damaged may be why this is restored.
             return None
     return rows
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

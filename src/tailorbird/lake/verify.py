@@ -92,7 +92,7 @@ class VerifyReport:
             lines.append(f"  {total:,} rows of the logs are not in the tables yet: {logs}")
         lines += [f"  corrupt: {fault}" for fault in self.faults]
         lines.append(
-            "all is as it was written, and every row is accounted for"
+            "the lake is as it was written, and has every row that its parts name"
             if self.clean
             else f"{len(self.faults)} faults"
         )

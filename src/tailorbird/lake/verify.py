@@ -92,7 +92,7 @@ class VerifyReport:
             lines.append(f"  {total:,} rows of the logs are not in the tables yet: {logs}")
         lines += [f"  corrupt: {fault}" for fault in self.faults]
         lines.append(
-            "the lake is as it was written, and has every row that its parts name"
+            "the lake is as it was written, and every row of it is accounted for"
             if self.clean
             else f"{len(self.faults)} faults"
         )

@@ -113,7 +113,7 @@ def test_the_report_counts_what_it_read(lake):
         3,
     )
     assert report.bytes > 0
-    assert "every row is accounted for" in str(report)
+    assert "every row of it is accounted for" in str(report)
 
 
 def test_progress_reports_the_bytes(lake):

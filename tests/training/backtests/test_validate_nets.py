@@ -100,7 +100,7 @@ def test_all_metrics_are_of_the_net_and_trees_are_a_variant(
         name: each.auc for name, each in trees.evaluation.heads.items()
     }
     page = write_validation(tmp_path, report)
-    assert "Each origin's model (mlp)" in page.read_text()
+    assert "Each origin's model (mlp)" in " ".join(page.read_text().split())
     assert json.loads(page.with_suffix(".json").read_text())["about"]["architecture"] == "mlp"
 
 

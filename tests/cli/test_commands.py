@@ -52,7 +52,12 @@ def served(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
         "--port",
         "0",
     ]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+    # A busy machine must not leave out a stage of an answer.
+    patient = {
+        f"TAILORBIRD_SERVE__{stage}_MS": "10000"
+        for stage in ("RETRIEVAL", "FEATURES", "RANKING", "POLICY", "WAIT")
+    }
+    process = subprocess.Popen(command, env=environment(**patient), stdout=subprocess.DEVNULL)
     try:
         yield project, address_of(project, process)
     finally:

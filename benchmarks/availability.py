@@ -435,6 +435,7 @@ def _run(shop: Shop, scenarios: list[str], seconds: float) -> dict[str, Any]:
             else:
                 results[name] = asyncio.run(play(shop, name, seconds))
             results[name]["load_1min"] = round(os.getloadavg()[0], 1)
+            results[name]["revision"] = _revision()
     finally:
         shop.stop()
     return results

@@ -251,7 +251,7 @@ def _availability() -> list[str]:
         "One client asks for 50 lists a second, with a deadline of 2 s and no retry. It sends 500 "
         "events a second, each again until it is acknowledged. "
         "`python -m benchmarks.availability`; "
-        f"{report['cores']} cores, revision {report['revision'][:10]}. `load` is how many processes "
+        f"{report['cores']} cores, revisions {_revisions(report)}. `load` is how many processes "
         "wanted a core at the end. Refused is a 503 for load, failed is everything else without an "
         "answer. Unequal are feature values and candidate lists that `features verify` finds to "
         "differ from what the lake's events make.",
@@ -283,6 +283,15 @@ def _availability() -> list[str]:
     ]
     lines += ["", *_overload(report["results"].get("overload"))]
     return lines
+
+
+def _revisions(report: dict[str, Any]) -> str:
+    """Return the revisions that scenarios were measured at, and which ones."""
+    by_revision: dict[str, list[str]] = {}
+    for name, row in report["results"].items():
+        if name != "start":
+            by_revision.setdefault(row["revision"][:10], []).append(name)
+    return "; ".join(f"{revision} ({', '.join(names)})" for revision, names in by_revision.items())
 
 
 def _missed(results: dict[str, Any]) -> str:

@@ -405,6 +405,7 @@ FAULTS = (
         (
             "tests/platform/test_availability.py::test_nobody_is_refused_while_a_server_up_and_the_version_change",
         ),
+        "Where cores are busy, a few requests may be refused for load during a replacement, see above.",
     ),
     Fault(
         "F27",

@@ -423,7 +423,7 @@ def main() -> None:
 
 
 def _run(shop: Shop, scenarios: list[str], seconds: float) -> dict[str, Any]:
-    results = {}
+    results: dict[str, Any] = {}
     try:
         shop.start()
         start_s = shop.wait()

@@ -1,7 +1,7 @@
 """Datasets from logged answers: the outcomes of the items that were shown."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,8 @@ from tailorbird.training.dataset.codes import (
     interleaved_mask,
     seconds_viewed,
 )
-from tailorbird.training.dataset.dataset import Bools, Dataset, Ints, select_context
+from tailorbird.training.dataset.dataset import Bools, Dataset, select_context
+from tailorbird.training.dataset.outcomes import ListedItems, OutcomeMatcher, Outcomes
 from tailorbird.training.dataset.return_labels import PresenceIndex, return_targets
 
 
@@ -87,7 +88,7 @@ def dataset_from_answers(
         _list_items(shown, people, items),
         _list_items(_other_answers(events, shown, ts_from), people, items),
     )
-    matcher = _OutcomeMatcher(
+    matcher = OutcomeMatcher(
         base, request_ids.encode(shown["request_id"]), slot_items, other_items, attribution
     )
     labels = {
@@ -192,145 +193,6 @@ def _unlabelled_dataset(
     )
 
 
-@dataclass(frozen=True)
-class _Outcomes:
-    """Events that may belong to a response: codes of request, person and item, and the time.
-
-    Arrays have shape (m,).
-
-    Attributes:
-        request: code of the request, −1 where the event names none.
-        amount: amount that each event adds to the label; None for labels that only count events.
-    """
-
-    request: Ints
-    person: Ints
-    item: Ints
-    ts: Ints
-    amount: npt.NDArray[np.float64] | None = None
-
-
-@dataclass(frozen=True)
-class _ListedItems:
-    """Items of responses, one after the other: codes of person and item, time and routed position.
-
-    Arrays have shape (m,).
-    """
-
-    person: Ints
-    item: Ints
-    ts: Ints
-    p: Ints
-
-
-class _OutcomeMatcher:
-    """Matches outcomes to the rows of responses.
-
-    Args:
-        request_code: shape (requests,), the code of each response's request_id.
-        slot_items: the rows of `base`.
-        other_items: items of responses that are no rows; outcomes that follow them belong to them.
-    """
-
-    def __init__(
-        self,
-        base: Dataset,
-        request_code: Ints,
-        slot_items: _ListedItems,
-        other_items: _ListedItems,
-        attribution: int,
-    ) -> None:
-        self._base = base
-        self._attribution = attribution
-        self._items = len(base.items)
-        self._request = base.request
-        self._by_request = _FirstRowLookup(request_code[self._request] * self._items + base.item)
-        person, item, ts, p = (
-            np.concatenate([getattr(slot_items, name), getattr(other_items, name)])
-            for name in ("person", "item", "ts", "p")
-        )
-        row = np.concatenate([np.arange(base.rows), np.full(len(other_items.ts), -1)])
-        identified = np.flatnonzero(person >= 0)
-        pair = person[identified] * self._items + item[identified]
-        order = identified[np.lexsort((p[identified], ts[identified], pair))]
-        self._row, self._ts = row[order], ts[order]
-        self._times, rank = np.unique(self._ts, return_inverse=True)
-        self._bits = len(self._times).bit_length()
-        self._pairs, self._pair_code = np.unique(
-            person[order] * self._items + item[order], return_inverse=True
-        )
-        self._packed = (self._pair_code << self._bits) | rank
-
-    def match(self, outcomes: _Outcomes) -> Bools:
-        """Return the mask of rows with at least one of the outcomes, shape (n,)."""
-        row = self._match_rows(outcomes)
-        hit = np.zeros(self._base.rows, bool)
-        hit[row[row >= 0]] = True
-        return hit
-
-    def total(self, outcomes: _Outcomes) -> npt.NDArray[np.float32]:
-        """Return the total amount of the outcomes of each row, shape (n,)."""
-        row = self._match_rows(outcomes)
-        assert outcomes.amount is not None
-        return np.bincount(row[row >= 0], outcomes.amount[row >= 0], self._base.rows).astype(
-            np.float32
-        )
-
-    def _match_rows(self, outcomes: _Outcomes) -> Ints:
-        """Return the row of each outcome, −1 without one, shape (m,)."""
-        rows = np.full(len(outcomes.ts), -1, np.int64)
-        with_request = np.flatnonzero((outcomes.request >= 0) & (outcomes.item >= 0))
-        row = self._by_request.find(
-            outcomes.request[with_request] * self._items + outcomes.item[with_request]
-        )
-        age = outcomes.ts[with_request] - self._base.t[self._request[row]]
-        rows[with_request] = np.where((row >= 0) & (age >= 0) & (age < self._attribution), row, -1)
-        without_request = np.flatnonzero(
-            (outcomes.request < 0) & (outcomes.person >= 0) & (outcomes.item >= 0)
-        )
-        rows[without_request] = self._last_answer_rows(
-            outcomes.person[without_request],
-            outcomes.item[without_request],
-            outcomes.ts[without_request],
-        )
-        return rows
-
-    def _last_answer_rows(self, person: Ints, item: Ints, ts: Ints) -> Ints:
-        """Return the row of the person's last response with the item, −1 without one.
-
-        The response must lie before ts and within the attribution window.
-        """
-        if not len(self._pairs) or not len(person):
-            return np.full(len(person), -1, np.int64)
-        pair = person * self._items + item
-        code = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
-        rank = np.searchsorted(self._times, ts)  # answers with t < ts have a smaller rank
-        last = np.searchsorted(self._packed, (code << self._bits) | rank) - 1
-        index = np.maximum(last, 0)
-        row, age = self._row[index], ts - self._ts[index]
-        is_match = (
-            (last >= 0)
-            & (self._pairs[code] == pair)
-            & (self._pair_code[index] == code)
-            & (age < self._attribution)
-        )
-        return np.where(is_match, row, -1)
-
-
-class _FirstRowLookup:
-    """Lookup of the first row with each key."""
-
-    def __init__(self, key: Ints) -> None:
-        self._order = np.argsort(key, kind="stable")
-        self._sorted = key[self._order]
-
-    def find(self, key: Ints) -> Ints:
-        if not len(self._sorted):
-            return np.full(len(key), -1, np.int64)
-        index = np.minimum(np.searchsorted(self._sorted, key), len(self._sorted) - 1)
-        return np.where(self._sorted[index] == key, self._order[index], -1)
-
-
 def _other_answers(events: pa.Table, shown: pa.Table, ts_from: int) -> pa.Table:
     """Return responses since `ts_from` that are not in `shown`: of other slots, or too young."""
     answers = events.filter(
@@ -342,7 +204,7 @@ def _other_answers(events: pa.Table, shown: pa.Table, ts_from: int) -> pa.Table:
     return answers.take(pa.array(np.flatnonzero(is_other))).combine_chunks()
 
 
-def _list_items(answers: pa.Table, people: Codes, items: Codes) -> _ListedItems:
+def _list_items(answers: pa.Table, people: Codes, items: Codes) -> ListedItems:
     size = pc.list_value_length(answers["items"]).to_numpy().astype(np.int64)
     answer_columns = (
         people.encode(answers["person"]),
@@ -350,11 +212,11 @@ def _list_items(answers: pa.Table, people: Codes, items: Codes) -> _ListedItems:
         answers["p"].to_numpy(),
     )
     person, ts, p = (np.repeat(column, size) for column in answer_columns)
-    return _ListedItems(person, items.encode(pc.list_flatten(answers["items"])), ts, p)
+    return ListedItems(person, items.encode(pc.list_flatten(answers["items"])), ts, p)
 
 
 def _head_label(
-    matcher: _OutcomeMatcher,
+    matcher: OutcomeMatcher,
     events: pa.Table,
     head: str,
     request_ids: Codes,
@@ -368,7 +230,7 @@ def _head_label(
 
 def _head_outcomes(
     events: pa.Table, head: str, request_ids: Codes, people: Codes, items: Codes
-) -> _Outcomes:
+) -> Outcomes:
     """Return the events of a head that name an item."""
     matching = events.filter(pc.and_(head_mask(events, (head,)), pc.is_valid(events["item_id"])))
     matching = _drop_other_answers(matching, request_ids)
@@ -378,7 +240,7 @@ def _head_outcomes(
         items.encode(matching["item_id"]),
         micros(matching["ts"]),
     )
-    return _Outcomes(*columns, seconds_viewed(matching) if is_amount(head) else None)
+    return Outcomes(*columns, seconds_viewed(matching) if is_amount(head) else None)
 
 
 def _drop_other_answers(events: pa.Table, request_ids: Codes) -> pa.Table:
@@ -387,7 +249,7 @@ def _drop_other_answers(events: pa.Table, request_ids: Codes) -> pa.Table:
     return events.filter(pc.or_(pc.is_null(events["request_id"]), is_ours))
 
 
-def _impressions(events: pa.Table, request_ids: Codes, people: Codes, items: Codes) -> _Outcomes:
+def _impressions(events: pa.Table, request_ids: Codes, people: Codes, items: Codes) -> Outcomes:
     """Return impressions, one per item; an impression event names one item or several."""
     impressions = _drop_other_answers(
         events.filter(pc.equal(events["type"], "impression")), request_ids
@@ -401,7 +263,7 @@ def _impressions(events: pa.Table, request_ids: Codes, people: Codes, items: Cod
         if multiple.num_rows
         else np.zeros(0, np.int64)
     )
-    return _Outcomes(
+    return Outcomes(
         np.concatenate(
             [
                 request_ids.encode(single["request_id"]),

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from tailorbird.events import SimulatedClock
-from tailorbird.experiments.assign import BUCKETS, Experiment
+from tailorbird.experiments.assign import Experiment
+from tailorbird.platform.experiments import freeze
 from tailorbird.ranking import Slot
-from tailorbird.registry import Experiments, Registry, StartedExperiment
+from tailorbird.registry import Experiments, Registry
 from tailorbird.serving.experiments import LiveExperiments
 
 SLOTS, EACH = 10, 5  # each slot is a layer of its own, which its experiments share
@@ -57,14 +58,6 @@ def _started(experiments: Experiments) -> Experiments:
             share=1 / EACH,
             holdout=0.02,
         )
-        new = StartedExperiment(
-            name=declared.name,
-            slot=declared.slot,
-            layer=declared.layer_name,
-            digest=declared.digest,
-            declaration=declared.to_dict(),
-            size=round(declared.share * BUCKETS),
-            ramp=0.9,
-        )
+        new = freeze(declared, ramp=0.9)
         experiments = experiments.start(new, by="benchmark", why="cost", at=1)
     return experiments

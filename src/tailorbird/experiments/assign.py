@@ -172,7 +172,6 @@ class Experiment:
                 where=where,
                 fix="such as arms={'old': 0.5, 'new': 0.5}",
             )
-
         if self.is_interleaved and self.versions:
             raise DeclarationError(
                 "interleaving drafts from one model, and its arms name versions",

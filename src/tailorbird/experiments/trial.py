@@ -25,7 +25,7 @@ from tailorbird.experiments.measure import Measurement, measure
 from tailorbird.experiments.metrics import Metric
 from tailorbird.experiments.plain_data import replace_not_finite
 from tailorbird.experiments.stages import Path, Stage, follow_path
-from tailorbird.experiments.trial_page import format_uplift, trial_html
+from tailorbird.experiments.trial_page import format_interval, format_uplift, trial_html
 from tailorbird.experiments.units import UnitTable, load_units, metric_values
 from tailorbird.experiments.views.effects import (
     DayView,
@@ -316,9 +316,7 @@ def _conclude(
     days = _format_days(until, planned_end, experiment)
     best = max(primary, key=lambda each: _sign(metric) * _or_low(each.uplift))
     path = paths[best.arm]
-    interval = (
-        f"{experiment.level:.0%} interval {format_uplift(best.low)} to {format_uplift(best.high)}"
-    )
+    interval = f"{experiment.level:.0%} interval {format_interval(best.low, best.high)}"
     figures = f"{format_uplift(best.uplift)} {metric.name} ({interval})"
     risk = _risk(best, metric, guardrails)
     stop = f"tailorbird experiment stop {name} --why …"

@@ -60,7 +60,7 @@ def trial_html(report: "TrialReport") -> str:
                 f"{each.units:,}",
                 format_uplift(each.own),
                 format_uplift(each.uplift),
-                f"{format_uplift(each.low)} to {format_uplift(each.high)}",
+                format_interval(each.low, each.high),
             )
             for each in result.segments.effects
         ]
@@ -75,7 +75,7 @@ def trial_html(report: "TrialReport") -> str:
                 each.name,
                 f"{each.units:,}",
                 format_uplift(each.uplift),
-                f"{format_uplift(each.low)} to {format_uplift(each.high)}",
+                format_interval(each.low, each.high),
             )
             for each in view.rows
         ]
@@ -232,7 +232,7 @@ def _metric_row(result: "MetricResult") -> tuple[str, ...]:
         _number(result.value),
         _number(result.control_value),
         format_uplift(result.uplift),
-        f"{format_uplift(result.low)} to {format_uplift(result.high)}",
+        format_interval(result.low, result.high),
         f"{result.variance_ratio:.0%}",
     )
 
@@ -244,3 +244,8 @@ def _number(value: float) -> str:
 def format_uplift(value: float) -> str:
     """Format a relative uplift, or an end of its interval."""
     return f"{value:+.1%}" if math.isfinite(value) else "unbounded"
+
+
+def format_interval(low: float, high: float) -> str:
+    """Format the interval of a relative uplift."""
+    return f"{format_uplift(low)} to {format_uplift(high)}"

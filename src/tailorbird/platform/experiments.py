@@ -1,6 +1,7 @@
 """Experiments of a project: list, plan, start, ramp, stop, decide and report."""
 
 import getpass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +114,26 @@ def list_experiments(project: Project) -> list[tuple[Any, ...]]:
     return rows
 
 
+def freeze(
+    declared: Experiment, *, ramp: float, versions: Mapping[str, str] | None = None
+) -> StartedExperiment:
+    """Return the declaration as the registry keeps it, with its hash.
+
+    Args:
+        versions: arm → version of the model that serves it.
+    """
+    return StartedExperiment(
+        name=declared.name,
+        slot=declared.slot,
+        layer=declared.layer_name,
+        digest=declared.digest,
+        declaration=declared.to_dict(),
+        size=round(declared.share * BUCKETS),
+        ramp=ramp,
+        versions=dict(versions or {}),
+    )
+
+
 def start_experiment(
     project: Project,
     name: str,
@@ -134,17 +155,7 @@ def start_experiment(
         DeclarationError: it is not clear who is eligible.
     """
     declared = _declared(project, name)
-    versions = check_startable(project, declared)
-    new = StartedExperiment(
-        name=declared.name,
-        slot=declared.slot,
-        layer=declared.layer_name,
-        digest=declared.digest,
-        declaration=declared.to_dict(),
-        size=round(declared.share * BUCKETS),
-        ramp=ramp,
-        versions=versions,
-    )
+    new = freeze(declared, ramp=ramp, versions=check_startable(project, declared))
     audit = f"{declared.digest[:12]}: {why}"
     return _change(project, "start", name, new, by=by, why=why, audit=audit, clock=clock)
 

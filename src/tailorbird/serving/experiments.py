@@ -111,11 +111,11 @@ class DeclaredExperiments:
         is_eligible: Eligible = _is_eligible,
     ) -> Assignment:
         """Return the arm of a request; raises QueryError if a forced arm does not exist."""
-        split = slot.experiment
+        enrolment = None if slot.experiment is None else Enrolment(slot.experiment)
         if forced_arm:
-            return _force(forced_arm, [] if split is None else [Enrolment(split)], slot.name)
-        arm = assign(split, person) if split is not None else ""
-        return _NO_ARM if split is None or not arm else Assignment.of(Enrolment(split), arm)
+            return _force(forced_arm, [] if enrolment is None else [enrolment], slot.name)
+        arm = "" if enrolment is None else assign(enrolment.experiment, person)
+        return _NO_ARM if enrolment is None or not arm else Assignment.of(enrolment, arm)
 
 
 @dataclass(frozen=True)

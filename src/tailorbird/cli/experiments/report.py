@@ -135,7 +135,12 @@ def report(
 
 def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json: bool) -> None:
     from tailorbird.events import to_iso
-    from tailorbird.experiments.trial_page import find_crossing, format_uplift, trial_html
+    from tailorbird.experiments.trial_page import (
+        find_crossing,
+        format_interval,
+        format_uplift,
+        trial_html,
+    )
 
     if html is not None:
         write_page(html, f"{project}: {result.experiment}", trial_html(result))
@@ -156,7 +161,7 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
             each.metric,
             each.arm,
             format_uplift(each.uplift),
-            f"{format_uplift(each.low)} to {format_uplift(each.high)}",
+            format_interval(each.low, each.high),
             f"{each.variance_ratio:.0%}",
             kind,
         )
@@ -188,7 +193,7 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
                 each.name,
                 f"{each.units:,}",
                 format_uplift(each.uplift),
-                f"{format_uplift(each.low)} to {format_uplift(each.high)}",
+                format_interval(each.low, each.high),
             )
             for each in segment.segments.effects
         ]
@@ -200,7 +205,7 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
                 each.name,
                 f"{each.units:,}",
                 format_uplift(each.uplift),
-                f"{format_uplift(each.low)} to {format_uplift(each.high)}",
+                format_interval(each.low, each.high),
             )
             for each in view.rows
         ]

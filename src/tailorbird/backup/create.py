@@ -1,11 +1,12 @@
 """Back up a project while its roles run."""
 
+import re
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,6 +63,7 @@ _DATA = (
     "stream/*.damaged-*",
 )
 _NOT_COPIED = (JOURNAL, "lock")
+_VERSION = re.compile(r"v\d{4,}")
 
 
 @dataclass(frozen=True, repr=False)
@@ -329,11 +331,20 @@ def _data_files(data: Path) -> Iterator[Path]:
     """
     for pattern in _DATA:
         for path in sorted(data.glob(pattern)):
-            # A version's index of texts has hidden files; a hidden folder is an unfinished one.
-            is_hidden = any(part.startswith(".") for part in path.relative_to(data).parts[:3])
+            parts = path.relative_to(data).parts
             is_lock = path.suffix == ".lock" or path.name in _NOT_COPIED
-            if path.is_file() and not is_hidden and not is_lock:
+            if path.is_file() and not _is_unfinished(parts) and not is_lock:
                 yield path
+
+
+def _is_unfinished(parts: Sequence[str]) -> bool:
+    """Return whether a file is a draft, or of a folder that is not in place yet: both are hidden.
+
+    Those within a version are its own.
+    """
+    is_of_version = any(_VERSION.fullmatch(part) for part in parts[:-1])
+    outside = parts[:-1] if is_of_version else parts
+    return any(part.startswith(".") for part in outside)
 
 
 def _revision(root: Path) -> str:

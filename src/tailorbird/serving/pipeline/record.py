@@ -199,7 +199,7 @@ def _pack_sequences(request: Request, rows: Rows | None) -> bytes:
     sequences = {name: sequence.lists() for name, sequence in rows.sequences.items()}
     if request.recent is not None:
         read = request.recent.lists()
-        if read not in sequences.values():
+        if read != next(iter(sequences.values()), None):
             sequences[CANDIDATES_READ] = read
     return pack_sequences(sequences)
 

@@ -56,6 +56,7 @@ from benchmarks.availability_load import (
     ask_at_rate,
     ask_in_turn,
 )
+from benchmarks.quality.running import revision
 
 ANSWERS_PER_S, EVENTS_PER_S = 50, 500
 KILL_S, SWAP_S, REPLACE_S, RESTART_UP_S = 5.0, 10.0, 30.0, 1.0
@@ -384,11 +385,6 @@ def _arguments(folder: Path) -> list[bytes]:
         return []
 
 
-def _revision() -> str:
-    words = ["git", "rev-parse", "HEAD"]
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -413,7 +409,7 @@ def main() -> None:
         "results": results,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "revision": _revision(),
+        "revision": revision(),
     }
     if arguments.out is not None:
         known = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
@@ -435,7 +431,7 @@ def _run(shop: Shop, scenarios: list[str], seconds: float) -> dict[str, Any]:
             else:
                 results[name] = asyncio.run(play(shop, name, seconds))
             results[name]["load_1min"] = round(os.getloadavg()[0], 1)
-            results[name]["revision"] = _revision()
+            results[name]["revision"] = revision()
     finally:
         shop.stop()
     return results

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -346,13 +345,11 @@ class Clients:
         return json.loads(data)
 
 
-def servers_with_tables(port: int) -> set[str]:
+def servers_with_tables(up: Up) -> set[str]:
     """Return the processes that follow the candidate tables; one request reaches one of them."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as response:
-        text = response.read().decode()
     return {
         sample.labels["process"]
-        for family in text_string_to_metric_families(text)
+        for family in text_string_to_metric_families(up.metrics())
         for sample in family.samples
         if sample.name == "tailorbird_candidates_age_seconds"
     }
@@ -391,7 +388,7 @@ def test_a_running_service_applies_a_change_while_its_new_worker_is_killed(tmp_p
             "no features",
         )
         until(
-            lambda: len(servers_with_tables(up.port)) == len(up.pids("serve")),
+            lambda: len(servers_with_tables(up)) == len(up.pids("serve")),
             60,
             "a server has no candidate tables",
         )

@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.cli.test_churn import CHURN, FEATURES, MAPPING, purchases
-from tests.support.commands import environment
+from tests.support.commands import environment, with_experiment
 from tests.support.network.ports import free_port
 
-from tailorbird.cli.demo.world import with_experiment
 from tailorbird.cli.main import run
 from tailorbird.events import DAY
 from tailorbird.simulator import Dirt, Site

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,11 +149,6 @@ def test_too_few_descriptors_and_too_little_memory_are_told_with_the_number(
     assert f"the roles need about {resources.needed_memory_mb(project):,} MB" in little
 
 
-def metrics(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
-        return response.read().decode()
-
-
 class Asking:
     """Asks all the time, each time on a new connection, and notes what failed."""
 
@@ -230,8 +224,8 @@ def test_nobody_is_refused_while_a_server_up_and_the_version_change(tmp_path: Pa
         until(lambda: third.pid("router") not in (None, router), 30, "it hangs unnoticed")
         assert "made no progress" in third.log.read_text()
         hung = 'tailorbird_role_restarts_total{reason="hung",role="router"} 1.0'
-        until(lambda: hung in metrics(third.port), 30, "no metric")
-        assert 'tailorbird_requests_total{process="serve-' in metrics(third.port)
+        until(lambda: hung in third.metrics(), 30, "no metric")
+        assert 'tailorbird_requests_total{process="serve-' in third.metrics()
         hung_servers = third.pids("serve")
         third.process.send_signal(signal.SIGSTOP)
         fourth = Up(project, port=first.port, options=["--replace"])

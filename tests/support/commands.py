@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tailorbird.cli.demo.world import with_experiment
-
 EXAMPLE_USER = "u000001"
 
 
@@ -111,6 +109,13 @@ def refused(
     assert all(line.startswith(("error: ", "  fix: ")) for line in lines), done.stderr
     for text in expected:
         assert text in done.stderr, done.stderr
+
+
+def with_experiment(slots: str) -> str:
+    """Return the template's slots with its commented-out experiment enabled."""
+    return slots.replace("# from tailorbird.experiments", "from tailorbird.experiments").replace(
+        "# experiment=", "experiment="
+    )
 
 
 def make_shop(folder: Path) -> Path:

@@ -69,6 +69,13 @@ class Up:
         except OSError:
             return False
 
+    def metrics(self) -> str:
+        """Return the metrics of all servers."""
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.port}/metrics", timeout=20
+        ) as response:
+            return response.read().decode()
+
     def pids(self, role: str) -> list[int]:
         """Return the processes of a role, those included that another `up` left behind.
 

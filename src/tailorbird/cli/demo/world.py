@@ -64,13 +64,6 @@ def make_project(folder: Path) -> None:
     (folder / "experiments.py").write_text(DECLARATIONS)
 
 
-def with_experiment(slots: str) -> str:
-    """Return the template's slots with its commented-out experiment enabled."""
-    return slots.replace("# from tailorbird.experiments", "from tailorbird.experiments").replace(
-        "# experiment=", "experiment="
-    )
-
-
 def make_site(scale: Scale, seed: int, now: int) -> Site:
     """Create a shop whose history ends at the last midnight, UTC."""
     start = (now // DAY - scale.history_days) * DAY

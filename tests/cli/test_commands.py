@@ -446,7 +446,7 @@ def test_a_feature_is_explained_by_its_events(shop: Path) -> None:
 
 def test_lake_verify_and_quarantine(shop: Path) -> None:
     assert must_json("-C", shop, "lake", "verify")
-    assert "every row is accounted for" in must("-C", shop, "lake", "verify")
+    assert "every row of it is accounted for" in must("-C", shop, "lake", "verify")
     counts = must_json("-C", shop, "lake", "quarantine", "--rows", 2)
     assert len(counts["samples"]) == 2
     assert sum(row["rows"] for row in counts["counts"]) >= 2

@@ -92,8 +92,10 @@ def run_jobs(folder: Path, jobs: Sequence[Job]) -> list[PeerAnswer]:
     return answers
 
 
-def run_script(script: Path, folder: Path, environment: str = "") -> None:
+def run_script(script: Path, folder: Path, environment: str = "") -> str:
     """Run a script of the peers on one thread, in one of `install`'s environments.
+
+    Return the last line that it prints.
 
     Raises:
         RuntimeError: it failed; with the last line of its output.
@@ -101,6 +103,7 @@ def run_script(script: Path, folder: Path, environment: str = "") -> None:
     process = _run_single_threaded([str(interpreter(environment)), str(script), str(folder)])
     if process.returncode:
         raise RuntimeError(last_error(process.stderr))
+    return process.stdout.strip().rpartition("\n")[2]
 
 
 def _run_single_threaded(command: list[str]) -> subprocess.CompletedProcess[str]:

@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     folder: Path = parser.parse_args().folder
     make_environment(folder, requirements(), ["-c", str(HERE / "constraints.txt")])
-    for name in (SERVING, STATISTICS, OFF_POLICY):
+    for name in (SERVING, STATISTICS, OFF_POLICY, MONITORING):
         options = ["--no-build-isolation"] if name == STATISTICS else None
         make_environment(folder / name, requirements(f"{name}.txt"), options)
 

@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.quality.pages import (
     exploration_page,
     leaving_page,
+    monitoring_page,
     off_policy_page,
     product_page,
     rectools_page,
@@ -96,9 +97,11 @@ def main() -> None:
         take(file.read_text())
     for name in () if arguments.render or arguments.take else arguments.only:
         measure(name, arguments.data, arguments.keep)
-    PAGE.write_text(
-        page(PAGE.read_text() if PAGE.exists() else f"# Results\n\n{BEGIN}\n{END}\n", read())
-    )
+    text = page(PAGE.read_text() if PAGE.exists() else f"# Results\n\n{BEGIN}\n{END}\n", read())
+    monitoring = _figure_file("monitoring")  # kept by the benchmark itself, part by part
+    if monitoring.exists():
+        text = monitoring_page.render(text, json.loads(monitoring.read_text()))
+    PAGE.write_text(text)
     print(f"wrote {PAGE}")
 
 

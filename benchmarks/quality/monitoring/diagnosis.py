@@ -39,14 +39,14 @@ def diagnose(incident: Incident) -> str:
     return name_cause(first, incident.signals, FIRST_HOUR, incident.changes).name
 
 
-def diagnose_incidents(draws: int) -> dict[str, Any]:
+def diagnose_incidents(first_seed: int, draws: int) -> dict[str, Any]:
     """Return the share of draws with the right cause first, of all and by kind, and confusions."""
     by_kind: dict[str, Any] = {}
     wrong: dict[str, int] = {}
     for kind in INCIDENTS:
         hits = 0
-        for seed in range(draws):
-            incident = draw_incident(kind, seed)
+        for number in range(draws):
+            incident = draw_incident(kind, first_seed + number)
             cause = diagnose(incident)
             if cause in incident.causes:
                 hits += 1

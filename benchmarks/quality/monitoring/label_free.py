@@ -5,7 +5,6 @@ misses a part of that chance, and is calibrated on rows of the old people by iso
 """
 
 import json
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.isotonic import IsotonicRegression
 
-from benchmarks.peers.install import FAILED, interpreter
+from benchmarks.peers.asking import HERE, run_script
+from benchmarks.peers.install import MONITORING
 from benchmarks.quality.monitoring.diagnosis import share_figure
 from benchmarks.quality.monitoring.runs import mean_figure
 from tailorbird.monitoring.figures.label_free import codes_of, expect_performance
 
 Floats = npt.NDArray[np.float64]
 CALIBRATION_ROWS, ROWS = 50_000, 10_000
-PEER = "monitoring"
-SCRIPT = Path(__file__).parents[2] / "peers/cbpe.py"
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,9 @@ def draw_shift(seed: int) -> Shifted:
     return Shifted(calibration.predict(reference), reference_y, calibration.predict(shifted), y)
 
 
-def label_free(sites: int) -> dict[str, Any]:
+def label_free(first_seed: int, sites: int) -> dict[str, Any]:
     """Return the mean absolute error of the AUC, and how often the interval holds the AUC."""
-    drawn = [draw_shift(seed) for seed in range(sites)]
+    drawn = [draw_shift(first_seed + number) for number in range(sites)]
     errors: list[float] = []
     before: list[float] = []
     covered = 0
@@ -87,12 +85,6 @@ def exact_auc(score: Floats, label: Floats) -> float:
 
 def peer_error(drawn: list[Shifted], truths: list[float]) -> dict[str, Any]:
     """Return the mean absolute error of NannyML; the cause where it does not run."""
-    python = interpreter(PEER)
-    if not python.exists():
-        return {"value": None, "n": 0, "cause": "not installed: make peers"}
-    failed = python.parents[1] / FAILED
-    if failed.exists() and "nannyml" in (causes := json.loads(failed.read_text())):
-        return {"value": None, "n": 0, "cause": causes["nannyml"]}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.npz"
         np.savez(
@@ -101,10 +93,8 @@ def peer_error(drawn: list[Shifted], truths: list[float]) -> dict[str, Any]:
             reference_y=np.stack([each.reference_y for each in drawn]),
             p=np.stack([each.p for each in drawn]),
         )
-        process = subprocess.run(
-            [str(python), str(SCRIPT), str(path)], capture_output=True, text=True
-        )
-    if process.returncode:
-        return {"value": None, "n": 0, "cause": process.stderr.strip().splitlines()[-1]}
-    areas = json.loads(process.stdout.strip().splitlines()[-1])
+        try:
+            areas = json.loads(run_script(HERE / "cbpe.py", path, MONITORING))
+        except RuntimeError as error:
+            return {"value": None, "n": 0, "cause": str(error)}
     return mean_figure([abs(area - truth) for area, truth in zip(areas, truths, strict=True)])

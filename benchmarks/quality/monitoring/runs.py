@@ -35,7 +35,6 @@ from tailorbird.monitoring.figures.delays import (
 
 WEEKS, DAYS = 8, 30
 MONTH_HOURS = 730.0
-SEED_DRIFT = 1_000_000
 Figure = dict[str, float | int | None]
 
 REQUESTS_PER_S = 100
@@ -67,23 +66,32 @@ def signals_of(site: Site) -> list[Signal]:
     ]
 
 
-def false_alarms(months: int) -> tuple[dict[str, Figure], dict[str, float]]:
-    """Return episodes a month without drift, for one stated, and for KS with Bonferroni.
+def false_alarms(first_seed: int, months: int) -> dict[str, Any]:
+    """Return episodes a month without drift, for one stated, and peers' days with an alarm.
 
-    Return also the threshold of each of `peers.METHODS` that causes as many alarms.
+    Return also the threshold of each of `peers.METHODS` that causes as many alarms as Tailorbird,
+    and `checked`: how far the libraries' own scores are from ours.
     """
     ours: list[float] = []
-    simple: list[float] = []
+    days: dict[str, list[float]] = {"ks_bonferroni": [], **{name: [] for name in peers.DEFAULTS}}
     quiet: dict[str, list[np.ndarray]] = {method: [] for method in peers.METHODS}
-    for seed in range(months):
+    for seed in range(first_seed, first_seed + months):
         site = draw_site(seed, weeks=WEEKS, days=DAYS)
         ours.append(len(find_episodes(signals_of(site), WEEKS * HOURS_WEEK)) * MONTH_HOURS / 720)
-        simple.append(ks_episodes(site) * MONTH_HOURS / 720)
+        days["ks_bonferroni"].append(ks_episodes(site) * MONTH_HOURS / 720)
         for method, statistic in peers.statistics(site).items():
             quiet[method].append(statistic)
+            if method in peers.DEFAULTS:
+                above = statistic > peers.DEFAULTS[method]
+                days[method].append(float(above.sum()) * MONTH_HOURS / 720)
     allowed = sum(ours) * 720 / MONTH_HOURS
     thresholds = {method: peers.find_threshold(values, allowed) for method, values in quiet.items()}
-    return {"tailorbird": mean_figure(ours), "ks_bonferroni": mean_figure(simple)}, thresholds
+    return {
+        "tailorbird": mean_figure(ours),
+        **{name: mean_figure(values) for name, values in days.items()},
+        "thresholds": thresholds,
+        "checked": peers.check_libraries(draw_site(first_seed, features=10, weeks=WEEKS, days=1)),
+    }
 
 
 def ks_episodes(site: Site) -> int:
@@ -105,7 +113,7 @@ def ks_episodes(site: Site) -> int:
 
 
 def detection_delays(
-    sites: int, thresholds: dict[str, float]
+    first_seed: int, sites: int, thresholds: dict[str, float]
 ) -> dict[str, dict[str, dict[str, Figure]]]:
     """Return by drift and method the hours to detection, and the share of sites that miss it.
 
@@ -115,7 +123,7 @@ def detection_delays(
     for kind in DRIFTS:
         delays: dict[str, list[float]] = {method: [] for method in ("tailorbird", *thresholds)}
         for number in range(sites):
-            site = draw_site(SEED_DRIFT + number, weeks=WEEKS, days=15, drift=kind)
+            site = draw_site(first_seed + number, weeks=WEEKS, days=15, drift=kind)
             episodes = find_episodes(signals_of(site), WEEKS * HOURS_WEEK)
             hits = [each.detected for each in episodes if each.detected > site.drift_at]
             delays["tailorbird"].append(float(min(hits) - site.drift_at) if hits else math.inf)
@@ -145,28 +153,21 @@ FAULTS: dict[str, dict[str, float]] = {
     "ctr_halved": {"ctr": 0.5},
     "ctr_minus_20": {"ctr": 0.8},
     "ctr_minus_10": {"ctr": 0.9},
-    "none": {},
 }
 
 
-def rollback_times(runs: int, limit_s: int) -> dict[str, Figure]:
-    """Return seconds from the promotion to the decision at 100 requests/s, by fault.
-
-    `none` is the share of good champions that are rolled back within the limit.
-    """
+def rollback_times(first_seed: int, runs: int, limit_s: int) -> dict[str, Figure]:
+    """Return seconds from the promotion to the decision at 100 requests/s, by fault."""
     result = {}
     for fault, change in FAULTS.items():
         limit = 300 if "failing" in change or fault == "ctr_halved" else limit_s
         times = [
-            rollback_time(np.random.default_rng(seed), limit_s=limit, **change)
-            for seed in range(runs)
+            rollback_time(np.random.default_rng(first_seed + number), limit_s=limit, **change)
+            for number in range(runs)
         ]
-        if fault == "none":
-            result[fault] = mean_figure([float(math.isfinite(time)) for time in times])
-        else:
-            detected = [time for time in times if math.isfinite(time)]
-            figure = quantile_figure(detected) if detected else {"value": None, "n": 0}
-            result[fault] = figure | {"missed": runs - len(detected)}
+        detected = [time for time in times if math.isfinite(time)]
+        figure = quantile_figure(detected) if detected else {"value": None, "n": 0}
+        result[fault] = figure | {"missed": runs - len(detected)}
     return result
 
 
@@ -225,14 +226,14 @@ def clicks(rng: np.random.Generator, seconds: int, ctr: float, horizon_s: float)
     return Moments.from_totals(soon, np.full(people, float(LIST)))
 
 
-def delayed_conversions(runs: int) -> dict[str, Figure]:
+def delayed_conversions(first_seed: int, runs: int) -> dict[str, Figure]:
     """Return bias and coverage of the newest full day's conversions, one day after its end."""
     ours: list[float] = []
     naive: list[float] = []
     covered: list[float] = []
     estimated: list[float] = []
-    for seed in range(runs):
-        cohorts = draw_cohorts(seed)
+    for number in range(runs):
+        cohorts = draw_cohorts(first_seed + number)
         value, observed, truth, inside = estimate_newest(cohorts)
         ours.append(value / truth - 1.0)
         naive.append(observed / truth - 1.0)

@@ -1,0 +1,180 @@
+"""The part of `docs/results.md` about monitoring, from the JSON of `monitoring`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+BEGIN, END = "<!-- monitoring: begin -->", "<!-- monitoring: end -->"
+Figures = Mapping[str, Any]
+PEERS = {
+    "false_alarms": {
+        "KS + Bonferroni": "false_alarms.ks_bonferroni",
+        "PSI > .2": "false_alarms.psi_day",
+        "Evidently": "false_alarms.evidently_day",
+        "NannyML": "false_alarms.nannyml_day",
+    },
+    "bias": {"observed so far": "delayed.bias_naive"},
+    "auc": {
+        "NannyML's CBPE": "label_free.error_nannyml",
+        "AUC before": "label_free.error_before_shift",
+    },
+}
+ROWS = (
+    (
+        "false alarm episodes a month, one stated, 100 features; peers: days with an alarm",
+        "false_alarms.tailorbird",
+        ".5 to 1.1",
+        PEERS["false_alarms"],
+    ),
+    ("right cause first, ten incidents", "incidents.all", "at least .85", {}),
+    ("good champion rolled back within a quiet month, share", "quiet.quiet", "at most .01", {}),
+    (
+        "the same, two faults a month that hit the holdout too",
+        "quiet.shared_faults",
+        "reported",
+        {},
+    ),
+    *(
+        (f"roll-back at 100 requests/s, {fault}, seconds", f"rollback.{path}", target, {})
+        for fault, path, target in (
+            ("errors", "errors", "below 60"),
+            ("NaN", "not_finite", "below 60"),
+            ("empty lists", "empty", "below 60"),
+            ("CTR halved", "ctr_halved", "below 60"),
+            ("CTR −20 %", "ctr_minus_20", "reported"),
+            ("CTR −10 %", "ctr_minus_10", "reported"),
+        )
+    ),
+    ("conversion after one day, bias", "delayed.bias", "±.02", PEERS["bias"]),
+    ("the same, coverage of the interval", "delayed.coverage", ".93 to .97", {}),
+    (
+        "AUC without labels under covariate shift, error",
+        "label_free.error",
+        "at most NannyML's",
+        PEERS["auc"],
+    ),
+    ("the same, coverage of the interval", "label_free.coverage", "reported", {}),
+    ("sketches of 100 features, µs a response, in the trainer", "cost_us.sketches", "60", {}),
+    ("figures, µs a response, in the trainer", "cost_us.figures", "", {}),
+    ("both while serving, µs a response", "cost_us.serving", "60", {}),
+)
+
+
+def render(text: str, report: Figures) -> str:
+    """Return the page with its part about monitoring replaced."""
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    return f"{before}{BEGIN}\n\n{table(report)}\n\n{END}{after}"
+
+
+def table(report: Figures) -> str:
+    """Return the parts that were measured as Markdown."""
+    results = report["results"]
+    lines = [
+        "| claim | target | Tailorbird | 95 % interval or 10–90 % | n | beside |",
+        "|---|---|---|---|---|---|",
+    ]
+    for text, path, target, beside in ROWS:
+        figure = _find(results, path)
+        if figure is None:
+            continue
+        value, low, high = (figure.get(name) for name in ("value", "low", "high"))
+        interval = f"{low:.3g} to {high:.3g}" if low is not None and high is not None else ""
+        if missed := figure.get("missed"):
+            interval += f", {missed} not within two hours"
+        others = ", ".join(f"{name} {_show(results, other)}" for name, other in beside.items())
+        shown = "not detected" if value is None else f"{value:.3g}"
+        lines.append(f"| {text} | {target} | {shown} | {interval} | {figure['n']} | {others} |")
+    if "incidents" in results:
+        lines += ["", _wrong(results["incidents"])]
+    if "delay" in results:
+        lines += ["", *_delay_table(results["delay"])]
+    if "false_alarms" in results:
+        lines += ["", _checked(results["false_alarms"]["checked"])]
+    if results.get("globo"):
+        lines += ["", *_replay_table(results["globo"])]
+    return "\n".join([*lines, "", _measured(report["about"])])
+
+
+def _find(results: Figures, path: str) -> Figures | None:
+    figure: Any = results
+    for part in path.split("."):
+        figure = figure.get(part) if figure is not None else None
+    return figure
+
+
+def _show(results: Figures, path: str) -> str:
+    figure = _find(results, path)
+    if figure is None:
+        return "not measured"
+    return f"{figure['value']:.3g}" if figure["value"] is not None else f"({figure['cause']})"
+
+
+def _wrong(incidents: Figures) -> str:
+    """Return the incidents whose cause was not named first."""
+    lowest = min(incidents["kind"].items(), key=lambda each: each[1]["value"])
+    wrong = ", ".join(f"{name} ({count})" for name, count in incidents["wrong"].items())
+    return (
+        f"Wrong in the incidents: {wrong or 'none'}. The lowest kind is {lowest[0]}, "
+        f"{lowest[1]['value']:.0%}. A timer that retrains daily names no cause."
+    )
+
+
+def _checked(checked: Figures) -> str:
+    """Return how far the libraries' own scores are from those that the table is made of."""
+    shown = [
+        f"{name} {value if isinstance(value, str) else f'{value:.1g}'}"
+        for name, value in checked.items()
+    ]
+    return (
+        "Scores of the libraries themselves differ on one site's rows from those computed from "
+        f"histograms by at most: {', '.join(shown)}."
+    )
+
+
+def _delay_table(delay: Figures) -> list[str]:
+    """Return hours to detection by drift and method, all at the same rate of false alarms."""
+    methods = list(next(iter(delay.values())))
+    lines = [
+        "Hours to detection, median (share missed). Each method has a threshold with the false "
+        "alarms of Tailorbird.",
+        "",
+        f"| drift | {' | '.join(each.replace('_', ', ') for each in methods)} |",
+        f"|---|{'---|' * len(methods)}",
+    ]
+    for kind, figures in delay.items():
+        cells = []
+        for method in methods:
+            hours = figures[method]["hours"]["value"]
+            missed = figures[method]["missed"]["value"]
+            text = "not detected" if hours is None else f"{hours:.3g}"
+            cells.append(text + (f" ({missed:.0%})" if missed else ""))
+        lines.append(f"| {kind.replace('_', ' ')} | {' | '.join(cells)} |")
+    return lines
+
+
+def _replay_table(replay: Figures) -> list[str]:
+    """Return the episodes of the replayed log."""
+    gap = replay["longest_gap"]
+    lines = [
+        f"Globo's clicks replayed ({replay['hours']} hours). Its only outage begins "
+        f"{gap['since'][:16]}Z and takes {gap['minutes']:.0f} minutes.",
+        "",
+        "| since | until | likely cause | evidence |",
+        "|---|---|---|---|",
+    ]
+    for each in (*replay["first_week"], *replay["later"]):
+        lines.append(
+            f"| {each['since']} | {each['until']} | {each['cause']} | {each['evidence']} |"
+        )
+    return lines
+
+
+def _measured(about: Figures) -> str:
+    """Return at which revision, and at which share of the full number of runs."""
+    groups: dict[tuple[str, float], list[str]] = {}
+    for name, part in about["parts"].items():
+        groups.setdefault((part["revision"], part["share"]), []).append(name.replace("_", " "))
+    texts = [
+        f"`{revision}`, share {share:g}" + (f" ({', '.join(names)})" if len(groups) > 1 else "")
+        for (revision, share), names in groups.items()
+    ]
+    return f"Measured at revision {'; '.join(texts)}. Seeds begin at {about['first_seed']:,}."

@@ -94,6 +94,8 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, o
     click_probabilities: list[float] = msgspec.field(
         default_factory=list
     )  # of `items`, calibrated; empty if the model predicts no clicks
+    shadow_us: int = 0  # that `shadow` took to score `items`
+    champion_us: int = 0  # that `model` took to score them again; 0 where that was not timed
 
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -94,6 +94,8 @@ ANSWERS = pa.schema(
         ("joint_propensities", pa.list_(pa.float64())),  # of the slate down to each position
         ("teams", pa.list_(pa.string())),  # of an interleaved slate, the arm that picked each item
         ("click_probabilities", pa.list_(pa.float64())),  # of `items`, calibrated
+        ("shadow_us", pa.int64()),  # that `shadow` took to score `items`
+        ("champion_us", pa.int64()),  # that `model` took to score them again; 0: not timed
     ]
 )
 

@@ -261,6 +261,7 @@ def _judge_shadow(project: Project, registry: Registry, step: Step, now: int) ->
         step.version,
         is_overdue=step.is_overdue,
         scored_min=project.settings.canary.answers_min,
+        latency=project.settings.canary.latency,
     )
     log.info("shadow %s: %s, %s", step.version, verdict.action, verdict.reason)
     if verdict.action == "wait":

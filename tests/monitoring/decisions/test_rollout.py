@@ -45,9 +45,10 @@ def advance(project, now):
     return advance_rollout(project, SimulatedClock(now))
 
 
-def shadowed(start, count, scores):
+def shadowed(start, count, scores, *, shadow_us=900):
     rng = np.random.default_rng(1)
     more = {"shadow": "v0002", "shadow_scores": scores}
+    more |= {"shadow_us": shadow_us, "champion_us": 800}
     return draw_visits(rng, start, 60, count, ctr=0.5, asked="v0001", **more)
 
 
@@ -61,7 +62,9 @@ def test_a_model_goes_through_shadow_to_a_canary(shop, tmp_path):
     aliases = registry_at(tmp_path).aliases()
     assert (aliases.canary, aliases.shadow, aliases.champion) == ("v0002", "", "v0001")
     assert aliases.share == 0.5, "with less, its limit would not suffice for an answer"
-    assert "150 answers scored" in registry_at(tmp_path).audit()[-2].why
+    why = registry_at(tmp_path).audit()[-2].why
+    assert "150 answers scored" in why
+    assert why.endswith("0.90 ms for the items of an answer, the champion 0.80 ms")
 
 
 def test_a_shadow_with_broken_scores_is_ended_and_nothing_is_tried_for_a_while(shop, tmp_path):
@@ -73,6 +76,15 @@ def test_a_shadow_with_broken_scores_is_ended_and_nothing_is_tried_for_a_while(s
     assert advance(shop, NOON + HOUR + SECOND) == ""
     assert is_cooling(shop, registry_at(tmp_path), NOON + HOUR)
     assert not is_cooling(shop, registry_at(tmp_path), NOON + 2 * DAY)
+
+
+def test_a_slow_shadow_is_ended(shop, tmp_path):
+    add_version(tmp_path, NOON)
+    advance(shop, NOON + SECOND)
+    visits = shadowed(NOON + 2 * MINUTE, 150, [0.25] * 8, shadow_us=3_200)  # of 5 ms an answer
+    write_visits(tmp_path / "lake", visits)
+    assert advance(shop, NOON + HOUR) == "end"
+    assert "it takes 3.20 ms" in registry_at(tmp_path).audit()[-1].why
 
 
 def test_an_inconclusive_canary_ends_at_its_time_limit(shop, tmp_path):

@@ -19,7 +19,7 @@ from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.models.rollout import Rollout
 from tailorbird.serving.models.schemas import OneSchema
 from tailorbird.serving.pipeline.pipeline import Pipeline, load_bundle
-from tailorbird.serving.pipeline.shadow import ShadowScorer
+from tailorbird.serving.pipeline.shadow import TIMED, ShadowScorer
 
 
 class Open:
@@ -213,10 +213,15 @@ def test_a_shadow_is_logged_and_changes_nothing_that_is_shown(registry, rollout,
         "it likes cheap items, of which the dear ones are shown first"
     )
     assert answer_log.records[0].shadow is None
+    for _ in range(TIMED):
+        pipeline.answer(query)
+    timed = [each for each in answer_log.records if each.champion_us]
+    assert timed, "the champion scores the same items again, now and then"
+    assert all(0 < each.shadow_us < each.latency_us - each.champion_us for each in timed)
     registry.set_shadow("", by="test", why="enough")
     rollout.tick()
     pipeline.answer(query)
-    assert answer_log.records[2].shadow is None
+    assert answer_log.records[-1].shadow is None
 
 
 def test_a_shadow_that_fails_or_takes_too_long_is_left_out(rollout, features, bundle, monkeypatch):

@@ -1,14 +1,16 @@
-"""Judge a version that scores in shadow: its scores, errors and time beside the champion's."""
+"""Judge a version that scores in shadow: its scores, errors and latency beside the champion's."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 SCORED_MIN = 500
 ERRORS_MAX = 0.01
 AGREEMENT_MIN = 0.0  # mean rank correlation; a version that turns the order round is refused
-COLUMNS = ("values", "shadow", "shadow_scores")
+TIMED_MIN = 10  # answers with the times of both, from which they are compared
+COLUMNS = ("values", "shadow", "shadow_scores", "shadow_us", "champion_us", "latency_us")
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class ShadowVerdict:
     Attributes:
         scored, failed, not_finite: numbers of responses.
         agreement: mean Spearman correlation with the champion's scores of the same items.
+        shadow_ms, champion_ms: median time that each took to score the same items.
     """
 
     action: str
@@ -26,10 +29,17 @@ class ShadowVerdict:
     failed: int = 0
     not_finite: int = 0
     agreement: float = float("nan")
+    shadow_ms: float = float("nan")
+    champion_ms: float = float("nan")
 
 
 def judge_shadow(
-    answers: pa.Table, version: str, *, is_overdue: bool, scored_min: int = SCORED_MIN
+    answers: pa.Table,
+    version: str,
+    *,
+    is_overdue: bool,
+    scored_min: int = SCORED_MIN,
+    latency: float = 1.5,
 ) -> ShadowVerdict:
     """Decide on a shadow.
 
@@ -37,11 +47,13 @@ def judge_shadow(
         answers: with `COLUMNS`, since the shadow began.
         is_overdue: the time limit has passed.
         scored_min: number of scored responses from which it is judged.
+        latency: factor of the champion's latency that a canary may have. A shadow is ended if the
+            shown items alone take so long: all candidates take longer.
     """
     scored = failed = not_finite = 0
     agreements = []
     for values, shadow, scores in zip(
-        *(answers[name].to_pylist() for name in COLUMNS), strict=True
+        *(answers[name].to_pylist() for name in COLUMNS[:3]), strict=True
     ):
         if shadow != version:
             continue
@@ -55,7 +67,8 @@ def judge_shadow(
         elif values and len(values) == len(scores) > 1:
             agreements.append(_rank_correlation(np.array(values), mine))
     agreement = float(np.nanmean(agreements)) if agreements else float("nan")
-    counts = (scored, failed, not_finite, agreement)
+    shadow_ms, champion_ms, latency_ms = _times(answers, version)
+    counts = (scored, failed, not_finite, agreement, shadow_ms, champion_ms)
     if not_finite:
         return ShadowVerdict(
             "end", f"{not_finite:,} answers had a score that is not finite", *counts
@@ -72,7 +85,30 @@ def judge_shadow(
         reason = f"it turns the champion's order round: rank correlation {agreement:+.2f}"
         return ShadowVerdict("end", reason, *counts)
     text = "" if np.isnan(agreement) else f", rank correlation with the champion {agreement:+.2f}"
+    if not np.isnan(champion_ms):
+        times = f"{shadow_ms:.2f} ms for the items of an answer, the champion {champion_ms:.2f} ms"
+        if shadow_ms - champion_ms > (latency - 1.0) * latency_ms:
+            reason = f"it takes {times}; an answer takes {latency_ms:.2f} ms"
+            return ShadowVerdict("end", reason, *counts)
+        text += f", {times}"
     return ShadowVerdict("pass", f"{scored:,} answers scored, {failed:,} failed{text}", *counts)
+
+
+def _times(answers: pa.Table, version: str) -> tuple[float, float, float]:
+    """Return the median milliseconds of shadow, champion and answer; NaN with too few.
+
+    The answer's are without the time of the comparison itself.
+    """
+    own = answers.filter(pc.fill_null(pc.equal(answers["shadow"], version), False))
+    shadow, champion, answer = (
+        own[name].fill_null(0).to_numpy() for name in ("shadow_us", "champion_us", "latency_us")
+    )
+    is_timed = champion > 0
+    if is_timed.sum() < TIMED_MIN:
+        return float("nan"), float("nan"), float("nan")
+    alone = answer - shadow - champion
+    medians = [float(np.median(each[is_timed])) / 1_000 for each in (shadow, champion, alone)]
+    return medians[0], medians[1], medians[2]
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -328,6 +328,7 @@ class Pipeline:
                     shown,
                     rows,
                     self._catalogue.overlay_for(shadow.index) or shadow.index,
+                    champion=request.bundle if scores is not None else None,
                 )
         if request.has_stale_features:
             # Logged features, and the time of an answer, must be those of the state.

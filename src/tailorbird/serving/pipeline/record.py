@@ -186,6 +186,8 @@ def build_log_entry(
         click_probabilities=scores.heads["click"].tolist()
         if scores is not None and "click" in scores.heads
         else [],
+        shadow_us=request.shadow_us,
+        champion_us=request.champion_us,
     )
     return _encode_event(event), record
 

@@ -69,6 +69,8 @@ class Request:
     failure: str = ""  # why it did not answer: `error`, `not_finite`, or `left_alone`
     shadow: str = ""  # version that computed `shadow_scores`
     shadow_scores: list[float] = field(default_factory=list)
+    shadow_us: int = 0
+    champion_us: int = 0  # that the answering version took for the same items; 0: not timed
     contributed: dict[str, int] = field(
         default_factory=dict
     )  # by source: number of candidates that it found first

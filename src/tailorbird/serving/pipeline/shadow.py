@@ -2,7 +2,8 @@
 
 Its cost is bounded: it scores only shown items, may take `SHARE` of the time that answers take, and
 skips answers that it has no time for. One that fails three times in a row is skipped for a second.
-It never changes an answer.
+It never changes an answer. Now and then the champion scores the same items again, so that the log
+has the time that each takes for them.
 """
 
 import logging
@@ -11,7 +12,7 @@ import time
 
 from tailorbird.errors import NotReadyError
 from tailorbird.features import Rows
-from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.bundle import Bundle, Scores
 from tailorbird.retrieval import Index
 from tailorbird.serving.pipeline.protocols import FeatureProvider, Watcher
 from tailorbird.serving.pipeline.request import Candidates, Request
@@ -19,6 +20,7 @@ from tailorbird.store.breaker import Breaker
 
 SHARE = 0.1
 CREDIT_S = 0.05  # bound of the time that may be saved up
+TIMED = 8  # one in so many scored answers has the champion's time too
 log = logging.getLogger(__name__)
 
 
@@ -29,14 +31,23 @@ class ShadowScorer:
         self._readings, self._watcher = readings, watcher
         self._breaker = Breaker()
         self._credit_s = CREDIT_S
+        self._scored = 0
         self._lock = threading.Lock()
 
     def score(
-        self, shadow: Bundle, request: Request, shown: Candidates, rows: Rows, index: Index
+        self,
+        shadow: Bundle,
+        request: Request,
+        shown: Candidates,
+        rows: Rows,
+        index: Index,
+        *,
+        champion: Bundle | None = None,
     ) -> None:
         """Record the shadow's values of the shown items in the request, if it has time.
 
-        `rows` are the features that the request read of them.
+        `rows` are the features that the request read of them. `champion` is the version that
+        answered, None if none did.
         """
         started_at = time.perf_counter()
         if (
@@ -46,18 +57,23 @@ class ShadowScorer:
             or not self._breaker.allow()
         ):
             return
+        shared_rows = (
+            request.bundle is not None and shadow.schema_hash == request.bundle.schema_hash
+        )
         try:
-            if request.bundle is None or shadow.schema_hash != request.bundle.schema_hash:
+            if not shared_rows:
                 with self._readings.access(shadow) as access:
                     if access.reader is None:
                         return
                     rows = access.reader.read(request.read_request, shown.ids, shown.keys)
-            live = shadow.encoder.read_live(request.lists, rows, shown.keys)
-            scores = shadow.with_index(index).score(
-                rows, shown.keys, objective=request.formula.weights, live=live
-            )
+            scores, request.shadow_us = _time_scoring(shadow, index, request, shown, rows)
             request.shadow, request.shadow_scores = shadow.version, scores.value.tolist()
             self._breaker.record_success()
+            self._scored += 1
+            is_timed = self._scored % TIMED == 0 and shared_rows
+            if is_timed and champion is not None and request.index is not None:
+                timed = _time_scoring(champion, request.index, request, shown, rows)
+                request.champion_us = timed[1]
         except NotReadyError:
             self._breaker.record_failure()
         except Exception:  # any error, because it does not serve
@@ -74,3 +90,15 @@ class ShadowScorer:
         with self._lock:
             self._credit_s = min(CREDIT_S, self._credit_s + SHARE * answer_s)
             return self._credit_s > 0
+
+
+def _time_scoring(
+    bundle: Bundle, index: Index, request: Request, shown: Candidates, rows: Rows
+) -> tuple[Scores, int]:
+    """Return a bundle's scores of the shown items, and the microseconds that they took."""
+    started_at = time.perf_counter()
+    live = bundle.encoder.read_live(request.lists, rows, shown.keys)
+    scores = bundle.with_index(index).score(
+        rows, shown.keys, objective=request.formula.weights, live=live
+    )
+    return scores, round((time.perf_counter() - started_at) * 1e6)

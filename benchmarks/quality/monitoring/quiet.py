@@ -87,11 +87,13 @@ def _soon_clicks(rng: np.random.Generator, people: int, ctr: float) -> Moments:
 
 
 def _long_run(rng: np.random.Generator, requests: npt.NDArray[np.int64], ctr: Floats) -> Floats:
-    """Return the fields of `Moments` over the minutes up to each, shape (minutes, 6)."""
+    """Return the fields of `Moments` over the minutes up to each, shape (minutes, 6).
+
+    Clicks of a minute are beta-binomial.
+    """
     seen = LIST * requests.reshape(-1, MINUTE).sum(axis=1).astype(np.float64)
-    rate = ctr[::MINUTE]
-    noise = rng.normal(0.0, np.sqrt(DISPERSION * seen * rate * (1.0 - rate)))
-    clicked = np.clip(np.rint(seen * rate + noise), 0.0, seen)
+    rate, size = ctr[::MINUTE], np.maximum((seen - 1.0) / (DISPERSION - 1.0) - 1.0, 1.0)
+    clicked = rng.binomial(seen.astype(np.int64), rng.beta(rate * size, (1.0 - rate) * size))
     fields = (seen > 0, clicked, seen, clicked**2, clicked * seen, seen**2)
     return np.column_stack(fields).cumsum(axis=0)
 
@@ -116,8 +118,7 @@ def _judge(
     is_due |= (ends <= HOUR) | (ends % LONG_RUN == 0)
     for end in ends[is_due]:
         start = max(end - WINDOW, 0)
-        minute = end // LONG_RUN * (LONG_RUN // MINUTE) - 1
-        pair = [_click_rate(run[minute]) if minute >= 0 else None for run in runs]
+        pair = _compare_long(runs, end // LONG_RUN * (LONG_RUN // MINUTE) - 1)
         is_new = end <= HOUR
         soon = sum(first_hour[start:end], Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0)) if is_new else None
         verdict = judge_champion(
@@ -141,6 +142,9 @@ def _judge(
     return ""
 
 
-def _click_rate(sums: Floats) -> ClickRate:
-    moments = Moments(int(sums[0]), *sums[1:].tolist())
-    return ClickRate(moments.x, moments.y, dispersion_of(moments))
+def _compare_long(runs: list[Floats], minute: int) -> list[ClickRate] | list[None]:
+    """Return the clicks up to a minute, with their dispersion; None unless both have some."""
+    if minute < 0 or min(run[minute, 1] for run in runs) == 0:
+        return [None, None]
+    moments = [Moments(int(run[minute, 0]), *run[minute, 1:].tolist()) for run in runs]
+    return [ClickRate(each.x, each.y, dispersion_of(each)) for each in moments]

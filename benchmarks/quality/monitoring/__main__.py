@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from tests.support.monitored import draw_visits, write_visits
 
-from benchmarks.quality.monitoring import runs
+from benchmarks.quality.monitoring import peers, runs
 from benchmarks.quality.monitoring.diagnosis import diagnose_incidents, replay_clicks
 from benchmarks.quality.monitoring.label_free import label_free
 from benchmarks.quality.monitoring.quiet import quiet_months
+from benchmarks.quality.monitoring.sites import draw_site
 from benchmarks.quality.pages import monitoring_page
 from benchmarks.quality.running import default_data, find_data_set, revision
 from tailorbird.version import __version__
@@ -57,6 +58,11 @@ def replay_globo(count: Count, results: Results) -> Results | None:
     return replay_clicks(folder / "clicks.parquet") if folder else None
 
 
+def check_libraries(count: Count, results: Results) -> Results:
+    site = draw_site(FIRST_SEED, features=10, weeks=peers.WEEKS, days=1)
+    return peers.check_libraries(site)
+
+
 def measure_quiet(count: Count, results: Results) -> Results:
     return {
         "quiet": quiet_months(FIRST_SEED, count(200)),
@@ -67,6 +73,7 @@ def measure_quiet(count: Count, results: Results) -> Results:
 PARTS: dict[str, Callable[[Count, Results], Results | None]] = {
     "cost_us": lambda count, _: runs.cost_us(build_lake),
     "globo": replay_globo,
+    "libraries": check_libraries,
     "label_free": lambda count, _: label_free(FIRST_SEED, count(100)),
     "rollback": lambda count, _: runs.rollback_times(FIRST_SEED, count(50), 7_200),
     "delayed": lambda count, _: runs.delayed_conversions(FIRST_SEED, count(1_000)),

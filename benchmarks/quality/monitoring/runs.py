@@ -69,8 +69,7 @@ def signals_of(site: Site) -> list[Signal]:
 def false_alarms(first_seed: int, months: int) -> dict[str, Any]:
     """Return episodes a month without drift, for one stated, and peers' days with an alarm.
 
-    Return also the threshold of each of `peers.METHODS` that causes as many alarms as Tailorbird,
-    and `checked`: how far the libraries' own scores are from ours.
+    Return also the threshold of each of `peers.METHODS` that causes as many alarms as Tailorbird.
     """
     ours: list[float] = []
     days: dict[str, list[float]] = {"ks_bonferroni": [], **{name: [] for name in peers.DEFAULTS}}
@@ -90,7 +89,6 @@ def false_alarms(first_seed: int, months: int) -> dict[str, Any]:
         "tailorbird": mean_figure(ours),
         **{name: mean_figure(values) for name, values in days.items()},
         "thresholds": thresholds,
-        "checked": peers.check_libraries(draw_site(first_seed, features=10, weeks=WEEKS, days=1)),
     }
 
 

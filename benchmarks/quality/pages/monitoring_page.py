@@ -87,8 +87,8 @@ def table(report: Figures) -> str:
         lines += ["", _wrong(results["incidents"])]
     if "delay" in results:
         lines += ["", *_delay_table(results["delay"])]
-    if "false_alarms" in results:
-        lines += ["", _checked(results["false_alarms"]["checked"])]
+    if "libraries" in results:
+        lines += ["", _checked(results["libraries"])]
     if results.get("globo"):
         lines += ["", *_replay_table(results["globo"])]
     return "\n".join([*lines, "", _measured(report["about"])])

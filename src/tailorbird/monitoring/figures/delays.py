@@ -21,7 +21,7 @@ from tailorbird.events import DAY, SECOND
 
 BUCKETS = 64
 EDGES = np.concatenate([[0.0], np.geomspace(SECOND, 60 * DAY, BUCKETS)])  # upper edges from 1 on
-HALF_LIFE = 14 * DAY
+HALF_LIFE = 7 * DAY  # of a response; a longer one lags behind delays that change
 SHARE_MIN = 0.1  # with less of its conversions known, a response's rate is taken from the others
 
 Floats = npt.NDArray[np.float64]
@@ -82,25 +82,29 @@ def estimate_delays(counts: Floats, ages: Floats) -> Delays:
     weighted = counts[order] * weight
     # Row i is the total of the i oldest cells, so that a bucket reads those that are old enough.
     oldest = np.vstack([np.zeros(BUCKETS), np.cumsum(weighted, axis=0)])
-    raw = np.vstack([np.zeros(BUCKETS), np.cumsum(counts[order], axis=0)])
+    squares = np.vstack([np.zeros(BUCKETS), np.cumsum(weighted * weight, axis=0)])
     old_enough = np.searchsorted(-ages, -EDGES[1:], side="right")
     buckets = np.arange(BUCKETS)
     events = oldest[old_enough, buckets]
     at_risk = np.cumsum(oldest, axis=1)[old_enough, buckets]
-    at_risk_raw = np.cumsum(raw, axis=1)[old_enough, buckets]
+    # As many conversions of equal weight would have the same error (Kish).
+    at_risk_squares = np.cumsum(squares, axis=1)[old_enough, buckets]
+    effective = np.divide(
+        at_risk**2, at_risk_squares, out=np.zeros(BUCKETS), where=at_risk_squares > 0
+    )
     hazard = np.divide(events, at_risk, out=np.zeros(BUCKETS), where=at_risk > 0)
     hazard[0] = 0.0  # of what is in the first bucket, everything is
     hazard = np.minimum(hazard, 1.0 - 1e-9)
     after = np.concatenate([np.cumsum(np.log1p(-hazard)[::-1])[::-1][1:], [0.0]])
     greenwood = np.divide(
-        hazard, at_risk_raw * (1.0 - hazard), out=np.zeros(BUCKETS), where=at_risk_raw > 0
+        hazard, effective * (1.0 - hazard), out=np.zeros(BUCKETS), where=effective > 0
     )
     spread = np.concatenate([np.cumsum(greenwood[::-1])[::-1][1:], [0.0]])
     share = np.exp(after)
-    if not raw[-1].any():
+    if not counts.any():
         share[:] = 1.0  # nothing is known of delays, so nothing is corrected
     return Delays(
-        np.concatenate([[0.0], share]), np.concatenate([[spread[0]], spread]), float(raw[-1].sum())
+        np.concatenate([[0.0], share]), np.concatenate([[spread[0]], spread]), float(counts.sum())
     )
 
 
@@ -124,8 +128,11 @@ def correct_conversions(
     ratio = 1.0
     if not is_usable.all() and requests[is_usable].sum() > 0:
         ratio = float(requests.sum() / requests[is_usable].sum())
-    value = max(total * ratio, float(observed.sum()))
-    error = z * ratio * np.sqrt(own_variance + common**2)
-    return Corrected(
-        value, max(value - error, float(observed.sum())), value + error, float(observed.sum())
+    known = float(observed.sum())
+    # The error grows with the final count, not with its estimate: a score interval, as Wilson's.
+    shift = 0.5 * z**2 * own_variance / total if total > 0 else 0.0
+    error = np.sqrt(z**2 * (own_variance + common**2) + shift**2)
+    low, value, high = (
+        max(each * ratio, known) for each in (total + shift - error, total, total + shift + error)
     )
+    return Corrected(value, low, high, known)

@@ -54,7 +54,7 @@ def by_feature(site: Site) -> dict[str, Floats]:
         result[f"ks_{name}"] = gap * np.sqrt(requests)
         result[f"psi_{name}"] = ((p - q) * np.log(p / q)).sum(axis=2)
         # The libraries leave missing values out.
-        shares, reference = _shares(shares[..., 1:]), _shares(reference[..., 1:])
+        shares, reference = _shares(windows[..., 1:].astype(np.float64)), _shares(history[..., 1:])
         divergence = _jensen_shannon(shares, reference)
         moved = _wasserstein(shares, reference)
         base_e = divergence * np.sqrt(np.log(2.0))

@@ -70,7 +70,7 @@ def label_free(first_seed: int, sites: int) -> dict[str, Any]:
         "error": mean_figure(errors),
         "coverage": share_figure(covered, sites),
         "error_before_shift": mean_figure(before),
-        "error_nannyml": peer_error(drawn, truths),
+        **peer_errors(drawn, truths, errors),
     }
 
 
@@ -83,8 +83,11 @@ def exact_auc(score: Floats, label: Floats) -> float:
     return float(won / (positives * (len(label) - positives)))
 
 
-def peer_error(drawn: list[Shifted], truths: list[float]) -> dict[str, Any]:
-    """Return the mean absolute error of NannyML; the cause where it does not run."""
+def peer_errors(drawn: list[Shifted], truths: list[float], errors: list[float]) -> dict[str, Any]:
+    """Return the mean absolute error of NannyML, and that of ours less it, site by site.
+
+    Both have the cause instead where it does not run.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.npz"
         np.savez(
@@ -96,5 +99,10 @@ def peer_error(drawn: list[Shifted], truths: list[float]) -> dict[str, Any]:
         try:
             areas = json.loads(run_script(HERE / "cbpe.py", path, MONITORING))
         except RuntimeError as error:
-            return {"value": None, "n": 0, "cause": str(error)}
-    return mean_figure([abs(area - truth) for area, truth in zip(areas, truths, strict=True)])
+            missing = {"value": None, "n": 0, "cause": str(error)}
+            return {"error_nannyml": missing, "difference": missing}
+    theirs = [abs(area - truth) for area, truth in zip(areas, truths, strict=True)]
+    return {
+        "error_nannyml": mean_figure(theirs),
+        "difference": mean_figure([a - b for a, b in zip(errors, theirs, strict=True)]),
+    }

@@ -28,6 +28,7 @@ from tailorbird.monitoring.decisions.champion import (
 Floats = npt.NDArray[np.float64]
 STEP_S = 10
 DAYS = 30
+TRAFFIC = ((1, 5), (5, 20), (20, 50), (50, 100))  # requests a second
 HOLDOUT = 0.02
 FAILING = 0.001
 APPEAL_SD = 0.533  # of people, relative to the mean
@@ -41,24 +42,34 @@ LONG_RUN = 5 * MINUTE
 
 
 def quiet_months(first_seed: int, months: int, *, faults: int = 0) -> dict[str, Any]:
-    """Return the share of months with a false roll-back, and how many by guard-rail.
+    """Return the share of months with a false roll-back, also by guard-rail and by traffic.
 
     `faults` times a month a tenth of all responses fails for twenty minutes, the holdout's too.
     """
-    guard_rails = [roll_back_of(first_seed + number, faults) for number in range(months)]
-    rolled_back = [each for each in guard_rails if each]
+    drawn = [roll_back_of(first_seed + number, faults) for number in range(months)]
+    rolled_back = [name for _, name in drawn if name]
+    by_traffic = {}
+    for low, high in TRAFFIC:
+        own = [bool(name) for traffic, name in drawn if low <= traffic < high]
+        if own:
+            by_traffic[f"{low} to {high}"] = share_figure(sum(own), len(own))
     return share_figure(len(rolled_back), months) | {
-        "guard_rails": {name: rolled_back.count(name) for name in sorted(set(rolled_back))}
+        "guard_rails": {name: rolled_back.count(name) for name in sorted(set(rolled_back))},
+        "by_traffic": by_traffic,
     }
 
 
-def roll_back_of(seed: int, faults: int = 0) -> str:
-    """Return the guard-rail that rolls back a good champion within a month; "" if none does."""
+def roll_back_of(seed: int, faults: int = 0) -> tuple[float, str]:
+    """Return requests a second, and the guard-rail that rolls back a good champion in a month.
+
+    That is "" if none does.
+    """
     rng = np.random.default_rng(seed)
     steps = DAYS * DAY
     hour = (np.arange(steps) // HOUR + rng.integers(24)) % 24
     wave = np.sin(2 * np.pi * np.arange(24) / 24)
-    traffic = 10 ** rng.uniform(0.0, 2.0) * (1.0 + rng.uniform(0.3, 0.8) * wave)[hour]
+    usual = 10 ** rng.uniform(0.0, 2.0)
+    traffic = usual * (1.0 + rng.uniform(0.3, 0.8) * wave)[hour]
     ctr = CTR * (1.0 + rng.uniform(0.0, 0.15) * np.roll(wave, int(rng.integers(24))))[hour]
     ctr *= rng.lognormal(0.0, 0.03, DAYS * 24).repeat(HOUR)
     failing = (FAILING * rng.lognormal(0.0, 0.5, DAYS * 24)).repeat(HOUR)
@@ -76,7 +87,7 @@ def roll_back_of(seed: int, faults: int = 0) -> str:
         asked, {"error": int(rng.poisson(asked * FAILING))}, _soon_clicks(rng, asked, ctr[0])
     )
     hour_clicks = [_soon_clicks(rng, int(arms[0][0][step]), ctr[step]) for step in range(HOUR)]
-    return _judge(arms, runs, before, hour_clicks)
+    return usual, _judge(arms, runs, before, hour_clicks)
 
 
 def _soon_clicks(rng: np.random.Generator, people: int, ctr: float) -> Moments:

@@ -270,7 +270,10 @@ def estimate_newest(cohorts: Cohorts) -> tuple[float, float, float, bool]:
 
 
 def cost_us(build_lake: Callable[[Path], int]) -> dict[str, Any]:
-    """Return the microseconds that figures and sketches take for each response of an hour."""
+    """Return the microseconds that figures and sketches take for each response of an hour.
+
+    The trainer makes both from the lake; a worker that serves makes neither.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         start = 1_790_553_600_000_000
@@ -285,5 +288,4 @@ def cost_us(build_lake: Callable[[Path], int]) -> dict[str, Any]:
     return {
         "figures": {"value": (middle - began) / responses * 1e6, "n": responses},
         "sketches": {"value": (ended - middle) / responses * 1e6, "n": responses},
-        "serving": {"value": 0.0, "n": responses},
     }

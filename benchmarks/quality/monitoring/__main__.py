@@ -73,7 +73,7 @@ def measure_quiet(count: Count, results: Results) -> Results:
 
 
 PARTS: dict[str, Callable[[Count, Results], Results | None]] = {
-    "cost_us": lambda count, _: runs.cost_us(build_lake),
+    "cost_us": lambda count, _: runs.cost_us(build_lake, count(10)),
     "globo": replay_globo,
     "libraries": check_libraries,
     "label_free": lambda count, _: label_free(FIRST_SEED, count(100)),

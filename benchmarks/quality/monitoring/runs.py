@@ -269,23 +269,25 @@ def estimate_newest(cohorts: Cohorts) -> tuple[float, float, float, bool]:
     return corrected.value, corrected.observed, truth, corrected.low <= truth <= corrected.high
 
 
-def cost_us(build_lake: Callable[[Path], int]) -> dict[str, Any]:
-    """Return the microseconds that figures and sketches take for each response of an hour.
+def cost_us(build_lake: Callable[[Path], int], repeats: int) -> dict[str, Any]:
+    """Return the microseconds of CPU that figures and sketches take for each response of an hour.
 
     The trainer makes both from the lake; a worker that serves makes neither.
     """
+    start = 1_790_553_600_000_000
+    figures, sketches = [], []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        start = 1_790_553_600_000_000
-        responses = build_lake(folder / "lake")
-        lake = Lake(folder / "lake")
-        began = time.process_time()
-        FigureStore(folder / "figures", lake, {"home": SlotRule()}).refresh(start, start + 2 * HOUR)
-        middle = time.process_time()
-        store = SketchStore(folder / "sketches", lake, [f"f{n}" for n in range(100)], "s")
-        store.refresh(start, start + 2 * HOUR + 15 * 60 * SECOND)
-        ended = time.process_time()
-    return {
-        "figures": {"value": (middle - began) / responses * 1e6, "n": responses},
-        "sketches": {"value": (ended - middle) / responses * 1e6, "n": responses},
-    }
+        responses = build_lake(Path(name, "lake"))
+        lake = Lake(Path(name, "lake"))
+        for repeat in range(repeats):
+            folder = Path(name, str(repeat))
+            began = time.process_time()
+            FigureStore(folder / "figures", lake, {"home": SlotRule()}).refresh(
+                start, start + 2 * HOUR
+            )
+            middle = time.process_time()
+            store = SketchStore(folder / "sketches", lake, [f"f{n}" for n in range(100)], "s")
+            store.refresh(start, start + 2 * HOUR + 15 * 60 * SECOND)
+            figures.append((middle - began) / responses * 1e6)
+            sketches.append((time.process_time() - middle) / responses * 1e6)
+    return {"figures": quantile_figure(figures), "sketches": quantile_figure(sketches)}

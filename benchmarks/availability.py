@@ -14,6 +14,8 @@ process outside, this one, asks for 50 lists a second, with a deadline of 2 s an
     index     every 2 s the titles and prices of 20 items change, which both servers index anew
     replace   every 30 s `tailorbird up --replace` takes the place of the one that runs
     busy      another process takes a whole core
+    restart   both servers are killed while nobody else asks; the time until the next request,
+              which waits in the backlog, is answered
     overload  first as fast as eight at a time are answered, which is the capacity, then at fixed
               times 3 and 10 times as many (no events are sent)
 
@@ -55,6 +57,7 @@ from benchmarks.availability_load import (
     Sender,
     ask_at_rate,
     ask_in_turn,
+    question,
 )
 from benchmarks.quality.running import revision
 
@@ -66,6 +69,7 @@ ROLES = ("serve", "serve", "router", "worker", "candidates", "lake")
 COMMAND = [sys.executable, "-m", "tailorbird"]
 OVERLOADS = (3, 10)
 CLOSED_LOOP = 8
+RESTARTS, RESTARTED_S = 10, 20.0
 LAKE_S = 300.0
 Disturb = Callable[["Shop", Callable[[], bool]], Awaitable[dict[str, Any]]]
 
@@ -184,6 +188,28 @@ async def kill_server(shop: Shop, is_over: Callable[[], bool]) -> dict[str, Any]
         if not is_over():
             restarts.append(time.time() - killed_at)
     return {"killed": len(restarts), "restart_s": _quantiles(restarts)}
+
+
+async def restart(shop: Shop) -> dict[str, Any]:
+    """Kill all servers while nothing else goes on; measure the time to the first answer.
+
+    The listening socket outlives them, so that the request waits in its backlog.
+    """
+    seconds = []
+    for number in range(RESTARTS):
+        await asyncio.sleep(KILL_S)
+        killed = shop.pids("serve")
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        killed_at = time.monotonic()
+        connections = Connections(shop.port)
+        async with asyncio.timeout(RESTARTED_S):
+            status, _ = await connections.post("/v1/recommend", question(number))
+            while status != 200:
+                status, _ = await connections.post("/v1/recommend", question(number))
+        seconds.append(time.monotonic() - killed_at)
+        connections.close()
+    return {"killed": RESTARTS, "first_answer_s": _quantiles(seconds)}
 
 
 async def swap(shop: Shop, is_over: Callable[[], bool]) -> dict[str, Any]:
@@ -389,7 +415,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [*SCENARIOS, "overload"]
+    names = [*SCENARIOS, "restart", "overload"]
     parser.add_argument("--scenario", nargs="+", choices=names, default=names)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--small", action="store_true", help="20 seconds of each")
@@ -428,6 +454,8 @@ def _run(shop: Shop, scenarios: list[str], seconds: float) -> dict[str, Any]:
             print(f"{time.strftime('%H:%M:%S')} {name}", file=sys.stderr)
             if name == "overload":
                 results[name] = asyncio.run(overload(shop, seconds))
+            elif name == "restart":
+                results[name] = asyncio.run(restart(shop))
             else:
                 results[name] = asyncio.run(play(shop, name, seconds))
             results[name]["load_1min"] = round(os.getloadavg()[0], 1)

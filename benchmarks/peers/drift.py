@@ -23,7 +23,7 @@ def main(path: str) -> None:
     data = np.load(path)
     is_category = data["is_category"]
     reference, current = (rows_of(data[name], is_category) for name in ("reference", "current"))
-    scores = {}
+    scores: dict[str, list[float] | str] = {}
     for name, score in (("evidently", evidently_scores), ("nannyml", nannyml_scores)):
         try:
             scores[name] = score(reference, current)

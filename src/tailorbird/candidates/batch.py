@@ -44,7 +44,7 @@ class EventBatch:
     Attributes:
         p: position of the event in the routed log, ascending.
         ts: when it happened; of a timeless profile 0.
-        kind: INTEREST (a person showed interest in the item), SHOWN or PROFILE.
+        kind: INTEREST (a person showed interest in the item), IMPRESSION or PROFILE.
         person: key of the user; 0 if unknown. Only interests have one.
         item: key of the item.
         category: of a profile, the key of its category; 0 without one.
@@ -86,8 +86,7 @@ def to_event_batch(events: pa.Table, contract: Contract, end: int) -> EventBatch
 
     Args:
         events: columns `COLUMNS` of `events.contract.schema.ROUTED`, in order of p. Those of bots,
-        and those
-            that came too late to count, are left out.
+            and those that came too late to count, are left out.
         end: position of the last event of the log that was looked at.
     """
     table = events.select(

@@ -71,8 +71,10 @@ class RecentLike(Protocol):
 class Reason:
     """The reason for an item.
 
-    The reason for an item. || `code` is one of `CODES`. `item_id` is the item that led here, "" if
-    none did.
+    Attributes:
+        code: one of `CODES`.
+        text: the sentence for users.
+        item_id: the item that led here, "" if none did.
     """
 
     code: str

@@ -52,16 +52,14 @@ class _OpenTables:
 
 
 class LiveTables:
-    """Implements `parts.Tables` over `data/candidates`, or over copies in a Valkey. Thread-safe.
+    """Implements `pipeline.protocols.Tables` over `data/candidates`, or over copies. Thread-safe.
 
     Args:
         root: the folder of candidates.
         expected_contract: returns the contract to read where only copies are available, because
-            `current.json` is on
-        another machine.
+            `current.json` is on another machine.
         log_end: returns the offset behind the routed log. Tables that cover all of it are current,
-            even if nobody publishes
-        them any more.
+            even if nobody publishes them any more.
     """
 
     def __init__(

@@ -53,7 +53,7 @@ def second_hop(request, tables):
 
 @source("both_days", reads="boards", boards=["popular:24h"])
 def both_days(request, tables):
-    listed = tables.board(parse_source("popular:24h").board).items
+    listed = tables.leaderboard(parse_source("popular:24h").board).items
     return listed.keys[::-1], listed.scores[::-1]
 
 

@@ -159,22 +159,26 @@ def _explode_items(
     table: pa.Table, kind: npt.NDArray[np.uint8]
 ) -> tuple[pa.Table, npt.NDArray[np.uint8]]:
     """Return one row per item: an event that shows several is repeated for each."""
-    named = pc.is_valid(table["item_id"]).to_numpy(zero_copy_only=False)
-    listed = (kind == IMPRESSION) & ~named
-    if "items" not in table.column_names or not listed.any():
-        at = np.flatnonzero(named)
-        return table.take(pa.array(at)), kind[at]
+    has_item = pc.is_valid(table["item_id"]).to_numpy(zero_copy_only=False)
+    lists_items = (kind == IMPRESSION) & ~has_item
+    if "items" not in table.column_names or not lists_items.any():
+        event_rows = np.flatnonzero(has_item)
+        return table.take(pa.array(event_rows)), kind[event_rows]
     lists = _array(table["items"])
-    size = np.where(
-        listed, pc.fill_null(pc.list_value_length(lists), 0).to_numpy(), named.astype(np.int64)
+    sizes = np.where(
+        lists_items,
+        pc.fill_null(pc.list_value_length(lists), 0).to_numpy(),
+        has_item.astype(np.int64),
     ).astype(np.int64)
-    at = np.repeat(np.arange(table.num_rows), size)
-    spread = table.take(pa.array(at))
-    shown = pc.list_flatten(lists.take(pa.array(np.flatnonzero(listed))))
-    ids = np.array(spread["item_id"].to_pylist(), object)
-    ids[listed[at]] = shown.to_pylist()
-    column = spread.schema.get_field_index("item_id")
-    return spread.set_column(column, "item_id", pa.array(ids.tolist(), pa.string())), kind[at]
+    event_rows = np.repeat(np.arange(table.num_rows), sizes)
+    exploded = table.take(pa.array(event_rows))
+    listed_ids = pc.list_flatten(lists.take(pa.array(np.flatnonzero(lists_items))))
+    ids = np.array(exploded["item_id"].to_pylist(), object)
+    ids[lists_items[event_rows]] = listed_ids.to_pylist()
+    item_column = exploded.schema.get_field_index("item_id")
+    return exploded.set_column(item_column, "item_id", pa.array(ids.tolist(), pa.string())), kind[
+        event_rows
+    ]
 
 
 def _keys(column: pa.Array | pa.ChunkedArray, text: Callable[[str], str] = str) -> Keys:
@@ -196,10 +200,10 @@ def _segment(name: str, value: str) -> str:
 
 def _categories(table: pa.Table, kind: npt.NDArray[np.uint8]) -> Keys:
     categories = np.zeros(table.num_rows, np.uint64)
-    at = np.flatnonzero(kind == PROFILE)
-    if len(at) and "properties" in table.column_names:
-        texts: Sequence[str | None] = table["properties"].take(pa.array(at)).to_pylist()
-        categories[at] = [_category(text) for text in texts]
+    profiles = np.flatnonzero(kind == PROFILE)
+    if len(profiles) and "properties" in table.column_names:
+        texts: Sequence[str | None] = table["properties"].take(pa.array(profiles)).to_pylist()
+        categories[profiles] = [_category(text) for text in texts]
     return categories
 
 

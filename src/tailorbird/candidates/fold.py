@@ -25,6 +25,7 @@ from tailorbird.candidates.keytable import KeyTable, grow_array
 from tailorbird.candidates.new_items.query import newest_items
 from tailorbird.candidates.popularity.fold import PopularityFold
 from tailorbird.candidates.protocol import (
+    EVERYONE,
     GROUPS,
     NO_TABLES,
     BoardTable,
@@ -331,7 +332,7 @@ class FoldTables:
         self._sessions: Sessions | None = None
         self._new: RankedList | None = None
 
-    def board(self, board: Board, segment: int = 0) -> BoardTable:
+    def leaderboard(self, board: Board, segment: int = EVERYONE) -> BoardTable:
         table = self._boards.get((board, segment))
         if table is None:
             table = self._boards[board, segment] = self._fold.popularity.table(board, segment)

@@ -103,11 +103,11 @@ class RequestLists:
 
     def board_counts(self) -> RankedList:
         """Return the most popular items of the week by their counts."""
-        return self.tables.board(WEEK).items
+        return self.tables.leaderboard(WEEK).items
 
     def shares(self, keys: Keys) -> npt.NDArray[np.float64]:
         """Return each item's share of the week's traffic, (n,); 0 for items beyond the table."""
-        return self.tables.board(WEEK).shares.scores_of(keys)
+        return self.tables.leaderboard(WEEK).shares.scores_of(keys)
 
     def popularity(self, keys: Keys) -> npt.NDArray[np.float64]:
         """Return the share of the week's leaderboard that is less popular, (n,) in [0, 1].

@@ -93,7 +93,7 @@ class ReferenceTables:
                 counts[event.item] += 1
         return counts
 
-    def board(self, board: Board, segment: int = 0) -> tuple[list[tuple[int, int]], int]:
+    def leaderboard(self, board: Board, segment: int = 0) -> tuple[list[tuple[int, int]], int]:
         """Return items with counts, and the sum of all counts.
 
         Ties are broken by the count in the field's longest window, then by key.
@@ -111,9 +111,9 @@ class ReferenceTables:
         if board.segment == "category":
             return self._popular_in_categories(user, board)
         segment = user.segments.get(board.segment, 0) if board.segment else 0
-        listed, total = self.board(board, segment) if segment else ([], 0)
+        listed, total = self.leaderboard(board, segment) if segment else ([], 0)
         if total < SEGMENT_MIN:
-            listed, total = self.board(Board(board.window_us))
+            listed, total = self.leaderboard(Board(board.window_us))
         return [(item, count / max(total, 1)) for item, count in listed]
 
     def _popular_in_categories(self, user: UserContext, board: Board) -> ScoredItems:
@@ -123,7 +123,7 @@ class ReferenceTables:
                 weights[self.category[item]] += 0.95**age
         scores = defaultdict(float)
         for value in sorted(weights, key=lambda value: (-weights[value], value))[:CATEGORIES_MAX]:
-            for rank, (item, _) in enumerate(self.board(board, value)[0], 1):
+            for rank, (item, _) in enumerate(self.leaderboard(board, value)[0], 1):
                 scores[item] += weights[value] / rank
         return ranked(scores, LIST_SIZE)
 

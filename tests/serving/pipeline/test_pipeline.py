@@ -158,7 +158,7 @@ def test_candidate_tables_out_of_reach_take_the_sources_from_an_answer_and_not_t
     class Unreachable(NoTables):
         """Tables whose store dies with the first read."""
 
-        def board(self, board, segment=0):
+        def leaderboard(self, board, segment=0):
             raise StorageError("the server did not answer lately")
 
     class Tables:

@@ -4,7 +4,7 @@ import numpy as np
 
 from tailorbird.candidates.protocol import EMPTY_LIST, CandidateRequest, RankedList
 
-SIZE = 500
+LIST_MAX = 500
 
 
 def repeat(request: CandidateRequest) -> RankedList:
@@ -13,5 +13,5 @@ def repeat(request: CandidateRequest) -> RankedList:
     if not len(keys):
         return EMPTY_LIST
     distinct, first, count = np.unique(keys, return_index=True, return_counts=True)
-    order = np.lexsort((first, -count))[:SIZE]
+    order = np.lexsort((first, -count))[:LIST_MAX]
     return RankedList(distinct[order], count[order].astype(np.float64))

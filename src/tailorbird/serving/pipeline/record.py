@@ -210,7 +210,8 @@ def _positions(lists: RequestLists) -> list[int]:
     """
     epochs = lists.tables.epochs
     return [
-        epochs[group].p if (group := table_group(name)) in epochs else 0 for name in lists.by_source
+        epochs[group].position if (group := table_group(name)) in epochs else 0
+        for name in lists.by_source
     ]
 
 

@@ -263,10 +263,10 @@ def add_to_sessions(
     """Add events to the sessions of their users; a new session replaces the oldest one.
 
     Args:
-        session_of_user: (users,): the slot of each user's session, −1 without one; another session may
-            have taken it since.
-        session_user, last_ts, size: (ring,): each session's user, newest event and number of entries;
-            owner −1 is free.
+        session_of_user: (users,): the slot of each user's session, −1 without one; another session
+            may have taken it since.
+        session_user, last_ts, size: (ring,): each session's user, newest event and number of
+            entries; the user −1 is a free slot.
         entries: (ring, length): items of each session, oldest first.
         sessions_begun: [number of sessions begun so far].
     """

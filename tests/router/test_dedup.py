@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailorbird.events import DAY, Event
-from tailorbird.router.decide.dedup import ENTRY, TABLE, DedupIndex, fingerprints
+from tailorbird.router.decide.dedup import ENTRY, SCHEMA_SQL, DedupIndex, fingerprints
 
 HORIZON = 7 * DAY
 
@@ -21,7 +21,7 @@ def connection():
 
 def new_connection():
     connection = apsw.Connection(":memory:")
-    connection.execute(TABLE)
+    connection.execute(SCHEMA_SQL)
     return connection
 
 
@@ -68,7 +68,7 @@ def test_the_fingerprint_of_an_event_never_changes():
 def test_a_key_that_collides_in_64_bits_is_no_repeat(connection):
     index = DedupIndex(connection, HORIZON)
     first, second = entries((7, 0)), entries((7, 0))
-    second["check"] += np.uint64(1)
+    second["fingerprint_rest"] += np.uint64(1)
     assert take(index, connection, first) == []
     assert take(index, connection, second) == []
     assert take(index, connection, np.concatenate([second, first])) == [0, 1]
@@ -118,7 +118,7 @@ def test_what_was_imported_is_remembered_for_ever(connection, reopened):
 def test_many_entries_are_found_again_and_others_are_not(connection):
     random = np.random.default_rng(7)
     made = np.zeros(5_000, ENTRY)
-    made["key"], made["check"] = random.integers(0, 1 << 63, (2, 5_000))
+    made["key"], made["fingerprint_rest"] = random.integers(0, 1 << 63, (2, 5_000))
     index = DedupIndex(connection, HORIZON, segment_rows=1_000)
     for start in range(0, 4_000, 500):
         assert take(index, connection, made[start : start + 500]) == []

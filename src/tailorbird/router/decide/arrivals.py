@@ -348,7 +348,7 @@ def _entries(
         fields.user_id, fields.anonymous_id, fields.item_id, fields.event_id
     )
     body_indices = np.array(checked.bodies, np.intp)
-    entries["key"], entries["check"] = fingerprints[:, 0], fingerprints[:, 1]
+    entries["key"], entries["fingerprint_rest"] = fingerprints[:, 0], fingerprints[:, 1]
     entries["received_at"] = checked.received_at
     entries["offset"] = np.array([body.offset for body in bodies], np.int64)[body_indices]
     entries["producer"] = np.array([producer_ids[body.producer] for body in bodies], np.int32)[

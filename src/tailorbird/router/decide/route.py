@@ -57,7 +57,12 @@ class RouterMemory:
 
     @staticmethod
     def make_tables(connection: apsw.Connection) -> None:
-        for table in (dedup.TABLE, identity.TABLES, catalogue.TABLE, attribution.TABLE):
+        for table in (
+            dedup.SCHEMA_SQL,
+            identity.SCHEMA_SQL,
+            catalogue.SCHEMA_SQL,
+            attribution.SCHEMA_SQL,
+        ):
             connection.execute(table)
 
     def save(

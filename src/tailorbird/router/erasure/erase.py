@@ -184,7 +184,7 @@ def _fingerprint_entries(events: Collection[tuple[str, str, str]]) -> Entries:
     entries = np.zeros(len(subjects), ENTRY)
     if subjects:
         hashes = fingerprints(subjects)
-        entries["key"], entries["check"] = hashes[:, 0], hashes[:, 1]
+        entries["key"], entries["fingerprint_rest"] = hashes[:, 0], hashes[:, 1]
     return entries
 
 

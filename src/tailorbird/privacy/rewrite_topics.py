@@ -116,12 +116,12 @@ def hold_topics(
     some.
     """
     stream = KafkaLogSet(replace(stream.cluster, erasing=True), stream.folder)
-    owner = _owner(data) or marker.new_owner()
+    erasure_token = _read_erasure_token(data) or marker.new_erasure_token()
     write_private(
-        data / FOLDER / _MARKED, owner.encode()
+        data / FOLDER / _MARKED, erasure_token.encode()
     )  # first: a marker that nobody here knows of would keep all out
     try:
-        marker.set_marker(stream.cluster, owner)
+        marker.set_marker(stream.cluster, erasure_token)
     except NotReadyError:
         (data / FOLDER / _MARKED).unlink(missing_ok=True)  # it is another's, and stays
         raise
@@ -167,16 +167,16 @@ def release_unbegun(stream: KafkaLogSet, data: Path) -> bool:
 
 def release(cluster: Cluster, data: Path) -> bool:
     """Remove this machine's marker; return whether it stood."""
-    owner = _owner(data)
-    stood = owner is not None and marker.clear_marker(cluster, owner)
+    erasure_token = _read_erasure_token(data)
+    is_cleared = erasure_token is not None and marker.clear_marker(cluster, erasure_token)
     (data / FOLDER / _MARKED).unlink(missing_ok=True)
-    return stood
+    return is_cleared
 
 
-def _owner(data: Path) -> str | None:
+def _read_erasure_token(data: Path) -> str | None:
     """Return whose marker this machine's is; an empty file is anybody's."""
     try:
-        return (data / FOLDER / _MARKED).read_text() or marker.new_owner()
+        return (data / FOLDER / _MARKED).read_text() or marker.new_erasure_token()
     except FileNotFoundError:
         return None
 

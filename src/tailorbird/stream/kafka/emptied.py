@@ -30,9 +30,9 @@ from tailorbird.stream.kafka.client import (
 from tailorbird.stream.kafka.cluster import (
     Cluster,
     KafkaTopic,
-    errors,
     storage_error,
     topic_settings,
+    translate_errors,
 )
 from tailorbird.stream.kafka.reader import KafkaReader
 from tailorbird.stream.kafka.tail import consumer_of
@@ -75,7 +75,7 @@ def describe_topic(logs: Sequence[KafkaTopic], ends: list[int]) -> TopicSpec:
     """Describe a topic by its partitions as it is now."""
     cluster, name = logs[0].cluster, logs[0].name
     admin = cluster.admin()
-    with errors(cluster, admin):
+    with translate_errors(cluster, admin):
         topic = admin.list_topics(timeout=cluster.timeout_s).topics[name]
         resource = ConfigResource("topic", name)
         try:
@@ -119,7 +119,7 @@ def create_topic(logs: list[KafkaLog], was: TopicSpec) -> None:
             name, num_partitions=len(logs), replication_factor=was.replication, config=was.settings
         )
         admin = cluster.admin()
-        with errors(cluster, admin):
+        with translate_errors(cluster, admin):
             admin.create_topics([topic], operation_timeout=cluster.timeout_s)[name].result(
                 cluster.timeout_s
             )
@@ -143,7 +143,7 @@ def record_erasure(cluster: Cluster, stop: bytes, key: bytes) -> Erasure:
 def last_erasure(cluster: Cluster) -> Erasure | None:
     """Return the last erasure, or None. Raises NotReadyError while one is unfinished."""
     admin = cluster.admin()
-    with errors(cluster, admin):
+    with translate_errors(cluster, admin):
         there = admin.list_topics(timeout=cluster.timeout_s).topics
     log = erasure_log(cluster)
     if cluster.marker in there:
@@ -171,7 +171,7 @@ def last_erasure(cluster: Cluster) -> Erasure | None:
 def list_topics(cluster: Cluster) -> dict[str, int]:
     """Return the topics with the project's prefix and their numbers of partitions."""
     admin = cluster.admin()
-    with errors(cluster, admin):
+    with translate_errors(cluster, admin):
         topics = admin.list_topics(timeout=cluster.timeout_s).topics
     return {
         name: len(topic.partitions)
@@ -199,13 +199,13 @@ def read_messages(
     consumer = consumer_of(log)
     topic_partition = TopicPartition(name, partition)
     try:
-        with errors(cluster, consumer):
+        with translate_errors(cluster, consumer):
             low, high = consumer.get_watermark_offsets(topic_partition, timeout=cluster.timeout_s)
             consumer.assign([TopicPartition(name, partition, low)])
         deadline = time.monotonic() + cluster.timeout_s
         offset = low
         while offset < high:
-            with errors(cluster, consumer):
+            with translate_errors(cluster, consumer):
                 batch = consumer.consume(64, timeout=0.1)
             for message in batch:
                 if message.error() is not None:
@@ -246,7 +246,7 @@ def _is_empty(logs: list[KafkaLog], was: TopicSpec) -> bool:
 def delete_topic(cluster: Cluster, name: str) -> None:
     """Delete a topic, if it exists, and wait until it is gone. Raises StorageError."""
     admin = cluster.admin()
-    with errors(cluster, admin):
+    with translate_errors(cluster, admin):
         try:
             admin.delete_topics([name], operation_timeout=cluster.timeout_s)[name].result(
                 cluster.timeout_s

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tailorbird.stream.kafka.client import ConfigResource, KafkaException
-from tailorbird.stream.kafka.cluster import Cluster, errors
+from tailorbird.stream.kafka.cluster import Cluster, translate_errors
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def inspect_cluster(cluster: Cluster) -> ClusterState:
         ConfigError: client settings are invalid.
     """
     admin = cluster.admin()
-    with errors(cluster, admin):
+    with translate_errors(cluster, admin):
         metadata = admin.list_topics(timeout=cluster.timeout_s)
     brokers = tuple(sorted(f"{each.host}:{each.port}" for each in metadata.brokers.values()))
     names = sorted(name for name in metadata.topics if name.startswith(f"{cluster.prefix}."))

@@ -9,7 +9,7 @@ from typing import Any
 
 from tailorbird.errors import DamageError, InputError, NotReadyError, StorageError
 from tailorbird.stream.kafka.client import KafkaError, TopicPartition
-from tailorbird.stream.kafka.cluster import KafkaTopic, errors, storage_error
+from tailorbird.stream.kafka.cluster import KafkaTopic, storage_error, translate_errors
 from tailorbird.stream.kafka.frames import RunAssembler, decode_piece
 from tailorbird.stream.kafka.tail import Tail, consumer_of
 from tailorbird.stream.protocol import RECEIPTS, Backlog, StoredBlock
@@ -89,7 +89,7 @@ class KafkaReader:
         self._offset = offset
         self._assembly = RunAssembler(first.base if first is not None else start, str(self.address))
         self._buffer_start = start
-        with errors(self.address):
+        with translate_errors(self.address):
             self._consumer.assign([TopicPartition(self.address.name, self.address.number, offset)])
 
     def _discard_before(self, start: int) -> None:
@@ -102,7 +102,7 @@ class KafkaReader:
         self._discard_before(start)
         deadline = time.monotonic() + self.address.cluster.timeout_s
         while self._offset < high and (self._bytes < bytes_max or not self._buffer):
-            with errors(self.address):
+            with translate_errors(self.address):
                 messages = self._consumer.consume(
                     min(high - self._offset, _BATCH_MESSAGES), timeout=0.05
                 )

@@ -8,7 +8,12 @@ from msgspec.structs import replace
 
 from tailorbird.errors import DamageError, InputError, StorageError
 from tailorbird.stream.kafka.client import Consumer, TopicPartition, need_client
-from tailorbird.stream.kafka.cluster import KafkaTopic, check_topic_exists, errors, storage_error
+from tailorbird.stream.kafka.cluster import (
+    KafkaTopic,
+    check_topic_exists,
+    storage_error,
+    translate_errors,
+)
 from tailorbird.stream.kafka.frames import Piece, decode_piece
 
 _RETRY_S = 0.05
@@ -80,7 +85,7 @@ class Tail:
             tries += 1
             try:
                 left_s = max(deadline - time.monotonic(), min(1.0, self._timeout_s / 4))
-                with errors(self.address, self._consumer):
+                with translate_errors(self.address, self._consumer):
                     marks = self._consumer.get_watermark_offsets(self._partition, timeout=left_s)
                 if marks is not None:
                     return marks
@@ -187,7 +192,7 @@ class Tail:
         return piece and replace(piece, payload=b"")
 
     def _message(self, offset: int) -> Any:
-        with errors(self.address):
+        with translate_errors(self.address):
             self._consumer.assign([TopicPartition(self.address.name, self.address.number, offset)])
             message = self._consumer.poll(self._timeout_s)
             self._consumer.unassign()

@@ -17,7 +17,7 @@ from tailorbird import faults
 from tailorbird.errors import DamageError, InputError, LockedError, StorageError, TailorbirdError
 from tailorbird.file_lock import FileLock
 from tailorbird.stream.kafka.client import Producer
-from tailorbird.stream.kafka.cluster import KafkaTopic, ensure_topic, errors
+from tailorbird.stream.kafka.cluster import KafkaTopic, ensure_topic, translate_errors
 from tailorbird.stream.kafka.frames import OPENED, Piece, split_run
 from tailorbird.stream.kafka.pruning import Deleter, DeletingThread
 from tailorbird.stream.kafka.tail import Tail
@@ -54,7 +54,7 @@ class KafkaWriter:
             self._bytes_max = ensure_topic(address)
             self._tail = Tail(address)
             self._producer = address.cluster.client(Producer, self._conf())
-            with errors(
+            with translate_errors(
                 address, self._producer
             ):  # else the first message waits a second for metadata
                 self._producer.list_topics(address.name, timeout=self._timeout_s)
@@ -276,7 +276,7 @@ class KafkaWriter:
     def _produce(self, piece: Piece, report: Any, deadline: float) -> None:
         while True:
             try:
-                with errors(self.address):
+                with translate_errors(self.address):
                     self._producer.produce(
                         self.address.name,
                         piece.payload,

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import UsageError
-from tailorbird.registry.state_file import read_state
+from tailorbird.registry.json_files import read_json
 
 FILE = "experiments.json"
 BUCKETS = 10_000  # of a layer, see `experiments.assign`
@@ -169,7 +169,7 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def read_experiments(root: Path) -> Experiments:
     """Return the experiments of a registry. Raises DamageError if the file is damaged."""
-    return read_state(root / FILE, Experiments, fix="restore it from a backup")
+    return read_json(root / FILE, Experiments, fix="restore it from a backup")
 
 
 def _with_change(

@@ -31,6 +31,7 @@ from tailorbird.registry.experiments import Experiments, read_experiments
 from tailorbird.registry.files import lock_for_change, replace_file, write_bundle
 from tailorbird.registry.formulas import FILE as FORMULAS
 from tailorbird.registry.formulas import FormulaChange, read_formulas
+from tailorbird.registry.json_files import encode_json, read_json
 from tailorbird.registry.manifest import (
     DIGEST,
     MANIFEST,
@@ -39,7 +40,6 @@ from tailorbird.registry.manifest import (
     read_sealed,
     with_checksums,
 )
-from tailorbird.registry.state_file import encode_state, read_state
 from tailorbird.registry.versions import VersionInfo, read_version, version_number
 
 ALIASES = "aliases.json"
@@ -245,7 +245,7 @@ class Registry:
                     f"{slot}: {text or 'as declared'}: {why}",
                 )
             )
-            replace_file(self.path, FORMULAS, encode_state(formulas))
+            replace_file(self.path, FORMULAS, encode_json(formulas))
         return formulas.changes[-1]
 
     def change_experiments(
@@ -265,7 +265,7 @@ class Registry:
         with lock_for_change(self.path):
             experiments = change(read_experiments(self.path))
             self._audit(AuditEntry(self._clock.now(), f"experiment {action}", name, by, why))
-            replace_file(self.path, EXPERIMENTS, encode_state(experiments))
+            replace_file(self.path, EXPERIMENTS, encode_json(experiments))
         return experiments
 
     def champion(self) -> Path | None:
@@ -297,7 +297,7 @@ class Registry:
 
     def aliases(self) -> Aliases:
         """Return the current aliases."""
-        return read_state(self.path / ALIASES, Aliases, fix="restore it from audit.jsonl")
+        return read_json(self.path / ALIASES, Aliases, fix="restore it from audit.jsonl")
 
     def versions(self) -> list[VersionInfo]:
         """Return all versions, oldest first."""
@@ -358,7 +358,7 @@ class Registry:
         return self.path / version if version else None
 
     def _write_aliases(self, aliases: Aliases) -> None:
-        replace_file(self.path, ALIASES, encode_state(aliases))
+        replace_file(self.path, ALIASES, encode_json(aliases))
 
     def _audit(self, entry: AuditEntry) -> None:
         append_audit(self.path, entry)

@@ -112,7 +112,7 @@ _DURATIONS = (
     "events.lateness",
     "events.dedup",
     "events.answer",
-    "serve.drain",
+    "serve.drain_for",
     "serve.keep_alive",
     "stream.timeout",
     "stream.session",

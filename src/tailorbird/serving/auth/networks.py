@@ -18,7 +18,7 @@ class Networks:
     (True, False)
     """
 
-    def __init__(self, texts: Iterable[str] = (), *, where: str = "serve.proxies") -> None:
+    def __init__(self, texts: Iterable[str] = (), *, where: str = "serve.trusted_proxies") -> None:
         self._networks: list[IPv4Network | IPv6Network] = []
         for text in texts:
             try:

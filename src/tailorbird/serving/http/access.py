@@ -72,7 +72,7 @@ def require_origins(origins: Iterable[str]) -> None:
             raise ConfigError(
                 "expected an origin as browsers send it, such as https://shop.example, got "
                 f"{origin[:80]!r}",
-                where="serve.origins",
+                where="serve.allowed_origins",
                 fix="with its scheme, in lower case, without a path",
             )
 

@@ -216,9 +216,9 @@ def _warn_of_unlisted_proxy(request: Request, service: Service) -> None:
     # A public address may belong to a visitor who sent the header, so it is not logged.
     source = peer if peer and not is_public(peer) else "an address"
     log.warning(
-        "X-Forwarded-For comes from %s, which is not in serve.proxies: all who come from "
+        "X-Forwarded-For comes from %s, which is not in serve.trusted_proxies: all who come from "
         "there share the limits of one address. "
-        "If it is your proxy, name it in serve.proxies, or TAILORBIRD_SERVE__PROXIES",
+        "If it is your proxy, name it in serve.trusted_proxies, or TAILORBIRD_SERVE__TRUSTED_PROXIES",
         source,
     )
 

@@ -18,12 +18,12 @@ T = TypeVar("T")
 def _declared(file: Path, *kinds: type[T]) -> list[T]:
     """Return the objects of some kinds that a file declares by name or in a list, each once."""
     objects = (
-        one
+        element
         for value in run_file(file).values()
-        for one in (value if isinstance(value, list | tuple) else (value,))
-        if isinstance(one, kinds)
+        for element in (value if isinstance(value, list | tuple) else (value,))
+        if isinstance(element, kinds)
     )
-    return list({id(one): one for one in objects}.values())
+    return list({id(declared): declared for declared in objects}.values())
 
 
 def load_slots(file: Path) -> dict[str, Slot]:

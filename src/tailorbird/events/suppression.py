@@ -169,8 +169,8 @@ class SuppressionList:
         key = self._key or os.urandom(32)
         hashed = SuppressionList(key).hash
         listed = _Listed(
-            self._listed.people | {hashed(*one): at for one in people},
-            self._listed.shared | {hashed(*one): at for one in shared},
+            self._listed.people | {hashed(*person): at for person in people},
+            self._listed.shared | {hashed(*subject): at for subject in shared},
         )
         return SuppressionList(key, listed)
 

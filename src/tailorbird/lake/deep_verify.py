@@ -58,7 +58,7 @@ def content_differences(
 def _pieces(files: Sequence[Archived]) -> Iterator[list[Archived]]:
     piece: list[Archived] = []
     for file in files:
-        if piece and sum(each.rows for each in piece) + file.rows > PIECE_ROWS:
+        if piece and sum(piece_file.rows for piece_file in piece) + file.rows > PIECE_ROWS:
             yield piece
             piece = []
         piece.append(file)

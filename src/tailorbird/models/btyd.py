@@ -146,7 +146,7 @@ def fit_bg_nbd(customers: Purchases) -> BgNbd:
     starts = (np.zeros(4), np.log([0.5, 0.5, 1.5, 3.0]))
     optimum = min(
         (minimize(loss, start, method="L-BFGS-B", bounds=bounds) for start in starts),
-        key=lambda each: each.fun,
+        key=lambda start: start.fun,
     )
     r, alpha, a, b = np.exp(optimum.x).tolist()
     repeats = float(customers.repeats.sum())

@@ -184,7 +184,7 @@ def find_drift(
                 evidence=cause.evidence,
                 runbook=f"{RUNBOOKS}/{cause.page}",
                 compared_with=episode.compared_with,
-                moved={one.name: one.distance for one in episode.moved[:SIGNALS_SHOWN]},
+                moved={signal.name: signal.distance for signal in episode.moved[:SIGNALS_SHOWN]},
             )
         )
     if learned is None:
@@ -222,7 +222,7 @@ class _Training:
 
     def hours(self, first: int) -> slice:
         """Return the hours of its time, counted from the first."""
-        start, stop = ((each - first) // HOUR for each in (self.since, self.until))
+        start, stop = ((bound - first) // HOUR for bound in (self.since, self.until))
         return slice(max(0, start), max(0, stop))
 
     def comparable(

@@ -119,9 +119,9 @@ def _pages(name: str, figures: Sequence[tuple[str, Figures]]) -> list[Message]:
 
 
 def _decisions(registry: Registry, name: str, now: int) -> list[Message]:
-    recent = [each for each in registry.audit() if each.at > now - LOOKBACK_US]
-    own = [each for each in recent if each.by in AUTHORS]
-    return [message for each in own if (message := _decision(name, each)) is not None]
+    recent = [audit_entry for audit_entry in registry.audit() if audit_entry.at > now - LOOKBACK_US]
+    own = [audit_entry for audit_entry in recent if audit_entry.by in AUTHORS]
+    return [message for audit_entry in own if (message := _decision(name, audit_entry)) is not None]
 
 
 def _decision(name: str, entry: AuditEntry) -> Message | None:

@@ -178,7 +178,7 @@ def _service_before(project: Project, version: str, promoted_at: int, now: int) 
     events = lake.events(COLUMNS, start, promoted_at)
     service = _service(project, answers, events, version, promoted_at)
     if now > promoted_at + SETTLED_US:
-        for old in [each for each in _before if each[0] == key[0]]:
+        for old in [cache_key for cache_key in _before if cache_key[0] == key[0]]:
             del _before[old]
         _before[key] = service
     return service

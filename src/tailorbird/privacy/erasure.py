@@ -111,7 +111,7 @@ def find_not_begun(data: Path, stored: Sequence[StoredId]) -> list[StoredId]:
     journal = read_journal(data)
     if journal is None:
         return list(stored)
-    return [one for one in stored if not journal.people.persons.issuperset(flatten_ids([one]))]
+    return [text for text in stored if not journal.people.persons.issuperset(flatten_ids([text]))]
 
 
 def _topics_of(journal: Journal) -> "list[TopicSpec]":
@@ -194,7 +194,7 @@ class _Erasure:
 
     def _suppress(self) -> dict[str, Any]:
         shared = [("a", id_) for id_ in self._people.shared]
-        own = [one for one in self._people.subjects if one not in shared]
+        own = [subject for subject in self._people.subjects if subject not in shared]
         suppressed = SuppressionList.load(self._data)
         suppressed = suppressed.with_people(own, self._journal.begun_at, shared)
         listed, key = suppressed.encoded()
@@ -236,7 +236,7 @@ class _Erasure:
         erased: dict[str, Any] = {
             "users": people.users,
             "visitors": people.devices,
-            "events": [one for one in footprint.events if one[1] in people.ids],
+            "events": [event for event in footprint.events if event[1] in people.ids],
             "requests": footprint.requests,
             "mentions": self._mentions,
         }
@@ -282,13 +282,13 @@ class _Erasure:
         if at is None:
             return {}
         parts = all_parts(self._project.workers)
-        names = {part.copies(one.schema_hash) for one in self._features for part in parts}
+        names = {part.copies(feature.schema_hash) for feature in self._features for part in parts}
         names |= {".".join(filter(None, state)) for state in self._writers.states}
         return {"copies": {"records": delete_copies(at, names)}}
 
     def _state(self, features: FeatureSet) -> dict[str, Any]:
         schema, paths, workers = features.schema_hash, self._project.paths, self._project.workers
-        active = [one.schema_hash for one in self._features]
+        active = [feature.schema_hash for feature in self._features]
         parts = all_parts(workers)
         names = {part.name for part in parts}
         for key in list(self._writers.states):
@@ -361,7 +361,7 @@ class _Erasure:
         journal, footprint = self._journal, self._footprint
         suppressed = SuppressionList.load(self._data)
         receipt = Receipt(
-            people=sorted(suppressed.hash(*one) for one in self._people.subjects),
+            people=sorted(suppressed.hash(*subject) for subject in self._people.subjects),
             begun_at=journal.begun_at,
             finished_at=self._clock.now(),
             counts=journal.counts,

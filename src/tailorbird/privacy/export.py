@@ -88,7 +88,9 @@ def export_person(project: Project, ids: Sequence[str], clock: Clock) -> Iterato
             row["body"], people
         ):
             yield {**row, "source": "refused"}
-    for row in _rows(lake, "duplicates", one_of("event_id", {one["event_id"] for one in events})):
+    for row in _rows(
+        lake, "duplicates", one_of("event_id", {event["event_id"] for event in events})
+    ):
         yield {"source": "repeat", **row}
     yield from _mentions(lake, people, mentions)
     for producer, body in waiting:
@@ -138,7 +140,7 @@ def _with_features(row: Record, sets: Sequence[FeatureSet]) -> Record:
     if features is None or not items or len(numeric) != len(items) * len(features.numeric):
         return record
     values = np.array(record.pop("numeric"), np.float64).reshape(len(items), -1)
-    named = [_named(features.numeric, one) for one in values]
+    named = [_named(features.numeric, value) for value in values]
     record["features"] = [{"item": item, **one} for item, one in zip(items, named, strict=True)]
     return record
 

@@ -29,9 +29,9 @@ def forms(text: str) -> set[bytes]:
     raw = text.encode(errors="surrogatepass")
     escaped = json.dumps(text)[1:-1]
     quoted = [quote(raw, safe=""), quote(raw), quote_plus(raw)]
-    lower = [re.sub("%..", lambda digits: digits[0].lower(), one) for one in quoted]
+    lower = [re.sub("%..", lambda digits: digits[0].lower(), text) for text in quoted]
     texts = [escaped, escaped.replace("/", "\\/"), *quoted, *lower]
-    return {raw, msgspec.json.encode(text)[1:-1], *(one.encode() for one in texts)}
+    return {raw, msgspec.json.encode(text)[1:-1], *(text.encode() for text in texts)}
 
 
 class StringMatcher:
@@ -44,20 +44,24 @@ class StringMatcher:
     """
 
     def __init__(self, strings: Collection[bytes]) -> None:
-        self._strings = frozenset(one for one in strings if len(one) >= EMBEDDED_ID_LENGTH_MIN)
+        self._strings = frozenset(
+            needle for needle in strings if len(needle) >= EMBEDDED_ID_LENGTH_MIN
+        )
         self.longest = max(map(len, self._strings), default=0)
         sample = list(self._strings)[:_SAMPLE]
         seen = Counter(
             end
-            for one in sample
-            for end in (one[:EMBEDDED_ID_LENGTH_MIN], one[-EMBEDDED_ID_LENGTH_MIN:])
+            for text in sample
+            for end in (text[:EMBEDDED_ID_LENGTH_MIN], text[-EMBEDDED_ID_LENGTH_MIN:])
         )
         self._places: dict[int, set[tuple[int, int]]] = {}
-        for one in self._strings:
-            is_first = seen[one[:EMBEDDED_ID_LENGTH_MIN]] <= seen[one[-EMBEDDED_ID_LENGTH_MIN:]]
-            at = 0 if is_first else len(one) - EMBEDDED_ID_LENGTH_MIN
-            key = int.from_bytes(one[at : at + EMBEDDED_ID_LENGTH_MIN], "little")
-            self._places.setdefault(key, set()).add((at, len(one)))
+        for needle in self._strings:
+            is_first = (
+                seen[needle[:EMBEDDED_ID_LENGTH_MIN]] <= seen[needle[-EMBEDDED_ID_LENGTH_MIN:]]
+            )
+            at = 0 if is_first else len(needle) - EMBEDDED_ID_LENGTH_MIN
+            key = int.from_bytes(needle[at : at + EMBEDDED_ID_LENGTH_MIN], "little")
+            self._places.setdefault(key, set()).add((at, len(needle)))
         self._keys = np.array(sorted(self._places), np.uint64)
         self._table = np.zeros(1 << _TABLE_BITS if len(self._keys) else 0, bool)
         if len(self._keys):
@@ -90,9 +94,9 @@ class IdMatcher:
     """Finds ids of six characters or more, in their three forms, where they stand alone."""
 
     def __init__(self, ids: Collection[str]) -> None:
-        long = [one for one in ids if len(one) >= EMBEDDED_ID_LENGTH_MIN]
-        self._numbers = frozenset(one.encode() for one in long if is_number(one))
-        self._matcher = StringMatcher({form for one in long for form in forms(one)})
+        long = [id_ for id_ in ids if len(id_) >= EMBEDDED_ID_LENGTH_MIN]
+        self._numbers = frozenset(long_id.encode() for long_id in long if is_number(long_id))
+        self._matcher = StringMatcher({form for long_id in long for form in forms(long_id)})
         self.longest = self._matcher.longest
 
     def find(self, data: bytes) -> list[tuple[int, int]]:

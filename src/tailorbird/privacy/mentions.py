@@ -55,12 +55,12 @@ class Mentions:
     ) -> None:
         self._ids, self._known, self._rename = frozenset(ids), frozenset(known), rename
         self._matcher = IdMatcher(ids)
-        self._names = IdMatcher([one for one in ids if not is_number(one)])
+        self._names = IdMatcher([id_ for id_ in ids if not is_number(id_)])
         self._numbers = {
-            one for one in ids if len(one) >= EMBEDDED_ID_LENGTH_MIN and is_number(one)
+            id_ for id_ in ids if len(id_) >= EMBEDDED_ID_LENGTH_MIN and is_number(id_)
         }
         self._needs_values = bool(self._numbers) or any(
-            len(one) < EMBEDDED_ID_LENGTH_MIN for one in ids
+            len(id_) < EMBEDDED_ID_LENGTH_MIN for id_ in ids
         )
 
     def in_text(self, text: str) -> bool:
@@ -79,7 +79,7 @@ class Mentions:
             value = _decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             value = body.decode(errors="replace")
-            if any(f'"{one}"' in value for one in self._ids):
+            if any(f'"{id_}"' in value for id_ in self._ids):
                 return True
         if isinstance(value, dict):
             value = {name: one for name, one in value.items() if name not in _STRUCTURE}
@@ -148,7 +148,7 @@ class Mentions:
         texts = column.unique().drop_null().to_pylist()
         matches: set[str] = set()
         for first in range(0, len(texts), _BATCH):
-            parts = [_bytes(one) for one in texts[first : first + _BATCH]]
+            parts = [_bytes(text) for text in texts[first : first + _BATCH]]
             ends = np.cumsum([len(part) + 1 for part in parts])
             starts = [start for start, _ in matcher.find(b"\n".join(parts))]
             rows = np.unique(np.searchsorted(ends, starts, side="right"))

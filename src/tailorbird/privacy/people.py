@@ -101,9 +101,9 @@ def one_of(column: str, values: Collection[str]) -> ds.Expression:
 def pseudonymise_ids(asked: Iterable[str], pseudonyms: Pseudonyms | None) -> list[str]:
     """Return the ids under which people are stored. Raises UsageError for an empty id."""
     stored: list[str] = []
-    for one in asked:
-        is_visitor = one.startswith(ANONYMOUS_PREFIX)
-        id_ = one.removeprefix(ANONYMOUS_PREFIX)
+    for subject in asked:
+        is_visitor = subject.startswith(ANONYMOUS_PREFIX)
+        id_ = subject.removeprefix(ANONYMOUS_PREFIX)
         if not id_:
             raise UsageError(
                 "expected the id of a user, or anon:ID of a visitor, got nothing",
@@ -140,8 +140,8 @@ def count_people(stored: Sequence[StoredId], people: People) -> tuple[int, int]:
 def find_people(lake: Lake, ids: Iterable[str]) -> People:
     """Return the people with these ids, as they are stored, and their devices."""
     ids = list(ids)
-    users = frozenset(one for one in ids if not one.startswith(ANONYMOUS_PREFIX))
-    devices = {one.removeprefix(ANONYMOUS_PREFIX) for one in ids if one not in users}
+    users = frozenset(id_ for id_ in ids if not id_.startswith(ANONYMOUS_PREFIX))
+    devices = {id_.removeprefix(ANONYMOUS_PREFIX) for id_ in ids if id_ not in users}
     if not lake.exists("events"):
         return People(users, frozenset(devices))
     users = _with_merged(lake, users)
@@ -197,12 +197,12 @@ def find_unknown(lake: Lake, stored: Sequence[StoredId], suppressed: Suppression
         ("answers", "anonymous_id", ANONYMOUS_PREFIX),
         ("users", "id", ""),
     ):
-        wanted = {one.removeprefix(prefix) for one in ids if one.startswith(prefix)}
+        wanted = {id_.removeprefix(prefix) for id_ in ids if id_.startswith(prefix)}
         for batch in (
             lake.batches(table, [column], one_of(column, wanted)) if lake.exists(table) else ()
         ):
             values = batch.column(0).drop_null().unique().to_pylist()
-            known.update(f"{prefix}{one}" for one in values)
+            known.update(f"{prefix}{value}" for value in values)
 
     def is_known(one: str) -> bool:
         mark = "a" if one.startswith(ANONYMOUS_PREFIX) else "u"

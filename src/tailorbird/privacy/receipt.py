@@ -97,10 +97,10 @@ def next_receipt(data: Path) -> Path:
 def write_receipt(receipt: Receipt) -> None:
     """Write a receipt, without names of files that hold an id."""
     matches = [
-        {"path": one.redacted, "count": one.count, "where": one.where}
-        for one in receipt.searched.matches
+        {"path": match.redacted, "count": match.count, "where": match.where}
+        for match in receipt.searched.matches
     ]
     content = asdict(receipt)
     content["searched"] |= {"matches": matches}
-    content["left"] = [one["path"] for one in matches]
+    content["left"] = [match["path"] for match in matches]
     write_private(Path(receipt.path), json.dumps(content, indent=1).encode() + b"\n")

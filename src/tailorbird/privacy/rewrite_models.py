@@ -75,7 +75,7 @@ def _without(name: str, column: Column, mentions: Mentions) -> Column | None:
     if mentions.without({name: 0}) == {}:
         return None
     if not isinstance(column, TextColumn):
-        whole = [one for one in np.unique(column).tolist() if one.is_integer()]
+        whole = [value for value in np.unique(column).tolist() if value.is_integer()]
         gone = [one for one in whole if mentions.without({name: int(one)}) != {name: int(one)}]
         return np.where(np.isin(column, gone), np.nan, column) if gone else column
     new = [_text_without(value, mentions) for value in column.values]

@@ -223,14 +223,14 @@ class TableRewriter:
 
     def _remove_hashes(self, row: dict[str, Any]) -> None:
         """Put a missing value in place of hashes of erased ids."""
-        gone = self._hashes | {one % (1 << 64) for one in self._hashes}
+        gone = self._hashes | {hash_ % (1 << 64) for hash_ in self._hashes}
         if row["categorical"] is not None:
             row["categorical"] = [0 if one in gone else one for one in row["categorical"]]
         if row["sequences"]:
             sequences = unpack_sequences(row["sequences"]).items()
             row["sequences"] = pack_sequences(
                 {
-                    name: [[0 if one in gone else one for one in each] for each in columns]
+                    name: [[0 if one in gone else one for one in column] for column in columns]
                     for name, columns in sequences
                 }
             )

@@ -49,16 +49,16 @@ class Topics:
     def behind(self, released: Released) -> list[str]:
         """Return the logs with rows that are not in the lake yet. Raises LagError."""
         raw = [
-            each.partition
+            stored_block.partition
             for some in self.raw.values()
-            for each in some
-            if each.end() > released.raw_position(each.partition)
+            for stored_block in some
+            if stored_block.end() > released.raw_position(stored_block.partition)
         ]
         answers = [
-            each.partition
+            stored_block.partition
             for some in self.answers.values()
-            for each in some
-            if each.end() > released.responses_position(each.partition)
+            for stored_block in some
+            if stored_block.end() > released.responses_position(stored_block.partition)
         ]
         return [
             *raw,
@@ -69,7 +69,10 @@ class Topics:
     def describe(self) -> list[TopicSpec]:
         """Return how all topics are made again."""
         mine = [
-            emptied.describe_topic([each.address for each in some], [each.end() for each in some])
+            emptied.describe_topic(
+                [stored_block.address for stored_block in some],
+                [stored_block.end() for stored_block in some],
+            )
             for some in self._all
         ]
         return [*mine, *self.routed.describe()]
@@ -82,7 +85,7 @@ class Topics:
                 writer.close()
         for held in (self.raw, self.answers, self.shuffled):
             held.clear()
-        by_name = {each.topic: each for each in topics}
+        by_name = {topic.topic: topic for topic in topics}
         for name, was in by_name.items():
             if name not in ("routed", "order", "index", "items"):
                 emptied.reset_topic(logs_of(self.stream, was), was)
@@ -227,5 +230,8 @@ def read_topics(stream: KafkaLogSet) -> Iterator[tuple[str, Block]]:
         with suppress(NotReadyError), open_reader(log) as reader:
             position, end = reader.start(), reader.end()
             while position < end and (stored := reader.read(position)):
-                yield from ((f"{log.name}, row {one.offset}", one.block) for one in stored)
+                yield from (
+                    (f"{log.name}, row {stored_block.offset}", stored_block.block)
+                    for stored_block in stored
+                )
                 position = stored[-1].end

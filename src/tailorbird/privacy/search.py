@@ -97,9 +97,9 @@ class Needles:
             id_ for id_ in people.ids if len(id_) < EMBEDDED_ID_LENGTH_MIN or id_ in ambiguous
         }
         self._ids = IdMatcher(people.ids - self.by_field)
-        named = [("user_id", one) for one in people.users & self.by_field]
-        named += [("anonymous_id", one) for one in people.devices & self.by_field]
-        named += [("person", one) for one in people.persons if _bare(one) in self.by_field]
+        named = [("user_id", user) for user in people.users & self.by_field]
+        named += [("anonymous_id", device) for device in people.devices & self.by_field]
+        named += [("person", person) for person in people.persons if _bare(person) in self.by_field]
         self._fields = StringMatcher(
             {form for name, one in named for form in (_named(name, one), _named(name, one, " "))}
         )
@@ -186,7 +186,9 @@ def _find_ambiguous(project: Project, people: People) -> tuple[set[str], set[str
             values = set(flat.drop_null().unique().to_pylist())
             own = {"user_id": people.users, "anonymous_id": people.devices}.get(name, frozenset())
             ambiguous |= values & (ids - own)
-            longer |= {one for one in values - ids if matcher.find(one.encode(errors="replace"))}
+            longer |= {
+                value for value in values - ids if matcher.find(value.encode(errors="replace"))
+            }
     return ambiguous, longer
 
 
@@ -357,7 +359,7 @@ def _columns(table: pa.Table) -> Iterator[tuple[str, bytes]]:
             values = column.drop_null().unique().to_pylist()
             yield f"column {name}", b"\n".join(map(_encoded, values))
             if name in _WHO:
-                fields = [_named(_WHO[name], one) for one in values if isinstance(one, str)]
+                fields = [_named(_WHO[name], value) for value in values if isinstance(value, str)]
                 yield f"column {name}", b"\n".join(fields)
 
 
@@ -374,7 +376,7 @@ def _leaves(column: pa.Array) -> Iterator[pa.Array]:
     if isinstance(kind, pa.MapType):
         yield from (*_leaves(column.keys), *_leaves(column.items))
     elif pa.types.is_struct(kind):
-        yield from (each for part in column.flatten() for each in _leaves(part))
+        yield from (leaf for part in column.flatten() for leaf in _leaves(part))
     elif (
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     ):

@@ -62,18 +62,24 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def get(self, name: str) -> StartedExperiment | None:
         """Return an experiment by its name, or None if it was never started."""
-        return next((each for each in self.experiments if each.name == name), None)
+        return next(
+            (experiment for experiment in self.experiments if experiment.name == name), None
+        )
 
     def running(self, slot: str = "") -> tuple[StartedExperiment, ...]:
         """Return the running experiments, of one slot or of all."""
         return tuple(
-            each for each in self.experiments if each.state == "running" and slot in ("", each.slot)
+            experiment
+            for experiment in self.experiments
+            if experiment.state == "running" and slot in ("", experiment.slot)
         )
 
     @property
     def served_versions(self) -> frozenset[str]:
         """The versions that arms of running experiments name."""
-        return frozenset(version for each in self.running() for version in each.versions.values())
+        return frozenset(
+            version for experiment in self.running() for version in experiment.versions.values()
+        )
 
     def start(self, new: StartedExperiment, *, by: str, why: str, at: int) -> "Experiments":
         """Add a running experiment in free buckets of its layer.
@@ -146,14 +152,16 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def _free_buckets(self, new: StartedExperiment) -> int:
         first = 0
         for other in sorted(
-            (each for each in self.running() if each.layer == new.layer),
-            key=lambda each: each.first,
+            (experiment for experiment in self.running() if experiment.layer == new.layer),
+            key=lambda experiment: experiment.first,
         ):
             if other.first - first >= new.size:
                 break
             first = other.first + other.size
         if first + new.size > BUCKETS:
-            running = ", ".join(each.name for each in self.running() if each.layer == new.layer)
+            running = ", ".join(
+                experiment.name for experiment in self.running() if experiment.layer == new.layer
+            )
             raise UsageError(
                 f"layer {new.layer!r} has no {new.size / BUCKETS:.0%} free; it runs {running}",
                 where=f"experiment {new.name}",
@@ -163,7 +171,10 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def _replace(self, new: StartedExperiment) -> "Experiments":
         return Experiments(
-            tuple(new if each.name == new.name else each for each in self.experiments)
+            tuple(
+                new if experiment.name == new.name else experiment
+                for experiment in self.experiments
+            )
         )
 
 

@@ -271,7 +271,9 @@ def _calibrate(inverted: Inverted, vectors: Matrix, labels: Rows, users: Matrix)
         compared.append(np.cumsum(sizes[order]))
     lists = int(np.quantile(np.concatenate(ranks), RECALL, method="higher")) + 1
     recall = float(np.mean(np.concatenate(ranks) < lists))
-    share = float(np.mean([one[lists - 1] for one in compared])) / max(len(vectors), 1)
+    share = float(np.mean([shares_of_query[lists - 1] for shares_of_query in compared])) / max(
+        len(vectors), 1
+    )
     return Calibration(lists, round(recall, 4), round(share, 4))
 
 

@@ -292,8 +292,8 @@ def evaluate(
         as_of=data.split.validation_until,
         seed=dataset.settings.seed,
     )
-    aucs = {name: each.auc() for name, each in collected.items()}
-    metric_names = {"auc", *(name for one in evaluation.figures.values() for name in one)}
+    aucs = {name: collector.auc() for name, collector in collected.items()}
+    metric_names = {"auc", *(name for figure in evaluation.figures.values() for name in figure)}
     for name in metrics:
         if figure_name(name) not in metric_names:
             fix = f"use some of {', '.join(sorted(metric_names))}"

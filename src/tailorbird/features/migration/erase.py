@@ -76,9 +76,11 @@ def _names(layout: EntityLayout) -> Iterator[str]:
         for spot in spots
     ]
     sources += [spot.source for spot in (*layout.first_values, *layout.sequences)]
-    of = [one.value.of if isinstance(one.value, Amount) else one.value for one in sources]
-    more = [one for sequence in layout.sequences for one in sequence.of]
-    for expression in (*(one.where for one in sources), *of, *more):
+    of = [
+        source.value.of if isinstance(source.value, Amount) else source.value for source in sources
+    ]
+    more = [expression for sequence in layout.sequences for expression in sequence.of]
+    for expression in (*(source.where for source in sources), *of, *more):
         if isinstance(expression, Expression):
             yield from (name for name, _ in expression.names)
 

@@ -67,7 +67,7 @@ def _data_files(path: Storage) -> list[tuple[Storage, str]]:
     files: list[tuple[Storage, str]] = [
         (file, relative_path(file, path)) for file in path.rglob(f"{FILE_PREFIX}*.parquet")
     ]
-    return sorted(files, key=lambda each: each[1])
+    return sorted(files, key=lambda file: file[1])
 
 
 def relative_path(file: Storage, folder: Storage) -> str:

@@ -89,8 +89,8 @@ def _at(ledger: Ledger, table: str, version: int) -> TableVersion:
 def to_manifest(at: Mapping[str, TableVersion]) -> dict[str, dict[str, object]]:
     """Convert versions to JSON for a manifest."""
     return {
-        name: {"version": each.version, "positions": dict(each.positions)}
-        for name, each in at.items()
+        name: {"version": table_version.version, "positions": dict(table_version.positions)}
+        for name, table_version in at.items()
     }
 
 

@@ -225,7 +225,7 @@ def recover_answers(stream: Stream, intact: IntactRows, ends: dict[str, int]) ->
                 position = reader.start()
                 while position < end and (blocks := reader.read(position)):
                     position = blocks[-1].end
-                    before = [each for each in blocks if each.offset < end]
+                    before = [block for block in blocks if block.offset < end]
                     missing.append(_answers_without(etl.answer_rows(before, producer), present))
         except TailorbirdError:
             continue

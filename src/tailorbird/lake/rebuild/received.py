@@ -40,7 +40,11 @@ def archived_content(stream: Stream, file: Archived) -> bytes | None:
             blocks: list[StoredBlock] = []
             position = file.first
             while position < file.end:
-                next_blocks = [each for each in reader.read(position) if each.end <= file.end]
+                next_blocks = [
+                    stored_block
+                    for stored_block in reader.read(position)
+                    if stored_block.end <= file.end
+                ]
                 if not next_blocks:
                     break
                 blocks += next_blocks
@@ -65,8 +69,8 @@ def examine_logs(
             continue
         archived = archive.positions().get(producer, 0)
         needed = min(archived, positions.routed.get(producer, 0))
-        files = [each for each in archive.files if each.partition == producer]
-        copies = partial(_archived_blocks, archive, [each for each in files if each.end > needed])
+        files = [file for file in archive.files if file.partition == producer]
+        copies = partial(_archived_blocks, archive, [file for file in files if file.end > needed])
         lost = "of events were acknowledged and are nowhere else"
         actions += _examine_log(lake, path, producer, copies, needed, archived, lost, plan)
     for producer, path in response_logs(folder).items():

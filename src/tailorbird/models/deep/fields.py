@@ -140,7 +140,7 @@ class Fields(nn.Module):
         )
         widths = [
             self.numbers.width if self.numbers else 0,
-            *(_width(each) for each in (*self.codes, *self.bags)),
+            *(_width(code) for code in (*self.codes, *self.bags)),
         ]
         if layout.history:
             self.items = embedding(layout.history.candidate, layout.history.size)
@@ -173,7 +173,7 @@ class Fields(nn.Module):
         if layout.history is not None:
             parts.append(self._history(matrix, lookups))
         squares = sum(
-            (each.square().sum() for each in lookups), torch.zeros((), dtype=matrix.dtype)
+            (lookup.square().sum() for lookup in lookups), torch.zeros((), dtype=matrix.dtype)
         )
         return torch.cat(parts, dim=1), squares / matrix.shape[0]
 

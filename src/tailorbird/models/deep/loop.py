@@ -182,7 +182,9 @@ def _train(
     if parameters.patience:
         load_weights(net, best)
     net.to("cpu").eval()
-    best_epochs = [each if parameters.patience else position.epoch for each in position.best_epoch]
+    best_epochs = [
+        best_epoch if parameters.patience else position.epoch for best_epoch in position.best_epoch
+    ]
     by_head = dict(
         zip(
             net.heads,
@@ -219,8 +221,8 @@ def _step(
         if part.start < part.stop:
             torch.manual_seed(int(np.random.SeedSequence([*at, shard]).generate_state(1)[0]))
             matrix, labels, weights_ = (
-                torch.from_numpy(np.ascontiguousarray(each[part]))
-                for each in (batch.matrix, batch.labels, weight)
+                torch.from_numpy(np.ascontiguousarray(array[part]))
+                for array in (batch.matrix, batch.labels, weight)
             )
             with (
                 torch.autocast("cuda", torch.bfloat16)
@@ -239,17 +241,19 @@ def _step(
             return
         flat_gradient = torch.cat(
             [
-                (each.grad if each.grad is not None else torch.zeros_like(each)).flatten()
-                for each in trainable
+                (
+                    parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+                ).flatten()
+                for parameter in trainable
             ]
         )
-        for each in peers.gather(flat_gradient):
-            total = each.clone() if total is None else total.add_(each)
+        for peer_gradient in peers.gather(flat_gradient):
+            total = peer_gradient.clone() if total is None else total.add_(peer_gradient)
     assert total is not None
     offset = 0
-    for each in trainable:
-        each.grad = total[offset : offset + each.numel()].view_as(each).clone()
-        offset += each.numel()
+    for parameter in trainable:
+        parameter.grad = total[offset : offset + parameter.numel()].view_as(parameter).clone()
+        offset += parameter.numel()
     optimiser.step()
 
 

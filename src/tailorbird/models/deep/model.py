@@ -47,7 +47,7 @@ class DeepModel:
     def has_diverged(self) -> bool:
         """True if a weight is not finite, or a head never had a finite loss."""
         return (
-            not all(bool(torch.isfinite(each).all()) for each in self.net.parameters())
+            not all(bool(torch.isfinite(parameter).all()) for parameter in self.net.parameters())
             or 0 in self.best_epoch.values()
         )
 

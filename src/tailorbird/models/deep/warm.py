@@ -110,11 +110,11 @@ def series_name(
 def clear_series(folder: Path, *, keep: int = SERIES_MAX) -> None:
     """Keep the most recently trained series of a folder, and remove states outside any."""
     newest = {
-        each: max((path.stem for path in each.glob("*.npz")), default="")
-        for each in folder.iterdir()
-        if each.is_dir()
+        entry: max((path.stem for path in entry.glob("*.npz")), default="")
+        for entry in folder.iterdir()
+        if entry.is_dir()
     }
-    for old in sorted(newest, key=lambda each: (newest[each], each.name))[:-keep]:
+    for old in sorted(newest, key=lambda entry: (newest[entry], entry.name))[:-keep]:
         shutil.rmtree(old)
     for path in folder.glob("*.npz"):
         path.unlink()

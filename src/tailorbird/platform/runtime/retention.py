@@ -59,8 +59,8 @@ class PruneResult(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         verb = "would be removed" if self.dry_run else "removed"
         lines = [
-            f"{each.kind} {each.name}: {verb}, {each.size_bytes / 1e6:.1f} MB"
-            for each in self.removed
+            f"{removed.kind} {removed.name}: {verb}, {removed.size_bytes / 1e6:.1f} MB"
+            for removed in self.removed
         ]
         lines += [f"{version} stays: {reason}" for version, reason in self.retained.items()]
         return "\n".join(lines) or "nothing is old enough to be removed"
@@ -99,8 +99,10 @@ def prune_models(project: Project, clock: Clock, *, dry_run: bool = False) -> Pr
 def prune_safely(project: Project, clock: Clock) -> None:
     """Call `prune_models`, log what it removed, and log its errors instead of raising them."""
     try:
-        for each in prune_models(project, clock).removed:
-            log.info("%s %s: removed, %.1f MB", each.kind, each.name, each.size_bytes / 1e6)
+        for removed in prune_models(project, clock).removed:
+            log.info(
+                "%s %s: removed, %.1f MB", removed.kind, removed.name, removed.size_bytes / 1e6
+            )
     except (TailorbirdError, OSError) as error:
         log.error("old versions could not be removed: %s", error)
 
@@ -108,7 +110,7 @@ def prune_safely(project: Project, clock: Clock) -> None:
 def _old_versions(project: Project, registry: Registry, keep: int, before: int) -> dict[str, str]:
     """Return versions beyond the newest that were not used since, and what refers to them or ""."""
     old = registry.versions()[:-keep]
-    used_at = {each.version: each.created_at for each in old}
+    used_at = {info.version: info.created_at for info in old}
     for entry in registry.audit():
         if entry.version in used_at:
             used_at[entry.version] = max(used_at[entry.version], entry.at)

@@ -144,7 +144,7 @@ class Supervisor:
         servers = [role for role in self.roles if role.listener is not None]
         leftovers = find_leftovers(self.project, ())
         self._others_answer = self.take_over is not None or any(
-            each.is_server for each in leftovers
+            leftover.is_server for leftover in leftovers
         )
         ticks = asyncio.create_task(self._tick())
         try:
@@ -169,8 +169,8 @@ class Supervisor:
         """Start the other roles once a server answers, and end those of an earlier supervisor."""
         if leftovers:
             self._report("up", f"takes over from an earlier one: {len(leftovers)} processes")
-        old_servers = [each for each in leftovers if each.is_server]
-        await end_leftovers([each for each in leftovers if not each.is_server], STOP_S)
+        old_servers = [leftover for leftover in leftovers if leftover.is_server]
+        await end_leftovers([leftover for leftover in leftovers if not leftover.is_server], STOP_S)
         enough, wait_s = (any, FIRST_S) if self.take_over is None else (all, STARTUP_S)
         await self._wait_for(lambda: enough(role.is_ready for role in servers), wait_s)
         if self.take_over is not None and not self._stopping.is_set():
@@ -183,8 +183,10 @@ class Supervisor:
                 self._report("up", notice)
             # The servers of one that was killed go on.
             leftovers = find_leftovers(self.project, [role.pid for role in servers])
-            old_servers = [each for each in leftovers if each.is_server]
-            await end_leftovers([each for each in leftovers if not each.is_server], STOP_S)
+            old_servers = [leftover for leftover in leftovers if leftover.is_server]
+            await end_leftovers(
+                [leftover for leftover in leftovers if not leftover.is_server], STOP_S
+            )
         if self._stopping.is_set():
             return
         self._keeper_tasks.append(asyncio.create_task(self._finish_start(servers, old_servers)))

@@ -123,14 +123,14 @@ class Arrivals:
             ts=self.ts[is_retained],
             utc_offset_min=self.utc_offset_min[is_retained],
             profiles=[
-                replace(one, row=int(new_rows[one.row]))
-                for one in self.profiles
-                if is_retained[one.row]
+                replace(profile, row=int(new_rows[profile.row]))
+                for profile in self.profiles
+                if is_retained[profile.row]
             ],
             responses=[
-                replace(one, row=int(new_rows[one.row]))
-                for one in self.responses
-                if is_retained[one.row]
+                replace(response, row=int(new_rows[response.row]))
+                for response in self.responses
+                if is_retained[response.row]
             ],
             identifies=[int(new_rows[row]) for row in self.identifies if is_retained[row]],
             merges=[(int(new_rows[row]), into) for row, into in self.merges if is_retained[row]],
@@ -194,10 +194,10 @@ class ArrivalsBuilder:
             np.concatenate([piece.entries for piece in chunks]),
             np.concatenate([piece.ts for piece in chunks]),
             np.concatenate([piece.utc_offset_min for piece in chunks]),
-            [one for piece in chunks for one in piece.profiles],
-            [one for piece in chunks for one in piece.responses],
+            [profile for piece in chunks for profile in piece.profiles],
+            [response for piece in chunks for response in piece.responses],
             [row for piece in chunks for row in piece.identifies],
-            [one for piece in chunks for one in piece.merges],
+            [merge for piece in chunks for merge in piece.merges],
             producers,
             self._refused,
         )
@@ -281,7 +281,7 @@ def _to_arrivals(
         _entries(checked, bodies, producer_ids),
         np.array(checked.ts, np.int64),
         utc_offset_min,
-        [replace(one, row=first + one.row) for one in profiles],
+        [replace(profile, row=first + profile.row) for profile in profiles],
         responses,
         identifies,
         merges,
@@ -306,7 +306,7 @@ def _context_columns(contexts: Sequence[Any]) -> tuple[dict[str, pa.Array], Int6
     offsets = (
         np.zeros(len(filled), np.int64)
         if offset.count(None) == len(offset)
-        else np.array([one or 0 for one in offset], np.int64)
+        else np.array([offset_or_none or 0 for offset_or_none in offset], np.int64)
     )
     return {name: pa.array(column, pa.string()) for name, column in columns.items()}, offsets
 
@@ -320,8 +320,8 @@ def _property_columns(
     """
     texts: list[str | None] = [None] * len(column)
     properties_by_row: list[dict[str, Any]] = [properties or {} for properties in column]
-    for one in profiles:
-        texts[one.row], properties_by_row[one.row] = one.text, {}
+    for profile in profiles:
+        texts[profile.row], properties_by_row[profile.row] = profile.text, {}
     names = set().union(*properties_by_row)
     if not names <= enrich.PROPERTY_COLUMNS:
         for row, properties in enumerate(properties_by_row):

@@ -88,7 +88,7 @@ def route(
     """Decide on and apply each event; return n rows of events.ROUTED with p from `first_p` on."""
     event_columns, rows = arrivals.columns, len(arrivals)
     is_profile = np.zeros(rows, bool)  # profiles get nothing attached and always count
-    is_profile[[one.row for one in arrivals.profiles]] = True
+    is_profile[[profile.row for profile in arrivals.profiles]] = True
     attributed = _attribute(arrivals, memory.responses, is_profile)
     ts = attributed.ts
     persons = _resolve_persons(arrivals, memory, is_profile, ts, first_p)
@@ -156,7 +156,7 @@ def _attribute(
     responses: dict[int, attribution.RememberedResponse] = {}
     propensities: dict[int, list[float]] = {}
     item_places: dict[int, tuple[int | None, float | None]] = {}
-    response_rows = {one.row: one for one in arrivals.responses}
+    response_rows = {response.row: response for response in arrivals.responses}
     request_rows = np.flatnonzero(
         event_columns["request_id"].is_valid().to_numpy(zero_copy_only=False) & ~is_profile
     )
@@ -257,7 +257,7 @@ def _resolve_persons(
             arrivals, pc.coalesce(users, identified_users), memory.merges, is_profile, ts, first_p
         )
         persons = pc.coalesce(persons, pc.binary_join_element_wise(_ANONYMOUS, unnamed, ""))
-    item_rows = [one.row for one in arrivals.profiles if one.type == "item"]
+    item_rows = [profile.row for profile in arrivals.profiles if profile.type == "item"]
     if item_rows:
         is_item = np.zeros(len(arrivals), bool)
         is_item[item_rows] = True

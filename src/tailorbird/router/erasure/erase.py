@@ -152,7 +152,7 @@ def _remove_response_mentions(connection: apsw.Connection, mentions: Mentions) -
     count = 0
     for id_, data in connection.execute("SELECT id, answers FROM answer_run").fetchall():
         responses = _decode_responses(data)
-        rewritten = [_without_mentions(one, mentions) for one in responses]
+        rewritten = [_without_mentions(response, mentions) for response in responses]
         if changed := sum(new != old for new, old in zip(rewritten, responses, strict=True)):
             connection.execute(
                 "UPDATE answer_run SET answers = ? WHERE id = ?",
@@ -231,9 +231,9 @@ def _delete_dedup_entries(connection: apsw.Connection, erased: Entries) -> int:
 def _is_among(entries: Entries, erased: Entries) -> np.ndarray:
     is_erased = np.isin(entries["key"], erased["key"])
     if is_erased.any():
-        fingerprints = {(one[0], one[1]) for one in erased.tolist()}
+        fingerprints = {(entry[0], entry[1]) for entry in erased.tolist()}
         is_erased[is_erased] = [
-            (one[0], one[1]) in fingerprints for one in entries[is_erased].tolist()
+            (entry[0], entry[1]) in fingerprints for entry in entries[is_erased].tolist()
         ]
     return is_erased
 
@@ -242,7 +242,7 @@ def _delete_responses(connection: apsw.Connection, requests: frozenset[str]) -> 
     count = 0
     for id_, data in connection.execute("SELECT id, answers FROM answer_run").fetchall():
         responses = _decode_responses(data)
-        retained = [one for one in responses if one.request_id not in requests]
+        retained = [response for response in responses if response.request_id not in requests]
         if len(retained) < len(responses):
             connection.execute(
                 "UPDATE answer_run SET answers = ? WHERE id = ?",

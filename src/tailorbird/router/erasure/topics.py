@@ -78,7 +78,9 @@ class RoutedTopics:
             topic.connection.execute("SELECT offset FROM followed").get or 0
             for topic in self.topics[1:]
         ]
-        is_profile_pending = self.ends[0] > FIRST_P and any(one < self.ends[0] for one in followed)
+        is_profile_pending = self.ends[0] > FIRST_P and any(
+            followed_end < self.ends[0] for followed_end in followed
+        )
         if ordered_ends != self.ends or is_profile_pending:
             raise LagError(
                 "rows of the routed log are not in order yet",
@@ -205,8 +207,8 @@ def lock_routed_topics(stream: "KafkaLogSet") -> Iterator[RoutedTopics]:
             topics.order = open_writer(stream.order(folder), partition="order", first=FIRST_P)
         for path in stream.index_paths():
             if path.parent != folder:  # rebuilt from the topic when needed
-                for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
-                    each.unlink(missing_ok=True)
+                for database_file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+                    database_file.unlink(missing_ok=True)
         yield topics
 
 

@@ -83,19 +83,19 @@ class GroupMember:
         )
 
     def _on_assign(self, consumer: Any, partitions: list[Any]) -> None:
-        for each in partitions:
-            each.offset = OFFSET_END
+        for partition in partitions:
+            partition.offset = OFFSET_END
         consumer.incremental_assign(partitions)
         consumer.pause(partitions)
-        self._assigned |= {each.partition for each in partitions}
-        log.info("got partitions %s", sorted(each.partition for each in partitions))
+        self._assigned |= {partition.partition for partition in partitions}
+        log.info("got partitions %s", sorted(partition.partition for partition in partitions))
 
     def _on_revoke(self, consumer: Any, partitions: list[Any]) -> None:
-        for each in partitions:
-            self._assigned.discard(each.partition)
-            self._stop_router(each.partition)
+        for partition in partitions:
+            self._assigned.discard(partition.partition)
+            self._stop_router(partition.partition)
         consumer.incremental_unassign(partitions)
-        log.info("gave up partitions %s", sorted(each.partition for each in partitions))
+        log.info("gave up partitions %s", sorted(partition.partition for partition in partitions))
 
     def step(self) -> bool:
         """Run a step of each assigned router and return whether any has more."""

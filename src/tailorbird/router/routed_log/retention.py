@@ -115,7 +115,9 @@ class Retention:
             faults.at("retention.before_routed")
         else:
             ends, count = [order_before], 0
-        followed_positions = [0 if each is None else each.followed for each in snapshots[1:]]
+        followed_positions = [
+            0 if snapshot is None else snapshot.followed for snapshot in snapshots[1:]
+        ]
         for number, (address, end, snapshot) in enumerate(
             zip(self._parts, ends, snapshots, strict=True)
         ):
@@ -155,7 +157,9 @@ class Retention:
                 )
             while position < target:
                 stored = [
-                    one for one in reader.read(position, bytes_max=_READ_BYTES) if one.end <= target
+                    stored_block
+                    for stored_block in reader.read(position, bytes_max=_READ_BYTES)
+                    if stored_block.end <= target
                 ]
                 if not stored:
                     break

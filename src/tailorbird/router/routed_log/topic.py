@@ -160,9 +160,9 @@ class RoutedTopic:
         with sqlite.errors(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
             try:
-                for one in stored:
-                    if one.block.kind == INDEX:
-                        apsw.Changeset.apply(_unpack(one.block), self.connection)
+                for stored_block in stored:
+                    if stored_block.block.kind == INDEX:
+                        apsw.Changeset.apply(_unpack(stored_block.block), self.connection)
                 self._set_position(stored[-1].end)
             except apsw.AbortError as error:
                 self._roll_back()

@@ -57,7 +57,7 @@ class ArmBundles:
         """Hold these versions and release all others; return those that can serve now."""
         with self._lock:
             self._wanted = frozenset(versions)
-            bundles = {name: each for name, each in self._bundles.items() if name in versions}
+            bundles = {name: bundle for name, bundle in self._bundles.items() if name in versions}
             self._swap(bundles)
         return [name for name, bundle in bundles.items() if self._gate.caught_up(bundle, None)]
 

@@ -92,7 +92,8 @@ def describe_topic(logs: Sequence[KafkaTopic], ends: list[int]) -> TopicSpec:
     copies = max(
         1,
         min(
-            (len(each.replicas) for each in topic.partitions.values()), default=cluster.replication
+            (len(partition.replicas) for partition in topic.partitions.values()),
+            default=cluster.replication,
         ),
     )
     return TopicSpec(logs[0].topic, tuple(ends), copies, {**topic_settings(copies), **own})

@@ -209,7 +209,7 @@ def _blocks(run: Sequence[Piece]) -> Iterator[StoredBlock]:
             payload = (
                 block_pieces[0].payload
                 if len(block_pieces) == 1
-                else b"".join(each.payload for each in block_pieces)
+                else b"".join(block_piece.payload for block_piece in block_pieces)
             )
             yield StoredBlock(
                 position, Block(piece.kind, piece.rows, payload, block_pieces[0].receipt)

@@ -68,7 +68,7 @@ class KeyedWriter:
             self._writers.append(
                 openers[0]()
             )  # alone at first, to learn whether another writer has the log
-            openings = [self._pool.submit(each) for each in openers[1:]]
+            openings = [self._pool.submit(opener) for opener in openers[1:]]
             errors = [done.exception() for done in openings]
             self._writers += [
                 done.result() for done, error in zip(openings, errors, strict=True) if error is None
@@ -109,7 +109,9 @@ class KeyedWriter:
             self._pool.submit(self._writers[number].append, some)
             for number, some in sorted(parts.items())
         ]
-        errors = [each.exception() for each in sent]  # wait for all before an error is raised
+        errors = [
+            delivery.exception() for delivery in sent
+        ]  # wait for all before an error is raised
         for error in errors:
             if error is not None:
                 raise error

@@ -163,7 +163,7 @@ class KafkaReader:
         return Backlog(
             end - position,
             high - self._tail.find(position),
-            tuple(each.block.receipt for each in first),
+            tuple(stored_block.block.receipt for stored_block in first),
         )
 
     def changed(self) -> bool:

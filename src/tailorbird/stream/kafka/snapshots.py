@@ -85,9 +85,9 @@ class LatestSnapshot:
                     ):
                         self._latest = next(
                             (
-                                _decode(one.block.payload)
-                                for one in reversed(stored)
-                                if one.block.kind == SNAPSHOT
+                                _decode(stored_block.block.payload)
+                                for stored_block in reversed(stored)
+                                if stored_block.block.kind == SNAPSHOT
                             ),
                             self._latest,
                         )
@@ -231,14 +231,16 @@ def _read(address: KafkaTopic, snapshot: Snapshot) -> Iterator[bytes]:
     with KafkaReader(address) as reader:
         while position < end:
             stored = [
-                one for one in reader.read(position, bytes_max=_READ_BYTES) if one.offset < end
+                stored_block
+                for stored_block in reader.read(position, bytes_max=_READ_BYTES)
+                if stored_block.offset < end
             ]
             if not stored:
                 break
-            for one in stored:
+            for stored_block in stored:
                 chunk = pa.decompress(
-                    one.block.payload,
-                    decompressed_size=int(one.block.receipt),
+                    stored_block.block.payload,
+                    decompressed_size=int(stored_block.block.receipt),
                     codec=_CODEC,
                     asbytes=True,
                 )

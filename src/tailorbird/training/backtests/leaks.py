@@ -100,7 +100,8 @@ def find_lookahead(
             (ts < request.t[0]) & (p <= request.p[0].max())
         )  # with several parts, the most advanced position counts
         full, truncated = (
-            _rows(request, features, each) for each in (events, events.filter(pa.array(is_visible)))
+            _rows(request, features, known_events)
+            for known_events in (events, events.filter(pa.array(is_visible)))
         )
         rows += request.rows
         for name, count in differences(full, truncated).items():
@@ -205,16 +206,19 @@ def find_repeated_events(
             repeat.
         borders: moments between training and holdout parts.
     """
-    repeats = [_repeat_lags(each) for each in interactions_by_type.values()]
+    repeats = [_repeat_lags(interaction) for interaction in interactions_by_type.values()]
     lag, at = (
-        np.concatenate([np.zeros(0, np.int64), *(each[index] for each in repeats)])
+        np.concatenate([np.zeros(0, np.int64), *(repeat[index] for repeat in repeats)])
         for index in (0, 1)
     )
     is_coarse = _is_coarse_time(
         lag,
         at,
         np.concatenate(
-            [np.zeros(0, np.int64), *(each.ts for each in interactions_by_type.values())]
+            [
+                np.zeros(0, np.int64),
+                *(interaction.ts for interaction in interactions_by_type.values()),
+            ]
         ),
     )
     lag, at = lag[~is_coarse], at[~is_coarse]
@@ -264,7 +268,7 @@ def _is_coarse_time(lag: Ints, at: Ints, ts: Ints) -> npt.NDArray[np.bool_]:
 def findings_from_ranking(signals: Mapping[str, Any]) -> list[Finding]:
     """Return the columns that `features rank` flagged as leaking."""
     return [
-        Finding(LEAK, one["name"], f"`features rank` called it too good: {one['why']}")
-        for one in signals.get("signals", ())
-        if one.get("verdict") == "too good: leak?"
+        Finding(LEAK, signal["name"], f"`features rank` called it too good: {signal['why']}")
+        for signal in signals.get("signals", ())
+        if signal.get("verdict") == "too good: leak?"
     ]

@@ -179,7 +179,9 @@ def estimate_against_champion(
     if data.requests > 2 * PILOT:
         pilot = estimate(data.take(thin(np.arange(data.requests), PILOT, settings.seed)))
         supports = (pilot.evaluation.new.support, pilot.evaluation.old.support)
-        expected = min(each.effective / each.responses for each in supports) * data.requests
+        expected = (
+            min(support.effective / support.responses for support in supports) * data.requests
+        )
         if expected < ESS_MIN / 2:
             return ChampionEstimate(
                 None,

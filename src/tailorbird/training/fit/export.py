@@ -29,7 +29,7 @@ def export_model(
     if isinstance(model, Forests):
         models |= model.boosters
         is_probabilistic = all(
-            one.settings.objective != "lambdarank" for one in model.boosters.values()
+            booster.settings.objective != "lambdarank" for booster in model.boosters.values()
         )
     else:
         is_probabilistic = isinstance(model, Net) or is_probability(model, rows)

@@ -57,16 +57,16 @@ def _cells(finalists: Sequence[Finalist]) -> Figure:
     """Plot NDCG@10 of every split and seed."""
     figure = Figure(figsize=(6.4, 0.36 * len(finalists) + 1.0), layout="constrained")
     axes = figure.subplots()
-    for place, one in enumerate(reversed(finalists)):
-        for split, row in enumerate(one.quality):
+    for place, finalist in enumerate(reversed(finalists)):
+        for split, row in enumerate(finalist.quality):
             axes.plot(
                 row,
-                [place + 0.18 * (split - (len(one.quality) - 1) / 2)] * len(row),
+                [place + 0.18 * (split - (len(finalist.quality) - 1) / 2)] * len(row),
                 "o",
                 color=f"C{split}",
                 markersize=4,
             )
-    axes.set_yticks(range(len(finalists)), [one.name for one in reversed(finalists)])
+    axes.set_yticks(range(len(finalists)), [finalist.name for finalist in reversed(finalists)])
     axes.set_title("NDCG@10 by split (colour) and seed", fontsize=10)
     return clean_axes(figure)
 
@@ -75,7 +75,7 @@ def _charts(trials: Sequence[Trial], report: TuneReport, name: str) -> list[Mark
     charts = [to_svg(_history(trials))]
     if shares := report.importance[name]:
         charts.append(to_svg(importance_chart(shares, "What the trials differ by (PED-ANOVA)")))
-    if sum(one.state == "complete" for one in trials) > 1:
+    if sum(trial.state == "complete" for trial in trials) > 1:
         charts.append(to_svg(_parallel(trials, report.spaces[name])))
     return charts
 
@@ -84,18 +84,18 @@ def _history(trials: Sequence[Trial]) -> Figure:
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
     best, line = -np.inf, []
-    for place, one in enumerate(trials):
-        reached = float(np.mean(one.figures)) if one.figures else np.nan
-        best = max(best, one.value) if one.state == "complete" else best
+    for place, trial in enumerate(trials):
+        reached = float(np.mean(trial.figures)) if trial.figures else np.nan
+        best = max(best, trial.value) if trial.state == "complete" else best
         line.append(best if np.isfinite(best) else np.nan)
         style = {
             "complete": ("o", HIGHLIGHT_COLOUR),
             "pruned": ("x", MUTED_COLOUR),
             "failed": ("v", _LOST),
-        }[one.state]
+        }[trial.state]
         axes.plot([place], [reached], style[0], color=style[1], markersize=4)
     axes.plot(range(len(line)), line, color=HIGHLIGHT_COLOUR, linewidth=1)
-    default = next((one for one in trials if one.default and np.isfinite(one.value)), None)
+    default = next((trial for trial in trials if trial.default and np.isfinite(trial.value)), None)
     if default is not None:
         axes.axhline(
             default.value, color=MUTED_COLOUR, linewidth=0.8, linestyle="--", label="defaults"
@@ -109,16 +109,18 @@ def _history(trials: Sequence[Trial]) -> Figure:
 
 def _parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
     """Plot a line for each complete trial through its settings; better trials are darker."""
-    shown = sorted((one for one in trials if one.state == "complete"), key=lambda one: one.value)
+    shown = sorted(
+        (trial for trial in trials if trial.state == "complete"), key=lambda trial: trial.value
+    )
     names = list(space.dimensions)
-    values = np.array([one.value for one in shown])
+    values = np.array([trial.value for trial in shown])
     low, high = float(values.min()), max(float(values.max()), float(values.min()) + 1e-9)
     figure = Figure(figsize=(1.3 * (len(names) + 1) + 1, 3.8), layout="constrained")
     axes = figure.subplots()
     colours = matplotlib.colormaps["viridis_r"]
-    for one in shown:
-        share = (one.value - low) / (high - low)
-        heights = [*(_height(one.params.get(name), space, name) for name in names), share]
+    for trial in shown:
+        share = (trial.value - low) / (high - low)
+        heights = [*(_height(trial.params.get(name), space, name) for name in names), share]
         axes.plot(
             range(len(heights)),
             heights,
@@ -129,7 +131,10 @@ def _parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
     for place, name in enumerate(names):
         one = space.dimensions[name]
         ends = (
-            [(i / max(len(one.choices) - 1, 1), str(each)) for i, each in enumerate(one.choices)]
+            [
+                (i / max(len(one.choices) - 1, 1), str(choice))
+                for i, choice in enumerate(one.choices)
+            ]
             if isinstance(one, Choices)
             else [(0.0, f"{one.low:g}"), (1.0, f"{one.high:g}")]
         )
@@ -165,7 +170,7 @@ def _height(value: Value | None, space: SearchSpace, name: str) -> float:
 
 
 def _best(trials: Sequence[Trial]) -> list[Trial]:
-    ordered = sorted(trials, key=lambda one: -one.value if np.isfinite(one.value) else np.inf)
+    ordered = sorted(trials, key=lambda trial: -trial.value if np.isfinite(trial.value) else np.inf)
     return ordered[:TRIALS_SHOWN]
 
 
@@ -175,8 +180,8 @@ def _facts(about: Mapping[str, Any]) -> list[tuple[str, Any]]:
         f"{budget['seconds']:g} s of fits"
     ] * bool(budget["seconds"])
     spent = (
-        f"{name}: {each['trials']} trials, {each['seconds']:g} s of fits"
-        for name, each in about["spent"].items()
+        f"{name}: {spent['trials']} trials, {spent['seconds']:g} s of fits"
+        for name, spent in about["spent"].items()
     )
     facts = {
         "as of": about["as_of"],

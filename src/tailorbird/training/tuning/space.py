@@ -60,7 +60,9 @@ class SearchSpace:
     def to_dict(self) -> dict[str, Any]:
         """Return the space as JSON."""
         return {
-            "tried": {name: msgspec.to_builtins(one) for name, one in self.dimensions.items()},
+            "tried": {
+                name: msgspec.to_builtins(dimension) for name, dimension in self.dimensions.items()
+            },
             "fixed": dict(self.fixed),
         }
 
@@ -133,7 +135,7 @@ def _parse_dimension(
         if not dimension.choices:
             raise ConfigError(f"{name}: there is nothing to choose from", where=where)
         return Choices(
-            tuple(_convert_value(each, default, name, where) for each in dimension.choices)
+            tuple(_convert_value(choice, default, name, where) for choice in dimension.choices)
         )
     if isinstance(default, str | bool):
         raise ConfigError(

@@ -89,7 +89,7 @@ class Trial:
         }
         figures = {
             "ndcg_10": round(self.value, 6) if np.isfinite(self.value) else None,
-            "splits": [round(each, 6) for each in self.figures],
+            "splits": [round(figure, 6) for figure in self.figures],
         }
         return {
             **header,
@@ -126,7 +126,7 @@ class _RunningTrial:
 
     @property
     def seconds(self) -> float:
-        return sum(each.seconds for each in self.results)
+        return sum(result.seconds for result in self.results)
 
 
 @dataclass
@@ -164,21 +164,21 @@ class Search:
     def trials(self) -> list[Trial]:
         """Return all finished trials, in order."""
         return [
-            _to_trial(self.architecture.name, place, one)
-            for place, one in enumerate(self._finished_trials())
+            _to_trial(self.architecture.name, place, finished_trial)
+            for place, finished_trial in enumerate(self._finished_trials())
         ]
 
     def _finished_trials(self) -> "list[FrozenTrial]":
         return [
-            one
-            for one in self._study.get_trials(deepcopy=False)
-            if one.state.is_finished() and "settings" in one.user_attrs
+            frozen_trial
+            for frozen_trial in self._study.get_trials(deepcopy=False)
+            if frozen_trial.state.is_finished() and "settings" in frozen_trial.user_attrs
         ]
 
     def run(self, budget: Budget, progress: Callable[[int, float], None]) -> None:
         """Run trials until the budget is used up; `progress` gets trials and seconds."""
         done = self.trials()
-        trials, seconds = len(done), sum(each.seconds for each in done)
+        trials, seconds = len(done), sum(trial.seconds for trial in done)
         progress(trials, seconds)
         draws = {
             running_trial.user_attrs.get("draw", place)
@@ -195,7 +195,7 @@ class Search:
             if not running:
                 return
             ready, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in sorted(ready, key=lambda each: running[each].trial.number):
+            for future in sorted(ready, key=lambda future: running[future].trial.number):
                 one = running.pop(future)
                 if self._record_fit(one, future):
                     trials, seconds = trials + 1, seconds + one.seconds
@@ -239,7 +239,7 @@ class Search:
         if why:
             self._end(running_trial, TrialState.FAIL, why)
             return True
-        running_mean = float(np.mean([each.mean for each in running_trial.results]))
+        running_mean = float(np.mean([result.mean for result in running_trial.results]))
         trial.report(running_mean, len(running_trial.results))
         if len(running_trial.results) == len(self.split_order):
             self._end(running_trial, TrialState.COMPLETE)
@@ -260,14 +260,16 @@ class Search:
         step = len(running_trial.results)
         complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         completed_values = [
-            each.intermediate_values[step] for each in complete if step in each.intermediate_values
+            trial.intermediate_values[step]
+            for trial in complete
+            if step in trial.intermediate_values
         ]
         return len(completed_values) >= PRUNING_STARTUP and running_mean < float(
             np.median(completed_values)
         )
 
     def _end(self, running_trial: _RunningTrial, state: TrialState, why: str = "") -> None:
-        figures = [each.mean for each in running_trial.results if np.isfinite(each.mean)]
+        figures = [result.mean for result in running_trial.results if np.isfinite(result.mean)]
         attributes = {
             "settings": running_trial.settings,
             "figures": figures,
@@ -298,7 +300,7 @@ class Search:
         Empty if there are too few trials.
         """
         complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if len(complete) < STARTUP or len({one.value for one in complete}) < 2:
+        if len(complete) < STARTUP or len({trial.value for trial in complete}) < 2:
             return {}
         importances = optuna.importance.get_param_importances(self._study)
         return {name: float(share) for name, share in importances.items() if np.isfinite(share)}

@@ -39,7 +39,7 @@ def train_net(
                 (step + 1) / warm, 0.5 * (1 + np.cos(np.pi * step / steps)) + 0.01
             )
         batch = data.batch(recipe.seed, step, recipe.batch, recipe.length)
-        source, gap, target = (torch.from_numpy(each) for each in batch)
+        source, gap, target = (torch.from_numpy(array) for array in batch)
         loss = batch_loss(net, recipe, source, gap, target, share, generator)
         optimiser.zero_grad()
         loss.backward()

@@ -140,7 +140,7 @@ def create_backup(
         try:
             for left_over in paths.run.glob(f"{_SCRATCH}*"):  # A killed backup left its logs.
                 shutil.rmtree(left_over, ignore_errors=True)
-            report = _retried(project, vault, clock, progress)
+            report = _back_up_with_retries(project, vault, clock, progress)
             pruned = vault.prune(keep) if keep else 0
         finally:
             lock.release()
@@ -165,7 +165,9 @@ def _require_own(project: Project, vault: Vault) -> None:
         )
 
 
-def _retried(project: Project, vault: Vault, clock: Clock, progress: Progress) -> BackupReport:
+def _back_up_with_retries(
+    project: Project, vault: Vault, clock: Clock, progress: Progress
+) -> BackupReport:
     """Back up; start again where the lake moved on too far meanwhile. Blobs stay, so it is
     cheap.
     """
@@ -233,7 +235,7 @@ class _Backup:
             project=project.settings.project.name,
             taken_at=taken_at,
             tailorbird=__version__,
-            revision=_revision(project.root),
+            revision=_read_git_commit(project.root),
             root=str(project.root),
             data=str(project.paths.data),
             host=socket.gethostname(),
@@ -347,7 +349,7 @@ def _is_unfinished(parts: Sequence[str]) -> bool:
     return any(part.startswith(".") for part in outside)
 
 
-def _revision(root: Path) -> str:
+def _read_git_commit(root: Path) -> str:
     """Return the commit of the project's folder, or "" outside Git."""
     try:
         done = subprocess.run(

@@ -157,7 +157,7 @@ def restore_backup(
 
         def install_newer() -> None:
             for file in _erasure_files(newest):
-                _write_file(vault, file, paths.data / _below(file))
+                _write_file(vault, file, paths.data / _path_below(file))
 
         receipt = erase_again(
             open_project(folder, applied=True), install_newer, clock, drain=drain, progress=progress
@@ -187,11 +187,11 @@ def _erasure_files(manifest: Manifest) -> list[StoredFile]:
     return [
         file
         for file in manifest.files
-        if file.path.startswith(f"{DATA}/") and is_erasure_file(_below(file))
+        if file.path.startswith(f"{DATA}/") and is_erasure_file(_path_below(file))
     ]
 
 
-def _below(file: StoredFile) -> str:
+def _path_below(file: StoredFile) -> str:
     """Return the path of a file below its place."""
     return file.path.partition("/")[2]
 
@@ -227,7 +227,7 @@ class _Files:
         total = sum(file.size for file in files)
 
         def write(file: StoredFile) -> int:
-            target = places[file.path.partition("/")[0]] / _below(file)
+            target = places[file.path.partition("/")[0]] / _path_below(file)
             if file.grows:
                 durable.make_folder(target.parent)
                 open_tail(target).replace(b"".join(self._vault.read(file)))

@@ -96,9 +96,9 @@ class Vault:
             try:
                 data = blob.read_bytes()
             except FileNotFoundError:
-                raise _damaged(file, "is missing", blob) from None
+                raise _damage_error(file, "is missing", blob) from None
             if hashlib.sha256(data).hexdigest() != part:
-                raise _damaged(file, "does not match its checksum", blob)
+                raise _damage_error(file, "does not match its checksum", blob)
             size += len(data)
             yield data
         if size != file.size:
@@ -175,7 +175,7 @@ class Vault:
         return len(old)
 
 
-def _damaged(file: StoredFile, what: str, blob: Storage) -> DamageError:
+def _damage_error(file: StoredFile, what: str, blob: Storage) -> DamageError:
     return DamageError(
         f"{file.path} of this backup {what}",
         where=str(blob),

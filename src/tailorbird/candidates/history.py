@@ -46,7 +46,7 @@ def build_from_lake(
     """
     end = read_history_end(lake.path, role.log_start())
     try:
-        role.build(lambda after: _events(lake, after, end, stop, progress), end - 1)
+        role.build(lambda after: _read_events(lake, after, end, stop, progress), end - 1)
     except _Stopped:
         return False
     return True
@@ -69,7 +69,7 @@ def rebuild(routed: Address, root: Path, contract: Contract, lake: Lake, clock: 
         return role.fold.p
 
 
-def _events(
+def _read_events(
     lake: Lake, after: int, end: int, stop: threading.Event, progress: Callable[[int, int], None]
 ) -> Iterator[pa.Table]:
     for first in range(after + 1, end, BATCH_ROWS):

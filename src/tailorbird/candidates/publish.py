@@ -80,10 +80,10 @@ class Publisher:
         deleted_keys: list[bytes] = []
         sessions = previous.session_parts if previous is not None else 0
         if BOARDS in stale_groups:
-            records += _boards(fold, everything=previous is None)
+            records += _board_records(fold, everything=previous is None)
             deleted_keys = tables.item_record_keys(fold.evicted_items())
         if NEIGHBOURS in stale_groups:
-            records += _neighbours(fold, everything=previous is None)
+            records += _neighbour_records(fold, everything=previous is None)
         if SESSIONS in stale_groups and fold.session_knn is not None:
             parts = tables.session_records(fold.session_knn.table())
             records, sessions = [*records, *parts], len(parts)
@@ -124,7 +124,7 @@ class Publisher:
         return current
 
 
-def _boards(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, bytes]]:
+def _board_records(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, bytes]]:
     numbers = {board: number for number, board in enumerate(fold.contract.boards)}
     changed = fold.popularity.changed()
     for board, segment in fold.popularity.all_segments() if everything else changed:
@@ -134,7 +134,7 @@ def _boards(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, b
     yield from tables.facts_records(fold.items.keys[rows], fold.facts_of(rows), fold.ids_of(rows))
 
 
-def _neighbours(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, bytes]]:
+def _neighbour_records(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, bytes]]:
     if fold.item_knn is None:
         return
     rows = fold.item_knn.rows_with_neighbours() if everything else fold.item_knn.changed_rows()

@@ -108,7 +108,7 @@ def replay_requests(
     ]
     fold, batches = CandidateFold(contract), _Batches(events, contract)
     groups_left = np.full(len(pending), len(groups) + 1)
-    for p, group, indices in _stops(replay, (*groups, BOARDS)):
+    for p, group, indices in _order_stops(replay, (*groups, BOARDS)):
         for batch in batches.until(p):
             fold.update(batch)
         tables = fold.tables()
@@ -140,7 +140,9 @@ def replay_requests(
 _FINISHED = RequestLists(NO_TABLES, CandidateRequest())
 
 
-def _stops(replay: ReplayRequests, groups: Sequence[str]) -> Iterator[tuple[int, str, Int64s]]:
+def _order_stops(
+    replay: ReplayRequests, groups: Sequence[str]
+) -> Iterator[tuple[int, str, Int64s]]:
     """Yield the positions at which a group's tables are read, ascending, and by which requests.
 
     Leaderboards come last at each position.

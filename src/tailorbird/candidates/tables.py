@@ -88,20 +88,20 @@ def epoch_record(published: Published) -> tuple[bytes, bytes]:
 
 def board_record(number: int, segment: int, table: BoardTable) -> tuple[bytes, bytes]:
     items = table.items
-    return _board_key(number, segment), _LIST_HEADER.pack(table.total, len(items)) + _bytes(
+    return _board_key(number, segment), _LIST_HEADER.pack(table.total, len(items)) + _to_bytes(
         items.keys, "<u8"
-    ) + _bytes(items.scores, "<i8")
+    ) + _to_bytes(items.scores, "<i8")
 
 
 def new_items_record(items: RankedList) -> tuple[bytes, bytes]:
-    return b"n", _LIST_HEADER.pack(0, len(items)) + _bytes(items.keys, "<u8") + _bytes(
+    return b"n", _LIST_HEADER.pack(0, len(items)) + _to_bytes(items.keys, "<u8") + _to_bytes(
         items.scores, "<f8"
     )
 
 
 def neighbour_records(keys: Keys, neighbours: Neighbours) -> Iterator[tuple[bytes, bytes]]:
     """Yield a record for each item of `keys`."""
-    joined, weights = _bytes(neighbours.keys, "<u8"), _bytes(neighbours.weights, "<f4")
+    joined, weights = _to_bytes(neighbours.keys, "<u8"), _to_bytes(neighbours.weights, "<f4")
     for record_key, low, high in zip(
         _item_keys(b"k", keys),
         neighbours.offsets[:-1].tolist(),
@@ -136,7 +136,7 @@ def session_records(table: Sessions) -> list[tuple[bytes, bytes]]:
     )
     body = struct.pack("<q", table.gap_us)
     for array, dtype in arrays:
-        data = _bytes(array, dtype)
+        data = _to_bytes(array, dtype)
         body += struct.pack("<q", len(data)) + data
     starts = range(0, len(body), PART_BYTES)
     return [
@@ -154,7 +154,7 @@ def _session_key(number: int) -> bytes:
     return b"s" + struct.pack(">I", number)
 
 
-def _bytes(array: np.ndarray, dtype: str) -> bytes:
+def _to_bytes(array: np.ndarray, dtype: str) -> bytes:
     return np.ascontiguousarray(array).astype(dtype).tobytes()
 
 

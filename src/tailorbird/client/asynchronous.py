@@ -224,7 +224,7 @@ class AsyncClient:
     ) -> Receipts:
         decisions: list[EventDecision] = []
         accepted = 0
-        for batch in _batches(events, self._batch_max):
+        for batch in _split_batches(events, self._batch_max):
             receipts = await self._send_batch(batch, has_backoff)
             decisions += receipts.events
             accepted += receipts.accepted
@@ -293,7 +293,7 @@ def _decode(reply: Reply, kind: type[T]) -> T:
         raise to_refused_error(Reply(reply.status, b"")) from None
 
 
-def _batches(events: Sequence[bytes], batch_max: int) -> list[list[bytes]]:
+def _split_batches(events: Sequence[bytes], batch_max: int) -> list[list[bytes]]:
     batches: list[list[bytes]] = [[]]
     size = 0
     for event in events:

@@ -40,12 +40,12 @@ def home_routes(
         route("/", "GET", static_file("home.html"), OPEN, service),
         *(route(f"/console/{name}", "GET", static_file(name), OPEN, service) for name in _FILES),
         route("/console/person", "POST", post_person, READ, service),
-        route("/console/overview", "GET", _overview(read_overview), ADMIN, service),
+        route("/console/overview", "GET", _make_overview_handler(read_overview), ADMIN, service),
         route("/console/reports/{name}", "GET", _report(reports), ADMIN, service),
     ]
 
 
-def _overview(read_overview: Callable[[Service], Overview]) -> Handler:
+def _make_overview_handler(read_overview: Callable[[Service], Overview]) -> Handler:
     async def handler(request: Request, service: Service) -> Response:
         return as_json(await run_in_thread(service, read_overview, service))
 

@@ -115,7 +115,7 @@ class SuppressionList:
                     fix=_RESTORE,
                 ) from None
             if (folder / TAKEN).exists() or any((folder / RECEIPTS).glob("*.json")):
-                raise _lost(folder / FILE) from None
+                raise _lost_error(folder / FILE) from None
             return cls(b"")
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise DamageError(
@@ -123,7 +123,7 @@ class SuppressionList:
                 where=str(folder / FILE),
                 fix=_RESTORE,
             ) from error
-        if listed.checksum != _digest(listed, key):
+        if listed.checksum != _hash_list(listed, key):
             raise DamageError(
                 "the suppression list, or its key, does not match its checksum",
                 where=str(folder / FILE),
@@ -148,7 +148,7 @@ class SuppressionList:
                 f"one writes it again; else {_RESTORE}",
             )
         if len(self) < mark.people:
-            raise _lost(data / FOLDER / FILE)
+            raise _lost_error(data / FOLDER / FILE)
 
     def mark(self) -> bytes:
         """Return what the lake stores of this list: how many ids are on it."""
@@ -176,7 +176,7 @@ class SuppressionList:
 
     def encoded(self) -> tuple[bytes, bytes]:
         """Return the list and its key, as the two files hold them."""
-        listed = msgspec.structs.replace(self._listed, checksum=_digest(self._listed, self._key))
+        listed = msgspec.structs.replace(self._listed, checksum=_hash_list(self._listed, self._key))
         return msgspec.json.encode(listed, order="sorted"), self._key
 
     def erased_at(self, mark: str, id_: str) -> int | None:
@@ -210,27 +210,27 @@ class SuppressionList:
         """Return whether a row is dropped."""
         whose = whose_of(part)
         if whose is None or parse_unread(part) is not None:
-            return any(self.has(mark, text) for text in _texts(part) for mark in ("u", "a"))
+            return any(self.has(mark, text) for text in _read_texts(part) for mark in ("u", "a"))
         if whose.type == "merge" and isinstance(whose.properties, dict):
-            into = _id(whose.properties.get(MERGED_INTO))
+            into = _read_id(whose.properties.get(MERGED_INTO))
             if into is not None and self.has("u", into):
                 return True
-        if (user := _id(whose.user_id)) is not None:
+        if (user := _read_id(whose.user_id)) is not None:
             return self.has("u", user)
-        device = _id(whose.anonymous_id)
+        device = _read_id(whose.anonymous_id)
         at = None if device is None else self.erased_at("a", device)
         if device is None or at is None:
             return False
         is_shared = self.hash("a", device) in self._listed.shared
-        return not is_shared or _moment(whose, receipt) < at
+        return not is_shared or _read_time(whose, receipt) < at
 
 
-def _digest(listed: _Listed, key: bytes) -> str:
+def _hash_list(listed: _Listed, key: bytes) -> str:
     content = msgspec.json.encode(msgspec.structs.replace(listed, checksum=""), order="sorted")
     return blake2b(content, digest_size=16, key=key, person=b"suppression").hexdigest()
 
 
-def _lost(where: Path) -> DamageError:
+def _lost_error(where: Path) -> DamageError:
     return DamageError(
         "people were erased here, and the list of them is missing, or older than the last erasure",
         where=str(where),
@@ -273,11 +273,11 @@ def subject_of(
     return ("i", item_id or "") if anonymous_id is None else ("a", anonymous_id)
 
 
-def _id(value: object) -> str | None:
+def _read_id(value: object) -> str | None:
     return (value or None) if isinstance(value, str) else as_text(value)
 
 
-def _texts(part: bytes) -> Iterator[str]:
+def _read_texts(part: bytes) -> Iterator[str]:
     """Yield what may be an id in a row that cannot be read."""
     text = part.decode(errors="replace")
     yield from (*_QUOTED.findall(text), *_WORD.findall(text))
@@ -287,7 +287,7 @@ def _texts(part: bytes) -> Iterator[str]:
         return
 
 
-def _moment(whose: Whose, receipt: Receipt) -> int:
+def _read_time(whose: Whose, receipt: Receipt) -> int:
     """Return when a row says that it was; 0 where a file says no time."""
     if whose.ts is None and not whose.timeless and receipt.source != "import":
         return receipt.received_at

@@ -43,7 +43,7 @@ def content_differences(
         files = [file for file in archive.files if file.partition == partition]
         rows = [
             row
-            for piece in _pieces(files)
+            for piece in _split_pieces(files)
             for row in _piece_differences(reader, archive, piece, progress)
         ]
         if rows:
@@ -55,7 +55,7 @@ def content_differences(
             )
 
 
-def _pieces(files: Sequence[Archived]) -> Iterator[list[Archived]]:
+def _split_pieces(files: Sequence[Archived]) -> Iterator[list[Archived]]:
     piece: list[Archived] = []
     for file in files:
         if piece and sum(piece_file.rows for piece_file in piece) + file.rows > PIECE_ROWS:

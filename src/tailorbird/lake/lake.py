@@ -61,7 +61,7 @@ class Lake:
         if self.at is not None and name not in self.at:
             return False
         log = self.path / name / "_delta_log"
-        return (log / f"{0:020d}.json").is_file() or _any_commit(log)
+        return (log / f"{0:020d}.json").is_file() or _has_commit(log)
 
     def version(self, name: str) -> int:
         """Return the latest version of a table."""
@@ -197,13 +197,13 @@ class Lake:
     def _dataset(self, name: str) -> Iterator[ds.Dataset]:
         """Open a table's files for reading; an error within names the corrupt file."""
         table = self._table(name)
-        with reading_errors(self.path, name, lambda: _paths(table)):
+        with reading_errors(self.path, name, lambda: _data_file_paths(table)):
             yield table.to_pyarrow_dataset(schema=TABLES[name].schema)
 
     def _blamed_file(self, message: str) -> TailorbirdError | None:
         """Return the error about the corrupt file that made a query fail, or None."""
         errors = (
-            blamed_file(self.path, name, _paths(table), message)
+            blamed_file(self.path, name, _data_file_paths(table), message)
             for name, table in self._open.items()
         )
         return next((error for error in errors if error is not None), None)
@@ -224,11 +224,11 @@ class Lake:
         )
 
 
-def _paths(table: DeltaTable) -> list[str]:
+def _data_file_paths(table: DeltaTable) -> list[str]:
     return pa.table(table.get_add_actions()).column("path").to_pylist()
 
 
-def _any_commit(log: Storage) -> bool:
+def _has_commit(log: Storage) -> bool:
     """Return whether a log that no longer begins at 0 has a commit."""
     return log.is_dir() and any(entry.name.endswith(".json") for entry in log.iterdir())
 

@@ -91,7 +91,7 @@ class Frame:
 
     def _cells(self) -> list[list[str]]:
         return [
-            [_cell(value) for value in row.values()]
+            [_format_cell(value) for value in row.values()]
             for row in self.arrow.slice(0, MAX_PRINTED_ROWS).to_pylist()
         ]
 
@@ -138,7 +138,7 @@ def plot_figures(
     return figure
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):

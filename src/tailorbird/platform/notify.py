@@ -95,13 +95,13 @@ def collect_messages(
     """Return messages about what goes on, and about the decisions of the last day."""
     name = project.settings.project.name
     return [
-        *_pages(name, figures),
-        *_decisions(Registry(project.paths.registry, clock=clock), name, clock.now()),
-        *_episodes(name, read_open_episodes(project.paths.monitoring)),
+        *_page_messages(name, figures),
+        *_decision_messages(Registry(project.paths.registry, clock=clock), name, clock.now()),
+        *_episode_messages(name, read_open_episodes(project.paths.monitoring)),
     ]
 
 
-def _pages(name: str, figures: Sequence[tuple[str, Figures]]) -> list[Message]:
+def _page_messages(name: str, figures: Sequence[tuple[str, Figures]]) -> list[Message]:
     return [
         Message(
             "page",
@@ -118,13 +118,17 @@ def _pages(name: str, figures: Sequence[tuple[str, Figures]]) -> list[Message]:
     ]
 
 
-def _decisions(registry: Registry, name: str, now: int) -> list[Message]:
+def _decision_messages(registry: Registry, name: str, now: int) -> list[Message]:
     recent = [audit_entry for audit_entry in registry.audit() if audit_entry.at > now - LOOKBACK_US]
     own = [audit_entry for audit_entry in recent if audit_entry.by in AUTHORS]
-    return [message for audit_entry in own if (message := _decision(name, audit_entry)) is not None]
+    return [
+        message
+        for audit_entry in own
+        if (message := _decision_message(name, audit_entry)) is not None
+    ]
 
 
-def _decision(name: str, entry: AuditEntry) -> Message | None:
+def _decision_message(name: str, entry: AuditEntry) -> Message | None:
     if entry.action == "rollback":
         kind, title, page = "rollback", f"rolled back to {entry.version}", "rolled-back.md"
     elif entry.action in _REFUSED:
@@ -142,7 +146,7 @@ def _decision(name: str, entry: AuditEntry) -> Message | None:
     return Message(kind, kind, f"{kind}/{entry.version}/{entry.at}", f"{name}: {title}", body)
 
 
-def _episodes(name: str, rows: Sequence[Any]) -> list[Message]:
+def _episode_messages(name: str, rows: Sequence[Any]) -> list[Message]:
     """Return one message for each cause, so that its episodes come together."""
     messages = []
     by_cause = sorted(rows, key=lambda row: (row.cause, row.since))

@@ -71,41 +71,43 @@ def export_person(project: Project, ids: Sequence[str], clock: Clock) -> Iterato
     }
     sets = active_schemas(project)
     mentions = Mentions(people.ids, attribute_names(project.plan))
-    waiting = list(_waiting(project, mentions))  # first: the lake may take them in meanwhile
-    events = _rows(lake, "events", people.filter(), people.may_read)
-    answers = _rows(lake, "answers", people.filter(), people.may_read)
-    for row in _rows(lake, "users", one_of("id", people.users)):
+    waiting = list(
+        _read_waiting_rows(project, mentions)
+    )  # first: the lake may take them in meanwhile
+    events = _read_rows(lake, "events", people.filter(), people.may_read)
+    answers = _read_rows(lake, "answers", people.filter(), people.may_read)
+    for row in _read_rows(lake, "users", one_of("id", people.users)):
         yield {"source": "profile", **row}
     for row in events:
         yield {"source": "event", **{name: one for name, one in row.items() if one is not None}}
     for row in answers:
         yield {"source": "answer", **_with_features(row, sets)}
-    yield from _arms(answers)
+    yield from _list_arms(answers)
     sessions = {row["session_id"] for row in events}
     refused = set(find_refused(lake, mentions, sessions, {row["request_id"] for row in events}))
-    for row in _rows(lake, "quarantine"):
+    for row in _read_rows(lake, "quarantine"):
         if tuple(row[name] for name in ROW_KEY_COLUMNS) in refused and _may_read(
             row["body"], people
         ):
             yield {**row, "source": "refused"}
-    for row in _rows(
+    for row in _read_rows(
         lake, "duplicates", one_of("event_id", {event["event_id"] for event in events})
     ):
         yield {"source": "repeat", **row}
-    yield from _mentions(lake, people, mentions)
+    yield from _find_mentions(lake, people, mentions)
     for producer, body in waiting:
         if _may_read(body, people):
             text = body.decode(errors="replace")
             yield {"source": "waiting", "producer": producer, "body": text}
-    yield from _features(project, people, sets, events, clock)
-    yield from _scores(project, people)
+    yield from _read_features(project, people, sets, events, clock)
+    yield from _read_scores(project, people)
     suppressed = project.suppression_list()
     for mark, id_ in people.subjects:
         if (at := suppressed.erased_at(mark, id_)) is not None:
             yield {"source": "erased", "id": id_, "at": to_iso(at)}
 
 
-def _rows(
+def _read_rows(
     lake: Lake,
     name: str,
     where: ds.Expression | None = None,
@@ -115,10 +117,10 @@ def _rows(
         return []
     rows = lake.table(name, where=where)
     rows = rows if mask_of is None else rows.filter(mask_of(rows))
-    return [{column: _plain(value) for column, value in row.items()} for row in rows.to_pylist()]
+    return [{column: _to_plain(value) for column, value in row.items()} for row in rows.to_pylist()]
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, date):  # or a time
         return value.isoformat()
     return value.decode(errors="replace") if isinstance(value, bytes) else value
@@ -140,17 +142,17 @@ def _with_features(row: Record, sets: Sequence[FeatureSet]) -> Record:
     if features is None or not items or len(numeric) != len(items) * len(features.numeric):
         return record
     values = np.array(record.pop("numeric"), np.float64).reshape(len(items), -1)
-    named = [_named(features.numeric, value) for value in values]
+    named = [_name_values(features.numeric, value) for value in values]
     record["features"] = [{"item": item, **one} for item, one in zip(items, named, strict=True)]
     return record
 
 
-def _named(names: Sequence[str], values: np.ndarray) -> Record:
+def _name_values(names: Sequence[str], values: np.ndarray) -> Record:
     pairs = zip(names, values.tolist(), strict=True)
     return {name: None if np.isnan(value) else value for name, value in pairs}
 
 
-def _arms(answers: list[Record]) -> Iterator[Record]:
+def _list_arms(answers: list[Record]) -> Iterator[Record]:
     first: dict[tuple[str, str], str] = {}
     for row in sorted(answers, key=lambda row: row["ts"]):
         if row["experiment"]:
@@ -159,7 +161,7 @@ def _arms(answers: list[Record]) -> Iterator[Record]:
         yield {"source": "arm", "experiment": experiment, "arm": arm, "since": since}
 
 
-def _mentions(lake: Lake, people: People, mentions: Mentions) -> Iterator[Record]:
+def _find_mentions(lake: Lake, people: People, mentions: Mentions) -> Iterator[Record]:
     """Yield what others wrote about them: items whole, of other rows the fields that name them."""
     for table, (texts, json) in _MENTIONING.items():
         for batch in lake.batches(table, TABLES[table].schema.names) if lake.exists(table) else ():
@@ -174,24 +176,25 @@ def _mentions(lake: Lake, people: People, mentions: Mentions) -> Iterator[Record
             masks |= {name: mentions.in_json(rows[name]) for name in json}
             for index in np.flatnonzero(np.logical_or.reduce(list(masks.values()))).tolist():
                 row = {
-                    name: _plain(one) for name, one in rows.slice(index, 1).to_pylist()[0].items()
+                    name: _to_plain(one)
+                    for name, one in rows.slice(index, 1).to_pylist()[0].items()
                 }
                 if table != "items":
                     fields = [name for name, mask in masks.items() if mask[index]]
                     row = {
-                        name: _mentioning(row[name], mentions) if name in json else row[name]
+                        name: _mentioning_fields(row[name], mentions) if name in json else row[name]
                         for name in (*{"type", "ts", "item_id"}.intersection(row), *fields)
                     }
                 yield {"source": "mention", "table": table, **row}
 
 
-def _mentioning(text: str, mentions: Mentions) -> Record:
+def _mentioning_fields(text: str, mentions: Mentions) -> Record:
     """Return the fields of a JSON object that name somebody."""
     pairs = msgspec.json.decode(text).items()
     return {name: one for name, one in pairs if mentions.without({name: one}) != {name: one}}
 
 
-def _waiting(project: Project, mentions: Mentions) -> Iterator[tuple[str, bytes]]:
+def _read_waiting_rows(project: Project, mentions: Mentions) -> Iterator[tuple[str, bytes]]:
     """Yield the rows of raw logs that name them and are not yet in the lake, with their
     producer.
     """
@@ -215,7 +218,7 @@ def _waiting(project: Project, mentions: Mentions) -> Iterator[tuple[str, bytes]
                 position = blocks[-1].end
 
 
-def _features(
+def _read_features(
     project: Project, people: People, sets: Sequence[FeatureSet], events: list[Record], clock: Clock
 ) -> Iterator[Record]:
     newest = sorted(events, key=lambda row: row["ts"], reverse=True)
@@ -229,7 +232,7 @@ def _features(
                 rows = reader.read(ReadRequest(person=person, now=clock.now()), items).numeric
                 for item, row in zip(items, rows, strict=True):
                     about = {"schema": features.schema_hash, "person": person, "item": item}
-                    named = _named(reader.features.numeric, row)
+                    named = _name_values(reader.features.numeric, row)
                     yield {"source": "feature", **about, **named}
         finally:
             reader.close()
@@ -245,7 +248,7 @@ def _open_reader(project: Project, features: FeatureSet) -> Reader | None:
     return None
 
 
-def _scores(project: Project, people: People) -> Iterator[Record]:
+def _read_scores(project: Project, people: People) -> Iterator[Record]:
     feed = ScoreFeed(project.stream.scores)
     try:
         for batch in feed.iterate_from(0):

@@ -65,7 +65,7 @@ class StringMatcher:
         self._keys = np.array(sorted(self._places), np.uint64)
         self._table = np.zeros(1 << _TABLE_BITS if len(self._keys) else 0, bool)
         if len(self._keys):
-            self._table[_slot(self._keys)] = True
+            self._table[_hash_slot(self._keys)] = True
 
     def find(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield each place where a string stands, in order, with the string."""
@@ -74,7 +74,7 @@ class StringMatcher:
         padded = data + bytes(8)
         mask = np.uint64((1 << 8 * EMBEDDED_ID_LENGTH_MIN) - 1)
         values = np.ndarray((len(data),), np.dtype("<u8"), padded, strides=(1,)) & mask
-        places = np.flatnonzero(self._table[_slot(values)])
+        places = np.flatnonzero(self._table[_hash_slot(values)])
         places = places[np.isin(values[places], self._keys)]
         matches: set[tuple[int, bytes]] = set()
         for place, key in zip(places.tolist(), values[places].tolist(), strict=True):
@@ -85,7 +85,7 @@ class StringMatcher:
         yield from sorted(matches)
 
 
-def _slot(values: np.ndarray) -> np.ndarray:
+def _hash_slot(values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         return ((values * _MIX) >> np.uint64(64 - _TABLE_BITS)).astype(np.intp)
 

@@ -65,7 +65,7 @@ class Mentions:
 
     def in_text(self, text: str) -> bool:
         """Return whether a text is or holds an id."""
-        return text in self._ids or bool(self._matcher.find(_bytes(text)))
+        return text in self._ids or bool(self._matcher.find(_to_bytes(text)))
 
     def may_be_in(self, body: bytes) -> bool:
         """Return False where no row of a body can hold an id; cheap."""
@@ -98,7 +98,7 @@ class Mentions:
 
     def renamed(self, id_: str) -> str:
         """Return the id of another's event, session or request, a new one if it holds an id."""
-        return self._rename(id_) if self._names.find(_bytes(id_)) else id_
+        return self._rename(id_) if self._names.find(_to_bytes(id_)) else id_
 
     def renamed_in(self, column: pa.ChunkedArray) -> dict[str, str]:
         """Return by the old one the new ids of a column of ids, or of JSON lists of ids."""
@@ -117,7 +117,7 @@ class Mentions:
 
     def rewritten(self, text: str) -> str | None:
         """Return a JSON text `without` mentions; None where it has none."""
-        if not self.may_be_in(_bytes(text)):
+        if not self.may_be_in(_to_bytes(text)):
             return None
         value = _decode(text)
         new = self.without(value)
@@ -132,7 +132,7 @@ class Mentions:
         return text is not None and self.in_text(text)
 
     def _is_name(self, name: str) -> bool:
-        return name not in self._known and bool(self._names.find(_bytes(name)))
+        return name not in self._known and bool(self._names.find(_to_bytes(name)))
 
     def _renamed_list(self, text: str) -> str:
         if text[:1] != "[":
@@ -148,7 +148,7 @@ class Mentions:
         texts = column.unique().drop_null().to_pylist()
         matches: set[str] = set()
         for first in range(0, len(texts), _BATCH):
-            parts = [_bytes(text) for text in texts[first : first + _BATCH]]
+            parts = [_to_bytes(text) for text in texts[first : first + _BATCH]]
             ends = np.cumsum([len(part) + 1 for part in parts])
             starts = [start for start, _ in matcher.find(b"\n".join(parts))]
             rows = np.unique(np.searchsorted(ends, starts, side="right"))
@@ -160,5 +160,5 @@ class Mentions:
         return pc.fill_null(mask, False).to_numpy()
 
 
-def _bytes(text: str) -> bytes:
+def _to_bytes(text: str) -> bytes:
     return text.encode(errors="surrogatepass")

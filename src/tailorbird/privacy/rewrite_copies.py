@@ -18,7 +18,8 @@ def delete_copies(at: CopyTarget, names: Collection[str]) -> int:
     """
     deadline = time.monotonic() + _CLAIM_S
     count = sum(
-        _delete(at.open(name, timeout_s=WRITE_TIMEOUT_S), at, name, deadline) for name in _names(at)
+        _delete(at.open(name, timeout_s=WRITE_TIMEOUT_S), at, name, deadline)
+        for name in _copy_names(at)
     )
     for name in names:
         count += _delete(
@@ -45,7 +46,7 @@ def _delete(copies: Copies, at: CopyTarget, name: str, deadline: float) -> int:
         copies.close()
 
 
-def _names(at: CopyTarget) -> list[str]:
+def _copy_names(at: CopyTarget) -> list[str]:
     copies = at.open("", timeout_s=WRITE_TIMEOUT_S)
     try:
         return copies.names(at.project)

@@ -23,19 +23,22 @@ _ITEMS, _TEXT, _OF_ITEMS = "items.arrow", "text", "a:"
 
 def has_mentions(version: Path, mentions: Mentions) -> bool:
     """Return whether an index of a version mentions somebody."""
-    tables = map(_read_table, _indexes(version))
+    tables = map(_read_table, _rewrite_indexes(version))
     return any(
-        _without(name, column, mentions) is not column
+        _without_mentioned(name, column, mentions) is not column
         for table in tables
-        for name, column in _attributes(table)
+        for name, column in _rewrite_attributes(table)
     )
 
 
 def remove_mentions(version: Path, mentions: Mentions) -> None:
     """Remove mentions from the indexes of a version, also where that was cut off before."""
-    for index in _indexes(version):
+    for index in _rewrite_indexes(version):
         table = _read_table(index)
-        new = {name: _without(name, column, mentions) for name, column in _attributes(table)}
+        new = {
+            name: _without_mentioned(name, column, mentions)
+            for name, column in _rewrite_attributes(table)
+        }
         kept = {name: column for name, column in new.items() if column is not None}
         arrays = {
             name: table[name] for name in table.column_names if not name.startswith(_OF_ITEMS)
@@ -57,7 +60,7 @@ def remove_mentions(version: Path, mentions: Mentions) -> None:
         durable.sync_folder(index)
 
 
-def _indexes(version: Path) -> Iterator[Path]:
+def _rewrite_indexes(version: Path) -> Iterator[Path]:
     return (path.parent for path in sorted(version.rglob(_ITEMS)))
 
 
@@ -65,12 +68,12 @@ def _read_table(index: Path) -> pa.Table:
     return pa.ipc.open_file(pa.BufferReader((index / _ITEMS).read_bytes())).read_all()
 
 
-def _attributes(table: pa.Table) -> Iterator[tuple[str, Column]]:
+def _rewrite_attributes(table: pa.Table) -> Iterator[tuple[str, Column]]:
     names = [name for name in table.column_names if name.startswith(_OF_ITEMS)]
     return ((name.removeprefix(_OF_ITEMS), from_arrow(table[name])) for name in names)
 
 
-def _without(name: str, column: Column, mentions: Mentions) -> Column | None:
+def _without_mentioned(name: str, column: Column, mentions: Mentions) -> Column | None:
     """Return the column without mentions, itself where it has none; None where its name is one."""
     if mentions.without({name: 0}) == {}:
         return None

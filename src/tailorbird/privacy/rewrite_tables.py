@@ -106,7 +106,7 @@ class TableRewriter:
             if row[name] is not None and self._mentions.in_text(row[name]):
                 row[name] = None
         row |= {name: self._without(row[name]) for name in JSON}
-        return _renamed(row, renames)
+        return _replace_values(row, renames)
 
     def quarantine(self, rows: pa.Table) -> pa.Table | None:
         """Return refused rows with an empty body in place of theirs."""
@@ -160,7 +160,7 @@ class TableRewriter:
             return None
         self.counts["mentions"] += len(changed)
         new = [
-            _renamed(row | {"attributes": self._without(row["attributes"])}, renames)
+            _replace_values(row | {"attributes": self._without(row["attributes"])}, renames)
             for row in rows.take(pa.array(changed)).to_pylist()
         ]
         return _put(rows, changed, new)
@@ -195,7 +195,7 @@ class TableRewriter:
                 self._remove_hashes(row)
             if exempt[index] and UNLINKED not in (row["degraded"] or ()):
                 row["degraded"] = [*(row["degraded"] or ()), UNLINKED]
-        return _put(rows, changed, [_renamed(row, renames) for row in new])
+        return _put(rows, changed, [_replace_values(row, renames) for row in new])
 
     def _exempt(self, rows: pa.Table) -> np.ndarray:
         """Return which answers may have read values that the erasure moved."""
@@ -243,7 +243,9 @@ class TableRewriter:
         return text if text is None else self._mentions.rewritten(text) or text
 
 
-def _renamed(row: dict[str, Any], renames: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def _replace_values(
+    row: dict[str, Any], renames: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
     return row | {name: new.get(row[name], row[name]) for name, new in renames.items()}
 
 

@@ -117,7 +117,7 @@ def _choose_sources(facts: Facts, reasons: Reasons) -> _Sources:
         reasons.append(("new_items", "source", reason))
     if facts.category == CATEGORY_ATTRIBUTE:
         sources[f"{long}:category"] = 60
-    return _Sources(sources, list(dict.fromkeys(_columns(facts, boards, sources, reasons))))
+    return _Sources(sources, list(dict.fromkeys(_propose_columns(facts, boards, sources, reasons))))
 
 
 def _board_windows(facts: Facts) -> list[int]:
@@ -138,7 +138,7 @@ def _board_windows(facts: Facts) -> list[int]:
     return list(dict.fromkeys([best, long_window, *close_windows]))
 
 
-def _columns(
+def _propose_columns(
     facts: Facts, boards: list[int], sources: dict[str, int], reasons: Reasons
 ) -> Iterator[str]:
     """Yield the sources whose rank and score the ranker reads, though they add no candidates."""

@@ -135,7 +135,7 @@ def _read(
     if not rows:
         return np.zeros(0, np.int64), [np.zeros(0, np.int64) for _ in names[1:]]
     table = pa.Table.from_batches(rows)
-    ts = _micros(table.column(0), guess)
+    ts = _to_micros(table.column(0), guess)
     if ts is None:
         return np.zeros(0, np.int64), [np.zeros(0, np.int64) for _ in names[1:]]
     is_complete = pc.is_valid(ts)
@@ -183,7 +183,7 @@ def _sampling_interval(guess: SourceGuess) -> int:
     return -(-rows // ROWS_MAX)
 
 
-def _micros(times: pa.ChunkedArray, guess: SourceGuess) -> pa.ChunkedArray | None:
+def _to_micros(times: pa.ChunkedArray, guess: SourceGuess) -> pa.ChunkedArray | None:
     """Convert times to microseconds; None where their format is unknown."""
     if pa.types.is_timestamp(times.type) or pa.types.is_date(times.type):
         return times.cast(pa.timestamp("us", getattr(times.type, "tz", None)), safe=False).cast(
@@ -198,11 +198,16 @@ def _micros(times: pa.ChunkedArray, guess: SourceGuess) -> pa.ChunkedArray | Non
             [parse_times(chunk, guess.ts_format, "UTC") for chunk in times.chunks], pa.int64()
         )
     return pa.chunked_array(
-        [pa.array([_elapsed(parse_iso_time(text, UTC)) for text in times.to_pylist()], pa.int64())]
+        [
+            pa.array(
+                [_to_epoch_micros(parse_iso_time(text, UTC)) for text in times.to_pylist()],
+                pa.int64(),
+            )
+        ]
     )
 
 
-def _elapsed(moment: datetime | None) -> int | None:
+def _to_epoch_micros(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.timestamp() * 1e6)
 
 

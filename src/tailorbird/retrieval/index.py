@@ -252,7 +252,7 @@ class Index:
         scores[recent] = 0.0
         if self.shown is not None:
             scores[~self.shown] = 0.0
-        return _best(np.arange(len(self)), scores, n)
+        return _best_rows(np.arange(len(self)), scores, n)
 
     def search(self, text: str, n: int, synonyms: Sequence[Phrase] = ()) -> Found:
         """Return the items that match a query as typed, best first; none without a text index.
@@ -269,7 +269,7 @@ class Index:
         if self.meaning is not None:
             words = self._match_words(text, max(n, RERANKED_MIN), synonyms)
             rows, scores = self.meaning.mix(text, words.rows, words.scores, self.shown)
-            return _best(rows, scores, n)
+            return _best_rows(rows, scores, n)
         return self._match_words(text, n, synonyms)
 
     def _match_words(self, text: str, n: int, synonyms: Sequence[Phrase]) -> Found:
@@ -292,10 +292,10 @@ class Index:
             raise BundleError(
                 f"cannot search: {error}", fix="tailorbird models rollback"
             ) from error
-        return _best(rows, scores, n)
+        return _best_rows(rows, scores, n)
 
 
-def _best(rows: Rows, scores: Floats, n: int) -> Found:
+def _best_rows(rows: Rows, scores: Floats, n: int) -> Found:
     """Return the n best with a score above 0, best first; ties by row."""
     selected = np.flatnonzero(scores > 0)
     if selected.size > n:

@@ -113,7 +113,7 @@ class DeclaredExperiments:
         """Return the arm of a request; raises QueryError if a forced arm does not exist."""
         enrolment = None if slot.experiment is None else Enrolment(slot.experiment)
         if forced_arm:
-            return _force(forced_arm, [] if enrolment is None else [enrolment], slot.name)
+            return _force_arm(forced_arm, [] if enrolment is None else [enrolment], slot.name)
         arm = "" if enrolment is None else assign(enrolment.experiment, person)
         return _NO_ARM if enrolment is None or not arm else Assignment.of(enrolment, arm)
 
@@ -172,7 +172,7 @@ class LiveExperiments:
             return self._permanent.assign(slot, person, session, forced_arm)
         running = self._by_slot.get(slot.name, ())
         if forced_arm:
-            return _force(forced_arm, [enrolled.enrolment for enrolled in running], slot.name)
+            return _force_arm(forced_arm, [enrolled.enrolment for enrolled in running], slot.name)
         for enrolled in running:
             experiment = enrolled.enrolment.experiment
             arm = enrolled.enrolment.assign(session if experiment.unit == "session" else person)
@@ -257,7 +257,7 @@ class LiveExperiments:
         return _Running(enrolment, condition)
 
 
-def _force(arm: str, enrolments: Sequence[Enrolment], slot: str) -> Assignment:
+def _force_arm(arm: str, enrolments: Sequence[Enrolment], slot: str) -> Assignment:
     for enrolment in enrolments:
         if arm in enrolment.experiment.arms:
             return Assignment.of(enrolment, arm, is_forced=True)

@@ -53,7 +53,9 @@ class _Request:
         self._pool.release(self._connection)
 
 
-def _race(first: _Request, second: HedgeRequest, until: float) -> list[bytes | None] | None:
+def _race_requests(
+    first: _Request, second: HedgeRequest, until: float
+) -> list[bytes | None] | None:
     """Return the second request's values if they come first; None if the first is to be read."""
     with _Request(second.client.pool, second.keys) as other:
         while time.monotonic() < until:
@@ -102,7 +104,7 @@ class ValkeyClient:
             if second is None:
                 second = HedgeRequest(self, keys, lambda values: values)
             try:
-                second_values = _race(first, second, until=started_at + self._timeout_s)
+                second_values = _race_requests(first, second, until=started_at + self._timeout_s)
             except (redis.exceptions.RedisError, OSError):
                 second_values = None  # the first request is still open
             values = first.values() if second_values is None else second_values

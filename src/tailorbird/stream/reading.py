@@ -91,7 +91,7 @@ class EmbeddedReader:
                 "SELECT offset, rows, crc FROM block WHERE offset < ? ORDER BY offset DESC LIMIT 2",
                 (start,),
             )
-            preceding = [_numbers(row) for row in query.fetchall()]
+            preceding = [_require_integers(row) for row in query.fetchall()]
             if (
                 preceding and preceding[0][0] + preceding[0][1] > start
             ):  # `start` lies within this block
@@ -158,7 +158,7 @@ class EmbeddedReader:
                 (position,),
             ).get
             first = (
-                position if below is None or sum(_numbers(below)) <= position else below[0]
+                position if below is None or sum(_require_integers(below)) <= position else below[0]
             )  # a block may hold the position
             blocks = connection.execute(
                 "SELECT count(*) FROM block WHERE offset >= ?", (first,)
@@ -283,11 +283,11 @@ def last_block(connection: apsw.Connection) -> tuple[int, int]:
 
 
 def _number_pair(row: tuple) -> tuple[int, int]:
-    first, second = _numbers(row)
+    first, second = _require_integers(row)
     return first, second
 
 
-def _numbers(row: tuple) -> tuple[int, ...]:
+def _require_integers(row: tuple) -> tuple[int, ...]:
     """Return the row if it holds integers; on a misplaced page it may hold anything."""
     if any(type(value) is not int for value in row):
         raise apsw.CorruptError("a row of the log's tables is not what was written")

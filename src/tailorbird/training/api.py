@@ -278,7 +278,7 @@ def evaluate(
     head = data.train.heads[0]
     collected = {name: _Probabilities() for name in fitted}
     scorers = {
-        name: partial(_score, collected[name], head, _scorer(model, data))
+        name: partial(_score, collected[name], head, _make_scorer(model, data))
         for name, model in fitted.items()
     }
     evaluation = evaluate_scorers(
@@ -303,7 +303,7 @@ def evaluate(
     )
 
 
-def _scorer(model: FittedModel, data: SplitData) -> Scorer:
+def _make_scorer(model: FittedModel, data: SplitData) -> Scorer:
     return partial(
         model.score,
         series=data.plan.retrieval.series,

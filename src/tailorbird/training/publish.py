@@ -36,7 +36,7 @@ def add_version(model: Any, report: Comparison, registry: Registry, *, by: str) 
         report = evaluate({name: model, **report.models}, report.test, metrics=report.metrics)
     data, fitted = report.test.data, report.fitted[name]
     dataset, settings = data.dataset, data.dataset.settings
-    evaluation = _renamed(report.evaluation, name)
+    evaluation = _rename_model(report.evaluation, name)
     decision = Decision(False, ("added by hand: the gate did not decide on it",))
     about = {
         **describe_training(
@@ -78,7 +78,7 @@ def add_version(model: Any, report: Comparison, registry: Registry, *, by: str) 
         return registry.add(Path(folder) / "bundle", by=by, why=f"added as {name!r} from Python")
 
 
-def _renamed(evaluation: Evaluation, name: str) -> Evaluation:
+def _rename_model(evaluation: Evaluation, name: str) -> Evaluation:
     """Return the figures with the model under the name that reports of trainings use."""
     return replace(
         evaluation,

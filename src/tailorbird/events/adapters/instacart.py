@@ -84,15 +84,15 @@ def read_instacart(files: dict[Path, str], options: AdapterOptions) -> Iterator[
             where=options.root,
             fix="put it into the same folder",
         )
-    orders = _orders(by_name["orders.csv"]) if order_products else None
+    orders = _read_orders(by_name["orders.csv"]) if order_products else None
     for file in order_products:
-        yield from to_batches(str(file), _purchases(file, files[file][:12], orders))
+        yield from to_batches(str(file), _read_purchases(file, files[file][:12], orders))
     if "products.csv" in by_name:
         file = by_name["products.csv"]
-        yield from to_batches(str(file), _products(file, files[file][:12], by_name))
+        yield from to_batches(str(file), _read_products(file, files[file][:12], by_name))
 
 
-def _orders(file: Path) -> _Orders | None:
+def _read_orders(file: Path) -> _Orders | None:
     """Return the orders, or None without any.
 
     Products of an order row that cannot be read count as products of a missing order.
@@ -106,7 +106,7 @@ def _orders(file: Path) -> _Orders | None:
         "days_since_prior_order",
     ]
     parts = [
-        [_numbers(batch, name, file) for name in names]
+        [_read_numbers(batch, name, file) for name in names]
         for batch in read_columns(file, names, broken=[])
     ]
     if not parts:
@@ -126,7 +126,7 @@ def _orders(file: Path) -> _Orders | None:
     return _Orders(order[at], user[at], (BEGIN + day * DAY + hour * HOUR)[at])
 
 
-def _numbers(batch: pa.RecordBatch, name: str, file: Path) -> Ints:
+def _read_numbers(batch: pa.RecordBatch, name: str, file: Path) -> Ints:
     try:
         return (
             batch.column(name)
@@ -141,12 +141,13 @@ def _numbers(batch: pa.RecordBatch, name: str, file: Path) -> Ints:
         ) from None
 
 
-def _purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator[tuple[int, bytes]]:
+def _read_purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator[tuple[int, bytes]]:
     rows_before = 0
     broken: list[str] = []
     for batch in read_columns(file, ["order_id", "product_id", "add_to_cart_order"], broken=broken):
         order, product, position = (
-            _numbers(batch, name, file) for name in ("order_id", "product_id", "add_to_cart_order")
+            _read_numbers(batch, name, file)
+            for name in ("order_id", "product_id", "add_to_cart_order")
         )
         at = orders.rows_of(order) if orders is not None else np.full(len(order), -1)
         for number, row, *record in zip(
@@ -179,7 +180,9 @@ def _purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator[tupl
     yield from unread_rows(FORMAT, digest, broken, rows_before)
 
 
-def _products(file: Path, digest: str, by_name: dict[str, Path]) -> Iterator[tuple[int, bytes]]:
+def _read_products(
+    file: Path, digest: str, by_name: dict[str, Path]
+) -> Iterator[tuple[int, bytes]]:
     lists = {
         "category": ("departments.csv", "department_id", "department"),
         "aisle": ("aisles.csv", "aisle_id", "aisle"),

@@ -76,7 +76,7 @@ def _order_tables(
             continue
         keys = [
             name
-            for name in _keys(inspections[file][1], inspections[other][1])
+            for name in _find_join_keys(inspections[file][1], inspections[other][1])
             if name != own_roles["item_id"]
         ]
         if keys:
@@ -103,7 +103,8 @@ def _lookup_tables(
     return [
         (other, keys[0])
         for other in lists
-        if (keys := _keys(sample, inspections[other][1])) and keys[0] != own_roles["item_id"]
+        if (keys := _find_join_keys(sample, inspections[other][1]))
+        and keys[0] != own_roles["item_id"]
     ]
 
 
@@ -112,7 +113,7 @@ def _has_person(roles: Mapping[str, str]) -> bool:
     return any(role in roles and roles[role] != roles.get("session_id") for role in _PERSON)
 
 
-def _keys(sample: pa.RecordBatch, other: pa.RecordBatch) -> list[str]:
+def _find_join_keys(sample: pa.RecordBatch, other: pa.RecordBatch) -> list[str]:
     """Return the columns that both tables have and that are unique in the second."""
     shared = [name for name in sample.schema.names if name in other.schema.names]
     return [name for name in shared if other.num_rows > 1 and is_unique(other.column(name))]

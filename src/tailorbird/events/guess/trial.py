@@ -110,7 +110,7 @@ def try_mapping(mapping: str, files: Sequence[Path], now: int, types: Sequence[s
     return Trial(
         rows,
         refused,
-        [_reason(*first[key], count) for key, count in counts.most_common(_REASONS)],
+        [_explain_refusal(*first[key], count) for key, count in counts.most_common(_REASONS)],
         shown,
     )
 
@@ -120,7 +120,7 @@ def _plan_with(types: Sequence[str]) -> RoutePlan:
     return RoutePlan(event_types=tuple(dict.fromkeys((*EVENT_TYPES, *types))))
 
 
-def _reason(refusal: Refusal, session: str | None, count: int) -> Reason:
+def _explain_refusal(refusal: Refusal, session: str | None, count: int) -> Reason:
     example = refusal.body.decode(errors="replace")
     try:
         record = msgspec.json.decode(refusal.body)

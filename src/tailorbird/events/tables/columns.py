@@ -42,7 +42,7 @@ def column_names(file: Path, form: TableForm = DEFAULT_FORM) -> list[str]:
                 for name in names
             )
         )
-    return json_names(file) if is_json(file) else _schema(file, form).names
+    return json_names(file) if is_json(file) else _read_schema(file, form).names
 
 
 def read_columns(
@@ -75,7 +75,7 @@ def read_columns(
         if is_json(file):
             yield from read_json(file, columns, texts, broken)
             return
-        schema = _schema(file, form)
+        schema = _read_schema(file, form)
         selected = columns if columns is not None else schema.names
         for batch in _open_csv(file, selected, broken, form):
             for start in range(0, batch.num_rows, BATCH_ROWS):
@@ -189,12 +189,12 @@ def _concatenate(parts: list[pa.Array]) -> pa.Array:
     return pa.concat_arrays(parts)
 
 
-def _schema(file: Path, form: TableForm) -> pa.Schema:
+def _read_schema(file: Path, form: TableForm) -> pa.Schema:
     try:
         if bare_suffix(file) == ".parquet":
             return pq.ParquetFile(file).schema_arrow
         convert = pacsv.ConvertOptions(strings_can_be_null=True, decimal_point=form.decimal)
-        with _csv(file, convert, [], form) as reader:
+        with _open_csv(file, convert, [], form) as reader:
             if form.decimal == ".":
                 return reader.schema
             first = next(iter(reader), None)
@@ -233,7 +233,7 @@ def _open_csv(
     file: Path, columns: list[str], broken: list[str] | None, form: TableForm
 ) -> pacsv.CSVStreamingReader:
     types = dict.fromkeys(columns, pa.string())
-    return _csv(
+    return _open_csv(
         file,
         pacsv.ConvertOptions(include_columns=columns, column_types=types, strings_can_be_null=True),
         broken,
@@ -241,7 +241,7 @@ def _open_csv(
     )
 
 
-def _csv(
+def _open_csv(
     file: Path, convert: pacsv.ConvertOptions, broken: list[str] | None, form: TableForm
 ) -> pacsv.CSVStreamingReader:
     def set_aside(row: Any) -> str:

@@ -55,7 +55,7 @@ def open_table(file: Path) -> BinaryIO:
     return (
         stream
         if encoding == "utf-8"
-        else io.BufferedReader(ChunkStream(_transcoded(stream, encoding)), _CHUNK)
+        else io.BufferedReader(ChunkStream(_transcode(stream, encoding)), _CHUNK)
     )
 
 
@@ -67,7 +67,7 @@ def _is_utf_8(head: bytes) -> bool:
     return True
 
 
-def _transcoded(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
+def _transcode(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
     decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
     with stream:
         while chunk := stream.read(_CHUNK):

@@ -173,31 +173,31 @@ def _count(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return lanes[0].astype(np.float64)
 
 
-def _total(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_total(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return lanes[0].astype(np.float64) * numbers[0]
 
 
-def _mean(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_mean(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     events = lanes[1].astype(np.float64)
-    return np.where(events > 0, _total(lanes, numbers, t) / events, np.nan)
+    return np.where(events > 0, _finish_total(lanes, numbers, t) / events, np.nan)
 
 
-def _variance(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_variance(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     events, amount, low, high = (lane.astype(np.float64) for lane in lanes)
     mean = amount / events
     spread = np.maximum((high * 2.0**SQUARE_BITS + low) / events - mean * mean, 0.0)
     return np.where(events > 0, spread * (numbers[0] * numbers[0]), np.nan)
 
 
-def _largest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_maximum(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(lanes[0] > 0, (lanes[0] - PEAK_ZERO).astype(np.float64) * numbers[0], np.nan)
 
 
-def _smallest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_minimum(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(lanes[0] > 0, (PEAK_ZERO - lanes[0]).astype(np.float64) * -numbers[0], np.nan)
 
 
-def _quantile(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_quantile(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     """Interpolate within the bucket where the counts first reach q of the total.
 
     A bucket with only one edge gives that edge.
@@ -217,7 +217,7 @@ def _quantile(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return value
 
 
-def _distinct(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_distinct(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return estimate(lanes[0], lanes[1], int(numbers[0]))
 
 
@@ -226,7 +226,7 @@ def _bare_ratio(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(b > 0, a / b, np.nan)
 
 
-def _ratio(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_ratio(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     a, b, *parents = (lane.astype(np.float64) for lane in lanes)
     rate, weight = numbers
     if parents:
@@ -235,12 +235,12 @@ def _ratio(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(b + weight > 0, (a + weight * rate) / (b + weight), np.nan)
 
 
-def _trend(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_trend(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     short, long = (lane.astype(np.float64) for lane in lanes)
     return np.where(long > 0, short / long * numbers[0], np.nan)
 
 
-def _decayed(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_decayed(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return lanes[0].view(np.float64) * numbers[0]
 
 
@@ -248,24 +248,24 @@ def _last(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(_is_recent(lanes[0], t), lanes[1].view(np.float64), np.nan)
 
 
-def _earliest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_earliest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(lanes[0] > 0, lanes[1].view(np.float64), np.nan)
 
 
-def _since(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_since(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(_is_recent(lanes[0], t), (t - lanes[0]).astype(np.float64) / 1e6, np.nan)
 
 
-def _first(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_first(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     elapsed = np.minimum(t - (PEAK_ZERO - lanes[0]), HORIZON).astype(np.float64) / 1e6
     return np.where(lanes[0] > 0, elapsed, np.nan)
 
 
-def _attribute(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_attribute(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return lanes[0].view(np.float64)
 
 
-def _age(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_age(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return (t.astype(np.float64) - lanes[0].view(np.float64)) / 1e6
 
 
@@ -288,22 +288,22 @@ def _match(step: Step, lanes: Lanes) -> Floats:
 
 ARITHMETIC: dict[str, Arithmetic] = {
     "count": _count,
-    "total": _total,
-    "mean": _mean,
-    "variance": _variance,
-    "largest": _largest,
-    "smallest": _smallest,
-    "distinct": _distinct,
-    "ratio": _ratio,
+    "total": _finish_total,
+    "mean": _finish_mean,
+    "variance": _finish_variance,
+    "largest": _finish_maximum,
+    "smallest": _finish_minimum,
+    "distinct": _finish_distinct,
+    "ratio": _finish_ratio,
     "bare ratio": _bare_ratio,
-    "trend": _trend,
+    "trend": _finish_trend,
     "share": _bare_ratio,
-    "decayed": _decayed,
+    "decayed": _finish_decayed,
     "last": _last,
-    "earliest": _earliest,
-    "since": _since,
-    "first": _first,
-    "attribute": _attribute,
-    "age": _age,
-    "quantile": _quantile,
+    "earliest": _finish_earliest,
+    "since": _finish_since,
+    "first": _finish_first,
+    "attribute": _finish_attribute,
+    "age": _finish_age,
+    "quantile": _finish_quantile,
 }

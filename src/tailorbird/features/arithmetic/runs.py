@@ -232,12 +232,12 @@ class OneRun(Runs):
 
 def _has_type(type: Keys, names: tuple[str, ...]) -> Bools:
     """Return which events have one of these types; there are few."""
-    first, *other_masks = [type == type_hash for type_hash in _hashes(names)]
+    first, *other_masks = [type == type_hash for type_hash in _hash_names(names)]
     for mask in other_masks:
         first |= mask
     return first
 
 
 @lru_cache(maxsize=1_024)
-def _hashes(names: tuple[str, ...]) -> list[np.uint64]:
+def _hash_names(names: tuple[str, ...]) -> list[np.uint64]:
     return [np.uint64(hash64(name)) for name in names]

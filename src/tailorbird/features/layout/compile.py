@@ -117,7 +117,8 @@ def compile_layout(
     for entity in list(drafts):
         _gather_key_attributes(entity, drafts)
     entities = tuple(
-        _entity(index, entity, draft) for index, (entity, draft) in enumerate(drafts.items())
+        _compile_entity(index, entity, draft)
+        for index, (entity, draft) in enumerate(drafts.items())
     )
     finder = SpotFinder(entities)
     return Layout(
@@ -192,7 +193,7 @@ def _gather_key_attributes(entity: Entity, drafts: dict[Entity, _EntityRequireme
             ] = None
 
 
-def _entity(index: int, entity: Entity, requirements: _EntityRequirements) -> EntityLayout:
+def _compile_entity(index: int, entity: Entity, requirements: _EntityRequirements) -> EntityLayout:
     state, reading = STATE_HEADER, READING_HEADER
     rings: list[Ring] = []
     for (source, measure, hop), tiles in requirements.rings.items():

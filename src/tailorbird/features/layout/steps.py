@@ -189,7 +189,7 @@ def step_of(feature: Feature, finder: SpotFinder, derived: dict[str, Expression]
             name, "numeric", "distinct", finder.distinct(feature), (float(feature.precision),)
         )
     if isinstance(feature, Ratio):
-        return _ratio(feature, finder)
+        return _ratio_step(feature, finder)
     if isinstance(feature, Trend):
         spots = tuple(
             finder.window(source_of(feature), "count", window)
@@ -270,7 +270,7 @@ def _run_step(feature: Favourite | Seen, finder: SpotFinder) -> Step:
     )
 
 
-def _ratio(feature: Ratio, finder: SpotFinder) -> Step:
+def _ratio_step(feature: Ratio, finder: SpotFinder) -> Step:
     rated_entities = [feature.entity] + (
         [feature.prior] if isinstance(feature.prior, Entity) else []
     )

@@ -55,7 +55,9 @@ def build_from_lake(
     )
     try:
         worker.bootstrap(
-            lambda after: _history(lake, worker.features, after, end, stop, batch_rows, progress),
+            lambda after: _read_history(
+                lake, worker.features, after, end, stop, batch_rows, progress
+            ),
             end - 1,
         )
     except _Stopped:
@@ -104,7 +106,7 @@ class _Stopped(Exception):
     """Raised when the role has to stop before the state is built."""
 
 
-def _history(
+def _read_history(
     lake: Lake,
     features: FeatureSet,
     after: int,

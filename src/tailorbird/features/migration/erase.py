@@ -53,7 +53,7 @@ def sensitivity(sets: Iterable[FeatureSet]) -> Sensitivity:
     for layout in (layout for features in sets for layout in features.layout.entities):
         if is_personal(layout.entity):
             continue
-        names = {*layout.entity.fields, *_names(layout)}
+        names = {*layout.entity.fields, *_state_columns(layout)}
         attributes |= {name for name in names if name.startswith(("item.", "user."))}
         # Events of one time are ordered by their ids, which are new.
         is_ordered = bool(layout.lasts or layout.sequences or layout.first_values)
@@ -68,7 +68,7 @@ def is_personal(entity: Entity) -> bool:
     return any(name in _PERSONAL for name in entity.fields)
 
 
-def _names(layout: EntityLayout) -> Iterator[str]:
+def _state_columns(layout: EntityLayout) -> Iterator[str]:
     """Yield the columns that the states of a layout read."""
     sources = [
         spot.source

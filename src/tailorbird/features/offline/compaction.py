@@ -55,7 +55,7 @@ class TileSums:
         order = np.lexsort((tile, key))
         order = order[tile[order] >= oldest]
         key, tile, value = key[order], tile[order], value[order]
-        first = np.flatnonzero(_changes(key, tile))
+        first = np.flatnonzero(_mark_changes(key, tile))
         self._key, self._tile = key[first], tile[first]
         self._total = np.add.reduceat(value, first) if len(first) else value
         self._index()
@@ -239,12 +239,13 @@ def _largest_events(value: npt.NDArray, *of: npt.NDArray) -> Intps:
     order = np.lexsort((value, *of))
     return order[
         np.append(
-            _changes(*(group[order] for group in of))[1:], np.ones(min(len(order), 1), np.bool_)
+            _mark_changes(*(group[order] for group in of))[1:],
+            np.ones(min(len(order), 1), np.bool_),
         )
     ]
 
 
-def _changes(*columns: npt.NDArray) -> Bools:
+def _mark_changes(*columns: npt.NDArray) -> Bools:
     """Return where a row differs from the one before it."""
     differs = np.ones(len(columns[0]), np.bool_)
     differs[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])

@@ -178,7 +178,7 @@ class _Column:
                 fix="write timestamps",
             )
         fix = "write a column of timestamps (UTC where it names no zone)"
-        self._require(_within(values, _EARLIEST, _LATEST - 1, allow_null=False), expected, fix)
+        self._require(_is_within(values, _EARLIEST, _LATEST - 1, allow_null=False), expected, fix)
         return values.to_numpy().astype(np.int64)
 
     def required_integers(self, low: int, high: int, expected: str) -> Int64s:
@@ -202,7 +202,7 @@ class _Column:
                 where=self._where,
                 fix="write whole numbers",
             )
-        self._require(_within(values, low, high, allow_null=allow_null), expected)
+        self._require(_is_within(values, low, high, allow_null=allow_null), expected)
         return values.cast(pa.int64())
 
     def _require(self, is_valid: pa.ChunkedArray, expected: str, fix: str = "") -> None:
@@ -227,7 +227,9 @@ class _Column:
             )
 
 
-def _within(values: pa.ChunkedArray, low: int, high: int, *, allow_null: bool) -> pa.ChunkedArray:
+def _is_within(
+    values: pa.ChunkedArray, low: int, high: int, *, allow_null: bool
+) -> pa.ChunkedArray:
     return pc.fill_null(
         pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)), allow_null
     )

@@ -163,7 +163,7 @@ _word: Callable[..., np.uint64] = intrinsic(_word_of)
 
 
 @compiled
-def _mix(word: np.uint64) -> np.uint64:
+def _mix_bits(word: np.uint64) -> np.uint64:
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return word ^ (word >> np.uint64(31))
@@ -185,9 +185,9 @@ def _identify(
             keys[row] = 0
             continue
         at, stop = np.int64(offsets[row]), np.int64(offsets[row + 1])
-        key = _mix(start ^ np.uint64(stop - at))
+        key = _mix_bits(start ^ np.uint64(stop - at))
         while stop - at >= 8:
-            key = _mix(key ^ _word(data, at))
+            key = _mix_bits(key ^ _word(data, at))
             at += 8
         if stop > at:
             word = np.uint64(0)
@@ -198,7 +198,7 @@ def _identify(
             else:
                 for place in range(stop - at):
                     word |= np.uint64(data[at + place]) << np.uint64(8 * place)
-            key = _mix(key ^ word)
+            key = _mix_bits(key ^ word)
         keys[row] = key if key != 0 else np.uint64(1)
 
 

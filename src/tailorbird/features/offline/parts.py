@@ -199,11 +199,11 @@ def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[Part]:
             stop,
             row_start,
             row_stop,
-            _rows(list(columns), group_by_column, tables, row_stop - row_start),
+            _count_rows(list(columns), group_by_column, tables, row_stop - row_start),
         )
 
 
-def _rows(
+def _count_rows(
     names: Sequence[str],
     group_by_column: Mapping[str, str],
     tables: Mapping[str, Mapping[str, pa.Table]],

@@ -142,7 +142,7 @@ def join_profiles(
     filled = np.empty(len(rows), object)
     joined_singles = np.array(
         [
-            _merged(text, attributes.get((id_, version)), needed)
+            _merge_properties(text, attributes.get((id_, version)), needed)
             for id_, version, text in single.values
         ],
         object,
@@ -254,10 +254,12 @@ def _profile_lists(events: pa.Table) -> list[tuple[list[Version | None], list[At
     return profile_lists
 
 
-def _merged(text: str | None, attributes: Attributes | None, needed: frozenset[str]) -> str | None:
+def _merge_properties(
+    text: str | None, attributes: Attributes | None, needed: frozenset[str]
+) -> str | None:
     if attributes is None:
         return text
-    return _encoded(_profile.decode(text) if text else {}, attributes, needed)
+    return _encode_sorted(_profile.decode(text) if text else {}, attributes, needed)
 
 
 def _merged_list(
@@ -272,12 +274,12 @@ def _merged_list(
         encoded.append(
             "null"
             if version is None
-            else _encoded(profile or {}, attributes.get(version, {}), needed)
+            else _encode_sorted(profile or {}, attributes.get(version, {}), needed)
         )
     return f"[{','.join(encoded)}]"
 
 
-def _encoded(profile: Attributes, attributes: Attributes, needed: frozenset[str]) -> str:
+def _encode_sorted(profile: Attributes, attributes: Attributes, needed: frozenset[str]) -> str:
     """Encode as JSON with sorted keys; what is stored with the event takes precedence."""
     merged = {name: value for name, value in attributes.items() if name in needed} | profile
     return msgspec.json.encode({name: merged[name] for name in sorted(merged)}).decode()

@@ -125,11 +125,11 @@ def resolve_request(
         max(decode_swept(answer[1]) for answer in answers),
     )
     has_merges = any(answer[2] for answer in answers)
-    alias = answers[_owner(own_key, len(parts))][3] if own_key else None
+    alias = answers[_part_of_key(own_key, len(parts))][3] if own_key else None
 
     def merge_of(user_id: str) -> Merge | None:
         record = (
-            read_alias(parts[_owner(merge_key(user_id), len(parts))], merge_key(user_id))
+            read_alias(parts[_part_of_key(merge_key(user_id), len(parts))], merge_key(user_id))
             if has_merges
             else None
         )
@@ -158,6 +158,6 @@ def _get_several(snapshot: Snapshot, keys: Sequence[bytes]) -> list[bytes | None
     return values
 
 
-def _owner(key: bytes, parts: int) -> int:
+def _part_of_key(key: bytes, parts: int) -> int:
     """Return the index of the part that has the record of a key that ends in a hash."""
     return int.from_bytes(key[-8:], "big") % parts

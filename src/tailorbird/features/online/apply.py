@@ -85,7 +85,7 @@ class Change:
 
 def additions(records: Records, frame: Frame, part: KeyPart = ALL_KEYS) -> Batch:
     """Return what the frame adds to the entities of the part."""
-    extracts = _extracts(records, frame, part)
+    extracts = _compute_extracts(records, frame, part)
     distinct = {id(batch): batch for _, batch in extracts}
     keys, places = np.unique(
         np.concatenate([batch.key for batch in distinct.values()]), return_inverse=True
@@ -114,7 +114,7 @@ def additions(records: Records, frame: Frame, part: KeyPart = ALL_KEYS) -> Batch
     )
 
 
-def _extracts(
+def _compute_extracts(
     records: Records, frame: Frame, part: KeyPart
 ) -> list[tuple[Accumulator[Any], Additions]]:
     """Return the extract of each accumulator; identical sources share one extract."""

@@ -127,7 +127,7 @@ class Shuffle:
         blocks = self._take_step(reader.read(start, bytes_max=ROW_BYTES * rows_max), rows_max)
         if not blocks:
             return ShuffleReport(0, (0,) * len(self._addresses), start)
-        end, receipt = blocks[-1].end, _receipt(blocks)
+        end, receipt = blocks[-1].end, _encode_receipt(blocks)
         if is_only_in_lake(blocks[0].block, self.features):
             return self._write(ROUTED.empty_table(), end, LEFT_OUT, receipt)
         tables = [
@@ -207,7 +207,7 @@ class Shuffle:
                 return None
             first = max(1, self._first, self._reader.start())
             for number, address in enumerate(self._addresses):
-                self._writers.append(_writer(address, number, first))
+                self._writers.append(_open_shuffle_writer(address, number, first))
         return self._reader
 
     def _take_step(self, blocks: Sequence[StoredBlock], rows_max: int) -> list[StoredBlock]:
@@ -272,7 +272,7 @@ class Shuffle:
         return part_masks
 
 
-def _writer(address: Address, number: int, first: int) -> LogWriter:
+def _open_shuffle_writer(address: Address, number: int, first: int) -> LogWriter:
     # A part is never split into several partitions.
     return open_writer(address, partition=f"part-{number}", first=first)  # type: ignore[arg-type]
 
@@ -284,7 +284,7 @@ def _encode_table(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _receipt(blocks: Sequence[StoredBlock]) -> bytes:
+def _encode_receipt(blocks: Sequence[StoredBlock]) -> bytes:
     """Return a receipt with the time at which the first of the blocks came in, b"" if none states
     it.
     """

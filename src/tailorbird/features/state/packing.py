@@ -75,7 +75,7 @@ class Packing:
         octets = values.astype("<i8", copy=False).view(np.uint8)
         lane_bits = np.packbits(octets != 0, bitorder="little")
         group = record * self._groups + (lane >> 3)
-        starts = _starts(group)
+        starts = _run_starts(group)
         group_bits = (
             np.bitwise_or.reduceat(np.left_shift(1, lane & 7).astype(np.uint8), starts)
             if len(starts)
@@ -265,7 +265,7 @@ class Packing:
             )
 
 
-def _starts(group: Intps) -> Intps:
+def _run_starts(group: Intps) -> Intps:
     """Return where each run of equal values begins."""
     if not len(group):
         return np.zeros(0, np.intp)

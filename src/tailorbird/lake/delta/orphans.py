@@ -222,7 +222,7 @@ def data_files(file: Storage, named: Collection[str]) -> list[str]:
     ):
         return []
     table = file.parent.parent
-    return [path for path in _added(data) if path not in named and (table / path).is_file()]
+    return [path for path in _added_files(data) if path not in named and (table / path).is_file()]
 
 
 def brought(folder: Storage) -> set[Storage]:
@@ -237,11 +237,11 @@ def brought(folder: Storage) -> set[Storage]:
         if _ASIDE_COMMIT.match(path.name)
         and unknown_commit_fault(data := path.read_bytes(), -1) == FOREIGN
     ]
-    names = {path.rpartition("/")[2] for data in commits for path in _added(data)}
+    names = {path.rpartition("/")[2] for data in commits for path in _added_files(data)}
     return {path for path in files if {path.name, path.name.rpartition(".")[0]} & names}
 
 
-def _added(data: bytes) -> Iterator[str]:
+def _added_files(data: bytes) -> Iterator[str]:
     """Yield the data files that a commit adds and that are below the table's folder."""
     for action in map(json.loads, data.splitlines()):
         path = unquote(str(action.get("add", {}).get("path", "")))

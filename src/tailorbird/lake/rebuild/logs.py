@@ -110,7 +110,7 @@ def _intact_blocks(path: Path) -> tuple[list[StoredBlock], int]:
 def rebuild_log(path: Path, partition: str, content: Salvage, set_aside: Path) -> None:
     """Replace a corrupt log by one of these blocks; the corrupt one is kept in `set_aside`."""
     draft = path.with_name(_DRAFT + path.name)
-    for part in _parts(draft):
+    for part in _files_of_log(draft):
         part.unlink(missing_ok=True)
     with (
         embedded.open_writer(draft, partition=partition, first=content.start) as writer,
@@ -124,7 +124,7 @@ def rebuild_log(path: Path, partition: str, content: Salvage, set_aside: Path) -
     faults.at("rebuild.before_log")
     draft.replace(path.with_name(_COMPLETE + path.name))
     durable.sync_folder(path.parent)
-    for leftover in (*_parts(draft)[1:], draft.with_name(draft.name + ".lock")):
+    for leftover in (*_files_of_log(draft)[1:], draft.with_name(draft.name + ".lock")):
         leftover.unlink(missing_ok=True)
     finish(path, set_aside)
 
@@ -141,12 +141,12 @@ def finish(path: Path, set_aside: Path) -> bool:
         complete.unlink()  # Rows were appended to the old log since.
         return False
     durable.make_folder(set_aside)
-    for part in _parts(path):
+    for part in _files_of_log(path):
         if part.exists():
             _copy(part, set_aside)
     durable.sync_folder(set_aside)
     # SQLite would play the old log's write-ahead file into the new log.
-    for part in _parts(path)[1:]:
+    for part in _files_of_log(path)[1:]:
         part.unlink(missing_ok=True)
     durable.sync_folder(path.parent)
     faults.at("rebuild.between_log_files")
@@ -180,7 +180,7 @@ def _copy(part: Path, folder: Path) -> None:
             durable.sync_file(target)
 
 
-def _parts(path: Path) -> list[Path]:
+def _files_of_log(path: Path) -> list[Path]:
     return [path, *(path.with_name(path.name + suffix) for suffix in _SIDE_FILES)]
 
 

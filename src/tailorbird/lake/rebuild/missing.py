@@ -77,7 +77,7 @@ def recover_routed(
     if is_complete():
         return
     for folder in routed_again():
-        if _agrees(folder, intact, max(ends.values())):
+        if _is_same_in_both(folder, intact, max(ends.values())):
             yield from _recover_from(folder, intact, ends, ARCHIVE)
             return
 
@@ -95,9 +95,9 @@ def _recover_from(
     first, repeats = etl.split_repeats(
         events, lambda days, _: _events_of_days(intact, days, list(etl.KEY_COLUMNS))
     )
-    repeats = etl.as_duplicates(_before(repeats, ends["duplicates"]))
+    repeats = etl.as_duplicates(_rows_before(repeats, ends["duplicates"]))
     tables = {
-        "events": etl.with_day(_before(first, ends["events"])),
+        "events": etl.with_day(_rows_before(first, ends["events"])),
         "quarantine": kinds["quarantine"],
         "duplicates": pa.concat_tables([kinds["duplicates"], repeats]),
     }
@@ -110,7 +110,7 @@ def _recover_from(
     yield RecoveredRows(source, tables, numbers)
 
 
-def _before(events: pa.Table, end: int) -> pa.Table:
+def _rows_before(events: pa.Table, end: int) -> pa.Table:
     return events.filter(pc.less(events["p"], end))
 
 
@@ -172,7 +172,7 @@ def _events_of_days(intact: IntactRows, days: list[int], columns: list[str]) -> 
     return intact.table("events", columns, pc.field("day").isin(values))
 
 
-def _agrees(folder: Stream, intact: IntactRows, end: int) -> bool:
+def _is_same_in_both(folder: Stream, intact: IntactRows, end: int) -> bool:
     """Return whether each event that the tables and a routed log have is the same in both."""
     columns = [*RAW_COLUMNS, *_DECIDED]
     routed = [etl.routed_rows((), "events").select(columns)]
@@ -205,7 +205,7 @@ def recover_profiles(intact: IntactRows, name: str, new_events: pa.Table, end: i
         end: the position up to which the table was loaded.
     """
     events = intact.table("events") if intact.corrupt_files(name) else new_events
-    rows = etl.profiles(_before(events, end).sort_by("p"), name.removesuffix("s"))
+    rows = etl.profiles(_rows_before(events, end).sort_by("p"), name.removesuffix("s"))
     taken = pc.unique(intact.table(name, ["p"])["p"])
     return rows.filter(pc.invert(pc.is_in(rows["p"], value_set=taken)))
 

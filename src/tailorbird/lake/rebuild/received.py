@@ -62,7 +62,7 @@ def examine_logs(
     actions: list[Action] = []
     for path in logs.unfinished(folder):
         plan.rebuilt.append(Rebuilt(str(path), "its rebuild was cut short", "the rebuilt log"))
-        actions.append(partial(_finish, lake, path))
+        actions.append(partial(_finish_rebuild, lake, path))
     pending = set(logs.unfinished(folder))
     for producer, path in raw_logs(folder).items():
         if path in pending:
@@ -118,10 +118,10 @@ def _examine_log(
         else "nothing is needed: the lake has all of its rows"
     )
     plan.rebuilt.append(Rebuilt(str(path), corruption, source))
-    return [partial(_rebuild, lake, path, producer, content)]
+    return [partial(_rebuild_log, lake, path, producer, content)]
 
 
-def _rebuild(lake: Path, path: Path, producer: str, content: logs.Salvage) -> None:
+def _rebuild_log(lake: Path, path: Path, producer: str, content: logs.Salvage) -> None:
     lock = FileLock(path)
     try:
         logs.rebuild_log(path, producer, content, lake / SET_ASIDE / "stream")
@@ -129,7 +129,7 @@ def _rebuild(lake: Path, path: Path, producer: str, content: logs.Salvage) -> No
         lock.release()
 
 
-def _finish(lake: Path, path: Path) -> None:
+def _finish_rebuild(lake: Path, path: Path) -> None:
     lock = FileLock(path)
     try:
         logs.finish(path, lake / SET_ASIDE / "stream")

@@ -54,7 +54,8 @@ def route_archive(
         waiting: dict[str, list[StoredBlock]] = {name: [] for name in names}
         rows = 0
         for _, name, stored in heapq.merge(
-            *(_received(name, archive, live.get(name)) for name in names), key=lambda each: each[:2]
+            *(_read_bodies(name, archive, live.get(name)) for name in names),
+            key=lambda each: each[:2],
         ):
             waiting[name].append(stored)
             rows += stored.block.rows
@@ -65,7 +66,7 @@ def route_archive(
         route()
 
 
-def _received(
+def _read_bodies(
     name: str, archive: Archive, live: "Address | None"
 ) -> Iterator[tuple[int, str, StoredBlock]]:
     """Yield the bodies of a raw log, each with the time of its receipt."""

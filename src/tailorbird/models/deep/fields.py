@@ -140,7 +140,7 @@ class Fields(nn.Module):
         )
         widths = [
             self.numbers.width if self.numbers else 0,
-            *(_width(code) for code in (*self.codes, *self.bags)),
+            *(_embedding_width(code) for code in (*self.codes, *self.bags)),
         ]
         if layout.history:
             self.items = embedding(layout.history.candidate, layout.history.size)
@@ -228,5 +228,5 @@ def _new_embedding(size: int, width: int, *, empty: bool = False) -> nn.Embeddin
     return embedding
 
 
-def _width(embedding: nn.Module) -> int:
+def _embedding_width(embedding: nn.Module) -> int:
     return cast(nn.Embedding, embedding).embedding_dim

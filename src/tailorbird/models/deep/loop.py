@@ -110,7 +110,7 @@ def _train(
     optimiser = torch.optim.AdamW(
         net.parameters(), lr=parameters.rate, weight_decay=parameters.weight_decay
     )
-    digest = _digest(net, rows, parameters, seed, class_weights)
+    digest = _hash_run(net, rows, parameters, seed, class_weights)
     groups = _head_groups(net)
     position, best = (
         Position(digest, best=[np.inf] * len(groups), best_epoch=[0] * len(groups)),
@@ -345,7 +345,7 @@ def _sample_blocks(rows: Blocks) -> Blocks:
     )
 
 
-def _digest(
+def _hash_run(
     net: nn.Module, rows: Blocks, parameters: DeepParameters, seed: int, class_weights: ClassWeights
 ) -> str:
     """Return a digest of what determines the result.

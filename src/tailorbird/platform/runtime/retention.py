@@ -85,7 +85,7 @@ def prune_models(project: Project, clock: Clock, *, dry_run: bool = False) -> Pr
             if reason:
                 retained[prefix + version] = reason
                 continue
-            removed.append(Removed("version", prefix + version, _size(folder / version)))
+            removed.append(Removed("version", prefix + version, _folder_size(folder / version)))
             if not dry_run:
                 age = f"unused for {policy.days} days, and beyond the newest {policy.keep}"
                 registry.remove(version, by=BY, why=age)
@@ -116,11 +116,13 @@ def _old_versions(project: Project, registry: Registry, keep: int, before: int) 
             used_at[entry.version] = max(used_at[entry.version], entry.at)
     if not any(at < before for at in used_at.values()):
         return {}
-    references = _references(project, registry, used_at)
+    references = _find_references(project, registry, used_at)
     return {name: references.get(name, "") for name, at in used_at.items() if at < before}
 
 
-def _references(project: Project, registry: Registry, used_at: Mapping[str, int]) -> dict[str, str]:
+def _find_references(
+    project: Project, registry: Registry, used_at: Mapping[str, int]
+) -> dict[str, str]:
     references: dict[str, str] = {}
     for page in sorted(project.paths.reports.rglob("*")):
         if page.suffix in (".html", ".json") and not _OWN_PAGE.fullmatch(page.name):
@@ -146,7 +148,7 @@ def _prune_checkpoints(folder: Path, before: float, dry_run: bool) -> list[Remov
         for run in sorted(parent.iterdir()) if parent.is_dir() else []:
             if _written_at(run) >= before:
                 continue
-            removed.append(Removed("checkpoint", f"{parent.name}/{run.name}", _size(run)))
+            removed.append(Removed("checkpoint", f"{parent.name}/{run.name}", _folder_size(run)))
             if not dry_run:
                 shutil.rmtree(run)
     return removed
@@ -162,7 +164,7 @@ def _prune_states(project: Project, before: float, dry_run: bool) -> list[Remove
     retained = {features.schema_hash for features in active_schemas(project)} | young
     if dry_run:
         return [
-            Removed("state", schema, _size(state / schema))
+            Removed("state", schema, _folder_size(state / schema))
             for schema in folders
             if schema not in retained
         ]
@@ -175,5 +177,5 @@ def _written_at(folder: Path) -> float:
     return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
-def _size(folder: Path) -> int:
+def _folder_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

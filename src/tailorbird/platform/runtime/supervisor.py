@@ -291,7 +291,7 @@ class Supervisor:
                 self.stop()
                 return
             wait_s = BACKOFF_MIN_S if lifetime_s > STABLE_S else min(wait_s * 2, BACKOFF_MAX_S)
-            wait_s, storm = _dampened(role, wait_s)
+            wait_s, storm = _dampen_restart(role, wait_s)
             role.restarts += 1
             self._report(
                 role.name,
@@ -371,7 +371,7 @@ class Supervisor:
             process.kill()
 
 
-def _dampened(role: Role, wait_s: float) -> tuple[float, str]:
+def _dampen_restart(role: Role, wait_s: float) -> tuple[float, str]:
     """Return a longer wait for a role that ends again and again, and what it said last."""
     now = time.monotonic()
     role.ends.append(now)

@@ -134,11 +134,11 @@ def integrate_expectation(shape: Floats, scale: Floats, a: float, b: Floats, spa
     """
     pieces = [slice(start, start + ROWS) for start in range(0, len(shape), ROWS)]
     return np.concatenate(
-        [_integral(shape[piece], scale[piece], b[piece], a, span) for piece in pieces]
+        [_integrate(shape[piece], scale[piece], b[piece], a, span) for piece in pieces]
     )
 
 
-def _integral(shape: Floats, scale: Floats, b: Floats, a: float, span: float) -> Floats:
+def _integrate(shape: Floats, scale: Floats, b: Floats, a: float, span: float) -> Floats:
     def height(u: Floats, b: Floats) -> Floats:
         return -a * np.logaddexp(0, -u) - b * np.logaddexp(0, u)
 

@@ -278,7 +278,7 @@ def _to_arrivals(
     context_columns, utc_offset_min = _context_columns(fields.context)
     return Arrivals(
         columns | context_columns,
-        _entries(checked, bodies, producer_ids),
+        _dedup_entries(checked, bodies, producer_ids),
         np.array(checked.ts, np.int64),
         utc_offset_min,
         [replace(profile, row=first + profile.row) for profile in profiles],
@@ -338,7 +338,7 @@ def _property_columns(
     return columns
 
 
-def _entries(
+def _dedup_entries(
     checked: CheckedBatch, bodies: Sequence[Body], producer_ids: dict[str, int]
 ) -> Entries:
     """Return the dedup index entries of the events, shape (n,)."""

@@ -89,7 +89,7 @@ def route(
     event_columns, rows = arrivals.columns, len(arrivals)
     is_profile = np.zeros(rows, bool)  # profiles get nothing attached and always count
     is_profile[[profile.row for profile in arrivals.profiles]] = True
-    attributed = _attribute(arrivals, memory.responses, is_profile)
+    attributed = _attribute_events(arrivals, memory.responses, is_profile)
     ts = attributed.ts
     persons = _resolve_persons(arrivals, memory, is_profile, ts, first_p)
     delay_us = arrivals.received_at - ts
@@ -148,7 +148,7 @@ class _Attributed(NamedTuple):
     columns: dict[str, pa.Array]
 
 
-def _attribute(
+def _attribute_events(
     arrivals: Arrivals, memory: attribution.ResponseMemory, is_profile: Bools
 ) -> _Attributed:
     """Join events to the responses they name, in order, and add responses for later events."""
@@ -200,10 +200,12 @@ def _attribute(
     }
     columns["answer_query"] = encoded.to_arrow(pa.string(), lambda one: one.query)
     for index, name in enumerate(("position", "propensity")):
-        columns[name] = _scatter(
+        columns[name] = _scatter_to_rows(
             {row: place[index] for row, place in item_places.items()}, rows, ROUTED.field(name).type
         )
-    columns["propensities"] = _scatter(propensities, rows, ROUTED.field("propensities").type)
+    columns["propensities"] = _scatter_to_rows(
+        propensities, rows, ROUTED.field("propensities").type
+    )
     return _Attributed(ts, columns)
 
 
@@ -218,7 +220,7 @@ def _encode_by_identity(values_by_row: dict[int, V], rows: int) -> DictionaryCol
     return DictionaryColumn(values, codes)
 
 
-def _scatter(values_by_row: dict[int, Any], rows: int, type_: pa.DataType) -> pa.Array:
+def _scatter_to_rows(values_by_row: dict[int, Any], rows: int, type_: pa.DataType) -> pa.Array:
     """Return an Arrow array of values given by row, null elsewhere."""
     return (
         pa.array([values_by_row.get(row) for row in range(rows)], type_)

@@ -89,7 +89,7 @@ class RoutedTopic:
             self._catch_up()
             at = first if newest is None else newest.position
             self._snapshots = SnapshotThread(
-                file, snapshots, _position, last_position=at, every_rows=snapshot_rows
+                file, snapshots, _read_position, last_position=at, every_rows=snapshot_rows
             )
             stack.pop_all()
 
@@ -194,7 +194,7 @@ class RoutedTopic:
     def put_snapshot(self, address: KafkaLog) -> None:
         """Put a snapshot of the current tables into a topic that has none."""
         if LatestSnapshot(address).refresh() is None:
-            take_snapshot(self.path, address, _position)
+            take_snapshot(self.path, address, _read_position)
 
     def append_first_row(self) -> None:
         """Append the first row of a topic that was reset."""
@@ -283,7 +283,7 @@ def set_topic_name(connection: apsw.Connection, address: KafkaLog) -> None:
     connection.execute("UPDATE routed_position SET topic = ?", (str(address),))
 
 
-def _position(connection: apsw.Connection) -> tuple[int, int]:
+def _read_position(connection: apsw.Connection) -> tuple[int, int]:
     """Return the applied position of a file, and its position in partition 0."""
     (position,) = sqlite.one_row(connection, "SELECT offset FROM routed_position")
     return position, connection.execute("SELECT offset FROM followed").get or 0

@@ -71,14 +71,14 @@ class RecentAnswers:
 async def recommend_items(
     request: Request, service: Service, *, slot: str, recent_answers: RecentAnswers
 ) -> Response:
-    count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
+    count, offset = _read_number(request, "n", SIZE), _read_number(request, "offset", 0)
     if count == 0 or offset >= SIZE_MAX:
         return as_json([])
     write_back = request.query_params.get("write-back-type")
     if write_back:
         require_additional_scope(request, service, WRITE)  # checked first, because this is a write
     user = request.path_params["user"]
-    category = _category(request)
+    category = _read_category(request)
     query = RecommendQuery(
         slot=slot,
         user_id=user,
@@ -89,7 +89,9 @@ async def recommend_items(
     items = answer.items[offset : offset + count]
     shown = [item.item_id for item in items]
     recent_answers.record(user, answer.request_id, shown)
-    response = _scored(items) if request.headers.get("x-api-version") == "2" else as_json(shown)
+    response = (
+        _scored_response(items) if request.headers.get("x-api-version") == "2" else as_json(shown)
+    )
     if shown and write_back:
         impression = Event(
             f"{answer.request_id}#impression",
@@ -124,7 +126,7 @@ async def recommend_for_session(request: Request, service: Service, *, slot: str
 
     The items of the session themselves are left out.
     """
-    count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
+    count, offset = _read_number(request, "n", SIZE), _read_number(request, "offset", 0)
     body = await read_request_body(request, service)
     items = [feedback.ItemId for feedback in decode(body, _session_of)][-SESSION_MAX:]
     related = await run_in_thread(
@@ -149,7 +151,7 @@ def _sum_similar(
 
 
 async def list_neighbors(request: Request, service: Service, *, slot: str) -> Response:
-    count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
+    count, offset = _read_number(request, "n", SIZE), _read_number(request, "offset", 0)
     similar_items = await run_in_thread(
         service,
         service.pipeline.similar,
@@ -160,17 +162,17 @@ async def list_neighbors(request: Request, service: Service, *, slot: str) -> Re
     return (
         no_item()
         if similar_items is None
-        else _scored(similar_items.items[offset : offset + count])
+        else _scored_response(similar_items.items[offset : offset + count])
     )
 
 
 async def get_list(request: Request, service: Service, *, name: str, slot: str) -> Response:
-    count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
-    category = _category(request)
+    count, offset = _read_number(request, "n", SIZE), _read_number(request, "offset", 0)
+    category = _read_category(request)
     listed_items = await run_in_thread(
         service, service.pipeline.top_items, LISTS[name], count + offset, category, slot
     )
-    return _scored(listed_items[offset : offset + count])
+    return _scored_response(listed_items[offset : offset + count])
 
 
 async def non_personalized(request: Request, service: Service, *, slot: str) -> Response:
@@ -180,7 +182,7 @@ async def non_personalized(request: Request, service: Service, *, slot: str) -> 
     return await get_list(request, service, name=name, slot=slot)
 
 
-def _scored(items: list[Shown]) -> Response:
+def _scored_response(items: list[Shown]) -> Response:
     return as_json([{"Id": item.item_id, "Score": item.score or 0.0} for item in items])
 
 
@@ -188,7 +190,7 @@ def no_item() -> Response:
     return fault(404, "unknown_item", "the live index has no such item")
 
 
-def _category(request: Request) -> str | None:
+def _read_category(request: Request) -> str | None:
     """Return the category to filter by.
 
     Gorse takes several, which an item must all have; here an item has one.
@@ -207,7 +209,7 @@ def _category(request: Request) -> str | None:
     return categories[0] if categories else None
 
 
-def _number(request: Request, name: str, default: int) -> int:
+def _read_number(request: Request, name: str, default: int) -> int:
     text = request.query_params.get(name, "")
     if not text:
         return default

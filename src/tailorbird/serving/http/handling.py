@@ -293,7 +293,9 @@ async def run_in_thread(service: Service, call: Callable[..., Any], *args: Any) 
     query = args[0] if args else None
     # Queries that a page depends on take precedence.
     ticket = service.shedder.admit(
-        getattr(call, "__name__", "other"), _units(query), is_primary=isinstance(query, Query)
+        getattr(call, "__name__", "other"),
+        _relative_size(query),
+        is_primary=isinstance(query, Query),
     )
     seconds: list[float] = []
 
@@ -314,7 +316,7 @@ async def run_in_thread(service: Service, call: Callable[..., Any], *args: Any) 
         service.shedder.finish(ticket, seconds[0] if seconds else None)
 
 
-def _units(query: object) -> float:
+def _relative_size(query: object) -> float:
     """Return the size of a query relative to others of its kind."""
     return max(1.0, len(query.items) / 10) if isinstance(query, RankQuery) else 1.0
 

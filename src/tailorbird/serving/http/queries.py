@@ -42,7 +42,7 @@ async def search(request: Request, service: Service) -> Response:
 
 
 async def similar(request: Request, service: Service) -> Response:
-    size = _size(request.query_params.get("size", "12"))
+    size = _parse_size(request.query_params.get("size", "12"))
     slot = request.query_params.get("slot", "")
     similar_items = await run_in_thread(
         service, service.pipeline.similar, request.path_params["id"], size, slot
@@ -110,7 +110,7 @@ def _with_explain(request: Request, query: AnyQuery) -> AnyQuery:
     return msgspec.structs.replace(query, explain=True) if _explain(request) else query
 
 
-def _size(text: str) -> int:
+def _parse_size(text: str) -> int:
     size = int(text) if text.isascii() and text.isdecimal() and len(text) <= 3 else 0
     if not 1 <= size <= SIZE_MAX:
         raise QueryError(f"expected a number from 1 to {SIZE_MAX}, got {text[:20]!r}", path="size")

@@ -107,7 +107,7 @@ class ChurnModels:
                 access.reader.person(ReadRequest(user_id=person, now=moment))
                 for moment in bundle.moments(now)
             ]
-        rows = [_columns(moment_rows, bundle, access.features) for moment_rows in moments]
+        rows = [_select_columns(moment_rows, bundle, access.features) for moment_rows in moments]
         scores = bundle.score(rows)
         purchases = float(scores.purchases[0])
         why: list[ChurnWhy] = []
@@ -165,7 +165,7 @@ class ChurnModels:
         self._schemas.keep_open(schema_hashes, by="churn")
 
 
-def _columns(
+def _select_columns(
     rows: Rows, bundle: ChurnBundle, features: FeatureSet
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the one row of the columns that the bundle reads."""

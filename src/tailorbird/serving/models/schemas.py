@@ -75,7 +75,7 @@ class Schemas:
     def access(self, bundle: Bundle | None) -> Iterator[FeatureAccess]:
         """Open the features of a bundle for the duration of a request."""
         with self.access_for(
-            self._default_features() if bundle is None else _features(bundle)
+            self._default_features() if bundle is None else _read_features(bundle)
         ) as access:
             yield access
 
@@ -122,7 +122,7 @@ class Schemas:
         The states of others are closed once nobody reads them.
         """
         with self._lock:
-            self._active = {_features(bundle).schema_hash}
+            self._active = {_read_features(bundle).schema_hash}
             self._targets.clear()
             self._close_idle()
 
@@ -132,10 +132,10 @@ class Schemas:
         It is once it has reached the position that the serving bundle's state had when this one
         appeared.
         """
-        features = _features(bundle)
+        features = _read_features(bundle)
         if serving is not None and serving.schema_hash == features.schema_hash:
             return True
-        return self._caught_up(features, None if serving is None else _features(serving))
+        return self._caught_up(features, None if serving is None else _read_features(serving))
 
     def ready(self, bundle: Bundle | None) -> bool:
         """Return whether features can be read for a bundle now."""
@@ -230,7 +230,7 @@ class Schemas:
             self._open.pop(schema).reader.close()
 
 
-def _features(bundle: Bundle) -> FeatureSet:
+def _read_features(bundle: Bundle) -> FeatureSet:
     assert bundle.features is not None  # ensured by `complete`
     return bundle.features
 

@@ -174,7 +174,7 @@ def build_log_entry(
         candidate_counts=list(request.contributed.values()),
         candidate_lists=list(request.lists.by_source),
         candidate_digests=[listed.digest for listed in request.lists.by_source.values()],
-        candidate_positions=_positions(request.lists),
+        candidate_positions=_list_positions(request.lists),
         live=request.live.ravel().tolist()
         if request.live is not None and scores is not None
         else [],
@@ -204,7 +204,7 @@ def _pack_sequences(request: Request, rows: Rows | None) -> bytes:
     return pack_sequences(sequences)
 
 
-def _positions(lists: RequestLists) -> list[int]:
+def _list_positions(lists: RequestLists) -> list[int]:
     """Return the log position that the tables of each list had reached; 0 for a list that reads
     none.
     """

@@ -93,7 +93,7 @@ class CandidateFinder:
         if source.kind == "sequence":
             hits = nearest(limit) if nearest is not None else None
         elif source.kind == "clusters":
-            hits = _clusters(request, view, limit)
+            hits = _query_clusters(request, view, limit)
         else:
             hits = search(limit)
         return (hits.rows, hits.scores) if hits is not None else (np.zeros(0, np.intp), np.zeros(0))
@@ -163,7 +163,7 @@ def check_tables(request: Request, ages: Mapping[str, int], live: bool) -> None:
         request.mark_degraded("stale_candidates")
 
 
-def _clusters(request: Request, view: Index, limit: int) -> Found:
+def _query_clusters(request: Request, view: Index, limit: int) -> Found:
     recent = (
         request.recent.item[::-1][:RECENT_MAX]
         if request.recent is not None

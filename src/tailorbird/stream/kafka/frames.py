@@ -73,7 +73,7 @@ class Piece(msgspec.Struct, frozen=True):
         pairs = [("place", place), ("kind", self.kind.encode()), ("rows", b"%d" % self.rows)]
         if self.receipt:
             pairs.append(("receipt", self.receipt))
-        return [*pairs, ("crc", b"%d" % _checksum(pairs, self.payload))]
+        return [*pairs, ("crc", b"%d" % _compute_checksum(pairs, self.payload))]
 
 
 def split_run(
@@ -124,7 +124,7 @@ def decode_piece(headers: Headers | None, payload: bytes, where: str) -> Piece |
     try:
         *numbers, writer = header_values["place"].split()
         at, base, index, count, more, total = map(int, numbers)
-        if int(header_values["crc"]) == _checksum(pairs, payload):
+        if int(header_values["crc"]) == _compute_checksum(pairs, payload):
             kind, receipt = header_values["kind"].decode(), header_values.get("receipt", b"")
             return Piece(
                 at,
@@ -148,7 +148,7 @@ def decode_piece(headers: Headers | None, payload: bytes, where: str) -> Piece |
     )
 
 
-def _checksum(pairs: Headers, payload: bytes) -> int:
+def _compute_checksum(pairs: Headers, payload: bytes) -> int:
     total = 0
     for name, value in pairs:
         total = crc32(value, crc32(b"%s %d " % (name.encode(), len(value)), total))
@@ -193,12 +193,12 @@ class RunAssembler:
         if not piece.last:
             return []
         run, self._run = self._run, []
-        blocks = list(_blocks(run))
+        blocks = list(_decode_blocks(run))
         self.end = piece.base + piece.total
         return blocks
 
 
-def _blocks(run: Sequence[Piece]) -> Iterator[StoredBlock]:
+def _decode_blocks(run: Sequence[Piece]) -> Iterator[StoredBlock]:
     position = run[0].base
     block_pieces: list[Piece] = []
     for piece in run:

@@ -121,7 +121,7 @@ def take_snapshot(
         with KafkaWriter(address) as writer:
             previous = LatestSnapshot(address).refresh()
             digest, size, first, pieces = hashlib.sha256(), 0, writer.end(), 0
-            for chunk in _chunks(copy):
+            for chunk in _read_chunks(copy):
                 digest.update(chunk)
                 size, pieces = size + len(chunk), pieces + 1
                 writer.append(
@@ -210,7 +210,7 @@ def _copy(file: Path, copy: Path) -> None:
             connection.close()
 
 
-def _chunks(file: Path) -> Iterator[bytes]:
+def _read_chunks(file: Path) -> Iterator[bytes]:
     with file.open("rb") as data:
         while chunk := data.read(PIECE_BYTES):
             yield chunk

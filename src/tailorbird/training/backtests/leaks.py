@@ -100,7 +100,7 @@ def find_lookahead(
             (ts < request.t[0]) & (p <= request.p[0].max())
         )  # with several parts, the most advanced position counts
         full, truncated = (
-            _rows(request, features, known_events)
+            _compute_rows(request, features, known_events)
             for known_events in (events, events.filter(pa.array(is_visible)))
         )
         rows += request.rows
@@ -118,8 +118,8 @@ def find_lookahead(
     if timeless.any():
         sample = data.take(chosen)
         changed_without_profiles = differences(
-            _rows(sample, features, events),
-            _rows(sample, features, events.filter(pa.array(~timeless))),
+            _compute_rows(sample, features, events),
+            _compute_rows(sample, features, events.filter(pa.array(~timeless))),
         )
         why = (
             "have a value from a profile without a time, which is valid from the beginning: it "
@@ -133,7 +133,7 @@ def find_lookahead(
     return findings
 
 
-def _rows(data: Dataset, features: FeatureSet, events: pa.Table) -> FeatureChunk:
+def _compute_rows(data: Dataset, features: FeatureSet, events: pa.Table) -> FeatureChunk:
     return next(iterate_features(data, features, events, rows_max=max(1, data.rows)))
 
 

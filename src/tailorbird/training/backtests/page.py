@@ -21,7 +21,7 @@ def write_validation(folder: Path, report: ValidationReport) -> Path:
     page = folder / f"validation-{report.slot}.html"
     figures = report.evaluation.figures
     shown = [NAME, *(test.other for test in report.tests if test.kind == "baseline")]
-    charts = [_gains(report.tests), *([_curve(report)] if report.curve else [])]
+    charts = [_plot_gains(report.tests), *([_plot_curve(report)] if report.curve else [])]
     write_page(
         page,
         "validation",
@@ -42,7 +42,7 @@ def write_validation(folder: Path, report: ValidationReport) -> Path:
     return page
 
 
-def _gains(tests: Sequence[ComparisonTest]) -> Figure:
+def _plot_gains(tests: Sequence[ComparisonTest]) -> Figure:
     figure = Figure(figsize=(6.4, 0.26 * len(tests) + 0.9), layout="constrained")
     axes = figure.subplots()
     for place, test in enumerate(reversed(tests)):
@@ -67,7 +67,7 @@ def _gains(tests: Sequence[ComparisonTest]) -> Figure:
     return clean_axes(figure)
 
 
-def _curve(report: ValidationReport) -> Figure:
+def _plot_curve(report: ValidationReport) -> Figure:
     figure = Figure(figsize=(4.6, 3.4), layout="constrained")
     axes = figure.subplots()
     shares = list(report.curve)

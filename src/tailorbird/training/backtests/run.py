@@ -130,7 +130,7 @@ def validate(
         *findings_from_ranking(signals or {}),
     ]
     progress("leaks", 1, 1)
-    variants = _variants(splits[-1][0], features, settings, signals or {})
+    variants = _build_variants(splits[-1][0], features, settings, signals or {})
     request = build_fit_request(train, settings.seed)
     models, scores, left_out = _fit_origins_and_variants(splits, variants, request, progress)
     evaluator = Evaluator(
@@ -142,7 +142,7 @@ def validate(
     gaps: list[OverfitGap] = []
     for number, ((split, judged), model) in enumerate(zip(splits, models, strict=True)):
         origin = f"from {to_iso(segmented.borders[number + 1])[:16]}"
-        gaps += _gaps(origin, split, model)
+        gaps += _measure_gaps(origin, split, model)
         heads = model.probabilities(split.holdout.matrix)
         evaluator.set_popularity(
             interaction_shares(segmented.material.history, segmented.borders[number + 1])
@@ -183,7 +183,7 @@ def validate(
         evaluation,
         tuple(tests),
         tuple(gaps),
-        _curve(evaluation),
+        _cost_curve(evaluation),
         tuple(findings),
         tuple(notes),
         about,
@@ -292,7 +292,7 @@ def _find_leaks(
     ]
 
 
-def _variants(
+def _build_variants(
     split: Split, features: FeatureSet, settings: ValidateSettings, signals: Mapping[str, Any]
 ) -> list[Variant]:
     if not settings.variants:
@@ -303,7 +303,7 @@ def _variants(
     )
 
 
-def _gaps(origin: str, split: Split, model: CalibratedModel) -> list[OverfitGap]:
+def _measure_gaps(origin: str, split: Split, model: CalibratedModel) -> list[OverfitGap]:
     gaps = []
     parts: list[tuple[Part, Mapping[str, Floats]]] = [
         (split.train, model.probabilities(split.train.matrix)),
@@ -379,7 +379,7 @@ def holm_adjust(compared: Sequence[tuple[str, str, Interval]]) -> list[Compariso
     ]
 
 
-def _curve(evaluation: Evaluation) -> dict[float, Interval]:
+def _cost_curve(evaluation: Evaluation) -> dict[float, Interval]:
     from tailorbird.training.backtests.variants import SHARES, amount_name
 
     curve = {

@@ -52,7 +52,7 @@ def collect_exploration_rows(
     place, propensity = position[order].astype(np.int64) - 1, propensity[order].astype(np.float64)
     answer = np.unique(request[order], return_inverse=True)[1].astype(np.int64)
     drawn = propensity < 1
-    pair = _pairs(answer, place, drawn)
+    pair = _mark_pairs(answer, place, drawn)
     kind = _answer_kinds(answer, propensity, drawn, pair)[answer]
     return ExplorationRows(
         answer, place, clicked[order].astype(bool), propensity, drawn, kind, pair
@@ -72,7 +72,7 @@ def exchangeable_rows(rows: ExplorationRows) -> Iterator[Ints]:
             yield upper
 
 
-def _pairs(answer: Ints, place: Ints, drawn: Bools) -> Bools:
+def _mark_pairs(answer: Ints, place: Ints, drawn: Bools) -> Bools:
     """Return the mask of the upper rows of pairs, as if all responses used `swap`.
 
     Pairs follow one another from the first drawn row of a run, be it the first of the list or one

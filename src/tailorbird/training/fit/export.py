@@ -42,7 +42,7 @@ def export_model(
             models[head] = ModelHead(model, head, importances[head], steps, unit)
     files, head_files = model.export()
     parity = max(
-        _difference(models[head], place, files[place.file], rows)
+        _measure_difference(models[head], place, files[place.file], rows)
         for head, place in head_files.items()
     )
     return FittedHeads(
@@ -50,7 +50,7 @@ def export_model(
     )
 
 
-def _difference(model: HeadModel, place: HeadFile, exported: bytes, rows: Matrix) -> float:
+def _measure_difference(model: HeadModel, place: HeadFile, exported: bytes, rows: Matrix) -> float:
     if not place.file.endswith(SUFFIX):
         return largest_difference(model, exported, rows, place.column)
     loaded = open_own(exported, where=place.file)

@@ -221,7 +221,9 @@ def compare_retrieval(
     bootstrap = Bootstrap(np.unique(person, return_inverse=True)[1], seed=seed)
     best = max(SHARES, key=lambda share: (np.nansum(recalls[_vector_label(share)]), -share))
     figures = {
-        name: _figures(bootstrap.mean(hit), durations[name], sum(source_limits[name].values()))
+        name: _measure_figures(
+            bootstrap.mean(hit), durations[name], sum(source_limits[name].values())
+        )
         for name, hit in recalls.items()
     }
     return best, bootstrap.difference(recalls[_vector_label(best)], recalls[TABLES]), figures
@@ -231,7 +233,7 @@ def _vector_label(share: float) -> str:
     return f"{share:.0%} by vectors"
 
 
-def _figures(recall: Interval, durations: list[float], count: int) -> dict[str, float]:
+def _measure_figures(recall: Interval, durations: list[float], count: int) -> dict[str, float]:
     us = float(np.median(durations)) * 1e6 if durations else float("nan")
     values = {
         "recall": recall.value,

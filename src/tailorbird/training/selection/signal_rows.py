@@ -231,7 +231,7 @@ def gather_signal_rows(
         encoder.names,
         encoder.categorical_names,
         **parts,
-        about=_about(material, slot, target, parts),
+        about=_describe_parts(material, slot, target, parts),
     )
 
 
@@ -252,7 +252,7 @@ def _draw_later(
     return np.union1d(evenly, positive_requests), is_drawn
 
 
-def _about(
+def _describe_parts(
     material: Material, slot: Slot, target: str, parts: dict[str, SignalRows]
 ) -> dict[str, Any]:
     """Return sizes and times of the parts."""

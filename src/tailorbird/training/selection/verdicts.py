@@ -153,7 +153,7 @@ def assign_verdicts(
     verdicts = [
         replace(
             signal,
-            **_verdict(
+            **_judge_signal(
                 signal,
                 clusters.get(signal.cluster, [signal]),
                 representatives,
@@ -191,7 +191,7 @@ def _undecided_verdict(signal: Signal, requests: int) -> dict[str, Any]:
     return {}
 
 
-def _verdict(
+def _judge_signal(
     signal: Signal,
     members: Sequence[Signal],
     representatives: Mapping[int, str],

@@ -42,10 +42,10 @@ def write_tuning(folder: Path, report: TuneReport, next_steps: Sequence[str]) ->
         f"Tuning of slot {report.slot}",
         report=report,
         next_steps=next_steps,
-        finalists_chart=to_svg(_cells(report.choice.finalists)),
-        charts={name: _charts(trials, report, name) for name, trials in report.trials.items()},
-        best={name: _best(trials) for name, trials in report.trials.items()},
-        facts=_facts(report.about),
+        finalists_chart=to_svg(_plot_cells(report.choice.finalists)),
+        charts={name: _draw_charts(trials, report, name) for name, trials in report.trials.items()},
+        best={name: _best_trials(trials) for name, trials in report.trials.items()},
+        facts=_list_facts(report.about),
     )
     page.with_suffix(".json").write_bytes(
         msgspec.json.format(msgspec.json.encode(report.to_dict()), indent=1) + b"\n"
@@ -53,7 +53,7 @@ def write_tuning(folder: Path, report: TuneReport, next_steps: Sequence[str]) ->
     return page
 
 
-def _cells(finalists: Sequence[Finalist]) -> Figure:
+def _plot_cells(finalists: Sequence[Finalist]) -> Figure:
     """Plot NDCG@10 of every split and seed."""
     figure = Figure(figsize=(6.4, 0.36 * len(finalists) + 1.0), layout="constrained")
     axes = figure.subplots()
@@ -71,16 +71,16 @@ def _cells(finalists: Sequence[Finalist]) -> Figure:
     return clean_axes(figure)
 
 
-def _charts(trials: Sequence[Trial], report: TuneReport, name: str) -> list[Markup]:
-    charts = [to_svg(_history(trials))]
+def _draw_charts(trials: Sequence[Trial], report: TuneReport, name: str) -> list[Markup]:
+    charts = [to_svg(_plot_history(trials))]
     if shares := report.importance[name]:
         charts.append(to_svg(importance_chart(shares, "What the trials differ by (PED-ANOVA)")))
     if sum(trial.state == "complete" for trial in trials) > 1:
-        charts.append(to_svg(_parallel(trials, report.spaces[name])))
+        charts.append(to_svg(_plot_parallel(trials, report.spaces[name])))
     return charts
 
 
-def _history(trials: Sequence[Trial]) -> Figure:
+def _plot_history(trials: Sequence[Trial]) -> Figure:
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
     best, line = -np.inf, []
@@ -107,7 +107,7 @@ def _history(trials: Sequence[Trial]) -> Figure:
     return clean_axes(figure)
 
 
-def _parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
+def _plot_parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
     """Plot a line for each complete trial through its settings; better trials are darker."""
     shown = sorted(
         (trial for trial in trials if trial.state == "complete"), key=lambda trial: trial.value
@@ -120,7 +120,10 @@ def _parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
     colours = matplotlib.colormaps["viridis_r"]
     for trial in shown:
         share = (trial.value - low) / (high - low)
-        heights = [*(_height(trial.params.get(name), space, name) for name in names), share]
+        heights = [
+            *(_relative_height(trial.params.get(name), space, name) for name in names),
+            share,
+        ]
         axes.plot(
             range(len(heights)),
             heights,
@@ -153,7 +156,7 @@ def _parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
     return figure
 
 
-def _height(value: Value | None, space: SearchSpace, name: str) -> float:
+def _relative_height(value: Value | None, space: SearchSpace, name: str) -> float:
     """Return the relative position of a value within its range, 0 to 1."""
     one = space.dimensions[name]
     if value is None:
@@ -169,12 +172,12 @@ def _height(value: Value | None, space: SearchSpace, name: str) -> float:
     return float((at - low) / (high - low))
 
 
-def _best(trials: Sequence[Trial]) -> list[Trial]:
+def _best_trials(trials: Sequence[Trial]) -> list[Trial]:
     ordered = sorted(trials, key=lambda trial: -trial.value if np.isfinite(trial.value) else np.inf)
     return ordered[:TRIALS_SHOWN]
 
 
-def _facts(about: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _list_facts(about: Mapping[str, Any]) -> list[tuple[str, Any]]:
     budget = about["budget"]
     limits = [f"{budget['trials']} trials"] * bool(budget["trials"]) + [
         f"{budget['seconds']:g} s of fits"

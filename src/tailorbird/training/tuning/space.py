@@ -88,7 +88,7 @@ def override_spaces(path: Path, spaces: Mapping[str, SearchSpace]) -> dict[str, 
         if name not in spaces or not isinstance(section, dict):
             raise ConfigError(
                 f"unknown architecture {name!r}",
-                where=_where(path, text, name),
+                where=_locate_key(path, text, name),
                 fix=_suggest(name, spaces),
             )
         merged[name] = _override_space(spaces[name], section, path, text, name)
@@ -100,7 +100,7 @@ def _override_space(
 ) -> SearchSpace:
     dimensions, fixed = dict(space.dimensions), dict(space.fixed)
     for name, given in section.items():
-        where = _where(path, text, architecture, name)
+        where = _locate_key(path, text, architecture, name)
         if name not in space.defaults:
             raise ConfigError(
                 f"{architecture} has no setting {name!r}",
@@ -115,7 +115,7 @@ def _override_space(
             fixed[name] = _convert_value(given, space.defaults[name], name, where)
     if not dimensions:
         raise ConfigError(
-            f"nothing of {architecture} is left to try", where=_where(path, text, architecture)
+            f"nothing of {architecture} is left to try", where=_locate_key(path, text, architecture)
         )
     return SearchSpace(dimensions, fixed, space.defaults)
 
@@ -166,7 +166,7 @@ def _suggest(name: str, valid_names: Mapping[str, Any]) -> str:
     return suggest_name(name, valid_names, f"use one of {', '.join(valid_names)}")
 
 
-def _where(path: Path, text: str, section: str, key: str = "") -> str:
+def _locate_key(path: Path, text: str, section: str, key: str = "") -> str:
     """Return file and line of a section's heading, or of a key below it."""
     inside, line = False, 0
     for number, row in enumerate(text.splitlines(), 1):

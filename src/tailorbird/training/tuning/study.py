@@ -208,7 +208,7 @@ class Search:
         defaults = draw == 0
         if defaults:
             self._study.enqueue_trial(dict(self.start_settings))
-        trial = self._study.ask(_distributions(self.space))
+        trial = self._study.ask(_to_distributions(self.space))
         tried = (
             self.architecture.defaults
             if defaults
@@ -306,7 +306,7 @@ class Search:
         return {name: float(share) for name, share in importances.items() if np.isfinite(share)}
 
 
-def _distributions(space: SearchSpace) -> dict[str, "optuna.distributions.BaseDistribution"]:
+def _to_distributions(space: SearchSpace) -> dict[str, "optuna.distributions.BaseDistribution"]:
     distributions: dict[str, optuna.distributions.BaseDistribution] = {}
     for name, dimension in space.dimensions.items():
         if isinstance(dimension, Choices):

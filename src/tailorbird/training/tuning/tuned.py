@@ -109,15 +109,17 @@ def write_tuned(path: Path, slot: str, tuned: TunedSettings) -> None:
     for name, section in sorted(sections.items()):
         key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
         parts.append(
-            f"\n[{key}]\narchitecture = {_toml(section.architecture)}\n"
-            f"until = {_toml(section.until)}\n"
+            f"\n[{key}]\narchitecture = {_format_toml(section.architecture)}\n"
+            f"until = {_format_toml(section.until)}\n"
         )
-        parts.append(f"gain = {_toml(section.gain)}\n\n[{key}.settings]\n")
-        parts += [f"{setting} = {_toml(value)}\n" for setting, value in section.settings.items()]
+        parts.append(f"gain = {_format_toml(section.gain)}\n\n[{key}.settings]\n")
+        parts += [
+            f"{setting} = {_format_toml(value)}\n" for setting, value in section.settings.items()
+        ]
     atomic_write(path, "".join(parts).encode())
 
 
-def _toml(value: Value) -> str:
+def _format_toml(value: Value) -> str:
     return json.dumps(value) if isinstance(value, str | bool) else repr(value)
 
 
@@ -143,7 +145,11 @@ def apply_tuned(
     if tuned.architecture == "gbdt":  # `auto` compares nets with trees, so it uses them too
         applies = settings.architecture in ("gbdt", AUTO)
         return (
-            replace(settings, gbdt=_gbdt(settings.gbdt, tuned.settings, where), **provenance)
+            replace(
+                settings,
+                gbdt=_apply_gbdt_settings(settings.gbdt, tuned.settings, where),
+                **provenance,
+            )
             if applies
             else settings
         )
@@ -173,7 +179,7 @@ def apply_tuned(
     )
 
 
-def _gbdt(base: GbdtSettings, given: Mapping[str, Any], where: str) -> GbdtSettings:
+def _apply_gbdt_settings(base: GbdtSettings, given: Mapping[str, Any], where: str) -> GbdtSettings:
     names = {name: type(getattr(base, name)) for name in base.__dataclass_fields__}
     for name, value in given.items():
         if name not in names:

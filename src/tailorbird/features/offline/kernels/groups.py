@@ -135,7 +135,16 @@ def group_entries(
     )
     cuts = share_bounds(starts)
     run_parallel(
-        _scatter, groups, group, starts[:-1].copy(), times, p, order, times_of, p_of, bounds=cuts
+        _scatter_entries,
+        groups,
+        group,
+        starts[:-1].copy(),
+        times,
+        p,
+        order,
+        times_of,
+        p_of,
+        bounds=cuts,
     )
     run_parallel(_sort_groups, groups, starts, order, times_of, p_of, bounds=cuts)
     return starts, order, times_of, p_of
@@ -157,7 +166,7 @@ def _grouped_by_buckets(
     bounds = np.append(next_slots[0], size)
     bucketed = np.empty((size, 3), np.int64)
     run_parallel(
-        _distribute,
+        _fill_buckets,
         len(group),
         group,
         groups,
@@ -202,7 +211,7 @@ def _count_buckets(
 
 
 @compiled
-def _distribute(
+def _fill_buckets(
     low: int,
     high: int,
     group: Int32s,
@@ -272,7 +281,7 @@ def _count(group: Int32s, counts: Int64s) -> None:
 
 
 @compiled
-def _scatter(
+def _scatter_entries(
     low: int,
     high: int,
     group: Int32s,

@@ -50,12 +50,12 @@ def run_parallel(
     if len(spans) < 2:
         return [loop(low, high, *arguments) for low, high in spans]
     # The caller's thread takes a share too: starting a thread costs more than a short loop.
-    futures = [_pool(os.getpid()).submit(loop, *span, *arguments) for span in spans[1:]]
+    futures = [_get_thread_pool(os.getpid()).submit(loop, *span, *arguments) for span in spans[1:]]
     return [loop(*spans[0], *arguments), *(future.result() for future in futures)]
 
 
 @lru_cache(maxsize=1)
-def _pool(process: int) -> ThreadPoolExecutor:
+def _get_thread_pool(process: int) -> ThreadPoolExecutor:
     """Return this process's threads for loops that never block, so that they cannot wait for each
     other.
     """

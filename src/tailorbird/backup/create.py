@@ -211,7 +211,7 @@ class _Backup:
                 self._add_parts(f"{DATA}/stream/{path.name}", path)
         self._add_small(_project_files(self._project), self._project.root, PROJECT)
         self._add_small(_data_files(paths.data), paths.data, DATA)
-        manifest = self._manifest(taken_at, lake, spans, erased)
+        manifest = self._build_manifest(taken_at, lake, spans, erased)
         self._vault.add(manifest)
         hold_topics(self._project, lake, taken_at, complete=True)
         return BackupReport(
@@ -226,7 +226,7 @@ class _Backup:
             cluster=manifest.cluster,
         )
 
-    def _manifest(
+    def _build_manifest(
         self, taken_at: int, lake: LakeSnapshot, spans: dict[str, LogSpan], erased: int
     ) -> Manifest:
         project = self._project

@@ -36,10 +36,10 @@ class Vault:
         self._lock = threading.Lock()
         self._present: set[str] | None = None
 
-    def _blob(self, name: str) -> Storage:
+    def _blob_path(self, name: str) -> Storage:
         return self.storage / _BLOBS / name[:2] / name
 
-    def _claim(self, name: str) -> bool:
+    def _claim_blob(self, name: str) -> bool:
         """Return whether the caller has to write a blob."""
         with self._lock:
             if self._present is None:
@@ -56,7 +56,7 @@ class Vault:
     def put(self, data: bytes) -> str:
         """Write a blob unless it is there, and return its name."""
         name = hashlib.sha256(data).hexdigest()
-        if self._claim(name):
+        if self._claim_blob(name):
             self._write(name, data)
         return name
 
@@ -66,7 +66,7 @@ class Vault:
         Raises:
             DamageError: the content does not have this checksum.
         """
-        if not self._claim(name):
+        if not self._claim_blob(name):
             return
         data = read()
         if hashlib.sha256(data).hexdigest() != name:
@@ -78,7 +78,7 @@ class Vault:
         self._write(name, data)
 
     def _write(self, name: str, data: bytes) -> None:
-        path = self._blob(name)
+        path = self._blob_path(name)
         durable.make_folder(path.parent)
         durable.replace(path, data)
         with self._lock:
@@ -92,7 +92,7 @@ class Vault:
         """
         size = 0
         for part in file.parts:
-            blob = self._blob(part)
+            blob = self._blob_path(part)
             try:
                 data = blob.read_bytes()
             except FileNotFoundError:

@@ -109,7 +109,7 @@ class CandidateFold:
         item = self.items.assign(batch.item)
         self._register(batch, item, before)
         newest = np.maximum.accumulate(np.maximum(batch.ts, self.newest))
-        category = self._categories(batch, item)
+        category = self._update_categories(batch, item)
         at = np.flatnonzero(batch.kind == INTEREST)
         row, ts, person = item[at], batch.ts[at], batch.person[at]
         people = self._people.assign(person)
@@ -143,7 +143,7 @@ class CandidateFold:
         np.maximum.at(self._last_seen, item, batch.ts)
         self._touched.append(np.concatenate([np.arange(before, count), item[earlier]]))
 
-    def _categories(self, batch: EventBatch, item: Int64s) -> Keys:
+    def _update_categories(self, batch: EventBatch, item: Int64s) -> Keys:
         """Return the category of each row's item at that moment, and store the newest per item."""
         profiles = batch.kind == PROFILE
         category = self._category[item]

@@ -288,8 +288,10 @@ class PublishedTables:
             number = self.published.boards.index(board)
             data = self._snapshot.get(_board_key(number, segment)) or b""
             # Most boards do not change between epochs, so decoded ones are reused.
-            is_same = cached is not None and cached.data == data
-            table = cached.table if is_same else _decode_board(data)
+            if cached is None or cached.data != data:
+                table = _decode_board(data)
+            else:
+                table = cached.table
             cached = self._decoded.boards[board, segment] = CachedBoard(position, data, table)
         return cached.table
 

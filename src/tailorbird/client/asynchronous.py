@@ -162,7 +162,7 @@ class AsyncClient:
             ClosedError: the client is closed.
         """
         self._require_open()
-        return await self._send_encoded([self._event(event) for event in events])
+        return await self._send_encoded([self._build_event(event) for event in events])
 
     def track(self, type: str, **fields: Unpack[EventFields]) -> str:
         """Queue an event to be sent soon with others, and return its `event_id`.
@@ -176,7 +176,7 @@ class AsyncClient:
         """
         self._require_open()
         event_id = fields.get("event_id") or uuid4().hex
-        self._outbox.add(self._event({"type": type, **fields, "event_id": event_id}))
+        self._outbox.add(self._build_event({"type": type, **fields, "event_id": event_id}))
         return event_id
 
     async def flush(self, timeout_s: float = 5.0) -> bool:
@@ -212,7 +212,7 @@ class AsyncClient:
         self._require_open()
         return await self._transport.request(method, path, body, query=query)
 
-    def _event(self, event: Mapping[str, Any]) -> bytes:
+    def _build_event(self, event: Mapping[str, Any]) -> bytes:
         fields = {"event_id": uuid4().hex, "ts": self._clock.now(), **event}
         return _encode_json(fields, "an event", str(event.get("type", "")))
 

@@ -165,11 +165,11 @@ class FeatureSet:
         """Profile attributes of users that declarations name; the router stores them with each
         event.
         """
-        return self._attributes("user")
+        return self._profile_attributes("user")
 
     @cached_property
     def item_attributes(self) -> tuple[str, ...]:
-        return self._attributes("item")
+        return self._profile_attributes("item")
 
     @cached_property
     def composite_spots(self) -> dict[tuple[int, int], Spot]:
@@ -200,7 +200,7 @@ class FeatureSet:
             owner: _attributes_of_owner(owner, self._event_fields) for owner in ("user", "item")
         }
 
-    def _attributes(self, owner: str) -> tuple[str, ...]:
+    def _profile_attributes(self, owner: str) -> tuple[str, ...]:
         profiles = {
             f"{feature.entity.name}.{feature.attribute}"
             for feature in self.features

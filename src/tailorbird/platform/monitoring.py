@@ -77,7 +77,9 @@ class FiguresResult:
     def to_frame(self) -> Frame:
         """Return all figures as a table."""
         names = ["start", self.by or "group", *METRICS]
-        values = [[to_iso(row.start)[:16], *list(each.values())[1:]] for row, each in self._pairs()]
+        values = [
+            [to_iso(row.start)[:16], *list(each.values())[1:]] for row, each in self._figure_pairs()
+        ]
         return Frame.from_rows(names, values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,7 +88,7 @@ class FiguresResult:
             "since": to_iso(self.since),
             "until": to_iso(self.until),
             "by": self.by,
-            "figures": [each | {"start": to_iso(row.start)} for row, each in self._pairs()],
+            "figures": [each | {"start": to_iso(row.start)} for row, each in self._figure_pairs()],
         }
 
     def plot(self, metric: str = "ctr") -> "Plot":
@@ -113,7 +115,7 @@ class FiguresResult:
         axes.legend()
         return plot
 
-    def _pairs(self) -> list[tuple[Figures, dict[str, Any]]]:
+    def _figure_pairs(self) -> list[tuple[Figures, dict[str, Any]]]:
         return list(zip(self.rows, rows_of(self.rows), strict=True))
 
     @property

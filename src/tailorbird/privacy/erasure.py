@@ -150,17 +150,17 @@ class _Erasure:
     def run(self) -> Receipt:
         """Run the steps that are not done yet."""
         self._step("suppression", self._suppress)
-        self._step("archive", self._archive)
-        self._step("tables", self._tables)
-        self._step("history", self._history)
-        self._step("router", self._router)
-        self._step("logs", self._logs)
-        self._step("copies", self._copies)
+        self._step("archive", self._erase_archive)
+        self._step("tables", self._erase_tables)
+        self._step("history", self._delete_history)
+        self._step("router", self._erase_router)
+        self._step("logs", self._erase_logs)
+        self._step("copies", self._erase_copies)
         for features in self._features:
             self._step(f"state {features.schema_hash}", partial(self._state, features))
-        self._step("candidates", self._candidates)
-        self._step("models", self._models)
-        self._step("files", self._files)
+        self._step("candidates", self._erase_candidates)
+        self._step("models", self._erase_models)
+        self._step("files", self._erase_files)
         return self._finish(self._search())
 
     def _begin(self, stored: Sequence[StoredId]) -> Journal:
@@ -204,17 +204,17 @@ class _Erasure:
         durable.replace(self._project.paths.lake / MARK, suppressed.mark())
         return {"events by type": self._footprint.types}
 
-    def _archive(self) -> dict[str, Any]:
+    def _erase_archive(self) -> dict[str, Any]:
         rewriter = ArchiveRewriter(
             self._people, self._footprint, self._rewriter, self._plan, self._mentions
         )
         files, before, after = self._writers.lake.rewriting().bodies(
-            rewriter.change, self._counter("archive")
+            rewriter.change, self._make_counter("archive")
         )
         chain = {"chain before": before, "chain after": after}
         return {"archive": {"files": files, "rows": rewriter.rows, **chain}}
 
-    def _tables(self) -> dict[str, Any]:
+    def _erase_tables(self) -> dict[str, Any]:
         rewriter = TableRewriter(
             self._people,
             self._footprint,
@@ -222,16 +222,18 @@ class _Erasure:
             self._mentions,
             sensitivity([*self._features, self._project.features]),
         )
-        files = self._writers.lake.rewriting().rows(rewriter.changes(), self._counter("tables"))
+        files = self._writers.lake.rewriting().rows(
+            rewriter.changes(), self._make_counter("tables")
+        )
         return {"tables": {"files": sum(files.values()), **dict(rewriter.counts)}}
 
-    def _history(self) -> dict[str, Any]:
+    def _delete_history(self) -> dict[str, Any]:
         self._writers.lake.rewriting().delete_history()
         for path in find_set_aside(self._project.paths.lake):
             path.unlink()
         return {}
 
-    def _router(self) -> dict[str, Any]:
+    def _erase_router(self) -> dict[str, Any]:
         people, footprint = self._people, self._footprint
         erased: dict[str, Any] = {
             "users": people.users,
@@ -248,7 +250,7 @@ class _Erasure:
         names = ErasedCounts.__struct_fields__
         return {"router": {name: sum(getattr(one, name) for one in forgotten) for name in names}}
 
-    def _logs(self) -> dict[str, Any]:
+    def _erase_logs(self) -> dict[str, Any]:
         released = read_released(self._project.paths.lake)
         count = 0
         for producer, log in self._writers.raw.items():
@@ -276,7 +278,7 @@ class _Erasure:
                 )
         return {"logs": counts}
 
-    def _copies(self) -> dict[str, Any]:
+    def _erase_copies(self) -> dict[str, Any]:
         """Delete the records in Valkey, before the states: a schema is published from its state."""
         at = self._project.copy_target()
         if at is None:
@@ -307,7 +309,7 @@ class _Erasure:
         )
         return {f"state {schema}": {"rows": sum(remake(part=part) for part in parts)}}
 
-    def _candidates(self) -> dict[str, Any]:
+    def _erase_candidates(self) -> dict[str, Any]:
         root, contract = self._project.paths.candidates, required_contract(self._project)
         while self._writers.candidates:
             self._writers.candidates.pop().release()
@@ -317,7 +319,7 @@ class _Erasure:
         position = rebuild(self._project.routed, root, contract, lake, self._clock)
         return {"candidates": {"position": position}}
 
-    def _models(self) -> dict[str, Any]:
+    def _erase_models(self) -> dict[str, Any]:
         root = self._project.paths.registry
         if self._journal.models is None:
             versions = intact_versions(root, self._clock)
@@ -337,7 +339,7 @@ class _Erasure:
             faults.at("erase.model")
         return {"models": {"rewritten": len(self._journal.models)}}
 
-    def _files(self) -> dict[str, Any]:
+    def _erase_files(self) -> dict[str, Any]:
         """Delete what commands made of their data; other files of the user's own stay."""
         lake = self._project.paths.lake
         files = list(find_scratch(self._data, storage_at(lake).local))
@@ -380,7 +382,7 @@ class _Erasure:
         destroy_journal(self._data)
         return receipt
 
-    def _counter(self, stage: str) -> Callable[[int], None]:
+    def _make_counter(self, stage: str) -> Callable[[int], None]:
         done = 0
 
         def count(size: int) -> None:

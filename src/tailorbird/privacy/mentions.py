@@ -83,17 +83,17 @@ class Mentions:
                 return True
         if isinstance(value, dict):
             value = {name: one for name, one in value.items() if name not in _STRUCTURE}
-        return any(self._says(name, one) for name, one in leaves(value))
+        return any(self._is_mentioned(name, one) for name, one in leaves(value))
 
     def in_column(self, column: pa.ChunkedArray) -> np.ndarray:
         """Return a mask of the texts of a column that hold an id."""
-        return self._mask(column, self._matches(column, self._matcher) | self._equal(column))
+        return self._mask(column, self._find_matches(column, self._matcher) | self._equal(column))
 
     def in_json(self, column: pa.ChunkedArray) -> np.ndarray:
         """Return a mask of the JSON values of a column that hold an id."""
         texts = column.unique().drop_null().to_pylist()
         if not self._needs_values:
-            texts = sorted(self._matches(column, self._matcher))
+            texts = sorted(self._find_matches(column, self._matcher))
         return self._mask(column, {text for text in texts if self.rewritten(text) is not None})
 
     def renamed(self, id_: str) -> str:
@@ -102,18 +102,18 @@ class Mentions:
 
     def renamed_in(self, column: pa.ChunkedArray) -> dict[str, str]:
         """Return by the old one the new ids of a column of ids, or of JSON lists of ids."""
-        matches = self._matches(column, self._names)
+        matches = self._find_matches(column, self._names)
         return {old: self._renamed_list(old) for old in matches}
 
     def of_another(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Return an event of somebody else, as it came in, without mentions."""
-        event = free_text.redact_event(event, self._says, self._is_name)
+        event = free_text.redact_event(event, self._is_mentioned, self._is_name)
         things = {name: event[name] for name in SITE_IDS if isinstance(event.get(name), str)}
         return event | {name: self.renamed(id_) for name, id_ in things.items()}
 
     def without(self, value: object) -> object:
         """Return a JSON value with null for each mention, without fields named after an id."""
-        return free_text.redact(value, self._says, self._is_name)
+        return free_text.redact(value, self._is_mentioned, self._is_name)
 
     def rewritten(self, text: str) -> str | None:
         """Return a JSON text `without` mentions; None where it has none."""
@@ -123,7 +123,7 @@ class Mentions:
         new = self.without(value)
         return None if new == value else msgspec.json.encode(new, order="sorted").decode()
 
-    def _says(self, name: str, value: object) -> bool:
+    def _is_mentioned(self, name: str, value: object) -> bool:
         if name == FIELD_NAME:
             return isinstance(value, str) and self._is_name(value)
         if not isinstance(value, str) and name not in NUMBERS and as_text(value) in self._numbers:
@@ -143,7 +143,7 @@ class Mentions:
     def _equal(self, column: pa.ChunkedArray) -> set[str]:
         return set(self._ids).intersection(column.unique().drop_null().to_pylist())
 
-    def _matches(self, column: pa.ChunkedArray, matcher: IdMatcher) -> set[str]:
+    def _find_matches(self, column: pa.ChunkedArray, matcher: IdMatcher) -> set[str]:
         """Return the texts of a column that hold an id of six characters or more."""
         texts = column.unique().drop_null().to_pylist()
         matches: set[str] = set()

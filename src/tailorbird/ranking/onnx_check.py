@@ -60,7 +60,7 @@ class _Walk:
             )
         if self.data[4:8] == b"ORTM":
             raise BundleError("is in ORT's own format, expected ONNX", where=self.where)
-        self._message("Model", 0, len(self.data), 0)
+        self._check_message("Model", 0, len(self.data), 0)
         if not self.nodes:
             raise BundleError("is no ONNX model: it has no nodes", where=self.where)
         if foreign := sorted(
@@ -70,7 +70,7 @@ class _Walk:
             message = f"uses the operator {name!r} of the domain {domain!r}"
             raise BundleError(message, where=self.where, fix="export with standard operators only")
 
-    def _message(self, kind: str, start: int, end: int, depth: int) -> None:
+    def _check_message(self, kind: str, start: int, end: int, depth: int) -> None:
         if depth > DEPTH_MAX:
             raise BundleError("is nested too deeply", where=self.where)
         self.nodes += kind == "Node"
@@ -78,7 +78,7 @@ class _Walk:
             raise BundleError(f"has more than {NODES_MAX} nodes", where=self.where)
         children, domain_at, name_at = _CHILDREN[kind], _DOMAIN.get(kind), _NAME.get(kind)
         domain, name = b"", b""
-        for number, wire, at, stop in self._fields(start, end):
+        for number, wire, at, stop in self._read_fields(start, end):
             if kind == "Tensor" and (
                 number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and at != 0)
             ):
@@ -90,7 +90,7 @@ class _Walk:
             if number in children:
                 if wire != _BYTES:
                     raise ValueError(f"field {number} of {kind} has wire type {wire}")
-                self._message(children[number], at, stop, depth + 1)
+                self._check_message(children[number], at, stop, depth + 1)
             elif wire == _BYTES and number == domain_at:
                 domain = self.data[at:stop]
             elif wire == _BYTES and number == name_at:
@@ -100,7 +100,7 @@ class _Walk:
         elif kind == "Function":
             self.defined.add((domain, name))
 
-    def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    def _read_fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
         """Yield (number, wire type, begin, end) of each field except plain floats.
 
         For a varint, `begin` is its value.
@@ -111,17 +111,17 @@ class _Walk:
             if tag < 0x80:
                 at += 1
             else:
-                tag, at = self._varint(at, end)
+                tag, at = self._read_varint(at, end)
             number, wire = tag >> 3, tag & 7
             if number == 0:
                 raise ValueError("field 0")
             if wire in (_FIXED32, _FIXED64):  # Mostly thresholds of forests, which need no check.
                 at += 4 if wire == _FIXED32 else 8
             elif wire == _VARINT:
-                value, at = self._varint(at, end)
+                value, at = self._read_varint(at, end)
                 yield number, wire, value, at
             elif wire == _BYTES:
-                length, start = self._varint(at, end)
+                length, start = self._read_varint(at, end)
                 at = start + length
                 if at <= end:
                     yield number, wire, start, at
@@ -130,7 +130,7 @@ class _Walk:
             if at > end:
                 raise ValueError(f"field {number} is longer than its message")
 
-    def _varint(self, at: int, end: int) -> tuple[int, int]:
+    def _read_varint(self, at: int, end: int) -> tuple[int, int]:
         value = 0
         for shift in range(0, 70, 7):
             if at >= end:

@@ -58,9 +58,9 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         if not isinstance(column, TextColumn) or not column.codes.size:
             return np.full((rows.size, self.width), MISSING, np.float32)
         code = np.where(rows >= 0, column.codes[np.maximum(rows, 0)], -1)
-        return self._table(column.values)[code + 1]
+        return self._code_table(column.values)[code + 1]
 
-    def _table(self, values: tuple[str, ...]) -> Matrix:
+    def _code_table(self, values: tuple[str, ...]) -> Matrix:
         """Return codes by value, after a row for none.
 
         An index that grew has the old values first, so only the new ones are hashed.

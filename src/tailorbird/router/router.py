@@ -171,13 +171,13 @@ class Router:
         with sqlite.errors(Path(self._log.connection.filename)):
             batch = route(accepted, self._memory, self._plan, first_p)
         self._memory.dedup_index.add(accepted.entries)
-        refused, duplicates = arrivals.refused, self._duplicates(arrivals, original_by_row)
+        refused, duplicates = arrivals.refused, self._to_duplicates(arrivals, original_by_row)
         newest = newest_receipts(arrivals)
         with self._log.transaction() as connection:
             faults.at("router.before_append")
             self._log.append(
                 [
-                    *self._blocks(batch, refused, duplicates, received_at),
+                    *self._encode_blocks(batch, refused, duplicates, received_at),
                     *self._progress_blocks(offsets),
                 ]
             )
@@ -330,7 +330,9 @@ class Router:
                     continue  # its writer is creating it
         return [source for _, source in sorted(self._sources.items()) if source.reader is not None]
 
-    def _duplicates(self, arrivals: Arrivals, original_by_row: dict[int, tuple]) -> pa.RecordBatch:
+    def _to_duplicates(
+        self, arrivals: Arrivals, original_by_row: dict[int, tuple]
+    ) -> pa.RecordBatch:
         # An event at the position that the index has for it was read again; it is no duplicate.
         pairs = {
             row: (original, arrivals.entries[row].item())
@@ -352,7 +354,7 @@ class Router:
         ]
         return pa.RecordBatch.from_arrays(columns, schema=DUPLICATES)
 
-    def _blocks(
+    def _encode_blocks(
         self,
         batch: pa.RecordBatch,
         refused: Sequence[RefusedRow],

@@ -68,7 +68,7 @@ class History:
     def __iter__(self) -> Iterator[Arrival]:
         pending = self._initial_profiles()
         for day in range(self._days):
-            pending += self._day(day)
+            pending += self._simulate_day(day)
             pending.sort()
             midnight = self._start + (day + 1) * DAY
             ready = next(
@@ -90,16 +90,16 @@ class History:
         for item in np.flatnonzero(items.arrival < 0).tolist():
             arrivals += self._network.send(
                 self._event_factory.item(
-                    item, self._micros(items.arrival[item]), items.arrival[item]
+                    item, self._to_micros(items.arrival[item]), items.arrival[item]
                 )
             )
         for user in np.flatnonzero(users.member).tolist():
             arrivals += self._network.send(
-                self._event_factory.user(user, self._micros(users.joined[user]))
+                self._event_factory.user(user, self._to_micros(users.joined[user]))
             )
         return arrivals
 
-    def _day(self, day: int) -> list[Arrival]:
+    def _simulate_day(self, day: int) -> list[Arrival]:
         rng, taste = self._rng, self._taste
         weekday = (self._start // DAY + day + 3) % 7  # 1970-01-01 was a Thursday
         available = taste.items.available(float(day))
@@ -113,16 +113,18 @@ class History:
             shown.items[outcome.click],
         )
         arrivals = catalogue_changes(self._network, self._event_factory, taste, self._start, day)
-        arrivals += self._requests(requests, shown, outcome)
-        arrivals += self._registrations(visits, requests)
-        arrivals += self._bot(day, available)
+        arrivals += self._simulate_requests(requests, shown, outcome)
+        arrivals += self._simulate_registrations(visits, requests)
+        arrivals += self._simulate_bot(day, available)
         self.population.update_satisfaction(requests.user, pleasures(taste, shown.items, outcome))
         self.population.remove_leavers(rng, np.unique(visits.user))
         self._visits += len(visits.user)
         self.requests += len(requests.user)
         return arrivals
 
-    def _requests(self, requests: Requests, shown: Slates, outcome: Outcome) -> list[Arrival]:
+    def _simulate_requests(
+        self, requests: Requests, shown: Slates, outcome: Outcome
+    ) -> list[Arrival]:
         """Return the events of a day's requests.
 
         It loops because each event is encoded separately.
@@ -182,7 +184,7 @@ class History:
                     arrivals += send({**event, **base, "item_id": ids[item]}, user=user)
         return arrivals
 
-    def _registrations(self, visits: Visits, requests: Requests) -> list[Arrival]:
+    def _simulate_registrations(self, visits: Visits, requests: Requests) -> list[Arrival]:
         """Return `identify` events and profiles of visitors who register, after their last list."""
         last = np.zeros(len(visits.user))
         np.maximum.at(last, requests.visit, requests.day)
@@ -195,13 +197,13 @@ class History:
             user = int(visits.user[visit])
             if not logged_in[user]:
                 logged_in[user] = True
-                ts = self._micros(last[visit]) + 240 * SECOND
+                ts = self._to_micros(last[visit]) + 240 * SECOND
                 arrivals += registration_events(
                     self._network, self._event_factory, user, ts, f"hs{self._visits + visit:x}"
                 )
         return arrivals
 
-    def _bot(self, day: int, available: Ints) -> list[Arrival]:
+    def _simulate_bot(self, day: int, available: Ints) -> list[Arrival]:
         arrivals: list[Arrival] = []
         for when in (
             np.sort(self._rng.uniform(0, DAY, self._rng.poisson(self._dirt.bot_views_per_day)))
@@ -215,7 +217,7 @@ class History:
             )
         return arrivals
 
-    def _micros(self, day: float) -> int:
+    def _to_micros(self, day: float) -> int:
         return self._start + int(day * DAY)
 
 

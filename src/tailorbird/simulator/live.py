@@ -206,12 +206,12 @@ class LiveTraffic:
         visits = rng.poisson(rate * HOUR_SHARE[local] * 24 * length)
         new = (users.joined > day) & (users.joined <= day + length) & ~self.population.left
         for user in np.repeat(np.arange(users.count), np.maximum(visits, new)).tolist():
-            self._schedule(int(rng.integers(start, end)), user, self._session(), 0)
+            self._schedule(int(rng.integers(start, end)), user, self._session_id(), 0)
         for _ in range(int(rng.poisson(self._bots * length))):
-            self._schedule(int(rng.integers(start, end)), -1, self._session(), 0)
+            self._schedule(int(rng.integers(start, end)), -1, self._session_id(), 0)
         self._drawn_until = end
 
-    def _session(self) -> str:
+    def _session_id(self) -> str:
         return f"{self._prefix}s{self._number:x}"
 
     def _schedule(self, at: int, visitor: int, session: str, lists: int) -> None:

@@ -168,7 +168,7 @@ class ItemKnnFold:
         entries, row_index = expand_ranges(
             self._start[known_rows] if len(self._size) else np.zeros(len(rows), np.int64), size
         )
-        scale = self._scale(known_rows)
+        scale = self._scale_factors(known_rows)
         total = (
             self._weight_sum[known_rows] * scale if len(self._weight_sum) else np.zeros(len(rows))
         )
@@ -183,7 +183,7 @@ class ItemKnnFold:
         ).astype(np.int64)
         return Neighbours(offsets, keys[order], values[order])
 
-    def _scale(self, rows: Int64s) -> npt.NDArray[np.float64]:
+    def _scale_factors(self, rows: Int64s) -> npt.NDArray[np.float64]:
         """Return the factors that scale weights from the landmark to each row's newest event."""
         half_life = self._settings.half_life_us
         if not half_life or not len(self._newest_ts):

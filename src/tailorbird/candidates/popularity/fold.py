@@ -169,7 +169,9 @@ class PopularityFold:
     def changed(self) -> list[tuple[Board, int]]:
         """Return the boards and segments whose counts changed since the last call."""
         changes = [
-            (board, value) for board in self._windows for value in self._pending(board).tolist()
+            (board, value)
+            for board in self._windows
+            for value in self._changed_segments(board).tolist()
         ]
         self._changed = {board: [] for board in self._windows}
         return changes
@@ -182,7 +184,7 @@ class PopularityFold:
         }
         return [(board, value) for board in self._windows for value in fields[board.segment]]
 
-    def _pending(self, board: Board) -> Keys:
+    def _changed_segments(self, board: Board) -> Keys:
         return np.unique(np.concatenate([np.zeros(0, np.uint64), *self._changed[board]]))
 
     def table(self, board: Board, segment: int = EVERYONE) -> BoardTable:
@@ -239,7 +241,7 @@ class PopularityFold:
         state: dict[str, npt.NDArray] = {}
         for board, window in self._windows.items():
             state |= {f"{board.name}/{name}": array for name, array in window.arrays().items()}
-            state[f"{board.name}/changed"] = self._pending(board)
+            state[f"{board.name}/changed"] = self._changed_segments(board)
         for name, pairs in self._fields.items():
             if pairs is not None:
                 count = pairs.pairs.count

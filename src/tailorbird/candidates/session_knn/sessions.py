@@ -119,7 +119,7 @@ class Sessions:
             ts: their times, microseconds; empty: each sequence is one run.
         """
         offsets, positions = newest_runs(offsets, ts, self.gap_us, CONTEXT_MAX)
-        rows = self._rows(keys[positions])
+        rows = self._rows_of_keys(keys[positions])
         if len(offsets) > 2:
             parts = [
                 self._query(method, offsets[low : low + _AT_ONCE + 1], rows)
@@ -138,7 +138,7 @@ class Sessions:
             cached = self._last[method] = cache_key, self._query(method, offsets, rows)
         return cached[1]
 
-    def _rows(self, keys: Keys) -> Ints:
+    def _rows_of_keys(self, keys: Keys) -> Ints:
         if not len(self.keys):
             return np.full(len(keys), -1, np.int64)
         rows = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
@@ -155,7 +155,7 @@ class Sessions:
             return SimilarItems(
                 np.zeros(contexts + 1, np.int64), np.zeros(0, np.uint64), np.zeros(0)
             )
-        owner, session, scores = self._neighbours(context, search, contexts)
+        owner, session, scores = self._find_neighbours(context, search, contexts)
         size = self.starts[session + 1] - self.starts[session]
         entries, neighbour_of_entry = expand_ranges(self.starts[session], size)
         item, scores = self.item[entries], scores[neighbour_of_entry]
@@ -186,7 +186,7 @@ class Sessions:
             offsets, self.keys[np.concatenate(rows)], np.concatenate(sums).astype(np.float64)
         )
 
-    def _neighbours(
+    def _find_neighbours(
         self, context: "_ContextItems", search: Search, contexts: int
     ) -> tuple[Ints, Ints, Floats]:
         """Find the nearest sessions of each context: context, session, and score of its items.

@@ -91,17 +91,19 @@ class _EntityRequirements:
         self.attributes: dict[tuple[str, str], None] = {}
 
     def window(self, source: Source, measure: str, window: Window) -> None:
-        self.windows[self._ring(source, measure, window), window.tiles] = None
+        self.windows[self._require_ring(source, measure, window), window.tiles] = None
 
     def decay(self, source: Source, measure: str, window: Window) -> None:
-        self.decays[self._ring(source, measure, window), window.tiles] = None
+        self.decays[self._require_ring(source, measure, window), window.tiles] = None
 
     def distinct(self, feature: Distinct) -> None:
         sketch = (source_of(feature), feature.precision, feature.window.hop)
         self.sketches[sketch] = max(self.sketches.get(sketch, 0), feature.window.tiles)
         self.distincts[sketch, feature.window.tiles] = None
 
-    def _ring(self, source: Source, measure: str, window: Window) -> tuple[Source, str, int]:
+    def _require_ring(
+        self, source: Source, measure: str, window: Window
+    ) -> tuple[Source, str, int]:
         ring = (source, measure, window.hop)
         self.rings[ring] = max(self.rings.get(ring, 0), window.tiles)
         return ring

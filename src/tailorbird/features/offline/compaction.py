@@ -64,7 +64,7 @@ class TileSums:
         """Return the sum of each key's tiles from `tile` on."""
         if not len(self):
             return np.zeros(len(key), np.int64)
-        key_index, is_present = self._numbers(key)
+        key_index, is_present = self._numbers_of_keys(key)
         start = np.searchsorted(
             self._code, key_index * self._span + np.clip(tile - self._low, 0, self._span)
         )
@@ -82,7 +82,7 @@ class TileSums:
         self._code = number * self._span + (self._tile - self._low)
         self._prefix = np.append(0, np.cumsum(self._total))
 
-    def _numbers(self, key: Keys) -> tuple[Intps, Bools]:
+    def _numbers_of_keys(self, key: Keys) -> tuple[Intps, Bools]:
         number = np.minimum(np.searchsorted(self._keys, key), len(self._keys) - 1)
         return number, self._keys[number] == key
 

@@ -183,13 +183,15 @@ class _Column:
 
     def required_integers(self, low: int, high: int, expected: str) -> Int64s:
         """Return the integers of the column, none of them missing."""
-        return self._integers(low, high, expected, allow_null=False).to_numpy().astype(np.int64)
+        return self._to_integers(low, high, expected, allow_null=False).to_numpy().astype(np.int64)
 
     def optional_integers(self, low: int, high: int, expected: str) -> pa.ChunkedArray:
         """Return the integers of the column, null where unknown."""
-        return self._integers(low, high, expected, allow_null=True)
+        return self._to_integers(low, high, expected, allow_null=True)
 
-    def _integers(self, low: int, high: int, expected: str, *, allow_null: bool) -> pa.ChunkedArray:
+    def _to_integers(
+        self, low: int, high: int, expected: str, *, allow_null: bool
+    ) -> pa.ChunkedArray:
         values = self._values
         if pa.types.is_floating(values.type):  # Some writers store nullable integers as floats.
             values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)

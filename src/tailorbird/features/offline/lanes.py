@@ -136,7 +136,7 @@ class PastLanes:
         self._present[layout.index] = is_present
         t, p = self._to_rows(self._times[0], not by_row), self._position_of(layout, by_row)
         if layout.profile is not None:
-            self._profile(layout, layout.profile, frames, key, t, p)
+            self._compute_profile(layout, layout.profile, frames, key, t, p)
         if not sources_of(layout):
             return
         history = EntityHistory(layout, frames, key)
@@ -333,7 +333,7 @@ class PastLanes:
         """Return a step's values over the last events, by request, or by row for `seen`."""
         return self._run_columns[step.name]
 
-    def _profile(
+    def _compute_profile(
         self,
         layout: EntityLayout,
         profile: Profile,

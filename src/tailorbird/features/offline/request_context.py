@@ -31,7 +31,7 @@ class RequestContext:
     def numbers(self, name: str) -> Floats:
         """Return a number of each request, NaN where it is unknown."""
         if name not in self._numbers:
-            self._numbers[name] = self._number(name)
+            self._numbers[name] = self._compute_number(name)
         return self._numbers[name]
 
     def keys(self, name: str) -> Keys:
@@ -50,7 +50,7 @@ class RequestContext:
             else query_words(to_array(queries))
         )
 
-    def _number(self, name: str) -> Floats:
+    def _compute_number(self, name: str) -> Floats:
         """Compute a number of each request, NaN where it is unknown."""
         if name == "weekday":
             return weekdays(self._t, self.numbers("local_hour"))

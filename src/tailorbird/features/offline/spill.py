@@ -116,7 +116,7 @@ class Spill:
                 for field in fields:
                     for bucket, bucket_table in _split_by_bucket(table, field):
                         if (field, bucket) not in writers:
-                            path = self._events(field, bucket)
+                            path = self._events_path(field, bucket)
                             writers[field, bucket] = stack.enter_context(
                                 pa.ipc.new_file(path, table.schema)
                             )
@@ -130,7 +130,7 @@ class Spill:
 
     def plan_shards(self, field: str | None, bytes_max: int) -> list[range]:
         """Return ranges of buckets that are computed together: as many as fit, at least one."""
-        sizes = self._sizes(field)
+        sizes = self._read_sizes(field)
         ranges: list[range] = []
         start = 0
         for bucket in range(1, BUCKETS + 1):
@@ -141,14 +141,14 @@ class Spill:
 
     def read_events(self, field: str | None, buckets: range, empty: pa.Table) -> pa.Table:
         tables = [empty]
-        for path in (self._events(field, bucket) for bucket in buckets):
+        for path in (self._events_path(field, bucket) for bucket in buckets):
             if path.exists():
                 with pa.ipc.open_file(path) as reader:
                     tables.append(reader.read_all())
         return pa.concat_tables(tables)
 
     def size(self, field: str | None, buckets: range) -> int:
-        return sum(self._sizes(field)[buckets.start : buckets.stop])
+        return sum(self._read_sizes(field)[buckets.start : buckets.stop])
 
     def cut_by_time(self, field: str | None, bucket: int, bytes_max: int) -> Int64s:
         """Write a bucket's events into stretches of similar size, and return the times between
@@ -159,7 +159,7 @@ class Spill:
         folder.mkdir()
         count, step = min(-(-size // bytes_max), STRETCHES_MAX), 1 + (size >> 24)
         with (
-            pa.OSFile(str(self._events(field, bucket))) as file,
+            pa.OSFile(str(self._events_path(field, bucket))) as file,
             pa.ipc.open_file(file) as reader,
             ExitStack() as stack,
         ):
@@ -178,7 +178,7 @@ class Spill:
                 for number in np.unique(stretch).tolist():
                     if number not in writers:
                         writers[number] = stack.enter_context(
-                            pa.ipc.new_file(self._stretch(number), reader.schema)
+                            pa.ipc.new_file(self._stretch_path(number), reader.schema)
                         )
                     writers[number].write_batch(batch.filter(pa.array(stretch == number)))
                 pa.default_memory_pool().release_unused()
@@ -186,9 +186,9 @@ class Spill:
 
     def read_stretch(self, number: int, *before: pa.Table) -> pa.Table:
         """Return the events of a stretch after those of other tables."""
-        if not self._stretch(number).exists():
+        if not self._stretch_path(number).exists():
             return pa.concat_tables(before)
-        with pa.OSFile(str(self._stretch(number))) as file, pa.ipc.open_file(file) as reader:
+        with pa.OSFile(str(self._stretch_path(number))) as file, pa.ipc.open_file(file) as reader:
             return pa.concat_tables([*before, reader.read_all()])
 
     def write_lanes(
@@ -271,15 +271,15 @@ class Spill:
             values,
         )
 
-    def _sizes(self, field: str | None) -> list[int]:
+    def _read_sizes(self, field: str | None) -> list[int]:
         return msgspec.json.decode(
             (self.folder / "events" / f"{field or 'everyone'}.json").read_bytes(), type=list[int]
         )
 
-    def _stretch(self, number: int) -> Path:
+    def _stretch_path(self, number: int) -> Path:
         return self.folder / "stretches" / f"{number:03d}.arrow"
 
-    def _events(self, field: str | None, bucket: int) -> Path:
+    def _events_path(self, field: str | None, bucket: int) -> Path:
         return self.folder / "events" / f"{field or 'everyone'}-{bucket:02d}.arrow"
 
 

@@ -299,7 +299,7 @@ class EntityHistory:
     def _is_counted(self, source: Source) -> Bools:
         """Return which of the entity's events the source counts."""
         chosen = np.zeros(len(self._rows), np.bool_)
-        chosen[self._positions(source)] = True
+        chosen[self._indices_of_source(source)] = True
         return chosen
 
     def _tile_values(self, source: Source, measure: str) -> Int64s:
@@ -308,10 +308,10 @@ class EntityHistory:
         if len(counted_values) == len(self._rows):
             return counted_values
         values = np.zeros(len(self._rows), np.int64)
-        values[self._positions(source)] = counted_values
+        values[self._indices_of_source(source)] = counted_values
         return values
 
-    def _positions(self, source: Source) -> Intps | slice:
+    def _indices_of_source(self, source: Source) -> Intps | slice:
         """Return the indices of the source's events among the entity's."""
         extract = self._extracts[source]
         return (

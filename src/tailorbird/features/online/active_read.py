@@ -112,9 +112,9 @@ class ActiveRead:
                 break
         return Rows(
             stale=self._refresh_stale(),
-            numeric=self._numeric(),
+            numeric=self._read_numeric(),
             categorical=finish.categorical(plan.layout, self),
-            sequences={step.name: self._sequence(step) for step in plan.sequences},
+            sequences={step.name: self._read_sequence(step) for step in plan.sequences},
             t=t,
             commit=max(position.commit for position in positions),
             p=max(position.p for position in positions),
@@ -122,7 +122,7 @@ class ActiveRead:
             positions=tuple(position.p for position in positions) if len(positions) > 1 else (),
         )
 
-    def _numeric(self) -> npt.NDArray[np.float32]:
+    def _read_numeric(self) -> npt.NDArray[np.float32]:
         with np.errstate(all="ignore"):
             table = self._plan.stacks.table(self._entries, self.t, self.rows)
             for column, step in self._plan.stacks.unstacked:
@@ -168,7 +168,7 @@ class ActiveRead:
         run = self._runs.get(step.spots[0])
         if run is None:
             ts, item, types, sessions, *further = finish.recent_events(
-                int(self.t[0]), *self._events(step)
+                int(self.t[0]), *self._read_last_events(step)
             )
             session_id = self._request.session_id
             request_session = np.full(1, 0 if session_id is None else hash64(session_id), np.uint64)
@@ -195,8 +195,8 @@ class ActiveRead:
         value = request_text(self._request, field, int(self.t[0]))
         return np.full(1, 0 if value is None else hash64(value), np.uint64)
 
-    def _sequence(self, step: Step) -> Sequence:
-        events = self._events(step)
+    def _read_sequence(self, step: Step) -> Sequence:
+        events = self._read_last_events(step)
         if not self._entries[step.spots[0].entity].all_present:
             events = np.zeros_like(events)
         ts, item, types, _, *bits = finish.recent_events(int(self.t[0]), *events)
@@ -204,7 +204,7 @@ class ActiveRead:
             item.view(np.uint64), types.view(np.uint64), ts, finish.further_values(step, bits)
         )
 
-    def _events(self, step: Step) -> Int64s:
+    def _read_last_events(self, step: Step) -> Int64s:
         """Return columns of the last events (columns, length): ts, item, type, session, further
         values.
         """

@@ -155,11 +155,11 @@ class Sequences:
     def finish(self, states: States, readings: Readings) -> None:
         length, out = self._spot.length, self._spot.reading_lane
         for index, column in enumerate((0, *range(2, self._spot.state_columns))):  # without the id
-            readings[:, out + index * length : out + (index + 1) * length] = self._view(states)[
-                :, column
-            ]
+            readings[:, out + index * length : out + (index + 1) * length] = self._view_sequences(
+                states
+            )[:, column]
 
-    def _view(self, states: States) -> Int64s:
+    def _view_sequences(self, states: States) -> Int64s:
         """Return the sequences as an array of shape (entities, columns, L)."""
         lane, length, columns = self._spot.lane, self._spot.length, self._spot.state_columns
         return states[:, lane : lane + columns * length].reshape(len(states), columns, length)
@@ -173,7 +173,7 @@ class Sequences:
             return
         length = self._spot.length
         touched, local = np.unique(rows, return_inverse=True)
-        view = self._view(states)[touched]  # a copy
+        view = self._view_sequences(states)[touched]  # a copy
         occupied_row, occupied_slot = np.nonzero(view[:, 0])
         row = np.concatenate([occupied_row, local])
         all_events = np.concatenate([view[occupied_row, :, occupied_slot], events])

@@ -87,7 +87,7 @@ class Packing:
         group_ends = np.searchsorted(groups, np.arange(len(states) + 1) * self._groups)
         byte_ends = np.append(0, np.cumsum(_BITS[lane_bits]))[ends]
         heads = np.zeros(len(states), self._head)
-        heads["check"] = self._checksum(values, lane, ends)
+        heads["check"] = self._compute_checksums(values, lane, ends)
         heads["groups"], heads["lanes"] = np.diff(group_ends), np.diff(ends)
         first = np.concatenate(
             [
@@ -120,7 +120,7 @@ class Packing:
         if not len(nonempty):
             return FilledLanes.empty(count)
         data, sizes = np.frombuffer(joined, np.uint8), sizes[nonempty]
-        heads = self._heads(data, sizes)
+        heads = self._unpack_heads(data, sizes)
         sections = self._section_sizes(heads, sizes)
         top, group_bits, lane_bits, octets = _split_sections(data, sections)
         in_groups = np.flatnonzero(np.unpackbits(top, bitorder="little"))
@@ -139,7 +139,7 @@ class Packing:
         spread = np.zeros(len(filled), np.uint8)
         spread[filled] = octets
         values = spread.view("<i8").astype(np.int64, copy=False)
-        self._refuse(self._checksum(values, lane, ends) != heads["check"])
+        self._refuse(self._compute_checksums(values, lane, ends) != heads["check"])
         if len(self._types):
             first = ends[:-1].clip(
                 max=max(0, len(values) - 1)
@@ -218,7 +218,7 @@ class Packing:
         run_start = np.where(values[sessions] == _SAME_SESSION, 0, np.arange(len(sessions)))
         values[sessions] = values[sessions][np.maximum.accumulate(run_start)]
 
-    def _heads(self, data: Octets, sizes: Intps) -> npt.NDArray:
+    def _unpack_heads(self, data: Octets, sizes: Intps) -> npt.NDArray:
         self._refuse(sizes < self._head.itemsize + self._top)
         head_bytes = (np.cumsum(sizes) - sizes)[:, None] + np.arange(self._head.itemsize)
         return data[head_bytes].view(self._head).ravel()
@@ -233,7 +233,9 @@ class Packing:
         self._refuse(sections[:, 4] < 0)
         return sections
 
-    def _checksum(self, values: Int64s, lane: Intps, ends: Intps) -> npt.NDArray[np.uint32]:
+    def _compute_checksums(
+        self, values: Int64s, lane: Intps, ends: Intps
+    ) -> npt.NDArray[np.uint32]:
         """Return each record's check word; its values are from ends[i] to ends[i + 1]."""
         with np.errstate(over="ignore"):
             sums = np.append(np.uint64(0), np.cumsum(values.view(np.uint64) * self._weights[lane]))

@@ -257,7 +257,7 @@ class Records:
         ]
         self._tag = hash64(f"{layout.entity.name}/{layout.reading_lanes}") % (1 << TAG_BITS - 1)
         none = self.finish(np.zeros((1, layout.state_lanes), np.int64), np.ones(1, np.int64))
-        self._no_reading = self._stored(none).tobytes()
+        self._no_reading = self._read_stored(none).tobytes()
 
     def states(self, snapshot: Snapshot, keys: Keys) -> Int64s:
         """Return a copy of the states (n, state lanes); zeros for missing keys."""
@@ -348,7 +348,7 @@ class Records:
 
     def reading_records(self, keys: Keys, readings: Int64s) -> list[tuple[bytes, bytes]]:
         """Return the records to write for the readings of `finish`."""
-        data, width = self._stored(readings).tobytes(), 8 * len(self._stored_lanes)
+        data, width = self._read_stored(readings).tobytes(), 8 * len(self._stored_lanes)
         starts = range(0, len(data), width)
         return [
             (key, data[start : start + width])
@@ -363,7 +363,7 @@ class Records:
         table[:, 3:] = keys.astype(">u8").view(np.uint8).reshape(len(keys), 8)
         return table.reshape(-1).view(_RECORD_KEY).tolist()
 
-    def _stored(self, readings: Int64s) -> Int64s:
+    def _read_stored(self, readings: Int64s) -> Int64s:
         stored = readings[:, self._stored_lanes].astype(LANE)
         stored[:, COMMIT] |= self._tag << 64 - TAG_BITS
         return stored

@@ -131,7 +131,7 @@ class Tiles:
         if not len(self._hops):
             return
         tile_lanes = filled.select(self._tiled[filled.lane])
-        is_expired = self._ages(tile_lanes, old, new)[0] >= self._slots[tile_lanes.lane]
+        is_expired = self._tile_ages(tile_lanes, old, new)[0] >= self._slots[tile_lanes.lane]
         states[tile_lanes.row[is_expired], tile_lanes.lane[is_expired]] = 0
 
     def finish(self, filled: FilledLanes, newest: Int64s, t: Int64s, readings: Int64s) -> Int64s:
@@ -142,7 +142,7 @@ class Tiles:
         if not len(self._hops):
             return next_change
         tile_lanes = filled.select(self._tiled[filled.lane])
-        age, now = self._ages(tile_lanes, newest, t)
+        age, now = self._tile_ages(tile_lanes, newest, t)
         for windows in self._windows:
             self._read_windows(windows, tile_lanes, age, now, readings, next_change)
         for windows in self._decays:
@@ -156,7 +156,7 @@ class Tiles:
                         entries.read(window, readings, next_change)
         return next_change
 
-    def _ages(self, some: FilledLanes, newest: Int64s, t: Int64s) -> tuple[Int64s, Int64s]:
+    def _tile_ages(self, some: FilledLanes, newest: Int64s, t: Int64s) -> tuple[Int64s, Int64s]:
         """Return how many tiles each filled lane lies before the tile of t, and the number of that
         tile.
         """

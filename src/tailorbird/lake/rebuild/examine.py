@@ -186,7 +186,7 @@ class Examiner:
         intact, before = self._intact, self._rows_in_no_table()
         sources: dict[str, list[str]] = {}
         if before or any(intact.corrupt_files(name) for name in missing.RAW_TABLES):
-            ends = {name: self._end(name, "routed") for name in missing.RAW_TABLES}
+            ends = {name: self._loaded_end(name, "routed") for name in missing.RAW_TABLES}
             recovered = missing.recover_routed(
                 self._stream, intact, ends, self._routed_again, self._is_complete
             )
@@ -197,19 +197,21 @@ class Examiner:
             self._plan_table(name, sources.get(name, []))
         for name in missing.PROFILE_TABLES:
             new_events = intact.recovered.get("events", TABLES["events"].schema.empty_table())
-            rows = missing.recover_profiles(intact, name, new_events, self._end(name, "routed"))
+            rows = missing.recover_profiles(
+                intact, name, new_events, self._loaded_end(name, "routed")
+            )
             if len(rows):
                 intact.add(name, rows)
             self._plan_table(name, [missing.EVENTS] if len(rows) else [])
         if intact.corrupt_files("answers"):
             logs = reached(self._ledger, "answers") | self._positions.tables.get("answers", {})
-            ends = {log: self._end("answers", log) for log in logs}
+            ends = {log: self._loaded_end("answers", log) for log in logs}
             intact.add("answers", missing.recover_answers(self._stream, intact, ends))
         self._plan_table("answers", [missing.ANSWER_LOGS] if "answers" in intact.recovered else [])
         self._plan_table(MIRROR, ["the ledger"])
         self._report_rows_in_no_table(before, sources)
 
-    def _end(self, name: str, log: str) -> int:
+    def _loaded_end(self, name: str, log: str) -> int:
         """Return the position of a log up to which a table has it; the role loads the rest."""
         stored = self._positions.tables.get(name, {}).get(log, 0)
         return max(stored, reached(self._ledger, name).get(log, 0))
@@ -221,12 +223,12 @@ class Examiner:
         accounts = count_raw_rows(self._intact, files, self._positions.routed)
         return {name: len(rows) for name, _, rows, _ in accounts if len(rows)}
 
-    def _shortage(self, name: str) -> int:
+    def _count_missing_rows(self, name: str) -> int:
         return self._intact.expected_rows(name) - self._intact.rows(name)
 
     def _is_complete(self) -> bool:
         return not self._rows_in_no_table() and all(
-            self._shortage(name) <= 0 for name in missing.RAW_TABLES
+            self._count_missing_rows(name) <= 0 for name in missing.RAW_TABLES
         )
 
     def _report_rows_in_no_table(
@@ -252,7 +254,7 @@ class Examiner:
         faults, intact = self._faults[name], self._intact
         if not faults and not len(intact.recovered.get(name, ())):
             return
-        shortage = self._shortage(name) if name != MIRROR else 0
+        shortage = self._count_missing_rows(name) if name != MIRROR else 0
         # Rows that were never counted can only be raw rows in no table, and their profiles.
         is_exact = name == "answers" or (
             name in missing.PROFILE_TABLES and "events" not in intact.recovered
@@ -272,9 +274,9 @@ class Examiner:
         self._plan.rebuilt += [
             Rebuilt(str(self._lake / fault.where), fault.what, source) for fault in faults
         ]
-        self._result.evidence[name] = self._evidence(name)
+        self._result.evidence[name] = self._files_to_set_aside(name)
 
-    def _evidence(self, name: str) -> list[tuple[str, str]]:
+    def _files_to_set_aside(self, name: str) -> list[tuple[str, str]]:
         """Return the files of a table to set aside: corrupt ones, and what orphans brought."""
         commits = self._ledger.commits(name)
         own_files = {file.path for line in commits.values() for file in line.files}

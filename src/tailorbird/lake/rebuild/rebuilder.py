@@ -70,7 +70,7 @@ class Rebuilder:
     def plan(self) -> Plan:
         """Return what is corrupt and from what it can be rebuilt; changes nothing."""
         if swap.is_unfinished(self._lake):
-            return Plan([self._unfinished()])
+            return Plan([self._describe_unfinished()])
         if (short := self._short_ledger()) is not None:
             return short
         with (
@@ -111,7 +111,7 @@ class Rebuilder:
             lock = acquire_writer_lock(self._lake / LEDGER, self._clock)
             stack.callback(lock.release)
             stack.enter_context(delta_errors(self._lake))
-            unfinished = [self._unfinished()] if swap.finish(self._lake) else []
+            unfinished = [self._describe_unfinished()] if swap.finish(self._lake) else []
             short = self._short_ledger() or Plan()
             if short.unrecoverable:
                 return Plan(unfinished, short.unrecoverable)
@@ -128,7 +128,7 @@ class Rebuilder:
     def _examine(self, scratch: Path) -> Examination:
         return Examiner(self._stream, self._lake, scratch, self._route_again).examine()
 
-    def _unfinished(self) -> Rebuilt:
+    def _describe_unfinished(self) -> Rebuilt:
         folder = str(swap.scratch_folder(self._lake))
         return Rebuilt(folder, "a rebuild was cut short", "what it had rebuilt")
 

@@ -155,9 +155,9 @@ class Supervisor:
                 await self._sleep(POLL_S)
             for role in reversed(self.roles):
                 if role.listener is None:
-                    await self._end(role)
+                    await self._end_role(role)
             servers = [role for role in self.roles if role.listener is not None]
-            await asyncio.gather(*(self._end(role) for role in servers))
+            await asyncio.gather(*(self._end_role(role) for role in servers))
             if not self._status:  # It was stopped before it had ended those of an earlier one.
                 await end_leftovers(find_leftovers(self.project, ()), STOP_S)
         finally:
@@ -265,7 +265,7 @@ class Supervisor:
         ]
         for role in reversed([role for role in self.roles if role not in unchanged]):
             role.is_retired = True
-            await self._end(role)
+            await self._end_role(role)
         self.roles = [
             next((role for role in unchanged if role.is_same_as(other)), other) for other in desired
         ]
@@ -356,7 +356,7 @@ class Supervisor:
         changed.since_s = time.time()
         self.on_change(self.roles)
 
-    async def _end(self, role: Role) -> None:
+    async def _end_role(self, role: Role) -> None:
         process = role.process
         if process is None or process.returncode is not None:
             return

@@ -40,10 +40,13 @@ class BgNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         It is 0 for users without a history.
         """
         return purchases_between(
-            matrix[:, [self.recency, self.frequency, self.age]], start, stop, self._expected
+            matrix[:, [self.recency, self.frequency, self.age]],
+            start,
+            stop,
+            self._expected_purchases,
         )
 
-    def _expected(self, x: Floats, recency: Floats, age: Floats, span: float) -> Floats:
+    def _expected_purchases(self, x: Floats, recency: Floats, age: Floats, span: float) -> Floats:
         """Evaluate equation 10 of Fader, Hardie, Lee (2005), after Euler's transformation.
 
         The series as printed overflows.

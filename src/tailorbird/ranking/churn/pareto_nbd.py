@@ -43,10 +43,13 @@ class ParetoNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         It is 0 for users without a history.
         """
         return purchases_between(
-            matrix[:, [self.recency, self.frequency, self.age]], start, stop, self._expected
+            matrix[:, [self.recency, self.frequency, self.age]],
+            start,
+            stop,
+            self._expected_purchases,
         )
 
-    def _expected(self, x: Floats, recency: Floats, age: Floats, span: float) -> Floats:
+    def _expected_purchases(self, x: Floats, recency: Floats, age: Floats, span: float) -> Floats:
         return expected(x, recency, age, self.r, self.alpha, self.s, self.beta, span)
 
 

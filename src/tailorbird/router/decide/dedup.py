@@ -123,7 +123,7 @@ class DedupIndex:
             self.add(np.frombuffer(entries, ENTRY))
         self._unsaved = []
 
-    def _start_open(self) -> None:
+    def _reset_open_run(self) -> None:
         self._open_entries = np.empty(0, ENTRY)
         self._open_rows = 0
         self._unsaved: list[Entries] = []
@@ -172,7 +172,7 @@ class DedupIndex:
                 return candidate
         return None
 
-    def _match_open(self, key: int) -> list[tuple]:
+    def _open_entries_of(self, key: int) -> list[tuple]:
         first_row = self._row_by_key.get(key)
         return (
             []

@@ -80,21 +80,21 @@ class Sequencer:
         """Append newly routed rows to the order, durably, and return how many there were."""
         ends, blocks = list(self._ends), []
         for number in range(len(self._parts)):
-            end = self._end(number)
+            end = self._end_of_part(number)
             if end > ends[number]:
                 first, ends[number] = ends[number], end
-                blocks.append(self._block(number, first, ends))
+                blocks.append(self._build_block(number, first, ends))
         if blocks:
             self._writer.append(blocks)
         count = sum(ends) - sum(self._ends)
         self._ends = ends
         return count
 
-    def _block(self, number: int, first: int, ends: list[int]) -> Block:
+    def _build_block(self, number: int, first: int, ends: list[int]) -> Block:
         receipt = msgspec.json.encode(_OrderReceipt(self._clock.now()))
         return encode_entry(OrderEntry(number, first, tuple(ends)), ends[number] - first, receipt)
 
-    def _end(self, number: int) -> int:
+    def _end_of_part(self, number: int) -> int:
         if number not in self._readers:
             try:
                 self._readers[number] = open_reader(self._parts[number])

@@ -111,7 +111,7 @@ class Retention:
     ) -> int:
         if self._order is not None:
             count = _delete_records(self._order, order_before)
-            ends = self._ends(self._order)
+            ends = self._unnamed_ends(self._order)
             faults.at("retention.before_routed")
         else:
             ends, count = [order_before], 0
@@ -129,7 +129,7 @@ class Retention:
             count += _delete_records(address, least) if least > 1 else 0
         return count
 
-    def _ends(self, order_log: KafkaLog) -> list[int]:
+    def _unnamed_ends(self, order_log: KafkaLog) -> list[int]:
         """Return the end of each partition's rows that the order no longer names.
 
         The order is deleted by whole runs.

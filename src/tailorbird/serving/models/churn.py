@@ -94,10 +94,10 @@ class ChurnModels:
             QueryError: there is no such model.
             NotReadyError: it has no champion that serves, or its state is not there.
         """
-        bundle = self._bundle(name)
+        bundle = self._require_bundle(name)
         now = self._clock.now()
         person = user_id if self._pseudonyms is None else self._pseudonyms.user_id(user_id)
-        assert bundle.features is not None  # ensured by `_bundle`
+        assert bundle.features is not None  # ensured by `_require_bundle`
         with self._schemas.access_for(bundle.features) as access:
             if access.reader is None:
                 raise NotReadyError(
@@ -131,7 +131,7 @@ class ChurnModels:
         bundle = holder.current() if holder is not None else None
         return None if bundle is None else bundle.features
 
-    def _bundle(self, name: str) -> ChurnBundle:
+    def _require_bundle(self, name: str) -> ChurnBundle:
         holder = self._holders.get(name)
         if holder is None:
             fix = (

@@ -160,15 +160,15 @@ class Schemas:
     def _caught_up(self, features: FeatureSet, reference: FeatureSet | None) -> bool:
         with self._lock:
             self._active.add(features.schema_hash)
-        position = self._position(features)
+        position = self._read_position(features)
         if position is None:
             return False
         if features.schema_hash not in self._targets:
-            reference_position = None if reference is None else self._position(reference)
+            reference_position = None if reference is None else self._read_position(reference)
             self._targets[features.schema_hash] = reference_position or 0
         return position >= self._targets[features.schema_hash]
 
-    def _position(self, features: FeatureSet) -> int | None:
+    def _read_position(self, features: FeatureSet) -> int | None:
         opened = self._acquire(features)
         try:
             return opened.reader.position()

@@ -108,7 +108,7 @@ class MergedReader:
             run = decode_entry(entry.block)
             position, end = run.first + max(0, start - entry.offset), run.first + entry.block.rows
             while position < end:
-                blocks_of_part = self._part(run.partition).between(
+                blocks_of_part = self._open_part(run.partition).between(
                     position, end, bytes_max=max(1, bytes_max)
                 )
                 if not blocks_of_part:  # a newly elected leader may not have its high watermark yet
@@ -123,7 +123,7 @@ class MergedReader:
                     position = stored.end
         return blocks
 
-    def _part(self, number: int) -> KafkaReader:
+    def _open_part(self, number: int) -> KafkaReader:
         if number not in self._parts:
             self._parts[number] = KafkaReader(self.address.parts[number])
         return self._parts[number]

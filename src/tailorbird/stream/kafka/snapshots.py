@@ -283,18 +283,18 @@ class SnapshotThread:
     def tick(self, end: int) -> None:
         """Start a snapshot if one is due at the log's `end`."""
         self._end = end
-        if self._due() and (self._thread is None or not self._thread.is_alive()):
+        if self._is_due() and (self._thread is None or not self._thread.is_alive()):
             self._thread = threading.Thread(target=self._run, name="snapshot", daemon=True)
             self._thread.start()
 
-    def _due(self) -> bool:
+    def _is_due(self) -> bool:
         rows = self._end - self._at
         return rows > 0 and (
             rows >= self._every_rows or time.monotonic() - self._since >= self._age_s
         )
 
     def _run(self) -> None:
-        while self._due():
+        while self._is_due():
             self._since, end = time.monotonic(), self._end
             try:
                 self._at = max(

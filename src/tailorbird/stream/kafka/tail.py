@@ -185,13 +185,13 @@ class Tail:
         return self._cache[offset]
 
     def _fetch(self, offset: int) -> Piece | None:
-        message = self._message(offset)
+        message = self._read_message(offset)
         if message.offset() != offset:  # a gap left by a foreign transaction
             return None
         piece = decode_piece(message.headers(), message.value() or b"", f"{self.address}@{offset}")
         return piece and replace(piece, payload=b"")
 
-    def _message(self, offset: int) -> Any:
+    def _read_message(self, offset: int) -> Any:
         with translate_errors(self.address):
             self._consumer.assign([TopicPartition(self.address.name, self.address.number, offset)])
             message = self._consumer.poll(self._timeout_s)

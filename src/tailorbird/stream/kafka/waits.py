@@ -47,9 +47,9 @@ class LogBacklog:
         if position >= end:
             return Backlog(0, 0, beyond=max(0, requested - end))
         first = self._tail.find(position)
-        return Backlog(end - position, high - first, self._receipts(first, high, position))
+        return Backlog(end - position, high - first, self._read_receipts(first, high, position))
 
-    def _receipts(self, first: int, high: int, position: int) -> tuple[bytes, ...]:
+    def _read_receipts(self, first: int, high: int, position: int) -> tuple[bytes, ...]:
         """Return the receipts of the first blocks from `position` on."""
         receipts: list[bytes] = []
         block_end, is_continued = 0, False

@@ -53,7 +53,7 @@ class KafkaWriter:
         try:
             self._bytes_max = ensure_topic(address)
             self._tail = Tail(address)
-            self._producer = address.cluster.client(Producer, self._conf())
+            self._producer = address.cluster.client(Producer, self._producer_conf())
             with translate_errors(
                 address, self._producer
             ):  # else the first message waits a second for metadata
@@ -63,7 +63,7 @@ class KafkaWriter:
             self.close()
             raise
 
-    def _conf(self) -> dict[str, Any]:
+    def _producer_conf(self) -> dict[str, Any]:
         return self.address.cluster.conf(
             enable_idempotence=True,
             acks="all",
@@ -326,12 +326,12 @@ class KafkaWriter:
 
     def _fenced_error(self) -> LockedError:
         return LockedError(
-            f"{self._successor()} writes this log now; it can have one writer",
+            f"{self._find_successor()} writes this log now; it can have one writer",
             where=str(self.address),
             fix="stop one of the two, or start this one under another name",
         )
 
-    def _successor(self) -> str:
+    def _find_successor(self) -> str:
         """Return the writer that took over, according to the last messages."""
         assert self._tail is not None
         try:

@@ -154,7 +154,7 @@ class Search:
             study_name=self.architecture.name,
             direction="maximize",
             load_if_exists=True,
-            pruner=self._pruner(),
+            pruner=self._create_pruner(),
         )
         for interrupted in self._study.get_trials(
             deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)
@@ -204,7 +204,7 @@ class Search:
                     running[self._fit(one)] = one
 
     def _ask_trial(self, draw: int) -> _RunningTrial:
-        self._study.sampler = self._sampler(draw)
+        self._study.sampler = self._create_sampler(draw)
         defaults = draw == 0
         if defaults:
             self._study.enqueue_trial(dict(self.start_settings))
@@ -237,15 +237,15 @@ class Search:
             mean = running_trial.results[-1].mean
             why = "" if np.isfinite(mean) else "what it gives is no number"
         if why:
-            self._end(running_trial, TrialState.FAIL, why)
+            self._end_trial(running_trial, TrialState.FAIL, why)
             return True
         running_mean = float(np.mean([result.mean for result in running_trial.results]))
         trial.report(running_mean, len(running_trial.results))
         if len(running_trial.results) == len(self.split_order):
-            self._end(running_trial, TrialState.COMPLETE)
+            self._end_trial(running_trial, TrialState.COMPLETE)
             return True
         if not running_trial.default and self._should_prune(running_trial, running_mean):
-            self._end(running_trial, TrialState.PRUNED)
+            self._end_trial(running_trial, TrialState.PRUNED)
             return True
         return False
 
@@ -268,7 +268,7 @@ class Search:
             np.median(completed_values)
         )
 
-    def _end(self, running_trial: _RunningTrial, state: TrialState, why: str = "") -> None:
+    def _end_trial(self, running_trial: _RunningTrial, state: TrialState, why: str = "") -> None:
         figures = [result.mean for result in running_trial.results if np.isfinite(result.mean)]
         attributes = {
             "settings": running_trial.settings,
@@ -283,13 +283,13 @@ class Search:
         value = float(np.mean(figures)) if state == TrialState.COMPLETE else None
         self._study.tell(running_trial.trial, value, state=state)
 
-    def _sampler(self, draw: int) -> "optuna.samplers.BaseSampler":
+    def _create_sampler(self, draw: int) -> "optuna.samplers.BaseSampler":
         seed = int(np.random.SeedSequence([self.seed, draw]).generate_state(1)[0])
         if self.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=STARTUP)
 
-    def _pruner(self) -> "optuna.pruners.BasePruner":
+    def _create_pruner(self) -> "optuna.pruners.BasePruner":
         if self.pruner == "halving":
             return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
         return optuna.pruners.NopPruner()  # `_should_prune` implements the median

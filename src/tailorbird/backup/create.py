@@ -255,10 +255,10 @@ class _Backup:
     def _copy_logs(self, logs: list[OpenLog], scratch: Path) -> dict[str, LogSpan]:
         """Copy the logs to a local folder, in which no reader holds them up."""
         size = sum(log.path.stat().st_size for log in logs)
-        free = shutil.disk_usage(scratch).free
-        if free < size:
+        free_bytes = shutil.disk_usage(scratch).free
+        if free_bytes < size:
             raise StorageError(
-                f"a copy of the logs needs {size:,} bytes, and {free:,} are free",
+                f"a copy of the logs needs {size:,} bytes, and {free_bytes:,} are free",
                 where=str(scratch.parent),
                 fix="free some space; the copy is deleted after the backup",
             )

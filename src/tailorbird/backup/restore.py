@@ -87,14 +87,14 @@ class RestoreReport:
         ends_text = f"Logs end at {ends}." if ends else "There are no logs in it."
         if self.acknowledged_after is None:
             return [f"{ends_text} The original is not here, so what came later is not known."]
-        lost = {log: rows for log, rows in self.acknowledged_after.items() if rows}
-        if not lost:
+        lost_rows = {log: rows for log, rows in self.acknowledged_after.items() if rows}
+        if not lost_rows:
             return [f"{ends_text} The original acknowledged nothing after it."]
-        events = sum(rows for log, rows in lost.items() if log.startswith("raw-"))
-        others = sum(lost.values()) - events
+        events = sum(rows for log, rows in lost_rows.items() if log.startswith("raw-"))
+        other_rows = sum(lost_rows.values()) - events
         text = f"{ends_text} The original acknowledged {_count(events, 'event')} after it"
-        logged = f", and logged {_count(others, 'response')}" if others else ""
-        rows = ", ".join(f"{log} {count:,}" for log, count in lost.items())
+        logged = f", and logged {_count(other_rows, 'response')}" if other_rows else ""
+        rows = ", ".join(f"{log} {count:,}" for log, count in lost_rows.items())
         return [f"{text}{logged}: {rows}."]
 
     def _describe_topics(self) -> list[str]:

@@ -146,11 +146,11 @@ class Vault:
             manifest = self.manifest(name)
             if manifest.taken_at <= at:
                 return manifest
-        first = self.manifest(names[0])
+        oldest = self.manifest(names[0])
         raise UsageError(
             f"no backup is from {to_iso(at)} or earlier",
             where=str(self.storage),
-            fix=f"the first one is from {to_iso(first.taken_at)}",
+            fix=f"the first one is from {to_iso(oldest.taken_at)}",
         )
 
     def prune(self, keep: int) -> int:
@@ -160,11 +160,11 @@ class Vault:
             The number of deleted backups.
         """
         names = self.names()
-        old, kept = names[:-keep], names[-keep:]
+        old, retained = names[:-keep], names[-keep:]
         if not old:
             return 0
         used: set[str] = set()
-        for name in kept:
+        for name in retained:
             used |= self.manifest(name).blobs
         for name in old:
             (self.storage / _SNAPSHOTS / name).unlink()

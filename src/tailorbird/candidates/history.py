@@ -72,12 +72,12 @@ def rebuild(routed: Address, root: Path, contract: Contract, lake: Lake, clock: 
 def _read_events(
     lake: Lake, after: int, end: int, stop: threading.Event, progress: Callable[[int, int], None]
 ) -> Iterator[pa.Table]:
-    for first in range(after + 1, end, BATCH_ROWS):
+    for start in range(after + 1, end, BATCH_ROWS):
         if stop.is_set():
             raise _Stopped
-        last = min(first + BATCH_ROWS, end)
+        last = min(start + BATCH_ROWS, end)
         rows = (
-            lake.table("events", COLUMNS, where=(ds.field("p") >= first) & (ds.field("p") < last))
+            lake.table("events", COLUMNS, where=(ds.field("p") >= start) & (ds.field("p") < last))
             if lake.exists("events")
             else None
         )

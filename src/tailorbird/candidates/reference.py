@@ -137,8 +137,8 @@ class ReferenceTables:
         within, total = self.contract.new_within_us, self.shown.total()
         new_items = [
             item
-            for item, first in self.first_seen.items()
-            if first > self.t - within and self.shown[item] < 1_000
+            for item, first_seen in self.first_seen.items()
+            if first_seen > self.t - within and self.shown[item] < 1_000
         ]
         if not total:
             order = sorted(new_items, key=lambda item: (-self.first_seen[item], item))[:LIST_SIZE]

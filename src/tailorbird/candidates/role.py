@@ -115,11 +115,11 @@ class CandidatesRole:
         reader = self._open_reader()
         if reader is None or self.needs_history():
             return 0
-        taken, position = 0, self.fold.p + 1
+        rows_applied, position = 0, self.fold.p + 1
         for stored in reader.read(position, bytes_max=ROW_BYTES * rows_max):
-            taken += stored.end - 1 - self.fold.p
+            rows_applied += stored.end - 1 - self.fold.p
             self.fold.update(self._read_batch(stored))
-        return taken
+        return rows_applied
 
     def _read_batch(self, stored: StoredBlock) -> EventBatch:
         end = stored.end - 1

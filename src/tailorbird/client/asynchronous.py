@@ -193,9 +193,9 @@ class AsyncClient:
         if self._closed:
             return 0
         self._closed = True
-        lost = await self._outbox.close(timeout_s)
+        lost_events = await self._outbox.close(timeout_s)
         await self._transport.close()
-        return lost
+        return lost_events
 
     def _require_open(self) -> None:
         if self._closed:

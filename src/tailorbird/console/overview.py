@@ -170,7 +170,7 @@ def _total_lag(lags: list[Lag], now: int) -> tuple[int | None, float | None]:
 
 
 def _describe_model(info: VersionInfo, reports: list[str], newest_model: str) -> ModelRow:
-    made = datetime.fromtimestamp(info.path.stat().st_mtime, UTC).strftime(
+    created = datetime.fromtimestamp(info.path.stat().st_mtime, UTC).strftime(
         "%Y-%m-%d %H:%M"
     )  # real time, whatever the log's clock
     kind = f"baseline: {info.baseline}" if info.baseline else ", ".join(info.heads) or "no model"
@@ -187,7 +187,7 @@ def _describe_model(info: VersionInfo, reports: list[str], newest_model: str) ->
     return ModelRow(
         info.version,
         list(info.aliases),
-        made,
+        created,
         kind,
         decision,
         ndcg,

@@ -218,11 +218,11 @@ class SuppressionList:
         if (user := _read_id(whose.user_id)) is not None:
             return self.has("u", user)
         device = _read_id(whose.anonymous_id)
-        at = None if device is None else self.erased_at("a", device)
-        if device is None or at is None:
+        erased_at = None if device is None else self.erased_at("a", device)
+        if device is None or erased_at is None:
             return False
         is_shared = self.hash("a", device) in self._listed.shared
-        return not is_shared or _read_time(whose, receipt) < at
+        return not is_shared or _read_time(whose, receipt) < erased_at
 
 
 def _hash_list(listed: _Listed, key: bytes) -> str:

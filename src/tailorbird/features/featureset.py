@@ -290,10 +290,10 @@ def _line_of(error: BaseException, path: Path) -> int | None:
 def _check_names(declarations: Sequence[Feature]) -> None:
     first_by_name: dict[str, Feature] = {}
     for feature in declarations:
-        first = first_by_name.setdefault(feature.name, feature)
-        if first is not feature:
+        earlier = first_by_name.setdefault(feature.name, feature)
+        if earlier is not feature:
             raise DeclarationError(
-                f"{feature.name} is declared twice, first at {first.place}", where=feature.place
+                f"{feature.name} is declared twice, first at {earlier.place}", where=feature.place
             )
 
 

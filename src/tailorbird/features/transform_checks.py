@@ -26,13 +26,13 @@ def check_transforms(transforms: Sequence[Transform], kinds: dict[str, str]) -> 
     for transform in transforms:
         kind = kinds.get(transform.column)
         if kind is None:
-            near = ", ".join(
+            suggestions = ", ".join(
                 sorted(name for name, kind in kinds.items() if kind in _KIND_OF_COLUMN)
             )
             raise DeclarationError(
                 f"transform: there is no column {transform.column!r}",
                 where=transform.place,
-                fix=f"columns: {near}",
+                fix=f"columns: {suggestions}",
             )
         if kind not in _KIND_OF_COLUMN:
             raise DeclarationError(

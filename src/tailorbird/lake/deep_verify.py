@@ -69,23 +69,23 @@ def _split_pieces(files: Sequence[Archived]) -> Iterator[list[Archived]]:
 def _piece_differences(
     reader: Lake, archive: Archive, piece: Sequence[Archived], progress: Callable[[int], None]
 ) -> Iterator[int]:
-    first, end = piece[0].first, piece[-1].end
+    start, end = piece[0].first, piece[-1].end
     where = (
         (ds.field("raw_partition") == piece[0].partition)
-        & (ds.field("raw_offset") >= first)
+        & (ds.field("raw_offset") >= start)
         & (ds.field("raw_offset") < end)
     )
-    ids, bodies = np.full(end - first, None, object), np.full(end - first, None, object)
+    ids, bodies = np.full(end - start, None, object), np.full(end - start, None, object)
     for table, column, target in (
         ("events", "event_id", ids),
         ("duplicates", "event_id", ids),
         ("quarantine", "body", bodies),
     ):
-        _fill(reader, table, column, where, first, target)
+        _fill(reader, table, column, where, start, target)
     for file in piece:
         for stored in archive.read(file):
             if stored.block.kind == "body":
-                yield from _block_differences(stored, ids, bodies, first)
+                yield from _block_differences(stored, ids, bodies, start)
         progress(file.size)
 
 
@@ -94,24 +94,24 @@ def _fill(
     table: str,
     column: str,
     where: ds.Expression,
-    first: int,
+    start: int,
     target: npt.NDArray[np.object_],
 ) -> None:
     for batch in reader.batches(table, ["raw_offset", "raw_row", column], where):
-        rows = batch.column("raw_offset").to_numpy() + batch.column("raw_row").to_numpy() - first
+        rows = batch.column("raw_offset").to_numpy() + batch.column("raw_row").to_numpy() - start
         fits = rows < len(target)
         target[rows[fits]] = np.array(batch.column(column).to_pylist(), object)[fits]
 
 
 def _block_differences(
-    stored: StoredBlock, ids: npt.NDArray[np.object_], refused: npt.NDArray[np.object_], first: int
+    stored: StoredBlock, ids: npt.NDArray[np.object_], refused: npt.NDArray[np.object_], start: int
 ) -> Iterator[int]:
     parts = split_body(stored.block.payload, _receipt(stored.block.receipt).encoding)
     if len(parts) != stored.block.rows:
         yield stored.offset
         return
     for row, part in enumerate(parts, stored.offset):
-        id_, body = ids[row - first], refused[row - first]
+        id_, body = ids[row - start], refused[row - start]
         if part == ERASED or body == ERASED:
             continue
         if (id_ is not None and not _names_event(part, id_)) or (body is not None and body != part):

@@ -156,8 +156,10 @@ class Lake:
 
     def newest_p(self) -> int:
         """Return the last routed position in `events` by the ledger alone, or 0."""
-        at = versions_of(self.path) if self.at is None else self.at
-        return max(0, at["events"].positions.get("routed", 0) - 1) if "events" in at else 0
+        versions = versions_of(self.path) if self.at is None else self.at
+        return (
+            max(0, versions["events"].positions.get("routed", 0) - 1) if "events" in versions else 0
+        )
 
     def rows_of_days(self, days: Sequence[int], p: int, columns: Sequence[str]) -> pa.Table:
         """Return the events of these days (since 1970) with a position below p."""

@@ -102,13 +102,15 @@ class FiguresResult:
         plot = Figure(figsize=(8, 4), layout="constrained")
         axes = plot.subplots()
         for group in sorted({row.group for row in self.rows}):
-            own = [row for row in self.rows if row.group == group]
-            hours = [(row.start - self.since) / 3.6e9 for row in own]
+            group_rows = [row for row in self.rows if row.group == group]
+            hours = [(row.start - self.since) / 3.6e9 for row in group_rows]
             (line,) = axes.plot(
-                hours, [getattr(row, metric) for row in own], marker="o", label=group
+                hours, [getattr(row, metric) for row in group_rows], marker="o", label=group
             )
             if f"{metric}_low" in METRICS:
-                low, high = ([getattr(row, f"{metric}_{end}") for row in own] for end in ENDS)
+                low, high = (
+                    [getattr(row, f"{metric}_{end}") for row in group_rows] for end in ENDS
+                )
                 axes.fill_between(hours, low, high, alpha=0.2, color=line.get_color())
         axes.set_xlabel(f"hours since {to_iso(self.since)[:16]}Z")
         axes.set_ylabel(metric)

@@ -105,25 +105,25 @@ def _page_messages(name: str, figures: Sequence[tuple[str, Figures]]) -> list[Me
     return [
         Message(
             "page",
-            what,
-            f"page/{what}/{slot}/{row.group}",
-            f"{name}: {rate:.1%} {what} in {slot}",
+            subject,
+            f"page/{subject}/{slot}/{row.group}",
+            f"{name}: {rate:.1%} {subject} in {slot}",
             f"Of {row.requests:,} responses of {row.group} in the last hour.\n"
             f"Runbook: {RUNBOOKS}/errors.md",
             repeats=True,
         )
         for slot, row in figures
-        for what, rate in (("errors", row.error_rate), ("empty lists", row.empty_rate))
+        for subject, rate in (("errors", row.error_rate), ("empty lists", row.empty_rate))
         if row.requests >= PAGE_REQUESTS and rate > PAGE_RATE
     ]
 
 
 def _decision_messages(registry: Registry, name: str, now: int) -> list[Message]:
     recent = [audit_entry for audit_entry in registry.audit() if audit_entry.at > now - LOOKBACK_US]
-    own = [audit_entry for audit_entry in recent if audit_entry.by in AUTHORS]
+    own_entries = [audit_entry for audit_entry in recent if audit_entry.by in AUTHORS]
     return [
         message
-        for audit_entry in own
+        for audit_entry in own_entries
         if (message := _decision_message(name, audit_entry)) is not None
     ]
 

@@ -194,9 +194,9 @@ class _Erasure:
 
     def _suppress(self) -> dict[str, Any]:
         shared = [("a", id_) for id_ in self._people.shared]
-        own = [subject for subject in self._people.subjects if subject not in shared]
+        own_subjects = [subject for subject in self._people.subjects if subject not in shared]
         suppressed = SuppressionList.load(self._data)
-        suppressed = suppressed.with_people(own, self._journal.begun_at, shared)
+        suppressed = suppressed.with_people(own_subjects, self._journal.begun_at, shared)
         listed, key = suppressed.encoded()
         write_private(self._data / FOLDER / KEY_FILE, key)
         faults.at("erase.suppression_key")
@@ -280,13 +280,13 @@ class _Erasure:
 
     def _erase_copies(self) -> dict[str, Any]:
         """Delete the records in Valkey, before the states: a schema is published from its state."""
-        at = self._project.copy_target()
-        if at is None:
+        target = self._project.copy_target()
+        if target is None:
             return {}
         parts = all_parts(self._project.workers)
         names = {part.copies(feature.schema_hash) for feature in self._features for part in parts}
         names |= {".".join(filter(None, state)) for state in self._writers.states}
-        return {"copies": {"records": delete_copies(at, names)}}
+        return {"copies": {"records": delete_copies(target, names)}}
 
     def _state(self, features: FeatureSet) -> dict[str, Any]:
         schema, paths, workers = features.schema_hash, self._project.paths, self._project.workers

@@ -103,8 +103,8 @@ def export_person(project: Project, ids: Sequence[str], clock: Clock) -> Iterato
     yield from _read_scores(project, people)
     suppressed = project.suppression_list()
     for mark, id_ in people.subjects:
-        if (at := suppressed.erased_at(mark, id_)) is not None:
-            yield {"source": "erased", "id": id_, "at": to_iso(at)}
+        if (erased_at := suppressed.erased_at(mark, id_)) is not None:
+            yield {"source": "erased", "id": id_, "at": to_iso(erased_at)}
 
 
 def _read_rows(
@@ -153,11 +153,11 @@ def _name_values(names: Sequence[str], values: np.ndarray) -> Record:
 
 
 def _list_arms(answers: list[Record]) -> Iterator[Record]:
-    first: dict[tuple[str, str], str] = {}
+    first_arm: dict[tuple[str, str], str] = {}
     for row in sorted(answers, key=lambda row: row["ts"]):
         if row["experiment"]:
-            first.setdefault((row["experiment"], row["arm"]), row["ts"])
-    for (experiment, arm), since in first.items():
+            first_arm.setdefault((row["experiment"], row["arm"]), row["ts"])
+    for (experiment, arm), since in first_arm.items():
         yield {"source": "arm", "experiment": experiment, "arm": arm, "since": since}
 
 

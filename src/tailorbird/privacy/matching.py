@@ -49,7 +49,7 @@ class StringMatcher:
         )
         self.longest = max(map(len, self._strings), default=0)
         sample = list(self._strings)[:_SAMPLE]
-        seen = Counter(
+        prefix_counts = Counter(
             end
             for text in sample
             for end in (text[:EMBEDDED_ID_LENGTH_MIN], text[-EMBEDDED_ID_LENGTH_MIN:])
@@ -57,11 +57,12 @@ class StringMatcher:
         self._places: dict[int, set[tuple[int, int]]] = {}
         for needle in self._strings:
             is_first = (
-                seen[needle[:EMBEDDED_ID_LENGTH_MIN]] <= seen[needle[-EMBEDDED_ID_LENGTH_MIN:]]
+                prefix_counts[needle[:EMBEDDED_ID_LENGTH_MIN]]
+                <= prefix_counts[needle[-EMBEDDED_ID_LENGTH_MIN:]]
             )
-            at = 0 if is_first else len(needle) - EMBEDDED_ID_LENGTH_MIN
-            key = int.from_bytes(needle[at : at + EMBEDDED_ID_LENGTH_MIN], "little")
-            self._places.setdefault(key, set()).add((at, len(needle)))
+            start = 0 if is_first else len(needle) - EMBEDDED_ID_LENGTH_MIN
+            key = int.from_bytes(needle[start : start + EMBEDDED_ID_LENGTH_MIN], "little")
+            self._places.setdefault(key, set()).add((start, len(needle)))
         self._keys = np.array(sorted(self._places), np.uint64)
         self._table = np.zeros(1 << _TABLE_BITS if len(self._keys) else 0, bool)
         if len(self._keys):
@@ -78,8 +79,8 @@ class StringMatcher:
         places = places[np.isin(values[places], self._keys)]
         matches: set[tuple[int, bytes]] = set()
         for place, key in zip(places.tolist(), values[places].tolist(), strict=True):
-            for at, length in self._places[key]:
-                start = place - at
+            for offset, length in self._places[key]:
+                start = place - offset
                 if start >= 0 and (text := data[start : start + length]) in self._strings:
                     matches.add((start, text))
         yield from sorted(matches)

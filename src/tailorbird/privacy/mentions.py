@@ -108,8 +108,8 @@ class Mentions:
     def of_another(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Return an event of somebody else, as it came in, without mentions."""
         event = free_text.redact_event(event, self._is_mentioned, self._is_name)
-        things = {name: event[name] for name in SITE_IDS if isinstance(event.get(name), str)}
-        return event | {name: self.renamed(id_) for name, id_ in things.items()}
+        site_ids = {name: event[name] for name in SITE_IDS if isinstance(event.get(name), str)}
+        return event | {name: self.renamed(id_) for name, id_ in site_ids.items()}
 
     def without(self, value: object) -> object:
         """Return a JSON value with null for each mention, without fields named after an id."""
@@ -147,12 +147,12 @@ class Mentions:
         """Return the texts of a column that hold an id of six characters or more."""
         texts = column.unique().drop_null().to_pylist()
         matches: set[str] = set()
-        for first in range(0, len(texts), _BATCH):
-            parts = [_to_bytes(text) for text in texts[first : first + _BATCH]]
+        for batch_start in range(0, len(texts), _BATCH):
+            parts = [_to_bytes(text) for text in texts[batch_start : batch_start + _BATCH]]
             ends = np.cumsum([len(part) + 1 for part in parts])
             starts = [start for start, _ in matcher.find(b"\n".join(parts))]
             rows = np.unique(np.searchsorted(ends, starts, side="right"))
-            matches.update(texts[first + row] for row in rows.tolist())
+            matches.update(texts[batch_start + row] for row in rows.tolist())
         return matches
 
     def _mask(self, column: pa.ChunkedArray, texts: Collection[str]) -> np.ndarray:

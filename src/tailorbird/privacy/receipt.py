@@ -74,15 +74,15 @@ def preview(project: Project, stored: Sequence[StoredId], clock: Clock) -> Previ
     lake = Lake(project.paths.lake)
     people = find_people(lake, flatten_ids(stored))
     footprint = find_footprint(lake, people, attribute_names(project.plan))
-    first, last = footprint.first, footprint.last
+    first_ts, last_ts = footprint.first, footprint.last
     return Preview(
         *count_people(stored, people),
         len(people.shared),
         footprint.types,
         len(footprint.refused_rows),
-        first,
-        last,
-        find_trained_on(project, first, last, clock.now(), clock),
+        first_ts,
+        last_ts,
+        find_trained_on(project, first_ts, last_ts, clock.now(), clock),
         find_unknown(lake, stored, SuppressionList.load(project.paths.data)),
     )
 

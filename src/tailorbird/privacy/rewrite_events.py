@@ -72,8 +72,8 @@ class EventRewriter:
 
     def wire(self, event: Mapping[str, Any], whose: Event, ts: int) -> dict[str, Any]:
         """Return an event as it came in and was accepted with the time `ts`."""
-        kept = ("type", "item_id", "items", "received_at")
-        new = {name: event[name] for name in kept if event.get(name) is not None}
+        retained_fields = ("type", "item_id", "items", "received_at")
+        new = {name: event[name] for name in retained_fields if event.get(name) is not None}
         new |= {"timeless": True} if event.get("timeless") else {"ts": ts}
         ids = self._ids_of(event["type"], event.get("request_id"), whose)
         new |= {name: id_ for name, id_ in ids.items() if id_ is not None}

@@ -39,11 +39,11 @@ def remove_mentions(version: Path, mentions: Mentions) -> None:
             name: _without_mentioned(name, column, mentions)
             for name, column in _rewrite_attributes(table)
         }
-        kept = {name: column for name, column in new.items() if column is not None}
+        retained = {name: column for name, column in new.items() if column is not None}
         arrays = {
             name: table[name] for name in table.column_names if not name.startswith(_OF_ITEMS)
         }
-        arrays |= {f"{_OF_ITEMS}{name}": to_arrow(column) for name, column in kept.items()}
+        arrays |= {f"{_OF_ITEMS}{name}": to_arrow(column) for name, column in retained.items()}
         fields = [
             table.schema.field(name).with_type(column.type) for name, column in arrays.items()
         ]  # with what is marked at them
@@ -53,7 +53,7 @@ def remove_mentions(version: Path, mentions: Mentions) -> None:
         durable.replace(index / _ITEMS, sink.getvalue().to_pybytes())
         faults.at("erase.model_items")
         shutil.rmtree(index / _TEXT, ignore_errors=True)
-        write_text_index(index / _TEXT, documents_of(kept, np.arange(table.num_rows)))
+        write_text_index(index / _TEXT, documents_of(retained, np.arange(table.num_rows)))
         for path in (index / _TEXT).iterdir():
             durable.sync_file(path)
         durable.sync_folder(index / _TEXT)
@@ -78,8 +78,10 @@ def _without_mentioned(name: str, column: Column, mentions: Mentions) -> Column 
     if mentions.without({name: 0}) == {}:
         return None
     if not isinstance(column, TextColumn):
-        whole = [value for value in np.unique(column).tolist() if value.is_integer()]
-        gone = [one for one in whole if mentions.without({name: int(one)}) != {name: int(one)}]
+        whole_numbers = [value for value in np.unique(column).tolist() if value.is_integer()]
+        gone = [
+            one for one in whole_numbers if mentions.without({name: int(one)}) != {name: int(one)}
+        ]
         return np.where(np.isin(column, gone), np.nan, column) if gone else column
     new = [_text_without(value, mentions) for value in column.values]
     if new == list(column.values):
@@ -89,5 +91,5 @@ def _without_mentioned(name: str, column: Column, mentions: Mentions) -> Column 
 
 def _text_without(text: str, mentions: Mentions) -> str:
     """Return a text without mentions; of a list, joined by `|`, the other texts."""
-    rest = "|".join(part for part in text.split("|") if not mentions.in_text(part))
-    return "" if mentions.in_text(rest) else rest  # an id may hold a `|` itself
+    remaining = "|".join(part for part in text.split("|") if not mentions.in_text(part))
+    return "" if mentions.in_text(remaining) else remaining  # an id may hold a `|` itself

@@ -121,12 +121,12 @@ class TableRewriter:
     def duplicates(self, rows: pa.Table) -> pa.Table | None:
         """Return repeats with hashes in place of the ids of their events."""
         columns = ("first_partition", "first_offset", "first_row")
-        first = zip(*(rows[name].to_pylist() for name in columns), strict=True)
+        first_columns = zip(*(rows[name].to_pylist() for name in columns), strict=True)
         ids = rows["event_id"].to_pylist()
         renames = self._choose_renames(rows, ("event_id",))["event_id"]
         owned = [
             place in self._places or (place[0] is None and id_ in self._event_ids)
-            for place, id_ in zip(first, ids, strict=True)
+            for place, id_ in zip(first_columns, ids, strict=True)
         ]
         changed = np.flatnonzero(
             [one or id_ in renames for one, id_ in zip(owned, ids, strict=True)]

@@ -44,20 +44,24 @@ class Topics:
 
     @property
     def _all(self) -> "list[list[KafkaWriter]]":
-        return [some for held in (self.raw, self.answers, self.shuffled) for some in held.values()]
+        return [
+            writers
+            for by_topic in (self.raw, self.answers, self.shuffled)
+            for writers in by_topic.values()
+        ]
 
     def behind(self, released: Released) -> list[str]:
         """Return the logs with rows that are not in the lake yet. Raises LagError."""
         raw = [
             stored_block.partition
-            for some in self.raw.values()
-            for stored_block in some
+            for writers in self.raw.values()
+            for stored_block in writers
             if stored_block.end() > released.raw_position(stored_block.partition)
         ]
         answers = [
             stored_block.partition
-            for some in self.answers.values()
-            for stored_block in some
+            for writers in self.answers.values()
+            for stored_block in writers
             if stored_block.end() > released.responses_position(stored_block.partition)
         ]
         return [
@@ -70,25 +74,25 @@ class Topics:
         """Return how all topics are made again."""
         mine = [
             emptied.describe_topic(
-                [stored_block.address for stored_block in some],
-                [stored_block.end() for stored_block in some],
+                [stored_block.address for stored_block in writers],
+                [stored_block.end() for stored_block in writers],
             )
-            for some in self._all
+            for writers in self._all
         ]
         return [*mine, *self.routed.describe()]
 
     def empty(self, topics: list[TopicSpec], clock: Clock) -> int:
         """Empty all topics and return their number; what was emptied before stays."""
-        for some in self._all:
-            for writer in some:
+        for writers in self._all:
+            for writer in writers:
                 writer.check_sole_writer()
                 writer.close()
         for held in (self.raw, self.answers, self.shuffled):
             held.clear()
         by_name = {topic.topic: topic for topic in topics}
-        for name, was in by_name.items():
+        for name, spec in by_name.items():
             if name not in ("routed", "order", "index", "items"):
-                emptied.reset_topic(logs_of(self.stream, was), was)
+                emptied.reset_topic(logs_of(self.stream, spec), spec)
                 faults.at("erase.topic")
         self.routed.empty(
             by_name["routed"],
@@ -106,8 +110,8 @@ class Topics:
         release(self.stream.cluster, data)
 
     def close(self) -> None:
-        for some in self._all:
-            for writer in some:
+        for writers in self._all:
+            for writer in writers:
                 writer.close()
 
 
@@ -130,8 +134,8 @@ def hold_topics(
         raise
     faults.at("erase.marked")
     try:
-        for was in topics or ():
-            emptied.create_topic(logs_of(stream, was), was)
+        for spec in topics or ():
+            emptied.create_topic(logs_of(stream, spec), spec)
         with lock_routed_topics(stream) as routed:
             held = Topics(stream, routed)
             try:
@@ -184,9 +188,9 @@ def _read_erasure_token(data: Path) -> str | None:
         return None
 
 
-def logs_of(stream: KafkaLogSet, was: TopicSpec) -> list[KafkaLog]:
+def logs_of(stream: KafkaLogSet, spec: TopicSpec) -> list[KafkaLog]:
     """Return the partitions of a topic."""
-    count, kind, producer = len(was.ends), *was.topic.partition(".")[::2]
+    count, kind, producer = len(spec.ends), *spec.topic.partition(".")[::2]
     if kind == "order":
         return [stream.order(stream.folder)]
     if kind == "items":

@@ -124,8 +124,8 @@ class Needles:
 
     def _is_longer(self, data: bytes, start: int, end: int) -> bool:
         for longer in self._longer:
-            at = data.find(longer, max(0, end - len(longer)), start + len(longer))
-            if 0 <= at <= start and end <= at + len(longer):
+            found_at = data.find(longer, max(0, end - len(longer)), start + len(longer))
+            if 0 <= found_at <= start and end <= found_at + len(longer):
                 return True
         return False
 
@@ -192,8 +192,10 @@ def _find_ambiguous(project: Project, people: People) -> tuple[set[str], set[str
             column = batch.column(name)
             flat = pc.list_flatten(column) if name == "items" else column
             values = set(flat.drop_null().unique().to_pylist())
-            own = {"user_id": people.users, "anonymous_id": people.devices}.get(name, frozenset())
-            ambiguous |= values & (ids - own)
+            own_ids = {"user_id": people.users, "anonymous_id": people.devices}.get(
+                name, frozenset()
+            )
+            ambiguous |= values & (ids - own_ids)
             longer |= {
                 value for value in values - ids if matcher.find(value.encode(errors="replace"))
             }
@@ -345,9 +347,12 @@ def _read_database(source: str) -> Iterator[tuple[str, bytes]]:
                     yield from _of_block(kind, payload)
                 continue
             rows = connection.execute(f'SELECT * FROM "{table}"')
-            while some := list(islice(rows, _ROWS)):
+            while row_chunk := list(islice(rows, _ROWS)):
                 cells = [
-                    _to_bytes(one) for row in some for one in row if isinstance(one, str | bytes)
+                    _to_bytes(one)
+                    for row in row_chunk
+                    for one in row
+                    if isinstance(one, str | bytes)
                 ]
                 yield f"table {table}", b"\n".join(cells)
     finally:
@@ -375,7 +380,7 @@ def _read_columns(table: pa.Table) -> Iterator[tuple[str, bytes]]:
 
 def _is_text(kind: pa.DataType) -> bool:
     checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
-    return any(check(kind) for check in (*checks, pa.types.is_large_binary))
+    return any(is_kind(kind) for is_kind in (*checks, pa.types.is_large_binary))
 
 
 def _flatten_column(column: pa.Array) -> Iterator[pa.Array]:

@@ -27,7 +27,7 @@ class _Sources:
 def slots_text(facts: Facts, reasons: Reasons) -> str:
     """Return slots.py."""
     chosen = _choose_sources(facts, reasons)
-    seen = _hidden_types(facts, reasons)
+    hidden_types = _hidden_types(facts, reasons)
     objective = {facts.type: 1.0} | (
         {"purchase": 5.0} if "purchase" in facts.types and facts.type != "purchase" else {}
     )
@@ -40,7 +40,9 @@ def slots_text(facts: Facts, reasons: Reasons) -> str:
         if chosen.columns
         else ""
     )
-    hidden = ", ".join(f'"{name}"' for name in seen) + ("," if len(seen) == 1 else "")
+    hidden = ", ".join(f'"{name}"' for name in hidden_types) + (
+        "," if len(hidden_types) == 1 else ""
+    )
     worth = ", ".join(f'"{head}": {weight}' for head, weight in objective.items())
     return f'''"""The slots of the site, proposed from data; `tailorbird check` validates them."""
 

@@ -228,9 +228,13 @@ def _split_sessions(ts: Ints, users: Ints) -> Ints:
 
 def _new_items(ts: Ints, items: Ints) -> float:
     border = int(ts[-1]) - (int(ts[-1]) - int(ts[0])) // 5
-    at = int(np.searchsorted(ts, border))
-    late = items[at:]
-    return float(1 - np.isin(late, np.unique(items[:at])).mean()) if 0 < at < len(ts) else 0.0
+    border_row = int(np.searchsorted(ts, border))
+    late = items[border_row:]
+    return (
+        float(1 - np.isin(late, np.unique(items[:border_row])).mean())
+        if 0 < border_row < len(ts)
+        else 0.0
+    )
 
 
 def _window_shares(ts: Ints, items: Ints) -> dict[int, float]:

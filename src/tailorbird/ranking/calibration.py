@@ -144,9 +144,9 @@ def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Is
     if level.size > 1:
         low[0], high[-1] = min(low[0], level[1]), max(high[-1], level[-2])
     level = np.where(level <= 0, low, np.where(level >= 1, high, level))
-    first, last = x[starts], x[np.append(starts[1:], x.size) - 1]
-    single = first == last
-    knots = np.column_stack([first, last]).ravel()
+    block_start, block_stop = x[starts], x[np.append(starts[1:], x.size) - 1]
+    single = block_start == block_stop
+    knots = np.column_stack([block_start, block_stop]).ravel()
     is_knot = ~np.column_stack([np.zeros(starts.size, bool), single]).ravel()
     return Isotonic(knots[is_knot].tolist(), np.repeat(level, 2)[is_knot].tolist())
 
@@ -159,8 +159,8 @@ def _pool_blocks(y: Floats, mass: Floats) -> npt.NDArray[np.intp]:
     starts: list[int] = []
     sums: list[float] = []
     masses: list[float] = []
-    for at, (value, share) in enumerate(zip(y.tolist(), mass.tolist(), strict=True)):
-        starts.append(at)
+    for row, (value, share) in enumerate(zip(y.tolist(), mass.tolist(), strict=True)):
+        starts.append(row)
         sums.append(value * share)
         masses.append(share)
         while len(starts) > 1 and sums[-2] * masses[-1] >= sums[-1] * masses[-2]:

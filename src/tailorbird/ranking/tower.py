@@ -187,8 +187,10 @@ class Space:
             plan.length,
         )
         parts = [
-            self.tower.encode_windows(self.vectors, row[at : at + _PEOPLE], gap[at : at + _PEOPLE])
-            for at in range(0, requests, _PEOPLE)
+            self.tower.encode_windows(
+                self.vectors, row[start : start + _PEOPLE], gap[start : start + _PEOPLE]
+            )
+            for start in range(0, requests, _PEOPLE)
         ]
         return np.concatenate(parts) if parts else np.zeros((0, plan.width), np.float32)
 
@@ -252,8 +254,8 @@ class Space:
             ):
                 probe = next_probe
                 rows, products = _shown_items(probe, shown)
-        at = largest_indices(products, n)
-        return Found(rows[at], products[at].astype(np.float64) - query.total)
+        best = largest_indices(products, n)
+        return Found(rows[best], products[best].astype(np.float64) - query.total)
 
     def columns(
         self,
@@ -270,14 +272,14 @@ class Space:
             asked: the query of a single request's user, if already computed.
         """
         row = self.index.find(item_keys)
-        at = np.maximum(row, 0)
+        known_rows = np.maximum(row, 0)
         if requests == 1:
             query = self.query(sequences) if query is None else query
-            users, product = query.user[None], query.scores_of(at)
+            users, product = query.user[None], query.scores_of(known_rows)
             total = np.full(1, query.total, np.float32)
         else:
             users = self.users(sequences, requests)
-            product = np.einsum("ij,ij->i", self.vectors.vectors[at], users[request])
+            product = np.einsum("ij,ij->i", self.vectors.vectors[known_rows], users[request])
             total = (
                 self._totals(users) if "vector_score" in names else np.zeros(requests, np.float32)
             )
@@ -285,7 +287,7 @@ class Space:
         if "vector_cosine" in names:
             lengths = np.sqrt(np.einsum("ij,ij->i", users, users))
             columns["vector_cosine"] = product / np.maximum(
-                lengths[request] * self.vectors.norms[at], 1e-12
+                lengths[request] * self.vectors.norms[known_rows], 1e-12
             )
         return {name: np.where(row >= 0, columns[name], np.float32(np.nan)) for name in names}
 
@@ -294,8 +296,8 @@ class Space:
             search, all_ = self.vectors.inverted.look, self.vectors.vectors
             return np.array([search(user, all_).total for user in users], np.float32)
         parts = [
-            _log_sum(users[at : at + _PEOPLE] @ self.vectors.vectors.T)
-            for at in range(0, len(users), _PEOPLE)
+            _log_sum(users[start : start + _PEOPLE] @ self.vectors.vectors.T)
+            for start in range(0, len(users), _PEOPLE)
         ]
         return np.concatenate(parts)
 

@@ -132,7 +132,7 @@ class History:
         event_factory, send = self._event_factory, self._network.send
         ids, logged_in = event_factory.item_ids, self.population.logged_in.tolist()
         items, propensities = shown.items.tolist(), np.round(shown.propensity, 9).tolist()
-        seen, counts = outcome.seen.tolist(), (shown.items >= 0).sum(axis=1).tolist()
+        seen_counts, counts = outcome.seen.tolist(), (shown.items >= 0).sum(axis=1).tolist()
         clicks = [np.flatnonzero(row).tolist() for row in outcome.click]
         times = (self._start + requests.day * DAY).astype(np.int64).tolist()
         arrivals: list[Arrival] = []
@@ -166,7 +166,12 @@ class History:
                 {"type": "answer", "ts": ts, **base, "items": listed, "answer": answer}
             )
             arrivals += send(
-                {"type": "impression", "ts": ts + 700_000, **base, "items": listed[: seen[row]]},
+                {
+                    "type": "impression",
+                    "ts": ts + 700_000,
+                    **base,
+                    "items": listed[: seen_counts[row]],
+                },
                 user=user,
             )
             for position in clicks[row]:

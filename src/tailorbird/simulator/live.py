@@ -274,14 +274,14 @@ class LiveTraffic:
         user_index, day = np.array([user]), np.array([(ts - self._site_start) / DAY])
         relevance = self._search_box.relevance(request.query, items) if request.query else 0.0
         chances = behaviour.list_probabilities(self._taste, user_index, items, day, relevance)
-        seen = int(
+        seen_count = int(
             behaviour.draw_seen(rng, self._taste.users.device[user_index], items.shape[1])[0]
         )
         arrivals += send(
-            {"type": "impression", "ts": ts + 700_000, **base, "items": list(shown[:seen])},
+            {"type": "impression", "ts": ts + 700_000, **base, "items": list(shown[:seen_count])},
             user=user,
         )
-        positions = np.flatnonzero(rng.random(seen) < chances.click_if_seen[0, :seen])
+        positions = np.flatnonzero(rng.random(seen_count) < chances.click_if_seen[0, :seen_count])
         bought = 0
         for position in positions.tolist():
             item = items[0, position]

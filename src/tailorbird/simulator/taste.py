@@ -173,15 +173,15 @@ class Taste:
         lasting = self.lasting(user, day, era)
         urge = self.urge(user, day, lasting)
         category = self.items.category[items]
-        at = day[:, None]
-        result = self._shared_taste(era, items, at)
+        day_column = day[:, None]
+        result = self._shared_taste(era, items, day_column)
         result += np.take_along_axis(lasting, category, axis=1)
         result += URGE * (category == urge[:, None])
         result += np.einsum("nd,nkd->nk", era.style[user], self.items.style[items])
         result -= (
             era.thrift
             * self.users.price_sensitivity[user][:, None]
-            * self._relative_price(items, at)
+            * self._relative_price(items, day_column)
         )
         return result
 

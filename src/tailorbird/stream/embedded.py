@@ -255,7 +255,7 @@ class EmbeddedWriter:
 
     def _insert(self, blocks: Iterable[Block]) -> int:
         faults.at("stream.before_append")
-        first = self._end
+        start = self._end
         rows = []
         for block in blocks:
             if block.rows < 1:
@@ -271,7 +271,7 @@ class EmbeddedWriter:
             )
             write_head(self.connection, self._end, self._crc)
         faults.at("stream.after_append")
-        return first
+        return start
 
     def end(self) -> int:
         return self._end

@@ -73,10 +73,10 @@ class EmbeddedReader:
     def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[StoredBlock]:
         """Read blocks, see `LogReader.read`."""
         with self.snapshot():
-            _, _, first, previous, origin, _ = log_row(self.connection)
-            if start < first and first > origin:
+            _, _, first_position, previous, origin, _ = log_row(self.connection)
+            if start < first_position and first_position > origin:
                 raise InputError(
-                    f"rows before {first} were pruned, asked for {start}",
+                    f"rows before {first_position} were pruned, asked for {start}",
                     where=str(self.path),
                     fix="read them from the lake, then go on here",
                 )
@@ -142,8 +142,8 @@ class EmbeddedReader:
 
     def pruned(self) -> bool:
         with sqlite.errors(self.path):
-            _, _, first, _, origin, _ = log_row(self.connection)
-        return first > origin
+            _, _, first_position, _, origin, _ = log_row(self.connection)
+        return first_position > origin
 
     def end(self) -> int:
         with self.snapshot():

@@ -297,8 +297,10 @@ class _SegmentPairs:
         if self._listed < count:
             new_slots = np.arange(self._listed, count)
             order = new_slots[np.argsort(self.value[new_slots], kind="stable")]
-            values, first = np.unique(self.value[order], return_index=True)
-            for value_, slots in zip(values.tolist(), np.split(order, first[1:]), strict=True):
+            values, value_starts = np.unique(self.value[order], return_index=True)
+            for value_, slots in zip(
+                values.tolist(), np.split(order, value_starts[1:]), strict=True
+            ):
                 self._slots_by_value.setdefault(value_, []).append(slots)
             self._listed = count
         parts = self._slots_by_value.get(value, [])

@@ -49,15 +49,17 @@ def _popular_in_categories(
     has_category = categories != 0
     if not has_category.any():
         return EMPTY_LIST
-    values, at = np.unique(categories[has_category], return_inverse=True)
-    weight = np.bincount(at, CATEGORY_DECAY ** np.flatnonzero(has_category))
+    values, index_of_item = np.unique(categories[has_category], return_inverse=True)
+    weight = np.bincount(index_of_item, CATEGORY_DECAY ** np.flatnonzero(has_category))
     best = np.lexsort((values, -weight))[:CATEGORIES_MAX]
     parts = []
     for index in best.tolist():
         items = tables.leaderboard(board, int(values[index])).items
         parts.append(RankedList(items.keys, weight[index] / np.arange(1, len(items) + 1)))
     keys, scores = concatenate_lists(parts)
-    distinct, at = np.unique(
+    distinct, index_of_item = np.unique(
         keys, return_inverse=True
     )  # an item that changed its category is popular in both
-    return rank_items(distinct, np.bincount(at, scores, len(distinct)).astype(np.float64), LIST_MAX)
+    return rank_items(
+        distinct, np.bincount(index_of_item, scores, len(distinct)).astype(np.float64), LIST_MAX
+    )

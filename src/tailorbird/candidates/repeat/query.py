@@ -12,6 +12,6 @@ def repeat(request: CandidateRequest) -> RankedList:
     keys = request.recent[request.recent != 0][::-1]
     if not len(keys):
         return EMPTY_LIST
-    distinct, first, count = np.unique(keys, return_index=True, return_counts=True)
-    order = np.lexsort((first, -count))[:LIST_MAX]
+    distinct, first_index, count = np.unique(keys, return_index=True, return_counts=True)
+    order = np.lexsort((first_index, -count))[:LIST_MAX]
     return RankedList(distinct[order], count[order].astype(np.float64))

@@ -260,14 +260,14 @@ def _is_in_context(
 ) -> npt.NDArray[np.bool_]:
     """Return whether the item of each session entry is in the context it is compared with."""
     in_context, is_there = np.zeros(len(item), bool), np.zeros(items, bool)
-    for (low, high), (first, last) in zip(
+    for (entry_start, entry_stop), (context_start, context_stop) in zip(
         pairwise(ends.tolist()),
         pairwise(np.searchsorted(context.owner, np.arange(len(ends)))),
         strict=True,
     ):
-        rows = context.row[first:last]
+        rows = context.row[context_start:context_stop]
         is_there[rows] = True
-        in_context[low:high] = is_there[item[low:high]]
+        in_context[entry_start:entry_stop] = is_there[item[entry_start:entry_stop]]
         is_there[rows] = False
     return in_context
 

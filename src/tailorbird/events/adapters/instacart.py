@@ -64,8 +64,8 @@ class _Orders:
 
     def rows_of(self, order: Ints) -> Ints:
         """Return the row of each order, or −1."""
-        at = np.minimum(np.searchsorted(self.id, order), len(self.id) - 1)
-        return np.where(self.id[at] == order, at, -1)
+        rows = np.minimum(np.searchsorted(self.id, order), len(self.id) - 1)
+        return np.where(self.id[rows] == order, rows, -1)
 
 
 def read_instacart(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
@@ -118,12 +118,12 @@ def _read_orders(file: Path) -> _Orders | None:
     order, user, weekday, hour, since = (
         column[row] for column in (order, user, weekday, hour, since)
     )
-    first = np.r_[True, user[1:] != user[:-1]]
-    days = np.cumsum(np.where(first, 0, since))
-    first_row = np.maximum.accumulate(np.where(first, np.arange(len(user)), 0))
+    is_first_of_user = np.r_[True, user[1:] != user[:-1]]
+    days = np.cumsum(np.where(is_first_of_user, 0, since))
+    first_row = np.maximum.accumulate(np.where(is_first_of_user, np.arange(len(user)), 0))
     day = weekday[first_row] + days - days[first_row]
-    at = np.argsort(order, kind="stable")
-    return _Orders(order[at], user[at], (BEGIN + day * DAY + hour * HOUR)[at])
+    by_order = np.argsort(order, kind="stable")
+    return _Orders(order[by_order], user[by_order], (BEGIN + day * DAY + hour * HOUR)[by_order])
 
 
 def _read_numbers(batch: pa.RecordBatch, name: str, file: Path) -> Ints:
@@ -149,10 +149,10 @@ def _read_purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator
             _read_numbers(batch, name, file)
             for name in ("order_id", "product_id", "add_to_cart_order")
         )
-        at = orders.rows_of(order) if orders is not None else np.full(len(order), -1)
+        order_rows = orders.rows_of(order) if orders is not None else np.full(len(order), -1)
         for number, row, *record in zip(
             range(rows_before + 1, rows_before + 1 + len(order)),
-            at,
+            order_rows,
             order,
             product,
             position,

@@ -50,9 +50,9 @@ def read_mind(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch
         yield from to_batches(str(file), _convert_rows(file, digest[:12], convert))
 
 
-def is_mind(name: str, first: bytes) -> bool:
+def is_mind(name: str, first_line: bytes) -> bool:
     """Return whether a file is of this format, by its name and first line."""
-    fields = first.decode(errors="replace").split("\t")
+    fields = first_line.decode(errors="replace").split("\t")
     if name == "behaviors.tsv":
         return len(fields) == _COLUMNS and "-" in fields[-1]
     return name == "news.tsv" and len(fields) >= _COLUMNS and fields[0].startswith("N")

@@ -313,7 +313,9 @@ def _read_rows(file: Path) -> Iterator[tuple[int, bytes]]:
         try:
             if len(values) == FIELDS:
                 record: Any = {
-                    name: values[at].decode() for name, at in _FIELD_POSITIONS.items() if values[at]
+                    name: values[position].decode()
+                    for name, position in _FIELD_POSITIONS.items()
+                    if values[position]
                 }
             else:
                 record = line.decode()

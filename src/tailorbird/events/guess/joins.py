@@ -30,7 +30,7 @@ def join_tables(
     Also returns the files that were joined into others, each with a reason.
     """
     roles = {file: roles_of(inspection[1], answers)[0] for file, inspection in inspections.items()}
-    taken: dict[Path, str] = {}
+    joined_to: dict[Path, str] = {}
     joined = dict(inspections)
     for file, inspection in inspections.items():
         for other, key in (
@@ -41,11 +41,11 @@ def join_tables(
             form = replace(form, joins=(*form.joins, Join(other, key)))
             why = f"joined by {key}, which no two of its rows share"
             joined[file] = form, inspection[1], [*notes, ColumnGuess("", f"join {other.name}", why)]
-            taken[other] = f"joined to {file.name} by {key}"
+            joined_to[other] = f"joined to {file.name} by {key}"
     return {
         file: (form, read_sample(file, form) if form.joins else sample, notes)
         for file, (form, sample, notes) in joined.items()
-    }, taken
+    }, joined_to
 
 
 def _order_tables(

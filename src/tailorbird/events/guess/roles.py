@@ -39,10 +39,10 @@ def roles_of(sample: pa.RecordBatch, answers: Answers) -> tuple[dict[str, str], 
     if "ts" not in roles and len(times) == 1:
         roles["ts"] = times[0]
         columns.append(ColumnGuess(times[0], "ts", "the only column of times"))
-    elif "ts" not in roles and (first := _find_earliest(sample, times)):
-        roles["ts"] = first
+    elif "ts" not in roles and (earliest := _find_earliest(sample, times)):
+        roles["ts"] = earliest
         columns.append(
-            ColumnGuess(first, "ts", f"in each row the first of its times: {', '.join(times)}")
+            ColumnGuess(earliest, "ts", f"in each row the first of its times: {', '.join(times)}")
         )
     if "session_id" in roles and "user_id" not in roles and "anonymous_id" not in roles:
         roles["anonymous_id"] = roles["session_id"]

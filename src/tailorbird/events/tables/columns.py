@@ -155,19 +155,21 @@ def read_sample(
     A column with both text and numbers is text.
     """
     draw = np.random.default_rng(7)
-    taken: list[pa.RecordBatch] = []
+    batches: list[pa.RecordBatch] = []
     for number, batch in enumerate(read_columns(file, columns, texts=texts, broken=[], form=form)):
         if number and batch.num_rows > _DRAWN:
             batch = batch.take(
                 pa.array(np.sort(draw.choice(batch.num_rows, _DRAWN, replace=False)))
             )
-        taken.append(batch)
-    if not taken:
+        batches.append(batch)
+    if not batches:
         return pa.record_batch([], schema=pa.schema([]))
-    head, drawn = taken[0], taken[1:]
-    rest = sum(batch.num_rows for batch in drawn)
-    if rest > SAMPLE_ROWS:
-        drawn = [batch.slice(0, max(1, batch.num_rows * SAMPLE_ROWS // rest)) for batch in drawn]
+    head, drawn = batches[0], batches[1:]
+    drawn_rows = sum(batch.num_rows for batch in drawn)
+    if drawn_rows > SAMPLE_ROWS:
+        drawn = [
+            batch.slice(0, max(1, batch.num_rows * SAMPLE_ROWS // drawn_rows)) for batch in drawn
+        ]
     return pa.record_batch(
         [
             _concatenate([batch.column(name) for batch in (head, *drawn)])
@@ -197,13 +199,13 @@ def _read_schema(file: Path, form: TableForm) -> pa.Schema:
         with _open_csv(file, convert, [], form) as reader:
             if form.decimal == ".":
                 return reader.schema
-            first = next(iter(reader), None)
-            if first is None:
+            first_batch = next(iter(reader), None)
+            if first_batch is None:
                 return reader.schema
         return pa.schema(
             [
                 (name, _comma_type(column))
-                for name, column in zip(first.schema.names, first.columns, strict=True)
+                for name, column in zip(first_batch.schema.names, first_batch.columns, strict=True)
             ]
         )
     except pa.ArrowInvalid as error:

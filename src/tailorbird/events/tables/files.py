@@ -191,15 +191,15 @@ def read_records(file: Path) -> Iterator[tuple[int, bytes]]:
             with one element a line.
     """
     lines = read_lines(file)
-    first = next(lines, None)
-    if first is None:
+    first_line = next(lines, None)
+    if first_line is None:
         return
-    if first[1][:1] != b"[":
-        yield first
+    if first_line[1][:1] != b"[":
+        yield first_line
         yield from lines
         return
     document = bytearray()
-    for _, line in chain([first], lines):
+    for _, line in chain([first_line], lines):
         document += line + b"\n"
         if len(document) > _LIST_BYTES_MAX:
             raise InputError(

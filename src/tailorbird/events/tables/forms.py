@@ -59,9 +59,9 @@ def sniff_delimiter(file: Path) -> str:
     """
     head = _read_complete_lines(file)
     usual = TableForm().delimiter_of(file)
-    first = head.partition("\n")[0]
+    header = head.partition("\n")[0]
     if not head or (
-        usual in first and not any(other in first for other in DELIMITERS if other != usual)
+        usual in header and not any(other in header for other in DELIMITERS if other != usual)
     ):
         return ""
     delimiter = _sniff_form(head)

@@ -63,7 +63,7 @@ def detect_time_forms(column: pa.Array) -> TimeForms | None:
     taken, if there is exactly one.
     """
     texts = column.drop_null()
-    if not len(texts) or not _TIME_LIKE.search(first := texts[0].as_py()):
+    if not len(texts) or not _TIME_LIKE.search(first_text := texts[0].as_py()):
         return None
     if (
         _share(
@@ -72,7 +72,7 @@ def detect_time_forms(column: pa.Array) -> TimeForms | None:
         >= _FIT_SHARE_MIN
     ):
         return TimeForms(("",))
-    fitting = _find_formats(first)
+    fitting = _find_formats(first_text)
     parsed = {form: parse_times(texts, form, "UTC") for form in fitting}
     parsed = {
         form: times

@@ -153,8 +153,8 @@ def category(step: Step, lanes: Lanes) -> Keys:
 
 def recent_events(t: int, ts: Int64s, *columns: Int64s) -> tuple[Int64s, ...]:
     """Return times and other columns of a sequence, oldest first, within the horizon of t."""
-    first = int(ts.searchsorted(max(1, t - HORIZON)))
-    return tuple([column[first:] for column in (ts, *columns)])
+    first_in_horizon = int(ts.searchsorted(max(1, t - HORIZON)))
+    return tuple([column[first_in_horizon:] for column in (ts, *columns)])
 
 
 def further_values(step: Step, bits: Iterable[Int64s]) -> dict[str, npt.NDArray]:

@@ -116,10 +116,10 @@ def _read_history(
     progress: Callable[[int, int], None],
 ) -> Iterator[pa.Table]:
     events = JoinedEvents(lake, features)
-    for first in range(after + 1, end, batch_rows):
+    for start in range(after + 1, end, batch_rows):
         if stop.is_set():
             raise _Stopped
-        progress(first - 1, end - 1)
-        where = (ds.field("p") >= first) & (ds.field("p") < min(first + batch_rows, end))
+        progress(start - 1, end - 1)
+        where = (ds.field("p") >= start) & (ds.field("p") < min(start + batch_rows, end))
         yield events.table(where=where)
     progress(end - 1, end - 1)

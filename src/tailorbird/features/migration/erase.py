@@ -76,11 +76,11 @@ def _state_columns(layout: EntityLayout) -> Iterator[str]:
         for spot in spots
     ]
     sources += [spot.source for spot in (*layout.first_values, *layout.sequences)]
-    of = [
+    amounts = [
         source.value.of if isinstance(source.value, Amount) else source.value for source in sources
     ]
-    more = [expression for sequence in layout.sequences for expression in sequence.of]
-    for expression in (*(source.where for source in sources), *of, *more):
+    sequence_values = [expression for sequence in layout.sequences for expression in sequence.of]
+    for expression in (*(source.where for source in sources), *amounts, *sequence_values):
         if isinstance(expression, Expression):
             yield from (name for name, _ in expression.names)
 

@@ -270,7 +270,9 @@ def _describe_differences(old: Feature, new: Feature) -> str:
     compared = [field.name for field in dataclasses.fields(new) if field.compare]
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in compared]
     return "; ".join(
-        f"{name}: {_describe(was)} → {_describe(now)}" for name, was, now in pairs if was != now
+        f"{name}: {_describe(before)} → {_describe(after)}"
+        for name, before, after in pairs
+        if before != after
     )
 
 

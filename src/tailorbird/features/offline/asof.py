@@ -164,15 +164,21 @@ class Moments:
 
     def _cut(self, times: Int64s) -> "Cut":
         timeline = self.timeline
-        edge, first = np.empty(len(times), np.intp), np.empty(len(times), np.intp)
+        edge, first_in_flight = np.empty(len(times), np.intp), np.empty(len(times), np.intp)
         kernels.run_parallel(
             kernels.edges, len(times), self.entity, times, timeline.starts, timeline.ts, edge
         )
         kernels.run_parallel(
-            kernels.in_flight, len(times), self.start, edge, self.p, timeline.running_p, first
+            kernels.in_flight,
+            len(times),
+            self.start,
+            edge,
+            self.p,
+            timeline.running_p,
+            first_in_flight,
         )
-        slow = np.flatnonzero(first < edge)
-        return Cut(timeline, self.p, edge, slow, first[slow])
+        slow = np.flatnonzero(first_in_flight < edge)
+        return Cut(timeline, self.p, edge, slow, first_in_flight[slow])
 
     def to_input_order(self, values: npt.NDArray) -> npt.NDArray:
         """Reorder values from the sorted order back to the input order of the moments."""
@@ -236,7 +242,7 @@ class Moments:
         Tiles are weighted by age and added oldest first.
         """
         timeline = self.timeline
-        totals, far = np.empty(len(self)), np.zeros(len(self), np.bool_)
+        totals, is_far = np.empty(len(self)), np.zeros(len(self), np.bool_)
         of_moments = (self.order, self.entity, self.sorted_t, self.p)
         of_events = (timeline.starts, timeline.ts, timeline.p, timeline.running_p, prefix)
         kernels.run_parallel(
@@ -248,11 +254,11 @@ class Moments:
             weights,
             in_flight_max,
             totals,
-            far,
+            is_far,
         )
-        rest = np.flatnonzero(far)
-        if len(rest):
-            totals[rest] = self.take(rest)._tile_by_tile(prefix, hop, weights)
+        far_rows = np.flatnonzero(is_far)
+        if len(far_rows):
+            totals[far_rows] = self.take(far_rows)._tile_by_tile(prefix, hop, weights)
         return totals
 
     def _tile_by_tile(self, prefix: Int64s, hop: int, weights: Floats) -> Floats:

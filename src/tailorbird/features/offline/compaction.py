@@ -55,9 +55,9 @@ class TileSums:
         order = np.lexsort((tile, key))
         order = order[tile[order] >= oldest]
         key, tile, value = key[order], tile[order], value[order]
-        first = np.flatnonzero(_mark_changes(key, tile))
-        self._key, self._tile = key[first], tile[first]
-        self._total = np.add.reduceat(value, first) if len(first) else value
+        tile_starts = np.flatnonzero(_mark_changes(key, tile))
+        self._key, self._tile = key[tile_starts], tile[tile_starts]
+        self._total = np.add.reduceat(value, tile_starts) if len(tile_starts) else value
         self._index()
 
     def since(self, key: Keys, tile: Int64s) -> Int64s:

@@ -184,20 +184,20 @@ def _identify(
         if len(valid) and not valid[row]:
             keys[row] = 0
             continue
-        at, stop = np.int64(offsets[row]), np.int64(offsets[row + 1])
-        key = _mix_bits(start ^ np.uint64(stop - at))
-        while stop - at >= 8:
-            key = _mix_bits(key ^ _word(data, at))
-            at += 8
-        if stop > at:
+        begin, stop = np.int64(offsets[row]), np.int64(offsets[row + 1])
+        key = _mix_bits(start ^ np.uint64(stop - begin))
+        while stop - begin >= 8:
+            key = _mix_bits(key ^ _word(data, begin))
+            begin += 8
+        if stop > begin:
             word = np.uint64(0)
-            if at + 8 <= size:
-                word = _word(data, at) & (
-                    (np.uint64(1) << np.uint64(8 * (stop - at))) - np.uint64(1)
+            if begin + 8 <= size:
+                word = _word(data, begin) & (
+                    (np.uint64(1) << np.uint64(8 * (stop - begin))) - np.uint64(1)
                 )
             else:
-                for place in range(stop - at):
-                    word |= np.uint64(data[at + place]) << np.uint64(8 * place)
+                for place in range(stop - begin):
+                    word |= np.uint64(data[begin + place]) << np.uint64(8 * place)
             key = _mix_bits(key ^ word)
         keys[row] = key if key != 0 else np.uint64(1)
 
@@ -223,12 +223,12 @@ def _hash(
         start, stop = np.int64(offsets[row]), np.int64(offsets[row + 1])
         for word in range(8):
             state[word] = _START[word]
-        at = start
-        while stop - at > 128:
-            _fill(data, at, at + 128, block)
-            at += 128
-            _compress(state, block, work, np.uint64(at - start), False)
-        _fill(data, at, stop, block)
+        position = start
+        while stop - position > 128:
+            _fill(data, position, position + 128, block)
+            position += 128
+            _compress(state, block, work, np.uint64(position - start), False)
+        _fill(data, position, stop, block)
         _compress(state, block, work, np.uint64(stop - start), True)
         hashes[index] = state[0]
 
@@ -237,8 +237,8 @@ def _hash(
 def _fill(data: npt.NDArray[np.uint8], start: int, stop: int, block: Keys) -> None:
     for word in range(16):
         block[word] = np.uint64(0)
-    for at in range(stop - start):
-        block[at >> 3] |= np.uint64(data[start + at]) << np.uint64(8 * (at & 7))
+    for position in range(stop - start):
+        block[position >> 3] |= np.uint64(data[start + position]) << np.uint64(8 * (position & 7))
 
 
 @compiled

@@ -206,7 +206,7 @@ class _VersionCache:
 
         Of a version id that was reused, beyond the period of deduplication, the first one counts.
         """
-        first: dict[Version, int] = {}
+        first_row: dict[Version, int] = {}
         where = ds.field("version").isin(
             pa.array(sorted({version for _, version in missing}), pa.string())
         )
@@ -215,8 +215,8 @@ class _VersionCache:
                 *(column.to_pylist() for column in batch.columns), strict=True
             ):
                 key = (id_, version)
-                if key in missing and p < first.get(key, p + 1):
-                    first[key] = p
+                if key in missing and p < first_row.get(key, p + 1):
+                    first_row[key] = p
                     attributes = _profile.decode(text) if text else {}
                     self._cache[key] = {
                         name: attributes[name].copy() for name in self.names if name in attributes

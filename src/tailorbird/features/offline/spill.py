@@ -210,8 +210,8 @@ class Spill:
         for path in (self.folder / kind).glob("*.arrow"):
             with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
                 batch = reader.get_batch(0)
-                at = batch["at"].to_numpy()
-                low, high = np.searchsorted(at, [span.start, span.stop])
+                positions = batch["at"].to_numpy()
+                low, high = np.searchsorted(positions, [span.start, span.stop])
                 for name in batch.schema.names[1:]:
                     column = _parse_column(name)
                     if only is None or column == only:
@@ -219,7 +219,7 @@ class Spill:
                         values_of_span = columns.setdefault(
                             column, np.zeros(span.stop - span.start, values.dtype)
                         )
-                        values_of_span[at[low:high] - span.start] = values
+                        values_of_span[positions[low:high] - span.start] = values
         return columns
 
     def write_sequence(

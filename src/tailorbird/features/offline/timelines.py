@@ -48,7 +48,7 @@ class EntityHistory:
         self._extracts = {source: frames.extract(source) for source in sources_of(layout)}
         self._all_series: dict[Source, Series] = {}
         self._rows, self._row_index = _union_rows(
-            [taken.rows for taken in self._extracts.values()], len(frame)
+            [extract.rows for extract in self._extracts.values()], len(frame)
         )
         # Sums do not depend on the order of ties.
         tie = (

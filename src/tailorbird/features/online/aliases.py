@@ -44,13 +44,13 @@ def aliases_of(table: pa.Table, part: KeyPart = ALL_KEYS) -> dict[bytes, Alias]:
     Whether it counts is for features, not for who someone is.
     """
     aliases: dict[bytes, Alias] = {}
-    for type_, of, who, key in _KINDS:
+    for type_, id_column, target_column, make_key in _KINDS:
         rows = table.filter(pc.equal(table["type"], type_))
         columns = (
-            rows[of].to_pylist(),
+            rows[id_column].to_pylist(),
             micros(rows["ts"]).tolist(),
             rows["p"].to_pylist(),
-            rows[who].to_pylist(),
+            rows[target_column].to_pylist(),
         )
         for id_, ts, p, user_id in zip(*columns, strict=True):
             if (
@@ -58,7 +58,7 @@ def aliases_of(table: pa.Table, part: KeyPart = ALL_KEYS) -> dict[bytes, Alias]:
                 and user_id is not None
                 and (part.is_complete or part.contains_key(hash64(id_)))
             ):
-                _keep_newest(aliases, key(id_), Alias(ts, p, user_id))
+                _keep_newest(aliases, make_key(id_), Alias(ts, p, user_id))
     return aliases
 
 

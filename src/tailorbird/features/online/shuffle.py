@@ -205,9 +205,9 @@ class Shuffle:
                 self._reader = open_reader(self._routed)
             except NotReadyError:  # There is no router yet, or it is creating the log.
                 return None
-            first = max(1, self._first, self._reader.start())
+            first_position = max(1, self._first, self._reader.start())
             for number, address in enumerate(self._addresses):
-                self._writers.append(_open_shuffle_writer(address, number, first))
+                self._writers.append(_open_shuffle_writer(address, number, first_position))
         return self._reader
 
     def _take_step(self, blocks: Sequence[StoredBlock], rows_max: int) -> list[StoredBlock]:

@@ -287,9 +287,9 @@ def compare_answers(
         (features.categorical, rows.categorical_names, keys, rows.categorical),
     ):
         for column, name in enumerate(names):
-            own, recomputed = logged[:, columns.index(name)], recomputed_table[:, column]
-            is_unequal = unequal(own, recomputed)
-            report.add_compared(name, len(own))
+            logged_values, recomputed = logged[:, columns.index(name)], recomputed_table[:, column]
+            is_unequal = unequal(logged_values, recomputed)
+            report.add_compared(name, len(logged_values))
             unequal_rows = exemptions.non_exempt(name, np.flatnonzero(is_unequal), report)
             report.add_unequal(name, len(unequal_rows))
             for row in unequal_rows[: EXAMPLES_MAX - len(report.examples)]:
@@ -300,7 +300,7 @@ def compare_answers(
                         int(owner[row]),
                         name,
                         item,
-                        own[row].item(),
+                        logged_values[row].item(),
                         recomputed[row].item(),
                     )
                 )

@@ -392,9 +392,9 @@ def sequence_lanes(layout: EntityLayout) -> npt.NDArray[np.intp]:
     reading_lanes = np.zeros(layout.state_lanes, np.intp)
     for sequence in layout.sequences:
         for index, column in enumerate((0, *range(2, sequence.state_columns))):  # without the id
-            from_, to = (
+            source, to = (
                 sequence.lane + column * sequence.length,
                 sequence.reading_lane + index * sequence.length,
             )
-            reading_lanes[from_ : from_ + sequence.length] = np.arange(to, to + sequence.length)
+            reading_lanes[source : source + sequence.length] = np.arange(to, to + sequence.length)
     return reading_lanes

@@ -102,11 +102,11 @@ def orphan_commits(path: Storage, commits: Mapping[int, Line]) -> list[tuple[int
         (version, unknown_commit_fault(commit_path(path, version).read_bytes(), version))
         for version in later_versions
     ]
-    first = next((version for version, fault in faults if fault is not None), None)
+    first_orphan = next((version for version, fault in faults if fault is not None), None)
     return [
         (version, fault or f"stands on one that {FOREIGN}")
         for version, fault in faults
-        if first is not None and version >= first
+        if first_orphan is not None and version >= first_orphan
     ]
 
 
@@ -152,7 +152,7 @@ def find_orphans(path: Storage, own_commits: Mapping[int, Line]) -> list[Orphan]
         )
         for version, fault in commits
     ]
-    newest, first = (
+    newest, oldest = (
         max(own_commits, default=-1),
         min((version for version, _ in commits), default=None),
     )
@@ -165,7 +165,7 @@ def find_orphans(path: Storage, own_commits: Mapping[int, Line]) -> list[Orphan]
         name
         for name, version in side_files.items()
         if version > newest
-        and ((first is not None and version >= first) or not commit_path(path, version).exists())
+        and ((oldest is not None and version >= oldest) or not commit_path(path, version).exists())
     }
     orphans += [
         Orphan(
@@ -184,8 +184,8 @@ def find_orphans(path: Storage, own_commits: Mapping[int, Line]) -> list[Orphan]
             if version == hinted and CHECKPOINT.match(name)
         }
         if not hinted_checkpoints - orphan_names:
-            what = f"names a checkpoint that {FOREIGN}" if hinted_checkpoints else NOT_THERE
-            orphans.append(Orphan(log / HINT, -1, f"{what}, of version {hinted}", orphan_remedy))
+            message = f"names a checkpoint that {FOREIGN}" if hinted_checkpoints else NOT_THERE
+            orphans.append(Orphan(log / HINT, -1, f"{message}, of version {hinted}", orphan_remedy))
     return orphans
 
 

@@ -319,8 +319,10 @@ def _check_files(path: Storage, spec: TableSpec, ledger: Ledger) -> None:
         except OSError:
             size = -1
         if size != file.size:
-            what = "is missing" if size < 0 else f"has {size} bytes, the ledger says {file.size}"
-            raise DamageError(f"a file of table {spec.name} {what}", where=str(target), fix=_REPAIR)
+            fault = "is missing" if size < 0 else f"has {size} bytes, the ledger says {file.size}"
+            raise DamageError(
+                f"a file of table {spec.name} {fault}", where=str(target), fix=_REPAIR
+            )
 
 
 def _set_checkpoints_aside(

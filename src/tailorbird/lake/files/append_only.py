@@ -137,14 +137,14 @@ def _closed_contents(path: ObjectPath, end: bytes) -> list[bytes]:
     """
     spans: dict[int, int] = {}
     for file in _closed_folder(path).iterdir():
-        first, _, last = file.name.partition("-")
-        spans[int(first)] = max(int(last), spans.get(int(first), 0))
+        start, _, stop = file.name.partition("-")
+        spans[int(start)] = max(int(stop), spans.get(int(start), 0))
     contents: list[bytes] = []
-    at = 0
-    while at in spans:
-        content = (_closed_folder(path) / f"{at:015d}-{spans[at]:015d}").read_bytes()
+    position = 0
+    while position in spans:
+        content = (_closed_folder(path) / f"{position:015d}-{spans[position]:015d}").read_bytes()
         if end.startswith(content) and end != content:
             break
         contents.append(content)
-        at = spans[at]
+        position = spans[position]
     return contents

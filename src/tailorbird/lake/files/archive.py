@@ -233,8 +233,12 @@ class Archive:
         needless: list[Storage] = []
         for partition, end in self._ends.items():
             for path in (self.path / partition).iterdir():
-                first = path.name.partition(".")[0]
-                if f"{partition}/{path.name}" not in named and first.isdigit() and int(first) < end:
+                first_part = path.name.partition(".")[0]
+                if (
+                    f"{partition}/{path.name}" not in named
+                    and first_part.isdigit()
+                    and int(first_part) < end
+                ):
                     needless.append(path)
         return needless
 

@@ -91,9 +91,11 @@ class Examiner:
                 self._intact.table(name, missing.RAW_COLUMNS) for name in missing.RAW_TABLES
             ]
             self._result.positions.routed = etl.raw_ends(*raw_columns)
-        for partition, first, end in self._archive.gaps():
-            lost = "their bodies are in no raw log and no archive, so they cannot be routed again"
-            self._give_up(self._lake / "archive" / partition, describe_gap(first, end), lost)
+        for partition, start, end in self._archive.gaps():
+            consequence = (
+                "their bodies are in no raw log and no archive, so they cannot be routed again"
+            )
+            self._give_up(self._lake / "archive" / partition, describe_gap(start, end), consequence)
         for file in self._archive.files:
             self._examine_archived(file)
         if not (logs := log_set(self._stream)).is_remote:
@@ -118,15 +120,15 @@ class Examiner:
         try:
             archive = Archive(self._lake / "archive")
         except DamageError as error:
-            lost = "the manifest has no second source, so restore it from the backup"
-            self._give_up(error.where, error.message, lost)
+            consequence = "the manifest has no second source, so restore it from the backup"
+            self._give_up(error.where, error.message, consequence)
         return (ledger, archive) if ledger is not None and archive is not None else None
 
     def _load_positions(self) -> Positions:
         """Return the positions, derived where the file is missing or corrupt."""
         try:
             if positions_lost(self._lake, self._ledger, self._archive.positions()):
-                what = "is missing"
+                fault = "is missing"
             else:
                 positions = load_positions(self._lake)
                 beyond = next(beyond_logs(positions, ends_of(self._stream)), None)
@@ -134,13 +136,13 @@ class Examiner:
                 if beyond is None or reached(self._ledger, beyond[0]).get(beyond[1], 0) > beyond[3]:
                     return positions
                 table, log, position, end = beyond
-                what = (
+                fault = (
                     f"says that table {table} has {log} up to {position:,}, which ends at {end:,}"
                 )
         except DamageError as error:
-            what = error.message
+            fault = error.message
         source = "ledger, manifest and tables"
-        self._plan.rebuilt.append(Rebuilt(str(self._lake / FILE), what, source))
+        self._plan.rebuilt.append(Rebuilt(str(self._lake / FILE), fault, source))
         self._result.evidence[FILE] = [(FILE, "")]
         ends = {name: reached(self._ledger, name) for name in TABLES if name != MIRROR}
         # Nothing is safe to delete until the role says so again.
@@ -156,12 +158,12 @@ class Examiner:
         for log, end in self._positions.archive.items():
             archived = self._archive.positions().get(log.removeprefix("raw-"), 0)
             if archived < end:
-                what = f"ends at row {archived:,} of {log}, {end:,} were archived"
-                lost = (
+                fault = f"ends at row {archived:,} of {log}, {end:,} were archived"
+                consequence = (
                     f"nothing else vouches for the files of {log} from row {archived:,} on, so "
                     "restore the manifest from the backup"
                 )
-                self._give_up(self._lake / MANIFEST, what, lost)
+                self._give_up(self._lake / MANIFEST, fault, consequence)
 
     def _table_faults(self, name: str) -> list[Fault]:
         """Return what is corrupt in a table, checkpoints that nothing vouches for included."""
@@ -177,8 +179,8 @@ class Examiner:
         ]
         if unknown and (log / orphans.HINT).exists():
             unknown.append(orphans.HINT)
-        what = "the ledger does not know it, and the table is not what the ledger says"
-        causes = [Fault(f"{name}/_delta_log/{file_name}", what) for file_name in unknown]
+        fault_text = "the ledger does not know it, and the table is not what the ledger says"
+        causes = [Fault(f"{name}/_delta_log/{file_name}", fault_text) for file_name in unknown]
         return [fault for fault in faults if fault.where != name or not causes] + causes
 
     def _examine_rows(self) -> None:
@@ -239,15 +241,15 @@ class Examiner:
             used = sorted({source for name in tables for source in sources.get(name, ())})
             for partition, count in before.items():
                 if (recovered := count - after.get(partition, 0)) > 0:
-                    what, where = f"{recovered:,} in no table", f"raw rows of {partition}"
-                    self._plan.rebuilt.append(Rebuilt(where, what, " and ".join(used)))
+                    fault, where = f"{recovered:,} in no table", f"raw rows of {partition}"
+                    self._plan.rebuilt.append(Rebuilt(where, fault, " and ".join(used)))
         if all(name in self._result.tables or not self._faults[name] for name in tables):
-            lost = (
+            consequence = (
                 "neither the routed log nor the archive, routed again, gives them back; their "
                 "bodies as received are in the archive"
             )
             for partition, count in after.items():
-                self._give_up(f"raw rows of {partition}", f"{count:,} in no table", lost)
+                self._give_up(f"raw rows of {partition}", f"{count:,} in no table", consequence)
 
     def _plan_table(self, name: str, sources: list[str]) -> None:
         """Plan to rebuild a table, or name the files whose rows are nowhere else."""
@@ -263,10 +265,10 @@ class Examiner:
             corrupt_files = {f"{name}/{file.path}": file for file in intact.corrupt_files(name)}
             for fault in faults:
                 file = corrupt_files.get(fault.where)
-                lost = f"table {name} cannot be rebuilt while rows of it are lost"
+                consequence = f"table {name} cannot be rebuilt while rows of it are lost"
                 if file is not None:
-                    lost = _describe_lost_rows(name, file.rows)
-                self._give_up(self._lake / fault.where, fault.what, lost)
+                    consequence = _describe_lost_rows(name, file.rows)
+                self._give_up(self._lake / fault.where, fault.what, consequence)
             intact.discard(name)
             return
         self._result.tables.append(name)
@@ -296,11 +298,11 @@ class Examiner:
             return
         data = archived_content(self._stream, file)
         if data is None:
-            lost = (
+            consequence = (
                 f"the raw log no longer has the bodies of rows {file.first:,} to {file.end - 1:,} "
                 f"of {file.partition}; what was made of them is in the tables"
             )
-            self._give_up(self._lake / item, corruption, lost)
+            self._give_up(self._lake / item, corruption, consequence)
             return
         self._plan.rebuilt.append(Rebuilt(str(self._lake / item), corruption, "the raw log"))
         self._result.files[item] = data

@@ -53,8 +53,8 @@ def log_corruption(path: Path) -> str | None:
             while blocks := reader.read(position):
                 position = blocks[-1].end
             with sqlite.errors(path):
-                check = reader.connection.execute("PRAGMA quick_check(1)").get
-        return None if check == "ok" else f"SQLite: {check}".replace("\n", " ")
+                quick_check = reader.connection.execute("PRAGMA quick_check(1)").get
+        return None if quick_check == "ok" else f"SQLite: {quick_check}".replace("\n", " ")
     except TailorbirdError as error:
         return error.message
 
@@ -68,20 +68,20 @@ def salvage(
         archived: blocks that another copy vouches for; they win over the log's own.
         end: where the log ended, as far as others know; the log itself may know better.
     """
-    own, own_end = _intact_blocks(path)
-    by_offset = {stored.offset: stored for stored in own}
+    intact_blocks, own_end = _intact_blocks(path)
+    by_offset = {stored.offset: stored for stored in intact_blocks}
     by_offset.update({stored.offset: stored for stored in archived()})
     blocks = [by_offset[offset] for offset in sorted(by_offset) if by_offset[offset].end > needed]
     end = max([end, own_end, needed, *(stored.end for stored in blocks)])
-    lost: list[tuple[int, int]] = []
+    lost_spans: list[tuple[int, int]] = []
     position = start = min([needed, *(stored.offset for stored in blocks[:1])])
     for stored in blocks:
         if stored.offset > position:
-            lost.append((position, stored.offset))
+            lost_spans.append((position, stored.offset))
         position = max(position, stored.end)
     if position < end:
-        lost.append((position, end))
-    return Salvage(start, end, blocks, lost)
+        lost_spans.append((position, end))
+    return Salvage(start, end, blocks, lost_spans)
 
 
 def _intact_blocks(path: Path) -> tuple[list[StoredBlock], int]:
@@ -184,12 +184,12 @@ def _files_of_log(path: Path) -> list[Path]:
     return [path, *(path.with_name(path.name + suffix) for suffix in _SIDE_FILES)]
 
 
-def format_spans(lost: list[tuple[int, int]]) -> str:
+def format_spans(spans: list[tuple[int, int]]) -> str:
     """Format spans of rows as text.
 
     >>> format_spans([(3, 9), (12, 13)])
     'rows 3 to 8, 12'
     """
     return "rows " + ", ".join(
-        f"{first:,}" if end == first + 1 else f"{first:,} to {end - 1:,}" for first, end in lost
+        f"{start:,}" if end == start + 1 else f"{start:,} to {end - 1:,}" for start, end in spans
     )

@@ -92,12 +92,12 @@ def _recover_from(
     events = _without_taken_positions(intact, kinds["events"])
     # A later repeat of a missing event is in the table as if it were the first one, so the
     # rows at any position count here.
-    first, repeats = etl.split_repeats(
+    first_copies, repeats = etl.split_repeats(
         events, lambda days, _: _events_of_days(intact, days, list(etl.KEY_COLUMNS))
     )
     repeats = etl.as_duplicates(_rows_before(repeats, ends["duplicates"]))
     tables = {
-        "events": etl.with_day(_rows_before(first, ends["events"])),
+        "events": etl.with_day(_rows_before(first_copies, ends["events"])),
         "quarantine": kinds["quarantine"],
         "duplicates": pa.concat_tables([kinds["duplicates"], repeats]),
     }
@@ -163,8 +163,8 @@ def _without_taken_positions(intact: IntactRows, events: pa.Table) -> pa.Table:
     """Drop the events at whose p the table has another one."""
     if not len(events):
         return events
-    taken = pc.unique(intact.table("events", ["p"])["p"])
-    return events.filter(pc.invert(pc.is_in(events["p"], value_set=taken)))
+    taken_positions = pc.unique(intact.table("events", ["p"])["p"])
+    return events.filter(pc.invert(pc.is_in(events["p"], value_set=taken_positions)))
 
 
 def _events_of_days(intact: IntactRows, days: list[int], columns: list[str]) -> pa.Table:
@@ -206,8 +206,8 @@ def recover_profiles(intact: IntactRows, name: str, new_events: pa.Table, end: i
     """
     events = intact.table("events") if intact.corrupt_files(name) else new_events
     rows = etl.profiles(_rows_before(events, end).sort_by("p"), name.removesuffix("s"))
-    taken = pc.unique(intact.table(name, ["p"])["p"])
-    return rows.filter(pc.invert(pc.is_in(rows["p"], value_set=taken)))
+    taken_positions = pc.unique(intact.table(name, ["p"])["p"])
+    return rows.filter(pc.invert(pc.is_in(rows["p"], value_set=taken_positions)))
 
 
 def recover_answers(stream: Stream, intact: IntactRows, ends: dict[str, int]) -> pa.Table:
@@ -235,5 +235,5 @@ def recover_answers(stream: Stream, intact: IntactRows, ends: dict[str, int]) ->
 def _answers_without(rows: pa.Table, present: pa.Table) -> pa.Table:
     if not len(rows):
         return rows
-    taken = present.filter(pc.equal(present["producer"], rows["producer"][0]))["offset"]
-    return rows.filter(pc.invert(pc.is_in(rows["offset"], value_set=pc.unique(taken))))
+    taken_offsets = present.filter(pc.equal(present["producer"], rows["producer"][0]))["offset"]
+    return rows.filter(pc.invert(pc.is_in(rows["offset"], value_set=pc.unique(taken_offsets))))

@@ -89,7 +89,7 @@ class Rebuilder:
             LockedError: one of them runs.
             DamageError: what was rebuilt does not verify; the lake is as it was.
         """
-        done: list[Rebuilt] = []
+        completed: list[Rebuilt] = []
         unrecoverable: list[Unrecoverable] = []
         for _ in range(_ROUNDS_MAX):
             # Corruption may hide other corruption, so look again after something was rebuilt.
@@ -97,13 +97,13 @@ class Rebuilder:
             unrecoverable = plan.unrecoverable
             for rebuilt in plan.rebuilt:
                 progress(rebuilt)
-            done += plan.rebuilt
+            completed += plan.rebuilt
             if not plan.rebuilt:
                 break
-        if done and not unrecoverable:
+        if completed and not unrecoverable:
             with LakeRole(self._stream, self._lake, clock=self._clock) as role:
                 role.publish()
-        return Plan(done, unrecoverable)
+        return Plan(completed, unrecoverable)
 
     def _run_once(self) -> Plan:
         scratch = swap.scratch_folder(self._lake)
@@ -141,13 +141,13 @@ class Rebuilder:
         if not 0 < len(ledger.lines) < written:
             return None
         where = str(self._lake / LEDGER)
-        what = f"has {len(ledger.lines):,} lines, {written:,} were written"
+        fault = f"has {len(ledger.lines):,} lines, {written:,} were written"
         if any(
             commit_path(self._lake / name, max(ledger.commits(name), default=-1) + 1).exists()
             for name in TABLES
         ):
-            return Plan([Rebuilt(where, what, "the commits of the tables themselves")])
-        return Plan([], [Unrecoverable(where, what, f"the ledger {BACKUP}")])
+            return Plan([Rebuilt(where, fault, "the commits of the tables themselves")])
+        return Plan([], [Unrecoverable(where, fault, f"the ledger {BACKUP}")])
 
     def _complete_ledger(self) -> Unrecoverable | None:
         """Enter the commits that the ledger lacks, or return which file makes that impossible."""
@@ -156,10 +156,10 @@ class Rebuilder:
             for name, spec in TABLES.items():
                 enter_commits(self._lake / name, spec, ledger, self._clock)
         except DamageError as error:
-            lost = (
+            consequence = (
                 "the ledger lacks its checksum, so restore it, or a newer ledger, from the backup"
             )
-            return Unrecoverable(error.where, error.message, lost)
+            return Unrecoverable(error.where, error.message, consequence)
         positions = load_positions(self._lake)
         positions.ledger = len(ledger.lines)
         store_positions(self._lake, positions)

@@ -71,26 +71,28 @@ def examine_logs(
         needed = min(archived, positions.routed.get(producer, 0))
         files = [file for file in archive.files if file.partition == producer]
         copies = partial(_archived_blocks, archive, [file for file in files if file.end > needed])
-        lost = "of events were acknowledged and are nowhere else"
-        actions += _examine_log(lake, path, producer, copies, needed, archived, lost, plan)
+        consequence = "of events were acknowledged and are nowhere else"
+        actions += _examine_log(lake, path, producer, copies, needed, archived, consequence, plan)
     for producer, path in response_logs(folder).items():
         if path in pending:
             continue
-        taken = positions.tables.get("answers", {}).get(path.stem, 0)
-        lost = "hold the features that answers were given by, and are nowhere else"
-        actions += _examine_log(lake, path, producer, list, taken, taken, lost, plan)
+        loaded_end = positions.tables.get("answers", {}).get(path.stem, 0)
+        consequence = "hold the features that answers were given by, and are nowhere else"
+        actions += _examine_log(
+            lake, path, producer, list, loaded_end, loaded_end, consequence, plan
+        )
     path = routed_path(folder)
     if path.exists() and (corruption := logs.log_corruption(path)) is not None:
         loaded = min(
             (ends[log] for ends in positions.tables.values() for log in ends if log == "routed"),
             default=0,
         )
-        lost = (
+        consequence = (
             "the router's index of events, people and answers is in this file alone, so restore "
             f"it from the backup; rows before {loaded:,} are in the lake, later ones still in the "
             "raw logs"
         )
-        plan.unrecoverable.append(Unrecoverable(str(path), corruption, lost))
+        plan.unrecoverable.append(Unrecoverable(str(path), corruption, consequence))
     return actions
 
 
@@ -101,7 +103,7 @@ def _examine_log(
     copies: Callable[[], list[StoredBlock]],
     needed: int,
     end: int,
-    lost: str,
+    consequence: str,
     plan: Plan,
 ) -> list[Action]:
     corruption = logs.log_corruption(path)
@@ -109,7 +111,7 @@ def _examine_log(
         return []
     content = logs.salvage(path, copies, needed, end)
     if content.lost:
-        sentence = f"{logs.format_spans(content.lost)} {lost}"
+        sentence = f"{logs.format_spans(content.lost)} {consequence}"
         plan.unrecoverable.append(Unrecoverable(str(path), corruption, sentence))
         return []
     source = (

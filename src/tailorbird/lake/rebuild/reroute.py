@@ -70,19 +70,19 @@ def _read_bodies(
     name: str, archive: Archive, live: "Address | None"
 ) -> Iterator[tuple[int, str, StoredBlock]]:
     """Yield the bodies of a raw log, each with the time of its receipt."""
-    newest = at = 0
+    newest = received_at = 0
     for file in archive.files:
         if file.partition == name:
             for stored in archive.read(file):
-                newest, at = max(newest, _received_at(stored)), stored.end
+                newest, received_at = max(newest, _received_at(stored)), stored.end
                 yield newest, name, stored
     if live is None:
         return
     with open_reader(live) as reader:
-        at = max(at, reader.start())
-        while blocks := reader.read(at):
+        received_at = max(received_at, reader.start())
+        while blocks := reader.read(received_at):
             for stored in blocks:
-                newest, at = max(newest, _received_at(stored)), stored.end
+                newest, received_at = max(newest, _received_at(stored)), stored.end
                 yield newest, name, stored
 
 

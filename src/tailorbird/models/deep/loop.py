@@ -124,7 +124,7 @@ def _train(
     sampled = _sample_blocks(rows)
     total = parameters.epochs * class_weights.rows
     while not position.ended and position.epoch < parameters.epochs:
-        started, done = time.monotonic(), position.step * parameters.batch
+        started, rows_done = time.monotonic(), position.step * parameters.batch
         drawn = epoch_batches(
             rows,
             seed=seed,
@@ -146,16 +146,16 @@ def _train(
                 device,
             )
             position.step += 1
-            done += len(batch.matrix)
+            rows_done += len(batch.matrix)
             if position.step % 50 == 0 and run.progress is not None:
-                run.progress(position.epoch * class_weights.rows + done, total)
+                run.progress(position.epoch * class_weights.rows + rows_done, total)
             if (
                 run.checkpoint is not None
                 and position.step % run.checkpoint_steps == 0
                 and run.peers.rank == 0
             ):
                 save(run.checkpoint, net, optimiser, best, position)
-        rate = done / max(time.monotonic() - started, 1e-9)
+        rate = rows_done / max(time.monotonic() - started, 1e-9)
         _finish_epoch(
             net,
             sampled,

@@ -40,12 +40,12 @@ class Contexts:
 
     def part(self, low: int, high: int) -> "Contexts":
         """Return queries low … high − 1."""
-        first, last = self.offsets[low], self.offsets[high]
+        start, stop = self.offsets[low], self.offsets[high]
         return Contexts(
             self.t[low:high],
-            self.item[first:last],
-            self.ts[first:last],
-            self.offsets[low : high + 1] - first,
+            self.item[start:stop],
+            self.ts[start:stop],
+            self.offsets[low : high + 1] - start,
         )
 
     def newest(self, length: int) -> "Contexts":

@@ -31,7 +31,7 @@ def find_leftovers(root: Path, own: Collection[int]) -> list[Leftover]:
 
     `own` are the processes that this `up` started.
     """
-    found = []
+    leftovers = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
@@ -55,8 +55,8 @@ def find_leftovers(root: Path, own: Collection[int]) -> list[Leftover]:
             parent == str(os.getpid()).encode() and int(folder.name) not in own
         )
         if started_by and is_orphan and status[0] != "Z":
-            found.append(Leftover(int(folder.name), b"serve" in words))
-    return found
+            leftovers.append(Leftover(int(folder.name), b"serve" in words))
+    return leftovers
 
 
 async def end_leftovers(leftovers: Sequence[Leftover], wait_s: float) -> None:

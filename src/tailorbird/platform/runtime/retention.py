@@ -114,10 +114,10 @@ def _old_versions(project: Project, registry: Registry, keep: int, before: int) 
     for entry in registry.audit():
         if entry.version in used_at:
             used_at[entry.version] = max(used_at[entry.version], entry.at)
-    if not any(at < before for at in used_at.values()):
+    if not any(used < before for used in used_at.values()):
         return {}
     references = _find_references(project, registry, used_at)
-    return {name: references.get(name, "") for name, at in used_at.items() if at < before}
+    return {name: references.get(name, "") for name, used in used_at.items() if used < before}
 
 
 def _find_references(
@@ -132,7 +132,7 @@ def _find_references(
         if experiment.state == "decided":
             continue
         names = set(_VERSION.findall(str(experiment.declaration)))
-        names |= {name for name, at in used_at.items() if at >= experiment.started_at}
+        names |= {name for name, used in used_at.items() if used >= experiment.started_at}
         references |= dict.fromkeys(names, f"in the experiment {experiment.name}")
     aliases = registry.aliases()
     references |= dict.fromkeys(aliases.history, "an earlier champion, to roll back to")

@@ -101,10 +101,10 @@ def _odds(
     shape = (r + x)[:, None]
     last, now = np.log(alpha + np.minimum(recency, age))[:, None], np.log(alpha + age)[:, None]
     fallen = -np.expm1(-shape * (now - last))
-    at = last - np.log1p(-STEPS * fallen) / shape
-    left = np.exp(at) - alpha + beta
+    times = last - np.log1p(-STEPS * fallen) / shape
+    left = np.exp(times) - alpha + beta
     with np.errstate(over="ignore"):
         inner = (
-            np.exp(s * (np.log(beta + age)[:, None] - np.log(left)) + at - np.log(left)) @ SHARES
+            np.exp(s * (np.log(beta + age)[:, None] - np.log(left)) + times - np.log(left)) @ SHARES
         )
         return s * inner * np.expm1(shape * (now - last))[:, 0] / shape[:, 0]

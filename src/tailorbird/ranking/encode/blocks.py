@@ -137,7 +137,11 @@ def _quantile_step(steps: list[Quantile]) -> BlockStep:
         ).copy()  # how many cuts lie below x, counted from where the row begins
         for halving in range(halvings - 1, -1, -1):
             below += (flat[below + ((1 << halving) - 1)] < x).astype(np.intp) << halving
-        at = below + (start - row)
-        return np.where(x == flat[below], tied[at], value[at] + (x - begin[at]) * slope[at])
+        position = below + (start - row)
+        return np.where(
+            x == flat[below],
+            tied[position],
+            value[position] + (x - begin[position]) * slope[position],
+        )
 
     return apply

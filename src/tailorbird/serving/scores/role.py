@@ -254,8 +254,8 @@ class ScoreRole:
                 self._reader = open_reader(self._routed)
             except NotReadyError:  # there is no router yet
                 return None
-            first = max(1, self._reader.end())
-            writer = open_writer(self._address, partition=NAME, first=first)  # type: ignore[arg-type]
+            first_position = max(1, self._reader.end())
+            writer = open_writer(self._address, partition=NAME, first=first_position)  # type: ignore[arg-type]
             self._writer = writer  # type: ignore[assignment]
             self._position = writer.end()
             self._replay_log()

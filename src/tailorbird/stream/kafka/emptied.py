@@ -99,7 +99,7 @@ def describe_topic(logs: Sequence[KafkaTopic], ends: list[int]) -> TopicSpec:
     return TopicSpec(logs[0].topic, tuple(ends), copies, {**topic_settings(copies), **own})
 
 
-def reset_topic(logs: list[KafkaLog], was: TopicSpec) -> None:
+def reset_topic(logs: list[KafkaLog], spec: TopicSpec) -> None:
     """Delete a topic, unless it was reset already, and create it again.
 
     Its only writers are the caller's, and are closed.
@@ -107,24 +107,27 @@ def reset_topic(logs: list[KafkaLog], was: TopicSpec) -> None:
     Raises:
         StorageError: the broker does not delete topics, or cannot be reached.
     """
-    if _is_there(logs[0]) and not _is_empty(logs, was):
+    if _is_there(logs[0]) and not _is_empty(logs, spec):
         delete_topic(logs[0].cluster, logs[0].name)
-    create_topic(logs, was)
+    create_topic(logs, spec)
 
 
-def create_topic(logs: list[KafkaLog], was: TopicSpec) -> None:
+def create_topic(logs: list[KafkaLog], spec: TopicSpec) -> None:
     """Create a deleted topic and begin its empty partitions; existing rows stay."""
     cluster, name = logs[0].cluster, logs[0].name
     if not _is_there(logs[0]):
         topic = NewTopic(
-            name, num_partitions=len(logs), replication_factor=was.replication, config=was.settings
+            name,
+            num_partitions=len(logs),
+            replication_factor=spec.replication,
+            config=spec.settings,
         )
         admin = cluster.admin()
         with translate_errors(cluster, admin):
             admin.create_topics([topic], operation_timeout=cluster.timeout_s)[name].result(
                 cluster.timeout_s
             )
-    for log, end in zip(logs, was.ends, strict=True):
+    for log, end in zip(logs, spec.ends, strict=True):
         KafkaWriter(log, first=end).close()
 
 
@@ -145,16 +148,16 @@ def last_erasure(cluster: Cluster) -> Erasure | None:
     """Return the last erasure, or None. Raises NotReadyError while one is unfinished."""
     admin = cluster.admin()
     with translate_errors(cluster, admin):
-        there = admin.list_topics(timeout=cluster.timeout_s).topics
+        topics = admin.list_topics(timeout=cluster.timeout_s).topics
     log = erasure_log(cluster)
-    if cluster.marker in there:
+    if cluster.marker in topics:
         raise NotReadyError(
             "people are being erased, or their erasure was cut short",
             where=str(cluster),
             fix="tailorbird lake erase --yes, on the machine where it was begun, brings it to "
             "its end",
         )
-    if log.name not in there:
+    if log.name not in topics:
         return None
     try:
         reader = KafkaReader(log)
@@ -181,9 +184,9 @@ def list_topics(cluster: Cluster) -> dict[str, int]:
     }
 
 
-def log_end(log: KafkaLog, there: Collection[str]) -> int:
-    """Return the end of a log; 0 if its topic is not in `there`, or empty."""
-    if log.name not in there:
+def log_end(log: KafkaLog, existing_topics: Collection[str]) -> int:
+    """Return the end of a log; 0 if its topic is not in `existing_topics`, or empty."""
+    if log.name not in existing_topics:
         return 0
     try:
         with KafkaReader(log) as reader:
@@ -232,9 +235,9 @@ def _is_there(log: KafkaLog) -> bool:
     return log.name in list_topics(log.cluster)
 
 
-def _is_empty(logs: list[KafkaLog], was: TopicSpec) -> bool:
+def _is_empty(logs: list[KafkaLog], spec: TopicSpec) -> bool:
     """Return whether no partition has a row from before its reset."""
-    for log, end in zip(logs, was.ends, strict=True):
+    for log, end in zip(logs, spec.ends, strict=True):
         try:
             with KafkaReader(log) as reader:
                 if reader.start() < end:

@@ -88,9 +88,11 @@ def split_run(
     result: list[Piece] = []
     total = sum(block.rows for block in blocks)
     for index, (block, start) in enumerate(chunks):
-        more = start + bytes_max < len(block.payload)
+        has_more = start + bytes_max < len(block.payload)
         payload = (
-            block.payload if start == 0 and not more else block.payload[start : start + bytes_max]
+            block.payload
+            if start == 0 and not has_more
+            else block.payload[start : start + bytes_max]
         )
         receipt = block.receipt if start == 0 else b""
         result.append(
@@ -99,7 +101,7 @@ def split_run(
                 base,
                 index,
                 len(chunks),
-                more,
+                has_more,
                 total,
                 writer,
                 block.kind,
@@ -123,15 +125,15 @@ def decode_piece(headers: Headers | None, payload: bytes, where: str) -> Piece |
     pairs = [(name, value) for name, value in headers or () if name != "crc"]
     try:
         *numbers, writer = header_values["place"].split()
-        at, base, index, count, more, total = map(int, numbers)
+        offset, base, index, count, has_more, total = map(int, numbers)
         if int(header_values["crc"]) == _compute_checksum(pairs, payload):
             kind, receipt = header_values["kind"].decode(), header_values.get("receipt", b"")
             return Piece(
-                at,
+                offset,
                 base,
                 index,
                 count,
-                bool(more),
+                bool(has_more),
                 total,
                 writer.decode(),
                 kind,

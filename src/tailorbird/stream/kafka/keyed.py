@@ -69,9 +69,11 @@ class KeyedWriter:
                 openers[0]()
             )  # alone at first, to learn whether another writer has the log
             openings = [self._pool.submit(opener) for opener in openers[1:]]
-            errors = [done.exception() for done in openings]
+            errors = [opening.exception() for opening in openings]
             self._writers += [
-                done.result() for done, error in zip(openings, errors, strict=True) if error is None
+                opening.result()
+                for opening, error in zip(openings, errors, strict=True)
+                if error is None
             ]
             for error in errors:
                 if error is not None:
@@ -106,8 +108,8 @@ class KeyedWriter:
             ).items():
                 parts.setdefault(number, []).append(Block(block.kind, rows, body, block.receipt))
         sent = [
-            self._pool.submit(self._writers[number].append, some)
-            for number, some in sorted(parts.items())
+            self._pool.submit(self._writers[number].append, part_blocks)
+            for number, part_blocks in sorted(parts.items())
         ]
         errors = [
             delivery.exception() for delivery in sent

@@ -83,11 +83,13 @@ class KafkaReader:
 
     def _seek(self, start: int) -> None:
         offset = self._tail.find(start)
-        first = self._tail.piece(offset) if offset < self._tail.watermarks()[1] else None
+        first_piece = self._tail.piece(offset) if offset < self._tail.watermarks()[1] else None
         self._buffer.clear()
         self._bytes = 0
         self._offset = offset
-        self._assembly = RunAssembler(first.base if first is not None else start, str(self.address))
+        self._assembly = RunAssembler(
+            first_piece.base if first_piece is not None else start, str(self.address)
+        )
         self._buffer_start = start
         with translate_errors(self.address):
             self._consumer.assign([TopicPartition(self.address.name, self.address.number, offset)])
@@ -159,11 +161,11 @@ class KafkaReader:
         requested, position = position, max(position, self.start())
         if position >= end:
             return Backlog(0, 0, beyond=max(0, requested - end))
-        first = self.read(position, bytes_max=RECEIPTS << 14)[:RECEIPTS]
+        first_blocks = self.read(position, bytes_max=RECEIPTS << 14)[:RECEIPTS]
         return Backlog(
             end - position,
             high - self._tail.find(position),
-            tuple(stored_block.block.receipt for stored_block in first),
+            tuple(stored_block.block.receipt for stored_block in first_blocks),
         )
 
     def changed(self) -> bool:

@@ -120,10 +120,10 @@ def take_snapshot(
         faults.at("snapshot.before_pieces")
         with KafkaWriter(address) as writer:
             previous = LatestSnapshot(address).refresh()
-            digest, size, first, pieces = hashlib.sha256(), 0, writer.end(), 0
+            digest, size, start, piece_count = hashlib.sha256(), 0, writer.end(), 0
             for chunk in _read_chunks(copy):
                 digest.update(chunk)
-                size, pieces = size + len(chunk), pieces + 1
+                size, piece_count = size + len(chunk), piece_count + 1
                 writer.append(
                     [
                         Block(
@@ -134,7 +134,7 @@ def take_snapshot(
                         )
                     ]
                 )
-            snapshot = Snapshot(position, followed, first, pieces, size, digest.hexdigest())
+            snapshot = Snapshot(position, followed, start, piece_count, size, digest.hexdigest())
             for _ in _read(address, snapshot):  # reads it back to verify it
                 pass
             newest = (

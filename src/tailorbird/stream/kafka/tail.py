@@ -129,8 +129,12 @@ class Tail:
     def start(self) -> int:
         """Return the position of the first row that was not pruned."""
         low, high = self.watermarks()
-        first = self._first_counted(low, high)
-        return 0 if first is None else first.base + self._pruned_rows(first, low)
+        first_counted = self._first_counted(low, high)
+        return (
+            0
+            if first_counted is None
+            else first_counted.base + self._pruned_rows(first_counted, low)
+        )
 
     def _pruned_rows(self, piece: Piece, low: int) -> int:
         if piece.index == 0 or piece.at > low:
@@ -144,19 +148,19 @@ class Tail:
     def find(self, position: int) -> int:
         """Return the offset of the first message of the run that holds `position`, or will."""
         low, high = self.watermarks()
-        first = self._first_counted(low, high)
-        if first is None:
+        first_counted = self._first_counted(low, high)
+        if first_counted is None:
             return high
         pruned = (
-            low > 0 or first.base > 1
+            low > 0 or first_counted.base > 1
         )  # positions begin at 0 or 1, and later in a log that was reset
-        if position < first.base and pruned:
+        if position < first_counted.base and pruned:
             raise InputError(
-                f"rows before {first.base} were pruned, asked for {position}",
+                f"rows before {first_counted.base} were pruned, asked for {position}",
                 where=str(self.address),
                 fix="read them from the lake, then go on here",
             )
-        best, left, right = first, first.at + 1, high
+        best, left, right = first_counted, first_counted.at + 1, high
         while left < right:
             middle = (left + right) // 2
             piece = self._first_counted(middle, right)

@@ -80,7 +80,7 @@ class KafkaWriter:
     def _begin(self, first: int, expected_end: int) -> None:
         """Write the opening message, which fences messages of other writers in flight."""
         assert self._tail is not None
-        who = f"process {os.getpid()} of {socket.gethostname()}".encode()
+        process_name = f"process {os.getpid()} of {socket.gethostname()}".encode()
         for _ in range(_TRIES):
             tip = self._tail.tip()
             end = first if tip.end is None else tip.end
@@ -94,7 +94,9 @@ class KafkaWriter:
                     'If they are lost for good: docs/how-to/kafka.md, "When topics are lost '
                     'for good"',
                 )
-            opened = Piece(tip.offset, end, 0, 1, False, 0, self._name, OPENED, 0, who, b"")
+            opened = Piece(
+                tip.offset, end, 0, 1, False, 0, self._name, OPENED, 0, process_name, b""
+            )
             offsets = self._send([opened])
             if self._is_in_place([opened], offsets):
                 self._next, self._end = offsets[0] + 1, end
@@ -131,7 +133,7 @@ class KafkaWriter:
     def _buffer(self, blocks: Iterable[Block]) -> int:
         faults.at("stream.before_append")
         assert self._pending is not None
-        first = self._end
+        start = self._end
         for block in blocks:
             if block.rows < 1:
                 raise ValueError(f"a block takes at least one position, got rows={block.rows}")
@@ -143,7 +145,7 @@ class KafkaWriter:
             self._pending.append(block)
             self._end += block.rows
         faults.at("stream.after_append")
-        return first
+        return start
 
     def _commit(self, blocks: Sequence[Block]) -> None:
         if not blocks:

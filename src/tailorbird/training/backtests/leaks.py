@@ -189,7 +189,10 @@ def find_backdated_items(material: Material) -> list[Finding]:
 
 def find_backdated_imports(lake: Lake, features: FeatureSet) -> list[Finding]:
     """Return findings on backdated profiles that features read."""
-    return [Finding(REVIEW, what, why) for what, why in describe_backdated_profiles(lake, features)]
+    return [
+        Finding(REVIEW, subject, why)
+        for subject, why in describe_backdated_profiles(lake, features)
+    ]
 
 
 def find_repeated_events(
@@ -207,13 +210,13 @@ def find_repeated_events(
         borders: moments between training and holdout parts.
     """
     repeats = [_repeat_lags(interaction) for interaction in interactions_by_type.values()]
-    lag, at = (
+    lag, event_rows = (
         np.concatenate([np.zeros(0, np.int64), *(repeat[index] for repeat in repeats)])
         for index in (0, 1)
     )
     is_coarse = _is_coarse_time(
         lag,
-        at,
+        event_rows,
         np.concatenate(
             [
                 np.zeros(0, np.int64),
@@ -221,7 +224,7 @@ def find_repeated_events(
             ]
         ),
     )
-    lag, at = lag[~is_coarse], at[~is_coarse]
+    lag, event_rows = lag[~is_coarse], event_rows[~is_coarse]
     if not len(lag):
         return []
     values, counts = np.unique(lag, return_counts=True)
@@ -229,7 +232,7 @@ def find_repeated_events(
     count, after = int(counts[most_frequent]), int(values[most_frequent])
     if count < REPEATS_MIN or count < REPEATED * len(lag):
         return []
-    earlier = at[lag == after] - after
+    earlier = event_rows[lag == after] - after
     across = sum(
         int(np.count_nonzero((earlier < border) & (earlier + after >= border)))
         for border in borders
@@ -259,10 +262,10 @@ def _repeat_lags(interactions: Interactions) -> tuple[Ints, Ints]:
     return (ts[1:] - ts[:-1])[is_repeat], ts[1:][is_repeat]
 
 
-def _is_coarse_time(lag: Ints, at: Ints, ts: Ints) -> npt.NDArray[np.bool_]:
+def _is_coarse_time(lag: Ints, event_rows: Ints, ts: Ints) -> npt.NDArray[np.bool_]:
     """Return which repeats are whole hours apart because times are rounded."""
     places, counts = np.unique(ts % HOUR, return_counts=True)
-    return (lag % HOUR == 0) & np.isin(at % HOUR, places[counts >= COARSE * len(ts)])
+    return (lag % HOUR == 0) & np.isin(event_rows % HOUR, places[counts >= COARSE * len(ts)])
 
 
 def findings_from_ranking(signals: Mapping[str, Any]) -> list[Finding]:

@@ -43,14 +43,14 @@ def fit_model(split: Split, request: FitRequest) -> CalibratedModel:
     if not challengers:
         return _fit_architecture(TREES if name == AUTO else name, split, request)
     winner = trees = _fit_architecture(TREES, split, request)
-    watch, most = split.validation, 0.0
+    watch, best_gain = split.validation, 0.0
     gain_of_rows = watch.gain(split.objective)
     for challenger in challengers:
         model = _fit_architecture(challenger, split, request)
         values = model.value(split.served), trees.value(split.served)
         gain = ndcg_gain(*values, gain_of_rows, watch.offsets, watch.person)
-        if gain.has_bounds and gain.low > 0 and gain.value > most:
-            winner, most = model, gain.value
+        if gain.has_bounds and gain.low > 0 and gain.value > best_gain:
+            winner, best_gain = model, gain.value
     return winner
 
 

@@ -67,12 +67,12 @@ def estimate_bundles(
             f"{new} and {old} are the same version, {bundles[0].version}",
             fix="tailorbird models list names others",
         )
-    own = bundles[0].features or features
-    others = [bundle.features for bundle in bundles[1:] if bundle.features is not None]
+    read_features = bundles[0].features or features
+    other_features = [bundle.features for bundle in bundles[1:] if bundle.features is not None]
     source, now = Lake(lake).pinned(), clock.now()
     rows = replace(settings.row_settings(now, (outcome,)), rows="answers")
     every_item = replace(slot, denominator="answer")
-    material = load_material(source, own, every_item, rows, other_features=others)
+    material = load_material(source, read_features, every_item, rows, other_features=other_features)
     learned_until = max(bundle.manifest.window.ts_to for bundle in bundles)
     ts_from = max(rows.ts_from, learned_until)
     try:
@@ -88,13 +88,17 @@ def estimate_bundles(
     data = data.take(thin(np.arange(responses), settings.test_requests, settings.seed))
     live = merge_live_columns([bundle.encoder.live for bundle in bundles])
     series = build_series(material.events, material.items, [int(data.t[0])])
-    replay = Replay(material.log, own, slot, material.codes, live, sources=bounded(slot.sources))
+    replay = Replay(
+        material.log, read_features, slot, material.codes, live, sources=bounded(slot.sources)
+    )
     scorers = {
-        bundle.version: version_scorer(bundle, series, slot.objective, live, own, material.events)
+        bundle.version: version_scorer(
+            bundle, series, slot.objective, live, read_features, material.events
+        )
         for bundle in bundles
     }
     report = evaluate_off_policy(
-        material, own, slot, data, replay, series, scorers, outcome, seed=settings.seed
+        material, read_features, slot, data, replay, series, scorers, outcome, seed=settings.seed
     )
     notes = [*report.notes]
     if left_out > 0:

@@ -147,12 +147,12 @@ def _choose(
     inputs: FitInputs, boosters: FittedHeads, challengers: Mapping[str, FittedHeads]
 ) -> FittedHeads:
     """Return the model that beats the boosters most on the validation part, or the boosters."""
-    winner, most, comparisons = boosters, 0.0, []
+    winner, best_gain, comparisons = boosters, 0.0, []
     for name, challenger in challengers.items():
         gain = _validation_gain(inputs, challenger, boosters)
         comparisons.append(f"{gain.signed} for {name} over gbdt")
-        if gain.has_bounds and gain.low > 0 and gain.value > most:
-            winner, most = challenger, gain.value
+        if gain.has_bounds and gain.low > 0 and gain.value > best_gain:
+            winner, best_gain = challenger, gain.value
     if not comparisons:
         return boosters
     comparison = f"ndcg_10 on the validation part {', '.join(comparisons)}"

@@ -36,10 +36,10 @@ def export_model(
         probe = rows[:: max(1, len(rows) // IMPORTANCE_ROWS)]
         importances = _permutation_importance(model, inputs.encoder, probe, settings.seed)
         for head in model.heads:
-            steps, unit = (
+            steps, calibration_unit = (
                 (model.deep.best_epoch[head], "epochs") if isinstance(model, Net) else (1, "fits")
             )
-            models[head] = ModelHead(model, head, importances[head], steps, unit)
+            models[head] = ModelHead(model, head, importances[head], steps, calibration_unit)
     files, head_files = model.export()
     parity = max(
         _measure_difference(models[head], place, files[place.file], rows)

@@ -177,10 +177,10 @@ def _describe_differences(
         differences.append(f"did not learn {', '.join(gained)}")
     if (last.layout.columns, last.layout.numbers) != (layout.columns, layout.numbers):
         differences.append("had other columns")
-    if other := [
+    if differing := [
         name for name in SHAPES if getattr(last.parameters, name) != getattr(parameters, name)
     ]:
-        differences.append(f"had other parameters ({', '.join(other)})")
+        differences.append(f"had other parameters ({', '.join(differing)})")
     return " and ".join(differences) or "had its heads in another order"
 
 

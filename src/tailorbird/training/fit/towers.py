@@ -241,12 +241,12 @@ class TowerLearner:
         """Return sequence windows of users, drawn evenly."""
         order = np.lexsort((self.interactions.ts, self.interactions.person))
         order = order[self.interactions.person[order] >= 0]
-        first = np.flatnonzero(np.diff(self.interactions.person[order], prepend=-1))
+        user_starts = np.flatnonzero(np.diff(self.interactions.person[order], prepend=-1))
         row = space.index.find(
             self.codes.keys[np.maximum(self.interactions.item[order], 0)]
         ).astype(np.int64)
         rows, gaps = windows(
-            np.concatenate((first, [len(order)])),
+            np.concatenate((user_starts, [len(order)])),
             row,
             self.interactions.ts[order],
             space.tower.plan.length,

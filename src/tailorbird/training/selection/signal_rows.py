@@ -101,8 +101,8 @@ class SignalRows:
 
     def request_level_columns(self) -> Bools:
         """Return the mask of columns that are constant within requests, shape (columns,)."""
-        first = self.matrix[self.offsets[:-1]][self.request]
-        same = (self.matrix == first) | (np.isnan(self.matrix) & np.isnan(first))
+        first_rows = self.matrix[self.offsets[:-1]][self.request]
+        same = (self.matrix == first_rows) | (np.isnan(self.matrix) & np.isnan(first_rows))
         return same.all(axis=0)
 
 
@@ -209,9 +209,9 @@ def gather_signal_rows(
         _require_requests(
             part, target, REQUESTS_MIN, f"the {part.requests:,} requests of the part to {name} by"
         )
-        pieces = list(iterate_features(part, features, material.events))
+        chunks = list(iterate_features(part, features, material.events))
         if encoder is None:
-            categorical = np.concatenate([piece.rows.categorical for piece in pieces])
+            categorical = np.concatenate([piece.rows.categorical for piece in chunks])
             encoder = fit_encoder(
                 bundle_columns(features),
                 categorical,
@@ -219,7 +219,7 @@ def gather_signal_rows(
                 candidates=live.candidates,
             )
         matrix = np.concatenate(
-            [encode_rows(piece, encoder, series, live=live) for piece in pieces]
+            [encode_rows(piece, encoder, series, live=live) for piece in chunks]
         )
         drawn = evenly[requests] if material.is_logged else np.ones(part.requests, bool)
         parts[name] = SignalRows(

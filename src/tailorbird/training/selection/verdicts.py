@@ -129,7 +129,9 @@ def assign_verdicts(
     """
     honest = [signal for signal in signals if signal.name not in leaks]
     clusters = {
-        signal.cluster: [other for other in honest if other.cluster == signal.cluster]
+        signal.cluster: [
+            cluster_signal for cluster_signal in honest if cluster_signal.cluster == signal.cluster
+        ]
         for signal in honest
         if signal.cluster
     }

@@ -128,11 +128,11 @@ def select_finalists(trials: Mapping[str, Sequence[Trial]], count: int) -> list[
         for name, architecture_trials in trials.items()
     }
     best = [by_value[0] for by_value in ranked.values() if by_value]
-    rest = sorted(
+    others = sorted(
         (trial for by_value in ranked.values() for trial in by_value[1:]),
         key=lambda trial: (-trial.value, trial.number),
     )
-    return [*defaults, *best, *rest[: max(count - len(best), 0)]]
+    return [*defaults, *best, *others[: max(count - len(best), 0)]]
 
 
 def _distinct_trials(trials: Sequence[Trial]) -> list[Trial]:
@@ -163,10 +163,10 @@ def choose_finalist(
     ]
     progress(0, len(jobs))
     pending: dict[Future[FitResult], tuple[int, int, int]] = {}
-    for place, split, seed in jobs:
-        trial = trials[place]
+    for trial_index, split, seed in jobs:
+        trial = trials[trial_index]
         pending[fits.submit(FitSpec(trial.architecture, trial.settings, split, seed))] = (
-            place,
+            trial_index,
             split,
             seed,
         )
@@ -178,9 +178,11 @@ def choose_finalist(
     person = np.concatenate(
         [
             np.where(
-                split_people < 0, -1 - np.arange(len(split_people)) - 10_000_000 * n, split_people
+                split_people < 0,
+                -1 - np.arange(len(split_people)) - 10_000_000 * split_index,
+                split_people,
             )
-            for n, split_people in enumerate(people)
+            for split_index, split_people in enumerate(people)
         ]
     )
     bootstrap = Bootstrap(np.unique(person, return_inverse=True)[1])
@@ -189,12 +191,12 @@ def choose_finalist(
         return [[results[index, split, seed] for seed in seeds] for split in splits]
 
     reference = cells(0)
-    level = np.array([[result.mean for result in row] for row in reference]).mean(
+    reference_means = np.array([[result.mean for result in row] for row in reference]).mean(
         axis=1, keepdims=True
     )
     finalists = [
-        _score_finalist(trial, cells(place), level, reference, bootstrap)
-        for place, trial in enumerate(trials)
+        _score_finalist(trial, cells(trial_index), reference_means, reference, bootstrap)
+        for trial_index, trial in enumerate(trials)
     ]
     ordered = tuple(sorted(finalists, key=lambda trial: -trial.score))
     return _choose_winner(ordered, finalists[0])

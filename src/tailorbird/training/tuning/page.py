@@ -168,8 +168,8 @@ def _relative_height(value: Value | None, space: SearchSpace, name: str) -> floa
             else np.nan
         )
     ends = (float(value), one.low, one.high)
-    at, low, high = np.log(ends) if one.log else ends
-    return float((at - low) / (high - low))
+    position, low, high = np.log(ends) if one.log else ends
+    return float((position - low) / (high - low))
 
 
 def _best_trials(trials: Sequence[Trial]) -> list[Trial]:

@@ -203,11 +203,11 @@ def encode_splits(
                 settings.seed,
             )
             judged = judged_rows(material, data.take(chosen), segmented.replay)
-        pieces = list(iterate_features(learned, features, material.events))
+        chunks = list(iterate_features(learned, features, material.events))
         segment_features.append(
             _SegmentFeatures(
                 learned,
-                pieces,
+                chunks,
                 judged,
                 list(iterate_features(judged.rows, features, material.events))
                 if judged is not None
@@ -256,7 +256,7 @@ def _encode_split(
     nets: bool,
 ) -> Split:
     series, live = segmented.series, segmented.replay.live
-    pieces = [piece for part in past for piece in part.learned_pieces]
+    chunks = [piece for part in past for piece in part.learned_pieces]
     learned, t = (
         [part.learned for part in past],
         [part.learned.t[part.learned.request] for part in past],
@@ -279,14 +279,14 @@ def _encode_split(
         )
     labelled = LabelledRows(np.concatenate(t), labels, weight, segmented.material.label_window)
     encoder, in_time = learn_encoder(
-        Pieces.of(pieces), features, series, settings, labelled, position=position, live=live
+        Pieces.of(chunks), features, series, settings, labelled, position=position, live=live
     )
     if nets:
         all_items = replace(
             learned[0], item=np.concatenate([part.item for part in learned])
         )  # only its items are read
         encoder = add_net_columns(encoder, all_items, series)
-    train = stack_matrices(pieces, encoder, series, position=position, learned=in_time, live=live)
+    train = stack_matrices(chunks, encoder, series, position=position, learned=in_time, live=live)
     shown = stack_matrices(validation.learned_pieces, encoder, series, position=position, live=live)
     served = (
         stack_matrices(validation.learned_pieces, encoder, series, position=False, live=live)

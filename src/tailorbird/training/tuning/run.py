@@ -278,7 +278,7 @@ def _study_key(
 
 def _prepare_folder(folder: Path, *, extend: bool) -> None:
     """Keep an unfinished study, and clear a finished one."""
-    done = (folder / _DONE).exists()
+    is_complete = (folder / _DONE).exists()
     if extend:
         if not (folder / JOURNAL).exists():
             raise UsageError(
@@ -287,7 +287,7 @@ def _prepare_folder(folder: Path, *, extend: bool) -> None:
                 fix="tailorbird tune begins one",
             )
         (folder / _DONE).unlink(missing_ok=True)
-    elif done:
+    elif is_complete:
         shutil.rmtree(folder)
 
 

@@ -177,8 +177,8 @@ class Search:
 
     def run(self, budget: Budget, progress: Callable[[int, float], None]) -> None:
         """Run trials until the budget is used up; `progress` gets trials and seconds."""
-        done = self.trials()
-        trials, seconds = len(done), sum(trial.seconds for trial in done)
+        finished = self.trials()
+        trials, seconds = len(finished), sum(trial.seconds for trial in finished)
         progress(trials, seconds)
         draws = {
             running_trial.user_attrs.get("draw", place)

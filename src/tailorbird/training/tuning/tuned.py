@@ -153,8 +153,8 @@ def apply_tuned(
             if applies
             else settings
         )
-    others = ("logistic", *own_families())
-    if tuned.architecture not in (*DEEP, *others):
+    other_architectures = ("logistic", *own_families())
+    if tuned.architecture not in (*DEEP, *other_architectures):
         fix = "train without it: tailorbird train --untuned"
         raise ConfigError(
             f"{slot}.architecture: training does not know {tuned.architecture!r}",
@@ -179,9 +179,11 @@ def apply_tuned(
     )
 
 
-def _apply_gbdt_settings(base: GbdtSettings, given: Mapping[str, Any], where: str) -> GbdtSettings:
+def _apply_gbdt_settings(
+    base: GbdtSettings, overrides: Mapping[str, Any], where: str
+) -> GbdtSettings:
     names = {name: type(getattr(base, name)) for name in base.__dataclass_fields__}
-    for name, value in given.items():
+    for name, value in overrides.items():
         if name not in names:
             raise ConfigError(
                 f"trees have no setting {name!r}", where=where, fix=f"use {', '.join(names)}"
@@ -191,7 +193,7 @@ def _apply_gbdt_settings(base: GbdtSettings, given: Mapping[str, Any], where: st
             raise ConfigError(
                 f"{name}: expected a {names[name].__name__}, got {value!r}", where=where
             )
-    return replace(base, **given)
+    return replace(base, **overrides)
 
 
 def build_tuned(

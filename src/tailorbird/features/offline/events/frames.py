@@ -120,9 +120,9 @@ class Frames:
         event = self.frame.event(rows)
         unique, inverse = np.unique(event, return_inverse=True)
         tied_events = Frame(self.events.take(pa.array(unique)), hashes)
-        first = tied_events.id[tied_events.index == 0]
+        id_of_event = tied_events.id[tied_events.index == 0]
         with np.errstate(over="ignore"):
-            return first[inverse] + self.frame.index[rows].astype(np.uint64)
+            return id_of_event[inverse] + self.frame.index[rows].astype(np.uint64)
 
 
 def has_text_keys(entity: Entity) -> bool:

@@ -35,5 +35,5 @@ def ragged(start: Intps, stop: Intps) -> tuple[Intps, Int64s]:
 
 def chunked(rows: Intps, width: int) -> Iterator[Intps]:
     size = max(1, _RAGGED_MAX // width)
-    for at in range(0, len(rows), size):
-        yield rows[at : at + size]
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

@@ -57,7 +57,7 @@ def decayed_sums(
     ring = np.zeros(slots)
     newest = filled = np.int64(0)
     ring_group = np.int64(-1)
-    at = stop = np.int64(0)
+    position = stop = np.int64(0)
     last_group = np.int64(-1)
     for moment in range(low, high):
         own_group, time, bound, row = group[moment], t[moment], p[moment], order[moment]
@@ -65,14 +65,14 @@ def decayed_sums(
         total = 0.0
         if start < end:
             if own_group != last_group:
-                last_group, at, stop = own_group, start, start
+                last_group, position, stop = own_group, start, start
             tile = tile_of(time, hop, per_hop)
             stop = advance(times, stop, end, time)
-            at = advance(times, at, end, (tile - tiles) * hop)
-            slow = stop > at and running_p[stop - 1] > bound
-            if stop - at <= (limit if slow else few):
+            position = advance(times, position, end, (tile - tiles) * hop)
+            slow = stop > position and running_p[stop - 1] > bound
+            if stop - position <= (limit if slow else few):
                 units, age, tile_end = np.int64(0), np.int64(-1), np.int64(0)
-                for event in range(at, stop):
+                for event in range(position, stop):
                     if slow and event_p[event] > bound:
                         continue
                     if age < 0 or times[event] >= tile_end:
@@ -88,7 +88,7 @@ def decayed_sums(
             else:
                 # A moment reuses the tiles of the previous one and adds those since.
                 if own_group != ring_group or tile - newest > tiles:
-                    ring_group, newest, filled = own_group, tile - tiles - 1, at
+                    ring_group, newest, filled = own_group, tile - tiles - 1, position
                 while newest < tile - 1:
                     newest += 1
                     edge = advance(times, filled, end, (newest + 1) * hop)

@@ -64,8 +64,10 @@ def to_tables(events: Events, columns: Sequence[str]) -> Iterator[pa.Table]:
 def make_manifest(requests: Requests, events: Events, version: str, rows_max: int) -> Manifest:
     rows = len(requests.row_request)
     size = max(1, min(1 << 20, rows_max))
-    first = requests.row_request[np.arange(size, rows, size)] if rows else np.zeros(0, np.intp)
-    cuts = np.unique(np.concatenate(([0], first, [len(requests.t)]))).astype(np.int64)
+    first_requests = (
+        requests.row_request[np.arange(size, rows, size)] if rows else np.zeros(0, np.intp)
+    )
+    cuts = np.unique(np.concatenate(([0], first_requests, [len(requests.t)]))).astype(np.int64)
     row_cuts = np.searchsorted(requests.row_request, cuts)
     events_name = version or (
         "\n".join(sorted(events.files)) if isinstance(events, ds.FileSystemDataset) else ""

@@ -104,7 +104,7 @@ def _compute_by_time(
     for number in range(len(cuts) + 1):
         frames = Frames(spill.read_stretch(number, compacted.events), start)
         stretch_rows = own_rows[stretch == number]
-        for piece, first in enumerate(range(0, len(stretch_rows), rows_max)):
+        for piece, first_row in enumerate(range(0, len(stretch_rows), rows_max)):
             piece_name = f"{name}-{number}-{piece}"
             if not spill.is_done(piece_name):
                 _write_piece(
@@ -112,7 +112,7 @@ def _compute_by_time(
                     spill,
                     partition,
                     frames,
-                    stretch_rows[first : first + rows_max],
+                    stretch_rows[first_row : first_row + rows_max],
                     piece_name,
                     earlier_lanes,
                     compacted,
@@ -159,11 +159,11 @@ def _select_requests(
     if partition.is_by_row:
         rows, request_rows = own_rows, np.unique(requests.row_request[own_rows])
     else:
-        first, last = (
+        first_request, last_request = (
             np.searchsorted(requests.row_request, own_rows),
             np.searchsorted(requests.row_request, own_rows, side="right"),
         )
-        rows, request_rows = ragged(first, last)[0], own_rows
+        rows, request_rows = ragged(first_request, last_request)[0], own_rows
     by_row = [is_by_row(entity) for entity in plan.features.layout.entities]
     return (
         request_rows,
@@ -244,12 +244,12 @@ def _write_piece(
             spill.write_sequence(
                 features.layout.steps.index(step), name, request_rows, lanes.sequence(step)
             )
-    for kind, at, columns in (
+    for kind, positions, columns in (
         ("rows", rows, row_columns),
         ("requests", request_rows, request_columns),
     ):
         if columns:
-            spill.write_lanes(kind, name, at, columns)
+            spill.write_lanes(kind, name, positions, columns)
 
 
 def _assign_buckets(

@@ -61,9 +61,9 @@ class SequenceWindows:
         row = last[:, None] + np.arange(1 - length, 1)[None, :]
         begin = self.begin[last][:, None]
         inside = row >= begin
-        at = np.where(inside, row, 0)
-        target = np.where(inside, self.item[at] + 1, PAD)
-        before = np.maximum(at - 1, 0)
+        rows = np.where(inside, row, 0)
+        target = np.where(inside, self.item[rows] + 1, PAD)
+        before = np.maximum(rows - 1, 0)
         source = np.where(
             row > begin, self.item[before] + 1, np.where(row == begin, self.items + 1, PAD)
         )

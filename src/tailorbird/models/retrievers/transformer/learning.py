@@ -79,8 +79,10 @@ def batch_loss(
     uniform = (
         seen_items[torch.randint(0, len(seen_items), (recipe.negatives,), generator=generator)] + 1
     )
-    own = target_code[torch.randint(0, len(target_code), (recipe.negatives,), generator=generator)]
-    negative = torch.cat((uniform, own))
+    negative_codes = target_code[
+        torch.randint(0, len(target_code), (recipe.negatives,), generator=generator)
+    ]
+    negative = torch.cat((uniform, negative_codes))
     expected = recipe.negatives * (1 / len(seen_items) + share[negative - 1])
     target_logits = (state * item_vectors(target_code)).sum(dim=-1, keepdim=True)
     negative_logits = state @ item_vectors(negative).T - torch.log(expected)
@@ -107,5 +109,5 @@ def content_tokens(recipe: TransformerSettings, items: int) -> Tensor:
 
 def seen_mask(data: SequenceWindows) -> Tensor:
     """Return which items have been seen; the others are embedded by content alone."""
-    seen = np.bincount(data.item, minlength=data.items) > 0
-    return torch.from_numpy(np.concatenate(([True], seen, [True]))).float()
+    is_seen = np.bincount(data.item, minlength=data.items) > 0
+    return torch.from_numpy(np.concatenate(([True], is_seen, [True]))).float()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailorbird.events import DAY, Event
-from tailorbird.router.decide.dedup import ENTRY, SCHEMA_SQL, DedupIndex, fingerprints
+from tailorbird.router.decide.dedup import ENTRY, SCHEMA_SQL, DedupIndex, compute_fingerprints
 
 HORIZON = 7 * DAY
 
@@ -51,17 +51,17 @@ def test_fingerprints_tell_subjects_and_ids_apart():
         Event("e2", "view", user_id="1"),
         Event("1", "view", user_id="e1"),
     ]
-    prints = fingerprints(events)
+    prints = compute_fingerprints(events)
     assert prints.shape == (5, 2)
     assert len(set(prints.ravel().tolist())) == 10
     assert (
-        fingerprints([Event("e1", "click", user_id="1", anonymous_id="2")])[0] == prints[0]
+        compute_fingerprints([Event("e1", "click", user_id="1", anonymous_id="2")])[0] == prints[0]
     ).all()
-    assert fingerprints([]).shape == (0, 2)
+    assert compute_fingerprints([]).shape == (0, 2)
 
 
 def test_the_fingerprint_of_an_event_never_changes():
-    key, check = fingerprints([Event("e1", "view", user_id="1")])[0].tolist()
+    key, check = compute_fingerprints([Event("e1", "view", user_id="1")])[0].tolist()
     assert [f"{key:016x}", f"{check:016x}"] == ["d1b72f50d6289e70", "19523597e36fe1d8"]
 
 

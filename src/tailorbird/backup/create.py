@@ -23,7 +23,7 @@ from tailorbird.backup.manifest import (
     StoredFile,
     manifest_name,
 )
-from tailorbird.backup.pace import paced
+from tailorbird.backup.pace import pace_calls
 from tailorbird.backup.snapshot import (
     LakeSnapshot,
     OpenLog,
@@ -277,7 +277,7 @@ class _Backup:
             sizes[name] = file.stat().st_size
 
         with ThreadPoolExecutor(_THREADS) as pool:
-            for _ in pool.map(paced(add), lake.files.items()):
+            for _ in pool.map(pace_calls(add), lake.files.items()):
                 self._count("lake files", 1, total)
         self._files += [
             StoredFile(f"{LAKE}/{name}", sizes[name], (checksum,))
@@ -293,7 +293,7 @@ class _Backup:
         size, names = path.stat().st_size, []
         with path.open("rb") as file, ThreadPoolExecutor(_THREADS) as pool:
             while parts := [part for _ in range(_PARTS_AT_ONCE) if (part := file.read(PART_BYTES))]:
-                names += pool.map(paced(self._vault.put), parts)
+                names += pool.map(pace_calls(self._vault.put), parts)
                 self._count("store logs", sum(map(len, parts)), None)
         self._files.append(StoredFile(name, size, tuple(names)))
 

@@ -146,7 +146,7 @@ class OpenLog:
         """Copy the file by SQLite's backup API."""
         copy = apsw.Connection(str(target))
         try:
-            with sqlite.errors(self.path):
+            with sqlite.translate_errors(self.path):
                 copy.execute("PRAGMA synchronous = 0")  # A power cut ends the backup anyway.
                 backup = copy.backup("main", self.connection, "main")
                 try:
@@ -184,7 +184,7 @@ def _hold(path: Path, stack: ExitStack) -> list[OpenLog]:
         return []
     connection = sqlite.connect_reader(path)
     stack.callback(connection.close)
-    with sqlite.errors(path):
+    with sqlite.translate_errors(path):
         connection.execute("BEGIN")
         try:
             _, partition, start, _, _, end = log_row(connection)

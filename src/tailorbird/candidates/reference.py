@@ -125,7 +125,7 @@ class ReferenceTables:
         for value in sorted(weights, key=lambda value: (-weights[value], value))[:CATEGORIES_MAX]:
             for rank, (item, _) in enumerate(self.leaderboard(board, value)[0], 1):
                 scores[item] += weights[value] / rank
-        return ranked(scores, LIST_SIZE)
+        return rank_scores(scores, LIST_SIZE)
 
     # Items and users
 
@@ -219,7 +219,9 @@ class ReferenceTables:
         for age, item in enumerate(recent):
             for other, value in rows.get(item, {}).items():
                 scores[other] += value * (1 - 1 / last) ** age
-        return ranked({item: score for item, score in scores.items() if item not in recent}, 1_000)
+        return rank_scores(
+            {item: score for item, score in scores.items() if item not in recent}, 1_000
+        )
 
     def sessions(self) -> list[tuple[int, list[int]]]:
         """Return the newest sessions of two items or more, as (time of the last event, items)."""
@@ -254,7 +256,7 @@ class ReferenceTables:
         return sorted(eligible, key=lambda session: session[0])
 
 
-def ranked(scores: Mapping[int, float], limit: int) -> ScoredItems:
+def rank_scores(scores: Mapping[int, float], limit: int) -> ScoredItems:
     """Return the items with a positive score, best first, ties by key."""
     order = sorted(
         (item for item, score in scores.items() if score > 0),

@@ -200,7 +200,7 @@ class SuppressionList:
         if not any(drops):
             return body
         rows = [ERASED if drop else part for part, drop in zip(parts, drops, strict=True)]
-        return joined(rows, body, receipt.encoding)
+        return join_rows(rows, body, receipt.encoding)
 
     def line(self, line: bytes, receipt: Receipt) -> bytes:
         """Return one event in the wire format, or `ERASED`."""
@@ -249,7 +249,7 @@ def require_finished(data: Path) -> None:
         )
 
 
-def joined(parts: Sequence[bytes], body: bytes, encoding: str) -> bytes:
+def join_rows(parts: Sequence[bytes], body: bytes, encoding: str) -> bytes:
     """Return the rows of a body put together as `split` takes them apart."""
     if encoding == "ndjson":
         return b"\n".join(parts)

@@ -24,7 +24,7 @@ _ENCODED_BEFORE = re.compile(rb"%[0-9A-Fa-f]{2}\Z|\\[bfnrt]\Z|\\u[0-9A-Fa-f]{4}\
 _NUMBER_BEFORE = re.compile(rb"[:,\[]\s?-?\Z|[0-9]\.\Z")  # of JSON, without quotes: a measure
 
 
-def forms(text: str) -> set[bytes]:
+def encoded_forms(text: str) -> set[bytes]:
     """Return the text as it is, as JSON escapes it and as URLs encode it."""
     raw = text.encode(errors="surrogatepass")
     escaped = json.dumps(text)[1:-1]
@@ -97,7 +97,7 @@ class IdMatcher:
     def __init__(self, ids: Collection[str]) -> None:
         long = [id_ for id_ in ids if len(id_) >= EMBEDDED_ID_LENGTH_MIN]
         self._numbers = frozenset(long_id.encode() for long_id in long if is_number(long_id))
-        self._matcher = StringMatcher({form for long_id in long for form in forms(long_id)})
+        self._matcher = StringMatcher({form for long_id in long for form in encoded_forms(long_id)})
         self.longest = self._matcher.longest
 
     def find(self, data: bytes) -> list[tuple[int, int]]:

@@ -33,7 +33,7 @@ from tailorbird.features.declare.declarations import VECTOR_NAMES
 from tailorbird.ranking.encode.computed import Keys, RaggedLike, Rows, Times
 from tailorbird.retrieval import Found, Index
 from tailorbird.retrieval.inverted import ProbeResult
-from tailorbird.retrieval.sequences import PAD, START, windows
+from tailorbird.retrieval.sequences import PAD, START, recent_windows
 from tailorbird.retrieval.vectors import ItemVectors, largest_indices
 
 Matrix = npt.NDArray[np.float32]
@@ -180,7 +180,7 @@ class Space:
             offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
             newest = np.arange(offsets[-1]) + np.repeat(sequences.offsets[1:] - offsets[1:], size)
             item, ts = sequences.item[newest], sequences.ts[newest]
-        row, gap = windows(
+        row, gap = recent_windows(
             offsets,
             np.where(item != 0, self.index.find(item), -1).astype(np.int64),
             ts,

@@ -19,7 +19,7 @@ NO_GAP = 32
 GAPS = NO_GAP + 1
 
 
-def windows(offsets: Ints, row: Ints, ts: Ints, length: int) -> tuple[Ints, Ints]:
+def recent_windows(offsets: Ints, row: Ints, ts: Ints, length: int) -> tuple[Ints, Ints]:
     """Return rows and gaps, shape (questions, length) each; unknown items are skipped.
 
     Args:

@@ -66,7 +66,7 @@ class Spelling:
         return max(self.counts.get(stem, 0), self.count_elsewhere(stem))
 
 
-def corrections(words: Sequence[str], spelling: Spelling) -> list[str]:
+def suggest_corrections(words: Sequence[str], spelling: Spelling) -> list[str]:
     """Return likely corrections of query words, as stems in lower case."""
     stems: dict[str, None] = {}
     checked_words = 0

@@ -29,7 +29,7 @@ import numpy.typing as npt
 import tantivy
 
 from tailorbird.retrieval.columns import Column, TextColumn
-from tailorbird.retrieval.spelling import Spelling, corrections
+from tailorbird.retrieval.spelling import Spelling, suggest_corrections
 from tailorbird.retrieval.synonyms import Phrase, split_words
 
 # Field and weight: a word in the title says more than one in the description.
@@ -206,7 +206,7 @@ class TextIndex:
             return np.zeros(0, np.intp), np.zeros(0)
         if corrected_stems is None:
             with _panics_as_errors():
-                corrected_stems = corrections(typed_words, self.spelling)
+                corrected_stems = suggest_corrections(typed_words, self.spelling)
         exact = self._search(
             words + "".join(f' "{" ".join(phrase)}"^{SYNONYM_WEIGHT}' for phrase in synonyms),
             limit,

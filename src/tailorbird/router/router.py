@@ -125,7 +125,7 @@ class Router:
         for source in self._sources.values():
             if source.reader is not None:
                 source.reader.close()
-        with sqlite.decoding(Path(connection.filename)):
+        with sqlite.translate_decoding(Path(connection.filename)):
             rows = connection.execute(
                 "SELECT id, producer, offset, newest FROM raw_position ORDER BY producer"
             ).fetchall()
@@ -168,7 +168,7 @@ class Router:
         )
         first_p = self._log.end()
         accepted = arrivals.without(list(original_by_row)) if original_by_row else arrivals
-        with sqlite.errors(Path(self._log.connection.filename)):
+        with sqlite.translate_errors(Path(self._log.connection.filename)):
             batch = route(accepted, self._memory, self._plan, first_p)
         self._memory.dedup_index.add(accepted.entries)
         refused, duplicates = arrivals.refused, self._to_duplicates(arrivals, original_by_row)

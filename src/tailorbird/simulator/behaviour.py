@@ -116,7 +116,7 @@ def dwell_seconds(rng: np.random.Generator, utility: Floats, quality: Floats) ->
     )
 
 
-def pleasure(clicks: Floats, quality: Floats, purchases: Floats) -> Floats:
+def list_pleasure(clicks: Floats, quality: Floats, purchases: Floats) -> Floats:
     """Return the pleasure of a list from clicks, summed quality of clicked items, and purchases."""
     return np.minimum(clicks, 2.0) * 0.8 + 0.15 * quality + 0.6 * purchases
 

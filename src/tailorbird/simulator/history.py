@@ -23,10 +23,10 @@ from tailorbird.simulator.traffic import (
     Requests,
     Slates,
     Visits,
+    draw_reactions,
     draw_requests,
     draw_visits,
-    pleasures,
-    respond,
+    list_pleasures,
 )
 from tailorbird.simulator.wire import Arrival, Dirt, EventFactory, Network, write_lines
 from tailorbird.simulator.world import Ints
@@ -107,7 +107,7 @@ class History:
         visits = draw_visits(rng, taste.users, self.population, day, weekday)
         requests = draw_requests(rng, visits, taste, self._search_box, available)
         shown = self._policy.choose(rng, requests)
-        outcome = respond(rng, taste, self._search_box, requests, shown.items)
+        outcome = draw_reactions(rng, taste, self._search_box, requests, shown.items)
         self._policy.learn(
             shown.items[np.arange(shown.items.shape[1]) < outcome.seen[:, None]],
             shown.items[outcome.click],
@@ -116,7 +116,9 @@ class History:
         arrivals += self._simulate_requests(requests, shown, outcome)
         arrivals += self._simulate_registrations(visits, requests)
         arrivals += self._simulate_bot(day, available)
-        self.population.update_satisfaction(requests.user, pleasures(taste, shown.items, outcome))
+        self.population.update_satisfaction(
+            requests.user, list_pleasures(taste, shown.items, outcome)
+        )
         self.population.remove_leavers(rng, np.unique(visits.user))
         self._visits += len(visits.user)
         self.requests += len(requests.user)

@@ -305,7 +305,8 @@ class LiveTraffic:
                 arrivals += send({**event, **base, "item_id": shown[position]}, user=user)
         quality = self._taste.items.quality[items[0, positions]].sum()
         self.population.update_satisfaction(
-            user_index, behaviour.pleasure(np.array([len(positions)]), quality, np.array([bought]))
+            user_index,
+            behaviour.list_pleasure(np.array([len(positions)]), quality, np.array([bought])),
         )
         return arrivals
 

@@ -116,7 +116,7 @@ def draw_target_items(
     return sample[np.arange(len(user)), best]
 
 
-def respond(
+def draw_reactions(
     rng: np.random.Generator,
     taste: Taste,
     search_box: SearchBox | None,
@@ -145,7 +145,7 @@ def respond(
     return Outcome(is_seen, click, cart, purchase, dwell)
 
 
-def pleasures(taste: Taste, items: Ints, outcome: Outcome) -> Floats:
+def list_pleasures(taste: Taste, items: Ints, outcome: Outcome) -> Floats:
     """Return the pleasure of each list, shape (n,)."""
     quality = (outcome.click * taste.items.quality[items]).sum(axis=1)
-    return behaviour.pleasure(outcome.click.sum(axis=1), quality, outcome.purchase.sum(axis=1))
+    return behaviour.list_pleasure(outcome.click.sum(axis=1), quality, outcome.purchase.sum(axis=1))

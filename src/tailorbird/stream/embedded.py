@@ -105,7 +105,7 @@ class EmbeddedWriter:
         self._checkpoint_failed = self._unsettled = False
         self._in_transaction = False
         self.set_aside: list[Path] = []
-        with sqlite.errors(path):
+        with sqlite.translate_errors(path):
             if expected_end > first and not path.exists():
                 note = msgspec.msgpack.encode([])
                 self.set_aside.append(set_lost_log_aside(path, first, expected_end, note))
@@ -149,7 +149,7 @@ class EmbeddedWriter:
     def _create_tables(self, partition: str, first: int) -> None:
         with self.connection:
             self.connection.execute(TABLES)
-            row = (FORMAT, partition, first, chain.origin(partition), first, first)
+            row = (FORMAT, partition, first, chain.origin_sum(partition), first, first)
             self.connection.execute("INSERT OR IGNORE INTO log VALUES (1, ?, ?, ?, ?, ?, ?)", row)
 
     def _open(self, partition: str, damaged_tail: str) -> None:
@@ -180,7 +180,7 @@ class EmbeddedWriter:
         before = self._end, self._crc
         self._in_transaction = True
         try:
-            with sqlite.errors(self.path):
+            with sqlite.translate_errors(self.path):
                 self.connection.execute("BEGIN IMMEDIATE")
                 yield self.connection
         except BaseException:
@@ -195,7 +195,7 @@ class EmbeddedWriter:
         committed = False
         try:
             faults.at("stream.before_commit")
-            with sqlite.errors(self.path):
+            with sqlite.translate_errors(self.path):
                 self.connection.execute("COMMIT")
             committed = True
             faults.at("stream.after_commit")
@@ -231,7 +231,7 @@ class EmbeddedWriter:
         if self._checkpoint_failed or sqlite.wal_bytes(self.path) > sqlite.CHECKPOINT_BYTES:
             faults.at("stream.before_checkpoint")
             self._checkpoint_failed = True
-            with sqlite.errors(self.path):
+            with sqlite.translate_errors(self.path):
                 (sqlite.settle if self._unsettled else sqlite.checkpoint)(
                     self.connection, self.path
                 )
@@ -265,7 +265,7 @@ class EmbeddedWriter:
                 (self._end, block.kind, block.rows, self._crc, block.receipt, block.payload)
             )
             self._end += block.rows
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             self.connection.executemany(
                 f"INSERT INTO block({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", rows
             )
@@ -334,7 +334,7 @@ class EmbeddedWriter:
         """Return the disk space of a log without blocks; without effect if it has some."""
         self._check_usable()
         try:
-            with sqlite.errors(self.path):
+            with sqlite.translate_errors(self.path):
                 if self.connection.execute("SELECT 1 FROM block LIMIT 1").fetchone() is None:
                     self.connection.execute("VACUUM")
                     sqlite.checkpoint(
@@ -361,7 +361,7 @@ class EmbeddedWriter:
         """Checkpoint, close the file and release the lock."""
         try:
             if not self._failure:
-                with sqlite.errors(self.path):
+                with sqlite.translate_errors(self.path):
                     sqlite.checkpoint(self.connection, self.path, truncate=True)
         except StorageError as error:
             if not _is_full(error):

@@ -55,7 +55,7 @@ class EmbeddedReader:
     def _connect(self) -> None:
         path = self.path
         self._version = -1
-        with sqlite.errors(path):
+        with sqlite.translate_errors(path):
             self._file = _file_identity(path)
             self.connection = sqlite.connect_reader(path)
             try:
@@ -105,7 +105,7 @@ class EmbeddedReader:
     def snapshot(self) -> Iterator[apsw.Connection]:
         """Read the log and its owner's tables as of one moment within the block."""
         self._reopen_if_replaced()
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             self.connection.execute("BEGIN")
             try:
                 yield self.connection
@@ -137,11 +137,11 @@ class EmbeddedReader:
         return max(log_row(self.connection)[5], end)
 
     def start(self) -> int:
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             return log_row(self.connection)[2]
 
     def pruned(self) -> bool:
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             _, _, first_position, _, origin, _ = log_row(self.connection)
         return first_position > origin
 
@@ -182,7 +182,7 @@ class EmbeddedReader:
 
     def changed(self) -> bool:
         self._reopen_if_replaced()
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             version = self.connection.execute("PRAGMA data_version").get
         changed = version != self._version
         self._version = version

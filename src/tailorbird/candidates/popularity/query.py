@@ -20,7 +20,7 @@ RECENT = 64
 LIST_MAX = 500  # of a list over several categories
 
 
-def popular(tables: CandidateTables, request: CandidateRequest, board: Board) -> RankedList:
+def query_popular(tables: CandidateTables, request: CandidateRequest, board: Board) -> RankedList:
     """Return the most popular items by traffic share, of the request's segment if large enough."""
     if board.segment == "category":
         return _popular_in_categories(tables, request, board)

@@ -7,7 +7,7 @@ from tailorbird.candidates.protocol import EMPTY_LIST, CandidateRequest, RankedL
 LIST_MAX = 500
 
 
-def repeat(request: CandidateRequest) -> RankedList:
+def query_repeat(request: CandidateRequest) -> RankedList:
     """Return the distinct items of the user's sequence, scored by frequency."""
     keys = request.recent[request.recent != 0][::-1]
     if not len(keys):

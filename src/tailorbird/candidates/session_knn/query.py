@@ -13,7 +13,7 @@ from tailorbird.candidates.protocol import (
 LIST_MAX = 500
 
 
-def session_knn(tables: CandidateTables, request: CandidateRequest, method: str) -> RankedList:
+def query_sessions(tables: CandidateTables, request: CandidateRequest, method: str) -> RankedList:
     """Return the items of the nearest sessions, without those of the user's own session."""
     sessions = tables.sessions()
     if sessions is None or not len(request.recent):

@@ -63,17 +63,17 @@ def convert(record: Any, place: str) -> list[Event]:
     """Convert a user, an item or a feedback record."""
     fields = as_record(record)
     if "FeedbackType" in fields:
-        return [feedback(fields)]
+        return [convert_feedback(fields)]
     if "ItemId" in fields:
-        return [item(fields, place)]
+        return [convert_item(fields, place)]
     if "UserId" in fields:
-        return [user(fields, place)]
+        return [convert_user(fields, place)]
     raise UnreadableError(
         "missing", "$.UserId", "expected FeedbackType, ItemId or UserId: is this Gorse's?"
     )
 
 
-def feedback(fields: Record) -> Event:
+def convert_feedback(fields: Record) -> Event:
     """Convert a feedback record to an event.
 
     The same feedback at the same time always is the same event, from a file or by the API.
@@ -102,7 +102,7 @@ def feedback(fields: Record) -> Event:
     )
 
 
-def item(fields: Record, event_id: str) -> Event:
+def convert_item(fields: Record, event_id: str) -> Event:
     """Convert an item to its profile.
 
     `category` is its first category, since single-valued attributes are more useful.
@@ -139,7 +139,7 @@ def _parse_hidden(value: Any) -> bool:
     return bool(value)
 
 
-def user(fields: Record, event_id: str) -> Event:
+def convert_user(fields: Record, event_id: str) -> Event:
     """Convert a user to a profile."""
     properties = _read_properties(nonempty_fields(fields, ("UserId",)))
     return Event(

@@ -23,11 +23,11 @@ from tailorbird.features.declare.scalars import number_of
 from tailorbird.features.event_columns.fields import (
     JsonColumn,
     category_key,
-    floats,
+    compute_weekdays,
     integer_keys,
     query_keys,
     text_keys,
-    weekdays,
+    to_floats,
 )
 from tailorbird.features.expr.expression import Expression
 
@@ -217,7 +217,7 @@ class Frame:
             if "." in name:
                 values = self._convert_attribute(name, number_of, np.nan)
             elif name == "weekday":
-                values = weekdays(self.ts, self.number("local_hour"))
+                values = compute_weekdays(self.ts, self.number("local_hour"))
             else:
                 values = self._finite_column(name)
             if name == "position":  # Items shown at once have their index as position.
@@ -233,7 +233,7 @@ class Frame:
         """Return a column of the table; non-finite or too large values are missing, as in a
         profile.
         """
-        values = floats(self._table[name])
+        values = to_floats(self._table[name])
         if (
             len(values) and values.max() <= NUMBER_MAX and values.min() >= -NUMBER_MAX
         ):  # Both comparisons are False if there is any NaN.

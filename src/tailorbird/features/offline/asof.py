@@ -89,7 +89,7 @@ class Timeline:
         sums[:, 0] = 0
         for row, column in zip(sums, values, strict=True):
             kernels.run_parallel(kernels.gather, len(self), column, self.order, row[1:])
-            kernels.accumulate(row)
+            kernels.accumulate_sums(row)
         return sums
 
     def at(self, keys: Keys, t: Int64s, p: Int64s) -> "Moments":
@@ -166,7 +166,7 @@ class Moments:
         timeline = self.timeline
         edge, first_in_flight = np.empty(len(times), np.intp), np.empty(len(times), np.intp)
         kernels.run_parallel(
-            kernels.edges, len(times), self.entity, times, timeline.starts, timeline.ts, edge
+            kernels.write_edges, len(times), self.entity, times, timeline.starts, timeline.ts, edge
         )
         kernels.run_parallel(
             kernels.in_flight,

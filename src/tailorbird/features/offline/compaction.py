@@ -25,7 +25,7 @@ from tailorbird.features.arithmetic.sketch import registers_and_ranks
 from tailorbird.features.event_columns.extracts import Extract, tile_values
 from tailorbird.features.layout.layout import PEAKS, EntityLayout, Profile, Ring, Source, Spot
 from tailorbird.features.offline.events.frames import Frames
-from tailorbird.features.offline.hashing import identities
+from tailorbird.features.offline.hashing import identify_texts
 from tailorbird.features.offline.timelines import sources_of
 
 Int64s = npt.NDArray[np.int64]
@@ -165,7 +165,7 @@ class CompactedHistory:
         of_type = pc.and_(pc.equal(table["type"], profile.type), table["counts"]).to_numpy()
         events = np.flatnonzero(of_type)
         ids = table["item_id" if profile.type == "item" else "user_id"].take(pa.array(events))
-        key = identities(ids, start=frames.start)
+        key = identify_texts(ids, start=frames.start)
         is_requested = _is_among(request_keys, key)
         events, key = events[is_requested], key[is_requested]
         is_settled = table["p"].to_numpy()[events] <= p

@@ -13,7 +13,7 @@ import pyarrow as pa
 from tailorbird.features.declare.scalars import query_text, text_of
 from tailorbird.features.event_columns.fields import parsed_json
 from tailorbird.features.offline.bulk import Requests
-from tailorbird.features.offline.hashing import hashes
+from tailorbird.features.offline.hashing import hash_texts
 
 Keys = npt.NDArray[np.uint64]
 
@@ -29,7 +29,7 @@ def texts_by_hash(requested: Keys, requests: Requests, events: Iterable[pa.Table
     for texts in _read_texts(requests, events):
         if not len(remaining):
             break
-        keys = hashes(texts)
+        keys = hash_texts(texts)
         is_match = np.isin(keys, remaining)
         if is_match.any():
             tables.append(

@@ -30,9 +30,9 @@ from tailorbird.features.offline.asof_runs import COMPILED, LastRuns
 from tailorbird.features.offline.bulk import RaggedSequence, Requests
 from tailorbird.features.offline.compaction import CompactedHistory
 from tailorbird.features.offline.events.frames import AllRunEvents, Frames, has_text_keys
-from tailorbird.features.offline.events.ragged import ragged
+from tailorbird.features.offline.events.ragged import concatenate_ranges
 from tailorbird.features.offline.events.series import Series
-from tailorbird.features.offline.hashing import hashes, identities
+from tailorbird.features.offline.hashing import hash_texts, identify_texts
 from tailorbird.features.offline.kernels.windows import THREADS
 from tailorbird.features.offline.positions import positions_of_keys
 from tailorbird.features.offline.request_context import RequestContext, keys_of_texts
@@ -189,7 +189,9 @@ class PastLanes:
         """Compute the columns that compiled loops derive from each run."""
         if not steps:
             return
-        request_session = self.context.text_keys("session", partial(identities, start=self._start))
+        request_session = self.context.text_keys(
+            "session", partial(identify_texts, start=self._start)
+        )
         columns, deferred = runs.compute(steps, request_session)
         self._run_columns.update(
             (step.name, column) for step, column in zip(steps, columns.T, strict=True)
@@ -213,7 +215,9 @@ class PastLanes:
         """Compute other columns over last events, in chunks: a run may have 100 events."""
         if not steps:
             return
-        request_session = self.context.text_keys("session", partial(identities, start=self._start))
+        request_session = self.context.text_keys(
+            "session", partial(identify_texts, start=self._start)
+        )
         candidates = {
             step.name: self._candidate_values(step) for step in steps if step.operation == "seen"
         }
@@ -236,7 +240,7 @@ class PastLanes:
                 if step.name not in candidates:
                     self._run_columns[step.name][rows] = runs.column(step)
                     continue
-                picks, offsets = ragged(np.append(0, ends)[rows], ends[rows])
+                picks, offsets = concatenate_ranges(np.append(0, ends)[rows], ends[rows])
                 candidate_rows = by_request[picks]
                 request = np.repeat(np.arange(len(rows)), np.diff(offsets))
                 self._run_columns[step.name][candidate_rows] = runs.seen(
@@ -250,7 +254,7 @@ class PastLanes:
     def _candidate_values(self, step: Step) -> Keys:
         """Return the value of each row's item that is compared with the last events."""
         if len(step.spots) == 1:
-            return keys_of_texts(self._requests.row_item, self.rows, hashes)
+            return keys_of_texts(self._requests.row_item, self.rows, hash_texts)
         return self._values[step.spots[1]].view(np.uint64)
 
     def keys_of(self, entity: int) -> Keys:
@@ -259,7 +263,11 @@ class PastLanes:
 
     def _entity_keys(self, layout: EntityLayout, by_row: bool) -> tuple[Keys, Bools]:
         count = self.rows if by_row else len(self._times[0])
-        keyed = partial(identities, start=self._start) if has_text_keys(layout.entity) else hashes
+        keyed = (
+            partial(identify_texts, start=self._start)
+            if has_text_keys(layout.entity)
+            else hash_texts
+        )
         parts = [
             self.key_field(layout, index, by_row, keyed)
             for index in range(len(layout.entity.fields))
@@ -280,7 +288,7 @@ class PastLanes:
         if p.ndim == 1:
             return self._to_rows(p, not by_row)
         parts = [
-            self.key_field(layout, index, by_row, hashes)
+            self.key_field(layout, index, by_row, hash_texts)
             for index in range(len(layout.entity.fields))
         ]
         request_of = self._row_request if by_row else np.arange(len(p))

@@ -43,7 +43,7 @@ from tailorbird.features.offline.partition.lanes import (
     compute_partition,
 )
 from tailorbird.features.offline.parts import Folder
-from tailorbird.features.offline.spill import Spill, partitions
+from tailorbird.features.offline.spill import Spill, order_partitions
 
 MEMORY_BYTES = 2 << 30
 
@@ -126,10 +126,11 @@ def _compute_parts(
             return
         spill = Spill(folder, plan.memory_bytes)
         spill.write_buckets(
-            {partition_.field for partition_ in partitions(plan.features)}, chain(tables, remaining)
+            {partition_.field for partition_ in order_partitions(plan.features)},
+            chain(tables, remaining),
         )
         del tables
-    for number, partition in enumerate(partitions(plan.features)):
+    for number, partition in enumerate(order_partitions(plan.features)):
         compute_partition(plan, spill, number, partition)
     for part in parts:
         part_requests = _part_requests(plan, parts_folder, part)

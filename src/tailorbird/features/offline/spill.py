@@ -60,7 +60,7 @@ class Partition:
         return self.field is not None and self.field.partition(".")[0] == "item"
 
 
-def partitions(features: FeatureSet) -> list[Partition]:
+def order_partitions(features: FeatureSet) -> list[Partition]:
     """Return the partitions of all entities; those that read profile attributes come after the
     profiles.
     """

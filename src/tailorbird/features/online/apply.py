@@ -83,7 +83,7 @@ class Change:
     added_bytes: int
 
 
-def additions(records: Records, frame: Frame, part: KeyPart = ALL_KEYS) -> Batch:
+def compute_additions(records: Records, frame: Frame, part: KeyPart = ALL_KEYS) -> Batch:
     """Return what the frame adds to the entities of the part."""
     extracts = _compute_extracts(records, frame, part)
     distinct = {id(batch): batch for _, batch in extracts}

@@ -34,7 +34,7 @@ from tailorbird.features.event_columns.columns import Frame
 from tailorbird.features.event_columns.fields import TextHashCache
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.online.receipts import CHOSEN, LEFT_OUT, events_of, is_only_in_lake
-from tailorbird.features.state.accumulators import Accumulator, accumulators
+from tailorbird.features.state.accumulators import Accumulator, build_accumulators
 from tailorbird.features.state.key_partition import part_numbers
 from tailorbird.features.state.progress import Figures, write_shuffle_figures
 from tailorbird.stream import (
@@ -102,7 +102,7 @@ class Shuffle:
         self._accumulators: list[Accumulator] = [
             accumulator
             for layout in features.layout.entities
-            for accumulator in accumulators(layout)
+            for accumulator in build_accumulators(layout)
         ]
 
     def step(self, rows_max: int = ROWS_MAX) -> ShuffleReport:

@@ -30,9 +30,13 @@ from tailorbird.features.event_columns.columns import Frame
 from tailorbird.features.event_columns.fields import TextHashCache
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.online.aliases import aliases_of
-from tailorbird.features.online.apply import HOT_MANY, HOT_ONE, Change, HotKeys, additions
+from tailorbird.features.online.apply import HOT_MANY, HOT_ONE, Change, HotKeys, compute_additions
 from tailorbird.features.online.commit import write_commit
-from tailorbird.features.online.copied_state import measure_state, open_copied_state, republish
+from tailorbird.features.online.copied_state import (
+    measure_state,
+    open_copied_state,
+    republish_records,
+)
 from tailorbird.features.online.crash_loop import StartMarker
 from tailorbird.features.online.idle_entities import evict_idle
 from tailorbird.features.online.receipts import events_of, is_only_in_lake
@@ -224,7 +228,7 @@ class FeatureWorker:
             UsageError: this worker has no copies.
             StorageError: the server cannot be reached, or another process publishes there.
         """
-        return republish(self._store, progress)
+        return republish_records(self._store, progress)
 
     def needs_history(self) -> bool:
         """Return whether the log alone cannot bring this state up to date.
@@ -363,7 +367,7 @@ class FeatureWorker:
     def _commit(self, table: pa.Table, position: Position) -> Frame:
         """Apply a table of events, and move to `position`, numbered as the next commit."""
         frame = Frame(table, repeated=self._text_hashes)
-        batches = [additions(records, frame, self.part) for records in self._records]
+        batches = [compute_additions(records, frame, self.part) for records in self._records]
         aliases = aliases_of(table, self.part)
         before = self.position
         newest = int(frame.ts.max(initial=0))

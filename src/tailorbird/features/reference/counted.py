@@ -39,7 +39,7 @@ from tailorbird.features.declare.scalars import category, evaluate, float32, num
 from tailorbird.features.reference.moments import Moment, Row
 
 
-def counted(moment: Moment, feature: Counted) -> float | int:
+def count_value(moment: Moment, feature: Counted) -> float | int:
     """Return the value, rounded to float32, or a category, of an entity that the request has."""
     if isinstance(feature, Last | First):
         return last_or_first(moment, feature)

@@ -220,7 +220,7 @@ class Profiles:
         )
 
 
-def accumulators(layout: EntityLayout) -> list[Accumulator[Any]]:
+def build_accumulators(layout: EntityLayout) -> list[Accumulator[Any]]:
     """Return all accumulators of an entity, in the order of its lanes."""
     all_accumulators: list[Accumulator[Any]] = []
     all_accumulators += [

@@ -47,7 +47,7 @@ from tailorbird.features.state.accumulators import (
     Part,
     Readable,
     Sequences,
-    accumulators,
+    build_accumulators,
 )
 from tailorbird.features.state.key_partition import ALL_KEYS, KeyPart
 from tailorbird.features.state.packing import Packing
@@ -181,7 +181,7 @@ def expired_commit_keys(position: Position) -> list[bytes]:
     return [_commit_key(position.commit - COMMITS_MAX)] if position.commit > COMMITS_MAX else []
 
 
-def commits(snapshot: Snapshot) -> Iterator[tuple[int, int, int]]:
+def read_commits(snapshot: Snapshot) -> Iterator[tuple[int, int, int]]:
     """Yield (commit, p, written_at) of each commit, oldest first."""
     for key, value in snapshot.scan(COMMITS):
         yield int.from_bytes(key[1:], "big"), *_COMMIT.unpack(value)
@@ -237,7 +237,7 @@ class Records:
 
     def __init__(self, layout: EntityLayout) -> None:
         self.layout = layout
-        self.accumulators: list[Accumulator[Any]] = accumulators(layout)
+        self.accumulators: list[Accumulator[Any]] = build_accumulators(layout)
         self._packing = Packing(layout)
         self._tiles = Tiles(layout)
         self._index = layout.index.to_bytes(2, "big")

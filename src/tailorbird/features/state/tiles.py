@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tailorbird import faults
 from tailorbird.features.arithmetic.finish import DECAY_WEIGHTS
-from tailorbird.features.arithmetic.sketch import Registers, summary
+from tailorbird.features.arithmetic.sketch import Registers, summarise_registers
 from tailorbird.features.layout.layout import PEAKS, DistinctValues, EntityLayout, Sketch
 
 Int64s = npt.NDArray[np.int64]
@@ -107,7 +107,12 @@ class Tiles:
         self._weights = np.array(DECAY_WEIGHTS)
         # The readings without any event.
         self._none = [
-            (window, summary(np.zeros((1, layout.sketches[window.sketch].registers), np.uint8)))
+            (
+                window,
+                summarise_registers(
+                    np.zeros((1, layout.sketches[window.sketch].registers), np.uint8)
+                ),
+            )
             for window in layout.distincts
         ]
 
@@ -280,7 +285,7 @@ class _Entries:
         union = np.zeros(len(starts) * self.sketch.registers, np.uint8)
         np.maximum.at(union, register_index, rank)
         rows = row[starts]
-        summaries = summary(union.reshape(-1, self.sketch.registers))
+        summaries = summarise_registers(union.reshape(-1, self.sketch.registers))
         readings[rows, window.reading_lane], readings[rows, window.reading_lane + 1] = summaries
         # A register changes when the youngest tile with its maximum expires. The first change of
         # any register counts.

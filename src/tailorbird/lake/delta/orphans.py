@@ -48,7 +48,7 @@ class Orphan:
     remedy: str
 
 
-def versions(path: Storage) -> list[int]:
+def list_versions(path: Storage) -> list[int]:
     """Return the versions with a commit file in the log of a table."""
     log = path / "_delta_log"
     names = [entry.name for entry in log.iterdir()] if log.is_dir() else []
@@ -97,7 +97,9 @@ def orphan_commits(path: Storage, commits: Mapping[int, Line]) -> list[tuple[int
 
     A complete commit of our own that the ledger does not know was made just now, or before a crash.
     """
-    later_versions = [version for version in versions(path) if version > max(commits, default=-1)]
+    later_versions = [
+        version for version in list_versions(path) if version > max(commits, default=-1)
+    ]
     faults = [
         (version, unknown_commit_fault(commit_path(path, version).read_bytes(), version))
         for version in later_versions
@@ -118,7 +120,7 @@ def are_all_foreign(commits: list[tuple[int, str]]) -> bool:
     return all(fault == FOREIGN for _, fault in commits)
 
 
-def remedy(path: Storage, *, at_start: bool) -> str:
+def describe_remedy(path: Storage, *, at_start: bool) -> str:
     """Return the remedy for orphans in the log of a table.
 
     Args:
@@ -140,7 +142,7 @@ def find_orphans(path: Storage, own_commits: Mapping[int, Line]) -> list[Orphan]
     if not (log := path / "_delta_log").is_dir():
         return []
     commits = orphan_commits(path, own_commits)
-    orphan_remedy = remedy(
+    orphan_remedy = describe_remedy(
         path, at_start=are_all_foreign(commits) or len(commits) == 1
     )  # A crash may leave a torn one.
     orphans = [
@@ -225,7 +227,7 @@ def data_files(file: Storage, named: Collection[str]) -> list[str]:
     return [path for path in _added_files(data) if path not in named and (table / path).is_file()]
 
 
-def brought(folder: Storage) -> set[Storage]:
+def files_brought_by(folder: Storage) -> set[Storage]:
     """Return the data files that `set_aside` moved into a folder with an orphan commit.
 
     The lake never had their rows.

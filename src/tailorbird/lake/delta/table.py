@@ -36,7 +36,7 @@ from tailorbird.lake.delta.schema import missing_columns
 from tailorbird.lake.delta.vacuum import VacuumReport
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import File, Ledger, Line
-from tailorbird.lake.tables import TableSpec, aligned
+from tailorbird.lake.tables import TableSpec, align_columns
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
 
@@ -244,7 +244,7 @@ class DurableTable:
             The number of files that it saved.
         """
         now = self._clock.now()
-        tables = [aligned(self._read(file), self.spec.file_schema) for file in group.files]
+        tables = [align_columns(self._read(file), self.spec.file_schema) for file in group.files]
         rows = pa.concat_tables(tables)
         if rows.num_rows != sum(file.rows for file in group.files):
             raise DamageError(
@@ -303,7 +303,7 @@ class DurableTable:
             with self._reading_errors(file):
                 parquet = self._open_table(file)
                 rows_before = parquet.read()
-            rows = change(aligned(rows_before, self.spec.file_schema))
+            rows = change(align_columns(rows_before, self.spec.file_schema))
             progress(1)
             if rows is None:
                 continue

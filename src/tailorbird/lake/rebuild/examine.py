@@ -133,7 +133,10 @@ class Examiner:
                 positions = load_positions(self._lake)
                 beyond = next(beyond_logs(positions, ends_of(self._stream)), None)
                 # If a commit says so too, it is the log that has lost rows.
-                if beyond is None or reached(self._ledger, beyond[0]).get(beyond[1], 0) > beyond[3]:
+                if (
+                    beyond is None
+                    or reached_positions(self._ledger, beyond[0]).get(beyond[1], 0) > beyond[3]
+                ):
                     return positions
                 table, log, position, end = beyond
                 fault = (
@@ -144,7 +147,7 @@ class Examiner:
         source = "ledger, manifest and tables"
         self._plan.rebuilt.append(Rebuilt(str(self._lake / FILE), fault, source))
         self._result.evidence[FILE] = [(FILE, "")]
-        ends = {name: reached(self._ledger, name) for name in TABLES if name != MIRROR}
+        ends = {name: reached_positions(self._ledger, name) for name in TABLES if name != MIRROR}
         # Nothing is safe to delete until the role says so again.
         self._result.positions = Positions(
             tables={name: of_table for name, of_table in ends.items() if of_table},
@@ -206,7 +209,9 @@ class Examiner:
                 intact.add(name, rows)
             self._plan_table(name, [missing.EVENTS] if len(rows) else [])
         if intact.corrupt_files("answers"):
-            logs = reached(self._ledger, "answers") | self._positions.tables.get("answers", {})
+            logs = reached_positions(self._ledger, "answers") | self._positions.tables.get(
+                "answers", {}
+            )
             ends = {log: self._loaded_end("answers", log) for log in logs}
             intact.add("answers", missing.recover_answers(self._stream, intact, ends))
         self._plan_table("answers", [missing.ANSWER_LOGS] if "answers" in intact.recovered else [])
@@ -216,7 +221,7 @@ class Examiner:
     def _loaded_end(self, name: str, log: str) -> int:
         """Return the position of a log up to which a table has it; the role loads the rest."""
         stored = self._positions.tables.get(name, {}).get(log, 0)
-        return max(stored, reached(self._ledger, name).get(log, 0))
+        return max(stored, reached_positions(self._ledger, name).get(log, 0))
 
     def _rows_in_no_table(self) -> dict[str, int]:
         files: dict[str, list[Archived]] = {}
@@ -320,7 +325,7 @@ class Examiner:
                 yield folder
 
 
-def reached(ledger: Ledger, name: str) -> dict[str, int]:
+def reached_positions(ledger: Ledger, name: str) -> dict[str, int]:
     """Return for each log of a table the position up to which its commits have it."""
     ends: dict[str, int] = {}
     for line in ledger.commits(name).values():

@@ -7,7 +7,7 @@
 A corrupt routed log is not rebuilt: the router's index of events is in the same file.
 
 The new log is written next to the old one, under a name that marks it as complete once it is.
-`finish` then puts it in place, and continues that after a crash.
+`finish_rebuild` then puts it in place, and continues that after a crash.
 """
 
 import os
@@ -52,7 +52,7 @@ def log_corruption(path: Path) -> str | None:
             position = reader.start()
             while blocks := reader.read(position):
                 position = blocks[-1].end
-            with sqlite.errors(path):
+            with sqlite.translate_errors(path):
                 quick_check = reader.connection.execute("PRAGMA quick_check(1)").get
         return None if quick_check == "ok" else f"SQLite: {quick_check}".replace("\n", " ")
     except TailorbirdError as error:
@@ -89,7 +89,7 @@ def _intact_blocks(path: Path) -> tuple[list[StoredBlock], int]:
     blocks: list[StoredBlock] = []
     end = 0
     try:
-        with sqlite.errors(path):
+        with sqlite.translate_errors(path):
             connection = sqlite.connect_reader(path)
             try:
                 previous = sqlite.one_row(connection, "SELECT first_crc FROM log")[0]
@@ -126,10 +126,10 @@ def rebuild_log(path: Path, partition: str, content: Salvage, set_aside: Path) -
     durable.sync_folder(path.parent)
     for leftover in (*_files_of_log(draft)[1:], draft.with_name(draft.name + ".lock")):
         leftover.unlink(missing_ok=True)
-    finish(path, set_aside)
+    finish_rebuild(path, set_aside)
 
 
-def finish(path: Path, set_aside: Path) -> bool:
+def finish_rebuild(path: Path, set_aside: Path) -> bool:
     """Put a rebuilt log in its place if it is complete; return whether there was one.
 
     Only for the log's writer.
@@ -155,7 +155,7 @@ def finish(path: Path, set_aside: Path) -> bool:
     return True
 
 
-def unfinished(folder: Path) -> list[Path]:
+def unfinished_rebuilds(folder: Path) -> list[Path]:
     """Return the logs in a folder whose rebuild was cut short after it was complete."""
     return [
         path.with_name(path.name.removeprefix(_COMPLETE))

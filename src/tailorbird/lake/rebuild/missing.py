@@ -205,7 +205,7 @@ def recover_profiles(intact: IntactRows, name: str, new_events: pa.Table, end: i
         end: the position up to which the table was loaded.
     """
     events = intact.table("events") if intact.corrupt_files(name) else new_events
-    rows = etl.profiles(_rows_before(events, end).sort_by("p"), name.removesuffix("s"))
+    rows = etl.profile_versions(_rows_before(events, end).sort_by("p"), name.removesuffix("s"))
     taken_positions = pc.unique(intact.table(name, ["p"])["p"])
     return rows.filter(pc.invert(pc.is_in(rows["p"], value_set=taken_positions)))
 

@@ -22,7 +22,14 @@ from tailorbird.lake.delta.table import DurableTable
 from tailorbird.lake.files import durable, swap
 from tailorbird.lake.files.lease import acquire_writer_lock
 from tailorbird.lake.files.ledger import Ledger
-from tailorbird.lake.rebuild.examine import BACKUP, LEDGER, MIRROR, Examination, Examiner, reached
+from tailorbird.lake.rebuild.examine import (
+    BACKUP,
+    LEDGER,
+    MIRROR,
+    Examination,
+    Examiner,
+    reached_positions,
+)
 from tailorbird.lake.rebuild.plan import Plan, Rebuilt, Unrecoverable
 from tailorbird.lake.rebuild.reroute import RouteAgain
 from tailorbird.lake.tables import TABLES
@@ -207,7 +214,7 @@ class Rebuilder:
                 durable.make_folder((folder / file.path).parent)
                 durable.link(self._lake / name / file.path, folder / file.path)
             table = DurableTable(folder, spec, ledger, self._clock)
-            table.adopt(files, result.intact.recovered.get(name), reached(old, name))
+            table.adopt(files, result.intact.recovered.get(name), reached_positions(old, name))
             if faults := table_faults(scratch, name, ledger):
                 raise DamageError(
                     f"the rebuilt table {name} does not verify: {faults[0]}",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tailorbird.errors import DamageError, TailorbirdError
 from tailorbird.file_lock import FileLock
-from tailorbird.lake.files.archive import Archive, Archived, packed
+from tailorbird.lake.files.archive import Archive, Archived, pack_blocks
 from tailorbird.lake.files.swap import SET_ASIDE
 from tailorbird.lake.rebuild import logs
 from tailorbird.lake.rebuild.plan import Plan, Rebuilt, Unrecoverable
@@ -51,7 +51,7 @@ def archived_content(stream: Stream, file: Archived) -> bytes | None:
                 position = next_blocks[-1].end
     except TailorbirdError:
         return None
-    data = packed(blocks) if blocks else b""
+    data = pack_blocks(blocks) if blocks else b""
     return data if hashlib.sha256(data).hexdigest() == file.sha256 else None
 
 
@@ -60,10 +60,10 @@ def examine_logs(
 ) -> list[Action]:
     """Add the corrupt logs in a folder to the plan, and return what rebuilds them."""
     actions: list[Action] = []
-    for path in logs.unfinished(folder):
+    for path in logs.unfinished_rebuilds(folder):
         plan.rebuilt.append(Rebuilt(str(path), "its rebuild was cut short", "the rebuilt log"))
         actions.append(partial(_finish_rebuild, lake, path))
-    pending = set(logs.unfinished(folder))
+    pending = set(logs.unfinished_rebuilds(folder))
     for producer, path in raw_logs(folder).items():
         if path in pending:
             continue
@@ -134,7 +134,7 @@ def _rebuild_log(lake: Path, path: Path, producer: str, content: logs.Salvage) -
 def _finish_rebuild(lake: Path, path: Path) -> None:
     lock = FileLock(path)
     try:
-        logs.finish(path, lake / SET_ASIDE / "stream")
+        logs.finish_rebuild(path, lake / SET_ASIDE / "stream")
     finally:
         lock.release()
 

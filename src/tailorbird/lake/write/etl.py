@@ -73,7 +73,7 @@ def with_day(events: pa.Table) -> pa.Table:
     )
 
 
-def profiles(events: pa.Table, kind: str) -> pa.Table:
+def profile_versions(events: pa.Table, kind: str) -> pa.Table:
     """Return the profile versions of one kind, "user" or "item", that events carry."""
     rows = events.filter(pc.equal(events.column("type"), kind))
     columns = {

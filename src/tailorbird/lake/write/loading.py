@@ -106,14 +106,14 @@ class Loader:
         # Profiles come before the events that carry them, so that a reader of an event finds them.
         self._append(
             "users",
-            etl.profiles(etl.events_from(events, starts["users"]), "user"),
+            etl.profile_versions(etl.events_from(events, starts["users"]), "user"),
             ROUTED,
             end,
             rows,
         )
         self._append(
             "items",
-            etl.profiles(etl.events_from(events, starts["items"]), "item"),
+            etl.profile_versions(etl.events_from(events, starts["items"]), "item"),
             ROUTED,
             end,
             rows,

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tailorbird.models.deep.batches import Batch, epoch_batches
-from tailorbird.models.deep.checkpoint import Arrays, Position, load, load_weights, save, weights
+from tailorbird.models.deep.checkpoint import (
+    Arrays,
+    Position,
+    copy_weights,
+    load,
+    load_weights,
+    save,
+)
 from tailorbird.models.deep.losses import finite_mean, log_losses
 from tailorbird.models.deep.nets import Net
 from tailorbird.models.deep.parameters import DeepParameters
@@ -114,7 +121,7 @@ def _train(
     groups = _head_groups(net)
     position, best = (
         Position(digest, best=[np.inf] * len(groups), best_epoch=[0] * len(groups)),
-        weights(net),
+        copy_weights(net),
     )
     if (
         run.checkpoint is not None
@@ -288,7 +295,7 @@ def _finish_epoch(
     relative_losses = losses_by_part.get("validation", losses_by_part["train"]) / np.maximum(
         class_weights.chance_loss, 1e-12
     )
-    state = weights(net)
+    state = copy_weights(net)
     for index, heads in enumerate(groups):
         value = finite_mean(relative_losses[heads])
         if value < position.best[index]:
@@ -353,7 +360,7 @@ def _hash_run(
     It covers the initial net, the parameters, and the first and last block of rows.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(weights(net).items()):
+    for name, value in sorted(copy_weights(net).items()):
         digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
     for index in dict.fromkeys((0, len(rows.sizes) - 1)):
         block = rows.block(index)

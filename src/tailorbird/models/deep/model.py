@@ -12,7 +12,7 @@ from tailorbird.models.deep.checkpoint import load_weights
 from tailorbird.models.deep.export import net_to_onnx
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.loop import Run, train_net
-from tailorbird.models.deep.losses import logits
+from tailorbird.models.deep.losses import restore_prior
 from tailorbird.models.deep.nets import Net
 from tailorbird.models.deep.parameters import DeepParameters
 from tailorbird.models.deep.rows import Blocks, count_classes, single_class_problem
@@ -67,7 +67,7 @@ class DeepModel:
 
     def score(self, matrix: Matrix) -> dict[str, Floats]:
         """Return the probability of each head, shape (n,) each."""
-        probabilities = torch.sigmoid(logits(self.net, matrix)).numpy().astype(np.float64)
+        probabilities = torch.sigmoid(restore_prior(self.net, matrix)).numpy().astype(np.float64)
         return {head: probabilities[:, place] for place, head in enumerate(self.heads)}
 
     def export(self) -> bytes:

@@ -136,7 +136,7 @@ def top_items(scores: Scores, contexts: Contexts, n: int, *, repeats: bool) -> T
     return Top(item, score)
 
 
-def concatenate(first: Interactions, second: Interactions) -> Interactions:
+def concatenate_interactions(first: Interactions, second: Interactions) -> Interactions:
     """Return the interactions of both."""
     columns = ((first.person, second.person), (first.item, second.item), (first.ts, second.ts))
     person, item, ts = (np.concatenate(pair) for pair in columns)

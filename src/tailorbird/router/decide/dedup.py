@@ -55,7 +55,7 @@ _BITS_PER_ENTRY = 16
 _SEGMENTS_MIN = 16
 
 
-def fingerprints(events: Sequence[Event]) -> npt.NDArray[np.uint64]:
+def compute_fingerprints(events: Sequence[Event]) -> npt.NDArray[np.uint64]:
     """Return key and rest of each event, shape (n, 2).
 
     The subject is the user, else the anonymous id, else the item.

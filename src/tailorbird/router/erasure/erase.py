@@ -16,7 +16,7 @@ from tailorbird import faults
 from tailorbird.errors import DamageError
 from tailorbird.events import Event
 from tailorbird.router.decide import attribution, dedup
-from tailorbird.router.decide.dedup import ENTRY, Entries, fingerprints
+from tailorbird.router.decide.dedup import ENTRY, Entries, compute_fingerprints
 from tailorbird.router.routed_log import pruned
 from tailorbird.stream import EmbeddedWriter
 
@@ -183,7 +183,7 @@ def _fingerprint_entries(events: Collection[tuple[str, str, str]]) -> Entries:
     ]
     entries = np.zeros(len(subjects), ENTRY)
     if subjects:
-        hashes = fingerprints(subjects)
+        hashes = compute_fingerprints(subjects)
         entries["key"], entries["fingerprint_rest"] = hashes[:, 0], hashes[:, 1]
     return entries
 
@@ -231,9 +231,9 @@ def _delete_dedup_entries(connection: apsw.Connection, erased: Entries) -> int:
 def _is_among(entries: Entries, erased: Entries) -> np.ndarray:
     is_erased = np.isin(entries["key"], erased["key"])
     if is_erased.any():
-        fingerprints = {(entry[0], entry[1]) for entry in erased.tolist()}
+        compute_fingerprints = {(entry[0], entry[1]) for entry in erased.tolist()}
         is_erased[is_erased] = [
-            (entry[0], entry[1]) in fingerprints for entry in entries[is_erased].tolist()
+            (entry[0], entry[1]) in compute_fingerprints for entry in entries[is_erased].tolist()
         ]
     return is_erased
 

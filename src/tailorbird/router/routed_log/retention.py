@@ -163,7 +163,7 @@ class Retention:
                 ]
                 if not stored:
                     break
-                with sqlite.errors(file), connection:
+                with sqlite.translate_errors(file), connection:
                     pruned.summarize_blocks(connection, stored)
                     connection.execute("UPDATE summed SET p = ?", (stored[-1].end,))
                 position = stored[-1].end
@@ -191,7 +191,7 @@ def rewrite_summary(stream: KafkaLogSet, change: Callable[[apsw.Connection], int
     file = stream.folder / FILE
     connection = _open(file)
     try:
-        with sqlite.errors(file):
+        with sqlite.translate_errors(file):
             with connection:
                 count = change(connection)
             connection.execute("VACUUM")  # free pages would keep the old content
@@ -220,7 +220,7 @@ def _open_newest(stream: KafkaLogSet) -> tuple[apsw.Connection, Snapshot | None]
 
 
 def _open(file: Path) -> apsw.Connection:
-    with sqlite.errors(file):
+    with sqlite.translate_errors(file):
         connection = sqlite.connect_writer(file)
         sqlite.settle(connection, file)
         connection.execute(pruned.TABLES)

@@ -94,7 +94,7 @@ class RoutedTopic:
             stack.pop_all()
 
     def _open(self, make_tables: Callable[[apsw.Connection], None], first: int) -> apsw.Connection:
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             connection = sqlite.connect_writer(self.path)
             sqlite.settle(connection, self.path)
             connection.execute(_POSITION)
@@ -157,7 +157,7 @@ class RoutedTopic:
             log.info("brought the index up from %d to %d", start, position)
 
     def _apply(self, stored: list[StoredBlock]) -> None:
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 for stored_block in stored:
@@ -182,7 +182,7 @@ class RoutedTopic:
 
         The caller must put a snapshot and reset the topic afterwards, see `router.erasure.topics`.
         """
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self.connection
@@ -199,12 +199,12 @@ class RoutedTopic:
     def append_first_row(self) -> None:
         """Append the first row of a topic that was reset."""
         self._topic.append([Block(EMPTIED, 1, b"")])
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             self._set_position(self._topic.end())
 
     def shrink(self) -> None:
         """Rewrite the file without free pages and WAL."""
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             self.connection.execute("VACUUM")
             sqlite.checkpoint(self.connection, self.path, truncate=True)
 
@@ -222,7 +222,7 @@ class RoutedTopic:
                 fix="start the router again",
             )
         is_sent = False
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
         try:
             with self._topic.transaction():
@@ -237,7 +237,7 @@ class RoutedTopic:
                 faults.at("router.before_topic")
             is_sent = True
             faults.at("router.between_topic_and_index")
-            with sqlite.errors(self.path):
+            with sqlite.translate_errors(self.path):
                 self._set_position(self._topic.end())
                 self.connection.execute("COMMIT")
         except BaseException as error:
@@ -247,7 +247,7 @@ class RoutedTopic:
             raise
         self._snapshots.tick(self._topic.end())
         if sqlite.wal_bytes(self.path) > sqlite.CHECKPOINT_BYTES:
-            with sqlite.errors(self.path):
+            with sqlite.translate_errors(self.path):
                 sqlite.checkpoint(self.connection, self.path)
 
     def _set_position(self, position: int) -> None:

@@ -54,9 +54,9 @@ from tailorbird.serving.http.gorse_lists import (
 )
 from tailorbird.serving.http.handling import (
     Service,
-    admission,
-    as_json,
-    fault,
+    create_admission,
+    error_response,
+    json_response,
     read_request_body,
     run_in_thread,
 )
@@ -128,7 +128,7 @@ def gorse_routes(service: Service, slot: str) -> list[Route]:
 
 async def _insert_records(request: Request, service: Service, *, convert: Convert) -> Response:
     body = await read_request_body(request, service)
-    admit, source = admission(request, service), request.state.caller.source
+    admit, source = create_admission(request, service), request.state.caller.source
     lines = await asyncio.to_thread(_convert_lines, body, convert, admit.charge_rows)
     decisions = []
     if lines:
@@ -137,7 +137,7 @@ async def _insert_records(request: Request, service: Service, *, convert: Conver
         )
     refused = [decision for decision in decisions if not decision.accepted]
     if refused and len(refused) == len(decisions):
-        return fault(
+        return error_response(
             400,
             refused[0].code,
             refused[0].message,
@@ -148,7 +148,7 @@ async def _insert_records(request: Request, service: Service, *, convert: Conver
         {"Code": refusal.code, "Path": refusal.path, "Message": refusal.message}
         for refusal in refused[:REFUSALS_LISTED_MAX]
     ]
-    return as_json(
+    return json_response(
         {
             "RowAffected": len(decisions) - len(refused),
             **({"RowRefused": len(refused), "Refused": refusals} if refused else {}),
@@ -174,21 +174,21 @@ def _convert_lines(
 
 
 def _convert_feedback(fields: Record, raw: bytes, *, recent_answers: RecentAnswers) -> Event:
-    event = gorse.feedback(fields)
+    event = gorse.convert_feedback(fields)
     return msgspec.structs.replace(
         event, request_id=recent_answers.find_request_id(event.user_id or "", event.item_id or "")
     )
 
 
 def _convert_user(fields: Record, raw: bytes) -> Event:
-    return msgspec.structs.replace(gorse.user(fields, _new_id()), timeless=False)
+    return msgspec.structs.replace(gorse.convert_user(fields, _new_id()), timeless=False)
 
 
 def _convert_item(fields: Record, raw: bytes) -> Event:
     """Convert an item to a profile that is valid from now on; its creation time becomes an
     attribute.
     """
-    event = gorse.item(fields, _new_id())
+    event = gorse.convert_item(fields, _new_id())
     created_at = {"timestamp": _to_rfc3339(event.ts)} if isinstance(event.ts, int) else {}
     return msgspec.structs.replace(
         event,
@@ -226,7 +226,7 @@ async def _get_item(request: Request, service: Service) -> Response:
     categories = attributes.get("categories") or (
         [attributes["category"]] if attributes.get("category") else []
     )
-    return as_json(
+    return json_response(
         {
             "ItemId": item.item_id,
             "IsHidden": attributes.get("is_hidden") in (True, 1, "True", "true"),
@@ -253,4 +253,4 @@ async def _get_health(request: Request, service: Service) -> Response:
         "DataStoreError": None,
         "CacheStoreError": None,
     }
-    return as_json(health, 200 if ready or request.url.path.endswith("/live") else 503)
+    return json_response(health, 200 if ready or request.url.path.endswith("/live") else 503)

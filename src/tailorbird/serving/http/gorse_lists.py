@@ -16,9 +16,9 @@ from tailorbird.serving.auth.keyfile import WRITE
 from tailorbird.serving.http.handling import (
     AnswerPipeline,
     Service,
-    admission,
-    as_json,
-    fault,
+    create_admission,
+    error_response,
+    json_response,
     read_request_body,
     require_additional_scope,
     run_in_thread,
@@ -73,7 +73,7 @@ async def recommend_items(
 ) -> Response:
     count, offset = _read_number(request, "n", SIZE), _read_number(request, "offset", 0)
     if count == 0 or offset >= SIZE_MAX:
-        return as_json([])
+        return json_response([])
     write_back = request.query_params.get("write-back-type")
     if write_back:
         require_additional_scope(request, service, WRITE)  # checked first, because this is a write
@@ -90,7 +90,9 @@ async def recommend_items(
     shown = [item.item_id for item in items]
     recent_answers.record(user, answer.request_id, shown)
     response = (
-        _scored_response(items) if request.headers.get("x-api-version") == "2" else as_json(shown)
+        _scored_response(items)
+        if request.headers.get("x-api-version") == "2"
+        else json_response(shown)
     )
     if shown and write_back:
         impression = Event(
@@ -111,7 +113,7 @@ async def _write_back(request: Request, service: Service, impression: Event) -> 
     The answer is given in either case.
     """
     try:
-        admit, source = admission(request, service), request.state.caller.source
+        admit, source = create_admission(request, service), request.state.caller.source
         (decision,) = await service.collector.submit_async(
             encode_event(impression), source=source, admit=admit
         )
@@ -132,7 +134,7 @@ async def recommend_for_session(request: Request, service: Service, *, slot: str
     related = await run_in_thread(
         service, _sum_similar, service.pipeline, items, min(count + offset, SIZE_MAX), slot
     )
-    return as_json(related[offset : offset + count])
+    return json_response(related[offset : offset + count])
 
 
 def _sum_similar(
@@ -178,16 +180,18 @@ async def get_list(request: Request, service: Service, *, name: str, slot: str) 
 async def non_personalized(request: Request, service: Service, *, slot: str) -> Response:
     name = request.path_params["name"]
     if name not in LISTS:
-        return fault(404, "unknown_list", f"there is no such list; there are {', '.join(LISTS)}")
+        return error_response(
+            404, "unknown_list", f"there is no such list; there are {', '.join(LISTS)}"
+        )
     return await get_list(request, service, name=name, slot=slot)
 
 
 def _scored_response(items: list[Shown]) -> Response:
-    return as_json([{"Id": item.item_id, "Score": item.score or 0.0} for item in items])
+    return json_response([{"Id": item.item_id, "Score": item.score or 0.0} for item in items])
 
 
 def no_item() -> Response:
-    return fault(404, "unknown_item", "the live index has no such item")
+    return error_response(404, "unknown_item", "the live index has no such item")
 
 
 def _read_category(request: Request) -> str | None:

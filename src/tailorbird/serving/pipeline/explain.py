@@ -47,7 +47,7 @@ class Adjustment:
     placed: list[str]
 
 
-def explanations(
+def explain_slate(
     features: FeatureSet,
     bundle: Bundle | None,
     index: Index,

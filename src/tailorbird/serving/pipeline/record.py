@@ -22,7 +22,7 @@ from tailorbird.retrieval import Index, TextColumn
 from tailorbird.retrieval.facets import Facet
 from tailorbird.serving.messages import Answer, FacetTold, Shown
 from tailorbird.serving.pipeline.deadlines import Dependency
-from tailorbird.serving.pipeline.explain import Adjustment, explanations
+from tailorbird.serving.pipeline.explain import Adjustment, explain_slate
 from tailorbird.serving.pipeline.protocols import AnswerLog
 from tailorbird.serving.pipeline.request import Candidates, Floats, Request
 
@@ -51,7 +51,7 @@ def build_answer(
     explained = None
     if query.explain and index is not None:
         bundle = request.bundle if scores is not None else None
-        explained = explanations(
+        explained = explain_slate(
             request.access.features,
             bundle,
             index,

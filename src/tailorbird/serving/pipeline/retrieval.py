@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.candidates.item_knn.query import RECENT_MAX
-from tailorbird.candidates.merge import Merge, Merged, bounded
+from tailorbird.candidates.merge import Merge, Merged, bound_limits
 from tailorbird.candidates.protocol import BOARDS, NEIGHBOURS, SESSIONS, RankedList
 from tailorbird.candidates.query import LIVE, source_of
 from tailorbird.events import SECOND
@@ -134,7 +134,7 @@ def sources_for(request: Request, sources: Mapping[str, int]) -> dict[str, int]:
             limits = dict.fromkeys(Baseline.parse(bundle.baseline).sources, BASELINE_ITEMS) | limits
         if bundle.tower is not None:
             limits = add_sequence_source(limits, bundle.tower.plan.share)
-    return bounded(limits)
+    return bound_limits(limits)
 
 
 def with_newest(candidates: Candidates, view: Index, limit: int) -> Candidates:

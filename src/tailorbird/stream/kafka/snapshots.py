@@ -113,7 +113,7 @@ def take_snapshot(
     copy = file.with_name(f"{file.name}.copy")
     try:
         _copy(file, copy)
-        with sqlite.errors(copy):
+        with sqlite.translate_errors(copy):
             connection = apsw.Connection(str(copy), flags=apsw.SQLITE_OPEN_READONLY)
             position, followed = position_of(connection)
             connection.close()
@@ -156,7 +156,7 @@ def take_snapshot(
 def restore_snapshot(address: KafkaTopic, snapshot: Snapshot, file: Path) -> None:
     """Replace `file`, which nobody has open, by a snapshot. Raises DamageError, StorageError."""
     temporary = file.with_name(f"{file.name}.fresh")
-    with sqlite.errors(file):
+    with sqlite.translate_errors(file):
         with temporary.open("wb") as out:
             for chunk in _read(address, snapshot):
                 out.write(chunk)
@@ -199,7 +199,7 @@ def open_item_summary(cluster: Cluster, start: int) -> Iterator[tuple[apsw.Conne
 
 def _copy(file: Path, copy: Path) -> None:
     copy.unlink(missing_ok=True)
-    with sqlite.errors(file):
+    with sqlite.translate_errors(file):
         connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READWRITE)
         try:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)

@@ -104,7 +104,7 @@ def find_lookahead(
             for known_events in (events, events.filter(pa.array(is_visible)))
         )
         rows += request.rows
-        for name, count in differences(full, truncated).items():
+        for name, count in count_differences(full, truncated).items():
             changed_rows[name] = changed_rows.get(name, 0) + count
     findings = [
         Finding(
@@ -117,7 +117,7 @@ def find_lookahead(
     ]
     if timeless.any():
         sample = data.take(chosen)
-        changed_without_profiles = differences(
+        changed_without_profiles = count_differences(
             _compute_rows(sample, features, events),
             _compute_rows(sample, features, events.filter(pa.array(~timeless))),
         )
@@ -137,7 +137,7 @@ def _compute_rows(data: Dataset, features: FeatureSet, events: pa.Table) -> Feat
     return next(iterate_features(data, features, events, rows_max=max(1, data.rows)))
 
 
-def differences(expected: FeatureChunk, actual: FeatureChunk) -> dict[str, int]:
+def count_differences(expected: FeatureChunk, actual: FeatureChunk) -> dict[str, int]:
     """Return column or sequence → rows that differ in any bit; missing values are equal."""
     counts = {}
     for index, name in enumerate(expected.rows.numeric_names):

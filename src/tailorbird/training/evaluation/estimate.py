@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tailorbird.candidates.merge import bounded
+from tailorbird.candidates.merge import bound_limits
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import Clock, to_iso
 from tailorbird.experiments.off_policy.support import ESS_MIN, FIX
@@ -22,7 +22,7 @@ from tailorbird.storage_paths import Storage
 from tailorbird.training.dataset.indexes import IndexSeries, build_series
 from tailorbird.training.dataset.replay import Replay
 from tailorbird.training.dataset.rows import Material, load_material
-from tailorbird.training.dataset.sampling import thin
+from tailorbird.training.dataset.sampling import thin_evenly
 from tailorbird.training.evaluation.evaluate import (
     Scorer,
     explain_mismatch,
@@ -85,11 +85,11 @@ def estimate_bundles(
         ) from error
     left_out = material.data.requests - data.requests
     responses = data.requests
-    data = data.take(thin(np.arange(responses), settings.test_requests, settings.seed))
+    data = data.take(thin_evenly(np.arange(responses), settings.test_requests, settings.seed))
     live = merge_live_columns([bundle.encoder.live for bundle in bundles])
     series = build_series(material.events, material.items, [int(data.t[0])])
     replay = Replay(
-        material.log, read_features, slot, material.codes, live, sources=bounded(slot.sources)
+        material.log, read_features, slot, material.codes, live, sources=bound_limits(slot.sources)
     )
     scorers = {
         bundle.version: version_scorer(
@@ -159,7 +159,7 @@ def estimate_against_champion(
         data = read_responses(lake, material, slot, outcome, ts_from=ts_from)
     except NotReadyError:
         return ChampionEstimate(None, "no answer is newer than what the two learned from")
-    data = data.take(thin(np.arange(data.requests), settings.test_requests, settings.seed))
+    data = data.take(thin_evenly(np.arange(data.requests), settings.test_requests, settings.seed))
     if not (data.labels[outcome] > 0).any():
         return ChampionEstimate(None, f"no answer led to a {outcome}")
     varied = np.zeros(int(data.position.max()), bool)
@@ -181,7 +181,7 @@ def estimate_against_champion(
         seed=settings.seed,
     )
     if data.requests > 2 * PILOT:
-        pilot = estimate(data.take(thin(np.arange(data.requests), PILOT, settings.seed)))
+        pilot = estimate(data.take(thin_evenly(np.arange(data.requests), PILOT, settings.seed)))
         supports = (pilot.evaluation.new.support, pilot.evaluation.old.support)
         expected = (
             min(support.effective / support.responses for support in supports) * data.requests

@@ -23,7 +23,7 @@ from tailorbird.ranking.tower import Space, Tower, TowerPlan
 from tailorbird.ranking.tower_net import TOLERANCE, OnnxNet
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.arrays import array_bytes
-from tailorbird.retrieval.sequences import windows
+from tailorbird.retrieval.sequences import recent_windows
 from tailorbird.retrieval.vectors import INVERTED_ITEMS_MIN, Content, ItemVectors, content_of
 from tailorbird.training.dataset.codes import Codes, encode_interactions
 from tailorbird.training.dataset.indexes import IndexSeries
@@ -245,7 +245,7 @@ class TowerLearner:
         row = space.index.find(
             self.codes.keys[np.maximum(self.interactions.item[order], 0)]
         ).astype(np.int64)
-        rows, gaps = windows(
+        rows, gaps = recent_windows(
             np.concatenate((user_starts, [len(order)])),
             row,
             self.interactions.ts[order],
@@ -270,7 +270,9 @@ class TowerLearner:
             if len(space.index)
             else np.full(offsets[-1], -1)
         )
-        return windows(offsets, items, np.cumsum(rng.integers(0, 1 << 32, offsets[-1])), length)
+        return recent_windows(
+            offsets, items, np.cumsum(rng.integers(0, 1 << 32, offsets[-1])), length
+        )
 
 
 def build_item_vectors(

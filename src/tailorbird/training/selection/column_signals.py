@@ -20,7 +20,7 @@ from tailorbird.training.report.serving_cost import (
     drop_declarations,
     measure_read_us,
 )
-from tailorbird.training.selection.importance import Permuter, gain_fits, quality
+from tailorbird.training.selection.importance import Permuter, gain_fits, request_quality
 from tailorbird.training.selection.information import ColumnInformation
 from tailorbird.training.selection.redundancy import Clusters
 from tailorbird.training.selection.signal_rows import SignalParts
@@ -91,7 +91,7 @@ def permutation_importances(
         permuter = Permuter(
             model, honest, rows, of_request, settings.repeats, settings.seed + number
         )
-        baseline = quality(model, np.ascontiguousarray(rows.matrix[:, honest]), rows)
+        baseline = request_quality(model, np.ascontiguousarray(rows.matrix[:, honest]), rows)
         for done, group in enumerate(groups):
             drops[done] += (
                 unfinished.array(

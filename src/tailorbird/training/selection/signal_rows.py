@@ -29,7 +29,7 @@ from tailorbird.training.dataset.indexes import build_series
 from tailorbird.training.dataset.matrix import bundle_columns, encode_rows, iterate_features
 from tailorbird.training.dataset.replay import Replay, select_live_columns
 from tailorbird.training.dataset.rows import Material, load_material
-from tailorbird.training.dataset.sampling import thin
+from tailorbird.training.dataset.sampling import thin_evenly
 from tailorbird.training.dataset.split import split_at, split_by_time
 from tailorbird.training.settings import Progress, TrainSettings
 
@@ -196,8 +196,8 @@ def gather_signal_rows(
     train_requests = split.train[series.positions_at(start) >= 0]
     all_requests = np.ones(data.requests, bool)
     part_requests = {
-        "train": (thin(train_requests, settings.requests, settings.seed), all_requests),
-        "watch": (thin(split.validation, settings.requests, settings.seed), all_requests),
+        "train": (thin_evenly(train_requests, settings.requests, settings.seed), all_requests),
+        "watch": (thin_evenly(split.validation, settings.requests, settings.seed), all_requests),
         "choose": _draw_later(data, later_split.validation, target, settings),
         "judge": _draw_later(data, later_split.test, target, settings),
     }
@@ -245,8 +245,10 @@ def _draw_later(
     """
     is_positive = np.zeros(data.requests, bool)
     is_positive[data.request[data.labels[target]]] = True
-    evenly = thin(requests, settings.test_requests, settings.seed)
-    positive_requests = thin(requests[is_positive[requests]], settings.test_requests, settings.seed)
+    evenly = thin_evenly(requests, settings.test_requests, settings.seed)
+    positive_requests = thin_evenly(
+        requests[is_positive[requests]], settings.test_requests, settings.seed
+    )
     is_drawn = np.zeros(data.requests, bool)
     is_drawn[evenly] = True
     return np.union1d(evenly, positive_requests), is_drawn

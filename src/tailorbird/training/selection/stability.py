@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.training.selection.binning import drift, learn_bins
+from tailorbird.training.selection.binning import learn_bins, population_stability
 from tailorbird.training.selection.signal_rows import SignalRows
 
 Matrix = npt.NDArray[np.float32]
@@ -59,7 +59,9 @@ def measure_stability(
         values = [_column_values(rows, column, of_request[column]) for rows in periods]
         bins = learn_bins(values[0], categorical=column in categorical)
         binned = [bins.assign(column_values) for column_values in values]
-        table[column] = [drift(binned[0], period_bins, bins.size) for period_bins in binned[1:]]
+        table[column] = [
+            population_stability(binned[0], period_bins, bins.size) for period_bins in binned[1:]
+        ]
         missing[column] = np.mean(binned[-1] == 0)
     return Stability(table, tuple(int(rows.t[0]) for rows in periods[1:]), missing)
 

@@ -33,7 +33,7 @@ from tailorbird.training.dataset.indexes import IndexSeries, build_series
 from tailorbird.training.dataset.matrix import FeatureChunk, iterate_features
 from tailorbird.training.dataset.replay import Replay, select_live_columns
 from tailorbird.training.dataset.rows import Material, load_material
-from tailorbird.training.dataset.sampling import thin
+from tailorbird.training.dataset.sampling import thin_evenly
 from tailorbird.training.dataset.split import split_at, split_by_time
 from tailorbird.training.evaluation.judge import interaction_shares, long_tail_mask
 from tailorbird.training.fit.inputs import POSITIVES_MIN
@@ -193,11 +193,11 @@ def encode_splits(
         usable = requests[segmented.series.positions_at(data.t[requests]) >= 0]
         limit = round(settings.requests * share[number] / sum(share)) if settings.requests else 0
         learned = training_rows(
-            material, data.take(thin(usable, limit, settings.seed)), segmented.replay
+            material, data.take(thin_evenly(usable, limit, settings.seed)), segmented.replay
         )
         judged = None
         if number >= 2:
-            chosen = thin(
+            chosen = thin_evenly(
                 requests if evenly else _answerable_requests(data, requests, slot),
                 judged_max,
                 settings.seed,

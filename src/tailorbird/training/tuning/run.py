@@ -24,7 +24,7 @@ from tailorbird.models.space import Value
 from tailorbird.ranking.policy.targets import is_amount
 from tailorbird.ranking.slot import Slot
 from tailorbird.storage_paths import Storage
-from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, exclusive
+from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, hold_exclusive
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.tuning.architectures import NETS, Architecture, select_architectures
 from tailorbird.training.tuning.choose import Choice, choose_finalist, select_finalists
@@ -121,7 +121,7 @@ def tune(
         (architecture, (spaces or {}).get(architecture.name) or architecture.full_space())
         for architecture in select_architectures(settings.names)
     ]
-    with exclusive(out / "lock", f"slot {slot.name} is tuned"):
+    with hold_exclusive(out / "lock", f"slot {slot.name} is tuned"):
         return _tune(
             features,
             slot,

@@ -24,7 +24,7 @@ from tailorbird.features.layout.layout import LastEvents, Profile, Source, Step
 from tailorbird.features.offline.asof_runs import RunEvents
 from tailorbird.features.offline.bulk import RaggedSequence
 from tailorbird.features.offline.events.ragged import Ragged
-from tailorbird.features.offline.hashing import hashes, identities
+from tailorbird.features.offline.hashing import hash_texts, identify_texts
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
@@ -51,7 +51,7 @@ class PastFrame(Frame):
     """A frame that uses identities as keys of text entities, since keys only group."""
 
     def __init__(self, events: pa.Table, start: int) -> None:
-        super().__init__(events, hashes)
+        super().__init__(events, hash_texts)
         self._start = start
         self._identities: dict[str, Keys] = {}
         # Entities are computed concurrently, and each column is computed once.
@@ -79,12 +79,12 @@ class PastFrame(Frame):
         with self.lock:
             if name not in self._identities:
                 self._identities[name] = self.text_column(
-                    name, partial(identities, start=self._start)
+                    name, partial(identify_texts, start=self._start)
                 )
             return self._identities[name]
 
     def profile_keys(self, ids: pa.ChunkedArray) -> Keys:
-        return identities(ids, start=self._start)
+        return identify_texts(ids, start=self._start)
 
 
 class Frames:
@@ -119,7 +119,7 @@ class Frames:
         """Return tie-breaking ids. Hashing is expensive, so only rows with ties are hashed."""
         event = self.frame.event(rows)
         unique, inverse = np.unique(event, return_inverse=True)
-        tied_events = Frame(self.events.take(pa.array(unique)), hashes)
+        tied_events = Frame(self.events.take(pa.array(unique)), hash_texts)
         id_of_event = tied_events.id[tied_events.index == 0]
         with np.errstate(over="ignore"):
             return id_of_event[inverse] + self.frame.index[rows].astype(np.uint64)

@@ -101,7 +101,7 @@ def decayed_sums(
 
 
 @compiled
-def largest(flat: Int64s, levels: Int64s, low: int, high: int) -> np.int64:
+def find_largest(flat: Int64s, levels: Int64s, low: int, high: int) -> np.int64:
     """Return the largest value of the positions [low, high) in a tree of maxima, 0 for none."""
     best = np.int64(0)
     level = 0
@@ -120,7 +120,7 @@ def largest(flat: Int64s, levels: Int64s, low: int, high: int) -> np.int64:
 
 
 @compiled
-def peaks(
+def write_peaks(
     low: int,
     high: int,
     order: Intps,
@@ -139,9 +139,9 @@ def peaks(
     for moment in range(low, high):
         start, stop, bound = begin[moment], edge[moment], p[moment]
         settled_stop = max(first[moment], start)
-        best = largest(flat, levels, start, min(settled_stop, stop))
+        best = find_largest(flat, levels, start, min(settled_stop, stop))
         # Scan only if any of the others, known or not, is larger.
-        if settled_stop < stop and largest(flat, levels, settled_stop, stop) > best:
+        if settled_stop < stop and find_largest(flat, levels, settled_stop, stop) > best:
             for event in range(settled_stop, stop):
                 if event_p[event] <= bound:
                     best = max(best, flat[event])
@@ -149,7 +149,7 @@ def peaks(
 
 
 @compiled
-def unions(
+def write_unions(
     low: int,
     high: int,
     order: Intps,

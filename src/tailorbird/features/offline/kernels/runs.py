@@ -45,7 +45,7 @@ def walk(
 
 
 @compiled
-def newest(
+def write_newest(
     low: int,
     high: int,
     order: Intps,

@@ -116,7 +116,7 @@ def count_before(positions: Intps, before: Intps) -> None:
 
 
 @compiled
-def accumulate(sums: Int64s) -> None:
+def accumulate_sums(sums: Int64s) -> None:
     for index in range(1, len(sums)):
         sums[index] += sums[index - 1]
 
@@ -176,7 +176,7 @@ def first_above(values: Int64s, low: int, high: int, bound: int) -> int:
 
 
 @compiled
-def edges(
+def write_edges(
     low: int, high: int, group: Int32s, cutoffs: Int64s, starts: Int64s, times: Int64s, out: Intps
 ) -> None:
     """Write the first position of the group that is not before a cutoff, moments in order of
@@ -206,7 +206,7 @@ def window_edges(
     length: int,
     out: Intps,
 ) -> None:
-    """Write the `edges` of t // hop · hop − length."""
+    """Write the `write_edges` of t // hop · hop − length."""
     last_group, last_time, position = -1, 0, 0
     for moment in range(low, high):
         own_group, time = group[moment], t[moment] // hop * hop - length

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from tailorbird.features.event_columns.fields import floats
+from tailorbird.features.event_columns.fields import to_floats
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.offline.backfill import subset
 from tailorbird.features.offline.bulk import BackfilledRows, Requests
-from tailorbird.features.offline.hashing import identities
+from tailorbird.features.offline.hashing import identify_texts
 from tailorbird.features.offline.parts import Manifest
 from tailorbird.features.offline.spill import IDENTITY_SEED
 
@@ -90,9 +90,9 @@ def _request_bytes(requests: Requests) -> Iterator[bytes]:
             array = value if isinstance(value, pa.Array | pa.ChunkedArray) else pa.array(value)
             numbers = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
             yield (
-                floats(pa.chunked_array(array))
+                to_floats(pa.chunked_array(array))
                 if numbers
-                else identities(array, start=IDENTITY_SEED)
+                else identify_texts(array, start=IDENTITY_SEED)
             ).tobytes()
 
 

@@ -17,8 +17,8 @@ from tailorbird.features.offline.backfill import event_columns
 from tailorbird.features.offline.bulk import Requests
 from tailorbird.features.offline.compaction import CompactedHistory
 from tailorbird.features.offline.events.frames import Frames, has_text_keys
-from tailorbird.features.offline.events.ragged import ragged
-from tailorbird.features.offline.hashing import hashes, identities
+from tailorbird.features.offline.events.ragged import concatenate_ranges
+from tailorbird.features.offline.hashing import hash_texts, identify_texts
 from tailorbird.features.offline.lanes import PastLanes, is_by_row
 from tailorbird.features.offline.partition.inputs import row_bytes
 from tailorbird.features.offline.spill import IDENTITY_SEED, Partition, Spill, assign_buckets
@@ -163,7 +163,7 @@ def _select_requests(
             np.searchsorted(requests.row_request, own_rows),
             np.searchsorted(requests.row_request, own_rows, side="right"),
         )
-        rows, request_rows = ragged(first_request, last_request)[0], own_rows
+        rows, request_rows = concatenate_ranges(first_request, last_request)[0], own_rows
     by_row = [is_by_row(entity) for entity in plan.features.layout.entities]
     return (
         request_rows,
@@ -263,9 +263,9 @@ def _assign_buckets(
     layout = features.layout.entities[partition.entities[0]]
     field_index = layout.entity.fields.index(partition.field)
     key_function = (
-        partial(identities, start=IDENTITY_SEED)
+        partial(identify_texts, start=IDENTITY_SEED)
         if has_text_keys(Entity((partition.field,)))
-        else hashes
+        else hash_texts
     )
     lanes = PastLanes(features, None, requests, entities=(), precomputed=dict(earlier_lanes))
     return assign_buckets(lanes.key_field(layout, field_index, partition.is_by_row, key_function))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tailorbird.models.interactions import Interactions
 from tailorbird.models.retrievers.protocol import Contexts
-from tailorbird.retrieval.sequences import GAPS, NO_GAP, START, gap_of, windows
+from tailorbird.retrieval.sequences import GAPS, NO_GAP, START, gap_of, recent_windows
 
 __all__ = ["GAPS", "NO_GAP", "PAD", "SequenceWindows", "codes_of", "gap_of", "inputs_of"]
 
@@ -79,7 +79,7 @@ def inputs_of(contexts: Contexts, items: int, length: int) -> tuple[Ints, Ints]:
 
     They equal a window that ends with the query.
     """
-    row, gap = windows(
+    row, gap = recent_windows(
         contexts.offsets, np.where(contexts.item < items, contexts.item, -1), contexts.ts, length
     )
     return codes_of(row, items), gap

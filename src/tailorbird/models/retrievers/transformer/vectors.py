@@ -7,7 +7,13 @@ import numpy.typing as npt
 import torch
 
 from tailorbird.models.interactions import Interactions
-from tailorbird.models.retrievers.protocol import Contexts, Scores, Top, concatenate, top_items
+from tailorbird.models.retrievers.protocol import (
+    Contexts,
+    Scores,
+    Top,
+    concatenate_interactions,
+    top_items,
+)
 from tailorbird.models.retrievers.transformer.batches import SequenceWindows, inputs_of
 from tailorbird.models.retrievers.transformer.learning import content_tokens, seen_mask, train_net
 from tailorbird.models.retrievers.transformer.net import SequenceNet
@@ -103,7 +109,7 @@ class SequenceVectors:
 
     def updated(self, new_interactions: Interactions, t: int) -> "SequenceVectors":
         """Continue training from these weights; the result differs from a new fit."""
-        return warm_start(self, concatenate(self.interactions, new_interactions))
+        return warm_start(self, concatenate_interactions(self.interactions, new_interactions))
 
     def without_ids(self) -> "SequenceVectors":
         """Return the same net with all items embedded by content alone.

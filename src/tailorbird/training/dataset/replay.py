@@ -232,9 +232,9 @@ class Replay:
             )
             requests.append(request)
         p = data.p if data.p.ndim == 1 else data.p.max(axis=1)
-        questions = ReplayRequests(requests, epochs_by_group(self._events, p))
+        replayed = ReplayRequests(requests, epochs_by_group(self._events, p))
         for indices, lists in replay_requests(
-            self._contract, self._events, questions, self._names, progress=progress
+            self._contract, self._events, replayed, self._names, progress=progress
         ):
             yield from zip(indices.tolist(), lists, strict=True)
 

@@ -24,9 +24,9 @@ from tailorbird.events.guess import (
     try_mapping,
 )
 from tailorbird.events.guess.quoting import toml_string
+from tailorbird.proposal.adapter_facts import facts_from_adapter
 from tailorbird.proposal.facts import Reasons, facts_of, typical_user
 from tailorbird.proposal.features import features_text
-from tailorbird.proposal.adapter_facts import facts_from_adapter
 from tailorbird.proposal.slots import slots_text, train_window
 
 _FILES_LISTED_MAX = 5

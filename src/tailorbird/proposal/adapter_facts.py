@@ -56,16 +56,18 @@ def facts_from_adapter(format_: str, data: Path, now: int) -> tuple[Facts, list[
     site = _Site()
     for accepted in islice(_read_accepted(format_, data, now), ROWS_MAX):
         _add_event(site, accepted)
-    shown = [name for name, _ in site.types.most_common() if name not in EXCLUDED_TYPES]
-    kind = primary_type(shown)
+    action_types = [name for name, _ in site.types.most_common() if name not in EXCLUDED_TYPES]
+    primary = primary_type(action_types)
     attribute_kinds = {
         (owner, name): kind_of_column(name, _to_array(values))
         for (owner, name), values in site.profiles.items()
     }
     facts = Facts(
-        type=kind,
-        types=tuple(shown),
-        log=_compute_statistics([event for event in site.interactions if event.event.type == kind]),
+        type=primary,
+        types=tuple(action_types),
+        log=_compute_statistics(
+            [event for event in site.interactions if event.event.type == primary]
+        ),
         has_price="price" in site.properties,
         has_quantity="quantity" in site.properties,
         has_session=any(row.event.session_id for row in site.interactions[:1_000]),
@@ -73,7 +75,11 @@ def facts_from_adapter(format_: str, data: Path, now: int) -> tuple[Facts, list[
         context=tuple(name for name in CONTEXT if name in site.context),
         **attribute_fields(attribute_kinds),
     )
-    return facts, [name for name in shown if name not in EVENT_TYPES], typical_user(site.people)
+    return (
+        facts,
+        [name for name in action_types if name not in EVENT_TYPES],
+        typical_user(site.people),
+    )
 
 
 def _read_accepted(format_: str, data: Path, now: int) -> Iterator[Accepted]:

@@ -159,7 +159,7 @@ class ChunkRuns:
         """Return the runs of requests at t (m,) with session identities (m,), 0 if none."""
         frame, rows = self.frame, self.rows
         item, type, session = frame.text("item"), frame.text("type"), frame.identity("session")
-        value = frame.bits(sequence.of[0]).view(np.uint64) if sequence.of else item
+        run_values = frame.bits(sequence.of[0]).view(np.uint64) if sequence.of else item
         return Runs(
             self.run.offsets,
             frame.ts[rows],
@@ -168,5 +168,5 @@ class ChunkRuns:
             session[rows],
             t,
             request_session,
-            value[rows],
+            run_values[rows],
         )

@@ -300,8 +300,8 @@ def states(project: Project) -> dict[tuple[str, int], bytes]:
                     [int.from_bytes(key[3:], "big") for key, _ in snapshot.scan(prefix)], np.uint64
                 )
                 lanes = Records(layout).states(snapshot, keys)
-                for spot in (*layout.lasts, *layout.first_values):
-                    lanes[:, spot.lane + 1] = 0
+                for entry in (*layout.lasts, *layout.first_values):
+                    lanes[:, entry.lane + 1] = 0
                 for key, row in zip(keys.tolist(), lanes, strict=True):
                     found[layout.entity.name, key] = row.tobytes()
     finally:

@@ -34,8 +34,8 @@ from tailorbird.features.declare.learned import check_similarities
 from tailorbird.features.declare.scalars import check_computable
 from tailorbird.features.expr.expression import Expression, ExpressionError, parse
 from tailorbird.features.layout.compile import compile_layout
-from tailorbird.features.layout.layout import Layout, Spot
-from tailorbird.features.layout.steps import attribute_spot
+from tailorbird.features.layout.layout import Layout, RecordLane
+from tailorbird.features.layout.steps import attribute_lane
 from tailorbird.features.transform_checks import check_transforms
 from tailorbird.features.transforms import Transform, collecting_transforms
 
@@ -172,12 +172,12 @@ class FeatureSet:
         return self._profile_attributes("item")
 
     @cached_property
-    def composite_spots(self) -> dict[tuple[int, int], Spot]:
+    def composite_lanes(self) -> dict[tuple[int, int], RecordLane]:
         """(entity, part) → the lane of the user's or item's record with this part of the entity's
         key.
         """
         return {
-            (entity.index, part): attribute_spot(self.layout, name)
+            (entity.index, part): attribute_lane(self.layout, name)
             for entity in self.layout.entities
             for part, name in enumerate(entity.entity.fields)
             if "." in name

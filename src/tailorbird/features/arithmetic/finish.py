@@ -21,7 +21,7 @@ from tailorbird.features.arithmetic.runs import OF_RUN
 from tailorbird.features.arithmetic.sketch import estimate
 from tailorbird.features.declare.limits import DECAY_HALF_LIVES, DECAY_STEPS, HORIZON, SQUARE_BITS
 from tailorbird.features.event_columns.extracts import PEAK_ZERO
-from tailorbird.features.layout.layout import Layout, Spot, Step
+from tailorbird.features.layout.layout import Layout, RecordLane, Step
 
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -58,7 +58,7 @@ class Lanes(Protocol):
         """The time at which each row is read."""
         ...
 
-    def lane(self, spot: Spot) -> Int64s: ...
+    def lane(self, record_lane: RecordLane) -> Int64s: ...
 
     def is_present(self, entity: int) -> Bools: ...
 
@@ -114,14 +114,14 @@ def number(step: Step, lanes: Lanes) -> Floats:
     """Return one numeric column that is not derived, before rounding."""
     if step.operation == "context":
         return lanes.context_number(step.text)
-    is_present = lanes.is_present(step.spots[0].entity)
+    is_present = lanes.is_present(step.record_lanes[0].entity)
     if step.operation in OF_RUN:
         value = lanes.run_values(step)
     elif step.operation == "match":
         value = _match(step, lanes)
     else:
         value = ARITHMETIC[arithmetic_name(step)](
-            [lanes.lane(spot) for spot in step.spots], step.numbers, lanes.t
+            [lanes.lane(record_lane) for record_lane in step.record_lanes], step.numbers, lanes.t
         )
     return value if is_present.all() else np.where(is_present, value, np.nan)
 
@@ -138,16 +138,16 @@ def arithmetic_name(step: Step) -> str:
 def category(step: Step, lanes: Lanes) -> Keys:
     if step.operation == "context":
         return lanes.context_key(step.text)
-    is_present = lanes.is_present(step.spots[0].entity)
+    is_present = lanes.is_present(step.record_lanes[0].entity)
     if step.operation in OF_RUN:
         return np.where(is_present, lanes.run_values(step), np.uint64(0))
-    value = lanes.lane(step.spots[-1])
+    value = lanes.lane(step.record_lanes[-1])
     if step.operation == "attribute" and is_present.all():
         return value.view(np.uint64)
     if step.operation == "last":
-        is_present = is_present & _is_recent(lanes.lane(step.spots[0]), lanes.t)
+        is_present = is_present & _is_recent(lanes.lane(step.record_lanes[0]), lanes.t)
     if step.operation == "earliest":
-        is_present = is_present & (lanes.lane(step.spots[0]) > 0)
+        is_present = is_present & (lanes.lane(step.record_lanes[0]) > 0)
     return np.where(is_present, value, 0).astype(np.int64).view(np.uint64)
 
 
@@ -272,7 +272,7 @@ def _finish_age(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
 def _match(step: Step, lanes: Lanes) -> Floats:
     query_words, words = (
         lanes.query_words(),
-        [lanes.lane(spot).view(np.uint64) for spot in step.spots],
+        [lanes.lane(record_lane).view(np.uint64) for record_lane in step.record_lanes],
     )
     matches = np.zeros(lanes.rows)
     for position in range(query_words.shape[1]):

@@ -72,7 +72,7 @@ from tailorbird.features.layout.sources import (
     session_source,
     source_of,
 )
-from tailorbird.features.layout.steps import SpotFinder, step_of
+from tailorbird.features.layout.steps import LaneFinder, step_of
 
 
 class _EntityRequirements:
@@ -122,7 +122,7 @@ def compile_layout(
         _compile_entity(index, entity, draft)
         for index, (entity, draft) in enumerate(drafts.items())
     )
-    finder = SpotFinder(entities)
+    finder = LaneFinder(entities)
     return Layout(
         entities, tuple(step_of(feature, finder, derived) for feature in features), derived_order
     )

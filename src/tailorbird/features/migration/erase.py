@@ -71,11 +71,11 @@ def is_personal(entity: Entity) -> bool:
 def _state_columns(layout: EntityLayout) -> Iterator[str]:
     """Yield the columns that the states of a layout read."""
     sources = [
-        spot.source
-        for spots in (layout.rings, layout.sketches, layout.lasts, layout.firsts)
-        for spot in spots
+        entry.source
+        for entries in (layout.rings, layout.sketches, layout.lasts, layout.firsts)
+        for entry in entries
     ]
-    sources += [spot.source for spot in (*layout.first_values, *layout.sequences)]
+    sources += [entry.source for entry in (*layout.first_values, *layout.sequences)]
     amounts = [
         source.value.of if isinstance(source.value, Amount) else source.value for source in sources
     ]

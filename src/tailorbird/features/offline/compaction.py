@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from tailorbird.events.contract.schema import micros
 from tailorbird.features.arithmetic.sketch import registers_and_ranks
 from tailorbird.features.event_columns.extracts import Extract, tile_values
-from tailorbird.features.layout.layout import PEAKS, EntityLayout, Profile, Ring, Source, Spot
+from tailorbird.features.layout.layout import PEAKS, EntityLayout, Profile, RecordLane, Ring, Source
 from tailorbird.features.offline.events.frames import Frames
 from tailorbird.features.offline.hashing import identify_texts
 from tailorbird.features.offline.timelines import sources_of
@@ -140,15 +140,17 @@ class CompactedHistory:
         self.events = frames.events.filter(pa.array(retained)).combine_chunks()
 
     def add_compacted_sums(
-        self, layout: EntityLayout, key: Keys, t: Int64s, values: dict[Spot, Int64s]
+        self, layout: EntityLayout, key: Keys, t: Int64s, values: dict[RecordLane, Int64s]
     ) -> None:
         """Add what was compacted away to the windows' sums of keys at t."""
         for window in layout.windows:
             ring = layout.rings[window.ring]
             tiles = self._tiles.get((layout.index, ring))
             if tiles is not None:
-                spot = Spot(layout.index, window.reading_lane)
-                values[spot] = values[spot] + tiles.since(key, t // ring.hop - window.tiles)
+                record_lane = RecordLane(layout.index, window.reading_lane)
+                values[record_lane] = values[record_lane] + tiles.since(
+                    key, t // ring.hop - window.tiles
+                )
 
     def tile_lookup(
         self, layout: EntityLayout, ring: Ring, key: Keys

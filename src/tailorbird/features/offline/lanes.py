@@ -21,7 +21,7 @@ from tailorbird.features.layout.layout import (
     EntityLayout,
     LastEvents,
     Profile,
-    Spot,
+    RecordLane,
     Step,
     missing_bits,
 )
@@ -59,7 +59,7 @@ class PastLanes:
         requests: Requests,
         *,
         entities: Collection[int] | None = None,
-        precomputed: Mapping[Spot, Int64s] | None = None,
+        precomputed: Mapping[RecordLane, Int64s] | None = None,
         run_columns: Mapping[str, npt.NDArray] | None = None,
         compacted: CompactedHistory | None = None,
     ) -> None:
@@ -82,16 +82,18 @@ class PastLanes:
             (self._row_request == np.arange(count)).all()
         )
         self._times = np.asarray(requests.t, np.int64), np.asarray(requests.p, np.int64)
-        self._values: dict[Spot, Int64s] = dict(precomputed or {})
+        self._values: dict[RecordLane, Int64s] = dict(precomputed or {})
         self._present: list[Bools] = [np.ones(1, np.bool_)] * len(features.layout.entities)
-        self._runs: dict[Spot, AllRunEvents] = {}
+        self._runs: dict[RecordLane, AllRunEvents] = {}
         self._run_columns: dict[str, npt.NDArray] = dict(run_columns or {})
         self.context = RequestContext(requests)
         self._by_row = [is_by_row(entity) for entity in features.layout.entities]
-        composite = {entity for entity, _ in features.composite_spots}
+        composite = {entity for entity, _ in features.composite_lanes}
         # `seen` compares with the item's own category, which has to be computed before.
         seen_entities = {
-            step.spots[0].entity for step in features.layout.steps if step.operation == "seen"
+            step.record_lanes[0].entity
+            for step in features.layout.steps
+            if step.operation == "seen"
         }
         stages = [
             (entity.index in composite, entity.index in seen_entities)
@@ -121,7 +123,7 @@ class PastLanes:
         return len(self._row_request)
 
     def sequence(self, step: Step) -> RaggedSequence:
-        return self._runs[step.spots[0]].sequence(step)
+        return self._runs[step.record_lanes[0]].sequence(step)
 
     def slice_rows(self, start: int, stop: int) -> "LanesOfRows":
         return LanesOfRows(self, slice(start, stop))
@@ -157,11 +159,13 @@ class PastLanes:
                     "or country"
                 )
                 raise UsageError(message, where=f"entity {layout.entity.name}")
-            spot = Spot(layout.index, sequence.reading_lane)
-            steps = [step for step in self._features.layout.steps if spot in step.spots[:1]]
+            record_lane = RecordLane(layout.index, sequence.reading_lane)
+            steps = [
+                step for step in self._features.layout.steps if record_lane in step.record_lanes[:1]
+            ]
             runs = history.last_runs(moments, sequence)
             if any(step.kind == "sequence" for step in steps):
-                self._runs[spot] = history.run_events(runs)
+                self._runs[record_lane] = history.run_events(runs)
             self._compute_compiled(
                 history,
                 runs,
@@ -253,9 +257,9 @@ class PastLanes:
 
     def _candidate_values(self, step: Step) -> Keys:
         """Return the value of each row's item that is compared with the last events."""
-        if len(step.spots) == 1:
+        if len(step.record_lanes) == 1:
             return keys_of_texts(self._requests.row_item, self.rows, hash_texts)
-        return self._values[step.spots[1]].view(np.uint64)
+        return self._values[step.record_lanes[1]].view(np.uint64)
 
     def keys_of(self, entity: int) -> Keys:
         """Return the keys of an entity, at its requests or rows."""
@@ -304,11 +308,11 @@ class PastLanes:
         if name == "item":
             return keys_of_texts(self._requests.row_item, self.rows, keyed)
         if "." in name:
-            spot = self._features.composite_spots[layout.index, index]
-            values = self._values[spot]
-            return (self._to_rows(values, self._by_row[spot.entity]) if by_row else values).view(
-                np.uint64
-            )
+            record_lane = self._features.composite_lanes[layout.index, index]
+            values = self._values[record_lane]
+            return (
+                self._to_rows(values, self._by_row[record_lane.entity]) if by_row else values
+            ).view(np.uint64)
         return self._to_rows(self.context.text_keys(name, keyed), not by_row)
 
     def exempt_rows(self, layout: EntityLayout, until: int) -> Bools:
@@ -333,9 +337,13 @@ class PastLanes:
             )
         return has_events if by_row else has_events[self._row_request]
 
-    def lanes_of(self, entity: int) -> dict[Spot, Int64s]:
+    def lanes_of(self, entity: int) -> dict[RecordLane, Int64s]:
         """Return the computed lanes of an entity, at its requests or rows."""
-        return {spot: values for spot, values in self._values.items() if spot.entity == entity}
+        return {
+            record_lane: values
+            for record_lane, values in self._values.items()
+            if record_lane.entity == entity
+        }
 
     def run_values(self, step: Step) -> npt.NDArray:
         """Return a step's values over the last events, by request, or by row for `seen`."""
@@ -360,7 +368,7 @@ class PastLanes:
             values = np.append(profiles.values[:, index], missing_bits(kind))[
                 newest
             ]  # −1 (no profile) selects the last entry.
-            self._values[Spot(layout.index, profile.reading_lane + index)] = values
+            self._values[RecordLane(layout.index, profile.reading_lane + index)] = values
 
 
 def is_by_row(layout: EntityLayout) -> bool:
@@ -384,8 +392,8 @@ class LanesOfRows:
     def t(self) -> Int64s:
         return self._all._times[0][self._request]
 
-    def lane(self, spot: Spot) -> Int64s:
-        return self._take(self._all._values[spot], spot.entity)
+    def lane(self, record_lane: RecordLane) -> Int64s:
+        return self._take(self._all._values[record_lane], record_lane.entity)
 
     def is_present(self, entity: int) -> Bools:
         return self._take(self._all._present[entity], entity)

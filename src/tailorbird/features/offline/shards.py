@@ -22,7 +22,7 @@ import pyarrow as pa
 from tailorbird.errors import UsageError
 from tailorbird.events.contract.schema import ROUTED
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.layout.layout import Spot
+from tailorbird.features.layout.layout import RecordLane
 from tailorbird.features.offline.backfill import History, finish_columns, relevant_events, subset
 from tailorbird.features.offline.bulk import BackfilledRows, Requests
 from tailorbird.features.offline.lanes import PastLanes
@@ -139,10 +139,14 @@ def _compute_parts(
             slice(*parts_folder.manifest.row_cuts[part : part + 2]),
         )
         tables = spill.read_lanes("requests", requests) | spill.read_lanes("rows", rows)
-        by_spot = {spot: values for spot, values in tables.items() if isinstance(spot, Spot)}
+        by_lane = {
+            record_lane: values
+            for record_lane, values in tables.items()
+            if isinstance(record_lane, RecordLane)
+        }
         run_columns = {name: values for name, values in tables.items() if isinstance(name, str)}
         lanes = PastLanes(
-            plan.features, None, part_requests, precomputed=by_spot, run_columns=run_columns
+            plan.features, None, part_requests, precomputed=by_lane, run_columns=run_columns
         )
         steps = enumerate(plan.features.layout.steps)
         sequences = {

@@ -29,7 +29,7 @@ import pyarrow as pa
 from tailorbird.events.contract.schema import micros
 from tailorbird.features.declare.declarations import Entity
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.layout.layout import Spot
+from tailorbird.features.layout.layout import RecordLane
 from tailorbird.features.offline.bulk import RaggedSequence
 from tailorbird.features.offline.events.frames import PastFrame
 
@@ -64,9 +64,9 @@ def order_partitions(features: FeatureSet) -> list[Partition]:
     """Return the partitions of all entities; those that read profile attributes come after the
     profiles.
     """
-    dependent = {entity for entity, _ in features.composite_spots}
+    dependent = {entity for entity, _ in features.composite_lanes}
     dependent |= {
-        step.spots[0].entity for step in features.layout.steps if step.operation == "seen"
+        step.record_lanes[0].entity for step in features.layout.steps if step.operation == "seen"
     }
     entities_by_field: dict[tuple[bool, str | None], list[int]] = {}
     for layout in features.layout.entities:
@@ -192,7 +192,7 @@ class Spill:
             return pa.concat_tables([*before, reader.read_all()])
 
     def write_lanes(
-        self, kind: str, piece: str, at: Intps, columns: Mapping[Spot | str, npt.NDArray]
+        self, kind: str, piece: str, at: Intps, columns: Mapping[RecordLane | str, npt.NDArray]
     ) -> None:
         """Write a piece's lanes and run columns for ascending "requests" or "rows", once and
         sequentially.
@@ -203,10 +203,10 @@ class Spill:
             writer.write_batch(batch)
 
     def read_lanes(
-        self, kind: str, span: slice, only: Spot | None = None
-    ) -> dict[Spot | str, npt.NDArray]:
+        self, kind: str, span: slice, only: RecordLane | None = None
+    ) -> dict[RecordLane | str, npt.NDArray]:
         """Return everything written for the requests or rows of a span, or one lane alone."""
-        columns: dict[Spot | str, npt.NDArray] = {}
+        columns: dict[RecordLane | str, npt.NDArray] = {}
         for path in (self.folder / kind).glob("*.arrow"):
             with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
                 batch = reader.get_batch(0)
@@ -293,13 +293,17 @@ def _boot_id() -> str:
         return uuid4().hex
 
 
-def _column_name(column: Spot | str) -> str:
-    return f"lane {column.entity} {column.lane}" if isinstance(column, Spot) else f"step {column}"
+def _column_name(column: RecordLane | str) -> str:
+    return (
+        f"lane {column.entity} {column.lane}"
+        if isinstance(column, RecordLane)
+        else f"step {column}"
+    )
 
 
-def _parse_column(name: str) -> Spot | str:
+def _parse_column(name: str) -> RecordLane | str:
     kind, _, label = name.partition(" ")
-    return Spot(*(int(part) for part in label.split())) if kind == "lane" else label
+    return RecordLane(*(int(part) for part in label.split())) if kind == "lane" else label
 
 
 def _take_requests(batch: pa.RecordBatch, start: int, stop: int) -> pa.Table:

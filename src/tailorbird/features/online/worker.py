@@ -129,7 +129,7 @@ class FeatureWorker:
         self._sweep = Sweep(self._records, -(-entities_max // part.count))
         hot_keys = [
             HotKeys(HOT_ONE if is_one_row else HOT_MANY)
-            for is_one_row in find_one_row_entities(features.layout, features.composite_spots)
+            for is_one_row in find_one_row_entities(features.layout, features.composite_lanes)
         ]
         self._renewals = RenewalQueue(self._records, hot_keys)
         self._text_hashes = TextHashCache()

@@ -12,7 +12,7 @@ from tailorbird.events.contract.schema import ROUTED
 from tailorbird.features.arithmetic.runs import OF_RUN
 from tailorbird.features.declare.declarations import Entity
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.layout.layout import Spot, Step
+from tailorbird.features.layout.layout import RecordLane, Step
 from tailorbird.features.offline.backfill import event_columns
 from tailorbird.features.offline.bulk import Requests
 from tailorbird.features.offline.compaction import CompactedHistory
@@ -50,7 +50,8 @@ def compute_partition(plan: BackfillPlan, spill: Spill, number: int, partition: 
     bytes_max = plan.memory_bytes // (2 * EVENT_FACTOR)
     shards = spill.plan_shards(partition.field, bytes_max)
     earlier_lanes = {
-        spot: _read_lane(plan, spill, spot) for spot in _foreign_spots(features, partition)
+        record_lane: _read_lane(plan, spill, record_lane)
+        for record_lane in _foreign_lanes(features, partition)
     }
     bucket = _assign_buckets(plan, earlier_lanes, partition)
     empty = ROUTED.empty_table().select(plan.columns())
@@ -83,7 +84,7 @@ def _compute_by_time(
     partition: Partition,
     bucket: int,
     own_rows: Intps,
-    earlier_lanes: Mapping[Spot, npt.NDArray],
+    earlier_lanes: Mapping[RecordLane, npt.NDArray],
 ) -> None:
     """Compute the lanes of a bucket larger than memory: events and requests in order of time."""
     if spill.is_done(name) or not len(own_rows):
@@ -130,7 +131,7 @@ def _partition_keys(
     plan: BackfillPlan,
     partition: Partition,
     own_rows: Intps,
-    earlier_lanes: Mapping[Spot, npt.NDArray],
+    earlier_lanes: Mapping[RecordLane, npt.NDArray],
     start: int,
 ) -> dict[int, npt.NDArray]:
     """Return the requested keys of each entity of a partition."""
@@ -150,8 +151,8 @@ def _select_requests(
     plan: BackfillPlan,
     partition: Partition,
     own_rows: Intps,
-    earlier_lanes: Mapping[Spot, npt.NDArray],
-) -> tuple[Intps, Intps, dict[Spot, npt.NDArray]]:
+    earlier_lanes: Mapping[RecordLane, npt.NDArray],
+) -> tuple[Intps, Intps, dict[RecordLane, npt.NDArray]]:
     """Return requests and rows of some requests or rows, with their lanes that were computed
     earlier.
     """
@@ -169,42 +170,44 @@ def _select_requests(
         request_rows,
         rows,
         {
-            spot: values[rows if by_row[spot.entity] else request_rows]
-            for spot, values in earlier_lanes.items()
+            record_lane: values[rows if by_row[record_lane.entity] else request_rows]
+            for record_lane, values in earlier_lanes.items()
         },
     )
 
 
-def _foreign_spots(features: FeatureSet, partition: Partition) -> set[Spot]:
+def _foreign_lanes(features: FeatureSet, partition: Partition) -> set[RecordLane]:
     """Return the lanes of other partitions that this one's keys or `seen` columns need."""
-    spots = {
-        spot
-        for (entity, _), spot in features.composite_spots.items()
+    record_lanes = {
+        record_lane
+        for (entity, _), record_lane in features.composite_lanes.items()
         if entity in partition.entities
     }
-    spots |= {
-        spot
+    record_lanes |= {
+        record_lane
         for step in _steps_of(features, partition)
         if step.operation == "seen"
-        for spot in step.spots[1:]
+        for record_lane in step.record_lanes[1:]
     }
-    return {spot for spot in spots if spot.entity not in partition.entities}
+    return {
+        record_lane for record_lane in record_lanes if record_lane.entity not in partition.entities
+    }
 
 
 def _steps_of(features: FeatureSet, partition: Partition) -> list[Step]:
     return [
         step
         for step in features.layout.steps
-        if step.spots and step.spots[0].entity in partition.entities
+        if step.record_lanes and step.record_lanes[0].entity in partition.entities
     ]
 
 
-def _read_lane(plan: BackfillPlan, spill: Spill, spot: Spot) -> npt.NDArray:
+def _read_lane(plan: BackfillPlan, spill: Spill, record_lane: RecordLane) -> npt.NDArray:
     """Return a lane at all requests or rows."""
-    by_row = is_by_row(plan.features.layout.entities[spot.entity])
+    by_row = is_by_row(plan.features.layout.entities[record_lane.entity])
     size = len(plan.requests.row_request) if by_row else len(plan.requests.t)
-    return spill.read_lanes("rows" if by_row else "requests", slice(0, size), only=spot).get(
-        spot, np.zeros(size, np.int64)
+    return spill.read_lanes("rows" if by_row else "requests", slice(0, size), only=record_lane).get(
+        record_lane, np.zeros(size, np.int64)
     )
 
 
@@ -215,7 +218,7 @@ def _write_piece(
     frames: Frames,
     own_rows: Intps,
     name: str,
-    earlier_lanes: Mapping[Spot, npt.NDArray],
+    earlier_lanes: Mapping[RecordLane, npt.NDArray],
     compacted: CompactedHistory | None = None,
 ) -> None:
     """Compute and write the lanes of some requests or rows of a shard."""
@@ -230,11 +233,11 @@ def _write_piece(
         precomputed=lanes_read,
         compacted=compacted,
     )
-    row_columns: dict[Spot | str, npt.NDArray] = {}
-    request_columns: dict[Spot | str, npt.NDArray] = {}
+    row_columns: dict[RecordLane | str, npt.NDArray] = {}
+    request_columns: dict[RecordLane | str, npt.NDArray] = {}
     for entity in partition.entities:
-        for spot, values in lanes.lanes_of(entity).items():
-            (row_columns if by_row[entity] else request_columns)[spot] = values
+        for record_lane, values in lanes.lanes_of(entity).items():
+            (row_columns if by_row[entity] else request_columns)[record_lane] = values
     for step in _steps_of(features, partition):
         if step.operation in OF_RUN:
             (row_columns if step.operation == "seen" else request_columns)[step.name] = (
@@ -253,7 +256,7 @@ def _write_piece(
 
 
 def _assign_buckets(
-    plan: BackfillPlan, earlier_lanes: Mapping[Spot, npt.NDArray], partition: Partition
+    plan: BackfillPlan, earlier_lanes: Mapping[RecordLane, npt.NDArray], partition: Partition
 ) -> Intps:
     """Return the bucket of each row or request."""
     features, requests = plan.features, plan.requests

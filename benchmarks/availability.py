@@ -40,7 +40,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -51,12 +51,12 @@ from tests.support.proc import cpu_s
 
 import tailorbird as tb
 from benchmarks.availability_load import (
+    DEADLINE_S,
     ITEMS,
     Connections,
     Outcomes,
     Sender,
     ask_at_rate,
-    ask_in_turn,
     question,
 )
 from benchmarks.quality.running import revision
@@ -301,32 +301,59 @@ async def play(shop: Shop, name: str, seconds: float) -> dict[str, Any]:
     }
 
 
-async def overload(shop: Shop, seconds: float) -> dict[str, Any]:
+def overload(shop: Shop, seconds: float) -> dict[str, Any]:
     """Measure the capacity, and what is left of it beyond."""
-    capacity = Outcomes()
-    connections = Connections(shop.port)
-    cpu_s = shop.server_cpu_s()
-    await ask_in_turn(connections, CLOSED_LOOP, _timer(seconds), capacity)
-    per_s = capacity.answered / seconds
-    per_cpu_s = capacity.answered / (shop.server_cpu_s() - cpu_s)
-    results: dict[str, Any] = {"capacity_per_s": round(per_s, 1), **_figures(capacity)}
+    capacity = _flood(shop, seconds, "--at-once", str(CLOSED_LOOP))
+    per_s = capacity["answered"] / seconds
+    per_cpu_s = capacity["answered"] / capacity["cpu_s"]
+    results: dict[str, Any] = {"capacity_per_s": round(per_s, 1), **capacity}
     for factor in OVERLOADS:
-        outcomes, cpu_s = Outcomes(), shop.server_cpu_s()
-        await ask_at_rate(connections, factor * per_s, _timer(seconds), outcomes)
-        cpu_s = shop.server_cpu_s() - cpu_s
-        after = Outcomes()
-        await asyncio.sleep(1.0)
-        await ask_at_rate(connections, ANSWERS_PER_S, _timer(10.0), after)
+        figures = _flood(shop, seconds, "--rate", str(factor * per_s))
+        time.sleep(1.0)
+        after = asyncio.run(_ask_afterwards(shop))
         results[f"{factor}x"] = {
-            "goodput": round(outcomes.answered / seconds / per_s, 3),
-            "goodput_per_cpu": round(outcomes.answered / cpu_s / per_cpu_s, 3),
-            "offered_per_s": round(outcomes.asked / seconds, 1),
-            "refusal_ms": _quantiles(outcomes.refused_seconds, 1e3),
-            **_figures(outcomes),
-            "after": _figures(after),
+            "goodput": round(figures["answered"] / seconds / per_s, 3),
+            "goodput_per_cpu": round(figures["answered"] / figures["cpu_s"] / per_cpu_s, 3),
+            "offered_per_s": round(figures["asked"] / seconds, 1),
+            **figures,
+            "after": after,
         }
-    connections.close()
     return results
+
+
+def _flood(shop: Shop, seconds: float, *load: str) -> dict[str, Any]:
+    """Send as much as `load` says from a process of its own; return what became of it."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as out:
+        command = [
+            sys.executable,
+            "-m",
+            "tests.faults.drills.flood",
+            f"http://127.0.0.1:{shop.port}",
+        ]
+        command += ["--seconds", str(seconds), *load, "--user-id", "u{:06}", "--out", out.name]
+        subprocess.run([*command, "--pid", *map(str, shop.pids("serve"))], check=True)
+        tally = json.loads(Path(out.name).read_bytes())
+    ms, status = np.array(tally["ms"]), np.array(tally["status"])
+    is_answered = (status == 200) & (ms <= DEADLINE_S * 1e3)
+    is_refused = np.isin(status, (429, 503))
+    return {
+        "asked": len(status) + tally["unsent"],
+        "answered": int(is_answered.sum()),
+        "ms": _quantiles(ms[is_answered]),
+        "refused": int(is_refused.sum()),
+        "refusal_ms": _quantiles(ms[is_refused]),
+        "late": int(((status == 200) & ~is_answered).sum()),
+        "failed": int((~is_refused & (status != 200)).sum()),
+        "unsent": tally["unsent"],
+        "cpu_s": round(tally["cpu_s"], 1),
+    }
+
+
+async def _ask_afterwards(shop: Shop) -> dict[str, Any]:
+    connections, outcomes = Connections(shop.port), Outcomes()
+    await ask_at_rate(connections, ANSWERS_PER_S, _timer(10.0), outcomes)
+    connections.close()
+    return _figures(outcomes)
 
 
 def _timer(seconds: float) -> Callable[[], bool]:
@@ -358,11 +385,11 @@ def _figures(outcomes: Outcomes) -> dict[str, Any]:
     }
 
 
-def _quantiles(values: list[float], factor: float = 1.0) -> dict[str, float]:
-    if not values:
+def _quantiles(values: Sequence[float] | np.ndarray, factor: float = 1.0) -> dict[str, float]:
+    if not len(values):
         return {}
-    p50, p99 = np.quantile(values, (0.5, 0.99)) * factor
-    return {"p50": round(p50, 2), "p99": round(p99, 2), "max": round(max(values) * factor, 2)}
+    p50, p99, last = np.quantile(values, (0.5, 0.99, 1.0)) * factor
+    return {"p50": round(p50, 2), "p99": round(p99, 2), "max": round(last, 2)}
 
 
 def _compare(shop: Shop, sender: Sender) -> tuple[int, int]:
@@ -453,7 +480,7 @@ def _run(shop: Shop, scenarios: list[str], seconds: float) -> dict[str, Any]:
         for name in scenarios:
             print(f"{time.strftime('%H:%M:%S')} {name}", file=sys.stderr)
             if name == "overload":
-                results[name] = asyncio.run(overload(shop, seconds))
+                results[name] = overload(shop, seconds)
             elif name == "restart":
                 results[name] = asyncio.run(restart(shop))
             else:

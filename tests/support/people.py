@@ -160,7 +160,7 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
         for worker in roles.workers.values():
             worker.publish_figures()
     if not project.stream.is_remote:
-        with open_writer(project.stream.scores, partition="scores", first=1) as scores:
+        with open_writer(project.stream.scores, partition="scores", first_position=1) as scores:
             scores.append([Block(KIND, 1, encode_scores([score_of(user)])) for user in people])
     return site
 

@@ -98,7 +98,7 @@ class Routed:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "routed.db"
-        self._writer = open_writer(self.path, partition="routed", first=1)
+        self._writer = open_writer(self.path, partition="routed", first_position=1)
 
     def append(self, *events):
         some = rows(*events)

@@ -244,14 +244,14 @@ class AsyncClient:
             # One event kept the server from splitting the body, so the others are sent again
             # without it.
             half = len(batch) // 2
-            first, second = (
+            first_half, second_half = (
                 await self._send_batch(batch[:half], has_backoff),
                 await self._send_batch(batch[half:], has_backoff),
             )
             return Receipts(
-                first.accepted + second.accepted,
-                first.refused + second.refused,
-                [*first.events, *second.events],
+                first_half.accepted + second_half.accepted,
+                first_half.refused + second_half.refused,
+                [*first_half.events, *second_half.events],
             )
         raise to_refused_error(reply)
 

@@ -107,7 +107,9 @@ def _open(
         log = open_writer(scores_path(stream), partition="scores")
         writers.scores = stack.enter_context(log)
     if routed_path(stream).exists():
-        log = open_writer(routed_path(stream), partition="routed", first=1, damaged_tail="stop")
+        log = open_writer(
+            routed_path(stream), partition="routed", first_position=1, damaged_tail="stop"
+        )
         writers.routed = stack.enter_context(log)
     for folder in part_folders(paths.state):
         for schema in state_folders(folder):

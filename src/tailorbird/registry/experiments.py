@@ -106,9 +106,9 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     where=where,
                     fix=f"set layer={other.layer!r}, so that they share no units",
                 )
-        first = self._free_buckets(new)
+        first_bucket = self._free_buckets(new)
         _require_ramp(new.ramp, where)
-        started = msgspec.structs.replace(new, first=first, state="running", started_at=at)
+        started = msgspec.structs.replace(new, first=first_bucket, state="running", started_at=at)
         return Experiments(
             (*self.experiments, _with_change(started, "start", by=by, why=why, at=at))
         )
@@ -150,15 +150,15 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return experiment
 
     def _free_buckets(self, new: StartedExperiment) -> int:
-        first = 0
+        first_bucket = 0
         for other in sorted(
             (experiment for experiment in self.running() if experiment.layer == new.layer),
             key=lambda experiment: experiment.first,
         ):
-            if other.first - first >= new.size:
+            if other.first - first_bucket >= new.size:
                 break
-            first = other.first + other.size
-        if first + new.size > BUCKETS:
+            first_bucket = other.first + other.size
+        if first_bucket + new.size > BUCKETS:
             running = ", ".join(
                 experiment.name for experiment in self.running() if experiment.layer == new.layer
             )
@@ -167,7 +167,7 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 where=f"experiment {new.name}",
                 fix="stop one of them, or set a smaller share",
             )
-        return first
+        return first_bucket
 
     def _replace(self, new: StartedExperiment) -> "Experiments":
         return Experiments(

@@ -157,15 +157,15 @@ class EmbeddedReader:
                 "SELECT offset, rows FROM block WHERE offset <= ? ORDER BY offset DESC LIMIT 1",
                 (position,),
             ).get
-            first = (
+            first_block = (
                 position if below is None or sum(_require_integers(below)) <= position else below[0]
             )  # a block may hold the position
             blocks = connection.execute(
-                "SELECT count(*) FROM block WHERE offset >= ?", (first,)
+                "SELECT count(*) FROM block WHERE offset >= ?", (first_block,)
             ).get
             receipts = connection.execute(
                 "SELECT receipt FROM block WHERE offset >= ? ORDER BY offset LIMIT ?",
-                (first, RECEIPTS),
+                (first_block, RECEIPTS),
             )
             rows = max(0, end - max(position, log_row(connection)[2]))
             waiting = Backlog(

@@ -173,14 +173,14 @@ def unread_rows(
     format_: str,
     digest: str,
     rows: Iterable[Any],
-    done: int,
+    rows_before: int,
     reason: tuple[str, str, str] = WRONG_ROW,
 ) -> Iterator[tuple[int, bytes]]:
     """Yield the number and line of each row set aside while a table was read.
 
     They are numbered after the rows that could be read.
     """
-    for number, row in enumerate(rows, done + 1):
+    for number, row in enumerate(rows, rows_before + 1):
         yield number, unread_row(format_, f"{digest}:{number}", row, reason)
 
 

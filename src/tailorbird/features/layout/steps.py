@@ -116,7 +116,11 @@ class LaneFinder:
         layout = self._by_entity[source.entity]
         return RecordLane(
             layout.index,
-            next(first.reading_lane for first in layout.firsts if first.source == source),
+            next(
+                first_time.reading_lane
+                for first_time in layout.firsts
+                if first_time.source == source
+            ),
         )
 
     def earliest(self, source: Source) -> tuple[RecordLane, RecordLane]:

@@ -308,7 +308,7 @@ class Cut:
 
 
 def _stretch_sums(
-    p: Int64s, first: Intps, last: Intps, bound: Int64s, prefixes: Sequence[Int64s]
+    p: Int64s, first_in_flight: Intps, last: Intps, bound: Int64s, prefixes: Sequence[Int64s]
 ) -> list[Int64s]:
     """Sum over the positions [first, last) with p ≤ bound, by a wavelet matrix processed level by
     level.
@@ -317,15 +317,15 @@ def _stretch_sums(
     level is held at a time.
     """
     marks = np.zeros(len(p) + 1, np.int64)
-    np.add.at(marks, first, 1)
+    np.add.at(marks, first_in_flight, 1)
     np.subtract.at(marks, last, 1)
     covered = np.flatnonzero(np.cumsum(marks[:-1]))
-    low = np.searchsorted(covered, first)
+    low = np.searchsorted(covered, first_in_flight)
     high = np.searchsorted(covered, last)
     distinct, ranks = np.unique(p[covered], return_inverse=True)
     limit = np.searchsorted(distinct, bound, side="right")  # events with rank < limit were known
     values = [prefix[covered + 1] - prefix[covered] for prefix in prefixes]
-    sums = [np.zeros(len(first), np.int64) for _ in prefixes]
+    sums = [np.zeros(len(first_in_flight), np.int64) for _ in prefixes]
     for bit in reversed(range(len(distinct).bit_length())):
         ones = (ranks >> bit) & 1 == 1
         zeros_before = np.concatenate(([0], np.cumsum(~ones)))

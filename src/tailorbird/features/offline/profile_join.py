@@ -169,14 +169,14 @@ class _Distinct:
             for name in (subject, f"{kind}_version", f"{kind}_profile")
         ]
         self.codes: npt.NDArray[np.int64] = np.zeros(len(events), np.int64)
-        first = np.zeros(0, np.int64)
+        first_rows = np.zeros(0, np.int64)
         for column in columns:
             codes = column.indices.fill_null(len(column.dictionary)).to_numpy(zero_copy_only=False)
             pairs = self.codes * (len(column.dictionary) + 1) + codes
-            _, first, self.codes = np.unique(pairs, return_index=True, return_inverse=True)
-        first_rows = pa.array(first)
+            _, first_rows, self.codes = np.unique(pairs, return_index=True, return_inverse=True)
+        row_indices = pa.array(first_rows)
         self.values: list[tuple[str, str, str | None]] = list(
-            zip(*(column.take(first_rows).to_pylist() for column in columns), strict=True)
+            zip(*(column.take(row_indices).to_pylist() for column in columns), strict=True)
         )
 
 

@@ -178,13 +178,15 @@ class EntityHistory:
                         trees[ring.source, ring.measure].since(moments, since),
                     )
                 )
-        for first in self._layout.firsts:
+        for first_time in self._layout.firsts:
             # The code of an earlier time is larger.
             codes = np.zeros(len(self._frame), np.int64)
-            codes[self._extracts[first.source].rows] = PEAK_ZERO - self._extracts[first.source].ts
+            codes[self._extracts[first_time.source].rows] = (
+                PEAK_ZERO - self._extracts[first_time.source].ts
+            )
             lanes.append(
                 (
-                    RecordLane(self._layout.index, first.reading_lane),
+                    RecordLane(self._layout.index, first_time.reading_lane),
                     Peaks(self.timeline, codes[self._rows]).since(moments, t * 0),
                 )
             )

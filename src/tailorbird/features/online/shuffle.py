@@ -272,9 +272,9 @@ class Shuffle:
         return part_masks
 
 
-def _open_shuffle_writer(address: Address, number: int, first: int) -> LogWriter:
+def _open_shuffle_writer(address: Address, number: int, first_position: int) -> LogWriter:
     # A part is never split into several partitions.
-    return open_writer(address, partition=f"part-{number}", first=first)  # type: ignore[arg-type]
+    return open_writer(address, partition=f"part-{number}", first_position=first_position)  # type: ignore[arg-type]
 
 
 def _encode_table(table: pa.Table) -> bytes:

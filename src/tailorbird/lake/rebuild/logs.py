@@ -113,7 +113,7 @@ def rebuild_log(path: Path, partition: str, content: Salvage, set_aside: Path) -
     for part in _files_of_log(draft):
         part.unlink(missing_ok=True)
     with (
-        embedded.open_writer(draft, partition=partition, first=content.start) as writer,
+        embedded.open_writer(draft, partition=partition, first_position=content.start) as writer,
         writer.transaction(),
     ):
         for stored in content.blocks:

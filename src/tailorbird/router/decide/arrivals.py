@@ -230,9 +230,9 @@ class ArrivalsBuilder:
 
 
 def _to_arrivals(
-    checked: CheckedBatch, bodies: Sequence[Body], producer_ids: dict[str, int], first: int
+    checked: CheckedBatch, bodies: Sequence[Body], producer_ids: dict[str, int], first_row: int
 ) -> Arrivals:
-    """Turn checked events into columns, with rows counted from `first`."""
+    """Turn checked events into columns, with rows counted from `first_row`."""
     fields = checked.fields
     types = set(fields.type)
     profiles: list[ProfileRow] = []
@@ -248,12 +248,12 @@ def _to_arrivals(
     if "answer" in types:
         rows = zip(fields.type, fields.answer, fields.items, strict=True)
         responses = [
-            ResponseRow(first + row, answer, items)
+            ResponseRow(first_row + row, answer, items)
             for row, (type_, answer, items) in enumerate(rows)
             if type_ == "answer" and answer is not None and items is not None
         ]
     identifies = (
-        [first + row for row, type_ in enumerate(fields.type) if type_ == "identify"]
+        [first_row + row for row, type_ in enumerate(fields.type) if type_ == "identify"]
         if "identify" in types
         else []
     )
@@ -261,7 +261,7 @@ def _to_arrivals(
     if "merge" in types:
         profile_rows = zip(fields.type, fields.properties, strict=True)
         merges = [
-            (first + row, (properties or {})[MERGED_INTO])
+            (first_row + row, (properties or {})[MERGED_INTO])
             for row, (type_, properties) in enumerate(profile_rows)
             if type_ == "merge"
         ]
@@ -281,7 +281,7 @@ def _to_arrivals(
         _dedup_entries(checked, bodies, producer_ids),
         np.array(checked.ts, np.int64),
         utc_offset_min,
-        [replace(profile, row=first + profile.row) for profile in profiles],
+        [replace(profile, row=first_row + profile.row) for profile in profiles],
         responses,
         identifies,
         merges,

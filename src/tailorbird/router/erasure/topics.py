@@ -204,7 +204,9 @@ def lock_routed_topics(stream: "KafkaLogSet") -> Iterator[RoutedTopics]:
         for number in range(stream.count):
             topics.topics.append(_open_topic(stream, number, folder))
         if stream.count > 1:
-            topics.order = open_writer(stream.order(folder), partition="order", first=FIRST_P)
+            topics.order = open_writer(
+                stream.order(folder), partition="order", first_position=FIRST_P
+            )
         for path in stream.index_paths():
             if path.parent != folder:  # rebuilt from the topic when needed
                 for database_file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):

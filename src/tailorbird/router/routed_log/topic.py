@@ -81,7 +81,7 @@ class RoutedTopic:
             stack.callback(self._lock.release)
             self.connection = self._open(make_tables, first)
             self._topic = open_writer(
-                address, partition="routed", first=first
+                address, partition="routed", first_position=first
             )  # from here on, other routers are fenced
             stack.callback(self._topic.close)
             newest = LatestSnapshot(snapshots).refresh()

@@ -255,7 +255,7 @@ class ScoreRole:
             except NotReadyError:  # there is no router yet
                 return None
             first_position = max(1, self._reader.end())
-            writer = open_writer(self._address, partition=NAME, first=first_position)  # type: ignore[arg-type]
+            writer = open_writer(self._address, partition=NAME, first_position=first_position)  # type: ignore[arg-type]
             self._writer = writer  # type: ignore[assignment]
             self._position = writer.end()
             self._replay_log()

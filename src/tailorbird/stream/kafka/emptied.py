@@ -128,7 +128,7 @@ def create_topic(logs: list[KafkaLog], spec: TopicSpec) -> None:
                 cluster.timeout_s
             )
     for log, end in zip(logs, spec.ends, strict=True):
-        KafkaWriter(log, first=end).close()
+        KafkaWriter(log, first_position=end).close()
 
 
 def erasure_log(cluster: Cluster) -> KafkaLog:
@@ -138,7 +138,7 @@ def erasure_log(cluster: Cluster) -> KafkaLog:
 
 def record_erasure(cluster: Cluster, stop: bytes, key: bytes) -> Erasure:
     """Append an erasure to the log of erasures."""
-    with KafkaWriter(erasure_log(cluster), first=1) as writer:
+    with KafkaWriter(erasure_log(cluster), first_position=1) as writer:
         erasure = Erasure(writer.end(), stop, key)
         writer.append([Block(_KIND, 1, msgspec.msgpack.encode(erasure))])
     return erasure

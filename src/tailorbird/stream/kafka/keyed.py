@@ -37,7 +37,12 @@ class KeyedLog:
         return self.logs[0].cluster
 
     def open_writer(
-        self, *, partition: str, first: int, damaged_tail: str, expected_ends: Mapping[str, int]
+        self,
+        *,
+        partition: str,
+        first_position: int,
+        damaged_tail: str,
+        expected_ends: Mapping[str, int],
     ) -> "KeyedWriter":
         return KeyedWriter(self, expected_ends)
 

@@ -74,7 +74,12 @@ class MergedLog:
         return MergedReader(self)
 
     def open_writer(
-        self, *, partition: str, first: int, damaged_tail: str, expected_ends: Mapping[str, int]
+        self,
+        *,
+        partition: str,
+        first_position: int,
+        damaged_tail: str,
+        expected_ends: Mapping[str, int],
     ) -> LogWriter:
         raise ValueError("each partition is written by itself, and the order by router.order")
 

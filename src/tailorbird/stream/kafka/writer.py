@@ -39,7 +39,9 @@ class KafkaWriter:
         StorageError: the broker cannot be reached.
     """
 
-    def __init__(self, address: KafkaTopic, *, first: int = 0, expected_end: int = 0) -> None:
+    def __init__(
+        self, address: KafkaTopic, *, first_position: int = 0, expected_end: int = 0
+    ) -> None:
         self.address, self.partition = address, address.partition
         self._timeout_s = address.cluster.timeout_s
         self._name = secrets.token_hex(6)
@@ -58,7 +60,7 @@ class KafkaWriter:
                 address, self._producer
             ):  # else the first message waits a second for metadata
                 self._producer.list_topics(address.name, timeout=self._timeout_s)
-            self._begin(first, expected_end)
+            self._begin(first_position, expected_end)
         except BaseException:
             self.close()
             raise
@@ -77,13 +79,13 @@ class KafkaWriter:
             compression_type="none",  # routed blocks are compressed already
         )
 
-    def _begin(self, first: int, expected_end: int) -> None:
+    def _begin(self, first_position: int, expected_end: int) -> None:
         """Write the opening message, which fences messages of other writers in flight."""
         assert self._tail is not None
         process_name = f"process {os.getpid()} of {socket.gethostname()}".encode()
         for _ in range(_TRIES):
             tip = self._tail.tip()
-            end = first if tip.end is None else tip.end
+            end = first_position if tip.end is None else tip.end
             if end < expected_end:
                 raise DamageError(
                     f"the topic ends at {end}, but was read up to {expected_end} before: it was "

@@ -313,7 +313,7 @@ def add_spaces(
         events_min: number of events before which nothing is learned.
     """
     count = len(series.indexes)
-    first = next(
+    first_space = next(
         (
             position
             for position, moment in enumerate(series.moments.tolist())
@@ -321,10 +321,14 @@ def add_spaces(
         ),
         count,
     )
-    even = np.linspace(first, count - 1, min(count - first, TOWERS_MAX)).astype(int).tolist()
+    even = (
+        np.linspace(first_space, count - 1, min(count - first_space, TOWERS_MAX))
+        .astype(int)
+        .tolist()
+    )
     learned_at = {*even, int(series.positions_at(np.array([validation_from]))[0])}
-    spaces: list[Space | None] = [None] * first
-    for number in range(first, count):
+    spaces: list[Space | None] = [None] * first_space
+    for number in range(first_space, count):
         progress(number, count)
         spaces.append(
             learner.space(

@@ -152,10 +152,10 @@ def _answerable_requests(data: Dataset, requests: Ints, slot: Slot) -> Ints:
 
 
 def _index_moments(
-    first: Ints, data: Dataset, cuts: Sequence[int], settings: TrainSettings
+    first_row: Ints, data: Dataset, cuts: Sequence[int], settings: TrainSettings
 ) -> list[int]:
-    sampled_positions = np.linspace(0, len(first), settings.index_parts + 1).astype(int)[:-1]
-    return [*(int(data.t[first[place]]) for place in sampled_positions), *cuts]
+    sampled_positions = np.linspace(0, len(first_row), settings.index_parts + 1).astype(int)[:-1]
+    return [*(int(data.t[first_row[place]]) for place in sampled_positions), *cuts]
 
 
 @dataclass(frozen=True)

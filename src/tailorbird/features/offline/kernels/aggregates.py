@@ -126,19 +126,19 @@ def write_peaks(
     order: Intps,
     begin: Intps,
     edge: Intps,
-    first: Intps,
+    first_in_flight: Intps,
     p: Int64s,
     event_p: Int64s,
     flat: Int64s,
     levels: Int64s,
     out: Int64s,
 ) -> None:
-    """Write the largest value of the known events of [begin, edge); `first` is the first one in
+    """Write the largest value of the known events of [begin, edge); `first_in_flight` is the first one in
     flight.
     """
     for moment in range(low, high):
         start, stop, bound = begin[moment], edge[moment], p[moment]
-        settled_stop = max(first[moment], start)
+        settled_stop = max(first_in_flight[moment], start)
         best = find_largest(flat, levels, start, min(settled_stop, stop))
         # Scan only if any of the others, known or not, is larger.
         if settled_stop < stop and find_largest(flat, levels, settled_stop, stop) > best:
@@ -155,7 +155,7 @@ def write_unions(
     order: Intps,
     begin: Intps,
     edge: Intps,
-    first: Intps,
+    first_in_flight: Intps,
     p: Int64s,
     event_p: Int64s,
     register: Registers,
@@ -175,7 +175,7 @@ def write_unions(
     empty_weight = np.int64(registers) << rank_max
     for moment in range(low, high):
         start, stop, bound, row = begin[moment], edge[moment], p[moment], order[moment]
-        settled_stop = min(max(first[moment], start), stop)
+        settled_stop = min(max(first_in_flight[moment], start), stop)
         if stop - start <= _SCAN_MAX:
             empty_registers, sum_ = np.int64(registers), empty_weight
             for event in range(start, stop):

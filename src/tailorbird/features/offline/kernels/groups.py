@@ -78,7 +78,7 @@ def _find_slot(key: np.uint64, slots: Slots) -> np.int64:
 
 @compiled
 def _number_keys(
-    keys: Keys, slots: Slots, first: Int64s, numbers: Int32s, row: int, count: int
+    keys: Keys, slots: Slots, first_keys: Int64s, numbers: Int32s, row: int, count: int
 ) -> tuple[int, int]:
     """Number the keys from `row` on, until the slots run out.
 
@@ -87,9 +87,9 @@ def _number_keys(
     while row < len(keys):
         slot = _find_slot(keys[row], slots)
         if slots[slot, 1] == 0:
-            if count == len(first):
+            if count == len(first_keys):
                 break
-            first[count] = row
+            first_keys[count] = row
             count += 1
             slots[slot, 0] = keys[row]
             slots[slot, 1] = np.uint64(count)
@@ -99,9 +99,9 @@ def _number_keys(
 
 
 @compiled
-def _fill_slots(keys: Keys, slots: Slots, first: Int64s, count: int) -> None:
+def _fill_slots(keys: Keys, slots: Slots, first_keys: Int64s, count: int) -> None:
     for number in range(count):
-        key = keys[first[number]]
+        key = keys[first_keys[number]]
         slot = _find_slot(key, slots)
         slots[slot, 0] = key
         slots[slot, 1] = np.uint64(number + 1)

@@ -219,14 +219,20 @@ def window_edges(
 
 @compiled
 def in_flight(
-    low: int, high: int, start: Int64s, edge: Intps, p: Int64s, running_p: Int64s, first: Intps
+    low: int,
+    high: int,
+    start: Int64s,
+    edge: Intps,
+    p: Int64s,
+    running_p: Int64s,
+    first_in_flight: Intps,
 ) -> None:
     """Write the first position before the edge that was not known at p, or the edge itself."""
     for moment in range(low, high):
         stop = edge[moment]
         if stop > start[moment] and running_p[stop - 1] > p[moment]:
             stop = first_above(running_p, start[moment], stop, p[moment])
-        first[moment] = stop
+        first_in_flight[moment] = stop
 
 
 @compiled

@@ -44,12 +44,12 @@ class SequenceWindows:
             np.lexsort((interactions.ts[valid_rows], interactions.person[valid_rows]))
         ]
         person = interactions.person[order]
-        first = (
+        window_starts = (
             np.flatnonzero(np.concatenate(([True], person[1:] != person[:-1])))
             if len(person)
             else np.zeros(0, np.int64)
         )
-        begin = np.repeat(first, np.diff(np.concatenate((first, [len(person)]))))
+        begin = np.repeat(window_starts, np.diff(np.concatenate((window_starts, [len(person)]))))
         return cls(interactions.item[order], interactions.ts[order], begin, interactions.items)
 
     def batch(self, seed: int, step: int, size: int, length: int) -> tuple[Ints, Ints, Ints]:

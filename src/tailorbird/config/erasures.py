@@ -36,9 +36,9 @@ def apply_remote_erasures(project: Project) -> bool:
     if topics is None:
         return False
     from tailorbird.router.routed_log.retention import FILE as ITEMS
-    from tailorbird.stream.kafka import emptied
+    from tailorbird.stream.kafka import topic_reset
 
-    erasure = emptied.last_erasure(topics.cluster)
+    erasure = topic_reset.last_erasure(topics.cluster)
     if erasure is None or erasure.number <= last_applied_erasure(project):
         return False
     folder = project.paths.data / FOLDER

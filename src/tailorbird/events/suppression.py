@@ -48,7 +48,7 @@ Subject = tuple[
 ]  # ("u", user_id) or ("a", anonymous_id); of an item's event ("i", item_id)
 
 
-class Whose(msgspec.Struct):
+class RowSubject(msgspec.Struct):
     """What a row says of whose it is, and when; of any type, since nobody has checked it."""
 
     event_id: Any = None
@@ -87,7 +87,7 @@ class _Mark(msgspec.Struct, forbid_unknown_fields=True):
         return mark if mark.checksum == cls.of(mark.people).checksum else None
 
 
-_whose = msgspec.json.Decoder(Whose).decode
+_whose = msgspec.json.Decoder(RowSubject).decode
 
 
 class SuppressionList:
@@ -256,7 +256,7 @@ def join_rows(parts: Sequence[bytes], body: bytes, encoding: str) -> bytes:
     return b"[" + b",".join(parts) + b"]" if body.lstrip()[:1] == b"[" else parts[0]
 
 
-def whose_of(part: bytes) -> Whose | None:
+def whose_of(part: bytes) -> RowSubject | None:
     """Return whose a row says that it is; None for what is no JSON object."""
     try:
         return _whose(part)
@@ -287,7 +287,7 @@ def _read_texts(part: bytes) -> Iterator[str]:
         return
 
 
-def _read_time(whose: Whose, receipt: Receipt) -> int:
+def _read_time(whose: RowSubject, receipt: Receipt) -> int:
     """Return when a row says that it was; 0 where a file says no time."""
     if whose.ts is None and not whose.timeless and receipt.source != "import":
         return receipt.received_at

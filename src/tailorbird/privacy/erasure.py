@@ -69,7 +69,7 @@ from tailorbird.stream import read_released, sqlite
 from tailorbird.stream.importer import erase_paths
 
 if TYPE_CHECKING:
-    from tailorbird.stream.kafka.emptied import TopicSpec
+    from tailorbird.stream.kafka.topic_reset import TopicSpec
 
 
 def is_unfinished(data: Path) -> bool:
@@ -118,7 +118,7 @@ def _topics_of(journal: Journal) -> "list[TopicSpec]":
     """Return how the topics of an erasure are made again."""
     if not journal.topics:
         return []
-    from tailorbird.stream.kafka.emptied import TopicSpec
+    from tailorbird.stream.kafka.topic_reset import TopicSpec
 
     return msgspec.convert(journal.topics, list[TopicSpec])
 

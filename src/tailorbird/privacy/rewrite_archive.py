@@ -11,7 +11,7 @@ import msgspec
 from tailorbird.events import Receipt, RoutePlan, check
 from tailorbird.events.contract.contract import ERASED, split_body
 from tailorbird.events.contract.plan import MERGED_INTO
-from tailorbird.events.suppression import Whose, join_rows, subject_of, whose_of
+from tailorbird.events.suppression import RowSubject, join_rows, subject_of, whose_of
 from tailorbird.lake.files.archive import Archived
 from tailorbird.privacy.footprint import Footprint, Place
 from tailorbird.privacy.mentions import Mentions
@@ -85,7 +85,7 @@ class ArchiveRewriter:
                 new = self._rewriter.wire_of_merge(new)
         return None if new == old else _encode(new)
 
-    def _is_owned(self, whose: Whose, place: Place) -> bool:
+    def _is_owned(self, whose: RowSubject, place: Place) -> bool:
         return (
             place in self._places
             or (isinstance(whose.user_id, str) and whose.user_id in self._people.users)

@@ -18,9 +18,9 @@ from tailorbird.events.suppression import FOLDER, TAKEN
 from tailorbird.privacy.journal import journal_path, write_private
 from tailorbird.router.erasure.topics import RoutedTopics, lock_routed_topics
 from tailorbird.stream import Block, open_reader, open_writer
-from tailorbird.stream.kafka import Cluster, KafkaLog, emptied, marker
-from tailorbird.stream.kafka.emptied import TopicSpec
+from tailorbird.stream.kafka import Cluster, KafkaLog, marker, topic_reset
 from tailorbird.stream.kafka.logs import SHUFFLED, KafkaLogSet
+from tailorbird.stream.kafka.topic_reset import TopicSpec
 from tailorbird.stream.released import Released
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Topics:
     def describe(self) -> list[TopicSpec]:
         """Return how all topics are made again."""
         mine = [
-            emptied.describe_topic(
+            topic_reset.describe_topic(
                 [stored_block.address for stored_block in writers],
                 [stored_block.end() for stored_block in writers],
             )
@@ -92,7 +92,7 @@ class Topics:
         by_name = {topic.topic: topic for topic in topics}
         for name, spec in by_name.items():
             if name not in ("routed", "order", "index", "items"):
-                emptied.reset_topic(logs_of(self.stream, spec), spec)
+                topic_reset.reset_topic(logs_of(self.stream, spec), spec)
                 faults.at("erase.topic")
         self.routed.empty(
             by_name["routed"],
@@ -105,7 +105,7 @@ class Topics:
 
     def publish(self, data: Path, suppressed: bytes, key: bytes) -> None:
         """Give other machines the suppression list, and let them in again."""
-        number = emptied.record_erasure(self.stream.cluster, suppressed, key).number
+        number = topic_reset.record_erasure(self.stream.cluster, suppressed, key).number
         write_private(data / FOLDER / TAKEN, b"%d" % number)
         release(self.stream.cluster, data)
 
@@ -135,7 +135,7 @@ def hold_topics(
     faults.at("erase.marked")
     try:
         for spec in topics or ():
-            emptied.create_topic(logs_of(stream, spec), spec)
+            topic_reset.create_topic(logs_of(stream, spec), spec)
         with lock_routed_topics(stream) as routed:
             held = Topics(stream, routed)
             try:
@@ -147,7 +147,7 @@ def hold_topics(
                     held.shuffled.setdefault(log.topic, []).append(
                         open_writer(log, partition=log.partition)
                     )
-                if stream.scores.name in emptied.list_topics(stream.cluster):
+                if stream.scores.name in topic_reset.list_topics(stream.cluster):
                     held.shuffled[stream.scores.topic] = [
                         open_writer(stream.scores, partition="scores")
                     ]
@@ -212,9 +212,9 @@ def logs_of(stream: KafkaLogSet, spec: TopicSpec) -> list[KafkaLog]:
 def read_topics(stream: KafkaLogSet) -> Iterator[tuple[str, Block]]:
     """Yield every message of every topic with its headers, then the blocks of its logs, whole."""
     cluster = stream.cluster
-    for name, count in emptied.list_topics(cluster).items():
+    for name, count in topic_reset.list_topics(cluster).items():
         for partition in range(count):
-            for offset, headers, value in emptied.read_messages(cluster, name, partition):
+            for offset, headers, value in topic_reset.read_messages(cluster, name, partition):
                 yield (
                     f"{name}, partition {partition}, offset {offset}",
                     Block("", 1, b"\n".join((*headers.values(), value))),

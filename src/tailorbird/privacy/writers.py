@@ -32,7 +32,7 @@ from tailorbird.stream import (
 
 if TYPE_CHECKING:
     from tailorbird.privacy.rewrite_topics import Topics
-    from tailorbird.stream.kafka.emptied import TopicSpec
+    from tailorbird.stream.kafka.topic_reset import TopicSpec
 
 # Files of a table's log, which know of files and not of rows; they are deleted with the history.
 LOG_FILE = re.compile(r"(\d{20}\.(json|checkpoint.*\.parquet)|_last_checkpoint)(\.\d+)?\Z")

@@ -39,12 +39,12 @@ _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
 def check_onnx(data: bytes, *, where: str) -> None:
     """Raise BundleError unless the model is self-contained and made of standard operators."""
     try:
-        _Walk(data, where).run()
+        _OnnxWalk(data, where).run()
     except (IndexError, ValueError) as error:
         raise BundleError(f"is no readable ONNX model: {error}", where=where) from error
 
 
-class _Walk:
+class _OnnxWalk:
     def __init__(self, data: bytes, where: str) -> None:
         self.data = data
         self.where = where

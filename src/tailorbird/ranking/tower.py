@@ -31,7 +31,7 @@ from tailorbird.candidates.query import reads_neighbours
 from tailorbird.errors import BundleError
 from tailorbird.features.declare.declarations import VECTOR_NAMES
 from tailorbird.ranking.encode.computed import Keys, RaggedLike, Rows, Times
-from tailorbird.retrieval import Found, Index
+from tailorbird.retrieval import Index, SearchResult
 from tailorbird.retrieval.inverted import ProbeResult
 from tailorbird.retrieval.sequences import PAD, START, recent_windows
 from tailorbird.retrieval.vectors import ItemVectors, largest_indices
@@ -205,7 +205,7 @@ class Space:
         products = self.vectors.products(user)
         return UserQuery(self.vectors, sequence, user, products, float(_log_sum(products[None])[0]))
 
-    def nearest(self, query: UserQuery, n: int) -> Found:
+    def nearest(self, query: UserQuery, n: int) -> SearchResult:
         """Return the nearest items that the index shows.
 
         Items of the sequence are left out unless users repeat items.
@@ -224,11 +224,11 @@ class Space:
             values = np.where(self.index.shown, values, -np.inf)
         rows = largest_indices(values, n)
         rows = rows[np.isfinite(values[rows])]
-        return Found(rows, values[rows].astype(np.float64) - query.total)
+        return SearchResult(rows, values[rows].astype(np.float64) - query.total)
 
     def _nearest_inverted(
         self, query: UserQuery, probe: ProbeResult, excluded: Rows, n: int
-    ) -> Found:
+    ) -> SearchResult:
         """Return the nearest items by an inverted file.
 
         It probes more lists where few of their items may be shown, and scans all items where those
@@ -255,7 +255,7 @@ class Space:
                 probe = next_probe
                 rows, products = _shown_items(probe, shown)
         best = largest_indices(products, n)
-        return Found(rows[best], products[best].astype(np.float64) - query.total)
+        return SearchResult(rows[best], products[best].astype(np.float64) - query.total)
 
     def columns(
         self,

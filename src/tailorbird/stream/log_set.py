@@ -34,7 +34,7 @@ from tailorbird.stream.reading import EmbeddedReader
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog
     from tailorbird.stream.kafka.logs import KafkaLogSet, KafkaPartition
-    from tailorbird.stream.kafka.waits import BacklogClient
+    from tailorbird.stream.kafka.topic_backlog import BacklogClient
 
 S = TypeVar("S", bound="LogSet | LogShare")
 A = TypeVar("A", bound="RawLogAddress")

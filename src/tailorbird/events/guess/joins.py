@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from tailorbird.events.guess.inspection import Inspection
 from tailorbird.events.guess.kind import is_unique
-from tailorbird.events.guess.look import Inspection
 from tailorbird.events.guess.roles import roles_of
 from tailorbird.events.guess.values import Answers, ColumnGuess
 from tailorbird.events.tables.columns import read_sample

@@ -21,9 +21,9 @@ from tailorbird.events.guess.event_types import (
     types_of,
     values_of,
 )
+from tailorbird.events.guess.inspection import Inspection, inspect_table, ts_format_of
 from tailorbird.events.guess.joins import join_tables
 from tailorbird.events.guess.kind import IS_CURRENT_NAMES, VALID_TO_NAMES, classify_rows
-from tailorbird.events.guess.look import Inspection, inspect_table, ts_format_of
 from tailorbird.events.guess.names import (
     ATTRIBUTES,
     CONTEXT,

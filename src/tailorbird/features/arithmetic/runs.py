@@ -202,7 +202,7 @@ class Runs:
         return np.bincount(owner[is_new_item], minlength=len(self.t)).astype(np.float64)
 
 
-class OneRun(Runs):
+class SingleRun(Runs):
     """The run of a single request: the same columns in fewer operations."""
 
     def column(self, step: Step) -> Floats | Keys:

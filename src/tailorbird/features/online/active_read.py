@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from tailorbird.events.keys import hash64
 from tailorbird.features.arithmetic import finish
-from tailorbird.features.arithmetic.runs import OneRun, Runs
+from tailorbird.features.arithmetic.runs import Runs, SingleRun
 from tailorbird.features.arithmetic.stacks import Entries, Stacks, find_one_row_entities
 from tailorbird.features.declare.scalars import request_text, weekday
 from tailorbird.features.event_columns.columns import entity_key
@@ -182,7 +182,7 @@ class ActiveRead:
                 sessions.view(np.uint64),
             )
             value = further[0].view(np.uint64) if further else item
-            run = OneRun(
+            run = SingleRun(
                 np.array([0, len(ts)]), ts, item, types, sessions, self.t, request_session, value
             )
             self._runs[step.record_lanes[0]] = run

@@ -137,7 +137,7 @@ def raw_ends(*tables: pa.Table) -> dict[str, int]:
     }
 
 
-class _Taken(msgspec.Struct, frozen=True):
+class _ReadPositions(msgspec.Struct, frozen=True):
     """Content of a block of kind "taken": how far router `partition`, of `count`, has read the raw
     logs that all routers share.
     """
@@ -159,7 +159,7 @@ def taken_by_all(
     for stored in blocks:
         if stored.block.kind != "taken":
             continue
-        positions = msgspec.json.decode(stored.block.payload, type=_Taken)
+        positions = msgspec.json.decode(stored.block.payload, type=_ReadPositions)
         for log, offset in positions.offsets.items():
             router_offsets = taken_by_router.setdefault(log, {})
             router_offsets[str(positions.partition)] = max(

@@ -42,7 +42,7 @@ class Crosses(nn.Module):
         return x
 
 
-class Single(nn.Module):
+class SingleHeadNet(nn.Module):
     """One head: layers, and cross layers in parallel if any."""
 
     def __init__(
@@ -133,7 +133,7 @@ class Net(nn.Module):
         self.heads = tuple(heads)
         self.separate_heads = parameters.experts == 0
         parts = (
-            [Single(layout, matrix, parameters) for _ in heads]
+            [SingleHeadNet(layout, matrix, parameters) for _ in heads]
             if self.separate_heads
             else [Mixture(layout, matrix, parameters, len(self.heads))]
         )

@@ -235,7 +235,7 @@ def _read_features(bundle: Bundle) -> FeatureSet:
     return bundle.features
 
 
-class OneSchema:
+class SingleSchema:
     """Reads one schema whatever the bundle: for evaluation and tests."""
 
     def __init__(self, features: FeatureSet, reader: FeatureReader | None) -> None:

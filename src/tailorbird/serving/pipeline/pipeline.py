@@ -31,7 +31,7 @@ from tailorbird.serving.messages import (
     RankQuery,
     RecommendQuery,
     SearchQuery,
-    Shown,
+    ShownItem,
     Similar,
 )
 from tailorbird.serving.pipeline.deadlines import UNBOUNDED, Breakers, Budgets
@@ -77,7 +77,7 @@ class Pipeline:
         slots: by name.
         bundles: selects the bundle that serves; `bundles.BundleHolder`, or `FixedBundle`.
         feature_provider: opens the features and state of a bundle; `schemas.Schemas`, or
-            `OneSchema`.
+            `SingleSchema`.
         answer_log: where answers are logged; `door.EventCollector`. None logs nothing: for
             evaluation.
         clock: for `now`; the answer's own time is the t of its features.
@@ -256,7 +256,7 @@ class Pipeline:
 
     def top_items(
         self, source: str, size: int, category: str | None = None, slot: str = ""
-    ) -> list[Shown]:
+    ) -> list[ShownItem]:
         """Return `popular` or `new_items`, optionally of one category: the same for everybody,
         and not logged.
 

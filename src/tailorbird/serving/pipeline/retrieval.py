@@ -14,12 +14,12 @@ from tailorbird.candidates.query import LIVE, source_of
 from tailorbird.events import SECOND
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.tower import add_sequence_source
-from tailorbird.retrieval import Found, Index
+from tailorbird.retrieval import Index, SearchResult
 from tailorbird.serving.pipeline.request import Candidates, Request
 
 Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
-Near = Callable[[int], Found]
+Near = Callable[[int], SearchResult]
 
 # Ages beyond which an answer is marked as having stale candidates. Session tables are published
 # once a minute.
@@ -43,7 +43,7 @@ class CandidateFinder:
         sources: Mapping[str, int],
         *,
         nearest: Near | None,
-        search: Callable[[int], Found],
+        search: Callable[[int], SearchResult],
         lists: Mapping[str, npt.NDArray[np.uint64]],
         until: float,
     ) -> Merged:
@@ -79,7 +79,7 @@ class CandidateFinder:
         name: str,
         limit: int,
         nearest: Near | None,
-        search: Callable[[int], Found],
+        search: Callable[[int], SearchResult],
         lists: Mapping[str, npt.NDArray[np.uint64]],
     ) -> tuple[Rows, Floats]:
         source = source_of(name)
@@ -163,7 +163,7 @@ def check_tables(request: Request, ages: Mapping[str, int], live: bool) -> None:
         request.mark_degraded("stale_candidates")
 
 
-def _query_clusters(request: Request, view: Index, limit: int) -> Found:
+def _query_clusters(request: Request, view: Index, limit: int) -> SearchResult:
     recent = (
         request.recent.item[::-1][:RECENT_MAX]
         if request.recent is not None

@@ -10,7 +10,7 @@ import apsw
 from tailorbird.stream.kafka.cluster import KafkaTopic
 from tailorbird.stream.kafka.reader import KafkaReader
 from tailorbird.stream.kafka.snapshots import open_item_summary
-from tailorbird.stream.kafka.waits import BacklogClient, LogBacklog
+from tailorbird.stream.kafka.topic_backlog import BacklogClient, LogBacklog
 from tailorbird.stream.kafka.writer import KafkaWriter
 
 

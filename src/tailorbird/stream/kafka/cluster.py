@@ -91,7 +91,7 @@ class Cluster:
 
     @property
     def marker(self) -> str:
-        """The topic that exists while people are erased, see `stream.kafka.emptied`."""
+        """The topic that exists while people are erased, see `stream.kafka.topic_reset`."""
         return f"{self.prefix}.erasing"
 
     def conf(self, **settings: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from tailorbird.stream.kafka.cluster import SHUFFLED, Cluster, list_topic_suffix
 from tailorbird.stream.kafka.keyed import KeyedLog
 from tailorbird.stream.kafka.merged import MergedLog
 from tailorbird.stream.kafka.snapshots import ITEM_SUMMARY, SNAPSHOT_ROWS
-from tailorbird.stream.kafka.waits import BacklogClient
+from tailorbird.stream.kafka.topic_backlog import BacklogClient
 from tailorbird.stream.partitions import HISTORICAL_PRODUCERS, check_producer_name, raw_logs
 
 _REFRESH_S = 1.0  # between listings of topics

@@ -15,7 +15,7 @@ from tailorbird.errors import NotReadyError, StorageError
 from tailorbird.stream.kafka.address import KafkaLog
 from tailorbird.stream.kafka.client import KafkaError, KafkaException, NewTopic, Producer
 from tailorbird.stream.kafka.cluster import Cluster, storage_error, topic_settings, translate_errors
-from tailorbird.stream.kafka.emptied import delete_topic, list_topics, read_messages
+from tailorbird.stream.kafka.topic_reset import delete_topic, list_topics, read_messages
 
 
 def new_erasure_token() -> str:

@@ -18,7 +18,7 @@ import msgspec
 
 from tailorbird.stream.kafka.address import KafkaLog
 from tailorbird.stream.kafka.reader import KafkaReader
-from tailorbird.stream.kafka.waits import BacklogClient, LogBacklog
+from tailorbird.stream.kafka.topic_backlog import BacklogClient, LogBacklog
 from tailorbird.stream.protocol import Backlog, Block, LogWriter, StoredBlock
 
 _ORDER_BYTES = 1 << 16  # of the order, read at once: some hundred blocks

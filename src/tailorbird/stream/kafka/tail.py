@@ -21,7 +21,7 @@ _SCAN_MAX = 10_000  # bound of the search for a message that counts at the end
 
 
 @dataclass(frozen=True)
-class Tip:
+class TopicEnd:
     """The end of a topic: the next offset, and the position after the last row that counts."""
 
     offset: int
@@ -101,15 +101,15 @@ class Tail:
                     raise
                 time.sleep(_RETRY_S)
 
-    def tip(self) -> Tip:
+    def tip(self) -> TopicEnd:
         """Return the end of the log, without an incomplete run."""
         low, high = self.watermarks()
         for offset in range(high - 1, max(low, high - _SCAN_MAX) - 1, -1):
             piece = self.piece(offset)
             if piece is not None and piece.at == offset:
-                return Tip(high, piece.end)
+                return TopicEnd(high, piece.end)
         if high == 0:
-            return Tip(0, None)
+            return TopicEnd(0, None)
         raise DamageError(
             f"none of the messages {max(low, high - _SCAN_MAX)} to {high} is one of this log's",
             where=str(self.address),

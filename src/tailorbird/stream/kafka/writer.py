@@ -194,7 +194,9 @@ class KafkaWriter:
         """
         assert self._tail is not None
         _, high = self._tail.watermarks()
-        if high < self._next:  # the topic was deleted and created again, see `stream.kafka.emptied`
+        if (
+            high < self._next
+        ):  # the topic was deleted and created again, see `stream.kafka.topic_reset`
             self._is_fenced = True
             raise self._fenced_error()
         for offset in range(self._next, high):

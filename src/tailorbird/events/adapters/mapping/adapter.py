@@ -23,7 +23,7 @@ from tailorbird.events.adapters.record import NO_RECORD, WRONG_ROW, unread_rows
 from tailorbird.events.tables.columns import column_names, read_columns, read_sample
 from tailorbird.events.tables.files import BATCH_ROWS
 from tailorbird.events.tables.forms import Join, TableForm
-from tailorbird.events.tables.most_said import MostFrequentValues
+from tailorbird.events.tables.most_frequent import MostFrequentValues
 from tailorbird.events.tables.records import is_json
 
 

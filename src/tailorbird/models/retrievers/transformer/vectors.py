@@ -10,7 +10,7 @@ from tailorbird.models.interactions import Interactions
 from tailorbird.models.retrievers.protocol import (
     Contexts,
     Scores,
-    Top,
+    TopItems,
     concatenate_interactions,
     top_items,
 )
@@ -85,7 +85,7 @@ class SequenceVectors:
                 torch.from_numpy(vectors), torch.from_numpy(there), torch.from_numpy(gap)
             )[:, -1].numpy()
 
-    def top(self, contexts: Contexts, n: int, *, repeats: bool = False) -> Top:
+    def top(self, contexts: Contexts, n: int, *, repeats: bool = False) -> TopItems:
         """Return the best items; scores are e^(score − the query's best), so above 0."""
         item, score = (
             np.full((len(contexts), n), -1, np.int32),
@@ -105,7 +105,7 @@ class SequenceVectors:
             )
             best = top_items(product, own_contexts, n, repeats=repeats)
             item[low : low + len(chunk)], score[low : low + len(chunk)] = best.item, best.score
-        return Top(item, score)
+        return TopItems(item, score)
 
     def updated(self, new_interactions: Interactions, t: int) -> "SequenceVectors":
         """Continue training from these weights; the result differs from a new fit."""

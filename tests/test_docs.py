@@ -94,6 +94,29 @@ def test_the_menu_names_every_page_once() -> None:
     )
 
 
+def _expand_braces(path: str) -> list[str]:
+    """`a/{b,c}.py` as `a/b.py` and `a/c.py`."""
+    before, brace, after = path.partition("{")
+    options, _, after = after.partition("}")
+    return [before + each + after for each in options.split(",")] if brace else [path]
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["ARCHITECTURE.md", "docs/explanation/extension-points.md", "docs/explanation/invariants.md"],
+)
+def test_the_maps_of_the_code_name_files_that_are_there(page: str) -> None:
+    named = re.findall(r"`([\w./{},-]+/[\w./{},-]*)`", (ROOT / page).read_text())
+    paths = [path for text in named if "NAME" not in text for path in _expand_braces(text)]
+    missing = [
+        path
+        for path in paths
+        if not (ROOT / path).exists() and not (ROOT / "src" / "tailorbird" / path).exists()
+    ]
+    assert len(paths) > 20
+    assert missing == []
+
+
 @pytest.mark.parametrize("path", TEXTS, ids=_name)
 def test_commands_exist(path: Path) -> None:
     app = build_app()

@@ -257,7 +257,7 @@ def add_to_sessions(
     last_ts: Int64s,
     size: Int32s,
     entries: Int32s,
-    sessions_begun: Int64s,
+    sessions_started: Int64s,
     gap: int,
 ) -> None:
     """Add events to the sessions of their users; a new session replaces the oldest one.
@@ -268,7 +268,7 @@ def add_to_sessions(
         session_user, last_ts, size: (ring,): each session's user, newest event and number of
             entries; the user −1 is a free slot.
         entries: (ring, length): items of each session, oldest first.
-        sessions_begun: [number of sessions begun so far].
+        sessions_started: [number of sessions begun so far].
     """
     length = entries.shape[1]
     for i in range(len(item)):
@@ -282,8 +282,8 @@ def add_to_sessions(
             or t - last_ts[session] > gap
             or newest[i] - last_ts[session] > gap
         ):
-            session = sessions_begun[0] % len(session_user)
-            sessions_begun[0] += 1
+            session = sessions_started[0] % len(session_user)
+            sessions_started[0] += 1
             session_user[session], size[session], last_ts[session] = user, 0, t
             session_of_user[user] = session
         count = size[session]

@@ -87,7 +87,7 @@ class _Mark(msgspec.Struct, forbid_unknown_fields=True):
         return mark if mark.checksum == cls.of(mark.people).checksum else None
 
 
-_whose = msgspec.json.Decoder(RowSubject).decode
+_decode_row_subject = msgspec.json.Decoder(RowSubject).decode
 
 
 class SuppressionList:
@@ -208,21 +208,21 @@ class SuppressionList:
 
     def drops(self, part: bytes, receipt: Receipt) -> bool:
         """Return whether a row is dropped."""
-        whose = whose_of(part)
-        if whose is None or parse_unread(part) is not None:
+        row = read_row_subject(part)
+        if row is None or parse_unread(part) is not None:
             return any(self.has(mark, text) for text in _read_texts(part) for mark in ("u", "a"))
-        if whose.type == "merge" and isinstance(whose.properties, dict):
-            into = _read_id(whose.properties.get(MERGED_INTO))
+        if row.type == "merge" and isinstance(row.properties, dict):
+            into = _read_id(row.properties.get(MERGED_INTO))
             if into is not None and self.has("u", into):
                 return True
-        if (user := _read_id(whose.user_id)) is not None:
+        if (user := _read_id(row.user_id)) is not None:
             return self.has("u", user)
-        device = _read_id(whose.anonymous_id)
+        device = _read_id(row.anonymous_id)
         erased_at = None if device is None else self.erased_at("a", device)
         if device is None or erased_at is None:
             return False
         is_shared = self.hash("a", device) in self._listed.shared
-        return not is_shared or _read_time(whose, receipt) < erased_at
+        return not is_shared or _read_time(row, receipt) < erased_at
 
 
 def _hash_list(listed: _Listed, key: bytes) -> str:
@@ -256,10 +256,10 @@ def join_rows(parts: Sequence[bytes], body: bytes, encoding: str) -> bytes:
     return b"[" + b",".join(parts) + b"]" if body.lstrip()[:1] == b"[" else parts[0]
 
 
-def whose_of(part: bytes) -> RowSubject | None:
+def read_row_subject(part: bytes) -> RowSubject | None:
     """Return whose a row says that it is; None for what is no JSON object."""
     try:
-        return _whose(part)
+        return _decode_row_subject(part)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
@@ -287,11 +287,11 @@ def _read_texts(part: bytes) -> Iterator[str]:
         return
 
 
-def _read_time(whose: RowSubject, receipt: Receipt) -> int:
+def _read_time(row: RowSubject, receipt: Receipt) -> int:
     """Return when a row says that it was; 0 where a file says no time."""
-    if whose.ts is None and not whose.timeless and receipt.source != "import":
+    if row.ts is None and not row.timeless and receipt.source != "import":
         return receipt.received_at
-    ts = whose.ts
+    ts = row.ts
     if isinstance(ts, int) and not isinstance(ts, bool):
         return ts
     try:

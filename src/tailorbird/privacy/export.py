@@ -27,7 +27,7 @@ from tailorbird.config.schemas import active_schemas
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, Receipt, to_iso
 from tailorbird.events.contract.contract import split_body
-from tailorbird.events.suppression import whose_of
+from tailorbird.events.suppression import read_row_subject
 from tailorbird.features import FeatureSet
 from tailorbird.features.online.read import Reader
 from tailorbird.features.request import ReadRequest
@@ -128,7 +128,7 @@ def _to_plain(value: Any) -> Any:
 
 def _may_read(body: str | bytes, people: People) -> bool:
     """Return whether a row as it came in names these people or nobody, and no other user."""
-    whose = whose_of(body.encode() if isinstance(body, str) else body)
+    whose = read_row_subject(body.encode() if isinstance(body, str) else body)
     if whose is None or whose.user_id is None:
         return True
     return str(whose.user_id) in people.users

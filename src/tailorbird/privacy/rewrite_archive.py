@@ -11,7 +11,7 @@ import msgspec
 from tailorbird.events import Receipt, RoutePlan, check
 from tailorbird.events.contract.contract import ERASED, split_body
 from tailorbird.events.contract.plan import MERGED_INTO
-from tailorbird.events.suppression import RowSubject, join_rows, subject_of, whose_of
+from tailorbird.events.suppression import RowSubject, join_rows, read_row_subject, subject_of
 from tailorbird.lake.files.archive import Archived
 from tailorbird.privacy.footprint import Footprint, Place
 from tailorbird.privacy.mentions import Mentions
@@ -69,7 +69,7 @@ class ArchiveRewriter:
         """Return the new row; None where it stays."""
         if place in self._refused_rows:
             return None if part == ERASED else ERASED
-        whose = whose_of(part)
+        whose = read_row_subject(part)
         if whose is None:
             return ERASED if may_mention and self._mentions.in_body(part) else None
         if self._is_owned(whose, place):

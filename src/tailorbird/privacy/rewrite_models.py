@@ -79,10 +79,10 @@ def _without_mentioned(name: str, column: Column, mentions: Mentions) -> Column 
         return None
     if not isinstance(column, TextColumn):
         whole_numbers = [value for value in np.unique(column).tolist() if value.is_integer()]
-        gone = [
+        erased_values = [
             one for one in whole_numbers if mentions.without({name: int(one)}) != {name: int(one)}
         ]
-        return np.where(np.isin(column, gone), np.nan, column) if gone else column
+        return np.where(np.isin(column, erased_values), np.nan, column) if erased_values else column
     new = [_text_without(value, mentions) for value in column.values]
     if new == list(column.values):
         return column

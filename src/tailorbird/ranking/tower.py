@@ -198,7 +198,7 @@ class Space:
         """Return a user's vector and its product with every item."""
         user = self.users(None if sequence is None else _SingleRequest(sequence), 1)[0]
         if self.vectors.inverted is not None:
-            probe = self.vectors.inverted.look(user, self.vectors.vectors)
+            probe = self.vectors.inverted.probe_lists(user, self.vectors.vectors)
             return UserQuery(
                 self.vectors, sequence, user, np.zeros(0, np.float32), probe.total, probe
             )
@@ -293,7 +293,7 @@ class Space:
 
     def _totals(self, users: Matrix) -> Matrix:
         if self.vectors.inverted is not None:  # as `query` computes them
-            search, all_ = self.vectors.inverted.look, self.vectors.vectors
+            search, all_ = self.vectors.inverted.probe_lists, self.vectors.vectors
             return np.array([search(user, all_).total for user in users], np.float32)
         parts = [
             _log_sum(users[start : start + _PEOPLE] @ self.vectors.vectors.T)

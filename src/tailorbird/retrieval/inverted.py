@@ -100,7 +100,7 @@ class Inverted:
     def _stale_rows(self) -> Rows:
         return np.flatnonzero(self.stale) if self.stale is not None else np.zeros(0, np.intp)
 
-    def look(self, user: Matrix, all_vectors: Matrix) -> ProbeResult:
+    def probe_lists(self, user: Matrix, all_vectors: Matrix) -> ProbeResult:
         """Probe as many lists as the calibration requires.
 
         Args:
@@ -266,7 +266,7 @@ def _calibrate_probes(
     sizes = np.diff(inverted.begin)
     ranks, compared = [], []
     for user in users:
-        order = inverted.look(user, vectors).order
+        order = inverted.probe_lists(user, vectors).order
         rank = np.empty(order.size, np.intp)
         rank[order] = np.arange(order.size)
         products = vectors @ user

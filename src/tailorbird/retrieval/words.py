@@ -89,7 +89,7 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         )
         return list(dict.fromkeys(part for part in parts if part))
 
-    def told(self) -> dict[str, str]:
+    def describe_columns(self) -> dict[str, str]:
         """Return a description of each column."""
         return dict.fromkeys(
             self.names, f"a word of the item's {self.attribute}, hashed into {self.buckets:,}"

@@ -42,7 +42,7 @@ _BY_ROW = {
     "at": "_newest_ts",
 }
 _BY_PERSON = {"recent": "_recent", "recent_count": "_recent_count", "recent_ts": "_recent_ts"}
-_OTHERS = {"landmark": "_landmark", "evicted": "_evicted", "dirty": "_dirty"}
+_OTHER_ARRAYS = {"landmark": "_landmark", "evicted": "_evicted", "dirty": "_dirty"}
 
 
 class ItemKnnFold:
@@ -264,12 +264,12 @@ class ItemKnnFold:
         """Return the state as arrays, of which `restore` makes it again."""
         self._compact()
         used = int(self._pool_end[0])
-        names = _BY_PERSON | _BY_ROW | _OTHERS
+        names = _BY_PERSON | _BY_ROW | _OTHER_ARRAYS
         state = {name: getattr(self, attribute) for name, attribute in names.items()}
         return state | {"entry": self._neighbour[:used], "weight": self._weight[:used]}
 
     def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
-        for name, attribute in (_BY_PERSON | _BY_ROW | _OTHERS).items():
+        for name, attribute in (_BY_PERSON | _BY_ROW | _OTHER_ARRAYS).items():
             setattr(self, attribute, arrays[name].copy())
         used = len(arrays["entry"])
         size = max(_POOL, 1 << (2 * used).bit_length())

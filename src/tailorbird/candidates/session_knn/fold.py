@@ -36,7 +36,7 @@ class SessionKnnFold:
             np.zeros(settings.most, np.int32),
             np.zeros((settings.most, settings.length), np.int32),
         )
-        self._sessions_begun = np.zeros(1, np.int64)
+        self._sessions_started = np.zeros(1, np.int64)
 
     def update(self, person: Int64s, item: Int64s, ts: Int64s, newest: Int64s, people: int) -> None:
         """Apply interests in log order.
@@ -55,13 +55,13 @@ class SessionKnnFold:
             self._last_ts,
             self._size,
             self._entries,
-            self._sessions_begun,
+            self._sessions_started,
             self._settings.gap_us,
         )
 
     def table(self) -> Sessions:
         """Return the current sessions, ordered by the time of their last event."""
-        started, capacity = int(self._sessions_begun[0]), self._settings.most
+        started, capacity = int(self._sessions_started[0]), self._settings.most
         begun = np.arange(max(started - capacity, 0), started) % capacity  # in order of their start
         newest = int(self._last_ts[begun].max(initial=0))
         begun = begun[
@@ -122,14 +122,14 @@ class SessionKnnFold:
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """Return the state as arrays, from which `restore` rebuilds it."""
-        used = min(int(self._sessions_begun[0]), self._settings.most)
+        used = min(int(self._sessions_started[0]), self._settings.most)
         state = {name: getattr(self, attribute)[:used] for name, attribute in _RING.items()}
-        return state | {"current": self._session_of_user, "head": self._sessions_begun}
+        return state | {"current": self._session_of_user, "head": self._sessions_started}
 
     def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
         for name, attribute in _RING.items():
             getattr(self, attribute)[: len(arrays[name])] = arrays[name]
-        self._session_of_user, self._sessions_begun = (
+        self._session_of_user, self._sessions_started = (
             arrays["current"].copy(),
             arrays["head"].copy(),
         )

@@ -197,7 +197,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         if self.history:
             descriptions |= self.history.describe_columns()
         for words in self.words:
-            descriptions |= words.told()
+            descriptions |= words.describe_columns()
         return descriptions
 
     def _check(self, output: Output) -> None:

@@ -30,7 +30,7 @@ from tailorbird.stream.kafka.logs import KafkaLogSet
 POLL_S = 0.005
 ROWS_MAX = 20_000
 SESSION_S = 10.0
-WAITING_TOLD_S = 60.0  # interval of the warning of a process without partitions
+WAITING_LOG_S = 60.0  # interval of the warning of a process without partitions
 # delay before a partition that another process wrote is tried again, if it is still assigned
 RETRY_S = 3.0
 _POLL_MAX_S = 600.0  # bounds a step or the rebuild of an index before the partition is reassigned
@@ -123,7 +123,7 @@ class GroupMember:
         That is normal where others have all of them. Where nobody has, nothing is routed, and no
         other process would say so.
         """
-        if time.monotonic() - self._warned_at < WAITING_TOLD_S:
+        if time.monotonic() - self._warned_at < WAITING_LOG_S:
             return
         self._warned_at = time.monotonic()
         log.warning(

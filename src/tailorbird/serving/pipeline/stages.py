@@ -199,7 +199,9 @@ class Stages:
     def _synonyms_of(self, request: Request) -> Sequence[Phrase]:
         """Return synonyms of the words in the query."""
         return (
-            () if request.text is None else self._synonyms[request.slot.name].beside(request.text)
+            ()
+            if request.text is None
+            else self._synonyms[request.slot.name].phrases_for(request.text)
         )
 
     def facets(self, request: Request, names: Sequence[str]) -> dict[str, Facet]:

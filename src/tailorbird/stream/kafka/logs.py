@@ -224,10 +224,10 @@ class KafkaPartition:
         index: file of the router's tables.
     """
 
-    def __init__(self, whole: KafkaLogSet, number: int, folder: Path) -> None:
-        self._stream, self.number, self.count = whole, number, whole.count
-        self.folder, self.snapshot_rows = folder, whole.snapshot_rows
-        self.index = folder / (f"{_INDEX}.db" if whole.count == 1 else f"{_INDEX}.{number}.db")
+    def __init__(self, log_set: KafkaLogSet, number: int, folder: Path) -> None:
+        self._stream, self.number, self.count = log_set, number, log_set.count
+        self.folder, self.snapshot_rows = folder, log_set.snapshot_rows
+        self.index = folder / (f"{_INDEX}.db" if log_set.count == 1 else f"{_INDEX}.{number}.db")
 
     @property
     def topics(self) -> "KafkaPartition":

@@ -37,7 +37,7 @@ def fit_model(split: Split, request: FitRequest) -> CalibratedModel:
         DivergenceError: a weight of a net is not finite.
     """
     name = request.train.architecture
-    challengers = list(request.train.beside) if name in (TREES, AUTO) else []
+    challengers = list(request.train.challengers) if name in (TREES, AUTO) else []
     if name == AUTO and split.layout is not None:  # None where torch is not installed
         challengers.insert(0, auto_net_architecture(split.objective))
     if not challengers:

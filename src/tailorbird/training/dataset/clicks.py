@@ -41,14 +41,14 @@ class Scheme:
         truth: `event` places a request before each event, with its item as the positive; `session`
             places one before each session (or, without a session_id, each event), with all of its
             items as positives.
-        before_looks: whether to move requests before the visits that most of these events follow;
+        moves_before_visit: whether to move requests before the visits that most of these events follow;
             see `training.dataset.pre_visit`.
         seed: seed of every draw.
     """
 
     type: str = "click"
     truth: str = "event"
-    before_looks: bool = True
+    moves_before_visit: bool = True
     seed: int = 7
 
 

@@ -37,7 +37,7 @@ from tailorbird.training.evaluation.off_policy import (
 from tailorbird.training.settings import TrainSettings
 
 PILOT = 500  # responses that are replayed to see whether all of them can tell
-NOT_TOLD = "value of this model and the champion, estimated from the log: not told, "
+NOT_ESTIMATED = "value of this model and the champion, estimated from the log: not told, "
 
 
 def estimate_bundles(
@@ -127,7 +127,7 @@ class ChampionEstimate:
     @property
     def summary(self) -> str:
         """The estimate, or why there is none, in one line."""
-        return self.report.summary if self.report is not None else f"{NOT_TOLD}{self.refusal}"
+        return self.report.summary if self.report is not None else f"{NOT_ESTIMATED}{self.refusal}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the estimate as JSON."""

@@ -42,8 +42,7 @@ class EncodedRows:
         blocks: the rows, in memory or in files.
         layout: which columns are numbers and which are codes.
         kinds: head → `item` for a class of each item, the default; `return` for a class of the
-        whole
-            request; `amount` for a number.
+            whole request; `amount` for a number.
     """
 
     blocks: Blocks

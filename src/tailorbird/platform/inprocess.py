@@ -42,8 +42,7 @@ class InProcessServer:
             logs are hashed already.
         copies: a Valkey to read features from, as servers do; None reads the local state.
         probe: tries each bundle in a child process first (see `serving.models.bundles`), for
-        processes
-            that must survive a bundle that crashes its loader.
+            processes that must survive a bundle that crashes its loader.
     """
 
     def __init__(

@@ -65,8 +65,7 @@ def backfill(
 
     Args:
         events: columns of `events.contract.schema.ROUTED`, at least those of `event_columns`; rows
-        in any
-            order.
+            in any order.
         only: compute these columns only, in order of declaration; by default all.
     Raises:
         UsageError: `only` names an unknown column, or a sequence is about the item.

@@ -52,8 +52,7 @@ class Caller:
     Attributes:
         id: safe to log: the key's id, never the key; "" where no key was needed.
         public: the key is in every visitor's browser, so that their address is limited too, and
-            fewer types of events are
-        accepted.
+            fewer types of events are accepted.
         identify: though public, the key may send `identify`.
     """
 

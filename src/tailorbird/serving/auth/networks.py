@@ -43,8 +43,7 @@ def client_address(peer: str, forwarded: str, proxies: Networks) -> str:
 
     Args:
         forwarded: all lines of `X-Forwarded-For` in their order, joined by commas; some proxies
-            extend the last line, others
-        add one.
+            extend the last line, others add one.
     """
     caller = _parse_ip(peer)
     if caller is None:

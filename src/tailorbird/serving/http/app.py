@@ -34,8 +34,7 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
 
     Args:
         routes: additional routes, such as a demo's shop page. Each must be made by `route`, so that
-            none lacks a declared
-        scope.
+            none lacks a declared scope.
     Raises:
         ValueError: a route declares no scope; that is a bug, not a user's mistake.
     """

@@ -56,8 +56,7 @@ class CandidateFinder:
             search: returns the items that match the query.
             lists: editorial lists.
             until: deadline of `time.perf_counter` after which no further source is queried;
-                `degraded` then names
-            `retrieval`.
+                `degraded` then names `retrieval`.
         """
         merge = Merge(len(view))
         for name, limit in sources.items():

@@ -14,9 +14,9 @@ from tailorbird.training.fit.resume import UnfinishedRun, hold_exclusive
 HOLDS = """
 import sys
 from pathlib import Path
-from tailorbird.training.fit.resume import exclusive
+from tailorbird.training.fit.resume import hold_exclusive
 
-with exclusive(Path(sys.argv[1]), "a net is trained"):
+with hold_exclusive(Path(sys.argv[1]), "a net is trained"):
     print("held", flush=True)
     sys.stdin.read()
 """

@@ -77,7 +77,7 @@ def read_columns(
             return
         schema = _read_schema(file, form)
         selected = columns if columns is not None else schema.names
-        for batch in _open_csv(file, selected, broken, form):
+        for batch in _open_text_columns(file, selected, broken, form):
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 yield _cast_columns(batch.slice(start, BATCH_ROWS), schema, texts, form)
     except DAMAGED as error:
@@ -231,7 +231,7 @@ def _comma_type(column: pa.Array) -> pa.DataType:
     return pa.float64() if writes_decimal_comma(column) else column.type
 
 
-def _open_csv(
+def _open_text_columns(
     file: Path, columns: list[str], broken: list[str] | None, form: TableForm
 ) -> pacsv.CSVStreamingReader:
     types = dict.fromkeys(columns, pa.string())

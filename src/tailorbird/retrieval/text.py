@@ -163,9 +163,7 @@ class TextIndex:
             index = overlay = _reload_manually(
                 tantivy.Index(self.index.schema, path=str(folder) if self.built.segments else None)
             )
-            _write(
-                overlay, documents, heap=_OVERLAY_HEAP_BYTES, first_document=self.built.documents
-            )
+            _write(overlay, documents, heap=_OVERLAY_HEAP_BYTES, first=self.built.documents)
             overlay.reload()
             overlay_searcher = overlay.searcher()
             stems = [
@@ -383,16 +381,12 @@ def _build_schema() -> tantivy.Schema:
     return builder.build()
 
 
-def _write(
-    index: tantivy.Index, documents: Documents, *, heap: int, first_document: int = 0
-) -> None:
-    """Add documents, numbered from `first_document`."""
+def _write(index: tantivy.Index, documents: Documents, *, heap: int, first: int = 0) -> None:
+    """Add documents, numbered from `first`."""
     # With one thread, the same input gives the same segments.
     writer = index.writer(heap_size=heap, num_threads=1)
     fields = [name for name in FIELDS if name in documents]
-    for number, texts in enumerate(
-        zip(*(documents[name] for name in fields), strict=True), first_document
-    ):
+    for number, texts in enumerate(zip(*(documents[name] for name in fields), strict=True), first):
         document = tantivy.Document()
         document.add_unsigned("row", number)  # A keyword argument would create a signed column.
         for name, text in zip(fields, texts, strict=True):

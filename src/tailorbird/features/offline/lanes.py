@@ -73,7 +73,8 @@ class PastLanes:
         self._compacted = compacted
         self._features = features
         self._frames = frames
-        self._start = 0 if frames is None else frames.start
+        start = 0 if frames is None else frames.start
+        self._identify = partial(identify_texts, start=start)
         self._requests = requests
         self._row_request = np.asarray(requests.row_request, np.intp)
         count = len(requests.t)
@@ -89,12 +90,9 @@ class PastLanes:
         self.context = RequestContext(requests)
         self._by_row = [is_by_row(entity) for entity in features.layout.entities]
         composite = {entity for entity, _ in features.composite_lanes}
+        steps = features.layout.steps
         # `seen` compares with the item's own category, which has to be computed before.
-        seen_entities = {
-            step.record_lanes[0].entity
-            for step in features.layout.steps
-            if step.operation == "seen"
-        }
+        seen_entities = {step.record_lanes[0].entity for step in steps if step.operation == "seen"}
         stages = [
             (entity.index in composite, entity.index in seen_entities)
             for entity in features.layout.entities
@@ -159,13 +157,11 @@ class PastLanes:
                     "or country"
                 )
                 raise UsageError(message, where=f"entity {layout.entity.name}")
-            record_lane = RecordLane(layout.index, sequence.reading_lane)
-            steps = [
-                step for step in self._features.layout.steps if record_lane in step.record_lanes[:1]
-            ]
+            lane = RecordLane(layout.index, sequence.reading_lane)
+            steps = [step for step in self._features.layout.steps if lane in step.record_lanes[:1]]
             runs = history.last_runs(moments, sequence)
             if any(step.kind == "sequence" for step in steps):
-                self._runs[record_lane] = history.run_events(runs)
+                self._runs[lane] = history.run_events(runs)
             self._compute_compiled(
                 history,
                 runs,
@@ -193,9 +189,7 @@ class PastLanes:
         """Compute the columns that compiled loops derive from each run."""
         if not steps:
             return
-        request_session = self.context.text_keys(
-            "session", partial(identify_texts, start=self._start)
-        )
+        request_session = self.context.text_keys("session", self._identify)
         columns, deferred = runs.compute(steps, request_session)
         self._run_columns.update(
             (step.name, column) for step, column in zip(steps, columns.T, strict=True)
@@ -219,9 +213,7 @@ class PastLanes:
         """Compute other columns over last events, in chunks: a run may have 100 events."""
         if not steps:
             return
-        request_session = self.context.text_keys(
-            "session", partial(identify_texts, start=self._start)
-        )
+        request_session = self.context.text_keys("session", self._identify)
         candidates = {
             step.name: self._candidate_values(step) for step in steps if step.operation == "seen"
         }
@@ -267,11 +259,7 @@ class PastLanes:
 
     def _entity_keys(self, layout: EntityLayout, by_row: bool) -> tuple[Keys, Bools]:
         count = self.rows if by_row else len(self._times[0])
-        keyed = (
-            partial(identify_texts, start=self._start)
-            if has_text_keys(layout.entity)
-            else hash_texts
-        )
+        keyed = self._identify if has_text_keys(layout.entity) else hash_texts
         parts = [
             self.key_field(layout, index, by_row, keyed)
             for index in range(len(layout.entity.fields))
@@ -308,11 +296,11 @@ class PastLanes:
         if name == "item":
             return keys_of_texts(self._requests.row_item, self.rows, keyed)
         if "." in name:
-            record_lane = self._features.composite_lanes[layout.index, index]
-            values = self._values[record_lane]
-            return (
-                self._to_rows(values, self._by_row[record_lane.entity]) if by_row else values
-            ).view(np.uint64)
+            lane = self._features.composite_lanes[layout.index, index]
+            values = self._values[lane]
+            return (self._to_rows(values, self._by_row[lane.entity]) if by_row else values).view(
+                np.uint64
+            )
         return self._to_rows(self.context.text_keys(name, keyed), not by_row)
 
     def exempt_rows(self, layout: EntityLayout, until: int) -> Bools:
@@ -339,11 +327,7 @@ class PastLanes:
 
     def lanes_of(self, entity: int) -> dict[RecordLane, Int64s]:
         """Return the computed lanes of an entity, at its requests or rows."""
-        return {
-            record_lane: values
-            for record_lane, values in self._values.items()
-            if record_lane.entity == entity
-        }
+        return {lane: values for lane, values in self._values.items() if lane.entity == entity}
 
     def run_values(self, step: Step) -> npt.NDArray:
         """Return a step's values over the last events, by request, or by row for `seen`."""
@@ -392,8 +376,8 @@ class LanesOfRows:
     def t(self) -> Int64s:
         return self._all._times[0][self._request]
 
-    def lane(self, record_lane: RecordLane) -> Int64s:
-        return self._take(self._all._values[record_lane], record_lane.entity)
+    def lane(self, lane: RecordLane) -> Int64s:
+        return self._take(self._all._values[lane], lane.entity)
 
     def is_present(self, entity: int) -> Bools:
         return self._take(self._all._present[entity], entity)

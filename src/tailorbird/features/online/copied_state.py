@@ -34,7 +34,7 @@ def open_copied_state(
         raise
 
 
-def republish_records(store: Store, progress: Callable[[int], None] | None) -> int:
+def republish(store: Store, progress: Callable[[int], None] | None) -> int:
     """Copy all records again, and return their number."""
     from tailorbird.store.published import PublishedStore
 

@@ -32,11 +32,7 @@ from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.online.aliases import aliases_of
 from tailorbird.features.online.apply import HOT_MANY, HOT_ONE, Change, HotKeys, compute_additions
 from tailorbird.features.online.commit import write_commit
-from tailorbird.features.online.copied_state import (
-    measure_state,
-    open_copied_state,
-    republish_records,
-)
+from tailorbird.features.online.copied_state import measure_state, open_copied_state, republish
 from tailorbird.features.online.crash_loop import StartMarker
 from tailorbird.features.online.idle_entities import evict_idle
 from tailorbird.features.online.receipts import events_of, is_only_in_lake
@@ -228,7 +224,7 @@ class FeatureWorker:
             UsageError: this worker has no copies.
             StorageError: the server cannot be reached, or another process publishes there.
         """
-        return republish_records(self._store, progress)
+        return republish(self._store, progress)
 
     def needs_history(self) -> bool:
         """Return whether the log alone cannot bring this state up to date.

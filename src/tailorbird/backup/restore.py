@@ -258,14 +258,14 @@ def _write_file(vault: Vault, file: StoredFile, target: Storage) -> None:
             out.write(part)
 
 
-def _require_empty(place: Storage, what: str, *, variable: str = "") -> None:
+def _require_empty(target: Storage, what: str, *, variable: str = "") -> None:
     """Raise UsageError unless a place is empty or absent: two projects must not share one."""
-    if not place.is_dir() or not any(True for _ in place.iterdir()):
+    if not target.is_dir() or not any(True for _ in target.iterdir()):
         return
     fix = "name a folder that does not exist yet"
     if variable:
         fix = f"move it away, or set {variable} to an empty place, and keep it set for all commands"
-    raise UsageError(f"{what} is not empty", where=str(place), fix=fix)
+    raise UsageError(f"{what} is not empty", where=str(target), fix=fix)
 
 
 def _acknowledged_after(manifest: Manifest, restored: Paths) -> dict[str, int] | None:

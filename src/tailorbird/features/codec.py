@@ -93,19 +93,19 @@ def decode_features(data: bytes, *, where: str, expect: str | None = None) -> Fe
                 fix="tailorbird features apply builds a new state; then train anew",
             )
         declared = [
-            _decode_object(item, Feature, f"$.features[{place}]")
-            for place, item in enumerate(content["features"])
+            _decode_object(item, Feature, f"$.features[{index}]")
+            for index, item in enumerate(content["features"])
         ]
         declared_similarities, declared_transforms = (
             _optional_list(content, name) for name in ("similarities", "transforms")
         )
         declared += [
-            _decode_object(declared_similarity, Similarity, f"$.similarities[{place}]")
-            for place, declared_similarity in enumerate(declared_similarities)
+            _decode_object(declared_similarity, Similarity, f"$.similarities[{index}]")
+            for index, declared_similarity in enumerate(declared_similarities)
         ]
         decoded_transforms = [
-            _decode_object(declared_transform, transforms.Transform, f"$.transforms[{place}]")
-            for place, declared_transform in enumerate(declared_transforms)
+            _decode_object(declared_transform, transforms.Transform, f"$.transforms[{index}]")
+            for index, declared_transform in enumerate(declared_transforms)
         ]
         features = FeatureSet.from_declarations(
             declared, event_types=_event_types(declared), transforms=decoded_transforms
@@ -281,8 +281,8 @@ def _decode_tuple(value: Any, hints: tuple[Any, ...], path: str) -> tuple[Any, .
     if len(item_hints) != len(value):
         raise UnreadableError(f"{path}: expected {len(item_hints)} values, got {len(value)}")
     return tuple(
-        _decode_value(one, hint, f"{path}[{place}]")
-        for place, (one, hint) in enumerate(zip(value, item_hints, strict=True))
+        _decode_value(one, hint, f"{path}[{index}]")
+        for index, (one, hint) in enumerate(zip(value, item_hints, strict=True))
     )
 
 

@@ -92,7 +92,7 @@ class EncodedRows:
     @property
     def categorical(self) -> tuple[str, ...]:
         """Names of the columns that hold codes."""
-        return tuple(self.layout.columns[place] for place in self.layout.codes)
+        return tuple(self.layout.columns[column_index] for column_index in self.layout.codes)
 
     def __len__(self) -> int:
         return sum(self.blocks.sizes)

@@ -29,18 +29,18 @@ def test_every_text_has_its_stated_hash_and_an_identity_of_its_own(texts, kind, 
     column = pa.array(texts, pa.string()).cast(kind).slice(skipped)
     texts = texts[skipped:]
     assert hash_texts(column).tolist() == [0 if text is None else hash64(text) for text in texts]
-    keys = identify_texts(column, start=7).tolist()
+    keys = identify_texts(column, seed=7).tolist()
     assert [key == 0 for key in keys] == [text is None for text in texts]
     assert len(set(keys)) == len(set(texts))
 
 
 def test_identities_do_not_depend_on_chunks_or_on_the_bytes_after_a_text():
     texts = [f"user-{number % 50}" for number in range(40_000)]
-    expected = identify_texts(pa.array(texts), start=1)
+    expected = identify_texts(pa.array(texts), seed=1)
     parts = pa.chunked_array([pa.array(texts[:7]), pa.array(texts[7:])])
-    assert identify_texts(parts, start=1).tolist() == expected.tolist()
+    assert identify_texts(parts, seed=1).tolist() == expected.tolist()
     assert len(set(expected.tolist())) == 50
-    assert identify_texts(parts, start=2)[0] != expected[0]
+    assert identify_texts(parts, seed=2)[0] != expected[0]
 
 
 @pytest.mark.parametrize("number", [70_000])

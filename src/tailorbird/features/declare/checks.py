@@ -272,8 +272,8 @@ def bucket_conditions(of: str, edges: Sequence[float], where: str | None) -> lis
     """
     bounds = [-1e300, *edges, 1e300]
     conditions = [
-        f"{low!r} {'<' if place else '<='} ({of}) <= {high!r}"
-        for place, (low, high) in enumerate(pairwise(bounds))
+        f"{low!r} {'<' if index else '<='} ({of}) <= {high!r}"
+        for index, (low, high) in enumerate(pairwise(bounds))
     ]
     return conditions if where is None else [f"({where}) and {bucket}" for bucket in conditions]
 

@@ -203,7 +203,7 @@ class Moments:
         """
         timeline = self.timeline
         hop, length, prefix_of = (
-            np.array([window[place] for window in windows], np.int64) for place in range(3)
+            np.array([window[index] for window in windows], np.int64) for index in range(3)
         )
         sums, is_deferred = (
             np.empty((len(self), len(windows)), np.int64),
@@ -227,11 +227,11 @@ class Moments:
         if len(deferred):
             moments = self.take(deferred)
             upper = moments.before().sums(list(prefixes))
-            for place, (hop_of, length_of, prefix) in enumerate(windows):
+            for index, (hop_of, length_of, prefix) in enumerate(windows):
                 lower = moments.before(moments.t // hop_of * hop_of - length_of).sums(
                     [prefixes[prefix]]
                 )[0]
-                sums[deferred, place] = moments.to_input_order(upper[prefix] - lower)
+                sums[deferred, index] = moments.to_input_order(upper[prefix] - lower)
         return sums
 
     def decayed_sums(

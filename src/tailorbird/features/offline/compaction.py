@@ -167,7 +167,7 @@ class CompactedHistory:
         of_type = pc.and_(pc.equal(table["type"], profile.type), table["counts"]).to_numpy()
         events = np.flatnonzero(of_type)
         ids = table["item_id" if profile.type == "item" else "user_id"].take(pa.array(events))
-        key = identify_texts(ids, start=frames.start)
+        key = identify_texts(ids, seed=frames.seed)
         is_requested = _is_among(request_keys, key)
         events, key = events[is_requested], key[is_requested]
         is_settled = table["p"].to_numpy()[events] <= p
@@ -201,10 +201,10 @@ def _retained_events(
         for first_ in (*layout.firsts, *layout.first_values)
         if first_.source == source
     ]
-    for place, ring in enumerate(layout.rings):
+    for index, ring in enumerate(layout.rings):
         if ring.source == source and ring.measure in PEAKS:
             reach = max(
-                (window.tiles for window in layout.windows if window.ring == place), default=0
+                (window.tiles for window in layout.windows if window.ring == index), default=0
             )
             tile = ts // ring.hop
             late = np.flatnonzero(tile >= t // ring.hop - reach)

@@ -105,7 +105,7 @@ def hash_texts(column: pa.ChunkedArray | pa.Array) -> Keys:
         return np.zeros(len(array), np.uint64)
     if pa.types.is_dictionary(array.type):
         return _decode_keys(hash_texts(array.dictionary), array.indices)
-    texts, identities_ = _Texts.from_array(array), identify_texts(array, start=secrets.randbits(64))
+    texts, identities_ = _Texts.from_array(array), identify_texts(array, seed=secrets.randbits(64))
     numbering = KeyNumbering(identities_)
     keys = np.zeros(numbering.count, np.uint64)
     run_parallel(
@@ -116,16 +116,16 @@ def hash_texts(column: pa.ChunkedArray | pa.Array) -> Keys:
     return keys_by_row
 
 
-def identify_texts(column: pa.ChunkedArray | pa.Array, *, start: int) -> Keys:
-    """Return a key of each text, 0 for null; equal texts and `start` give equal keys."""
+def identify_texts(column: pa.ChunkedArray | pa.Array, *, seed: int) -> Keys:
+    """Return a key of each text, 0 for null; equal texts and `seed` give equal keys."""
     array = _text_array(column)
     if array.null_count == len(array):
         return np.zeros(len(array), np.uint64)
     if pa.types.is_dictionary(array.type):
-        return _decode_keys(identify_texts(array.dictionary, start=start), array.indices)
+        return _decode_keys(identify_texts(array.dictionary, seed=seed), array.indices)
     texts, keys = _Texts.from_array(array), np.empty(len(array), np.uint64)
     run_parallel(
-        _identify, len(array), texts.offsets, texts.data, texts.valid, np.uint64(start), keys
+        _identify, len(array), texts.offsets, texts.data, texts.valid, np.uint64(seed), keys
     )
     return keys
 

@@ -73,8 +73,8 @@ class PastLanes:
         self._compacted = compacted
         self._features = features
         self._frames = frames
-        start = 0 if frames is None else frames.start
-        self._identify = partial(identify_texts, start=start)
+        start = 0 if frames is None else frames.seed
+        self._identify = partial(identify_texts, seed=start)
         self._requests = requests
         self._row_request = np.asarray(requests.row_request, np.intp)
         count = len(requests.t)

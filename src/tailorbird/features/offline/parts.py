@@ -229,8 +229,8 @@ def _count_rows(
         np.empty((rows, len(categorical)), np.uint64),
     )
     for table, columns in ((numbers, numeric), (keys, categorical)):
-        for place, name in enumerate(columns):
-            table[:, place] = columns_on_disk[name].to_numpy()
+        for index, name in enumerate(columns):
+            table[:, index] = columns_on_disk[name].to_numpy()
     sequences = {}
     for name in (name for name in names if name not in columns_on_disk):
         table = tables["requests"][group_by_column[name]]

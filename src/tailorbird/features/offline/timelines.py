@@ -101,8 +101,8 @@ class EntityHistory:
         ]
         sums = moments.window_sums(self._prefixes, window_specs)
         return [
-            (RecordLane(layout.index, one.reading_lane), sums[:, place])
-            for place, (one, _) in enumerate(windows)
+            (RecordLane(layout.index, one.reading_lane), sums[:, index])
+            for index, (one, _) in enumerate(windows)
         ]
 
     @cached_property

@@ -129,12 +129,16 @@ class Fields(nn.Module):
             Numbers(matrix[:, list(layout.numbers)], parameters) if layout.numbers else None
         )
 
-        def embedding(place: int, size: int, *, empty: bool = False) -> nn.Embedding:
+        def embedding(column_index: int, size: int, *, empty: bool = False) -> nn.Embedding:
             return _new_embedding(
-                size, embedding_width(layout.nominal.get(place, size), width_max), empty=empty
+                size,
+                embedding_width(layout.nominal.get(column_index, size), width_max),
+                empty=empty,
             )
 
-        self.codes = nn.ModuleList(embedding(place, size) for place, size in layout.codes.items())
+        self.codes = nn.ModuleList(
+            embedding(column_index, size) for column_index, size in layout.codes.items()
+        )
         self.bags = nn.ModuleList(
             embedding(bag.places[0], bag.size, empty=True) for bag in layout.bags
         )
@@ -161,8 +165,8 @@ class Fields(nn.Module):
             parts.append(
                 self.numbers(self._apply_position_dropout(matrix)[:, list(layout.numbers)])
             )
-        for embedding, (place, size) in zip(self.codes, layout.codes.items(), strict=True):
-            parts.append(embedding(self._clip_codes(matrix[:, place], size)))
+        for embedding, (column_index, size) in zip(self.codes, layout.codes.items(), strict=True):
+            parts.append(embedding(self._clip_codes(matrix[:, column_index], size)))
             lookups.append(parts[-1])
         for embedding, bag in zip(self.bags, layout.bags, strict=True):
             code = self._clip_codes(matrix[:, list(bag.places)], bag.size)

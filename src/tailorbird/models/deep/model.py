@@ -68,7 +68,7 @@ class DeepModel:
     def score(self, matrix: Matrix) -> dict[str, Floats]:
         """Return the probability of each head, shape (n,) each."""
         probabilities = torch.sigmoid(restore_prior(self.net, matrix)).numpy().astype(np.float64)
-        return {head: probabilities[:, place] for place, head in enumerate(self.heads)}
+        return {head: probabilities[:, index] for index, head in enumerate(self.heads)}
 
     def export(self) -> bytes:
         """Return one ONNX file; the heads are the columns of its output, in order."""
@@ -109,7 +109,9 @@ def initialise_net(
     layout: Layout, rows: Blocks, heads: Sequence[str], parameters: DeepParameters, seed: int
 ) -> Net:
     """Return a new net: weights drawn by the seed, scales learned from sampled blocks."""
-    matrix = np.concatenate([rows.block(place).matrix for place in _sample_blocks(rows.sizes)])
+    matrix = np.concatenate(
+        [rows.block(column_index).matrix for column_index in _sample_blocks(rows.sizes)]
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Net(layout, matrix, heads, parameters)

@@ -152,9 +152,9 @@ def dense_layers(
 ) -> nn.Sequential:
     """Return layers with ReLU and dropout between them (with `last`, after the last too)."""
     layers: list[nn.Module] = []
-    for place, layer_width in enumerate(hidden):
+    for index, layer_width in enumerate(hidden):
         layers += [nn.Linear(width, layer_width), nn.ReLU()]
-        if dropout and (last or place + 1 < len(hidden)):
+        if dropout and (last or index + 1 < len(hidden)):
             layers.append(nn.Dropout(dropout))
         width = layer_width
     return nn.Sequential(*layers)

@@ -133,7 +133,9 @@ def _remove_mentions(
 ) -> int:
     rows = connection.execute(f"SELECT properties, {', '.join(key)} FROM {table}")
     changed = [
-        (new_text, *place) for text, *place in rows if (new_text := rewrite(text)) is not None
+        (new_text, *key_values)
+        for text, *key_values in rows
+        if (new_text := rewrite(text)) is not None
     ]
     where = " AND ".join(f"{name} = ?" for name in key)
     connection.executemany(f"UPDATE {table} SET properties = ? WHERE {where}", changed)

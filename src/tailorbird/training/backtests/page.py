@@ -45,7 +45,7 @@ def write_validation(folder: Path, report: ValidationReport) -> Path:
 def _plot_gains(tests: Sequence[ComparisonTest]) -> Figure:
     figure = Figure(figsize=(6.4, 0.26 * len(tests) + 0.9), layout="constrained")
     axes = figure.subplots()
-    for place, test in enumerate(reversed(tests)):
+    for index, test in enumerate(reversed(tests)):
         colour = (
             HIGHLIGHT_COLOUR
             if test.verdict == "ahead"
@@ -55,12 +55,12 @@ def _plot_gains(tests: Sequence[ComparisonTest]) -> Figure:
         )
         axes.plot(
             [test.gain.low, test.gain.high],
-            [place, place],
+            [index, index],
             color=colour,
             linewidth=3,
             solid_capstyle="round",
         )
-        axes.plot([test.gain.value], [place], "o", color=colour, markersize=4)
+        axes.plot([test.gain.value], [index], "o", color=colour, markersize=4)
     axes.axvline(0, color=MUTED_COLOUR, linewidth=0.8)
     axes.set_yticks(range(len(tests)), [test.other for test in reversed(tests)])
     axes.set_title(f"What {NAME} gains in {PRIMARY}; green after Holm", fontsize=10)

@@ -42,19 +42,21 @@ def export_model(
             models[head] = ModelHead(model, head, importances[head], steps, calibration_unit)
     files, head_files = model.export()
     parity = max(
-        _measure_difference(models[head], place, files[place.file], rows)
-        for head, place in head_files.items()
+        _measure_difference(models[head], head_file, files[head_file.file], rows)
+        for head, head_file in head_files.items()
     )
     return FittedHeads(
         model.architecture, inputs.encoder, models, files, head_files, parity, is_probabilistic
     )
 
 
-def _measure_difference(model: HeadModel, place: HeadFile, exported: bytes, rows: Matrix) -> float:
-    if not place.file.endswith(SUFFIX):
-        return largest_difference(model, exported, rows, place.column)
-    loaded = open_own(exported, where=place.file)
-    scores = loaded.run([], {loaded.get_inputs()[0].name: rows})[0][:, place.column]
+def _measure_difference(
+    model: HeadModel, head_file: HeadFile, exported: bytes, rows: Matrix
+) -> float:
+    if not head_file.file.endswith(SUFFIX):
+        return largest_difference(model, exported, rows, head_file.column)
+    loaded = open_own(exported, where=head_file.file)
+    scores = loaded.run([], {loaded.get_inputs()[0].name: rows})[0][:, head_file.column]
     return compare_scores(model.score(rows), scores)
 
 

@@ -57,11 +57,11 @@ def _plot_cells(finalists: Sequence[Finalist]) -> Figure:
     """Plot NDCG@10 of every split and seed."""
     figure = Figure(figsize=(6.4, 0.36 * len(finalists) + 1.0), layout="constrained")
     axes = figure.subplots()
-    for place, finalist in enumerate(reversed(finalists)):
+    for index, finalist in enumerate(reversed(finalists)):
         for split, row in enumerate(finalist.quality):
             axes.plot(
                 row,
-                [place + 0.18 * (split - (len(finalist.quality) - 1) / 2)] * len(row),
+                [index + 0.18 * (split - (len(finalist.quality) - 1) / 2)] * len(row),
                 "o",
                 color=f"C{split}",
                 markersize=4,
@@ -84,7 +84,7 @@ def _plot_history(trials: Sequence[Trial]) -> Figure:
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
     best, line = -np.inf, []
-    for place, trial in enumerate(trials):
+    for index, trial in enumerate(trials):
         reached = float(np.mean(trial.figures)) if trial.figures else np.nan
         best = max(best, trial.value) if trial.state == "complete" else best
         line.append(best if np.isfinite(best) else np.nan)
@@ -93,7 +93,7 @@ def _plot_history(trials: Sequence[Trial]) -> Figure:
             "pruned": ("x", MUTED_COLOUR),
             "failed": ("v", _LOST),
         }[trial.state]
-        axes.plot([place], [reached], style[0], color=style[1], markersize=4)
+        axes.plot([index], [reached], style[0], color=style[1], markersize=4)
     axes.plot(range(len(line)), line, color=HIGHLIGHT_COLOUR, linewidth=1)
     default = next((trial for trial in trials if trial.default and np.isfinite(trial.value)), None)
     if default is not None:
@@ -131,7 +131,7 @@ def _plot_parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
             linewidth=0.6 + 1.2 * share,
             alpha=0.35 + 0.6 * share,
         )
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         one = space.dimensions[name]
         ends = (
             [
@@ -142,8 +142,8 @@ def _plot_parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
             else [(0.0, f"{one.low:g}"), (1.0, f"{one.high:g}")]
         )
         for height, label in ends:
-            axes.text(place + 0.04, height, label, fontsize=7, va="center")
-        axes.axvline(place, color=MUTED_COLOUR, linewidth=0.8)
+            axes.text(index + 0.04, height, label, fontsize=7, va="center")
+        axes.axvline(index, color=MUTED_COLOUR, linewidth=0.8)
     axes.axvline(len(names), color=MUTED_COLOUR, linewidth=0.8)
     for height, value in ((0.0, low), (1.0, high)):
         axes.text(len(names) + 0.04, height, f"{value:.4f}", fontsize=7, va="center")

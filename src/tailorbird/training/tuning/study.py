@@ -164,8 +164,8 @@ class Search:
     def trials(self) -> list[Trial]:
         """Return all finished trials, in order."""
         return [
-            _to_trial(self.architecture.name, place, finished_trial)
-            for place, finished_trial in enumerate(self._finished_trials())
+            _to_trial(self.architecture.name, index, finished_trial)
+            for index, finished_trial in enumerate(self._finished_trials())
         ]
 
     def _finished_trials(self) -> "list[FrozenTrial]":
@@ -181,8 +181,8 @@ class Search:
         trials, seconds = len(finished), sum(trial.seconds for trial in finished)
         progress(trials, seconds)
         draws = {
-            running_trial.user_attrs.get("draw", place)
-            for place, running_trial in enumerate(self._finished_trials())
+            running_trial.user_attrs.get("draw", operand)
+            for operand, running_trial in enumerate(self._finished_trials())
         }  # older studies do not record it
         running: dict[Future[FitResult], _RunningTrial] = {}
         while True:

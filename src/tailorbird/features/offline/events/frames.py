@@ -50,9 +50,9 @@ _PROFILE_COLUMNS = (
 class PastFrame(Frame):
     """A frame that uses identities as keys of text entities, since keys only group."""
 
-    def __init__(self, events: pa.Table, start: int) -> None:
+    def __init__(self, events: pa.Table, seed: int) -> None:
         super().__init__(events, hash_texts)
-        self._start = start
+        self._seed = seed
         self._identities: dict[str, Keys] = {}
         # Entities are computed concurrently, and each column is computed once.
         self.lock = RLock()
@@ -79,22 +79,22 @@ class PastFrame(Frame):
         with self.lock:
             if name not in self._identities:
                 self._identities[name] = self.text_column(
-                    name, partial(identify_texts, start=self._start)
+                    name, partial(identify_texts, seed=self._seed)
                 )
             return self._identities[name]
 
     def profile_keys(self, ids: pa.ChunkedArray) -> Keys:
-        return identify_texts(ids, start=self._start)
+        return identify_texts(ids, seed=self._seed)
 
 
 class Frames:
     """The events, with cached extracts."""
 
-    def __init__(self, events: pa.Table, start: int | None = None) -> None:
-        """Prepare a frame; frames with the same `start` have the same identities."""
+    def __init__(self, events: pa.Table, seed: int | None = None) -> None:
+        """Prepare a frame; frames with the same `seed` have the same identities."""
         self.events = events
-        self.start = secrets.randbits(64) if start is None else start
-        self.frame = PastFrame(events, self.start)
+        self.seed = secrets.randbits(64) if seed is None else seed
+        self.frame = PastFrame(events, self.seed)
         self._extracts: dict[Source, Extract] = {}
         self._profiles: dict[Profile, ProfileExtract] = {}
 
@@ -111,7 +111,7 @@ class Frames:
             is_profile = pa.array(
                 np.array([name == profile.type for name in type_names], np.bool_)[codes]
             )
-            frame = PastFrame(self.events.select(columns).filter(is_profile), self.start)
+            frame = PastFrame(self.events.select(columns).filter(is_profile), self.seed)
             self._profiles[profile] = extract_profiles(profile.type, profile.attributes, frame)
         return self._profiles[profile]
 

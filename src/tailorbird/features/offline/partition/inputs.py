@@ -92,7 +92,7 @@ def _request_bytes(requests: Requests) -> Iterator[bytes]:
             yield (
                 to_floats(pa.chunked_array(array))
                 if numbers
-                else identify_texts(array, start=IDENTITY_SEED)
+                else identify_texts(array, seed=IDENTITY_SEED)
             ).tobytes()
 
 

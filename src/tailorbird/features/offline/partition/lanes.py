@@ -266,7 +266,7 @@ def _assign_buckets(
     layout = features.layout.entities[partition.entities[0]]
     field_index = layout.entity.fields.index(partition.field)
     key_function = (
-        partial(identify_texts, start=IDENTITY_SEED)
+        partial(identify_texts, seed=IDENTITY_SEED)
         if has_text_keys(Entity((partition.field,)))
         else hash_texts
     )

@@ -238,8 +238,9 @@ def target(
 
     Args:
         head: a target of a slot, such as `click`.
-        smoothing: s, the weight of the mean in rows. count_min, size_max: rarer values, or those
-            beyond the most frequent ones, are unknown and get the mean.
+        smoothing: s, the weight of the mean in rows.
+        count_min, size_max: rarer values, or those beyond the most frequent ones, are unknown and
+            get the mean.
     """
     if not isinstance(head, str) or not head:
         raise declaration_error(

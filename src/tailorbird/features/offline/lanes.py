@@ -376,8 +376,8 @@ class LanesOfRows:
     def t(self) -> Int64s:
         return self._all._times[0][self._request]
 
-    def lane(self, lane: RecordLane) -> Int64s:
-        return self._take(self._all._values[lane], lane.entity)
+    def lane(self, record_lane: RecordLane) -> Int64s:
+        return self._take(self._all._values[record_lane], record_lane.entity)
 
     def is_present(self, entity: int) -> Bools:
         return self._take(self._all._present[entity], entity)

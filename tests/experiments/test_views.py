@@ -15,9 +15,9 @@ from tests.support.monitored import write_events
 import tailorbird
 from tailorbird.events import DAY, MINUTE, ROUTED, SystemClock
 from tailorbird.experiments import Experiment
+from tailorbird.experiments.drawing import stages_svg
 from tailorbird.experiments.measure import measure
 from tailorbird.experiments.trial import TrialReport, trial_report
-from tailorbird.experiments.trial_page import stages_svg, trial_html
 from tailorbird.experiments.units import UNIT_COLUMNS, load_units
 from tailorbird.experiments.views.effects import BY_AGE, BY_WEEKDAY
 from tailorbird.experiments.views.timeline import TimelineEvent
@@ -127,7 +127,7 @@ def test_strata_reduce_the_variance_of_units_without_a_history(events: pa.Table)
 
 def test_the_page_draws_the_crossing_and_what_else_changed(report: TrialReport) -> None:
     assert [event.kind for event in report.timeline] == ["incident", "model"]
-    picture, page = stages_svg(report, "new"), trial_html(report)
+    picture, page = stages_svg(report, "new"), report._repr_html_()
     assert "crossed on day 1<" in picture
     assert re.findall(r'fill="#9ca3af">(\d)<', picture) == ["1", "2"]
     assert "promote v2: &lt;better&gt;" in page

@@ -13,7 +13,8 @@ from tests.support.commands import must
 from tests.support.monitored import write_events
 
 import tailorbird
-from tailorbird.events import DAY, MINUTE, ROUTED, SystemClock
+from tailorbird.errors import UsageError
+from tailorbird.events import DAY, MINUTE, ROUTED, SystemClock, to_iso
 from tailorbird.experiments import Experiment
 from tailorbird.experiments.drawing import stages_svg
 from tailorbird.experiments.measure import measure
@@ -167,6 +168,15 @@ def test_the_notebook_computes_the_report_again(
     assert len(shown[1]) == 4
     assert all(shown[1].values())
     assert len(shown[2]) == len(report.stages["new"])
+
+    earlier = [to_iso(START + days * DAY) for days in (3, -1)]
+    page = tmp_path / "report.html"
+    text = must("-C", root, "experiment", "report", "fresh", "--as-of", earlier[0], "--html", page)
+    assert "Not decided yet (7.0 of 10d left" in text
+    assert "stop by ada" not in text
+    assert "Not decided yet (7.0 of 10d left" in page.read_text()
+    with pytest.raises(UsageError, match="was started at 2024-10-04"):
+        shop.experiments.report("fresh", as_of=earlier[1])
 
 
 def start_and_stop(folder: Path) -> None:

@@ -44,15 +44,17 @@ def missing_reach(sample: PolicySample, terms: Terms) -> Reach:
 def missing_share(sample: PolicySample, weight: Floats) -> Floats:
     """Return the share of the policy's choices without weight by position, shape (k,).
 
-    It is the lower end of the 95 % interval, clustered by person, or what is known to be
-    unsupported.
+    It is what the weights lack to an average of 1, if their 95 % interval, clustered by person,
+    excludes 1; or what is known to be unsupported.
     """
     people, person = sample.people
     error = [np.std(np.bincount(person, column, people)) for column in (weight - 1).T]
-    low = 1.0 - weight.mean(axis=0) - 1.96 * np.sqrt(people) * np.array(error) / len(weight)
-    if sample.unsupported is not None:
-        low = np.maximum(low, np.where(sample.shown, sample.unsupported, 0.0).mean(axis=0))
-    return np.clip(low, 0.0, 1.0)
+    share = 1.0 - weight.mean(axis=0)
+    is_noise = share * len(weight) < 1.96 * np.sqrt(people) * np.array(error)
+    share = np.where(is_noise, 0.0, share)
+    if sample.unsupported is None:
+        return share
+    return np.maximum(share, np.where(sample.shown, sample.unsupported, 0.0).mean(axis=0))
 
 
 def reward_range(sample: PolicySample) -> Floats:

@@ -169,12 +169,12 @@ def test_the_notebook_computes_the_report_again(
     assert all(shown[1].values())
     assert len(shown[2]) == len(report.stages["new"])
 
-    earlier = [to_iso(START + days * DAY) for days in (3, -1)]
+    earlier = [to_iso(START + int(days * DAY)) for days in (0.5, -1)]
     page = tmp_path / "report.html"
     text = must("-C", root, "experiment", "report", "fresh", "--as-of", earlier[0], "--html", page)
-    assert "Not decided yet (7.0 of 10d left" in text
+    assert "Not decided yet (9.5 of 10d left" in text
     assert "stop by ada" not in text
-    assert "Not decided yet (7.0 of 10d left" in page.read_text()
+    assert "Not decided yet (9.5 of 10d left" in page.read_text()
     with pytest.raises(UsageError, match="was started at 2024-10-04"):
         shop.experiments.report("fresh", as_of=earlier[1])
 

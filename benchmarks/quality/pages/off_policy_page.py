@@ -70,9 +70,9 @@ def _obp(obp: dict[str, Any]) -> list[str]:
             )
         parts.append("\n".join(lines))
     parts.append(
-        "On digits one response in a thousand carries 4 % of the weight. A log that lacks it by "
-        "chance shows that only in a mean weight below 1. Intervals reach as far as what is "
-        "missing could have earned."
+        "On digits a log has on average one response with 4 % of the weight, and often none. The "
+        "log then shows it only in a mean weight below 1, and intervals reach as far as what is "
+        "missing could have earned. `switch_dr` cuts these weights, which stays its bias."
     )
     return parts
 

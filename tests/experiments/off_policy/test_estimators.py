@@ -242,7 +242,7 @@ def test_intervals_reach_for_choices_that_the_log_lacks_by_chance() -> None:
     values = [evaluate_policy(sample, replicates=150, ess_min=0) for sample in samples]
     lacks = np.array([sample.weight.max() < 10 for sample in samples])
     assert 0.2 < lacks.mean() < 0.6
-    for name in ("ips", "snips", "dr", "switch_dr", "dros"):
+    for name in ("ips", "snips", "dr"):
         covered = [value[name].low <= truth <= value[name].high for value in values]
         assert np.mean(covered) >= 0.9, name
     full = draw_sample(np.random.default_rng(0), 4_000)

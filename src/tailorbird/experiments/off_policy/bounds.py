@@ -1,10 +1,10 @@
 """How far an interval must reach for choices that the log lacks.
 
 Weights average 1 if the log has all that the policy chooses. A log that lacks rare choices by
-chance, or an estimator that cuts their weights, shows it only in a mean below 1: no resample holds
-what was never seen. Those choices may have earned whatever lies between bounds, so an interval
-reaches as far as their share times the bounds (Manski 1990; Khan, Saveski & Ugander 2024). Only
-what is missing beyond noise counts, since the bootstrap covers the noise.
+chance shows it only in a mean below 1: no resample holds what was never seen. Those choices may
+have earned whatever lies between bounds, so an interval reaches as far as their share times the
+bounds (Manski 1990; Khan, Saveski & Ugander 2024). Only a share beyond noise counts, since the
+bootstrap covers the noise. What an estimator cuts of the weights stays its bias.
 """
 
 from dataclasses import dataclass
@@ -31,26 +31,26 @@ class Reach:
 
 
 def missing_reach(sample: PolicySample, terms: Terms) -> Reach:
-    """Return how far the choices without weight may move an estimate."""
-    if terms.weight is None or not sample.responses:
+    """Return how far the choices that the log lacks may move an estimate."""
+    share = missing_share(sample)
+    if not share.any():
         return Reach(0.0, 0.0)
-    share = missing_share(sample, terms.weight)
     least, most = reward_range(sample)
     below = np.maximum(terms.assumed[1] - least, 0.0)
     above = np.maximum(most - terms.assumed[0], 0.0)
     return Reach(float(share @ below), float(share @ above))
 
 
-def missing_share(sample: PolicySample, weight: Floats) -> Floats:
-    """Return the share of the policy's choices without weight by position, shape (k,).
+def missing_share(sample: PolicySample) -> Floats:
+    """Return the share of the policy's choices that the log lacks by position, shape (k,).
 
     It is what the weights lack to an average of 1, if their 95 % interval, clustered by person,
     excludes 1; or what is known to be unsupported.
     """
     people, person = sample.people
-    error = [np.std(np.bincount(person, column, people)) for column in (weight - 1).T]
-    share = 1.0 - weight.mean(axis=0)
-    is_noise = share * len(weight) < 1.96 * np.sqrt(people) * np.array(error)
+    error = [np.std(np.bincount(person, column, people)) for column in (sample.weight - 1).T]
+    share = 1.0 - sample.weight.mean(axis=0)
+    is_noise = share * sample.responses < 1.96 * np.sqrt(people) * np.array(error)
     share = np.where(is_noise, 0.0, share)
     if sample.unsupported is None:
         return share

@@ -30,17 +30,15 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Terms:
-    """Numerators and denominators, shape (n, k), and what they say of choices without weight.
+    """Numerators and denominators, shape (n, k).
 
     Attributes:
-        weight: what the rewards were multiplied by; None if the log is ignored.
-        assumed: least and largest reward, shape (2, k), that the estimate takes the policy's
-            choices to earn where they have no weight.
+        assumed: least and largest reward, shape (2, k), that the estimate takes choices to earn
+            that the log lacks.
     """
 
     numerator: Floats
     denominator: Floats
-    weight: Floats | None
     assumed: Floats
 
     @property
@@ -55,7 +53,7 @@ Estimator = Callable[[PolicySample], Terms]
 def dm(sample: PolicySample) -> Terms:
     """Estimate by the model alone (direct method)."""
     expected = _model(sample)[1]
-    return Terms(expected, np.ones(expected.shape), None, prediction_range(sample))
+    return Terms(expected, np.ones(expected.shape), prediction_range(sample))
 
 
 def ips(sample: PolicySample) -> Terms:
@@ -67,7 +65,7 @@ def snips(sample: PolicySample) -> Terms:
     """Estimate by self-normalised inverse propensity scores."""
     value = (sample.weight * sample.reward).sum(axis=0) / sample.weight.sum(axis=0)
     assumed = np.stack([value, value])
-    return Terms(sample.weight * sample.reward, sample.weight, sample.weight, assumed)
+    return Terms(sample.weight * sample.reward, sample.weight, assumed)
 
 
 def clipped(sample: PolicySample, *, limit: float | None = None) -> Terms:
@@ -135,13 +133,13 @@ def prediction_range(sample: PolicySample) -> Floats:
 
 def _weigh_rewards(sample: PolicySample, weight: Floats) -> Terms:
     columns = weight.shape[1]
-    return Terms(weight * sample.reward, np.ones(weight.shape), weight, np.zeros((2, columns)))
+    return Terms(weight * sample.reward, np.ones(weight.shape), np.zeros((2, columns)))
 
 
 def _correct_model(sample: PolicySample, weight: Floats) -> Terms:
     prediction, expected = _model(sample)
     numerator = expected + weight * (sample.reward - prediction)
-    return Terms(numerator, np.ones(weight.shape), weight, prediction_range(sample))
+    return Terms(numerator, np.ones(weight.shape), prediction_range(sample))
 
 
 def _model(sample: PolicySample) -> tuple[Floats, Floats]:

@@ -29,7 +29,7 @@ def report_svg(report: "Report") -> str:
         (f"{c.arm} vs {c.control}", c.uplift, c.low, c.high, _colour(c.low, c.high))
         for c in report.comparisons
     ]
-    return _intervals(
+    return _draw_intervals(
         report.verdict,
         [
             ("clicks per item shown", rates, _percent, None),
@@ -46,20 +46,20 @@ def preferences_svg(report: "InterleavingReport") -> str:
         if each.units
     ]
     title = f"share of {report.treatment}, {report.level:.0%} interval"
-    return _intervals(report.verdict, [(title, rows, _percent, 0.5)])
+    return _draw_intervals(report.verdict, [(title, rows, _percent, 0.5)])
 
 
-def _intervals(label: str, panels: Sequence[_Panel]) -> str:
+def _draw_intervals(label: str, panels: Sequence[_Panel]) -> str:
     """Draw rows of values with intervals, below the title of each panel."""
     top, body = 30, []
     for title, rows, show, reference in panels:
         body.append(f'<text x="{_LEFT}" y="{top}" font-weight="600">{escape(title)}</text>')
         body.append(_rows(rows, top + 10, show, reference))
         top += 10 + _ROW * len(rows) + 36
-    return _svg(body, label, top - 16)
+    return _wrap_svg(body, label, top - 16)
 
 
-def _svg(body: Sequence[str], label: str, height: int) -> str:
+def _wrap_svg(body: Sequence[str], label: str, height: int) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
         f'width="{_WIDTH}" height="{height}" role="img" aria-label="{escape(label, quote=True)}" '
@@ -179,7 +179,7 @@ class _Axes:
         )
 
     def svg(self, body: Sequence[str]) -> str:
-        return _svg(body, self._title, _HEIGHT)
+        return _wrap_svg(body, self._title, _HEIGHT)
 
 
 def _rows(

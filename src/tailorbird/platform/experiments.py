@@ -242,7 +242,7 @@ def report_experiment(
             if running
             else f"declare one in {project.root / 'experiments.py'}, and start it",
         )
-    stop = _moment(project, as_of) if as_of else None
+    stop = _read_moment(project, as_of) if as_of else None
     return experiment_report(
         Lake(project.paths.lake),
         declared.experiment,
@@ -301,7 +301,7 @@ def _report_started(
     project: Project, started: StartedExperiment, as_of: str = ""
 ) -> TrialReport | InterleavingReport:
     experiment = Experiment.from_dict(started.declaration)
-    now = _moment(project, as_of) if as_of else project.clock().now()
+    now = _read_moment(project, as_of) if as_of else project.clock().now()
     if as_of and now < started.started_at:
         raise UsageError(
             f"experiment {started.name} was started at {to_iso(started.started_at)}",
@@ -339,7 +339,7 @@ def _report_started(
     return trial_report(events, experiment, timeline=list_changes(project), **span)
 
 
-def _moment(project: Project, as_of: str) -> int:
+def _read_moment(project: Project, as_of: str) -> int:
     return clock_as_of(as_of, project, settled=False).now()
 
 

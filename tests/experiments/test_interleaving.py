@@ -74,7 +74,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> tailorbird.Project:
 
 
 def test_the_report_names_the_preferred_ranking(
-    shop: tailorbird.Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    shop: tailorbird.Project,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     result = shop.experiments.report("fresh").to_dict()
     assert result["verdict"].startswith("recent is preferred to popular")
@@ -87,8 +90,13 @@ def test_the_report_names_the_preferred_ranking(
     assert result["responses"] == USERS
     assert [row["control"] + row["treatment"] for row in result["positions"]] == [USERS] * 12
     monkeypatch.chdir(shop.root)
-    print_report("fresh")
+    print_report("fresh", html=tmp_path / "fresh.html")
     assert "recent is preferred" in capsys.readouterr().out
+    page = (tmp_path / "fresh.html").read_text()
+    assert f"<strong>{result['verdict']}</strong>" in page
+    assert page.count("<circle") == 1  # the share of the clicks; nobody bought
+    assert f"<h3>{USERS} responses</h3>" in page
+    assert page.count("<tr>") == 2 + 1 + 12 + 1 + len(result["checks"])
 
 
 def test_each_logged_item_has_a_team_and_an_exact_propensity(shop: tailorbird.Project) -> None:

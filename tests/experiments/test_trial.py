@@ -11,10 +11,10 @@ import pytest
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, MINUTE, ROUTED
 from tailorbird.experiments import Experiment, Metric, assign
+from tailorbird.experiments.drawing import plan_svg, stages_svg
 from tailorbird.experiments.measure import measure
 from tailorbird.experiments.plan import plan_experiment
 from tailorbird.experiments.trial import TrialReport, trial_report
-from tailorbird.experiments.trial_page import plan_svg, stages_svg, trial_html
 from tailorbird.experiments.units import UNIT_COLUMNS, UnitTable, load_units, metric_values
 
 START = 20_000 * DAY
@@ -250,7 +250,7 @@ def test_history_reduces_the_variance_and_keeps_the_estimate() -> None:
 
 def test_the_page_and_the_json_hold_the_verdict(winner: pa.Table) -> None:
     result = report(winner)
-    page = trial_html(result)
+    page = result._repr_html_()
     assert result.summary in page
     assert "<script" not in page
     assert stages_svg(result, "new").count("<circle") == len(result.stages["new"])
@@ -264,7 +264,7 @@ def test_a_report_without_traffic_says_what_to_do() -> None:
     empty = site_events(users=0)
     result = report(empty)
     assert (result.colour, result.verdict) == ("amber", "No unit has been in this experiment yet.")
-    assert trial_html(result)
+    assert result._repr_html_()
 
 
 def test_a_plan_costs_what_its_rule_costs() -> None:

@@ -13,11 +13,12 @@ from tests.support.commands import must
 from tests.support.monitored import write_events
 
 import tailorbird
-from tailorbird.events import DAY, MINUTE, ROUTED, SystemClock
+from tailorbird.errors import UsageError
+from tailorbird.events import DAY, MINUTE, ROUTED, SystemClock, to_iso
 from tailorbird.experiments import Experiment
+from tailorbird.experiments.drawing import stages_svg
 from tailorbird.experiments.measure import measure
 from tailorbird.experiments.trial import TrialReport, trial_report
-from tailorbird.experiments.trial_page import stages_svg, trial_html
 from tailorbird.experiments.units import UNIT_COLUMNS, load_units
 from tailorbird.experiments.views.effects import BY_AGE, BY_WEEKDAY
 from tailorbird.experiments.views.timeline import TimelineEvent
@@ -127,7 +128,7 @@ def test_strata_reduce_the_variance_of_units_without_a_history(events: pa.Table)
 
 def test_the_page_draws_the_crossing_and_what_else_changed(report: TrialReport) -> None:
     assert [event.kind for event in report.timeline] == ["incident", "model"]
-    picture, page = stages_svg(report, "new"), trial_html(report)
+    picture, page = stages_svg(report, "new"), report._repr_html_()
     assert "crossed on day 1<" in picture
     assert re.findall(r'fill="#9ca3af">(\d)<', picture) == ["1", "2"]
     assert "promote v2: &lt;better&gt;" in page
@@ -167,6 +168,15 @@ def test_the_notebook_computes_the_report_again(
     assert len(shown[1]) == 4
     assert all(shown[1].values())
     assert len(shown[2]) == len(report.stages["new"])
+
+    earlier = [to_iso(START + int(days * DAY)) for days in (0.5, -1)]
+    page = tmp_path / "report.html"
+    text = must("-C", root, "experiment", "report", "fresh", "--as-of", earlier[0], "--html", page)
+    assert "Not decided yet (9.5 of 10d left" in text
+    assert "stop by ada" not in text
+    assert "Not decided yet (9.5 of 10d left" in page.read_text()
+    with pytest.raises(UsageError, match="was started at 2024-10-04"):
+        shop.experiments.report("fresh", as_of=earlier[1])
 
 
 def start_and_stop(folder: Path) -> None:

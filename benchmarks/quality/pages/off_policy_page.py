@@ -54,23 +54,25 @@ def _obp(obp: dict[str, Any]) -> list[str]:
             f"**obp, {protocol}**: {case['responses']:,} responses, mean effective sample size "
             f"{case['effective']:,.0f}, refused {case['refused']['value']:.0%}",
             "",
-            "| | obp's error | our error | coverage | width |",
-            "|---|---|---|---|---|",
-            f"| dm | {_range(case['obp']['dm']['error'])} | – | – | – |",
+            "| | obp's error | our error | coverage | width | interval score |",
+            "|---|---|---|---|---|---|",
+            f"| dm | {_range(case['obp']['dm']['error'])} | – | – | – | – |",
         ]
         for name, row in case["tailorbird"].items():
             theirs = case["obp"].get(pairs.get(name, ""), {}).get("error")
-            coverage, width = row["coverage"], row["width"]
+            width, score = (
+                "–" if row[column] is None else f"{row[column]:.1%}"
+                for column in ("width", "interval_score")
+            )
             lines.append(
-                f"| {name} | {_range(theirs)} | {_range(row['error'])} | {_range(coverage)} "
-                f"| {'–' if width is None else f'{width:.1%}'} |"
+                f"| {name} | {_range(theirs)} | {_range(row['error'])} | {_range(row['coverage'])} "
+                f"| {width} | {score} |"
             )
         parts.append("\n".join(lines))
     parts.append(
-        "On digits a few responses carry nearly all of the weight. A log that lacks them by chance "
-        "shows it only in a mean weight below 1: there the bootstrap's intervals of `snips`, `dr` "
-        "and `dros` are too narrow, and `ips` and `clipped` are right. `switch_dr` leaves these "
-        "responses to the model."
+        "On digits a log has on average one response with 4 % of the weight, and often none. The "
+        "log then shows it only in a mean weight below 1, and intervals reach as far as what is "
+        "missing could have earned. `switch_dr` cuts these weights, which stays its bias."
     )
     return parts
 

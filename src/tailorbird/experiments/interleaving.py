@@ -10,9 +10,7 @@ however often it is read; that of a fixed plan is shorter and valid at the plann
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -20,7 +18,6 @@ import pyarrow.compute as pc
 from scipy.special import ndtri
 from scipy.stats import binomtest
 
-from tailorbird.events import parse_duration
 from tailorbird.events.contract.schema import micros
 from tailorbird.experiments.analysis import estimates
 from tailorbird.experiments.analysis.anytime import confidence_sequence
@@ -35,7 +32,8 @@ from tailorbird.experiments.outcomes import (
     encode_values,
     match_outcomes,
 )
-from tailorbird.experiments.plain_data import replace_not_finite
+from tailorbird.experiments.page import interleaving_html
+from tailorbird.experiments.started import Run, StartedReport
 
 EVENT_COLUMNS = (*COLUMNS, "session_id")
 ANSWER_COLUMNS = ("request_id", "items", "teams")
@@ -98,34 +96,18 @@ class Credits:
     missing: int
 
 
-@dataclass(frozen=True)
-class InterleavingReport:
-    """The results of an interleaved experiment so far; `colour` is green, amber or red."""
+@dataclass(frozen=True, kw_only=True)
+class InterleavingReport(StartedReport):
+    """The results of an interleaved experiment so far."""
 
-    experiment: str
-    slot: str
-    hypothesis: str
-    owner: str
-    unit: str
     control: str
     treatment: str
-    level: float
-    state: str
-    started_at: int
-    until: int
-    planned_end: int
     responses: int
-    colour: str
-    verdict: str
-    advice: str
     preferences: tuple[Preference, ...]
     positions: tuple[PositionBalance, ...]
-    checks: tuple[Check, ...]
-    notes: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data; what is not finite becomes None."""
-        return replace_not_finite(msgspec.to_builtins(self))
+    def _repr_html_(self) -> str:
+        return interleaving_html(self)
 
 
 def interleaving_report(
@@ -147,34 +129,24 @@ def interleaving_report(
         answers: of the lake, with `ANSWER_COLUMNS`.
         attribution: of the slot, microseconds.
     """
-    until = min(now, stopped_at) if stopped_at else now
-    planned_end = started_at + parse_duration(experiment.duration)
-    is_fixed = experiment.stopping == "fixed"
+    run = Run(experiment, started_at, now, stopped_at, state, notes)
     credits = count_credits(
-        events, answers, experiment, start=started_at, stop=until, attribution=attribution
+        events, answers, experiment, start=started_at, stop=run.until, attribution=attribution
     )
+    is_fixed = experiment.stopping == "fixed"
     preferences = tuple(
         _preference(credits, event, experiment.level, is_fixed=is_fixed) for event in CREDITED
     )
     positions = balance_positions(credits.picks)
     checks = _checks(credits, positions)
-    is_open = is_fixed and not stopped_at and until < planned_end
+    is_open = is_fixed and not run.is_over
     colour, verdict, advice = _conclude(experiment, preferences[0], checks, is_open=is_open)
     if state != "running":
         advice = f"It is {state}."
     return InterleavingReport(
-        experiment=experiment.name,
-        slot=experiment.slot,
-        hypothesis=experiment.hypothesis,
-        owner=experiment.owner,
-        unit=experiment.unit,
+        **run.fields(),
         control=experiment.control_arm,
         treatment=experiment.treatments[0],
-        level=experiment.level,
-        state=state,
-        started_at=started_at,
-        until=until,
-        planned_end=planned_end,
         responses=credits.responses,
         colour=colour,
         verdict=verdict,
@@ -182,7 +154,6 @@ def interleaving_report(
         preferences=preferences,
         positions=positions,
         checks=checks,
-        notes=notes,
     )
 
 

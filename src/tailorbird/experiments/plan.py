@@ -21,9 +21,9 @@ from tailorbird.experiments.analysis.adjust import cuped
 from tailorbird.experiments.analysis.anytime import anytime_bound, split_alpha
 from tailorbird.experiments.analysis.sequential import complete_design, fixed_drift, plan_design
 from tailorbird.experiments.assign import SPENDING, Experiment
+from tailorbird.experiments.drawing import plan_svg
 from tailorbird.experiments.measure import unit_values
 from tailorbird.experiments.stages import planned_stages
-from tailorbird.experiments.trial_page import plan_svg
 from tailorbird.experiments.units import UnitTable, history_values, load_units, metric_values
 
 UNITS_MIN = 50

@@ -11,8 +11,8 @@ several treatments the intervals are Bonferroni's.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ import pyarrow as pa
 from tailorbird.experiments.assign import Experiment
 from tailorbird.experiments.counts import ATTRIBUTION, COLUMNS, Counts, count_events
 from tailorbird.experiments.distributions import normal_quantile
+from tailorbird.experiments.page import split_html
 from tailorbird.experiments.statistics import (
     NO_ESTIMATE,
     Interval,
@@ -113,6 +114,13 @@ class Report:
     @property
     def _first(self) -> Comparison:
         return self.comparisons[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return asdict(self)
+
+    def _repr_html_(self) -> str:
+        return split_html(self)
 
 
 def experiment_report(

@@ -9,10 +9,8 @@ the verdict red, whatever the effect.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import msgspec
 import pyarrow as pa
 
 from tailorbird.events import DAY, parse_duration, to_iso
@@ -23,9 +21,9 @@ from tailorbird.experiments.assign import Experiment
 from tailorbird.experiments.checks import Check, run_checks
 from tailorbird.experiments.measure import Measurement, measure
 from tailorbird.experiments.metrics import Metric
-from tailorbird.experiments.plain_data import replace_not_finite
+from tailorbird.experiments.page import format_interval, format_uplift, trial_html
 from tailorbird.experiments.stages import Path, Stage, follow_path
-from tailorbird.experiments.trial_page import format_interval, format_uplift, trial_html
+from tailorbird.experiments.started import Run, StartedReport
 from tailorbird.experiments.units import UnitTable, load_units, metric_values
 from tailorbird.experiments.views.effects import (
     DayView,
@@ -75,50 +73,41 @@ class MetricResult:
     is_worse: bool
 
 
-@dataclass(frozen=True)
-class TrialReport:
-    """The results of a planned experiment so far; `colour` is green, amber or red.
+@dataclass(frozen=True, kw_only=True)
+class TrialReport(StartedReport):
+    """The results of a planned experiment so far.
 
     Attributes:
-        verdict: one sentence for people who did not set it up, and `risk` what may go wrong.
-        advice: what to do.
+        risk: what may go wrong, in one sentence.
         stages: arm → the primary metric at each analysis, with the boundary.
         timeline: what else changed while it ran.
     """
 
-    experiment: str
-    slot: str
-    hypothesis: str
-    owner: str
-    unit: str
-    stopping: str
-    level: float
-    state: str
-    started_at: int
-    until: int
-    planned_end: int
-    colour: str
-    verdict: str
     risk: str
-    advice: str
     arms: tuple[ArmTotals, ...]
     primary: tuple[MetricResult, ...]
     guardrails: tuple[MetricResult, ...]
-    checks: tuple[Check, ...]
     stages: dict[str, tuple[Stage, ...]]
     segments: tuple[SegmentResult, ...]
-    views: tuple[DayView, ...] = field(default=())
-    timeline: tuple[TimelineEvent, ...] = field(default=())
-    notes: tuple[str, ...] = field(default=())
+    views: tuple[DayView, ...] = ()
+    timeline: tuple[TimelineEvent, ...] = ()
 
     @property
     def summary(self) -> str:
         """Verdict and risk in one sentence."""
         return f"{self.verdict.rstrip('.')}; {self.risk[:1].lower()}{self.risk[1:]}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data; what is not finite becomes None."""
-        return {"summary": self.summary, **replace_not_finite(msgspec.to_builtins(self))}
+    def find_crossing(self, arm: str) -> int | None:
+        """Return the first analysis that crossed the boundary; of a fixed plan only the end."""
+        end = self.planned_end if self.state == "running" else min(self.planned_end, self.until)
+        return next(
+            (
+                number
+                for number, each in enumerate(self.stages[arm])
+                if abs(each.z) >= each.bound and not (self.stopping == "fixed" and each.at < end)
+            ),
+            None,
+        )
 
     def _repr_html_(self) -> str:
         return trial_html(self)
@@ -143,15 +132,14 @@ def trial_report(
         attribution: of the slot, microseconds.
         timeline: changes of the project, to show those of its time.
     """
-    until = min(now, stopped_at) if stopped_at else now
-    planned_end = started_at + parse_duration(experiment.duration)
+    run = Run(experiment, started_at, now, stopped_at, state, notes)
     table = load_units(
         events,
         experiment.slot,
         (experiment.control_arm, *experiment.treatments),
         experiment=experiment.name,
         start=started_at,
-        stop=until,
+        stop=run.until,
         attribution=attribution,
         unit=experiment.unit,
         history=parse_duration(experiment.history),
@@ -159,54 +147,34 @@ def trial_report(
         exposure=experiment.exposure,
     )
     alpha = split_alpha(1 - experiment.level, len(experiment.treatments))
-    is_over = bool(stopped_at) or until >= planned_end
     paths = {
-        arm: follow_path(table, experiment, number, alpha, started_at, until, is_over=is_over)
+        arm: follow_path(
+            table, experiment, number, alpha, started_at, run.until, is_over=run.is_over
+        )
         for number, arm in enumerate(experiment.treatments, 1)
     }
-    primary = _primary_results(table, experiment, paths, until)
-    guardrails = _guardrails(table, experiment, until)
+    primary = _primary_results(table, experiment, paths, run.until)
+    guardrails = _guardrails(table, experiment, run.until)
     checks = run_checks(table, experiment)
-    colour, verdict, risk, advice = _conclude(
-        experiment,
-        table,
-        paths,
-        primary,
-        guardrails,
-        checks,
-        is_over=is_over,
-        until=until,
-        planned_end=planned_end,
-    )
+    colour, verdict, risk, advice = _conclude(run, table, paths, primary, guardrails, checks)
     if state == "decided":
         advice = "Nothing: it is decided, see the last change below."
     elif state == "stopped" and colour != RED:
         advice = f"Decide: tailorbird experiment decide {experiment.name} ARM --why …"
     return TrialReport(
-        experiment=experiment.name,
-        slot=experiment.slot,
-        hypothesis=experiment.hypothesis,
-        owner=experiment.owner,
-        unit=experiment.unit,
-        stopping=experiment.stopping,
-        level=experiment.level,
-        state=state,
-        started_at=started_at,
-        until=until,
-        planned_end=planned_end,
+        **run.fields(),
         colour=colour,
         verdict=verdict,
         risk=risk,
         advice=advice,
-        arms=_arm_totals(table, experiment, until),
+        arms=_arm_totals(table, experiment, run.until),
         primary=primary,
         guardrails=guardrails,
         checks=checks,
         stages={arm: path.stages for arm, path in paths.items()},
-        segments=segment_effects(table, experiment, until),
-        views=day_effects(table, experiment, until),
-        timeline=select_events(timeline, started_at + 1, until),
-        notes=notes,
+        segments=segment_effects(table, experiment, run.until),
+        views=day_effects(table, experiment, run.until),
+        timeline=select_events(timeline, started_at + 1, run.until),
     )
 
 
@@ -286,18 +254,15 @@ def _result(
 
 
 def _conclude(
-    experiment: Experiment,
+    run: Run,
     table: UnitTable,
     paths: dict[str, Path],
     primary: tuple[MetricResult, ...],
     guardrails: tuple[MetricResult, ...],
     checks: tuple[Check, ...],
-    *,
-    is_over: bool,
-    until: int,
-    planned_end: int,
 ) -> tuple[str, str, str, str]:
     """Return colour, verdict, risk and advice."""
+    experiment = run.experiment
     name, metric = experiment.name, experiment.metric
     if not len(table):
         return (
@@ -313,7 +278,6 @@ def _conclude(
             "Every figure below may be wrong.",
             "Find the cause, stop this experiment, and start a new one under another name.",
         )
-    days = _format_days(until, planned_end, experiment)
     best = max(primary, key=lambda each: _sign(metric) * _or_low(each.uplift))
     path = paths[best.arm]
     interval = f"{experiment.level:.0%} interval {format_interval(best.low, best.high)}"
@@ -326,12 +290,12 @@ def _conclude(
         text = f"{worst.arm} makes {worst.metric} worse: {format_uplift(worst.uplift)}"
         return RED, f"{text}, though {best.arm} has {figures}.", risk, f"Stop it: {stop}"
     if not path.is_conclusive:
-        if is_over:
+        if run.is_over:
             verdict = f"No difference between {best.arm} and {best.control} is shown: {figures}."
             return AMBER, verdict, risk, f"Keep {best.control}; or plan a longer experiment."
         if not math.isfinite(best.uplift):
             figures = "too little data for a first analysis"
-        verdict = f"Not decided yet ({days}): {best.arm} has {figures}."
+        verdict = f"Not decided yet ({_format_days(run)}): {best.arm} has {figures}."
         if path.is_futile:
             advice = (
                 "The planned effect is unlikely to be found any more. You may stop; going on costs "
@@ -367,9 +331,9 @@ def _risk(best: MetricResult, metric: Metric, guardrails: tuple[MetricResult, ..
     return f"{text}."
 
 
-def _format_days(until: int, planned_end: int, experiment: Experiment) -> str:
-    left = max(planned_end - until, 0) / DAY
-    return f"{left:.1f} of {experiment.duration} left, until {to_iso(planned_end)[:16]}"
+def _format_days(run: Run) -> str:
+    left = max(run.planned_end - run.until, 0) / DAY
+    return f"{left:.1f} of {run.experiment.duration} left, until {to_iso(run.planned_end)[:16]}"
 
 
 def _sign(metric: Metric) -> int:

@@ -78,7 +78,7 @@ class ExperimentView:
         Args:
             name: an experiment or a slot; "" is `train.slot`.
             since: only the last while of a slot's split, such as `14d`.
-            as_of: a time to report at instead of now, of a started experiment.
+            as_of: a time to report at instead of now, or `latest`.
         """
         return report_experiment(open_project(self._root), name, since=since, as_of=as_of)
 
@@ -216,10 +216,10 @@ def report_experiment(
     Args:
         name: an experiment or a slot; "" takes `train.slot`.
         since: only the last while of a slot's split, such as `14d`.
-        as_of: a time to report at instead of now, of a started experiment.
+        as_of: a time to report at instead of now, or `latest`.
 
     Raises:
-        UsageError: the slot runs no experiment.
+        UsageError: the slot runs no experiment, or `as_of` is before its start.
         NotReadyError: the experiment is declared, but not started.
     """
     experiments = read_experiments(project.paths.registry)
@@ -242,11 +242,13 @@ def report_experiment(
             if running
             else f"declare one in {project.root / 'experiments.py'}, and start it",
         )
+    stop = _read_moment(project, as_of) if as_of else None
     return experiment_report(
         Lake(project.paths.lake),
         declared.experiment,
         declared.name,
-        ts_from=SystemClock().now() - parse_duration(since) if since else None,
+        ts_from=(stop or SystemClock().now()) - parse_duration(since) if since else None,
+        ts_to=stop,
         denominator=declared.denominator,
         attribution=parse_duration(declared.attribution),
     )
@@ -299,7 +301,15 @@ def _report_started(
     project: Project, started: StartedExperiment, as_of: str = ""
 ) -> TrialReport | InterleavingReport:
     experiment = Experiment.from_dict(started.declaration)
-    lake, stop = Lake(project.paths.lake), started.stopped_at or None
+    now = _read_moment(project, as_of) if as_of else project.clock().now()
+    if as_of and now < started.started_at:
+        raise UsageError(
+            f"experiment {started.name} was started at {to_iso(started.started_at)}",
+            where=f"--as-of {as_of}",
+            fix="name a later time",
+        )
+    started = started.as_of(now)
+    lake, stop = Lake(project.paths.lake), started.stopped_at or now
     notes = [
         f"{to_iso(each.at)[:16]} {each.action} by {each.by}"
         f"{f' to {each.ramp:g}' if each.action == 'ramp' else ''}: {each.why}"
@@ -311,7 +321,7 @@ def _report_started(
     span: dict[str, Any] = {
         "started_at": started.started_at,
         "stopped_at": started.stopped_at,
-        "now": parse_time(as_of, "as_of") if as_of else project.clock().now(),
+        "now": now,
         "attribution": parse_duration(project.slot(started.slot).attribution),
         "state": started.state,
         "notes": tuple(notes),
@@ -327,6 +337,10 @@ def _report_started(
     warnings = warn_of_shared_learning(project, started, events)
     span["notes"] = (*warnings, *served, *notes)
     return trial_report(events, experiment, timeline=list_changes(project), **span)
+
+
+def _read_moment(project: Project, as_of: str) -> int:
+    return clock_as_of(as_of, project, settled=False).now()
 
 
 def list_changes(project: Project) -> list[TimelineEvent]:

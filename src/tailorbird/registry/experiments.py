@@ -54,6 +54,21 @@ class StartedExperiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     decision: str = ""
     changes: tuple[ExperimentChange, ...] = ()
 
+    def as_of(self, now: int) -> "StartedExperiment":
+        """Return the experiment as it stood at a time since its start, microseconds."""
+        changes = tuple(change for change in self.changes if change.at <= now)
+        if len(changes) == len(self.changes):
+            return self
+        is_stopped, is_decided = 0 < self.stopped_at <= now, 0 < self.decided_at <= now
+        return msgspec.structs.replace(
+            self,
+            state="decided" if is_decided else "stopped" if is_stopped else "running",
+            stopped_at=self.stopped_at if is_stopped else 0,
+            decided_at=self.decided_at if is_decided else 0,
+            decision=self.decision if is_decided else "",
+            changes=changes,
+        )
+
 
 class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All started experiments, in the order of their start."""

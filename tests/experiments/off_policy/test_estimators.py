@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tailorbird.errors import UsageError
+from tailorbird.experiments.off_policy.bounds import Reach, missing_reach
 from tailorbird.experiments.off_policy.estimators import ESTIMATORS, clipped, dros, switch_dr
 from tailorbird.experiments.off_policy.evaluate import evaluate_policies, evaluate_policy
 from tailorbird.experiments.off_policy.sample import (
@@ -215,6 +216,37 @@ def test_a_log_that_never_shows_the_choice_is_refused() -> None:
     assert evaluation.to_dict()["difference"]["ips"]["value"] is None
     assert "refused" in str(evaluation)
     assert evaluate_policy(sample, unsupported_max=0.5)["ips"].value == pytest.approx(0.6, abs=0.05)
+
+
+def draw_rare(rng: np.random.Generator) -> PolicySample:
+    """Draw a log that has one response, on average, of 4 % of the evaluated policy's choices.
+
+    They earn nothing, and the others four of five.
+    """
+    n = 1_000
+    is_odd = rng.random(n) < 0.04
+    is_target = rng.random(n) < np.where(is_odd, 0.025, 0.975)
+    logged = np.where(is_odd == is_target, 0.025, 0.975)
+    return PolicySample.of_actions(
+        is_target & ~is_odd & (rng.random(n) < 0.8),
+        logged,
+        is_target.astype(float),
+        prediction=np.full(n, 0.8),
+        expected=np.full(n, 0.8),
+    )
+
+
+def test_intervals_reach_for_choices_that_the_log_lacks_by_chance() -> None:
+    truth, runs = 0.96 * 0.8, 100
+    samples = [draw_rare(np.random.default_rng(seed)) for seed in range(runs)]
+    values = [evaluate_policy(sample, replicates=150, ess_min=0) for sample in samples]
+    lacks = np.array([sample.weight.max() < 10 for sample in samples])
+    assert 0.2 < lacks.mean() < 0.6
+    for name in ("ips", "snips", "dr"):
+        covered = [value[name].low <= truth <= value[name].high for value in values]
+        assert np.mean(covered) >= 0.9, name
+    full = draw_sample(np.random.default_rng(0), 4_000)
+    assert missing_reach(full, ESTIMATORS["dr"](full)) == Reach(0.0, 0.0)
 
 
 def test_a_few_heavy_weights_are_refused() -> None:

@@ -5,11 +5,10 @@ from typing import Any
 
 from tailorbird.cli.demo.figures import say
 from tailorbird.cli.demo.traffic import PairedLists
-from tailorbird.cli.experiments.report import write_page
 from tailorbird.config import Project
 from tailorbird.events import DAY, SimulatedClock, parse_duration, to_iso
+from tailorbird.experiments.page import format_uplift, write_report
 from tailorbird.experiments.trial import TrialReport
-from tailorbird.experiments.trial_page import find_crossing, format_uplift, trial_html
 from tailorbird.platform.experiments import change_experiment, report_experiment, start_experiment
 from tailorbird.registry import read_experiments
 from tailorbird.simulator import Site
@@ -100,8 +99,8 @@ class Trials:
             }
             days = f"{result[name]['days']:.1f} of {result[name]['planned_days']:.0f} days"
             state = "runs on" if name in running else "stopped"
-            page = self._project.root.parent / f"{name}.html"
-            write_page(page, name, trial_html(report))
+            path = self._project.root.parent / f"{name}.html"
+            page = write_report(path, self._project.settings.project.name, report)
             say(
                 f"  {name} ({state} after {days}): {report.verdict} Truth: {truth:+.1%}. Report: "
                 f"{page}",
@@ -139,7 +138,7 @@ def is_crossed(report: TrialReport) -> bool:
     """Return whether the data pass their checks and an analysis crossed its boundary."""
     _, treatment = pair_of(report)
     is_sound = all(check.passed for check in report.checks)
-    return is_sound and find_crossing(report, treatment) is not None
+    return is_sound and report.find_crossing(treatment) is not None
 
 
 def pair_of(report: TrialReport) -> tuple[str, str]:

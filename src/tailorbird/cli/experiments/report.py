@@ -1,7 +1,6 @@
 """`tailorbird experiment report`."""
 
 import math
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,31 +8,16 @@ from tailorbird.cli.output import Json, console, print_json, print_table
 
 if TYPE_CHECKING:
     from tailorbird.experiments.interleaving import InterleavingReport
+    from tailorbird.experiments.report import Report
+    from tailorbird.experiments.started import StartedReport
     from tailorbird.experiments.trial import TrialReport
-
-_PAGE_TEMPLATE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<meta http-equiv="content-security-policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem }}
-table {{ border-collapse: collapse; width: 100% }}
-td, th {{ padding: .25rem .6rem .25rem 0; text-align: right }}
-td:first-child, th:first-child {{ text-align: left }}
-svg {{ max-width: 100%; height: auto }}
-</style>
-{body}
-</html>
-"""
 
 
 def report(
     slot: str = "",
     *,
     since: str = "",
+    as_of: str = "",
     html: Path | None = None,
     notebook: Path | None = None,
     json: Json = False,
@@ -44,7 +28,7 @@ def report(
 
     Example:  tailorbird -C shop experiment report home-model --notebook report.ipynb
 
-    Example:  tailorbird -C shop experiment report home
+    Example:  tailorbird -C shop experiment report home-model --as-of 2026-11-25
 
     Example:  tailorbird -C shop experiment report home --since 14d --html report.html
 
@@ -54,47 +38,52 @@ def report(
         name of a started experiment, or of a slot; by default train.slot
     since:
         length of the most recent period of a slot's split to report on, such as 14d
+    as_of:
+        report as it stood at this time, such as 2026-11-25T12:00, or `latest`: the end of the
+        history in the lake
     html:
         also write an HTML page with a chart to this file
     notebook:
         also write a notebook that computes the report again, of a started experiment
     """
-    import dataclasses
-
     from tailorbird.config import open_project
     from tailorbird.errors import UsageError
     from tailorbird.experiments.interleaving import InterleavingReport
+    from tailorbird.experiments.page import write_report
     from tailorbird.experiments.trial import TrialReport
     from tailorbird.platform.experiments import report_experiment
 
     project = open_project()
-    result = report_experiment(project, slot, since=since)
-    if isinstance(result, TrialReport):
-        if notebook is not None:
-            from tailorbird.experiments.views.notebook import report_notebook
-
-            notebook.write_text(report_notebook(result, project.root))
-        _print_trial(result, project.settings.project.name, html=html, json=json)
-        return
-    if isinstance(result, InterleavingReport):
-        if html is not None:
-            raise UsageError("an interleaved experiment has no page", where="--html", fix="--json")
-        _print_interleaving(result, json=json)
-        return
+    result = report_experiment(project, slot, since=since, as_of=as_of)
     if notebook is not None:
-        raise UsageError(
-            "a notebook is of a started experiment",
-            where="--notebook",
-            fix="leave it out, or name one that tailorbird experiment list shows",
-        )
-    if html is not None:
-        from tailorbird.experiments.drawing import report_html
+        if not isinstance(result, TrialReport):
+            raise UsageError(
+                "a notebook is of a started A/B experiment",
+                where="--notebook",
+                fix="leave it out, or name one that tailorbird experiment list shows",
+            )
+        from tailorbird.experiments.views.notebook import report_notebook
 
-        title = f"{project.settings.project.name}: {result.experiment}"
-        write_page(html, title, report_html(result))
+        notebook.write_text(report_notebook(result, project.root))
+    if html is not None:
+        write_report(html, project.settings.project.name, result)
     if json:
-        print_json(dataclasses.asdict(result))
+        print_json(result.to_dict())
         return
+    match result:
+        case TrialReport():
+            _print_trial(result)
+        case InterleavingReport():
+            _print_interleaving(result)
+        case _:
+            _print_split(result)
+    if html is not None:
+        console().print(f"Page: {html}")
+
+
+def _print_split(result: "Report") -> None:
+    from tailorbird.experiments.page import format_share
+
     console().print(f"{result.verdict}\n", style="bold")
     rows = [
         (
@@ -102,9 +91,9 @@ def report(
             arm.users,
             arm.impressions,
             arm.clicks,
-            _percent(arm.ctr),
+            format_share(arm.ctr),
             arm.purchases,
-            _percent(arm.conversion),
+            format_share(arm.conversion),
         )
         for arm in result.arms
     ]
@@ -129,27 +118,13 @@ def report(
         f"split as declared: p = {result.srm_p:.3g}; users in several arms: "
         f"{result.multiple_exposures}"
     )
-    if html is not None:
-        console().print(f"Page: {html}")
 
 
-def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json: bool) -> None:
+def _print_trial(result: "TrialReport") -> None:
     from tailorbird.events import to_iso
-    from tailorbird.experiments.trial_page import (
-        find_crossing,
-        format_interval,
-        format_uplift,
-        trial_html,
-    )
+    from tailorbird.experiments.page import format_interval, format_uplift
 
-    if html is not None:
-        write_page(html, f"{project}: {result.experiment}", trial_html(result))
-    if json:
-        print_json(result.to_dict())
-        return
-    out = console()
-    out.print(result.summary, style="bold")
-    out.print(f"{result.advice}\n")
+    _print_conclusion(result)
     print_table(
         "",
         ["arm", "units", "value"],
@@ -170,7 +145,7 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
     ]
     print_table("", ["metric", "arm", "uplift", "interval", "CUPED leaves", "kind"], rows)
     for arm, stages in result.stages.items():
-        crossing = find_crossing(result, arm)
+        crossing = result.find_crossing(arm)
         rows = [
             (
                 number,
@@ -185,8 +160,7 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
         ]
         columns = ["analysis", "units", "information", "uplift", "z", "boundary", ""]
         print_table(f"{arm}, {result.stopping}", columns, rows, right=columns[:-1])
-    checks = [(each.name, "ok" if each.passed else "FAILED", each.reason) for each in result.checks]
-    print_table("", ["check", "result", "reason"], checks)
+    _print_checks(result)
     for segment in result.segments:
         rows = [
             (
@@ -213,27 +187,21 @@ def _print_trial(result: "TrialReport", project: str, *, html: Path | None, json
     rows = [(to_iso(each.at)[:16], each.kind, each.what) for each in result.timeline]
     if rows:
         print_table("what else changed", ["time", "kind", "what"], rows)
-    for note in result.notes:
-        out.print(note)
-    if html is not None:
-        out.print(f"Page: {html}")
+    _print_notes(result)
 
 
-def _print_interleaving(result: "InterleavingReport", *, json: bool) -> None:
-    if json:
-        print_json(result.to_dict())
-        return
-    out = console()
-    out.print(result.verdict, style="bold")
-    out.print(f"{result.advice}\n")
+def _print_interleaving(result: "InterleavingReport") -> None:
+    from tailorbird.experiments.page import format_share
+
+    _print_conclusion(result)
     rows = [
         (
             each.event,
             f"{each.control:,}",
             f"{each.treatment:,}",
             f"{each.losses:,} : {each.wins:,} of {each.units:,}",
-            _percent(each.share),
-            f"{_percent(each.low)} to {_percent(each.high)}",
+            format_share(each.share),
+            f"{format_share(each.low)} to {format_share(each.high)}",
             f"{each.p:.3g}",
         )
         for each in result.preferences
@@ -247,16 +215,20 @@ def _print_interleaving(result: "InterleavingReport", *, json: bool) -> None:
     ]
     columns = ["position", result.control, result.treatment, "p"]
     print_table("items picked", columns, positions, right=columns)
+    _print_checks(result)
+    _print_notes(result)
+
+
+def _print_conclusion(result: "StartedReport") -> None:
+    console().print(result.summary, style="bold")
+    console().print(f"{result.advice}\n")
+
+
+def _print_checks(result: "StartedReport") -> None:
     checks = [(each.name, "ok" if each.passed else "FAILED", each.reason) for each in result.checks]
     print_table("", ["check", "result", "reason"], checks)
+
+
+def _print_notes(result: "StartedReport") -> None:
     for note in result.notes:
-        out.print(note)
-
-
-def write_page(path: Path, title: str, body: str) -> None:
-    """Write a section of HTML as a page of its own."""
-    path.write_text(_PAGE_TEMPLATE.format(title=escape(title), body=body))
-
-
-def _percent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2%}"
+        console().print(note)

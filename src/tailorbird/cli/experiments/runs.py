@@ -38,7 +38,7 @@ def plan(name: str, *, since: str = "", svg: Path | None = None, json: Json = Fa
         also draw the detectable effect by days into this file
     """
     from tailorbird.config import open_project
-    from tailorbird.experiments.trial_page import plan_svg
+    from tailorbird.experiments.drawing import plan_svg
     from tailorbird.platform.experiments import plan_declared
 
     result = plan_declared(open_project(), name, since=since)

@@ -30,10 +30,16 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Terms:
-    """Numerators and denominators, shape (n, k)."""
+    """Numerators and denominators, shape (n, k).
+
+    Attributes:
+        assumed: least and largest reward, shape (2, k), that the estimate takes choices to earn
+            that the log lacks.
+    """
 
     numerator: Floats
     denominator: Floats
+    assumed: Floats
 
     @property
     def value(self) -> float:
@@ -46,43 +52,42 @@ Estimator = Callable[[PolicySample], Terms]
 
 def dm(sample: PolicySample) -> Terms:
     """Estimate by the model alone (direct method)."""
-    return _mean(_model(sample)[1])
+    expected = _model(sample)[1]
+    return Terms(expected, np.ones(expected.shape), prediction_range(sample))
 
 
 def ips(sample: PolicySample) -> Terms:
     """Estimate by inverse propensity scores."""
-    return _mean(sample.weight * sample.reward)
+    return _weigh_rewards(sample, sample.weight)
 
 
 def snips(sample: PolicySample) -> Terms:
     """Estimate by self-normalised inverse propensity scores."""
-    return Terms(sample.weight * sample.reward, sample.weight)
+    value = (sample.weight * sample.reward).sum(axis=0) / sample.weight.sum(axis=0)
+    assumed = np.stack([value, value])
+    return Terms(sample.weight * sample.reward, sample.weight, assumed)
 
 
 def clipped(sample: PolicySample, *, limit: float | None = None) -> Terms:
     """Estimate by inverse propensity scores with weights of at most `limit`, by default √n."""
-    return _mean(np.minimum(sample.weight, _limit(sample, limit)) * sample.reward)
+    return _weigh_rewards(sample, np.minimum(sample.weight, _limit(sample, limit)))
 
 
 def dr(sample: PolicySample) -> Terms:
     """Estimate doubly robustly: by the model, and by the weighted error of the model."""
-    prediction, expected = _model(sample)
-    return _mean(expected + sample.weight * (sample.reward - prediction))
+    return _correct_model(sample, sample.weight)
 
 
 def switch_dr(sample: PolicySample, *, limit: float | None = None) -> Terms:
     """Estimate doubly robustly, by the model alone where the weight exceeds `limit`."""
-    prediction, expected = _model(sample)
-    weight = np.where(sample.weight <= _limit(sample, limit), sample.weight, 0.0)
-    return _mean(expected + weight * (sample.reward - prediction))
+    is_small = sample.weight <= _limit(sample, limit)
+    return _correct_model(sample, np.where(is_small, sample.weight, 0.0))
 
 
 def dros(sample: PolicySample, *, shrinkage: float | None = None) -> Terms:
     """Estimate doubly robustly with optimistically shrunk weights; `shrinkage` is by default n."""
-    prediction, expected = _model(sample)
     shrinkage = float(sample.responses) if shrinkage is None else shrinkage
-    weight = shrinkage * sample.weight / (sample.weight**2 + shrinkage)
-    return _mean(expected + weight * (sample.reward - prediction))
+    return _correct_model(sample, shrinkage * sample.weight / (sample.weight**2 + shrinkage))
 
 
 ESTIMATORS: Mapping[str, Estimator] = {
@@ -120,8 +125,21 @@ def select_estimators(names: Sequence[str]) -> dict[str, Estimator]:
     return {name: ESTIMATORS[name] for name in names}
 
 
-def _mean(numerator: Floats) -> Terms:
-    return Terms(numerator, np.ones(numerator.shape))
+def prediction_range(sample: PolicySample) -> Floats:
+    """Return the least and the largest predicted reward by position, shape (2, k)."""
+    both = np.concatenate(_model(sample))
+    return np.stack([both.min(axis=0), both.max(axis=0)])
+
+
+def _weigh_rewards(sample: PolicySample, weight: Floats) -> Terms:
+    columns = weight.shape[1]
+    return Terms(weight * sample.reward, np.ones(weight.shape), np.zeros((2, columns)))
+
+
+def _correct_model(sample: PolicySample, weight: Floats) -> Terms:
+    prediction, expected = _model(sample)
+    numerator = expected + weight * (sample.reward - prediction)
+    return Terms(numerator, np.ones(weight.shape), prediction_range(sample))
 
 
 def _model(sample: PolicySample) -> tuple[Floats, Floats]:

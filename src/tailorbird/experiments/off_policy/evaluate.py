@@ -1,4 +1,4 @@
-"""Values of policies with intervals by a bootstrap over people.
+"""Values of policies with intervals by a bootstrap over people, and `bounds` for what is missing.
 
     evaluation = evaluate_policies(new, old)
     print(evaluation)
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.experiments.off_policy.bounds import Reach, missing_reach
 from tailorbird.experiments.off_policy.estimators import (
     Terms,
     available_estimators,
@@ -167,6 +168,7 @@ def evaluate_policies(
             name,
             drawn.values[0, index] - drawn.values[1, index],
             drawn.replicates[:, 0, index] - drawn.replicates[:, 1, index],
+            drawn.reach[0][index].against(drawn.reach[1][index]),
             level,
             refusal,
         )
@@ -181,22 +183,28 @@ def evaluate_policies(
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Estimates of samples by estimator: (samples, estimators), and each with its replicates."""
+    """Estimates by sample and estimator: values, replicates, and how far intervals reach beyond."""
 
     names: Sequence[str]
     values: Floats
     replicates: Floats
+    reach: Sequence[Sequence[Reach]]
 
     @classmethod
     def of(
         cls, samples: Sequence[PolicySample], names: Sequence[str], replicates: int, seed: int
     ) -> "_Drawn":
         chosen = select_estimators(names)
-        terms = [estimator(sample) for sample in samples for estimator in chosen.values()]
-        shape = (len(samples), len(names))
-        values = np.array([term.value for term in terms]).reshape(shape)
-        drawn = bootstrap_people(terms, samples[0].person, replicates, seed)
-        return cls(names, values, drawn.reshape(replicates, *shape))
+        terms = [[estimator(sample) for estimator in chosen.values()] for sample in samples]
+        values = np.array([[term.value for term in row] for row in terms])
+        drawn = bootstrap_people(
+            [term for row in terms for term in row], samples[0].people, replicates, seed
+        )
+        reach = [
+            [missing_reach(sample, term) for term in row]
+            for sample, row in zip(samples, terms, strict=True)
+        ]
+        return cls(names, values, drawn.reshape(replicates, *values.shape), reach)
 
     def policy_value(
         self, index: int, sample: PolicySample, support: Support, level: float
@@ -206,6 +214,7 @@ class _Drawn:
                 name,
                 float(self.values[index, column]),
                 self.replicates[:, index, column],
+                self.reach[index][column],
                 level,
                 support.refusal,
             )
@@ -215,19 +224,19 @@ class _Drawn:
         return PolicyValue(support, logged, estimates, level)
 
 
-def bootstrap_people(terms: Sequence[Terms], person: Ints, replicates: int, seed: int) -> Floats:
+def bootstrap_people(
+    terms: Sequence[Terms], people: tuple[int, Ints], replicates: int, seed: int
+) -> Floats:
     """Return bootstrap replicates (replicates, len(terms)), with Poisson weights of people.
 
     All terms share the weights of a replicate, so differences are paired. A resample without any
     weight at a position counts 0 there.
+
+    Args:
+        people: of `PolicySample`.
     """
     rng = np.random.default_rng(seed)
-    is_person = person >= 0
-    unit = np.empty(len(person), np.int64)
-    codes, inverse = np.unique(person[is_person], return_inverse=True)
-    unit[is_person] = inverse
-    unit[~is_person] = len(codes) + np.arange(int(np.sum(~is_person)))
-    units = len(codes) + int(np.sum(~is_person))
+    units, unit = people
     columns = [
         np.bincount(unit, part[:, column], units)
         for term in terms
@@ -253,9 +262,12 @@ def bootstrap_people(terms: Sequence[Terms], person: Ints, replicates: int, seed
     return drawn
 
 
-def _estimate(name: str, value: float, replicates: Floats, level: float, refusal: str) -> Estimate:
+def _estimate(
+    name: str, value: float, replicates: Floats, reach: Reach, level: float, refusal: str
+) -> Estimate:
     if refusal:
         return Estimate(name, math.nan, math.nan, math.nan, math.nan, refusal)
     tail = (1.0 - level) / 2.0
     low, high = np.quantile(replicates, [tail, 1.0 - tail])
-    return Estimate(name, value, float(low), float(high), float(np.std(replicates)))
+    low, high = float(low) - reach.below, float(high) + reach.above
+    return Estimate(name, value, low, high, float(np.std(replicates)))

@@ -57,6 +57,16 @@ class PolicySample:
         return len(self.reward)
 
     @property
+    def people(self) -> tuple[int, Ints]:
+        """The number of people, and the number of each response's, shape (n,)."""
+        alone = self.person < 0
+        codes, unit = np.unique(self.person, return_inverse=True)
+        known = int(np.sum(codes >= 0))
+        unit = unit - (len(codes) - known)
+        unit[alone] = known + np.arange(int(alone.sum()))
+        return known + int(alone.sum()), unit
+
+    @property
     def has_model(self) -> bool:
         """Return whether there are predicted rewards, which doubly robust estimators need."""
         return self.prediction is not None and self.expected is not None

@@ -77,10 +77,9 @@ def check_support(
         default=0.0,
     )
     unsupported, low = _unsupported_share(sample)
-    people = len(np.unique(sample.person[sample.person >= 0])) + int(np.sum(sample.person < 0))
     support = Support(
         sample.responses,
-        people,
+        sample.people[0],
         effective,
         unsupported,
         low,

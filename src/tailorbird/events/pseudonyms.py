@@ -26,17 +26,18 @@ import msgspec
 
 from tailorbird.errors import ConfigError
 from tailorbird.events.adapters.batch import ROW_ID_PREFIX
-from tailorbird.events.contract.contract import (
+from tailorbird.events.contract.codes import ContractViolation
+from tailorbird.events.contract.contract import parse_unread, split_body
+from tailorbird.events.contract.envelope import (
     ANONYMOUS_PREFIX,
     COUNTRY,
-    ID_LENGTH_MAX,
-    parse_unread,
-    split_body,
+    ID,
+    Answer,
+    Context,
+    Event,
 )
-from tailorbird.events.contract.envelope import Answer, Context, Event
 from tailorbird.events.contract.plan import EVENT_TYPES, MERGED_INTO
 from tailorbird.events.contract.times import to_micros
-from tailorbird.events.contract.verdict import ContractViolation
 
 KEY_LENGTH_MIN = 32
 SETTING = "events.pseudonym_key"
@@ -196,7 +197,7 @@ class Pseudonyms:
                 else msgspec.Raw(_encode(self._hide_time(name, value)))
             )
         if not isinstance(value, str) or (
-            COUNTRY.match(value) if name == "country" else value in types
+            COUNTRY.regex.match(value) if name == "country" else value in types
         ):
             return raw
         return msgspec.Raw(_encode(self._hide(name, value)))
@@ -220,8 +221,8 @@ class Pseudonyms:
         hashed = self._hash(name, value)
         if "\x00" in value:
             return f"{hashed}\x00"
-        if len(value) > ID_LENGTH_MAX:
-            return hashed.ljust(ID_LENGTH_MAX + 1, "-")
+        if len(value) > ID.high:
+            return hashed.ljust(ID.high + 1, "-")
         return (
             f"{ANONYMOUS_PREFIX}{hashed}"
             if name == "user_id" and value.startswith(ANONYMOUS_PREFIX)

@@ -16,12 +16,17 @@ import msgspec
 import pytest
 
 from tailorbird import faults
-from tailorbird.errors import LockedError, StorageError
+from tailorbird.errors import LockedError
 from tailorbird.events import Receipt, RoutePlan, SimulatedClock, SystemClock
 from tailorbird.events.answer_record import AnswerRecord, decode_answers
 from tailorbird.serving.collector import queue
 from tailorbird.serving.collector.collector import EventCollector
-from tailorbird.serving.collector.decisions import BusyError, ClosedError, DiskFullError
+from tailorbird.serving.collector.decisions import (
+    BusyError,
+    ClosedError,
+    DiskFullError,
+    UnknownOutcomeError,
+)
 from tailorbird.serving.collector.naming import open_collector
 from tailorbird.serving.collector.pruning import Pruner
 from tailorbird.serving.metrics import Metrics
@@ -194,7 +199,7 @@ def test_a_failed_commit_refuses_and_takes_no_writes_until_reopened(
     ) as door:
         door.submit(body(click(1)))
         arm(monkeypatch, f"{site}=raise")
-        with pytest.raises(StorageError):
+        with pytest.raises(UnknownOutcomeError, match="under the same event_id"):
             door.submit(body(click(2)))
         assert not door.figures().open
         with pytest.raises(ClosedError):

@@ -10,7 +10,7 @@ from math import isfinite
 from typing import Any
 
 from tailorbird.events.adapters.record import Record, UnreadableError
-from tailorbird.events.contract.envelope import TEXT, Context
+from tailorbird.events.contract.envelope import COUNTRY, TEXT, UTC_OFFSET_MIN, Context
 from tailorbird.events.contract.plan import SERVER_TYPES, SHARED_TYPES
 from tailorbird.events.contract.rules import format_value
 
@@ -163,17 +163,13 @@ def context_of(
     """
     context = Context(
         device=_cut(device),
-        country=country
-        if isinstance(country, str)
-        and len(country) == 2
-        and country.isascii()
-        and country.isalpha()
-        else None,
+        country=country if isinstance(country, str) and COUNTRY.regex.match(country) else None,
         page=_cut(page),
         referrer=_cut(referrer),
         user_agent=_cut(user_agent),
         utc_offset_min=utc_offset_min
-        if utc_offset_min is not None and abs(utc_offset_min) <= 14 * 60
+        if utc_offset_min is not None
+        and UTC_OFFSET_MIN.low <= utc_offset_min <= UTC_OFFSET_MIN.high
         else None,
     )
     return None if context == Context() else context

@@ -3,6 +3,8 @@
 `docs/reference/events.md` shows the table to those who send events.
 """
 
+import msgspec
+
 CODES = {
     "malformed_json": "is not JSON, or nested too deeply",
     "missing": "lacks a field that its type needs",
@@ -40,3 +42,17 @@ class ContractViolation(Exception):
     def __init__(self, code: str, path: str, message: str) -> None:
         self.code, self.path, self.message = code, path, message
         super().__init__(message)
+
+
+def violation_of(error: msgspec.ValidationError, below: str = "$") -> ContractViolation:
+    """Return the violation that a decoder found, with its path below `below`."""
+    text, _, path = str(error).partition(" - at `")
+    path = below + path.rstrip("`").removeprefix("$")
+    name = text.rpartition("`")[0].rpartition("`")[2]
+    if "unknown field" in text:
+        return ContractViolation(
+            "unknown_field", f"{path}.{name}", f"{name} is no field; put it into properties"
+        )
+    if "missing required field" in text:
+        return ContractViolation("missing", f"{path}.{name}", f"expected {name}")
+    return ContractViolation("wrong_type", path, text[:1].lower() + text[1:])

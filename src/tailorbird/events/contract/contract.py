@@ -18,7 +18,7 @@ from operator import attrgetter
 import msgspec
 
 from tailorbird.events.clock import to_iso
-from tailorbird.events.contract.codes import ContractViolation
+from tailorbird.events.contract.codes import ContractViolation, violation_of
 from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX, ID, ITEMS, Answer, Context, Event
 from tailorbird.events.contract.event_types import FORBIDDEN_TYPES, TRUSTED, needs_of
 from tailorbird.events.contract.fields import Bounds, Pattern, ServerOwned, annotations_of
@@ -46,6 +46,7 @@ class _UnreadLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _event = msgspec.json.Decoder(Event)
 _unread = msgspec.json.Decoder(_UnreadLine)
 _rows = msgspec.json.Decoder(list[msgspec.Raw])
+_NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _LINE = re.compile(rb"\S[^\n]*")
 
 
@@ -85,7 +86,7 @@ def split_body(body: bytes, encoding: str) -> Sequence[bytes | memoryview]:
     if body.lstrip()[:1] == b"[":
         try:
             return [memoryview(raw) for raw in _rows.decode(body)] or [body]
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        except _NO_JSON:
             return [body]
     return [body]
 
@@ -100,7 +101,7 @@ def count_rows(body: bytes, encoding: str) -> int:
     if body.lstrip()[:1] == b"[":
         try:
             return len(_rows.decode(body)) or 1
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        except _NO_JSON:
             return 1
     return 1
 
@@ -112,7 +113,7 @@ def parse_unread(line: bytes | memoryview) -> Unread | None:
     """
     try:
         return _unread.decode(line).unread
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _NO_JSON:
         return None
 
 
@@ -130,31 +131,24 @@ def _decode(raw: bytes | memoryview, receipt: Receipt) -> Event:
             raise ContractViolation(unread.code, unread.path, unread.message) from None
         if bytes(raw).lstrip()[:1] == b"[":
             _check_list(raw)
-        text, _, path = str(error).partition(" - at `")
-        path = path.rstrip("`") or "$"
-        if "unknown field" in text:
-            name = text.rpartition("`")[0].rpartition("`")[2]
-            raise ContractViolation(
-                "unknown_field", f"{path}.{name}", f"{name} is no field; put it into properties"
-            ) from None
-        if "missing required field" in text:
-            name = text.rpartition("`")[0].rpartition("`")[2]
-            raise ContractViolation("missing", f"{path}.{name}", f"expected {name}") from None
-        raise ContractViolation("wrong_type", path, text[:1].lower() + text[1:]) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ContractViolation("malformed_json", "$", f"expected JSON: {error}") from None
-    except RecursionError:
-        raise ContractViolation("malformed_json", "$", "nested too deeply") from None
+        raise violation_of(error) from None
+    except _NO_JSON as error:
+        raise _malformed(error) from None
+
+
+def _malformed(error: Exception) -> ContractViolation:
+    message = (
+        "nested too deeply" if isinstance(error, RecursionError) else f"expected JSON: {error}"
+    )
+    return ContractViolation("malformed_json", "$", message)
 
 
 def _check_list(raw: bytes | memoryview) -> None:
     """Raise the reason why `split` could not take a list apart: it is malformed, or empty."""
     try:
         rows = _rows.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ContractViolation("malformed_json", "$", f"expected JSON: {error}") from None
-    except RecursionError:
-        raise ContractViolation("malformed_json", "$", "nested too deeply") from None
+    except _NO_JSON as error:
+        raise _malformed(error) from None
     if not rows:
         raise ContractViolation("missing", "$", "expected at least one event, got an empty list")
 

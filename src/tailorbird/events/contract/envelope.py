@@ -31,6 +31,7 @@ PROPERTIES = Bounds(high=65_536, code="too_large", unit="bytes")  # as JSON, enc
 MICROSECONDS = Bounds(
     low=100_000_000_000_000, high=253_370_764_799_999_999, code="bad_time", unit=""
 )
+UTC_OFFSET_MIN = Bounds(low=-14 * 60, high=14 * 60)
 COUNTRY = Pattern(re.compile(r"[A-Za-z]{2}\Z"), "bad_country", "a two-letter code")
 ANONYMOUS_PREFIX = "anon:"  # no `user_id` may begin with it
 
@@ -48,7 +49,7 @@ class Context(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defa
     page: Text | None = None
     referrer: Text | None = None
     user_agent: Text | None = None
-    utc_offset_min: Annotated[int, Bounds(low=-14 * 60, high=14 * 60)] | None = None
+    utc_offset_min: Annotated[int, UTC_OFFSET_MIN] | None = None
 
 
 class Answer(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):

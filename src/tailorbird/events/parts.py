@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tailorbird.events.contract.checked_batch import EventColumns
+from tailorbird.events.contract.codes import UNDECODABLE
 from tailorbird.events.contract.contract import split_body
 from tailorbird.events.contract.plan import SHARED_TYPES
 from tailorbird.events.contract.verdict import Receipt
@@ -73,7 +74,7 @@ def split_by_partition(body: bytes, receipt: Receipt, count: int) -> dict[int, t
 def _partition_of_row(row: bytes | memoryview, count: int) -> int:
     try:
         event = _decode(row)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return 0  # it will be refused
     return partition_of(event.type, event.user_id, event.anonymous_id, count)
 

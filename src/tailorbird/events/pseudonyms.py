@@ -26,7 +26,7 @@ import msgspec
 
 from tailorbird.errors import ConfigError
 from tailorbird.events.adapters.batch import ROW_ID_PREFIX
-from tailorbird.events.contract.codes import ContractViolation
+from tailorbird.events.contract.codes import UNDECODABLE, ContractViolation
 from tailorbird.events.contract.contract import parse_unread, split_body
 from tailorbird.events.contract.envelope import (
     ANONYMOUS_PREFIX,
@@ -135,7 +135,7 @@ class Pseudonyms:
             )
         try:
             fields = _fields(raw)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except UNDECODABLE:
             return _empty_of_same_kind(raw)
         if not _is_event(raw):
             fields = _drop_untyped_fields("", fields)
@@ -164,7 +164,7 @@ class Pseudonyms:
         """Drop the fields that a part of the envelope does not declare."""
         try:
             fields = _fields(raw)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except UNDECODABLE:
             return _encode(_EMPTY[type(_read(raw))])
         typed = _drop_untyped_fields(name, fields)
         return _encode(
@@ -241,14 +241,14 @@ class Pseudonyms:
 def _read(raw: bytes) -> object:
     try:
         return _value(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return []  # refused as a wrong type is
 
 
 def _is_event(raw: bytes) -> bool:
     try:
         _event(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return False
     return True
 
@@ -278,7 +278,7 @@ def _drop_untyped_fields(part: str, fields: dict[str, msgspec.Raw]) -> dict[str,
 def _is_of_type(declared: object, raw: bytes) -> bool:
     try:
         msgspec.json.decode(raw, type=declared)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return False
     return True
 
@@ -287,6 +287,6 @@ def _empty_of_same_kind(raw: bytes) -> bytes:
     """Return an empty value of the same JSON kind."""
     try:
         value = _value(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return _NO_JSON
     return b"[]" if value == [] else _encode(_EMPTY[type(value)])

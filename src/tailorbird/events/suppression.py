@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import DamageError, NotReadyError
+from tailorbird.events.contract.codes import UNDECODABLE
 from tailorbird.events.contract.contract import ERASED, parse_unread, split_body
 from tailorbird.events.contract.plan import MERGED_INTO
 from tailorbird.events.contract.verdict import Receipt
@@ -260,7 +261,7 @@ def whose_of(part: bytes) -> Whose | None:
     """Return whose a row says that it is; None for what is no JSON object."""
     try:
         return _whose(part)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return None
 
 
@@ -283,7 +284,7 @@ def _texts(part: bytes) -> Iterator[str]:
     yield from (*_QUOTED.findall(text), *_WORD.findall(text))
     try:
         yield from texts_in(msgspec.json.decode(part))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return
 
 

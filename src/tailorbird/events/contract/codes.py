@@ -5,6 +5,8 @@
 
 import msgspec
 
+UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # raised by decoders
+
 CODES = {
     "malformed_json": "is not JSON, or nested too deeply",
     "missing": "lacks a field that its type needs",

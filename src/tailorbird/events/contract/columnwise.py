@@ -18,7 +18,7 @@ import msgspec
 import pyarrow as pa
 
 from tailorbird.events.contract.checked_batch import CheckedBatch, EventColumns
-from tailorbird.events.contract.codes import ContractViolation
+from tailorbird.events.contract.codes import UNDECODABLE, ContractViolation
 from tailorbird.events.contract.contract import check, check_row, split_body
 from tailorbird.events.contract.envelope import MICROSECONDS, Context, Event
 from tailorbird.events.contract.event_types import FORBIDDEN_TYPES, TRUSTED
@@ -126,7 +126,7 @@ class _Batch:
                     events = decoders.batch.decode(body)
                 else:
                     events = [decoders.single.decode(line) for line in self._rows(number)]
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            except UNDECODABLE:
                 pass
             else:
                 if events:
@@ -143,7 +143,7 @@ class _Batch:
                 if decoders is None or b"\\u0000" in bytes(raw):
                     raise msgspec.ValidationError
                 self._decoded.append(_astuple(decoders.single.decode(raw)))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            except UNDECODABLE:
                 self._undecoded.append((number, row))
             else:
                 self._body_indices.append(number)

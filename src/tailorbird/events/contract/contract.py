@@ -18,7 +18,7 @@ from operator import attrgetter
 import msgspec
 
 from tailorbird.events.clock import to_iso
-from tailorbird.events.contract.codes import ContractViolation, violation_of
+from tailorbird.events.contract.codes import UNDECODABLE, ContractViolation, violation_of
 from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX, ID, ITEMS, Answer, Context, Event
 from tailorbird.events.contract.event_types import FORBIDDEN_TYPES, TRUSTED, needs_of
 from tailorbird.events.contract.fields import Bounds, Pattern, ServerOwned, annotations_of
@@ -46,7 +46,6 @@ class _UnreadLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _event = msgspec.json.Decoder(Event)
 _unread = msgspec.json.Decoder(_UnreadLine)
 _rows = msgspec.json.Decoder(list[msgspec.Raw])
-_NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _LINE = re.compile(rb"\S[^\n]*")
 
 
@@ -86,7 +85,7 @@ def split_body(body: bytes, encoding: str) -> Sequence[bytes | memoryview]:
     if body.lstrip()[:1] == b"[":
         try:
             return [memoryview(raw) for raw in _rows.decode(body)] or [body]
-        except _NO_JSON:
+        except UNDECODABLE:
             return [body]
     return [body]
 
@@ -101,7 +100,7 @@ def count_rows(body: bytes, encoding: str) -> int:
     if body.lstrip()[:1] == b"[":
         try:
             return len(_rows.decode(body)) or 1
-        except _NO_JSON:
+        except UNDECODABLE:
             return 1
     return 1
 
@@ -113,7 +112,7 @@ def parse_unread(line: bytes | memoryview) -> Unread | None:
     """
     try:
         return _unread.decode(line).unread
-    except _NO_JSON:
+    except UNDECODABLE:
         return None
 
 
@@ -132,7 +131,7 @@ def _decode(raw: bytes | memoryview, receipt: Receipt) -> Event:
         if bytes(raw).lstrip()[:1] == b"[":
             _check_list(raw)
         raise violation_of(error) from None
-    except _NO_JSON as error:
+    except UNDECODABLE as error:
         raise _malformed(error) from None
 
 
@@ -147,7 +146,7 @@ def _check_list(raw: bytes | memoryview) -> None:
     """Raise the reason why `split` could not take a list apart: it is malformed, or empty."""
     try:
         rows = _rows.decode(raw)
-    except _NO_JSON as error:
+    except UNDECODABLE as error:
         raise _malformed(error) from None
     if not rows:
         raise ContractViolation("missing", "$", "expected at least one event, got an empty list")

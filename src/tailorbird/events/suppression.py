@@ -13,7 +13,7 @@ alone; without the key, which is in a file of its own, nobody can ask it about a
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -23,7 +23,7 @@ import msgspec
 
 from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.events.contract.codes import UNDECODABLE
-from tailorbird.events.contract.contract import ERASED, parse_unread, split_body
+from tailorbird.events.contract.contract import ERASED, join_rows, parse_unread, split_body
 from tailorbird.events.contract.plan import MERGED_INTO
 from tailorbird.events.contract.verdict import Receipt
 from tailorbird.events.free_text import as_text, texts_in
@@ -201,7 +201,7 @@ class SuppressionList:
         if not any(drops):
             return body
         rows = [ERASED if drop else part for part, drop in zip(parts, drops, strict=True)]
-        return joined(rows, body, receipt.encoding)
+        return join_rows(rows, body, receipt.encoding)
 
     def line(self, line: bytes, receipt: Receipt) -> bytes:
         """Return one event in the wire format, or `ERASED`."""
@@ -248,13 +248,6 @@ def require_finished(data: Path) -> None:
             where=str(path),
             fix="tailorbird lake erase --yes brings it to its end",
         )
-
-
-def joined(parts: Sequence[bytes], body: bytes, encoding: str) -> bytes:
-    """Return the rows of a body put together as `split` takes them apart."""
-    if encoding == "ndjson":
-        return b"\n".join(parts)
-    return b"[" + b",".join(parts) + b"]" if body.lstrip()[:1] == b"[" else parts[0]
 
 
 def whose_of(part: bytes) -> Whose | None:

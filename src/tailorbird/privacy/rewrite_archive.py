@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from tailorbird.events import Receipt, RoutePlan, check
-from tailorbird.events.contract.contract import ERASED, split_body
+from tailorbird.events.contract.contract import ERASED, join_rows, split_body
 from tailorbird.events.contract.plan import MERGED_INTO
-from tailorbird.events.suppression import Whose, joined, subject_of, whose_of
+from tailorbird.events.suppression import Whose, subject_of, whose_of
 from tailorbird.lake.files.archive import Archived
 from tailorbird.privacy.footprint import Footprint, Place
 from tailorbird.privacy.mentions import Mentions
@@ -59,7 +59,9 @@ class ArchiveRewriter:
             return None
         self.rows += count
         rows = [old if one is None else one for old, one in zip(parts, new, strict=True)]
-        return msgspec.structs.replace(stored.block, payload=joined(rows, body, receipt.encoding))
+        return msgspec.structs.replace(
+            stored.block, payload=join_rows(rows, body, receipt.encoding)
+        )
 
     def _row(self, part: bytes, place: Place, receipt: Receipt, may_mention: bool) -> bytes | None:
         """Return the new row; None where it stays."""

@@ -90,6 +90,13 @@ def split_body(body: bytes, encoding: str) -> Sequence[bytes | memoryview]:
     return [body]
 
 
+def join_rows(rows: Sequence[bytes], body: bytes, encoding: str) -> bytes:
+    """Return rows put together as `split_body` takes `body` apart."""
+    if encoding == "ndjson":
+        return b"\n".join(rows)
+    return b"[" + b",".join(rows) + b"]" if body.lstrip()[:1] == b"[" else rows[0]
+
+
 def count_rows(body: bytes, encoding: str) -> int:
     """Count the rows that `split` would return, without decoding any.
 

@@ -84,9 +84,8 @@ class _Decoders:
     @classmethod
     def for_source(cls, plan: RoutePlan, source: str) -> "_Decoders":
         forbidden = () if source in TRUSTED else (*SERVER_TYPES, *FORBIDDEN_TYPES[source])
-        types: Any = Literal[  # pyrefly: ignore
-            tuple(name for name in plan.event_types if name not in forbidden)
-        ]
+        names = tuple(name for name in plan.event_types if name not in forbidden)
+        types: Any = Literal[names]  # pyrefly: ignore
         context_struct = msgspec.defstruct(
             "Context", decoded_fields(Context), forbid_unknown_fields=True, frozen=True, gc=False
         )

@@ -107,7 +107,8 @@ def decoded_type(hint: Any) -> Any:
         inner = decoded_type(hint.__origin__)
         return Annotated[(inner, *filter(None, metas))] if any(metas) else inner
     if get_origin(hint) in (Union, UnionType):
-        return Union[tuple(map(decoded_type, get_args(hint)))]  # noqa: UP007  # as many as come
+        options = tuple(map(decoded_type, get_args(hint)))
+        return Union[options]  # noqa: UP007  # pyrefly: ignore
     if get_origin(hint) is list:
         return list[decoded_type(get_args(hint)[0])]  # pyrefly: ignore
     return hint

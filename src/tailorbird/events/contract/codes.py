@@ -30,9 +30,8 @@ CODES = {
     "browser_key": "is a profile (`item`, `user`), a `merge` or an `identify`, sent with "
     "[a key for browsers](../how-to/secure.md#pages-that-send-events-themselves) that may not send "
     "it",
-    "erased": "is of somebody who was [erased](../how-to/privacy.md), and from before that; of the "
-    "row nothing is kept. The quarantine and an import say so; the answer to a sender does not, so "
-    "that nobody can ask who was erased",
+    "erased": "is of somebody who was [erased](../how-to/privacy.md), from before that; nothing of "
+    "it is kept. The quarantine and imports say so; answers to senders do not",
 }
 # Codes of projects' own rules and of foreign formats; the contract itself raises the others.
 OTHERS_CODES = frozenset(("not_allowed", "unknown_kind", "wrong_width"))

@@ -197,7 +197,7 @@ class Pseudonyms:
                 else msgspec.Raw(_encode(self._hide_time(name, value)))
             )
         if not isinstance(value, str) or (
-            COUNTRY.regex.match(value) if name == "country" else value in types
+            COUNTRY.holds(value) if name == "country" else value in types
         ):
             return raw
         return msgspec.Raw(_encode(self._hide(name, value)))

@@ -163,13 +163,12 @@ def context_of(
     """
     context = Context(
         device=_cut(device),
-        country=country if isinstance(country, str) and COUNTRY.regex.match(country) else None,
+        country=country if isinstance(country, str) and COUNTRY.holds(country) else None,
         page=_cut(page),
         referrer=_cut(referrer),
         user_agent=_cut(user_agent),
         utc_offset_min=utc_offset_min
-        if utc_offset_min is not None
-        and UTC_OFFSET_MIN.low <= utc_offset_min <= UTC_OFFSET_MIN.high
+        if utc_offset_min is not None and UTC_OFFSET_MIN.holds(utc_offset_min)
         else None,
     )
     return None if context == Context() else context

@@ -35,7 +35,7 @@ ERASED = b'{"erased":true}'
 
 _IDS = tuple(name for name, bounds in annotations_of(Event, Bounds).items() if bounds is ID)
 _ids_of = attrgetter(*_IDS)
-_SERVER_OWNED = annotations_of(Event, ServerOwned)
+_SERVER_OWNED = tuple(annotations_of(Event, ServerOwned).items())
 _CONTEXT = tuple((annotations_of(Context, Pattern) | annotations_of(Context, Bounds)).items())
 
 
@@ -207,8 +207,10 @@ def _sendable(plan: RoutePlan) -> list[str]:
 
 
 def _check_ids(event: Event) -> None:
-    for name, value in zip(_IDS, _ids_of(event), strict=True):
-        if value is not None:
+    low, high = ID.low, ID.high
+    for value in _ids_of(event):
+        if value is not None and not (low <= len(value) <= high and "\x00" not in value):
+            name = next(name for name in _IDS if getattr(event, name) is value)
             _check_id(value, name)
     if event.user_id is not None and event.user_id.startswith(ANONYMOUS_PREFIX):
         raise ContractViolation(
@@ -217,9 +219,10 @@ def _check_ids(event: Event) -> None:
             f"{ANONYMOUS_PREFIX} marks people who are not known; choose another id",
         )
     if event.items is not None:
-        ITEMS.check(event.items, "$.items")
+        if not ITEMS.holds(event.items):
+            raise ITEMS.violation(event.items, "$.items")
         for index, item in enumerate(event.items):
-            if not ID.low <= len(item) <= ID.high or "\x00" in item:
+            if not low <= len(item) <= high or "\x00" in item:
                 raise ContractViolation(
                     ID.code, f"$.items[{index}]", f"expected {ID.text} without NUL"
                 )
@@ -227,7 +230,7 @@ def _check_ids(event: Event) -> None:
 
 def _check_id(value: str, name: str) -> None:
     if not ID.low <= len(value) <= ID.high:
-        raise ID.violation(len(value), f"$.{name}")
+        raise ID.violation(value, f"$.{name}")
     if "\x00" in value:
         raise ContractViolation(ID.code, f"$.{name}", "expected text without NUL characters")
 
@@ -235,23 +238,22 @@ def _check_id(value: str, name: str) -> None:
 def _check_owner(event: Event, receipt: Receipt) -> None:
     if receipt.source in TRUSTED:
         return
-    _check_key(event.type, receipt.source)
-    for name, owned in _SERVER_OWNED.items():
+    if event.type in FORBIDDEN_TYPES.get(receipt.source, FORBIDDEN_TYPES[BROWSER]):
+        raise _forbidden(event.type)
+    for name, owned in _SERVER_OWNED:
         if getattr(event, name) is not None:
             raise ContractViolation("server_owned", f"$.{name}", owned.text)
     if event.type in SERVER_TYPES:
-        raise ContractViolation("server_owned", "$.type", _SERVER_OWNED["answer"].text)
+        raise ContractViolation("server_owned", "$.type", dict(_SERVER_OWNED)["answer"].text)
 
 
-def _check_key(type_: str, source: str) -> None:
-    """Raise if a browser key sends a profile, a merge or an unauthorised `identify`.
+def _forbidden(type_: str) -> ContractViolation:
+    """Return the violation by a browser key that sends a profile, a merge or an `identify`.
 
     Every visitor of the page can read the key. It may report actions, not identities or attributes.
     """
-    if type_ not in FORBIDDEN_TYPES.get(source, FORBIDDEN_TYPES[BROWSER]):
-        return
     key = "this browser's key" if type_ == "identify" else "a browser's key"
-    raise ContractViolation(
+    return ContractViolation(
         "browser_key",
         "$.type",
         f"{key} may not send {type_}; send it from your own server, with a write key",
@@ -322,5 +324,5 @@ def _check_context(context: Context | None) -> None:
         return
     for name, limits in _CONTEXT:
         value = getattr(context, name)
-        if value is not None:
-            limits.check(value, f"$.context.{name}")
+        if value is not None and not limits.holds(value):
+            raise limits.violation(value, f"$.context.{name}")

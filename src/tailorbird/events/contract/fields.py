@@ -49,15 +49,13 @@ class Bounds:
             return f"{self.low:g} to {self.high:g}"
         return f"{f'{self.low} to' if self.low else 'at most'} {self.high} {self.unit}"
 
-    def check(self, value: Any, path: str) -> None:
-        """Raise if a value lies outside."""
-        size = len(value) if self.unit else value
-        # false for NaN too; compares an integer of any length exactly
-        if not self.low <= size <= self.high:
-            raise self.violation(size, path)
+    def holds(self, value: Any) -> bool:
+        """Return whether a value lies within; NaN does not, and integers of any length compare."""
+        return self.low <= (len(value) if self.unit else value) <= self.high
 
-    def violation(self, size: float, path: str) -> ContractViolation:
-        """Return the violation by a number or length outside."""
+    def violation(self, value: Any, path: str) -> ContractViolation:
+        """Return the violation by a value outside."""
+        size = len(value) if self.unit else value
         return ContractViolation(self.code, path, f"expected {self.text}, got {format_value(size)}")
 
     def meta(self) -> msgspec.Meta | None:
@@ -77,12 +75,15 @@ class Pattern:
     code: str
     text: str
 
-    def check(self, value: str, path: str) -> None:
-        """Raise if a text has another form."""
-        if not self.regex.match(value):
-            raise ContractViolation(
-                self.code, path, f"expected {self.text}, got {format_value(value)}"
-            )
+    def holds(self, value: str) -> bool:
+        """Return whether a text has the form."""
+        return self.regex.match(value) is not None
+
+    def violation(self, value: str, path: str) -> ContractViolation:
+        """Return the violation by a text of another form."""
+        return ContractViolation(
+            self.code, path, f"expected {self.text}, got {format_value(value)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,8 @@ def check_properties(properties: dict[str, Any] | None, size: int) -> None:
             continue
         if type(value) is not int and type(value) is not float:
             raise _wrong_type(name, "a number", value)
-        bounds.check(value, f"$.properties.{name}")
+        if not bounds.low <= value <= bounds.high:
+            raise bounds.violation(value, f"$.properties.{name}")
     if (
         not NESTED.isdisjoint(map(type, properties.values()))
         and (path := find_too_deep(properties)) is not None
@@ -41,7 +42,9 @@ def check_properties(properties: dict[str, Any] | None, size: int) -> None:
     if size > FLOAT_DIGITS_MAX and (path := find_oversized_integer(properties)) is not None:
         raise ContractViolation("number_out_of_range", path, "expected a number below 1e308")
     if size * GROWTH_MAX > PROPERTIES.high:
-        PROPERTIES.check(msgspec.json.encode(properties), "$.properties")
+        encoded = msgspec.json.encode(properties)
+        if not PROPERTIES.holds(encoded):
+            raise PROPERTIES.violation(encoded, "$.properties")
 
 
 def _wrong_type(name: str, expected: str, value: object) -> ContractViolation:

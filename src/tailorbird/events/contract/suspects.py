@@ -109,7 +109,7 @@ def _bad_contexts(contexts: Sequence[Any]) -> Iterable[int]:
     for name, pattern in _PATTERNS.items():
         value_of = attrgetter(name)
         values = set(map(value_of, present)) - {None}
-        bad = {value for value in values if not pattern.regex.match(value)}
+        bad = {value for value in values if not pattern.holds(value)}
         if bad:
             yield from (
                 row

@@ -1,6 +1,5 @@
 """Conditions on columns that find the rows to check one by one."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from operator import attrgetter
@@ -57,18 +56,15 @@ def suspect_rows(fields: EventColumns, plan: RoutePlan, body_bytes_max: int) -> 
 
 
 def _without_needed(fields: EventColumns, types: set[str]) -> Iterable[int]:
-    needing: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
-    for type_ in types:
-        for need in needs_of(type_):
-            needing[need.fields].add(type_)
-    for names, needing_types in needing.items():
+    needs = {(need.fields, type_) for type_ in types for need in needs_of(type_)}
+    for names in {names for names, _ in needs}:
         columns = [getattr(fields, name) for name in names]
         nothing = (None,) * len(names)
-        if None in columns[0] and nothing in (rows := list(zip(*columns, strict=True))):
+        if None in columns[0] and nothing in zip(*columns, strict=True):
             yield from (
                 row
-                for row, values in enumerate(rows)
-                if values == nothing and fields.type[row] in needing_types
+                for row, values in enumerate(zip(*columns, strict=True))
+                if values == nothing and (names, fields.type[row]) in needs
             )
 
 
@@ -105,10 +101,9 @@ def _bad_answers(fields: EventColumns, types: set[str]) -> Iterable[int]:
 
 
 def _bad_contexts(contexts: Sequence[Any]) -> Iterable[int]:
-    present = [context for context in contexts if context is not None]
     for name, pattern in _PATTERNS.items():
         value_of = attrgetter(name)
-        values = set(map(value_of, present)) - {None}
+        values = set(map(value_of, filter(None, contexts))) - {None}
         bad = {value for value in values if not pattern.holds(value)}
         if bad:
             yield from (

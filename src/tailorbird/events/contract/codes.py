@@ -33,8 +33,6 @@ CODES = {
     "erased": "is of somebody who was [erased](../how-to/privacy.md), from before that; nothing of "
     "it is kept. The quarantine and imports say so; answers to senders do not",
 }
-# Codes of projects' own rules and of foreign formats; the contract itself raises the others.
-OTHERS_CODES = frozenset(("not_allowed", "unknown_kind", "wrong_width"))
 
 
 class ContractViolation(Exception):

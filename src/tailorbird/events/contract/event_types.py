@@ -1,4 +1,4 @@
-"""What an event of each type needs, and which types a key may send."""
+"""Fields that an event of each type needs, and types that a key may not send."""
 
 from dataclasses import dataclass
 

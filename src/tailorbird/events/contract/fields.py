@@ -1,4 +1,4 @@
-"""What the table of fields may say of a field besides its type, and how the checkers read it.
+"""Annotations of a field besides its type, and how the checkers read them.
 
 The table is the annotated structs of `events.contract.envelope`. JSON schemas ignore what stands in
 these annotations.
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a field is, in the words of the reference page.
+    """The description of a field in the reference page.
 
     A field without it is described together with the one before.
     """

@@ -1,9 +1,9 @@
 """Writes the reference pages that follow from the code.
 
-These are commands, settings, features and transforms. A test fails when one is stale.
+These are commands, settings, features and transforms, and the tables of the page of events. A test
+fails when one is stale.
 
-    python docs/generate.py             writes the pages commands, settings, features and transforms
-                                        of docs/reference
+    python docs/generate.py             writes these pages of docs/reference
     python docs/generate.py --check     writes nothing; exit status 1 if a page is stale
 """
 
@@ -21,6 +21,9 @@ from tailorbird import features
 from tailorbird.cli.main import build_app
 from tailorbird.config import Settings
 from tailorbird.config.settings import ENV_PREFIX, SECRET
+from tailorbird.events.contract.codes import CODES
+from tailorbird.events.contract.envelope import Context, Event, Properties
+from tailorbird.events.contract.fields import About, Bounds, Pattern, ServerOwned, annotations_of
 from tailorbird.features import transforms
 from tailorbird.features.declare.declarations import REQUEST_COLUMNS, RESERVED
 from tailorbird.features.declare.fields import CONTEXT_FIELDS, EVENT_FIELDS
@@ -249,6 +252,59 @@ def transforms_page() -> str:
     return "\n".join([*lines, *(line for function in calls for line in _call(function))])
 
 
+def events_page() -> str:
+    """Return the page of events with its tables of fields and of codes made anew."""
+    codes = ["| code | the event |", "|---|---|"]
+    codes += [f"| `{code}` | {text} |" for code, text in CODES.items()]
+    page = (FOLDER / "events.md").read_text()
+    for name, rows in (("fields", _event_fields()), ("codes", codes)):
+        mark = f"<!-- {name}: made by docs/generate.py -->\n\n"
+        start = page.index(mark) + len(mark)
+        page = page[:start] + "\n".join(rows) + page[page.index("\n\n", start) :]
+    return page
+
+
+def _event_fields() -> list[str]:
+    """Return a row for each described field; those that follow without words of their own share it.
+
+    Fields that only the server sets are described elsewhere.
+    """
+    about, bounds = annotations_of(Event, About), annotations_of(Event, Bounds)
+    server_owned = annotations_of(Event, ServerOwned)
+    groups: list[list[str]] = []
+    for name in Event.__struct_fields__:
+        if name in about:
+            groups.append([name])
+        elif name not in server_owned:
+            groups[-1].append(name)
+    rows = ["| field | what it is | bounds |", "|---|---|---|"]
+    for names in groups:
+        text, limits = about[names[0]].text, [bounds[name] for name in names if name in bounds]
+        if (within := _WITHIN.get(names[0])) is not None:
+            text = f"{text} {_fields_within(within)}"
+            limits += annotations_of(within, Bounds).values()
+        lengths = dict.fromkeys(one.text for one in limits if one.unit)
+        rows.append(f"| {', '.join(f'`{n}`' for n in names)} | {text} | {', '.join(lengths)} |")
+    return rows
+
+
+_WITHIN: dict[str, type] = {"context": Context, "properties": Properties}
+
+
+def _fields_within(table: type) -> str:
+    """Return the names of the fields within a field, with what a value may be but for its length."""
+    limits = {name: one.text for name, one in annotations_of(table, Pattern).items()}
+    limits |= {
+        name: f"{one.low:,} to {one.high:,}"
+        for name, one in annotations_of(table, Bounds).items()
+        if not one.unit
+    }
+    return ", ".join(
+        f"`{name}` ({limits[name]})" if name in limits else f"`{name}`"
+        for name in table.__annotations__
+    )
+
+
 def _call(function: Callable[..., Any]) -> list[str]:
     """Return the section of a call: its signature and its docstring."""
     name = function.__name__
@@ -304,6 +360,7 @@ PAGES = {
     "settings.md": settings,
     "features.md": features_page,
     "transforms.md": transforms_page,
+    "events.md": events_page,
 }
 
 

@@ -15,8 +15,7 @@ from tailorbird.events.contract import columnwise
 from tailorbird.events.contract.checked_batch import EventColumns
 from tailorbird.events.contract.columnwise import Contract
 from tailorbird.events.contract.contract import split_body
-from tailorbird.events.contract.envelope import Event
-from tailorbird.events.contract.properties import PROPERTIES_BYTES_MAX
+from tailorbird.events.contract.envelope import PROPERTIES, Event
 from tailorbird.events.contract.rules import Rule
 from tailorbird.events.contract.verdict import Refusal
 
@@ -337,13 +336,7 @@ def test_any_bytes(body, encoding, source):
 
 
 @pytest.mark.parametrize(
-    "size",
-    [
-        PROPERTIES_BYTES_MAX // 8,
-        PROPERTIES_BYTES_MAX - 10,
-        PROPERTIES_BYTES_MAX - 9,
-        PROPERTIES_BYTES_MAX,
-    ],
+    "size", [PROPERTIES.high // 8, PROPERTIES.high - 10, PROPERTIES.high - 9, PROPERTIES.high]
 )
 def test_the_size_of_properties_is_bounded_for_each_event(size):
     rows = [

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tailorbird.events import DAY, HOUR, MINUTE, SECOND, Receipt, RoutePlan, check
 from tailorbird.events.contract.contract import count_rows, split_body
-from tailorbird.events.contract.properties import PROPERTIES_BYTES_MAX
+from tailorbird.events.contract.envelope import PROPERTIES
 
 NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
 PLAN = RoutePlan()
@@ -364,6 +364,6 @@ def test_properties_are_measured_as_stored_not_as_received():
         + b",".join([b"1e15"] * 4_000)
         + b"]}}"
     )
-    assert len(body) < PROPERTIES_BYTES_MAX
+    assert len(body) < PROPERTIES.high
     refused = check(body, Receipt(received_at=1_764_072_000_000_000), RoutePlan())[1]
     assert [(each.code, each.path) for each in refused] == [("too_large", "$.properties")]

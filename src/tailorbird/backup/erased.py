@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from tailorbird.config import Project
 from tailorbird.events import Clock
-from tailorbird.events.contract.contract import ANONYMOUS_PREFIX
+from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX
 from tailorbird.events.suppression import FOLDER, MARK, SuppressionList
 from tailorbird.lake import Lake
 from tailorbird.lake.files import durable

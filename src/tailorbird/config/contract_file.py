@@ -25,25 +25,15 @@ import msgspec
 
 from tailorbird.errors import ConfigError, UsageError
 from tailorbird.events import parse_duration
-from tailorbird.events.contract.properties import NUMBERS
+from tailorbird.events.contract.envelope import NUMBERS, Event
+from tailorbird.events.contract.fields import Bounds, annotations_of
 from tailorbird.events.contract.rules import KINDS, Rule, find_violation
 
 FILE = "contract.toml"
 _TYPE_KEYS = ("daily_min", "fresh_within")
 _PROPERTY_KEYS = ("required", "type", "min", "max", "one_of", "unique")
-# Fields of the event itself, which a rule on properties cannot mean.
-_EVENT_FIELDS = (
-    "event_id",
-    "ts",
-    "sent_at",
-    "received_at",
-    "user_id",
-    "anonymous_id",
-    "session_id",
-    "item_id",
-    "items",
-    "request_id",
-)
+# Ids and times of the event itself, which a rule on properties cannot mean.
+_EVENT_FIELDS = annotations_of(Event, Bounds).keys() - {"properties"}
 
 
 class EventContract(msgspec.Struct, frozen=True):

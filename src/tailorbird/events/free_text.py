@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from tailorbird.events.contract.envelope import ID
+
 CONTEXT = ("page", "referrer", "user_agent")  # free-text fields of the context
 SITE_IDS = (
     "event_id",
@@ -14,7 +16,6 @@ SITE_IDS = (
     "request_id",
 )  # ids made by the site, possibly from a user's id
 EMBEDDED_ID_LENGTH_MIN = 6  # minimum length of ids searched within texts
-LENGTH_MAX = 256  # maximum length of an id
 
 FIELD_NAME = "\0name"  # see `leaves`
 _WHO = re.compile(
@@ -96,4 +97,4 @@ def as_text(value: object) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     # No id is longer, and Python refuses to format more than 4,300 digits.
-    return str(value) if type(value) is int and abs(value) < 10**LENGTH_MAX else None
+    return str(value) if type(value) is int and abs(value) < 10**ID.high else None

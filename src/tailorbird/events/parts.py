@@ -8,12 +8,11 @@
 A pure function of the event, so a retried event reaches the same partition.
 """
 
-from collections.abc import Sequence
-
 import msgspec
 
 from tailorbird.events.contract.checked_batch import EventColumns
-from tailorbird.events.contract.contract import split_body
+from tailorbird.events.contract.codes import UNDECODABLE
+from tailorbird.events.contract.contract import join_rows, split_body
 from tailorbird.events.contract.plan import SHARED_TYPES
 from tailorbird.events.contract.verdict import Receipt
 from tailorbird.events.keys import hash64
@@ -65,7 +64,7 @@ def split_by_partition(body: bytes, receipt: Receipt, count: int) -> dict[int, t
     for partition, row in zip(partitions, rows, strict=True):
         parts.setdefault(partition, []).append(bytes(row))
     return {
-        partition: (_join_rows(lines, receipt.encoding), len(lines))
+        partition: (join_rows(lines, body, receipt.encoding), len(lines))
         for partition, lines in sorted(parts.items())
     }
 
@@ -73,10 +72,6 @@ def split_by_partition(body: bytes, receipt: Receipt, count: int) -> dict[int, t
 def _partition_of_row(row: bytes | memoryview, count: int) -> int:
     try:
         event = _decode(row)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return 0  # it will be refused
     return partition_of(event.type, event.user_id, event.anonymous_id, count)
-
-
-def _join_rows(rows: Sequence[bytes], encoding: str) -> bytes:
-    return b"\n".join(rows) if encoding == "ndjson" else b"[" + b",".join(rows) + b"]"

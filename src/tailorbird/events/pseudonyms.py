@@ -26,17 +26,18 @@ import msgspec
 
 from tailorbird.errors import ConfigError
 from tailorbird.events.adapters.batch import ROW_ID_PREFIX
-from tailorbird.events.contract.contract import (
+from tailorbird.events.contract.codes import UNDECODABLE, ContractViolation
+from tailorbird.events.contract.contract import parse_unread, split_body
+from tailorbird.events.contract.envelope import (
     ANONYMOUS_PREFIX,
     COUNTRY,
-    ID_LENGTH_MAX,
-    parse_unread,
-    split_body,
+    ID,
+    Answer,
+    Context,
+    Event,
 )
-from tailorbird.events.contract.envelope import Answer, Context, Event
 from tailorbird.events.contract.plan import EVENT_TYPES, MERGED_INTO
 from tailorbird.events.contract.times import to_micros
-from tailorbird.events.contract.verdict import ContractViolation
 
 KEY_LENGTH_MIN = 32
 SETTING = "events.pseudonym_key"
@@ -134,7 +135,7 @@ class Pseudonyms:
             )
         try:
             fields = _fields(raw)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except UNDECODABLE:
             return _empty_of_same_kind(raw)
         if not _is_event(raw):
             fields = _drop_untyped_fields("", fields)
@@ -163,7 +164,7 @@ class Pseudonyms:
         """Drop the fields that a part of the envelope does not declare."""
         try:
             fields = _fields(raw)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except UNDECODABLE:
             return _encode(_EMPTY[type(_read(raw))])
         typed = _drop_untyped_fields(name, fields)
         return _encode(
@@ -196,7 +197,7 @@ class Pseudonyms:
                 else msgspec.Raw(_encode(self._hide_time(name, value)))
             )
         if not isinstance(value, str) or (
-            COUNTRY.match(value) if name == "country" else value in types
+            COUNTRY.holds(value) if name == "country" else value in types
         ):
             return raw
         return msgspec.Raw(_encode(self._hide(name, value)))
@@ -220,8 +221,8 @@ class Pseudonyms:
         hashed = self._hash(name, value)
         if "\x00" in value:
             return f"{hashed}\x00"
-        if len(value) > ID_LENGTH_MAX:
-            return hashed.ljust(ID_LENGTH_MAX + 1, "-")
+        if len(value) > ID.high:
+            return hashed.ljust(ID.high + 1, "-")
         return (
             f"{ANONYMOUS_PREFIX}{hashed}"
             if name == "user_id" and value.startswith(ANONYMOUS_PREFIX)
@@ -240,14 +241,14 @@ class Pseudonyms:
 def _read(raw: bytes) -> object:
     try:
         return _value(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return []  # refused as a wrong type is
 
 
 def _is_event(raw: bytes) -> bool:
     try:
         _event(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return False
     return True
 
@@ -277,7 +278,7 @@ def _drop_untyped_fields(part: str, fields: dict[str, msgspec.Raw]) -> dict[str,
 def _is_of_type(declared: object, raw: bytes) -> bool:
     try:
         msgspec.json.decode(raw, type=declared)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return False
     return True
 
@@ -286,6 +287,6 @@ def _empty_of_same_kind(raw: bytes) -> bytes:
     """Return an empty value of the same JSON kind."""
     try:
         value = _value(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return _NO_JSON
     return b"[]" if value == [] else _encode(_EMPTY[type(value)])

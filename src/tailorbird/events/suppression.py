@@ -13,7 +13,7 @@ alone; without the key, which is in a file of its own, nobody can ask it about a
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -22,7 +22,8 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import DamageError, NotReadyError
-from tailorbird.events.contract.contract import ERASED, parse_unread, split_body
+from tailorbird.events.contract.codes import UNDECODABLE
+from tailorbird.events.contract.contract import ERASED, join_rows, parse_unread, split_body
 from tailorbird.events.contract.plan import MERGED_INTO
 from tailorbird.events.contract.verdict import Receipt
 from tailorbird.events.free_text import as_text, texts_in
@@ -249,18 +250,11 @@ def require_finished(data: Path) -> None:
         )
 
 
-def join_rows(parts: Sequence[bytes], body: bytes, encoding: str) -> bytes:
-    """Return the rows of a body put together as `split` takes them apart."""
-    if encoding == "ndjson":
-        return b"\n".join(parts)
-    return b"[" + b",".join(parts) + b"]" if body.lstrip()[:1] == b"[" else parts[0]
-
-
 def read_row_subject(part: bytes) -> RowSubject | None:
     """Return whose a row says that it is; None for what is no JSON object."""
     try:
         return _decode_row_subject(part)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return None
 
 
@@ -283,7 +277,7 @@ def _read_texts(part: bytes) -> Iterator[str]:
     yield from (*_QUOTED.findall(text), *_WORD.findall(text))
     try:
         yield from texts_in(msgspec.json.decode(part))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return
 
 

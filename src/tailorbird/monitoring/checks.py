@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events import MINUTE, SECOND, format_duration, micros
+from tailorbird.events.contract.envelope import PROPERTY_COLUMNS
 from tailorbird.monitoring.amounts import (
     DayExpectations,
     check_freshness,
@@ -21,7 +22,7 @@ from tailorbird.monitoring.amounts import (
     check_total,
     check_volume,
 )
-from tailorbird.monitoring.day import OWN_COLUMNS, Day, without_profiles
+from tailorbird.monitoring.day import Day, without_profiles
 from tailorbird.monitoring.usual import merge_profiles, stability_index, usual_shares
 from tailorbird.monitoring.verdict import NONE, Check, build_check
 
@@ -325,7 +326,7 @@ def check_uniqueness(day: Day, expectations: DayExpectations) -> Check:
         for name in names:
             property_values = (
                 of_type[name].to_pylist()
-                if name in OWN_COLUMNS
+                if name in PROPERTY_COLUMNS
                 else [each.get(name) for each in values]
             )
             encoded_values = [

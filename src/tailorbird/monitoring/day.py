@@ -13,14 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from tailorbird.events import DAY, HOUR, micros
-from tailorbird.events.contract.properties import NUMBERS
+from tailorbird.events.contract.envelope import PROPERTY_COLUMNS
 from tailorbird.events.contract.schema import TIME
 from tailorbird.lake import Lake
 
 HISTORY_DAYS = 7
 IMPORTS = "import"  # the raw partition of imported files
 PROFILES = ("item", "user")
-OWN_COLUMNS = ("query", *NUMBERS)  # properties with a column of their own
 CATEGORIES = ("type", "device", "country", "slot")
 NULLABLE = (
     "user_id",
@@ -49,7 +48,7 @@ COLUMNS = (
     "device",
     "country",
     "page",
-    *OWN_COLUMNS,
+    *PROPERTY_COLUMNS,
     "agent",
     "slot",
     "properties",

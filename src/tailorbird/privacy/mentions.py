@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events import free_text
+from tailorbird.events.contract.envelope import NUMBERS, PROPERTY_COLUMNS
 from tailorbird.events.contract.plan import RoutePlan
-from tailorbird.events.contract.properties import NUMBERS
 from tailorbird.events.free_text import (
     EMBEDDED_ID_LENGTH_MIN,
     FIELD_NAME,
@@ -34,7 +34,7 @@ _decode = msgspec.json.Decoder().decode
 
 def attribute_names(plan: RoutePlan) -> frozenset[str]:
     """Return the names of fields that a project declares, which name nobody."""
-    return frozenset({"query", *NUMBERS, *plan.user_attributes, *plan.item_attributes})
+    return frozenset({*PROPERTY_COLUMNS, *plan.user_attributes, *plan.item_attributes})
 
 
 class Mentions:

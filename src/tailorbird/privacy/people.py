@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from tailorbird.errors import UsageError
-from tailorbird.events.contract.contract import ANONYMOUS_PREFIX
+from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX
 from tailorbird.events.contract.plan import INTO_ERASED
 from tailorbird.events.merges import COLUMNS, merge_rows, merges_of, survivor
 from tailorbird.events.pseudonyms import Pseudonyms

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from tailorbird.events import Receipt, RoutePlan, check
-from tailorbird.events.contract.contract import ERASED, split_body
+from tailorbird.events.contract.contract import ERASED, join_rows, split_body
 from tailorbird.events.contract.plan import MERGED_INTO
-from tailorbird.events.suppression import RowSubject, join_rows, read_row_subject, subject_of
+from tailorbird.events.suppression import RowSubject, read_row_subject, subject_of
 from tailorbird.lake.files.archive import Archived
 from tailorbird.privacy.footprint import Footprint, Place
 from tailorbird.privacy.mentions import Mentions

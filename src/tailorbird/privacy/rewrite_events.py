@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from tailorbird.events.contract.contract import ANONYMOUS_PREFIX
+from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX, NUMBERS
 from tailorbird.events.contract.plan import INTO_ERASED, MERGED_INTO
 from tailorbird.events.suppression import RENAMED
 from tailorbird.privacy.footprint import TEXTS
@@ -26,7 +26,6 @@ _GONE = (
     *("device", "country", "local_hour", "session_id", "user_version", "user_profile"),
     *("ts_original", "sent_at"),
 )
-_NUMBERS = ("dwell_ms", "price", "quantity", "rating")
 _NAMES_USER = ("user", "identify", "merge")
 Event = tuple[str, str, str]  # mark and id of the subject, event id
 
@@ -84,7 +83,7 @@ class EventRewriter:
             new["properties"] = {MERGED_INTO: new["user_id"], INTO_ERASED: True}
         elif event["type"] == "user":
             new["properties"] = {}
-        elif numbers := {name: properties[name] for name in _NUMBERS if name in properties}:
+        elif numbers := {name: properties[name] for name in NUMBERS if name in properties}:
             new["properties"] = numbers
         if (answer := event.get("answer")) is not None:
             new["answer"] = {name: one for name, one in answer.items() if name != "query"}

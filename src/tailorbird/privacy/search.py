@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tailorbird.config import Project
-from tailorbird.events.contract.contract import ANONYMOUS_PREFIX
+from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX
 from tailorbird.events.contract.plan import EVENT_TYPES
 from tailorbird.events.free_text import EMBEDDED_ID_LENGTH_MIN
 from tailorbird.events.tables.files import DAMAGED

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from tailorbird.candidates.contract import parse_source
 from tailorbird.errors import DeclarationError, TailorbirdError
 from tailorbird.events.clock import parse_duration
-from tailorbird.events.contract.contract import ITEMS_MAX
+from tailorbird.events.contract.envelope import ITEMS
 from tailorbird.experiments.assign import Experiment
 from tailorbird.ranking.policy.formula import parse_formula, require_items, validate_weights
 from tailorbird.ranking.type_checks import require_types
@@ -342,9 +342,10 @@ class Slot:
                 fix="use impression or answer",
             )
         require_items(self.objective, where=where)
-        if not 1 <= self.size <= ITEMS_MAX:  # an answer is an event too
+        if not 1 <= self.size <= ITEMS.high:  # an answer is an event too
             raise DeclarationError(
-                f"expected a size from 1 to {ITEMS_MAX}, got {self.size}", where=f"slot {self.name}"
+                f"expected a size from 1 to {ITEMS.high}, got {self.size}",
+                where=f"slot {self.name}",
             )
         if len({pin.position for pin in self.pins if not pin.when}) < sum(
             not pin.when for pin in self.pins

@@ -12,13 +12,14 @@ from msgspec import Meta
 
 from tailorbird.errors import UsageError
 from tailorbird.events import Context
+from tailorbird.events.contract.envelope import ID, ITEMS
 from tailorbird.serving.auth.keys import KeyFigures
 
 T = TypeVar("T")
 
 SIZE_MAX = 200  # items of an answer
-Id = Annotated[str, Meta(min_length=1, max_length=256)]
-Ids = Annotated[list[Id], Meta(max_length=1_000)]
+Id = Annotated[str, ID.meta()]
+Ids = Annotated[list[Id], ITEMS.meta()]
 Size = Annotated[int, Meta(ge=1, le=SIZE_MAX)]
 Attributes = Annotated[
     list[Annotated[str, Meta(min_length=1, max_length=128)]], Meta(max_length=50)
@@ -75,7 +76,7 @@ class RankQuery(Query, frozen=True, kw_only=True):
     """Order the caller's own candidates for a slot."""
 
     slot: Id
-    items: Annotated[list[Id], Meta(min_length=1, max_length=1_000)]
+    items: Annotated[Ids, Meta(min_length=1)]
 
 
 class SearchQuery(Query, frozen=True, kw_only=True):

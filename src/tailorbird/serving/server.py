@@ -35,9 +35,9 @@ from tailorbird.registry import Registry
 from tailorbird.serving.auth.keys import Keys
 from tailorbird.serving.auth.limits import Connections, Limiter, ServerLimits
 from tailorbird.serving.collector.collector import EventCollector
-from tailorbird.serving.collector.disk_reserve import RESERVE_BYTES
 from tailorbird.serving.collector.naming import open_collector
 from tailorbird.serving.collector.pruning import Pruner
+from tailorbird.serving.collector.queue import RESERVE_BYTES
 from tailorbird.serving.experiments import LiveExperiments
 from tailorbird.serving.handover import HandoverSocket, request_metrics
 from tailorbird.serving.http.access import LOCAL_HOSTS, Perimeter, is_local, require_safe_bind

@@ -10,7 +10,7 @@ from tests.faults.chaos.site import CLOCK, Site, Told
 from tests.support.names import ITEMS
 from tests.support.people import left_of
 
-from tailorbird.events.contract.contract import ANONYMOUS_PREFIX
+from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX
 from tailorbird.events.suppression import RENAMED
 from tailorbird.lake import Lake
 from tailorbird.platform.runtime.roles import Roles

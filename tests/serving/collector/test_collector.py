@@ -16,12 +16,17 @@ import msgspec
 import pytest
 
 from tailorbird import faults
-from tailorbird.errors import LockedError, StorageError
+from tailorbird.errors import LockedError
 from tailorbird.events import Receipt, RoutePlan, SimulatedClock, SystemClock
 from tailorbird.events.answer_record import AnswerRecord, decode_answers
-from tailorbird.serving.collector import disk_reserve
+from tailorbird.serving.collector import queue
 from tailorbird.serving.collector.collector import EventCollector
-from tailorbird.serving.collector.decisions import BusyError, ClosedError, DiskFullError
+from tailorbird.serving.collector.decisions import (
+    BusyError,
+    ClosedError,
+    DiskFullError,
+    UnknownOutcomeError,
+)
 from tailorbird.serving.collector.naming import open_collector
 from tailorbird.serving.collector.pruning import Pruner
 from tailorbird.serving.metrics import Metrics
@@ -194,7 +199,7 @@ def test_a_failed_commit_refuses_and_takes_no_writes_until_reopened(
     ) as door:
         door.submit(body(click(1)))
         arm(monkeypatch, f"{site}=raise")
-        with pytest.raises(StorageError):
+        with pytest.raises(UnknownOutcomeError, match="under the same event_id"):
             door.submit(body(click(2)))
         assert not door.figures().open
         with pytest.raises(ClosedError):
@@ -210,20 +215,20 @@ def test_a_failed_commit_refuses_and_takes_no_writes_until_reopened(
 def test_an_almost_full_disk_refuses_before_it_is_full_and_goes_on_by_itself(tmp_path, monkeypatch):
     free = [10 << 30]
     monkeypatch.setattr(
-        disk_reserve.os,
+        queue.os,
         "statvfs",
         lambda folder: SimpleNamespace(f_frsize=1, f_bavail=free[0], f_blocks=100 << 30),
     )
-    monkeypatch.setattr(disk_reserve, "CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(queue, "CHECK_INTERVAL_S", 0.0)
     with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         door.submit(body(click(1)))
-        free[0] = disk_reserve.RESERVE_BYTES - 1
+        free[0] = queue.RESERVE_BYTES - 1
         with pytest.raises(DiskFullError, match="the disk is almost full"):
             door.submit(body(click(2)))
         assert not door.record_answer(b"{}", record(1)), (
             "an answer is given, and counted as not logged"
         )
-        free[0] = disk_reserve.RESERVE_BYTES
+        free[0] = queue.RESERVE_BYTES
         door.submit(body(click(3)))
         assert (door.figures().open, door.figures().answers_dropped, door.figures().failures) == (
             True,

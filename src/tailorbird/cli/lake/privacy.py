@@ -145,7 +145,7 @@ def print_search(user: str, json: bool) -> None:
     import msgspec
 
     from tailorbird.config import open_project
-    from tailorbird.events.contract.contract import ANONYMOUS_PREFIX
+    from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX
     from tailorbird.privacy import People, search_project
 
     project = open_project(applied=True)

@@ -38,8 +38,7 @@ from tailorbird.events.adapters.record import (
     from_validation_error,
     record_batches,
 )
-from tailorbird.events.contract.contract import ID_LENGTH_MAX
-from tailorbird.events.contract.envelope import Event
+from tailorbird.events.contract.envelope import ID, Event
 from tailorbird.events.contract.plan import EVENT_TYPES, SHARED_TYPES
 from tailorbird.events.tables.files import read_records
 
@@ -113,7 +112,7 @@ def convert(record: Any, place: str) -> list[Event]:
     if version not in ("1.0", "0.3"):
         raise UnreadableError("unknown_kind", "$.specversion", f"expected 1.0, got {version[:20]}")
     identity = f"{required_text(envelope, 'source')}#{required_text(envelope, 'id')}"
-    if len(identity) > ID_LENGTH_MAX - 12:
+    if len(identity) > ID.high - 12:
         identity = sha256(identity.encode()).hexdigest()
     data, type_ = (
         _decode_data(envelope),

@@ -10,14 +10,14 @@ from math import isfinite
 from typing import Any
 
 from tailorbird.events.adapters.record import Record, UnreadableError
-from tailorbird.events.contract.contract import TEXT_LENGTH_MAX, format_value
-from tailorbird.events.contract.envelope import Context
-from tailorbird.events.contract.plan import SHARED_TYPES
+from tailorbird.events.contract.envelope import COUNTRY, TEXT, UTC_OFFSET_MIN, Context
+from tailorbird.events.contract.plan import SERVER_TYPES, SHARED_TYPES
+from tailorbird.events.contract.rules import format_value
 
 _MICROS_MAX = 10**16  # in the year 2286
 _UNITS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
 _ABSENT = (None, "")
-_RESERVED_TYPES = frozenset((*SHARED_TYPES, "identify", "answer"))
+_RESERVED_TYPES = frozenset((*SHARED_TYPES, "identify", *SERVER_TYPES))
 _CODE = re.compile(
     r"\d+[eE]\d+"
 )  # as article numbers and postcodes are; programs write exponents with a point or a sign
@@ -163,24 +163,19 @@ def context_of(
     """
     context = Context(
         device=_cut(device),
-        country=country
-        if isinstance(country, str)
-        and len(country) == 2
-        and country.isascii()
-        and country.isalpha()
-        else None,
+        country=country if isinstance(country, str) and COUNTRY.holds(country) else None,
         page=_cut(page),
         referrer=_cut(referrer),
         user_agent=_cut(user_agent),
         utc_offset_min=utc_offset_min
-        if utc_offset_min is not None and abs(utc_offset_min) <= 14 * 60
+        if utc_offset_min is not None and UTC_OFFSET_MIN.holds(utc_offset_min)
         else None,
     )
     return None if context == Context() else context
 
 
 def _cut(value: Any) -> str | None:
-    return value[:TEXT_LENGTH_MAX] if isinstance(value, str) and value else None
+    return value[: TEXT.high] if isinstance(value, str) and value else None
 
 
 def nonempty_fields(values: Mapping[str, Any], without: Iterable[str] = ()) -> dict[str, Any]:

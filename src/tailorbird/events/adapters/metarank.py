@@ -23,8 +23,8 @@ import msgspec
 from tailorbird.events.adapters.batch import AdapterOptions, Batch, FormatAdapter
 from tailorbird.events.adapters.fields import safe_event_type
 from tailorbird.events.adapters.record import UnreadableError, from_validation_error, record_batches
-from tailorbird.events.contract.contract import format_value
 from tailorbird.events.contract.envelope import Answer, Event
+from tailorbird.events.contract.rules import format_value
 from tailorbird.events.tables.files import read_lines
 
 FORMAT = "metarank"

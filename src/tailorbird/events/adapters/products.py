@@ -13,9 +13,7 @@ import msgspec
 
 from tailorbird.events.adapters.fields import nonempty_fields, parse_number, required_text
 from tailorbird.events.adapters.record import Record, UnreadableError
-from tailorbird.events.contract.contract import ITEMS_MAX
-from tailorbird.events.contract.envelope import Event
-from tailorbird.events.contract.properties import NUMBERS
+from tailorbird.events.contract.envelope import ITEMS, NUMBERS, Event
 
 ONE_EVENT_PER_PRODUCT = frozenset(
     ("click", "view", "cart", "purchase", "like", "dislike", "hide", "share", "rating")
@@ -61,9 +59,9 @@ def product_events(
         if base.type in _NEED_ITEM or base.type == "impression":
             raise UnreadableError("missing", path, f"a {base.type} needs a product")
         return [base]
-    if len(item_ids) > ITEMS_MAX:
+    if len(item_ids) > ITEMS.high:
         raise UnreadableError(
-            "too_large", path, f"expected at most {ITEMS_MAX} products, got {len(item_ids)}"
+            "too_large", path, f"expected at most {ITEMS.high} products, got {len(item_ids)}"
         )
     if base.type in ONE_EVENT_PER_PRODUCT or (base.type != "impression" and len(item_ids) == 1):
         shared = len(msgspec.json.encode(base))

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from tailorbird.events.adapters.batch import BATCH_BYTES, BATCH_ROWS, Batch, encode_event, row_id
+from tailorbird.events.contract.codes import ContractViolation, violation_of
 from tailorbird.events.contract.envelope import Event
 from tailorbird.events.contract.plan import PROFILE_TYPES
 from tailorbird.events.contract.verdict import Unread
@@ -39,12 +40,8 @@ _canonical = msgspec.json.Encoder(order="sorted").encode
 _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
 
-class UnreadableError(Exception):
+class UnreadableError(ContractViolation):
     """A record, or a field of it, that does not match its format."""
-
-    def __init__(self, code: str, path: str, message: str) -> None:
-        self.code, self.path, self.message = code, path, message
-        super().__init__(message)
 
 
 class LeftOutError(Exception):
@@ -147,16 +144,8 @@ def record_batches(
 
 def from_validation_error(error: msgspec.ValidationError, below: str = "$") -> UnreadableError:
     """Convert a validation error of msgspec, with its path below `below`."""
-    text, _, path = str(error).partition(" - at `")
-    path = below + path.rstrip("`").removeprefix("$")
-    name = text.rpartition("`")[0].rpartition("`")[2]
-    if "unknown field" in text:
-        return UnreadableError(
-            "unknown_field", f"{path}.{name}", f"{name} is no field; put it into properties"
-        )
-    if "missing required field" in text:
-        return UnreadableError("missing", f"{path}.{name}", f"expected {name}")
-    return UnreadableError("wrong_type", path, text[:1].lower() + text[1:])
+    violation = violation_of(error, below)
+    return UnreadableError(violation.code, violation.path, violation.message)
 
 
 def unread_row(

@@ -95,17 +95,25 @@ def convert(record: Any, place: str) -> list[Event]:
 
     If one message of a batch cannot be read, none is converted.
     """
-    message = as_record(record)
-    if isinstance(message.get("batch"), list) and "type" not in message:
-        return [event for inner in messages_of(message) for event in convert(inner, place)]
-    return _convert_message(message)
+    return [event for message in _messages(record) for event in _convert_message(message)]
 
 
 def convert_stored(record: Any, place: str) -> list[Event]:
     """Convert a message, or a batch, of an archive: traits carry the time Segment received them."""
+    return [event for message in _messages(record) for event in _convert_stored_message(message)]
+
+
+def _messages(record: Any) -> Iterator[Record]:
+    """Yield a message, or each one of a batch."""
     message = as_record(record)
     if isinstance(message.get("batch"), list) and "type" not in message:
-        return [event for inner in messages_of(message) for event in convert_stored(inner, place)]
+        for inner in messages_of(message):
+            yield from _messages(inner)
+    else:
+        yield message
+
+
+def _convert_stored_message(message: Record) -> list[Event]:
     events, received = _convert_message(message), message.get("receivedAt")
     if received in (None, "") or not any(event.type == "user" for event in events):
         return events
@@ -232,7 +240,6 @@ def _identify(message: Record) -> list[Event]:
 def _convert_alias(message: Record) -> list[Event]:
     """Convert an alias to `identify`, and to a merge unless it names the message's own visitor.
 
-    Convert an alias to `identify`, and to a merge unless it names the message's own visitor. ||
     Segment does not say whether `previousId` is a visitor's or a user's.
     """
     previous, user_id = required_text(message, "previousId"), required_text(message, "userId")

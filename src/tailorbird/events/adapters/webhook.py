@@ -10,6 +10,7 @@ from tailorbird.errors import UsageError
 from tailorbird.events.adapters import cloudevents, metarank, segment
 from tailorbird.events.adapters.batch import encode_event
 from tailorbird.events.adapters.record import Convert, Record, record_to_lines
+from tailorbird.events.contract.codes import UNDECODABLE
 from tailorbird.events.contract.envelope import Event
 from tailorbird.events.tables.files import count_records, split_records
 
@@ -102,7 +103,7 @@ def _read_records(format_: str, body: bytes, on_row_count: Callable[[int], None]
                 return records
             on_row_count(len(envelope.batch))
             return _read_messages(msgspec.json.decode(records[0]))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except UNDECODABLE:
             return records
     return records
 

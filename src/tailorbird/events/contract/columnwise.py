@@ -12,54 +12,31 @@ refuses. `tests/events/test_columnwise.py` verifies equal verdicts.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import pyarrow as pa
 
-from tailorbird.events.contract import contract
 from tailorbird.events.contract.checked_batch import CheckedBatch, EventColumns
+from tailorbird.events.contract.codes import UNDECODABLE, ContractViolation
 from tailorbird.events.contract.contract import check, check_row, split_body
-from tailorbird.events.contract.envelope import Answer, Event
-from tailorbird.events.contract.plan import SHARED_TYPES, RoutePlan
+from tailorbird.events.contract.envelope import MICROSECONDS, Context, Event
+from tailorbird.events.contract.event_types import FORBIDDEN_TYPES, TRUSTED
+from tailorbird.events.contract.fields import ServerOwned, annotations_of, decoded_fields
+from tailorbird.events.contract.plan import SERVER_TYPES, RoutePlan
 from tailorbird.events.contract.schema import TIME
 from tailorbird.events.contract.suspects import suspect_rows
-from tailorbird.events.contract.times import (
-    MICROSECONDS_END,
-    MICROSECONDS_MIN,
-    resolve_times,
-    to_micros,
-)
-from tailorbird.events.contract.verdict import (
-    BROWSER,
-    BROWSER_IDENTIFY,
-    COLLECTOR,
-    Accepted,
-    ContractViolation,
-    Receipt,
-    Refusal,
-)
+from tailorbird.events.contract.times import resolve_times, to_micros
+from tailorbird.events.contract.verdict import Accepted, Receipt, Refusal
 
 # a body below it is decided on row by row: columns of a few values cost more than they spare
 _FEW_BYTES = 1_500
-_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=contract.ID_LENGTH_MAX)]
-_Text = Annotated[str, msgspec.Meta(max_length=contract.TEXT_LENGTH_MAX)]
-_Time = Annotated[int, msgspec.Meta(ge=MICROSECONDS_MIN, lt=MICROSECONDS_END)] | str | None
-_Items = Annotated[list[_Id], msgspec.Meta(max_length=contract.ITEMS_MAX)]
 _YEAR_1971 = 31_536_000_000_000
 _TEXT_TIMES = frozenset(
     (20, 24, 25, 27, 29)
 )  # lengths of the usual forms: 2026-11-25T12:00:00Z, with .123, with +01:00, …
+_SERVER_OWNED = annotations_of(Event, ServerOwned)
 _astuple = msgspec.structs.astuple
-
-
-class _Context(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
-    device: _Text | None = None
-    country: str | None = None
-    page: _Text | None = None
-    referrer: _Text | None = None
-    user_agent: _Text | None = None
-    utc_offset_min: Annotated[int, msgspec.Meta(ge=-840, le=840)] | None = None
 
 
 assert EventColumns._fields == Event.__struct_fields__
@@ -74,8 +51,7 @@ class Contract:
     def __init__(self, plan: RoutePlan) -> None:
         self._plan = plan
         self._decoders = {
-            source: _Decoders.for_source(plan, source)
-            for source in (*_UNTRUSTED, *contract.TRUSTED)
+            source: _Decoders.for_source(plan, source) for source in (*FORBIDDEN_TYPES, *TRUSTED)
         }
 
     def check(self, bodies: Sequence[tuple[bytes, Receipt]]) -> CheckedBatch:
@@ -95,9 +71,6 @@ class Contract:
         )
 
 
-_UNTRUSTED = (COLLECTOR, BROWSER, BROWSER_IDENTIFY)
-
-
 @dataclass(frozen=True, slots=True)
 class _Decoders:
     """The JSON decoders of one source, for one event and for a list of events.
@@ -110,30 +83,17 @@ class _Decoders:
 
     @classmethod
     def for_source(cls, plan: RoutePlan, source: str) -> "_Decoders":
-        trusted = source in contract.TRUSTED
-        forbidden_types: set[str] = set() if trusted else {"answer"}
-        if source in (BROWSER, BROWSER_IDENTIFY):
-            forbidden_types.update(
-                SHARED_TYPES if source == BROWSER_IDENTIFY else ("identify", *SHARED_TYPES)
-            )
-        names = tuple(name for name in plan.event_types if name not in forbidden_types)
+        forbidden = () if source in TRUSTED else (*SERVER_TYPES, *FORBIDDEN_TYPES[source])
+        names = tuple(name for name in plan.event_types if name not in forbidden)
         types: Any = Literal[names]  # pyrefly: ignore
+        context_struct = msgspec.defstruct(
+            "Context", decoded_fields(Context), forbid_unknown_fields=True, frozen=True, gc=False
+        )
+        own: dict[str, Any] = {"type": types, "context": context_struct | None}
+        if source not in TRUSTED:
+            own |= dict.fromkeys(_SERVER_OWNED)
         fields = [
-            ("event_id", _Id),
-            ("type", types),
-            ("ts", _Time, None),
-            ("sent_at", _Time, None),
-            *(
-                (name, _Id | None, None)
-                for name in ("user_id", "anonymous_id", "session_id", "item_id")
-            ),
-            ("items", _Items | None, None),
-            ("request_id", _Id | None, None),
-            ("context", _Context | None, None),
-            ("properties", dict[str, Any] | None, None),
-            ("timeless", bool, False),
-            ("received_at", _Time if trusted else None, None),
-            ("answer", Answer | None if trusted else None, None),
+            (name, own.get(name, type_), default) for name, type_, default in decoded_fields(Event)
         ]
         event_struct = msgspec.defstruct(
             "Cleared", fields, forbid_unknown_fields=True, frozen=True, gc=False
@@ -165,7 +125,7 @@ class _Batch:
                     events = decoders.batch.decode(body)
                 else:
                     events = [decoders.single.decode(line) for line in self._rows(number)]
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            except UNDECODABLE:
                 pass
             else:
                 if events:
@@ -182,7 +142,7 @@ class _Batch:
                 if decoders is None or b"\\u0000" in bytes(raw):
                     raise msgspec.ValidationError
                 self._decoded.append(_astuple(decoders.single.decode(raw)))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            except UNDECODABLE:
                 self._undecoded.append((number, row))
             else:
                 self._body_indices.append(number)
@@ -325,6 +285,6 @@ def _usual_times(texts: list[str]) -> Sequence[int | None]:
         return [None] * len(texts)
     return (
         moments
-        if min(moments) > _YEAR_1971 and max(moments) < MICROSECONDS_END - _YEAR_1971
+        if min(moments) > _YEAR_1971 and max(moments) < MICROSECONDS.high - _YEAR_1971
         else [None] * len(texts)
     )

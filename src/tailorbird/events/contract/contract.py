@@ -18,35 +18,25 @@ from operator import attrgetter
 import msgspec
 
 from tailorbird.events.clock import to_iso
-from tailorbird.events.contract.envelope import Event
-from tailorbird.events.contract.plan import MERGED_INTO, PROFILE_TYPES, SHARED_TYPES, RoutePlan
+from tailorbird.events.contract.codes import UNDECODABLE, ContractViolation, violation_of
+from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX, ID, ITEMS, Answer, Context, Event
+from tailorbird.events.contract.event_types import FORBIDDEN_TYPES, TRUSTED, needs_of
+from tailorbird.events.contract.fields import Bounds, Pattern, ServerOwned, annotations_of
+from tailorbird.events.contract.plan import MERGED_INTO, PROFILE_TYPES, SERVER_TYPES, RoutePlan
 from tailorbird.events.contract.properties import check_properties
 from tailorbird.events.contract.rules import find_violation, format_value
 from tailorbird.events.contract.times import resolve_times, to_micros
-from tailorbird.events.contract.verdict import (
-    BROWSER_IDENTIFY,
-    COLLECTOR,
-    Accepted,
-    ContractViolation,
-    Receipt,
-    Refusal,
-    Unread,
-)
+from tailorbird.events.contract.verdict import BROWSER, Accepted, Receipt, Refusal, Unread
 
 CONTRACT_VERSION = 1
 
-ID_LENGTH_MAX = 256
-TEXT_LENGTH_MAX = 2_048
-ITEMS_MAX = 1_000
-ANONYMOUS_PREFIX = "anon:"
 # Replaces a row of an erased user, see `events.suppression`.
 ERASED = b'{"erased":true}'
 
-COUNTRY = re.compile(r"[A-Za-z]{2}\Z")
-_IDS = ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
+_IDS = tuple(name for name, bounds in annotations_of(Event, Bounds).items() if bounds is ID)
 _ids_of = attrgetter(*_IDS)
-TRUSTED = frozenset(("import", "server"))
-NEEDS_ITEM = frozenset(("click", "cart", "rating", "like", "dislike", "hide", "share"))
+_SERVER_OWNED = tuple(annotations_of(Event, ServerOwned).items())
+_CONTEXT = tuple((annotations_of(Context, Pattern) | annotations_of(Context, Bounds)).items())
 
 
 class _UnreadLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,9 +85,16 @@ def split_body(body: bytes, encoding: str) -> Sequence[bytes | memoryview]:
     if body.lstrip()[:1] == b"[":
         try:
             return [memoryview(raw) for raw in _rows.decode(body)] or [body]
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        except UNDECODABLE:
             return [body]
     return [body]
+
+
+def join_rows(rows: Sequence[bytes], body: bytes, encoding: str) -> bytes:
+    """Return rows put together as `split_body` takes `body` apart."""
+    if encoding == "ndjson":
+        return b"\n".join(rows)
+    return b"[" + b",".join(rows) + b"]" if body.lstrip()[:1] == b"[" else rows[0]
 
 
 def count_rows(body: bytes, encoding: str) -> int:
@@ -110,7 +107,7 @@ def count_rows(body: bytes, encoding: str) -> int:
     if body.lstrip()[:1] == b"[":
         try:
             return len(_rows.decode(body)) or 1
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        except UNDECODABLE:
             return 1
     return 1
 
@@ -122,7 +119,7 @@ def parse_unread(line: bytes | memoryview) -> Unread | None:
     """
     try:
         return _unread.decode(line).unread
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return None
 
 
@@ -140,31 +137,24 @@ def _decode(raw: bytes | memoryview, receipt: Receipt) -> Event:
             raise ContractViolation(unread.code, unread.path, unread.message) from None
         if bytes(raw).lstrip()[:1] == b"[":
             _check_list(raw)
-        text, _, path = str(error).partition(" - at `")
-        path = path.rstrip("`") or "$"
-        if "unknown field" in text:
-            name = text.rpartition("`")[0].rpartition("`")[2]
-            raise ContractViolation(
-                "unknown_field", f"{path}.{name}", f"{name} is no field; put it into properties"
-            ) from None
-        if "missing required field" in text:
-            name = text.rpartition("`")[0].rpartition("`")[2]
-            raise ContractViolation("missing", f"{path}.{name}", f"expected {name}") from None
-        raise ContractViolation("wrong_type", path, text[:1].lower() + text[1:]) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ContractViolation("malformed_json", "$", f"expected JSON: {error}") from None
-    except RecursionError:
-        raise ContractViolation("malformed_json", "$", "nested too deeply") from None
+        raise violation_of(error) from None
+    except UNDECODABLE as error:
+        raise _malformed(error) from None
+
+
+def _malformed(error: Exception) -> ContractViolation:
+    message = (
+        "nested too deeply" if isinstance(error, RecursionError) else f"expected JSON: {error}"
+    )
+    return ContractViolation("malformed_json", "$", message)
 
 
 def _check_list(raw: bytes | memoryview) -> None:
     """Raise the reason why `split` could not take a list apart: it is malformed, or empty."""
     try:
         rows = _rows.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ContractViolation("malformed_json", "$", f"expected JSON: {error}") from None
-    except RecursionError:
-        raise ContractViolation("malformed_json", "$", "nested too deeply") from None
+    except UNDECODABLE as error:
+        raise _malformed(error) from None
     if not rows:
         raise ContractViolation("missing", "$", "expected at least one event, got an empty list")
 
@@ -179,8 +169,8 @@ def _check_event(row: int, event: Event, size: int, receipt: Receipt, plan: Rout
         )
     _check_owner(event, receipt)
     _check_subject(event)
-    _check_context(event)
-    check_properties(event, size)
+    _check_context(event.context)
+    check_properties(event.properties, size)
     if (rules := plan.rules.get(event.type)) is not None and (
         broken := find_violation(rules, event.properties)
     ) is not None:
@@ -213,13 +203,15 @@ def _check_event(row: int, event: Event, size: int, receipt: Receipt, plan: Rout
 
 def _sendable(plan: RoutePlan) -> list[str]:
     """Return the event types that a client may send; answers are the server's own."""
-    return [type_ for type_ in plan.event_types if type_ != "answer"]
+    return [type_ for type_ in plan.event_types if type_ not in SERVER_TYPES]
 
 
 def _check_ids(event: Event) -> None:
-    for name, value in zip(_IDS, _ids_of(event), strict=True):
-        if value is not None:
-            _check_id(value, f"$.{name}")
+    low, high = ID.low, ID.high
+    for value in _ids_of(event):
+        if value is not None and not (low <= len(value) <= high and "\x00" not in value):
+            name = next(name for name in _IDS if getattr(event, name) is value)
+            _check_id(value, name)
     if event.user_id is not None and event.user_id.startswith(ANONYMOUS_PREFIX):
         raise ContractViolation(
             "reserved_prefix",
@@ -227,65 +219,45 @@ def _check_ids(event: Event) -> None:
             f"{ANONYMOUS_PREFIX} marks people who are not known; choose another id",
         )
     if event.items is not None:
-        if len(event.items) > ITEMS_MAX:
-            raise ContractViolation(
-                "too_large",
-                "$.items",
-                f"expected at most {ITEMS_MAX} items, got {len(event.items)}",
-            )
+        if not ITEMS.holds(event.items):
+            raise ITEMS.violation(event.items, "$.items")
         for index, item in enumerate(event.items):
-            if not item or len(item) > ID_LENGTH_MAX or "\x00" in item:
+            if not low <= len(item) <= high or "\x00" in item:
                 raise ContractViolation(
-                    "bad_id",
-                    f"$.items[{index}]",
-                    f"expected 1 to {ID_LENGTH_MAX} characters without NUL",
+                    ID.code, f"$.items[{index}]", f"expected {ID.text} without NUL"
                 )
 
 
-def _check_id(value: str, path: str) -> None:
-    if not value or len(value) > ID_LENGTH_MAX:
-        raise ContractViolation(
-            "bad_id", path, f"expected 1 to {ID_LENGTH_MAX} characters, got {len(value)}"
-        )
+def _check_id(value: str, name: str) -> None:
+    if not ID.low <= len(value) <= ID.high:
+        raise ID.violation(value, f"$.{name}")
     if "\x00" in value:
-        raise ContractViolation("bad_id", path, "expected text without NUL characters")
+        raise ContractViolation(ID.code, f"$.{name}", "expected text without NUL characters")
 
 
 def _check_owner(event: Event, receipt: Receipt) -> None:
     if receipt.source in TRUSTED:
         return
-    if receipt.source != COLLECTOR:
-        _check_browser(event, receipt)
-    if event.received_at is not None:
-        raise ContractViolation(
-            "server_owned", "$.received_at", "only the server sets it; leave it out"
-        )
-    if event.answer is not None or event.type == "answer":
-        path = "$.type" if event.answer is None else "$.answer"
-        raise ContractViolation(
-            "server_owned", path, "only the server records answers; send an impression instead"
-        )
+    if event.type in FORBIDDEN_TYPES.get(receipt.source, FORBIDDEN_TYPES[BROWSER]):
+        raise _forbidden(event.type)
+    for name, owned in _SERVER_OWNED:
+        if getattr(event, name) is not None:
+            raise ContractViolation("server_owned", f"$.{name}", owned.text)
+    if event.type in SERVER_TYPES:
+        raise ContractViolation("server_owned", "$.type", dict(_SERVER_OWNED)["answer"].text)
 
 
-def _check_browser(event: Event, receipt: Receipt) -> None:
-    """Raise if a browser key sends a profile, a merge or an unauthorised `identify`.
+def _forbidden(type_: str) -> ContractViolation:
+    """Return the violation by a browser key that sends a profile, a merge or an `identify`.
 
     Every visitor of the page can read the key. It may report actions, not identities or attributes.
     """
-    if event.type in SHARED_TYPES:
-        raise ContractViolation(
-            "browser_key",
-            "$.type",
-            f"a browser's key may not send {event.type}; send it from your own server, with "
-            "a write key",
-        )
-    if event.type == "identify" and receipt.source != BROWSER_IDENTIFY:
-        raise ContractViolation(
-            "browser_key",
-            "$.type",
-            "this browser's key may not send identify; send it from your own server, with a "
-            "write key",
-        )
+    key = "this browser's key" if type_ == "identify" else "a browser's key"
+    return ContractViolation(
+        "browser_key",
+        "$.type",
+        f"{key} may not send {type_}; send it from your own server, with a write key",
+    )
 
 
 def _check_subject(event: Event) -> None:
@@ -295,36 +267,20 @@ def _check_subject(event: Event) -> None:
             "$.timeless",
             f"only profiles (user, item) may be timeless, got type {event.type}",
         )
-    if event.type == "item":
-        if event.item_id is None:
-            raise ContractViolation("missing", "$.item_id", "an item profile needs an item_id")
-        return
-    if event.type == "user" and event.user_id is None:
-        raise ContractViolation("missing", "$.user_id", "a user profile needs a user_id")
-    if event.type == "identify" and (event.user_id is None or event.anonymous_id is None):
-        path = "$.user_id" if event.user_id is None else "$.anonymous_id"
-        raise ContractViolation(
-            "missing", path, "identify ties an anonymous_id to a user_id and needs both"
-        )
-    if event.user_id is None and event.anonymous_id is None:
-        raise ContractViolation("missing", "$.user_id", "expected a user_id or an anonymous_id")
+    for need in needs_of(event.type):
+        for name in need.fields:
+            if getattr(event, name) is not None:
+                break
+        else:
+            raise ContractViolation("missing", f"$.{need.fields[0]}", need.message)
     if event.type == "merge":
         _check_merge(event)
-    if event.type in NEEDS_ITEM and event.item_id is None:
-        raise ContractViolation("missing", "$.item_id", f"a {event.type} needs an item_id")
-    if event.type == "answer":
-        _check_answer(event)
+    if event.answer is not None and event.type == "answer":
+        _check_answer(event.answer, len(event.items or ()))
 
 
 def _check_merge(event: Event) -> None:
     path, survivor_id = f"$.properties.{MERGED_INTO}", (event.properties or {}).get(MERGED_INTO)
-    if event.user_id is None:
-        raise ContractViolation(
-            "missing",
-            "$.user_id",
-            "a merge needs the user_id that is somebody else from now on, named by "
-            f"properties.{MERGED_INTO}",
-        )
     if survivor_id is None:
         raise ContractViolation(
             "missing",
@@ -336,7 +292,7 @@ def _check_merge(event: Event) -> None:
         raise ContractViolation(
             "wrong_type", path, f"expected text, got {format_value(survivor_id)}"
         )
-    _check_id(survivor_id, path)
+    _check_id(survivor_id, f"properties.{MERGED_INTO}")
     if survivor_id.startswith(ANONYMOUS_PREFIX):
         raise ContractViolation(
             "reserved_prefix",
@@ -346,18 +302,13 @@ def _check_merge(event: Event) -> None:
         )
 
 
-def _check_answer(event: Event) -> None:
-    if event.answer is None or event.items is None or event.request_id is None:
-        name = (
-            "answer" if event.answer is None else "items" if event.items is None else "request_id"
-        )
-        raise ContractViolation("missing", f"$.{name}", f"an answer needs {name}")
-    propensities = event.answer.propensities
-    if propensities and len(propensities) != len(event.items):
+def _check_answer(answer: Answer, item_count: int) -> None:
+    propensities = answer.propensities
+    if propensities and len(propensities) != item_count:
         raise ContractViolation(
             "wrong_type",
             "$.answer.propensities",
-            f"expected {len(event.items)} values, one an item, got {len(propensities)}",
+            f"expected {item_count} values, one an item, got {len(propensities)}",
         )
     for index, value in enumerate(propensities):
         if not 0.0 < value <= 1.0:
@@ -368,27 +319,10 @@ def _check_answer(event: Event) -> None:
             )
 
 
-def _check_context(event: Event) -> None:
-    context = event.context
+def _check_context(context: Context | None) -> None:
     if context is None:
         return
-    if context.country is not None and not COUNTRY.match(context.country):
-        raise ContractViolation(
-            "bad_country",
-            "$.context.country",
-            f"expected a two-letter code, got {format_value(context.country)}",
-        )
-    for name in ("device", "page", "referrer", "user_agent"):
+    for name, limits in _CONTEXT:
         value = getattr(context, name)
-        if value is not None and len(value) > TEXT_LENGTH_MAX:
-            raise ContractViolation(
-                "too_large",
-                f"$.context.{name}",
-                f"expected at most {TEXT_LENGTH_MAX} characters, got {len(value)}",
-            )
-    if context.utc_offset_min is not None and abs(context.utc_offset_min) > 14 * 60:
-        raise ContractViolation(
-            "number_out_of_range",
-            "$.context.utc_offset_min",
-            f"expected -840 to 840, got {context.utc_offset_min}",
-        )
+        if value is not None and not limits.holds(value):
+            raise limits.violation(value, f"$.context.{name}")

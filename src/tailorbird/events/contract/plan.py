@@ -30,6 +30,7 @@ EVENT_TYPES = (
     "identify",
     "merge",
 )
+SERVER_TYPES = ("answer",)  # no client may send them
 PROFILE_TYPES = ("user", "item")
 # Their content affects events of any user: every router follows them, no browser may send them.
 SHARED_TYPES = (*PROFILE_TYPES, "merge")

@@ -1,57 +1,39 @@
 """Checks of an event's properties: size, depth and numbers."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
-from tailorbird.events.contract.envelope import Event
+from tailorbird.events.contract.codes import ContractViolation
+from tailorbird.events.contract.envelope import NUMBERS, PROPERTIES, TEXTS
 from tailorbird.events.contract.rules import format_value
-from tailorbird.events.contract.verdict import ContractViolation
 
-PROPERTIES_BYTES_MAX = 65_536
 DEPTH_MAX = 32
 
 FLOAT_DIGITS_MAX = 308  # digits of the first integer beyond float range; shorter input has none
 INTEGER_BOUND = 1 << 1023
-# Inclusive bounds of the properties that have a column of their own.
-NUMBERS = {
-    "dwell_ms": (0.0, 86_400_000.0),
-    "price": (0.0, 1e9),
-    "quantity": (0.0, 1e6),
-    "rating": (-1e6, 1e6),
-}
-
 NESTED = frozenset((dict, list))
 # Re-encoding grows a value by less than this factor: 1e15 becomes 1000000000000000.0.
 GROWTH_MAX = 8
 
 
-def check_properties(event: Event, size: int) -> None:
+def check_properties(properties: dict[str, Any] | None, size: int) -> None:
     """Check the properties of an event whose encoding took `size` bytes."""
-    properties = event.properties
     if not properties:
         return
-    query = properties.get("query")
-    if query is not None and not isinstance(query, str):
-        raise ContractViolation(
-            "wrong_type", "$.properties.query", f"expected text, got {format_value(query)}"
-        )
-    for name, (low, high) in NUMBERS.items():
+    for name in TEXTS:
+        value = properties.get(name)
+        if value is not None and type(value) is not str:
+            raise _wrong_type(name, "text", value)
+    for name, bounds in NUMBERS.items():
         value = properties.get(name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ContractViolation(
-                "wrong_type",
-                f"$.properties.{name}",
-                f"expected a number, got {format_value(value)}",
-            )
-        if not low <= value <= high:  # false for NaN too; compares an integer of any length exactly
-            raise ContractViolation(
-                "number_out_of_range",
-                f"$.properties.{name}",
-                f"expected {low:g} to {high:g}, got {format_value(value)}",
-            )
+        if type(value) is not int and type(value) is not float:
+            raise _wrong_type(name, "a number", value)
+        if not bounds.low <= value <= bounds.high:
+            raise bounds.violation(value, f"$.properties.{name}")
     if (
         not NESTED.isdisjoint(map(type, properties.values()))
         and (path := find_too_deep(properties)) is not None
@@ -59,15 +41,16 @@ def check_properties(event: Event, size: int) -> None:
         raise ContractViolation("too_large", path, f"nested more than {DEPTH_MAX} levels deep")
     if size > FLOAT_DIGITS_MAX and (path := find_oversized_integer(properties)) is not None:
         raise ContractViolation("number_out_of_range", path, "expected a number below 1e308")
-    if (
-        size * GROWTH_MAX > PROPERTIES_BYTES_MAX
-        and (size := len(msgspec.json.encode(properties))) > PROPERTIES_BYTES_MAX
-    ):
-        raise ContractViolation(
-            "too_large",
-            "$.properties",
-            f"expected at most {PROPERTIES_BYTES_MAX} bytes, got {size}",
-        )
+    if size * GROWTH_MAX > PROPERTIES.high:
+        encoded = msgspec.json.encode(properties)
+        if not PROPERTIES.holds(encoded):
+            raise PROPERTIES.violation(encoded, "$.properties")
+
+
+def _wrong_type(name: str, expected: str, value: object) -> ContractViolation:
+    return ContractViolation(
+        "wrong_type", f"$.properties.{name}", f"expected {expected}, got {format_value(value)}"
+    )
 
 
 def find_too_deep(properties: dict) -> str | None:

@@ -2,28 +2,34 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
-from tailorbird.events.contract import contract
 from tailorbird.events.contract.checked_batch import EventColumns
+from tailorbird.events.contract.codes import ContractViolation
+from tailorbird.events.contract.envelope import (
+    ANONYMOUS_PREFIX,
+    NUMBERS,
+    PROPERTIES,
+    PROPERTY_COLUMNS,
+    Context,
+)
+from tailorbird.events.contract.event_types import needs_of
+from tailorbird.events.contract.fields import Pattern, annotations_of
 from tailorbird.events.contract.plan import PROFILE_TYPES, RoutePlan
 from tailorbird.events.contract.properties import (
     FLOAT_DIGITS_MAX,
     GROWTH_MAX,
     INTEGER_BOUND,
     NESTED,
-    NUMBERS,
-    PROPERTIES_BYTES_MAX,
-    find_oversized_integer,
-    find_too_deep,
+    check_properties,
 )
 from tailorbird.events.contract.rules import all_satisfy, find_violation
 
-_NEED_ITEM = contract.NEEDS_ITEM | {"item"}
-_COLUMNS = frozenset(("query", *NUMBERS))  # properties that the contract itself validates
-_NEWLINE_ANONYMOUS = f"\n{contract.ANONYMOUS_PREFIX}"
+_NEWLINE_ANONYMOUS = f"\n{ANONYMOUS_PREFIX}"
+_PATTERNS = annotations_of(Context, Pattern)
 
 _encode = msgspec.json.encode
 
@@ -37,8 +43,8 @@ def suspect_rows(fields: EventColumns, plan: RoutePlan, body_bytes_max: int) -> 
     if fields.type:
         types = set(fields.type)
         suspects.update(
-            _without_subject(fields, types),
-            _without_item(fields, types),
+            _without_needed(fields, types),
+            _bad_subjects(fields, types),
             _bad_answers(fields, types),
         )
         suspects.update(
@@ -49,20 +55,21 @@ def suspect_rows(fields: EventColumns, plan: RoutePlan, body_bytes_max: int) -> 
     return suspects
 
 
-def _without_subject(fields: EventColumns, types: set[str]) -> Iterable[int]:
+def _without_needed(fields: EventColumns, types: set[str]) -> Iterable[int]:
+    needs = {(need.fields, type_) for type_ in types for need in needs_of(type_)}
+    for names in {names for names, _ in needs}:
+        columns = [getattr(fields, name) for name in names]
+        nothing = (None,) * len(names)
+        if None in columns[0] and nothing in zip(*columns, strict=True):
+            yield from (
+                row
+                for row, values in enumerate(zip(*columns, strict=True))
+                if values == nothing and (names, fields.type[row]) in needs
+            )
+
+
+def _bad_subjects(fields: EventColumns, types: set[str]) -> Iterable[int]:
     users = fields.user_id
-    if None in users or "identify" in types:
-        for row, (type_, user, visitor) in enumerate(
-            zip(fields.type, users, fields.anonymous_id, strict=True)
-        ):
-            if type_ == "identify":
-                clear = user is not None and visitor is not None
-            else:
-                clear = (
-                    user is not None or type_ == "item" or (visitor is not None and type_ != "user")
-                )
-            if not clear:
-                yield row
     if "merge" in types:  # Merges are rare, and name their target among the properties.
         yield from (row for row, type_ in enumerate(fields.type) if type_ == "merge")
     names: Any = [user for user in users if user is not None] if None in users else users
@@ -70,18 +77,7 @@ def _without_subject(fields: EventColumns, types: set[str]) -> Iterable[int]:
         names
     ):  # One search over all ids is cheaper than a test per id.
         yield from (
-            row
-            for row, user in enumerate(users)
-            if user and user.startswith(contract.ANONYMOUS_PREFIX)
-        )
-
-
-def _without_item(fields: EventColumns, types: set[str]) -> Iterable[int]:
-    if None in fields.item_id and not types.isdisjoint(_NEED_ITEM):
-        yield from (
-            row
-            for row, item in enumerate(fields.item_id)
-            if item is None and fields.type[row] in _NEED_ITEM
+            row for row, user in enumerate(users) if user and user.startswith(ANONYMOUS_PREFIX)
         )
     if True in fields.timeless:
         yield from (
@@ -97,35 +93,24 @@ def _bad_answers(fields: EventColumns, types: set[str]) -> Iterable[int]:
     for row, (type_, answer, items) in enumerate(
         zip(fields.type, fields.answer, fields.items, strict=True)
     ):
-        if type_ == "answer":
-            propensities = () if answer is None else answer.propensities
-            is_complete = (
-                answer is not None and items is not None and fields.request_id[row] is not None
-            )
-            if not is_complete or (
-                propensities
-                and not (
-                    len(propensities) == len(items or ())
-                    and min(propensities) > 0.0
-                    and max(propensities) <= 1.0
-                )
-            ):
-                yield row
+        shares = () if type_ != "answer" or answer is None else answer.propensities
+        if shares and not (
+            len(shares) == len(items or ()) and 0.0 < min(shares) <= max(shares) <= 1.0
+        ):
+            yield row
 
 
 def _bad_contexts(contexts: Sequence[Any]) -> Iterable[int]:
-    countries = {context.country for context in contexts if context is not None}
-    bad = {
-        country
-        for country in countries
-        if country is not None and not contract.COUNTRY.match(country)
-    }
-    if bad:
-        yield from (
-            row
-            for row, context in enumerate(contexts)
-            if context is not None and context.country in bad
-        )
+    for name, pattern in _PATTERNS.items():
+        value_of = attrgetter(name)
+        values = set(map(value_of, filter(None, contexts))) - {None}
+        bad = {value for value in values if not pattern.holds(value)}
+        if bad:
+            yield from (
+                row
+                for row, context in enumerate(contexts)
+                if context is not None and value_of(context) in bad
+            )
 
 
 def _bad_properties(column: Sequence[dict[str, Any] | None], body_bytes_max: int) -> Iterable[int]:
@@ -136,15 +121,14 @@ def _bad_properties(column: Sequence[dict[str, Any] | None], body_bytes_max: int
     types = set(map(type, chain.from_iterable(map(dict.values, nonempty))))
     # Nested values are looked at first, since they may be too deep to encode.
     alarm = not types.isdisjoint(NESTED) or (
-        body_bytes_max * GROWTH_MAX > PROPERTIES_BYTES_MAX
-        and len(_encode(nonempty)) > PROPERTIES_BYTES_MAX
+        body_bytes_max * GROWTH_MAX > PROPERTIES.high and len(_encode(nonempty)) > PROPERTIES.high
     )
     if body_bytes_max > FLOAT_DIGITS_MAX and int in types:
         integers = [
             value for value in chain.from_iterable(map(dict.values, nonempty)) if type(value) is int
         ]
         alarm = alarm or not -INTEGER_BOUND < min(integers) <= max(integers) < INTEGER_BOUND
-    for name in names & _COLUMNS:
+    for name in names.intersection(PROPERTY_COLUMNS):
         values = [value for properties in nonempty if (value := properties.get(name)) is not None]
         alarm = alarm or (bool(values) and not _fits(name, values))
     if alarm:
@@ -155,20 +139,17 @@ def _bad_properties(column: Sequence[dict[str, Any] | None], body_bytes_max: int
 
 def _fits(name: str, values: Sequence[Any]) -> bool:
     types = set(map(type, values))
-    if name == "query":
+    if (bounds := NUMBERS.get(name)) is None:
         return types == {str}
-    low, high = NUMBERS[name]
-    return types <= {int, float} and low <= min(values) and max(values) <= high
+    return types <= {int, float} and bounds.low <= min(values) and max(values) <= bounds.high
 
 
 def _is_bad(properties: dict[str, Any]) -> bool:
-    values = ((name, properties.get(name)) for name in _COLUMNS)
-    return (
-        any(value is not None and not _fits(name, (value,)) for name, value in values)
-        or find_too_deep(properties) is not None
-        or find_oversized_integer(properties) is not None
-        or len(_encode(properties)) > PROPERTIES_BYTES_MAX
-    )
+    try:
+        check_properties(properties, PROPERTIES.high)
+    except ContractViolation:
+        return True
+    return False
 
 
 def _rule_breakers(fields: EventColumns, type_: str, plan: RoutePlan) -> Iterable[int]:

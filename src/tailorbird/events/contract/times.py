@@ -2,11 +2,10 @@
 
 from datetime import datetime
 
+from tailorbird.events.contract.codes import ContractViolation
+from tailorbird.events.contract.envelope import MICROSECONDS
 from tailorbird.events.contract.rules import format_value
-from tailorbird.events.contract.verdict import ContractViolation, Receipt
-
-MICROSECONDS_MIN = 100_000_000_000_000  # 1973; below it an integer is in seconds or milliseconds
-MICROSECONDS_END = 253_370_764_800_000_000  # the year 9999, beyond what text can state
+from tailorbird.events.contract.verdict import Receipt
 
 
 def resolve_times(
@@ -35,30 +34,27 @@ def resolve_times(
 def to_micros(value: int | str, path: str) -> int:
     """Convert RFC 3339 text with a zone, or integer microseconds, to microseconds."""
     if isinstance(value, int):
-        if 0 < value < MICROSECONDS_MIN:
-            unit = "milliseconds" if value > MICROSECONDS_MIN // 1_000 else "seconds"
-            raise ContractViolation(
-                "bad_time",
-                path,
-                f"expected microseconds since 1970, got {value}, which looks like {unit}",
-            )
-        if not 0 < value < MICROSECONDS_END:
-            raise ContractViolation(
-                "bad_time", path, f"expected microseconds since 1970, got {value}"
-            )
-        return value
+        if MICROSECONDS.low <= value <= MICROSECONDS.high:
+            return value
+        looks_like = ""
+        if 0 < value < MICROSECONDS.low:
+            unit = "milliseconds" if value > MICROSECONDS.low // 1_000 else "seconds"
+            looks_like = f", which looks like {unit}"
+        raise ContractViolation(
+            MICROSECONDS.code, path, f"expected microseconds since 1970, got {value}{looks_like}"
+        )
     try:
         moment = datetime.fromisoformat(value)
         offset = moment.utcoffset()
     except ValueError:
         raise ContractViolation(
-            "bad_time",
+            MICROSECONDS.code,
             path,
             f"expected a time such as 2026-11-25T12:00:00Z, got {format_value(value)}",
         ) from None
     if offset is None:
         raise ContractViolation(
-            "bad_time",
+            MICROSECONDS.code,
             path,
             "expected a time with its zone, such as 2026-11-25T12:00:00Z, "
             f"got {format_value(value)}",
@@ -66,7 +62,7 @@ def to_micros(value: int | str, path: str) -> int:
     naive = moment.replace(tzinfo=None) - offset if _in_range(moment) else None
     if naive is None:
         raise ContractViolation(
-            "bad_time", path, f"expected a year from 1970 to 9998, got {format_value(value)}"
+            MICROSECONDS.code, path, f"expected a year from 1970 to 9998, got {format_value(value)}"
         )
     elapsed = naive - datetime(1970, 1, 1)
     return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds

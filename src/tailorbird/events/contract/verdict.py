@@ -79,11 +79,3 @@ class Unread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str
     message: str
     record: Any
-
-
-class ContractViolation(Exception):
-    """A violation of the contract, which `check` turns into a Refusal."""
-
-    def __init__(self, code: str, path: str, message: str) -> None:
-        self.code, self.path, self.message = code, path, message
-        super().__init__(message)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tailorbird.errors import DamageError, InputError
+from tailorbird.events.contract.codes import UNDECODABLE
 
 DAMAGED = (
     OSError,
@@ -218,7 +219,7 @@ def split_records(body: bytes) -> list[bytes]:
     if body.lstrip()[:1] == b"[":
         try:
             return [bytes(raw) for raw in _decode_elements(body)]
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNDECODABLE:
             return [body]
     lines = [line.strip() for line in body.split(b"\n") if line.strip()]
     return (
@@ -233,7 +234,7 @@ def count_records(body: bytes) -> int:
     if body.lstrip()[:1] == b"[":
         try:
             return len(_decode_elements(body))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNDECODABLE:
             return 1
     count = 0
     for match in _LINE.finditer(body):

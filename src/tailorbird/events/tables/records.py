@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from tailorbird.events.contract.codes import UNDECODABLE
 from tailorbird.events.tables.files import BATCH_ROWS, bare_suffix, read_records
 
 SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -63,7 +64,7 @@ def _read_rows(file: Path, broken: list[str] | None) -> Iterator[Row]:
     for _, raw in read_records(file):
         try:
             record = _decode(raw)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        except UNDECODABLE:
             record = None
         if isinstance(record, dict):
             yield from _unnest(record)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events.clock import Clock
+from tailorbird.events.contract.envelope import NUMBERS
 from tailorbird.features.declare.declarations import Amount, Entity
 from tailorbird.features.expr.expression import Expression
 from tailorbird.features.featureset import FeatureSet
@@ -27,7 +28,7 @@ from tailorbird.stream import Address
 _PERSONAL = ("user", "session")  # an entity with one of these fields is one person's
 _STAYS = frozenset(
     {"item", "type", "agent", "slot", "experiment", "arm", "model", "position", "propensity"}
-    | {"price", "quantity", "rating", "dwell_ms"}
+    | NUMBERS.keys()
 )
 
 

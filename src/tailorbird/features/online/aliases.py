@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events.contract.contract import ANONYMOUS_PREFIX
+from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX
 from tailorbird.events.contract.schema import micros
 from tailorbird.events.keys import hash64
 from tailorbird.events.merges import Merge, survivor

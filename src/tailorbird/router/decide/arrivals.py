@@ -21,6 +21,7 @@ import pyarrow as pa
 from tailorbird.events import ROUTED, Answer, Context, Receipt
 from tailorbird.events.contract.checked_batch import CheckedBatch, some
 from tailorbird.events.contract.columnwise import Contract
+from tailorbird.events.contract.envelope import PROPERTY_COLUMNS
 from tailorbird.events.contract.plan import MERGED_INTO, PROFILE_TYPES
 from tailorbird.events.parts import partition_rows
 from tailorbird.router.columns import RefusedRow
@@ -30,7 +31,6 @@ from tailorbird.router.decide.dedup import ENTRY, Entries, fingerprint_columns
 Int64s = npt.NDArray[np.int64]
 
 CHUNK_ROWS = 256
-_NUMBERS = ("dwell_ms", "price", "quantity", "rating")
 _NO_CONTEXT = Context()
 _ID_COLUMNS = ("event_id", "type", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
 EVENT_COLUMNS = (
@@ -44,8 +44,7 @@ EVENT_COLUMNS = (
     "page",
     "referrer",
     "agent",
-    "query",
-    *_NUMBERS,
+    *PROPERTY_COLUMNS,
     "properties",
     "timeless",
 )
@@ -323,12 +322,12 @@ def _property_columns(
     for profile in profiles:
         texts[profile.row], properties_by_row[profile.row] = profile.text, {}
     names = set().union(*properties_by_row)
-    if not names <= enrich.PROPERTY_COLUMNS:
+    if not names.issubset(PROPERTY_COLUMNS):
         for row, properties in enumerate(properties_by_row):
             if properties:
                 texts[row] = enrich.encode_other_properties(properties)
     columns = {"properties": pa.array(texts, pa.string())}
-    for name in ("query", *_NUMBERS):
+    for name in PROPERTY_COLUMNS:
         kind = ROUTED.field(name).type
         columns[name] = (
             pa.array([properties.get(name) for properties in properties_by_row], kind)

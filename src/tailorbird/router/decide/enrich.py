@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from tailorbird.events import HOUR, MINUTE
+from tailorbird.events.contract.envelope import PROPERTY_COLUMNS
 
 # User agents of crawlers, monitors and HTTP libraries (a Cubot is a phone). Bots are marked, never
 # dropped.
@@ -18,9 +19,6 @@ _BOT = re.compile(
     r"|java/|axios|node-fetch",
     re.IGNORECASE,
 )
-PROPERTY_COLUMNS = frozenset(
-    ("query", "dwell_ms", "price", "quantity", "rating")
-)  # properties that have a column of their own
 
 
 @lru_cache(maxsize=4096)

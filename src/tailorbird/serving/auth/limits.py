@@ -23,7 +23,7 @@ from itertools import chain
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.events.contract.checked_batch import EventColumns
-from tailorbird.events.contract.contract import NEEDS_ITEM
+from tailorbird.events.contract.event_types import NEEDS_ITEM
 from tailorbird.serving.auth.buckets import Bucket, DistinctCounter
 from tailorbird.serving.auth.keyfile import READ, WRITE
 from tailorbird.serving.auth.keys import Caller

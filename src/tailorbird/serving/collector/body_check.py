@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tailorbird.events import Clock, Receipt, RoutePlan
+from tailorbird.events import Clock, Receipt, Refusal, RoutePlan
 from tailorbird.events.contract.columnwise import Contract
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.suppression import SuppressionList
-from tailorbird.serving.collector.decisions import AdmissionCheck, Decision, decide
+from tailorbird.serving.collector.decisions import AdmissionCheck, Decision
 
 _FUTURE_TS_CODE = "ts_in_future"
 log = logging.getLogger(__name__)
@@ -92,8 +92,10 @@ class BodyCheck:
     def _decide(
         self, original: bytes, body: bytes, receipt: Receipt, admit: AdmissionCheck | None = None
     ) -> CheckedBody:
-        sender_decisions = decide(original, receipt, self._contract, admit)
-        decisions = sender_decisions if body is original else decide(body, receipt, self._contract)
+        sender_decisions = _decide_rows(original, receipt, self._contract, admit)
+        decisions = (
+            sender_decisions if body is original else _decide_rows(body, receipt, self._contract)
+        )
         return CheckedBody(original, body, receipt, sender_decisions, decisions)
 
     def _is_present_time(self, checked: CheckedBody, log_clock: LogClock) -> bool:
@@ -113,3 +115,28 @@ class BodyCheck:
 
 def _count_future(decisions: Sequence[Decision]) -> int:
     return sum(decision.code == _FUTURE_TS_CODE for decision in decisions)
+
+
+def _decide_rows(
+    body: bytes, receipt: Receipt, contract: Contract, admit: AdmissionCheck | None = None
+) -> list[Decision]:
+    """Return one decision for each row of a body, in order, by the contract that the router applies
+    again.
+
+    `admit` checks the accepted events, and raises if the body is not to be taken at all.
+    """
+    checked = contract.check([(body, receipt)])
+    rows = len(checked) + len(checked.refused)
+    if admit is not None:
+        admit.check_events(checked.fields)
+    decisions = [_ACCEPTED] * rows
+    for _, refusal in checked.refused:
+        decisions[refusal.row] = _refusal(refusal)
+    return decisions
+
+
+_ACCEPTED = Decision(True)
+
+
+def _refusal(refusal: Refusal) -> Decision:
+    return Decision(False, refusal.code, refusal.path, refusal.message)

@@ -29,9 +29,13 @@ from tailorbird.events.suppression import SuppressionList
 from tailorbird.serving.collector.answer_count import AnswerCount
 from tailorbird.serving.collector.body_check import BodyCheck
 from tailorbird.serving.collector.decisions import AdmissionCheck, CollectorFigures, Decision
-from tailorbird.serving.collector.disk_reserve import RESERVE_BYTES, DiskReserve
 from tailorbird.serving.collector.logs import CollectorLogs
-from tailorbird.serving.collector.queue import CollectorQueue, QueueEntry
+from tailorbird.serving.collector.queue import (
+    RESERVE_BYTES,
+    CollectorQueue,
+    DiskReserve,
+    QueueEntry,
+)
 from tailorbird.serving.collector.receipt_times import ReceiptTimes
 from tailorbird.serving.collector.writer import CollectorWriter
 from tailorbird.storage_paths import Storage
@@ -59,7 +63,7 @@ class EventCollector:
         log_clock: the same as `clock` where it may lag behind; the first event with today's time
             makes it go live.
         reserve_bytes: disk space that stays free for the other roles; 0 for none. See
-            `serving.collector.disk_reserve`.
+            `serving.collector.queue.DiskReserve`.
     Raises:
         LockedError: another process is this producer.
         DamageError: a topic ends before what router or lake hold of it.
@@ -241,7 +245,6 @@ class EventCollector:
         done: Future[None] = Future()
         done.set_running_or_notify_cancel()  # a cancelled caller cannot withdraw its events
         with self._queue.condition:
-            self._queue.require_room(len(checked.body))
             received_at = self._receipt_times.next(checked.receipt.received_at)
             if received_at != checked.receipt.received_at:
                 # Another thread came first, or the clock was set back meanwhile. The router decides

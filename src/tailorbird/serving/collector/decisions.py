@@ -6,9 +6,7 @@ from typing import Protocol
 import msgspec
 
 from tailorbird.errors import StorageError
-from tailorbird.events import Receipt, Refusal
 from tailorbird.events.contract.checked_batch import EventColumns
-from tailorbird.events.contract.columnwise import Contract
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -41,7 +39,7 @@ class UnknownOutcomeError(ClosedError):
     """
 
     code = "outcome_unknown"
-    again = (
+    retry_advice = (
         "they may be in the log or not: send them again under the same event_id, and they "
         "count once"
     )
@@ -110,28 +108,3 @@ class AdmissionCheck(Protocol):
     def refund(self) -> None:
         """Refund the charge, because the body was not taken for another reason."""
         ...
-
-
-def decide(
-    body: bytes, receipt: Receipt, contract: Contract, admit: AdmissionCheck | None = None
-) -> list[Decision]:
-    """Return one decision for each row of a body, in order, by the contract that the router applies
-    again.
-
-    `admit` checks the accepted events, and raises if the body is not to be taken at all.
-    """
-    checked = contract.check([(body, receipt)])
-    rows = len(checked) + len(checked.refused)
-    if admit is not None:
-        admit.check_events(checked.fields)
-    decisions = [_ACCEPTED] * rows
-    for _, refusal in checked.refused:
-        decisions[refusal.row] = _refusal(refusal)
-    return decisions
-
-
-_ACCEPTED = Decision(True)
-
-
-def _refusal(refusal: Refusal) -> Decision:
-    return Decision(False, refusal.code, refusal.path, refusal.message)

@@ -6,7 +6,7 @@ from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.serving.collector.collector import EventCollector
-from tailorbird.serving.collector.disk_reserve import RESERVE_BYTES
+from tailorbird.serving.collector.queue import RESERVE_BYTES
 from tailorbird.storage_paths import Storage
 from tailorbird.stream import Stream, log_set
 

@@ -1,18 +1,46 @@
 """What waits for the collector's writer, in order of arrival."""
 
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Condition
 
 from tailorbird.events.answer_record import AnswerRecord
 from tailorbird.serving.collector.decisions import BusyError, ClosedError, Decision, DiskFullError
-from tailorbird.serving.collector.disk_reserve import DiskReserve
 from tailorbird.stream import Block
 
 BATCH_BYTES_MAX = 8 << 20
+RESERVE_BYTES = 256 << 20
+RESERVE_DIVISOR = 20  # at most this fraction of a small disk
+CHECK_INTERVAL_S = 0.2
+
+
+class DiskReserve:
+    """Watches the disk space that events leave to the other roles, which could not even delete files
+    on a full disk. Cheap enough to check before every body; thread-safe.
+
+        free < min(reserve, a twentieth of the disk)  → events are refused with Retry-After
+    """
+
+    def __init__(self, folder: Path, reserve_bytes: int = RESERVE_BYTES) -> None:
+        self._folder, self._reserve_bytes = folder, reserve_bytes
+        self._checked_at = -CHECK_INTERVAL_S
+        self._is_low = False
+
+    def is_low(self) -> bool:
+        """Return whether less is free than has to stay free."""
+        now = time.monotonic()
+        if self._reserve_bytes and now - self._checked_at >= CHECK_INTERVAL_S:
+            self._checked_at = now
+            disk = os.statvfs(self._folder)
+            self._is_low = disk.f_bavail * disk.f_frsize < min(
+                self._reserve_bytes, disk.f_blocks * disk.f_frsize // RESERVE_DIVISOR
+            )
+        return self._is_low
 
 
 @dataclass(slots=True, frozen=True)
@@ -91,7 +119,12 @@ class CollectorQueue:
             )
 
     def add_events(self, entry: QueueEntry) -> None:
-        """Queue a body of events, and wake the writer."""
+        """Queue a body of events, and wake the writer.
+
+        Raises:
+            BusyError, DiskFullError, ClosedError: as `require_room` does.
+        """
+        self.require_room(len(entry.block.payload))
         self.entries.append(entry)
         self.size += len(entry.block.payload)
         self.events_waiting += 1

@@ -14,8 +14,7 @@ import pyarrow.compute as pc
 from tailorbird.events.adapters.batch import with_content_id
 from tailorbird.events.adapters.fields import safe_event_type
 from tailorbird.events.adapters.mapping.file import UNITS, Source
-from tailorbird.events.contract.envelope import Context, Event
-from tailorbird.events.contract.properties import NUMBERS
+from tailorbird.events.contract.envelope import NUMBERS, Context, Event
 from tailorbird.events.tables.columns import prevailing_type
 from tailorbird.events.tables.times import parse_iso_time, parse_times
 

@@ -80,11 +80,12 @@ def test_the_calibration_interval_lies_around_the_figure():
     p = rng.uniform(0.1, 0.6, 5_000)
     label = rng.random(5_000) < p * 0.8
     calibration = measure_calibration(p, label)
-    interval = Bootstrap(np.arange(500)).calibration_error(
+    interval, debiased = Bootstrap(np.arange(500)).calibration_errors(
         calibration, p, label, np.repeat(np.arange(500), 10)
     )
     assert interval.low < interval.value < interval.high
     assert interval.low > 0.03
+    assert debiased.low < debiased.value < debiased.high
 
 
 @pytest.mark.slow

@@ -14,7 +14,6 @@ differences are paired. `training.churn.rolling_origin` defines cuts.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +21,8 @@ import numpy.typing as npt
 from tailorbird.training.churn.labels import Floats
 from tailorbird.training.churn.model_choice import Cut
 from tailorbird.training.evaluation import metrics
-from tailorbird.training.evaluation.bootstrap import Interval
-from tailorbird.training.evaluation.calibration import (
-    Calibration,
-    calibration_errors,
-    measure_calibration,
-)
+from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
+from tailorbird.training.evaluation.calibration import Calibration, measure_calibration
 
 OURS = "tailorbird"
 REPLICATES = 500
@@ -96,30 +91,39 @@ class SortedScores:
 
 def evaluate_cut(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> CutMetrics:
     """Return all metrics of a cut."""
-    resampler = _Resampler(len(cut.churned), replicates, seed)
-    churn_probabilities = {OURS: cut.probability, **cut.baselines}
-    purchase_predictions = {
+    people = np.arange(len(cut.churned))
+    bootstrap = Bootstrap(people, replicates=replicates, seed=seed)
+    expected = {
         **({} if cut.purchases is None else {OURS: cut.purchases}),
         **cut.baseline_purchases,
     }
-    values = {
-        name: _bootstrap_metrics(p, cut, purchase_predictions.get(name), resampler)
-        for name, p in churn_probabilities.items()
-    }
-    results = {
-        name: {figure: resampler.interval(*pair) for figure, pair in each.items()}
-        for name, each in values.items()
-    }
-    ours = values[OURS]
+    values: dict[str, Mapping[str, float]] = {}
+    draws: dict[str, Mapping[str, Floats]] = {}
+    results: dict[str, dict[str, Interval]] = {}
+    for name, probability in {OURS: cut.probability, **cut.baselines}.items():
+        figures = _Figures(cut, probability, expected.get(name))
+        values[name] = dict(zip(figures.names, figures(np.ones(len(people))), strict=True))
+        draws[name] = dict(zip(figures.names, bootstrap.draw(figures).T, strict=True))
+        results[name] = {
+            figure: bootstrap.interval(values[name][figure], draws[name][figure])
+            for figure in figures.names
+        }
+        results[name] |= zip(
+            ("calibration_error", "calibration_error_debiased"),
+            bootstrap.calibration_errors(
+                measure_calibration(probability, cut.churned), probability, cut.churned, people
+            ),
+            strict=True,
+        )
     differences = {
         name: {
-            figure: resampler.interval(
-                ours[figure][0] - each[figure][0], ours[figure][1] - each[figure][1]
+            figure: bootstrap.interval(
+                values[OURS][figure] - values[name][figure],
+                draws[OURS][figure] - draws[name][figure],
             )
             for figure in _PAIRED
         }
-        for name, each in values.items()
-        if name != OURS
+        for name in cut.baselines
     }
     slices = {
         name: measure_calibration(cut.probability[rows], cut.churned[rows], bins=10)
@@ -144,100 +148,28 @@ def frequency_slices(cut: Cut) -> dict[str, npt.NDArray[np.bool_]]:
     }
 
 
-Replicates = tuple[float, Floats]  # a metric, and its value in each replicate
+class _Figures:
+    """The figures of a prediction, as a function of row weights."""
 
-
-def _bootstrap_metrics(
-    probability: Floats, cut: Cut, expected: Floats | None, resampler: "_Resampler"
-) -> dict[str, Replicates]:
-    """Return each metric with its value in each replicate."""
-    churn_order, return_order = (
-        SortedScores(probability, cut.churned),
-        SortedScores(1 - probability, ~cut.churned),
-    )
-    ones = np.ones(len(probability))
-    area, ap_churned, lift = churn_order.ranking_metrics(ones)
-    drawn = np.array(
-        [
-            (*churn_order.ranking_metrics(w), return_order.ranking_metrics(w)[1])
-            for w in resampler.weights
-        ]
-    )
-    bins = measure_calibration(probability, cut.churned)
-    errors = np.array([_calibration(bins, probability, cut.churned, w) for w in resampler.weights])
-    losses = metrics.log_losses(probability, cut.churned)
-    pairs: dict[str, Replicates] = {
-        "auc": (area, drawn[:, 0]),
-        "ap": (return_order.ranking_metrics(ones)[1], drawn[:, 3]),
-        "ap_gone": (ap_churned, drawn[:, 1]),
-        "log_loss": resampler.mean(losses),
-        "lift_10": (lift, drawn[:, 2]),
-        "calibration_error": (bins.error, errors[:, 0]),
-        "calibration_error_debiased": (bins.debiased, errors[:, 1]),
-    }
-    if expected is not None:
-        pairs["mae"] = resampler.mean(np.abs(expected - cut.bought))
-        predicted, observed = resampler.mean(expected), resampler.mean(cut.bought)
-        pairs["bias"] = (
-            predicted[0] / max(observed[0], 1e-12) - 1,
-            predicted[1] / np.maximum(observed[1], 1e-12) - 1,
-        )
-    return pairs
-
-
-def _calibration(
-    bins: Calibration, probability: Floats, label: npt.NDArray[np.bool_], weight: Floats
-) -> tuple[float, float]:
-    size = len(bins.count)
-    count, predicted, observed = (
-        metrics.totals(bins.bin, weight * each, size)
-        for each in (np.ones(len(probability)), probability, label)
-    )
-    filled = np.maximum(count, 1e-12)
-    return calibration_errors(count, predicted / filled, observed / filled)
-
-
-class _Resampler:
-    """Bootstrap weights, shape (replicates, n), drawn once for all metrics."""
-
-    def __init__(self, rows: int, replicates: int, seed: int) -> None:
-        self._rows, self._replicates, self._seed = rows, replicates, seed
-
-    @cached_property
-    def weights(self) -> npt.NDArray[np.float32]:
-        return (
-            np.random.default_rng(self._seed)
-            .poisson(1.0, (self._replicates, self._rows))
-            .astype(np.float32)
+    def __init__(self, cut: Cut, probability: Floats, expected: Floats | None) -> None:
+        self._cut, self._expected = cut, expected
+        self._churn_order = SortedScores(probability, cut.churned)
+        self._return_order = SortedScores(1 - probability, ~cut.churned)
+        self._losses = metrics.log_losses(probability, cut.churned)
+        self.names = (
+            *("auc", "ap", "ap_gone", "log_loss", "lift_10"),
+            *(() if expected is None else ("mae", "bias")),
         )
 
-    def mean(self, value: Floats) -> Replicates:
-        return float(value.mean()), (self.weights @ value) / np.maximum(
-            self.weights.sum(axis=1), 1e-12
-        )
+    def __call__(self, weight: Floats) -> list[float]:
+        def mean(value: Floats) -> float:
+            return float(weight @ value / np.maximum(weight.sum(), 1e-12))
 
-    def interval(self, value: float, draws: Floats) -> Interval:
-        finite = draws[np.isfinite(draws)]
-        if not len(finite):
-            return Interval(value, float("nan"), float("nan"))
-        low, high = np.quantile(finite, [0.025, 0.975])
-        return Interval(value, float(low), float(high))
-
-
-def flatten_intervals(
-    results: Mapping[str, Mapping[str, Interval]],
-) -> dict[str, dict[str, float | None]]:
-    """Return the metrics as JSON, each with `_low` and `_high`."""
-    rows: dict[str, dict[str, float | None]] = {}
-    for name, figures in results.items():
-        rows[name] = {}
-        for figure, each in figures.items():
-            bounds = zip(
-                (figure, f"{figure}_low", f"{figure}_high"),
-                (each.value, each.low, each.high),
-                strict=True,
-            )
-            rows[name] |= {
-                key: round(float(value), 6) if np.isfinite(value) else None for key, value in bounds
-            }
-    return rows
+        area, ap_churned, lift = self._churn_order.ranking_metrics(weight)
+        ap_returning = self._return_order.ranking_metrics(weight)[1]
+        figures = [area, ap_returning, ap_churned, mean(self._losses), lift]
+        if self._expected is not None:
+            bought = self._cut.bought
+            total_ratio = mean(self._expected) / max(mean(bought), 1e-12)
+            figures += [mean(np.abs(self._expected - bought)), total_ratio - 1]
+        return figures

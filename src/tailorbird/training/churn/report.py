@@ -9,11 +9,12 @@ import numpy as np
 from tailorbird.events import DAY, to_iso
 from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.training.churn.contact import ContactCurve
-from tailorbird.training.churn.evaluation import CutMetrics, flatten_intervals
+from tailorbird.training.churn.evaluation import CutMetrics
 from tailorbird.training.churn.labels import Activity
 from tailorbird.training.churn.model_choice import Choice
 from tailorbird.training.churn.rolling_origin import cuts_to_calibrate, required_history_us
 from tailorbird.training.churn.training_rows import Grid
+from tailorbird.training.evaluation.bootstrap import flatten_tables
 from tailorbird.training.evaluation.gate import Decision
 
 EVENTS_PER_DAY_MAX = 1.2  # a frequency column with more does not count days
@@ -55,8 +56,8 @@ class ChurnReport:
             "promoted": self.promoted,
             "reasons": list(self.decision.reasons),
             "incumbent": self.incumbent,
-            "results": flatten_intervals(self.last.results),
-            "differences": flatten_intervals(self.last.differences),
+            "results": flatten_tables(self.last.results),
+            "differences": flatten_tables(self.last.differences),
             "origins": [cut_to_dict(each) for each in self.figures],
             "choice": self.choice.description,
             "contact": {"best": self.curve.best_k, "curve": self.curve.points()},
@@ -134,8 +135,8 @@ def cut_to_dict(figures: CutMetrics) -> dict[str, Any]:
         "gone": float(cut.churned.mean()),
         "merged": cut.merged,
         "choice": cut.choice.description,
-        "results": flatten_intervals(figures.results),
-        "differences": flatten_intervals(figures.differences),
+        "results": flatten_tables(figures.results),
+        "differences": flatten_tables(figures.differences),
         "slices": {
             name: {
                 "people": int(each.count.sum()),

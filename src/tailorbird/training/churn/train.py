@@ -32,7 +32,7 @@ from tailorbird.storage_paths import Storage
 from tailorbird.training.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
 from tailorbird.training.churn.card import churn_card
 from tailorbird.training.churn.contact import contact_curve
-from tailorbird.training.churn.evaluation import CutMetrics, flatten_intervals
+from tailorbird.training.churn.evaluation import CutMetrics
 from tailorbird.training.churn.fit import BLEND, HAZARD, PURCHASES, FittedModels, fit_at
 from tailorbird.training.churn.incumbent import (
     RECIPE,
@@ -51,7 +51,7 @@ from tailorbird.training.churn.rolling_origin import (
 )
 from tailorbird.training.churn.rows import needed_columns
 from tailorbird.training.dataset.rows import log_end
-from tailorbird.training.evaluation.bootstrap import Interval
+from tailorbird.training.evaluation.bootstrap import Interval, flatten_tables
 from tailorbird.training.evaluation.gate import (
     Decision,
     Evidence,
@@ -303,7 +303,7 @@ def _write_bundle(
         golden=current_rows,
         window=Span(backtest.activity.start_ts, backtest.activity.known_until),
         metrics={
-            "results": flatten_intervals(figures.results),
+            "results": flatten_tables(figures.results),
             "decision": list(decision.reasons),
             "about": dict(about),
             "parity": parity,

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from tailorbird.features import FeatureSet
 from tailorbird.models.gbdt import Gbdt
-from tailorbird.ranking.bundle import write_bundle
+from tailorbird.ranking.bundle import SKETCHES, write_bundle
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Head, Window
 from tailorbird.retrieval import Index
@@ -75,7 +75,7 @@ def write_model_bundle(
             if isinstance(model, Gbdt)
         },
         tower=tower,
-        sketches=to_bytes(fitted.sketches),
+        extra={SKETCHES: sketches} if (sketches := to_bytes(fitted.sketches)) else None,
     )
 
 

@@ -23,6 +23,8 @@ from tailorbird.training.fit.trees import export_trees
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.sketches import to_bytes
 
+LIBRARIES = {"lightgbm": lightgbm.__version__, "pyarrow": str(pa.__version__)}
+
 
 def write_model_bundle(
     folder: Path,
@@ -67,7 +69,7 @@ def write_model_bundle(
             "about": dict(about),
             "parity": fitted.parity,
         },
-        libraries={"lightgbm": lightgbm.__version__, "pyarrow": str(pa.__version__)},
+        libraries=LIBRARIES,
         card=card,
         trees={
             head: export_trees(model)

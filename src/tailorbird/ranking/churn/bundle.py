@@ -250,7 +250,7 @@ class ChurnBundle:
         for matrix in matrices[1:]:
             outputs = self.models.raw(matrix)
             for head in logs:
-                logs[head] += np.log1p(-np.minimum(outputs[head], 1 - _EDGE))
+                logs[head] += log_survival(outputs[head])
         probabilities = [
             1 - raw[part.head] for part in self.plan.parts if part.kind == "direct"
         ] + [np.exp(log) for log in logs.values()]
@@ -296,6 +296,11 @@ def average_log_odds(probabilities: Sequence[Floats]) -> Floats:
     if len(probabilities) == 1:
         return probabilities[0]
     return 1.0 / (1.0 + np.exp(-np.mean([log_odds(p) for p in probabilities], axis=0)))
+
+
+def log_survival(hazard: Floats) -> Floats:
+    """Return ln(1 − hazard), bounded below."""
+    return np.log1p(-np.minimum(hazard, 1 - _EDGE))
 
 
 def log_odds(p: Floats) -> Floats:

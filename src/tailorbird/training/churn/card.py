@@ -11,7 +11,7 @@ from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.training.churn.evaluation import CutMetrics
 from tailorbird.training.churn.model_choice import Choice
 from tailorbird.training.evaluation.gate import Decision
-from tailorbird.training.report.card import NO_OWNER
+from tailorbird.training.report.card import NO_OWNER, gate_section, render_table
 
 SHOWN = ("auc", "ap", "log_loss", "lift_10", "calibration_error_debiased")
 LIMITS = (
@@ -32,14 +32,13 @@ def churn_card(
 ) -> str:
     """Return the text of the card that is stored in the bundle."""
     cut, window = figures.cut, figures.cut.scores.window
-    rows = [
-        f"| {name} | {' | '.join(str(each[figure]) for figure in SHOWN)} |"
-        for name, each in figures.results.items()
-    ]
-    slices = [
-        f"| {name} | {each.count.sum():,.0f} | {each.debiased:.4f} |"
+    quality = (
+        (name, *(each[figure] for figure in SHOWN)) for name, each in figures.results.items()
+    )
+    slices = (
+        (name, f"{each.count.sum():,.0f}", f"{each.debiased:.4f}")
         for name, each in figures.slices.items()
-    ]
+    )
     text = about["window_text"]
     parts = [
         f"# Churn model {churn.name}",
@@ -54,25 +53,11 @@ def churn_card(
         f"{cut.churned.mean():.1%} of whom were gone.",
         f"Taken: {choice.description}.",
         "## Quality at the last origin",
-        "\n".join([f"| | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 1) + "|", *rows]),
-        "\n".join(
-            ["| people with | people | calibration error, debiased |", "|---|---|---|", *slices]
-        ),
-        "## Gate",
-        "\n".join(
-            [
-                ("Passed." if decision.promote else "Not passed."),
-                *(f"- {reason}" for reason in decision.reasons),
-            ]
-        ),
+        render_table(["", *SHOWN], quality),
+        render_table(["people with", "people", "calibration error, debiased"], slices),
+        *gate_section(decision),
         "## Columns",
-        "\n".join(
-            [
-                "| column | how it is taken |",
-                "|---|---|",
-                *(f"| {name} | {handling} |" for name, handling in about["columns"].items()),
-            ]
-        ),
+        render_table(["column", "how it is taken"], about["columns"].items()),
         "## Limits",
         "\n".join(f"- {note}" for note in (*notes, *LIMITS)),
     ]

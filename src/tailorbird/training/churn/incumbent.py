@@ -288,12 +288,7 @@ def _score_by_recipe(
     ]
     try:
         grid = build_grid(
-            people,
-            then,
-            recipe.churn,
-            rows_max=recipe.grid_rows,
-            seed=recipe.fit.seed,
-            progress=_ignore_progress,
+            people, then, recipe.churn, rows_max=recipe.grid_rows, seed=recipe.fit.seed
         )
         relearned = run_cuts(
             grid,
@@ -303,7 +298,6 @@ def _score_by_recipe(
             windows,
             recipe.fit,
             scored_max=len(last_scores.person),
-            progress=_ignore_progress,
         )[-1]
     except NotReadyError as error:
         raise NotReadyError(
@@ -318,7 +312,3 @@ def _score_by_recipe(
         feature_horizon(then.start_ts, origin),
     )
     return relearned.choice.calibrator.apply(scored.raw[relearned.choice.model]), origin
-
-
-def _ignore_progress(stage: str, done: int, total: int) -> None:
-    """Ignore progress: a comparison is one stage of a training."""

@@ -19,7 +19,7 @@ For the bundle, made when 9 is finished, 4 to 9 are proofs, so six origins would
 `training.churn.evaluation` computes the metrics of cuts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -34,11 +34,10 @@ from tailorbird.training.churn.labels import Activity, Floats, Ints, Window
 from tailorbird.training.churn.model_choice import PROOFS, Cut, OriginScores, choose_model
 from tailorbird.training.churn.rows import NO_LIMIT, PeopleFeatures
 from tailorbird.training.churn.training_rows import FitSettings, Grid
+from tailorbird.training.settings import Progress
 
 PER_REACH = 3  # maximum cuts from an origin to the end of its window, gap included
 CUTS_MAX = PROOFS + 2 * PER_REACH  # enough to calibrate the last cut
-
-Progress = Callable[[str, int, int], None]
 
 
 def backtest_windows(activity: Activity, churn: Churn, cuts: int) -> list[Window]:
@@ -99,7 +98,7 @@ def build_grid(
     *,
     rows_max: int,
     seed: int,
-    progress: Progress,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Grid:
     """Return people at moments one period apart; every third of a window is an origin.
 
@@ -183,7 +182,7 @@ def run_cuts(
     settings: FitSettings,
     *,
     scored_max: int,
-    progress: Progress,
+    progress: Progress = lambda stage, done, total: None,
 ) -> list[Cut]:
     """Run the backtest over windows, oldest first; origins with too little data are skipped.
 

@@ -11,16 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightgbm
 import numpy as np
-import pyarrow as pa
 
-from tailorbird.errors import BundleError, NotReadyError
+from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.lake import Lake, span
-from tailorbird.models.export import TOLERANCE, score_onnx
+from tailorbird.models.export import largest_difference
 from tailorbird.models.gbdt import Gbdt
 from tailorbird.ranking.churn.bundle import space_files
 from tailorbird.ranking.churn.bundle_writer import write_churn_bundle
@@ -29,6 +27,7 @@ from tailorbird.ranking.churn.plan import ChurnPlan, Part
 from tailorbird.registry import Registry
 from tailorbird.registry import Window as Span
 from tailorbird.storage_paths import Storage
+from tailorbird.training.bundle_files import LIBRARIES
 from tailorbird.training.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
 from tailorbird.training.churn.card import churn_card
 from tailorbird.training.churn.contact import contact_curve
@@ -290,7 +289,9 @@ def _write_bundle(
     spread = np.unique(np.linspace(0, len(newest) - 1, PARITY_ROWS).astype(np.intp))
     models = {part.head: fitted.export(part.head) for part in plan.parts}
     compared = fitted.matrix(backtest.grid.table.take(spread))
-    parity = max(_export_difference(fitted, name, data, compared) for name, data in models.items())
+    parity = max(
+        largest_difference(fitted.models[name], data, compared) for name, data in models.items()
+    )
     figures = backtest.figures[-1]
     write_churn_bundle(
         folder,
@@ -308,7 +309,7 @@ def _write_bundle(
             "about": dict(about),
             "parity": parity,
         },
-        libraries={"lightgbm": lightgbm.__version__, "pyarrow": str(pa.__version__)},
+        libraries=LIBRARIES,
         card=churn_card(churn, figures, choice, decision, about, notes, by),
         space=space_files(backtest.people.space, backtest.tower)
         if backtest.people.space is not None and backtest.tower is not None
@@ -348,21 +349,3 @@ def build_plan(churn: Churn, fitted: FittedModels, choice: Choice, until: int) -
         fitted.bg_nbd if choice.count_model.endswith("bg_nbd") else None,
         fitted.pareto_nbd if choice.count_model == "pareto_nbd" else None,
     )
-
-
-def _export_difference(fitted: FittedModels, name: str, data: bytes, matrix: np.ndarray) -> float:
-    """Return the largest difference between a model and its export.
-
-    Raises:
-        BundleError: it exceeds the tolerance, relative to the value for counts.
-    """
-    ours = fitted.models[name].score(matrix)
-    worst = float(
-        (np.abs(ours - score_onnx(data, matrix)) / np.maximum(1.0, np.abs(ours))).max(initial=0.0)
-    )
-    if not worst <= TOLERANCE:
-        raise BundleError(
-            f"the exported model {name} differs from the trained one by {worst:.2g} (at most "
-            f"{TOLERANCE:g} is allowed)"
-        )
-    return worst

@@ -30,6 +30,7 @@ from tailorbird.events.clock import DAY
 from tailorbird.features import FeatureSet
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.calibration import Calibration
+from tailorbird.ranking.churn.plan import FILE as PLAN
 from tailorbird.ranking.churn.plan import ChurnPlan
 from tailorbird.ranking.encode.encoder import Encoder, Keys
 from tailorbird.ranking.encode.rows import Matrix
@@ -97,7 +98,7 @@ class ChurnBundle:
             fix="tailorbird train with the name that churn.py declares",
         )
         try:
-            plan = msgspec.json.decode(sealed.files["churn.json"], type=ChurnPlan)
+            plan = msgspec.json.decode(sealed.files[PLAN], type=ChurnPlan)
             calibration = models.calibration[CHURN_HEAD]
         except KeyError as error:
             raise BundleError(f"{error.args[0]} is missing", where=where) from error

@@ -6,6 +6,9 @@ import msgspec
 
 from tailorbird.ranking.churn.bg_nbd import BgNbdColumns
 from tailorbird.ranking.churn.pareto_nbd import ParetoNbdColumns
+from tailorbird.registry import Head
+
+FILE = "churn.json"
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,6 +48,21 @@ class ChurnPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scale: float = 1.0
     bg_nbd: BgNbdColumns | None = None
     pareto_nbd: ParetoNbdColumns | None = None
+
+    def heads(self, calibration: str) -> list[Head]:
+        """Return the heads of a bundle with this plan; counts are not calibrated."""
+        return [
+            Head(
+                part.head,
+                f"model/{part.head}.onnx",
+                calibration="none" if part.kind == "count" else calibration,
+            )
+            for part in self.parts
+        ]
+
+    def files(self) -> dict[str, bytes]:
+        """Return the file of a bundle that states the plan."""
+        return {FILE: msgspec.json.encode(self)}
 
     @property
     def has_hazards(self) -> bool:

@@ -20,8 +20,8 @@ from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.lake import Lake, span
 from tailorbird.models.export import largest_difference
 from tailorbird.models.gbdt import Gbdt
-from tailorbird.ranking.churn.bundle import space_files
-from tailorbird.ranking.churn.bundle_writer import write_churn_bundle
+from tailorbird.ranking.bundle import write_bundle
+from tailorbird.ranking.churn.bundle import CHURN_HEAD, space_files
 from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.ranking.churn.plan import ChurnPlan, Part
 from tailorbird.registry import Registry
@@ -292,16 +292,17 @@ def _write_bundle(
     parity = max(
         largest_difference(fitted.models[name], data, compared) for name, data in models.items()
     )
-    figures = backtest.figures[-1]
-    write_churn_bundle(
+    figures, heads = backtest.figures[-1], plan.heads(choice.calibrator.name)
+    write_bundle(
         folder,
-        plan,
         created_at=now,
         features=features,
         encoder=fitted.encoder,
-        models=models,
-        calibration=choice.calibrator,
+        models={head.file: models[head.name] for head in heads},
+        heads=heads,
+        index=None,
         golden=current_rows,
+        calibration={CHURN_HEAD: choice.calibrator},
         window=Span(backtest.activity.start_ts, backtest.activity.known_until),
         metrics={
             "results": flatten_tables(figures.results),
@@ -311,7 +312,7 @@ def _write_bundle(
         },
         libraries=LIBRARIES,
         card=churn_card(churn, figures, choice, decision, about, notes, by),
-        space=space_files(backtest.people.space, backtest.tower)
+        tower=space_files(backtest.people.space, backtest.tower)
         if backtest.people.space is not None and backtest.tower is not None
         else None,
         trees={
@@ -319,6 +320,7 @@ def _write_bundle(
             for part in plan.parts
             if isinstance(model := fitted.models[part.head], Gbdt)
         },
+        extra=plan.files(),
     )
 
 

@@ -11,6 +11,7 @@ present. `training.churn.rows` computes the features of the same people.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,6 @@ from tailorbird.errors import LeakError, NotReadyError
 from tailorbird.events import DAY, micros, to_iso
 from tailorbird.models.btyd import Purchases
 from tailorbird.models.interactions import Counter
-from tailorbird.models.rfm import Rfm
 from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.training.churn.merges import MergeHistory
 from tailorbird.training.dataset.codes import Codes, human_mask
@@ -30,6 +30,22 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 ANONYMOUS = "anon:"
+
+
+class Rfm(NamedTuple):
+    """Purchase history of people at a moment, shape (n,) each.
+
+    Attributes:
+        recency: days since the last purchase.
+        frequency: purchases.
+        age: days since the first purchase.
+        amount: total amount; 0 if unknown.
+    """
+
+    recency: Floats
+    frequency: Floats
+    age: Floats
+    amount: Floats
 
 
 @dataclass(frozen=True)

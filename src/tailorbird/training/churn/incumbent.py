@@ -41,6 +41,7 @@ from tailorbird.training.churn.rolling_origin import (
 from tailorbird.training.churn.rows import PeopleFeatures
 from tailorbird.training.churn.training_rows import FitSettings
 from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
+from tailorbird.training.evaluation.gate import describe_unevaluated
 from tailorbird.training.evaluation.metrics import log_losses
 
 RECIPE = "recipe"  # among what a bundle says about its training
@@ -86,6 +87,11 @@ class ChampionComparison:
     gain: Interval | None = None
     skip_reason: str = ""
     note: str = ""
+
+    @property
+    def unevaluated_note(self) -> str:
+        """Say why the champion could not be judged, or return ""."""
+        return describe_unevaluated(self.version, self.skip_reason) if self.skip_reason else ""
 
 
 @dataclass(frozen=True)
@@ -185,16 +191,12 @@ def _redeclared_columns(bundle: ChurnBundle, people: PeopleFeatures) -> list[str
     champion_features, current_features = bundle.features, people.features
     if champion_features is None or champion_features.schema_hash == current_features.schema_hash:
         return []
-    available = {*people.columns.numeric, *people.columns.categorical}
-    read = [
-        name
-        for name in (*bundle.feature_columns.numeric, *bundle.feature_columns.categorical)
-        if name in available
-    ]
+    dropped = _dropped_columns(bundle, people)
     return [
         name
-        for name in read
-        if set(subset(champion_features, [name]).features)
+        for name in (*bundle.feature_columns.numeric, *bundle.feature_columns.categorical)
+        if name not in dropped
+        and set(subset(champion_features, [name]).features)
         != set(subset(current_features, [name]).features)
     ]
 

@@ -51,13 +51,7 @@ from tailorbird.training.churn.rolling_origin import (
 from tailorbird.training.churn.rows import needed_columns
 from tailorbird.training.dataset.rows import log_end
 from tailorbird.training.evaluation.bootstrap import Interval, flatten_tables
-from tailorbird.training.evaluation.gate import (
-    Decision,
-    Evidence,
-    Rival,
-    decide,
-    describe_unevaluated,
-)
+from tailorbird.training.evaluation.gate import Decision, Evidence, Rival, decide
 from tailorbird.training.fit.trees import export_trees
 from tailorbird.training.leakage.columns import ahead_notes
 from tailorbird.training.settings import Progress
@@ -120,11 +114,12 @@ def train_churn(
     comparison = compare_with_champion(champion, churn, backtest.people, activity, backtest.cuts)
     watch.report("incumbent", 1, 1)
     decision = _decide(figures[-1], backtest, comparison)
-    notes = (
-        *((backtest.vectors_note,) if backtest.vectors_note else ()),
+    all_notes = (
+        backtest.vectors_note,
         *_compose_notes(churn, backtest, window, choice),
-        *_comparison_notes(comparison, decision),
+        comparison.unevaluated_note or comparison.note,
     )
+    notes = tuple(note for note in all_notes if note and note not in decision.reasons)
     about = {
         **_describe_training(churn, backtest, window, fitted),
         "owner": owner,
@@ -179,30 +174,16 @@ def _decide(last: CutMetrics, backtest: ChurnBacktest, comparison: ChampionCompa
     )
     smaller_class = int(min(last.cut.churned.sum(), (~last.cut.churned).sum()))
     incumbent = None if comparison.gain is None else Rival(comparison.version, comparison.gain, 0.0)
-    unjudged = (
-        describe_unevaluated(comparison.version, comparison.skip_reason)
-        if comparison.skip_reason
-        else ""
-    )
     return decide(
         Evidence(
             "log loss",
             rivals,
             incumbent,
-            incumbent_note=unjudged,
+            incumbent_note=comparison.unevaluated_note,
             people=smaller_class,
             leaks=backtest.leaks,
         )
     )
-
-
-def _comparison_notes(comparison: ChampionComparison, decision: Decision) -> list[str]:
-    note = (
-        describe_unevaluated(comparison.version, comparison.skip_reason)
-        if comparison.skip_reason
-        else comparison.note
-    )
-    return [note] if note and note not in decision.reasons else []
 
 
 def _negate(difference: Interval) -> Interval:

@@ -29,7 +29,6 @@ from tailorbird.registry import Window as Span
 from tailorbird.storage_paths import Storage
 from tailorbird.training.bundle_files import LIBRARIES
 from tailorbird.training.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
-from tailorbird.training.churn.card import churn_card
 from tailorbird.training.churn.contact import contact_curve
 from tailorbird.training.churn.evaluation import CutMetrics
 from tailorbird.training.churn.fit import BLEND, HAZARD, PURCHASES, FittedModels, fit_at
@@ -42,7 +41,12 @@ from tailorbird.training.churn.incumbent import (
 )
 from tailorbird.training.churn.labels import Window
 from tailorbird.training.churn.model_choice import Choice, choose_model
-from tailorbird.training.churn.report import ChurnReport, describe_choices, describe_day_mismatch
+from tailorbird.training.churn.report import (
+    ChurnReport,
+    churn_card,
+    describe_choices,
+    describe_day_mismatch,
+)
 from tailorbird.training.churn.rolling_origin import (
     column_importance,
     feature_horizon,

@@ -30,7 +30,7 @@ from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.models.churn import ChurnModels
 from tailorbird.serving.models.schemas import Schemas
 from tailorbird.training.backtests.leaks import find_backdated_imports
-from tailorbird.training.churn.score import score_people
+from tailorbird.training.tasks.churn.score import score_people
 
 pytestmark = pytest.mark.slow
 

@@ -53,7 +53,7 @@ def churn(
     from tailorbird.platform.moment import clock_as_of
     from tailorbird.ranking.churn.bundle import ChurnBundle
     from tailorbird.registry import Registry
-    from tailorbird.training.churn.score import score_people
+    from tailorbird.training.tasks.churn.score import score_people
 
     project = open_project(applied=True)
     declared = project.churn_model(name)

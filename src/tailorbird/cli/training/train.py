@@ -15,9 +15,9 @@ from tailorbird.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from tailorbird.training.churn.report import ChurnReport
     from tailorbird.training.evaluation.figures import Evaluation
     from tailorbird.training.settings import TrainReport
+    from tailorbird.training.tasks.churn.report import ChurnReport
 
 # Repeated from `platform.training`, which takes half a second to import.
 Rows = Literal["auto", "answers", "clicks"]

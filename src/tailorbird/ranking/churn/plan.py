@@ -29,7 +29,7 @@ class ChurnPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         types, window, gap, active: as declared; active 0 is unlimited.
         period, periods: of the hazard.
         read_until: no columns are read later, since the models never saw evicted state; see
-            `training.churn.rolling_origin.feature_horizon`.
+            `training.tasks.churn.rolling_origin.feature_horizon`.
         parts: the models; P(churn) is the mean of their log-odds, before calibration.
         scale: of the expected purchases.
         bg_nbd, pareto_nbd: further models of expected purchases, averaged with the `count`

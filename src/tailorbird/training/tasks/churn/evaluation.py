@@ -9,7 +9,7 @@ intervals.
     mae, bias       of expected purchases: mean absolute error, total ÷ true total − 1
 
 Every person is one row, drawn Poisson(1) times in a replicate. All models share the replicates, so
-differences are paired. `training.churn.rolling_origin` defines cuts.
+differences are paired. `training.tasks.churn.rolling_origin` defines cuts.
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.training.churn.labels import Floats
-from tailorbird.training.churn.model_choice import Cut
 from tailorbird.training.evaluation import metrics
 from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
 from tailorbird.training.evaluation.calibration import Calibration, measure_calibration
+from tailorbird.training.tasks.churn.labels import Floats
+from tailorbird.training.tasks.churn.model_choice import Cut
 
 OURS = "tailorbird"
 REPLICATES = 500

@@ -25,13 +25,13 @@ from tailorbird.features.offline.backfill import History, Requests, event_column
 from tailorbird.ranking.churn.bundle import with_vectors
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Columns
-from tailorbird.training.churn.labels import Activity, Ints
 from tailorbird.training.leakage.backdated import (
     PROFILE_COLUMNS,
     drop_attributes,
     find_backdated_profiles,
 )
 from tailorbird.training.leakage.columns import count_changes
+from tailorbird.training.tasks.churn.labels import Activity, Ints
 
 Matrix = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]

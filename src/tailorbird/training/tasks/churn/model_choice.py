@@ -8,10 +8,10 @@ import numpy.typing as npt
 
 from tailorbird.ranking.calibration import Calibration, Identity, fit_platt
 from tailorbird.ranking.churn.bundle import log_odds
-from tailorbird.training.churn.fit import BLEND, DIRECT, HAZARD, FittedModels
-from tailorbird.training.churn.labels import Floats, Ints, Window
 from tailorbird.training.evaluation.metrics import log_loss
 from tailorbird.training.fit.calibrate import CalibrationChoice, choose_calibration
+from tailorbird.training.tasks.churn.fit import BLEND, DIRECT, HAZARD, FittedModels
+from tailorbird.training.tasks.churn.labels import Floats, Ints, Window
 
 ORDER = (BLEND, HAZARD[0], HAZARD[1], DIRECT[0], DIRECT[1])  # preference without evidence
 PROOFS = 3  # later cuts that a choice needs

@@ -18,12 +18,12 @@ from tailorbird.ranking.churn.bundle import CHURN_HEAD, ChurnBundle
 from tailorbird.ranking.churn.pareto_nbd import ParetoNbdColumns
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.registry import Columns
-from tailorbird.training.churn.fit import COUNT_MODELS, PURCHASES, FittedModels
-from tailorbird.training.churn.labels import Window
-from tailorbird.training.churn.model_choice import PROOFS, RAW, Choice, choose_count_model
-from tailorbird.training.churn.pareto import fit_pareto_nbd
-from tailorbird.training.churn.rows import FeatureTable
-from tailorbird.training.churn.train import build_plan
+from tailorbird.training.tasks.churn.fit import COUNT_MODELS, PURCHASES, FittedModels
+from tailorbird.training.tasks.churn.labels import Window
+from tailorbird.training.tasks.churn.model_choice import PROOFS, RAW, Choice, choose_count_model
+from tailorbird.training.tasks.churn.pareto import fit_pareto_nbd
+from tailorbird.training.tasks.churn.rows import FeatureTable
+from tailorbird.training.tasks.churn.train import build_plan
 
 WINDOW = Window(0, 0, 91 * DAY)
 CHURN = Churn(window="91d", period="7d", recency="since", frequency="bought", age="age")

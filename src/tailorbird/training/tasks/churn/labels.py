@@ -5,8 +5,8 @@
 
 An `Activity` holds what had been received by `known_until` and refuses to read later. A window that
 ends later is *censored*: its label is unknown, not "gone". So is the label of a user who was merged
-into another within the window. A user who is already merged (`training.churn.merges`) is not
-present. `training.churn.rows` computes the features of the same people.
+into another within the window. A user who is already merged (`training.tasks.churn.merges`) is not
+present. `training.tasks.churn.rows` computes the features of the same people.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ from tailorbird.events import DAY, micros, to_iso
 from tailorbird.models.btyd import Purchases
 from tailorbird.models.interactions import Counter
 from tailorbird.ranking.churn.declaration import Churn
-from tailorbird.training.churn.merges import MergeHistory
 from tailorbird.training.dataset.codes import Codes, human_mask
+from tailorbird.training.tasks.churn.merges import MergeHistory
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

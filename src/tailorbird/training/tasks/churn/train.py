@@ -28,31 +28,6 @@ from tailorbird.registry import Registry
 from tailorbird.registry import Window as Span
 from tailorbird.storage_paths import Storage
 from tailorbird.training.bundle_files import LIBRARIES
-from tailorbird.training.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
-from tailorbird.training.churn.contact import contact_curve
-from tailorbird.training.churn.evaluation import CutMetrics
-from tailorbird.training.churn.fit import BLEND, HAZARD, PURCHASES, FittedModels, fit_at
-from tailorbird.training.churn.incumbent import (
-    RECIPE,
-    ChampionComparison,
-    Recipe,
-    compare_with_champion,
-    load_champion,
-)
-from tailorbird.training.churn.labels import Window
-from tailorbird.training.churn.model_choice import Choice, choose_model
-from tailorbird.training.churn.report import (
-    ChurnReport,
-    churn_card,
-    describe_choices,
-    describe_day_mismatch,
-)
-from tailorbird.training.churn.rolling_origin import (
-    column_importance,
-    feature_horizon,
-    period_starts,
-)
-from tailorbird.training.churn.rows import needed_columns
 from tailorbird.training.dataset.rows import log_end
 from tailorbird.training.evaluation.bootstrap import Interval, flatten_tables
 from tailorbird.training.evaluation.gate import Decision, Evidence, Rival, decide
@@ -60,6 +35,31 @@ from tailorbird.training.fit.trees import export_trees
 from tailorbird.training.leakage.columns import ahead_notes
 from tailorbird.training.settings import Progress
 from tailorbird.training.stage_times import StageTimer
+from tailorbird.training.tasks.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
+from tailorbird.training.tasks.churn.contact import contact_curve
+from tailorbird.training.tasks.churn.evaluation import CutMetrics
+from tailorbird.training.tasks.churn.fit import BLEND, HAZARD, PURCHASES, FittedModels, fit_at
+from tailorbird.training.tasks.churn.incumbent import (
+    RECIPE,
+    ChampionComparison,
+    Recipe,
+    compare_with_champion,
+    load_champion,
+)
+from tailorbird.training.tasks.churn.labels import Window
+from tailorbird.training.tasks.churn.model_choice import Choice, choose_model
+from tailorbird.training.tasks.churn.report import (
+    ChurnReport,
+    churn_card,
+    describe_choices,
+    describe_day_mismatch,
+)
+from tailorbird.training.tasks.churn.rolling_origin import (
+    column_importance,
+    feature_horizon,
+    period_starts,
+)
+from tailorbird.training.tasks.churn.rows import needed_columns
 
 PARITY_ROWS = 10_000  # of the grid, over the whole history, on which model and export are compared
 USUAL_ROWS = 2_000  # newest rows of the grid, from which the bundle takes its golden rows
@@ -164,7 +164,7 @@ def train_churn(
     )
     if reports is None:
         return report
-    from tailorbird.training.churn.page import write_page
+    from tailorbird.training.tasks.churn.page import write_page
 
     return replace(
         report, report=write_page(reports / f"churn-{churn.name}-{version}.html", report, churn)

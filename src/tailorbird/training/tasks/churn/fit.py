@@ -15,7 +15,7 @@ of origins whose window is censored.
 Training rows lose half their weight for each window that their origin lies back, except those of
 `purchases`, which all weigh the same. `blend` is the mean of the models' log-odds. Expected
 purchases come from the trees; if the columns are named, they come from the mean of trees and BG/NBD
-(`trees_bg_nbd`), or from BG/NBD or Pareto/NBD alone. `training.churn.rolling_origin` decides which
+(`trees_bg_nbd`), or from BG/NBD or Pareto/NBD alone. `training.tasks.churn.rolling_origin` decides which
 is used.
 """
 
@@ -36,10 +36,10 @@ from tailorbird.ranking.churn.bundle import average_log_odds, log_survival
 from tailorbird.ranking.churn.pareto_nbd import ParetoNbdColumns
 from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
-from tailorbird.training.churn.labels import Activity, Floats, Window
-from tailorbird.training.churn.pareto import fit_pareto_nbd
-from tailorbird.training.churn.rows import FeatureTable, Matrix
-from tailorbird.training.churn.training_rows import (
+from tailorbird.training.tasks.churn.labels import Activity, Floats, Window
+from tailorbird.training.tasks.churn.pareto import fit_pareto_nbd
+from tailorbird.training.tasks.churn.rows import FeatureTable, Matrix
+from tailorbird.training.tasks.churn.training_rows import (
     FitSettings,
     Grid,
     TrainingRows,

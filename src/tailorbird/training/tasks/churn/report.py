@@ -1,4 +1,4 @@
-"""Result of a churn training: as JSON, for the page (`training.churn.page`), and the model card."""
+"""Result of a churn training: as JSON, for the page (`training.tasks.churn.page`), and the model card."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ import numpy as np
 
 from tailorbird.events import DAY, to_iso
 from tailorbird.ranking.churn.declaration import Churn
-from tailorbird.training.churn.contact import ContactCurve
-from tailorbird.training.churn.evaluation import CutMetrics
-from tailorbird.training.churn.labels import Activity
-from tailorbird.training.churn.model_choice import Choice
-from tailorbird.training.churn.rolling_origin import cuts_to_calibrate, required_history_us
-from tailorbird.training.churn.training_rows import Grid
 from tailorbird.training.evaluation.bootstrap import flatten_tables
 from tailorbird.training.evaluation.gate import Decision
 from tailorbird.training.report.card import NO_OWNER, gate_section, render_table
+from tailorbird.training.tasks.churn.contact import ContactCurve
+from tailorbird.training.tasks.churn.evaluation import CutMetrics
+from tailorbird.training.tasks.churn.labels import Activity
+from tailorbird.training.tasks.churn.model_choice import Choice
+from tailorbird.training.tasks.churn.rolling_origin import cuts_to_calibrate, required_history_us
+from tailorbird.training.tasks.churn.training_rows import Grid
 
 EVENTS_PER_DAY_MAX = 1.2  # a frequency column with more does not count days
 CARD_FIGURES = ("auc", "ap", "log_loss", "lift_10", "calibration_error_debiased")

@@ -16,7 +16,7 @@ window that takes
     fitted  proofs      judged   4, 5 and 6 began when 1, 2 and 3 were
 
 For the bundle, made when 9 is finished, 4 to 9 are proofs, so six origins would do.
-`training.churn.evaluation` computes the metrics of cuts.
+`training.tasks.churn.evaluation` computes the metrics of cuts.
 """
 
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ from tailorbird.features.declare.limits import HORIZON
 from tailorbird.models.btyd import fit_bg_nbd
 from tailorbird.models.logistic import fit_logistic
 from tailorbird.ranking.churn.declaration import Churn
-from tailorbird.training.churn.fit import BLEND, DIRECT, HAZARD, FittedModels, fit_at
-from tailorbird.training.churn.labels import Activity, Floats, Ints, Rfm, Window
-from tailorbird.training.churn.model_choice import PROOFS, Cut, OriginScores, choose_model
-from tailorbird.training.churn.rows import NO_LIMIT, PeopleFeatures
-from tailorbird.training.churn.training_rows import FitSettings, Grid
 from tailorbird.training.settings import Progress
+from tailorbird.training.tasks.churn.fit import BLEND, DIRECT, HAZARD, FittedModels, fit_at
+from tailorbird.training.tasks.churn.labels import Activity, Floats, Ints, Rfm, Window
+from tailorbird.training.tasks.churn.model_choice import PROOFS, Cut, OriginScores, choose_model
+from tailorbird.training.tasks.churn.rows import NO_LIMIT, PeopleFeatures
+from tailorbird.training.tasks.churn.training_rows import FitSettings, Grid
 
 PER_REACH = 3  # maximum cuts from an origin to the end of its window, gap included
 CUTS_MAX = PROOFS + 2 * PER_REACH  # enough to calibrate the last cut

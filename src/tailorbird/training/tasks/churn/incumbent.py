@@ -30,19 +30,19 @@ from tailorbird.features.offline.backfill import subset
 from tailorbird.ranking.churn.bundle import ChurnBundle
 from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.registry import Columns, Registry
-from tailorbird.training.churn.labels import Activity, Floats
-from tailorbird.training.churn.model_choice import Cut
-from tailorbird.training.churn.rolling_origin import (
+from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
+from tailorbird.training.evaluation.gate import describe_unevaluated
+from tailorbird.training.evaluation.metrics import log_losses
+from tailorbird.training.tasks.churn.labels import Activity, Floats
+from tailorbird.training.tasks.churn.model_choice import Cut
+from tailorbird.training.tasks.churn.rolling_origin import (
     build_grid,
     feature_horizon,
     run_cuts,
     score_people_at,
 )
-from tailorbird.training.churn.rows import PeopleFeatures
-from tailorbird.training.churn.training_rows import FitSettings
-from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
-from tailorbird.training.evaluation.gate import describe_unevaluated
-from tailorbird.training.evaluation.metrics import log_losses
+from tailorbird.training.tasks.churn.rows import PeopleFeatures
+from tailorbird.training.tasks.churn.training_rows import FitSettings
 
 RECIPE = "recipe"  # among what a bundle says about its training
 

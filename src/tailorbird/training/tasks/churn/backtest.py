@@ -11,22 +11,22 @@ from tailorbird.features import FeatureSet
 from tailorbird.ranking.churn.columns import churn_columns
 from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.ranking.tower import Space
-from tailorbird.training.churn.evaluation import CutMetrics, evaluate_cut
-from tailorbird.training.churn.fit import training_rows
-from tailorbird.training.churn.labels import Activity, Window, build_activity
-from tailorbird.training.churn.model_choice import Cut
-from tailorbird.training.churn.rolling_origin import (
+from tailorbird.training.fit.towers import TowerLearner, TowerSettings
+from tailorbird.training.leakage.columns import find_leakage
+from tailorbird.training.settings import Progress
+from tailorbird.training.tasks.churn.evaluation import CutMetrics, evaluate_cut
+from tailorbird.training.tasks.churn.fit import training_rows
+from tailorbird.training.tasks.churn.labels import Activity, Window, build_activity
+from tailorbird.training.tasks.churn.model_choice import Cut
+from tailorbird.training.tasks.churn.rolling_origin import (
     CUTS_MAX,
     backtest_windows,
     build_grid,
     run_cuts,
 )
-from tailorbird.training.churn.rows import PeopleFeatures
-from tailorbird.training.churn.training_rows import FitSettings, Grid
-from tailorbird.training.churn.vectors import fit_tower_before, vectors_help
-from tailorbird.training.fit.towers import TowerLearner, TowerSettings
-from tailorbird.training.leakage.columns import find_leakage
-from tailorbird.training.settings import Progress
+from tailorbird.training.tasks.churn.rows import PeopleFeatures
+from tailorbird.training.tasks.churn.training_rows import FitSettings, Grid
+from tailorbird.training.tasks.churn.vectors import fit_tower_before, vectors_help
 
 JUDGED_MAX = 6
 
@@ -38,7 +38,7 @@ class ChurnSettings:
     """Settings of a churn training.
 
     Attributes:
-        cuts: maximum number of backtest origins, see `walk.backtest_windows`. The newest
+        cuts: maximum number of backtest origins, see `rolling_origin.backtest_windows`. The newest
             `JUDGED_MAX` are evaluated; earlier ones only choose and calibrate models.
         grid_rows: maximum rows of the grid.
         asked: maximum people scored at an origin.

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.models.gbdt import GbdtSettings
-from tailorbird.training.churn.labels import Activity, Floats, Ints, Window
-from tailorbird.training.churn.rows import FeatureTable
 from tailorbird.training.settings import check_seed
+from tailorbird.training.tasks.churn.labels import Activity, Floats, Ints, Window
+from tailorbird.training.tasks.churn.rows import FeatureTable
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from tailorbird.ranking.churn.plan import ChurnPlan, Part
 from tailorbird.ranking.encode.rows import Ragged
 from tailorbird.ranking.tower_net import TOLERANCE
 from tailorbird.registry import Window
-from tailorbird.training.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
-from tailorbird.training.churn.segments import find_segments, taste_groups
-from tailorbird.training.churn.training_rows import FitSettings
 from tailorbird.training.fit.towers import TowerSettings
+from tailorbird.training.tasks.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
+from tailorbird.training.tasks.churn.segments import find_segments, taste_groups
+from tailorbird.training.tasks.churn.training_rows import FitSettings
 
 pytestmark = pytest.mark.slow
 

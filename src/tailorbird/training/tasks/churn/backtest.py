@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pyarrow as pa
 
@@ -122,28 +123,19 @@ def run_backtest(
         progress=progress,
     )
     grid = full_grid if space is None else replace(full_grid, table=full_grid.table.select(columns))
-    cuts = run_cuts(
-        grid,
-        people,
-        activity,
-        churn,
-        windows,
-        settings.fit,
+    run = partial(
+        run_cuts,
+        activity=activity,
+        churn=churn,
+        windows=windows,
+        settings=settings.fit,
         scored_max=settings.asked,
         progress=progress,
     )
+    cuts = run(grid, people)
     tower = None
     if space is not None and learner is not None:
-        by_vectors = run_cuts(
-            full_grid,
-            people_with_vectors,
-            activity,
-            churn,
-            windows,
-            settings.fit,
-            scored_max=settings.asked,
-            progress=progress,
-        )
+        by_vectors = run(full_grid, people_with_vectors)
         use_vectors, vectors_note = vectors_help(cuts, by_vectors, settings.fit.seed)
         if use_vectors:
             people, grid, cuts, tower = (

@@ -233,8 +233,8 @@ def build_activity(events: pa.Table, churn: Churn, read_at: int, lateness_us: in
 
     Args:
         events: columns of `events.contract.schema.ROUTED`; people without a user id and bots are
-        left out. read_at: the moment of reading; events of the last `lateness_us` before it may
-        still be
+            left out.
+        read_at: the moment of reading; events of the last `lateness_us` before it may still be
             incomplete and are left out.
 
     Raises:

@@ -152,7 +152,8 @@ class _Figures:
     """The figures of a prediction, as a function of row weights."""
 
     def __init__(self, cut: Cut, probability: Floats, expected: Floats | None) -> None:
-        self._cut, self._expected = cut, expected
+        self._bought, self._expected = cut.bought, expected
+        self._errors = np.zeros(0) if expected is None else np.abs(expected - cut.bought)
         self._churn_order = SortedScores(probability, cut.churned)
         self._return_order = SortedScores(1 - probability, ~cut.churned)
         self._losses = metrics.log_losses(probability, cut.churned)
@@ -169,7 +170,6 @@ class _Figures:
         ap_returning = self._return_order.ranking_metrics(weight)[1]
         figures = [area, ap_returning, ap_churned, mean(self._losses), lift]
         if self._expected is not None:
-            bought = self._cut.bought
-            total_ratio = mean(self._expected) / max(mean(bought), 1e-12)
-            figures += [mean(np.abs(self._expected - bought)), total_ratio - 1]
+            total_ratio = mean(self._expected) / max(mean(self._bought), 1e-12)
+            figures += [mean(self._errors), total_ratio - 1]
         return figures

@@ -11,7 +11,7 @@ from tailorbird.events import DAY, to_iso
 from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.training.evaluation.bootstrap import flatten_tables
 from tailorbird.training.evaluation.gate import Decision
-from tailorbird.training.report.card import NO_OWNER, gate_section, render_table
+from tailorbird.training.report.card import NO_OWNER, format_table, gate_section
 from tailorbird.training.tasks.churn.contact import ContactCurve
 from tailorbird.training.tasks.churn.evaluation import CutMetrics
 from tailorbird.training.tasks.churn.labels import Activity
@@ -187,11 +187,11 @@ def churn_card(
         f"{cut.churned.mean():.1%} of whom were gone.",
         f"Taken: {choice.description}.",
         "## Quality at the last origin",
-        render_table(["", *CARD_FIGURES], quality),
-        render_table(["people with", "people", "calibration error, debiased"], slices),
+        format_table(["", *CARD_FIGURES], quality),
+        format_table(["people with", "people", "calibration error, debiased"], slices),
         *gate_section(decision),
         "## Columns",
-        render_table(["column", "how it is taken"], about["columns"].items()),
+        format_table(["column", "how it is taken"], about["columns"].items()),
         "## Limits",
         "\n".join(f"- {note}" for note in (*notes, *CARD_LIMITS)),
     ]

@@ -78,6 +78,7 @@ ALLOWED: dict[str, set[str]] = {
     "ranking": {"events", "candidates", "features", "registry", "retrieval", "experiments.assign"},
     "retrieval": {"events", "candidates.contract", "registry"},
     "models": {"events", "features", "retrieval"},
+    "models.btyd": {"ranking.churn.bg_nbd"},
     "training": {
         "events",
         "lake",

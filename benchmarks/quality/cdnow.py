@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from benchmarks.quality.leaving import Case, Plan, main
 from benchmarks.quality.parts import cdnow_ceiling
 from tailorbird.events import DAY
-from tailorbird.training.churn.labels import Window
+from tailorbird.training.tasks.churn.labels import Window
 
 CALIBRATION_DAYS, HOLDOUT_DAYS = 273, 273  # days: to 1997-09-30, and to 1998-06-30
 POPULATIONS = 20  # drawn, of a model

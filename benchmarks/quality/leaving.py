@@ -1,6 +1,6 @@
 """The shared part of both churn benchmarks.
 
-A data set goes through `tailorbird import` and `training.churn.train.study`, and comes out as
+A data set goes through `tailorbird import` and `training.tasks.churn.train.study`, and comes out as
 figures in JSON. As in `benchmarks.quality.running`, the data take the same way as a user's data.
 Each seed runs in a process of its own; with --keep its figures are kept there, and a run that was
 stopped goes on with the missing seeds.
@@ -23,12 +23,12 @@ from tailorbird.config import open_project
 from tailorbird.events import DAY, micros
 from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.lake import Lake
-from tailorbird.training.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
-from tailorbird.training.churn.contact import contact_curve
-from tailorbird.training.churn.labels import Window
-from tailorbird.training.churn.report import cut_to_dict
-from tailorbird.training.churn.rows import needed_columns
-from tailorbird.training.churn.training_rows import FitSettings
+from tailorbird.training.tasks.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
+from tailorbird.training.tasks.churn.contact import contact_curve
+from tailorbird.training.tasks.churn.labels import Window
+from tailorbird.training.tasks.churn.report import cut_to_dict
+from tailorbird.training.tasks.churn.rows import needed_columns
+from tailorbird.training.tasks.churn.training_rows import FitSettings
 
 SEEDS = (7, 8, 9)
 OURS = "tailorbird"

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.quality.leaving import Case, Plan, main
 from tailorbird.events import DAY
-from tailorbird.training.churn.labels import Window
+from tailorbird.training.tasks.churn.labels import Window
 
 WINDOW, STEP, WINDOWS, JUDGED = 90, 30, 9, 5
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.support.commands import environment, must, must_json, tailorbird
 
-from tailorbird.cli.training.churn import print_training
+from tailorbird.cli.training.train import print_churn
 from tailorbird.config import open_project
 from tailorbird.events import HOUR, SimulatedClock
 from tailorbird.lake import Lake
@@ -30,7 +30,7 @@ from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.models.churn import ChurnModels
 from tailorbird.serving.models.schemas import Schemas
 from tailorbird.training.backtests.leaks import find_backdated_imports
-from tailorbird.training.churn.score import score_people
+from tailorbird.training.tasks.churn.score import score_people
 
 pytestmark = pytest.mark.slow
 
@@ -442,7 +442,7 @@ def test_a_baseline_without_a_figure_is_listed_last(capsys: pytest.CaptureFixtur
         curve=SimpleNamespace(best_k=0),
         report=None,
     )
-    print_training(report, "churn")  # type: ignore[arg-type]
+    print_churn(report, "churn")  # type: ignore[arg-type]
     output = capsys.readouterr().out
     assert output.index("0.4321") < output.index("0.5000") < output.index("bg_nbd_count")
     assert "v0001 goes live" in output

@@ -9,6 +9,7 @@ from tailorbird.config import open_project
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import DAY, HOUR, SimulatedClock
 from tailorbird.platform.drift import find_drift
+from tailorbird.ranking.bundle import SKETCHES
 from tailorbird.registry import Registry
 from tailorbird.training.sketches import count_numbers, to_bytes
 
@@ -62,7 +63,7 @@ def clock(project, tmp_path):
     rows = count_numbers("feature", names, learned) + count_numbers("label", ["click"], labels)
     window = {"from": START, "test_from": START + 5 * DAY}
     about = {"slot": "home", "source": "logged answers", "window": window}
-    make_bundle(tmp_path / "bundle", sketches=to_bytes(rows), metrics={"about": about})
+    make_bundle(tmp_path / "bundle", extra={SKETCHES: to_bytes(rows)}, metrics={"about": about})
     registry = Registry(project.paths.registry, clock=clock)
     registry.promote(registry.add(tmp_path / "bundle"), by="test", why="a champion")
     return clock

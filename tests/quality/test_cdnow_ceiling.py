@@ -10,7 +10,7 @@ from benchmarks.quality.pages.leaving_page import _ceiling_section
 from benchmarks.quality.parts.cdnow_ceiling import compute_ceilings, draw_bg_nbd, draw_pareto_nbd, format_ceilings
 
 from tailorbird.models.btyd import BgNbd
-from tailorbird.training.churn.pareto import ParetoNbd
+from tailorbird.training.tasks.churn.pareto import ParetoNbd
 
 MODELS = [(BgNbd(0.25, 233.0, 0.75, 2.2, 0.0), draw_bg_nbd), (ParetoNbd(0.6, 81.0, 0.55, 68.0, 0.0), draw_pareto_nbd)]
 SPAN = 273.0

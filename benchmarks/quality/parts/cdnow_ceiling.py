@@ -23,8 +23,8 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from tailorbird.models.btyd import BgNbd, Purchases, fit_bg_nbd
-from tailorbird.training.churn.evaluation import SortedScores
-from tailorbird.training.churn.pareto import ParetoNbd, fit_pareto_nbd
+from tailorbird.training.tasks.churn.evaluation import SortedScores
+from tailorbird.training.tasks.churn.pareto import ParetoNbd, fit_pareto_nbd
 
 Floats = npt.NDArray[np.float64]
 Figures = dict[str, float]
@@ -205,7 +205,7 @@ _MODELS: tuple[tuple[str, Callable[[Purchases], Any], Callable[..., Population]]
 
 
 def _figures(chance: Floats, expected: Floats, bought: Floats) -> Figures:
-    """Return figures as `training.churn.evaluation` computes them, and the outcome.
+    """Return figures as `training.tasks.churn.evaluation` computes them, and the outcome.
 
     The outcome is the mean number of purchases and the share of customers that bought.
     """

@@ -11,16 +11,16 @@ was. Compare models with `returning`.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, checker, helper, numpy_helper
 from scipy.optimize import minimize
-from scipy.special import betaincinv, gammaln, hyp2f1
+from scipy.special import gammaln
 
 from tailorbird.errors import NotReadyError
 from tailorbird.models.export import INPUT, OPSET, OUTPUT
+from tailorbird.ranking.churn.bg_nbd import expected, odds_of_having_left
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -28,9 +28,6 @@ Floats = npt.NDArray[np.float64]
 CUSTOMERS_MIN = 20
 SECONDS_PER_DAY = 86_400.0
 IR_VERSION = 8
-# Quantile grid of p where the series overflows. It is dense near 0, because the few customers who
-# hardly ever leave may buy the most.
-QUANTILES = np.concatenate([[0.0], np.geomspace(1e-12, 1e-2, 500), np.linspace(1e-2, 1, 1_000)[1:]])
 
 
 @dataclass(frozen=True)
@@ -60,14 +57,7 @@ class BgNbd:
 
     def alive(self, customers: Purchases) -> Floats:
         """Return P(still a customer), shape (n,); 1 without a repeat purchase."""
-        x, recency, age = customers.repeats, customers.recency, customers.age
-        with np.errstate(over="ignore"):  # infinite odds: certainly left
-            odds = (
-                self.a
-                / (self.b + np.maximum(x, 1) - 1)
-                * ((self.alpha + age) / (self.alpha + recency)) ** (self.r + x)
-            )
-        return np.where(x > 0, 1 / (1 + odds), 1.0)
+        return 1 / (1 + odds_of_having_left(*self._arguments(customers)))
 
     def returning(self, customers: Purchases, span: float) -> Floats:
         """Return P(at least one purchase within `span` from now), shape (n,).
@@ -79,49 +69,14 @@ class BgNbd:
         return self.alive(customers) * (1 - p_none)
 
     def purchases(self, customers: Purchases, span: float) -> Floats:
-        """Return expected purchases within `span` from now, shape (n,).
+        """Return expected purchases within `span` from now, shape (n,)."""
+        return expected(*self._arguments(customers), span)
 
-        This is equation 10 after Euler's transformation.
-
-        The printed series overflows for thousands of purchases: (1 − z)^(r + x) F(r + x, b + x;
-        c; z) is (1 − z)^(a − 1) F(a − 1, a + b − 1 − r; c; z).
-        """
-        x, recency, age = customers.repeats, customers.recency, customers.age
-        r, alpha, a, b = self.r, self.alpha, self.a, self.b
-        z = span / (alpha + age + span)
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            expected_alive = (
-                (a + b + x - 1)
-                / (a - 1)
-                * (1 - (1 - z) ** (a - 1) * hyp2f1(a - 1, a + b - 1 - r, a + b + x - 1, z))
-            )
-        rate = (r + x) / (alpha + age)
-        if (
-            diverged := ~((expected_alive >= 0) & (expected_alive <= rate * span * (1 + 1e-6)))
-        ).any():  # the series overflows for extreme parameters
-            expected_alive[diverged] = _by_quantiles(
-                (r + x)[diverged], (alpha + age)[diverged], a, (b + x)[diverged], span
-            )
-        with np.errstate(over="ignore"):
-            odds = np.where(
-                x > 0,
-                a / (b + np.maximum(x, 1) - 1) * ((alpha + age) / (alpha + recency)) ** (r + x),
-                0.0,
-            )
-        return expected_alive / (1 + odds)
-
-
-def _by_quantiles(shape: Floats, scale: Floats, a: float, b: Floats, span: float) -> Floats:
-    """Return expected purchases of living customers by integrating over quantiles of p."""
-    total, per = np.zeros(len(shape)), span / scale
-    values, inverse = np.unique(b, return_inverse=True)
-    for low, high in pairwise(QUANTILES.tolist()):
-        p = betaincinv(a, values, (low + high) / 2)[inverse]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            total += (high - low) * np.where(
-                p > 1e-200, -np.expm1(-shape * np.log1p(p * per)) / p, shape * per
-            )
-    return total
+    def _arguments(
+        self, customers: Purchases
+    ) -> tuple[Floats, Floats, Floats, float, float, float, float]:
+        history = customers.repeats, customers.recency, customers.age
+        return *history, self.r, self.alpha, self.a, self.b
 
 
 def fit_bg_nbd(customers: Purchases) -> BgNbd:

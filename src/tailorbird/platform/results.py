@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tailorbird.serving.messages import Answer
-    from tailorbird.training.churn.report import ChurnReport
     from tailorbird.training.evaluation.figures import Evaluation
     from tailorbird.training.settings import TrainReport
+    from tailorbird.training.tasks.churn.report import ChurnReport
 
 
 def _to_text(lines: Iterable[str], frame: Frame) -> str:

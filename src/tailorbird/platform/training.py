@@ -26,8 +26,8 @@ from tailorbird.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from tailorbird.training.backtests.report import ValidationReport
-    from tailorbird.training.churn.train import ChurnReport
     from tailorbird.training.settings import TrainReport
+    from tailorbird.training.tasks.churn.train import ChurnReport
     from tailorbird.training.tuning.run import TuneReport
     from tailorbird.training.tuning.settings import TuneSettings
 
@@ -140,10 +140,10 @@ def _train_churn(
     by: str,
     progress: Progress,
 ) -> "ChurnReport":
-    from tailorbird.training.churn.backtest import ChurnSettings
-    from tailorbird.training.churn.train import train_churn
-    from tailorbird.training.churn.training_rows import FitSettings
-    from tailorbird.training.churn.vectors import SMALL
+    from tailorbird.training.tasks.churn.backtest import ChurnSettings
+    from tailorbird.training.tasks.churn.train import train_churn
+    from tailorbird.training.tasks.churn.training_rows import FitSettings
+    from tailorbird.training.tasks.churn.vectors import SMALL
 
     if inapplicable := options.slot_only_options():
         flags = [f"--{option.replace('_', '-')}" for option in inapplicable]

@@ -49,7 +49,7 @@ from tailorbird.ranking.tower import Space, Tower, UserQuery
 from tailorbird.ranking.tower_net import read_tower
 from tailorbird.ranking.tree_shap import Trees
 from tailorbird.ranking.trees import read_trees, write_trees
-from tailorbird.registry import Columns, Head, Manifest, Window, read_sealed, seal
+from tailorbird.registry import Columns, Head, Manifest, SealedBundle, Window, read_sealed, seal
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.arrays import read_array, write_array
 from tailorbird.version import __version__
@@ -106,11 +106,28 @@ class Bundle:
         Raises:
             BundleError: it does not match its manifest, the schema, or its own golden rows.
         """
-        sealed = read_sealed(path, maps_arrays=True)
-        manifest, files = sealed.manifest, sealed.files
+        return cls.read(read_sealed(path, maps_arrays=True), schema_hash=schema_hash)
+
+    @classmethod
+    def read(
+        cls,
+        sealed: SealedBundle,
+        *,
+        schema_hash: str | None,
+        has_index: bool = True,
+        fix: str = "tailorbird train",
+    ) -> "Bundle":
+        """Read and warm up a verified bundle; see `load`.
+
+        Args:
+            has_index: False for a bundle without items, such as one of churn; its tower is left to
+                the caller.
+            fix: the remedy for a bundle of other features.
+        """
+        path, manifest, files = sealed.path, sealed.manifest, sealed.files
         if schema_hash is not None and manifest.schema_hash != schema_hash:
             message = f"was trained on the features {manifest.schema_hash}, not on {schema_hash}"
-            raise BundleError(message, where=str(path), fix="tailorbird train")
+            raise BundleError(message, where=str(path), fix=fix)
         try:
             encoder = read_encoder(bytes(files["encoder.json"]), where=str(path))
             calibration = msgspec.json.decode(
@@ -122,8 +139,17 @@ class Bundle:
             raise BundleError(f"{error.args[0]} is missing", where=str(path)) from error
         except (ValueError, msgspec.DecodeError) as error:
             raise BundleError(f"cannot be read: {error}", where=str(path)) from error
-        _require_sources(manifest, where=str(path))
-        features = read_features(files, manifest.schema_hash, where=f"{path}/{DECLARED}")
+        try:
+            contract_of(manifest.sources)
+            if manifest.baseline:
+                Baseline.parse(manifest.baseline)
+            features = None
+            if DECLARED in files:
+                features = decode_features(
+                    bytes(files[DECLARED]), where=f"{path}/{DECLARED}", expect=manifest.schema_hash
+                )
+        except (DamageError, DeclarationError) as error:
+            raise BundleError(error.message, where=str(path), fix="tailorbird train") from error
         if encoder.columns != manifest.columns:
             raise BundleError(
                 "its encoder was made for other columns than the manifest names", where=str(path)
@@ -133,8 +159,10 @@ class Bundle:
             for name, data in models.items()
         }
         trees = read_trees(files, manifest.heads, len(encoder.names), golden, where=str(path))
-        index = Index.load(sealed.folder("index"))
-        tower = read_tower(sealed.folder(TOWER), index.vectors, where=f"{path}/{TOWER}")
+        index, tower = Index.bare(()), None
+        if has_index:
+            index = Index.load(sealed.folder("index"))
+            tower = read_tower(sealed.folder(TOWER), index.vectors, where=f"{path}/{TOWER}")
         bundle = cls(manifest, encoder, calibration, index, sessions, features, trees, tower)
         bundle._check_golden(*golden, where=str(path))
         encoder.warm_up()
@@ -272,7 +300,7 @@ def write_bundle(
     encoder: Encoder,
     models: Mapping[str, bytes],
     heads: Sequence[Head],
-    index: Path,
+    index: Path | None,
     golden: Matrix,
     features: FeatureSet | None = None,
     schema_hash: str = "",
@@ -285,7 +313,7 @@ def write_bundle(
     trees: Mapping[str, Trees] | None = None,
     tower: Mapping[str, bytes] | None = None,
     baseline: str = "",
-    sketches: bytes = b"",
+    extra: Mapping[str, bytes] | None = None,
 ) -> Manifest:
     """Write a sealed bundle into a new folder, ready for `Registry.add`.
 
@@ -293,7 +321,7 @@ def write_bundle(
         trees: of the heads that are forests.
         models: file name such as `model/click.onnx` → ONNX bytes.
         heads: what to read from which file; none for an index alone.
-        index: the folder that `retrieval.build_index` made.
+        index: the folder that `retrieval.build_index` made; None without items.
         features: the set that its rows are made by; it travels with the bundle, so that a server
             can read for it when the project's own declarations have moved on.
         schema_hash: of the set, where `features` is not given.
@@ -302,7 +330,7 @@ def write_bundle(
         tower: file → bytes, as `ranking.tower` has them; None without one.
         formula: head → weight, used where a slot declares no objective.
         baseline: sources joined by "+" that order items, of a bundle without heads.
-        sketches: histograms of what it learned from.
+        extra: file → bytes of further files, such as `SKETCHES`.
     """
     calibration = dict(calibration or {})
     folder.mkdir(parents=True)
@@ -312,7 +340,10 @@ def write_bundle(
     for name, data in (tower or {}).items():
         (folder / TOWER).mkdir(exist_ok=True)
         (folder / TOWER / name).write_bytes(data)
-    shutil.copytree(index, folder / "index")
+    if index is not None:
+        shutil.copytree(index, folder / "index")
+    for name, data in (extra or {}).items():
+        (folder / name).write_bytes(data)
     write_trees(folder, trees or {})
     if features is not None:
         (folder / DECLARED).write_bytes(encode_features(features))
@@ -337,11 +368,11 @@ def write_bundle(
     write_array(folder / "golden_input.npy", rows)
     write_array(folder / "golden_raw.npy", raw)
     calibrated_heads = tuple(
-        msgspec.structs.replace(head, calibration=calibration.get(head.name, Identity()).name)
+        msgspec.structs.replace(head, calibration=calibration[head.name].name)
+        if head.name in calibration
+        else head
         for head in heads
     )
-    if sketches:
-        (folder / SKETCHES).write_bytes(sketches)
     if card:
         (folder / CARD).write_text(
             card, encoding="utf-8"
@@ -357,30 +388,9 @@ def write_bundle(
         libraries={"onnxruntime": ort.__version__, "numpy": np.__version__, **(libraries or {})},
         golden_rows=len(rows),
         engine=__version__,
-        index_as_of=Index.open(index).as_of,
+        index_as_of=0 if index is None else Index.open(index).as_of,
         sources=(*encoder.live.sources, *(name for name in baseline.split("+") if name)),
         baseline=baseline,
         card=card,
     )
     return seal(folder, manifest)
-
-
-def _require_sources(manifest: Manifest, *, where: str) -> None:
-    try:
-        contract_of(manifest.sources)
-        if manifest.baseline:
-            Baseline.parse(manifest.baseline)
-    except DeclarationError as error:
-        raise BundleError(error.message, where=where, fix="tailorbird train") from error
-
-
-def read_features(
-    files: Mapping[str, bytes | memoryview], schema_hash: str, *, where: str
-) -> FeatureSet | None:
-    """Read the feature declarations of a bundle, which must match its manifest."""
-    if DECLARED not in files:
-        return None
-    try:
-        return decode_features(bytes(files[DECLARED]), where=where, expect=schema_hash)
-    except (DamageError, DeclarationError) as error:
-        raise BundleError(error.message, where=where, fix="tailorbird train") from error

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from tailorbird.features import FeatureSet
 from tailorbird.models.gbdt import Gbdt
-from tailorbird.ranking.bundle import write_bundle
+from tailorbird.ranking.bundle import SKETCHES, write_bundle
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Head, Window
 from tailorbird.retrieval import Index
@@ -22,6 +22,8 @@ from tailorbird.training.fit.retrieval import RetrievalChoice
 from tailorbird.training.fit.trees import export_trees
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.sketches import to_bytes
+
+LIBRARIES = {"lightgbm": lightgbm.__version__, "pyarrow": str(pa.__version__)}
 
 
 def write_model_bundle(
@@ -67,7 +69,7 @@ def write_model_bundle(
             "about": dict(about),
             "parity": fitted.parity,
         },
-        libraries={"lightgbm": lightgbm.__version__, "pyarrow": str(pa.__version__)},
+        libraries=LIBRARIES,
         card=card,
         trees={
             head: export_trees(model)
@@ -75,7 +77,7 @@ def write_model_bundle(
             if isinstance(model, Gbdt)
         },
         tower=tower,
-        sketches=to_bytes(fitted.sketches),
+        extra={SKETCHES: sketches} if (sketches := to_bytes(fitted.sketches)) else None,
     )
 
 

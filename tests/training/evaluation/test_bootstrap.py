@@ -80,11 +80,12 @@ def test_the_calibration_interval_lies_around_the_figure():
     p = rng.uniform(0.1, 0.6, 5_000)
     label = rng.random(5_000) < p * 0.8
     calibration = measure_calibration(p, label)
-    interval = Bootstrap(np.arange(500)).calibration_error(
+    interval, debiased = Bootstrap(np.arange(500)).calibration_errors(
         calibration, p, label, np.repeat(np.arange(500), 10)
     )
     assert interval.low < interval.value < interval.high
     assert interval.low > 0.03
+    assert debiased.low < debiased.value < debiased.high
 
 
 @pytest.mark.slow
@@ -94,3 +95,12 @@ def test_many_people_are_drawn_in_parts_with_the_same_result_each_time():
         Bootstrap(np.arange(60_000), replicates=900, seed=7).mean(value) for _ in range(2)
     )
     assert first == second
+
+
+def test_a_figure_of_weights_is_drawn_in_the_same_replicates():
+    value = np.random.default_rng(7).random(200)
+    bootstrap = Bootstrap(np.arange(200))
+    draws = bootstrap.draw(lambda weight: [weight @ value / weight.sum(), weight.max()])
+    assert draws.shape == (1_000, 2)
+    mean, drawn = bootstrap.mean(value), bootstrap.interval(value.mean(), draws[:, 0])
+    assert (drawn.low, drawn.high) == pytest.approx((mean.low, mean.high))

@@ -1,7 +1,6 @@
-"""`tailorbird train NAME` for churn models, and `tailorbird score churn`."""
+"""`tailorbird score churn`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from tailorbird.cli.output import (
     Json,
@@ -12,68 +11,6 @@ from tailorbird.cli.output import (
     progress_bars,
     this_command,
 )
-
-if TYPE_CHECKING:
-    from tailorbird.training.churn.train import ChurnReport
-
-COLUMNS = ("auc", "ap", "log_loss", "lift_10", "mae", "bias")
-
-
-def print_training(report: "ChurnReport", name: str) -> None:
-    """Print the result of training a churn model, and the next step."""
-    figures = report.to_dict()
-    out, cut = console(), report.last.cut
-    _print_figures(
-        figures["results"],
-        f"At {figures['origins'][-1]['origin'][:10]}: {len(cut.churned):,} people, "
-        f"{cut.churned.mean():.1%} gone",
-    )
-    out.print(
-        f"\n{report.version} {'goes live' if report.promoted else 'is kept, not promoted'}: "
-        f"{report.decision.reason}"
-    )
-    if not report.promoted:
-        out.print(
-            f"  To let it answer nevertheless:  {this_command()} models promote "
-            f'{report.version} --churn {name} --why "a first try"'
-        )
-    for note in (*report.decision.reasons[1:], *report.notes):
-        out.print(f"  {note}")
-    best = report.curve.best_k
-    if best:
-        value = (
-            f"expected {report.curve.expected[best - 1]:,.0f}, by who left "
-            f"{report.curve.realised[best - 1]:,.0f}"
-        )
-        out.print(f"Contact the first {best:,} of {len(cut.churned):,}: {value}")
-    out.print(f"Report: {report.report}")
-
-
-def _print_figures(results: dict[str, dict[str, Any]], title: str) -> None:
-    """Print the model and its baselines, least log loss first, with 95 % intervals."""
-
-    def cell(figures: dict[str, Any], name: str) -> str:
-        value, low, high = (figures.get(f"{name}{end}") for end in ("", "_low", "_high"))
-        if value is None:
-            return ""
-        return (
-            f"{value:.4f}"
-            if low is None or high is None
-            else f"{value:.4f} ({low:.4f} – {high:.4f})"
-        )
-
-    def loss(pair: tuple[str, dict[str, Any]]) -> tuple[bool, float]:
-        # None if it is not finite, as with a baseline that overflows; such a row comes last.
-        value = pair[1]["log_loss"]
-        return (True, 0.0) if value is None else (False, value)
-
-    ranked = sorted(results.items(), key=loss)
-    print_table(
-        title,
-        ["", *COLUMNS],
-        [(name, *(cell(figures, column) for column in COLUMNS)) for name, figures in ranked],
-        right=COLUMNS,
-    )
 
 
 def churn(
@@ -116,7 +53,7 @@ def churn(
     from tailorbird.platform.moment import clock_as_of
     from tailorbird.ranking.churn.bundle import ChurnBundle
     from tailorbird.registry import Registry
-    from tailorbird.training.churn.score import score_people
+    from tailorbird.training.tasks.churn.score import score_people
 
     project = open_project(applied=True)
     declared = project.churn_model(name)

@@ -1,5 +1,7 @@
 """`tailorbird train`: train a model."""
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from tailorbird.cli.output import (
@@ -15,12 +17,15 @@ from tailorbird.cli.output import (
 if TYPE_CHECKING:
     from tailorbird.training.evaluation.figures import Evaluation
     from tailorbird.training.settings import TrainReport
+    from tailorbird.training.tasks.churn.report import ChurnReport
 
 # Repeated from `platform.training`, which takes half a second to import.
 Rows = Literal["auto", "answers", "clicks"]
 Position = Literal["column", "weights", "none"]
 Retrieval = Literal["", "auto", "tables", "sequence"]
 DEFAULT_REQUESTS = 25_000
+RANKING_FIGURES = ("ndcg_10", "recall_10", "mrr", "auc", "candidate_recall", "coverage_10")
+CHURN_FIGURES = ("auc", "ap", "log_loss", "lift_10", "mae", "bias")
 
 
 def train(
@@ -175,9 +180,7 @@ def train(
     elif isinstance(report, TrainReport):
         _print(report)
     else:
-        from tailorbird.cli.training.churn import print_training
-
-        print_training(report, name)
+        print_churn(report, name)
 
 
 def _print(report: "TrainReport") -> None:
@@ -188,10 +191,7 @@ def _print(report: "TrainReport") -> None:
     )
     print_long_tail(report.evaluation)
     out = console()
-    out.print(
-        f"\n{report.version} {'goes live' if report.promoted else 'is kept, not promoted'}: "
-        f"{report.decision.reason}"
-    )
+    _print_outcome(report)
     if report.fallback_version:
         out.print(f"{report.fallback_version} serves until then: the best baseline that was judged")
     if arm := report.about.get("arm"):
@@ -200,13 +200,52 @@ def _print(report: "TrainReport") -> None:
             f'  To serve it in an arm of an experiment:  versions={{"{name}": "{report.version}"}}'
         )
     elif not report.promoted:
-        out.print(
-            f"  To let it answer nevertheless:  {this_command()} models promote "
-            f'{report.version} --why "a first try"'
-        )
-    for note in (*report.decision.reasons[1:], *report.notes):
-        out.print(f"  {note}")
+        _print_override(report)
+    _print_notes(report)
     out.print(f"Report: {report.report}")
+
+
+def print_churn(report: "ChurnReport", name: str) -> None:
+    """Print the result of training a churn model, and the next step."""
+    figures = report.to_dict()
+    out, cut = console(), report.last.cut
+    print_results(
+        figures["results"],
+        f"At {figures['origins'][-1]['origin'][:10]}: {len(cut.churned):,} people, "
+        f"{cut.churned.mean():.1%} gone",
+        CHURN_FIGURES,
+    )
+    _print_outcome(report)
+    if not report.promoted:
+        _print_override(report, f" --churn {name}")
+    _print_notes(report)
+    best = report.curve.best_k
+    if best:
+        value = (
+            f"expected {report.curve.expected[best - 1]:,.0f}, by who left "
+            f"{report.curve.realised[best - 1]:,.0f}"
+        )
+        out.print(f"Contact the first {best:,} of {len(cut.churned):,}: {value}")
+    out.print(f"Report: {report.report}")
+
+
+def _print_outcome(report: "TrainReport | ChurnReport") -> None:
+    console().print(
+        f"\n{report.version} {'goes live' if report.promoted else 'is kept, not promoted'}: "
+        f"{report.decision.reason}"
+    )
+
+
+def _print_override(report: "TrainReport | ChurnReport", option: str = "") -> None:
+    console().print(
+        f"  To let it answer nevertheless:  {this_command()} models promote "
+        f'{report.version}{option} --why "a first try"'
+    )
+
+
+def _print_notes(report: "TrainReport | ChurnReport") -> None:
+    for note in (*report.decision.reasons[1:], *report.notes):
+        console().print(f"  {note}")
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -263,17 +302,16 @@ def parse_parameters(text: str) -> dict[str, object] | None:
         raise UsageError(f"{text!r} is none: {error}", where="--parameters", fix=fix) from error
 
 
-def print_results(results: dict[str, dict[str, float | None]], title: str) -> None:
+def print_results(
+    results: dict[str, dict[str, float | None]],
+    title: str,
+    columns: Sequence[str] = RANKING_FIGURES,
+) -> None:
     """Print the figures of a model and its baselines, best first, with 95 % intervals."""
-    columns = ["ndcg_10", "recall_10", "mrr", "auc", "candidate_recall", "coverage_10"]
     available = [name for name in columns if any(name in figures for figures in results.values())]
 
     def cell(figures: dict[str, float | None], name: str) -> str:
-        value, low, high = (
-            figures.get(name),
-            figures.get(f"{name}_low"),
-            figures.get(f"{name}_high"),
-        )
+        value, low, high = (figures.get(f"{name}{end}") for end in ("", "_low", "_high"))
         if value is None:
             return ""
         return (
@@ -282,6 +320,13 @@ def print_results(results: dict[str, dict[str, float | None]], title: str) -> No
             else f"{value:.4f} ({low:.4f} – {high:.4f})"
         )
 
-    ranked = sorted(results.items(), key=lambda pair: -(pair[1].get("ndcg_10") or 0.0))
+    def rank(figures: dict[str, float | None]) -> float:
+        # None if it is not finite, as with a baseline that overflows; such a row comes last.
+        if "log_loss" in columns:
+            loss = figures.get("log_loss")
+            return math.inf if loss is None else loss
+        return -(figures.get("ndcg_10") or 0.0)
+
+    ranked = sorted(results.items(), key=lambda pair: rank(pair[1]))
     rows = [(name, *(cell(figures, column) for column in available)) for name, figures in ranked]
     print_table(title, ["", *available], rows, right=available)

@@ -1,4 +1,4 @@
-"""Expected purchases by BG/NBD in NumPy, for churn bundles; `models.btyd` fits the model."""
+"""Expected purchases by BG/NBD in NumPy alone, as servers need it; `models.btyd` fits the model."""
 
 from collections.abc import Callable
 
@@ -47,23 +47,35 @@ class BgNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
     def _expected_purchases(self, x: Floats, recency: Floats, age: Floats, span: float) -> Floats:
-        """Evaluate equation 10 of Fader, Hardie, Lee (2005), after Euler's transformation.
+        return expected(x, recency, age, self.r, self.alpha, self.a, self.b, span)
 
-        The series as printed overflows.
-        """
-        r, alpha, a, b = self.r, self.alpha, self.a, self.b
-        z = span / (alpha + age + span)
-        series = hypergeometric(a - 1, a + b - 1 - r, a + b + x - 1, z)
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            expectation = (a + b + x - 1) / (a - 1) * (1 - (1 - z) ** (a - 1) * series)
-        expectation = replace_overflow(expectation, r + x, alpha + age, a, b + x, span)
-        with np.errstate(over="ignore"):  # Many purchases and a long pause mean certain churn.
-            odds = np.where(
-                x > 0,
-                a / (b + np.maximum(x, 1) - 1) * ((alpha + age) / (alpha + recency)) ** (r + x),
-                0.0,
-            )
-        return expectation / (1 + odds)
+
+def expected(
+    x: Floats, recency: Floats, age: Floats, r: float, alpha: float, a: float, b: float, span: float
+) -> Floats:
+    """Return the expected purchases within `span` from now, shape (n,).
+
+    This is equation 10 of Fader, Hardie, Lee (2005), after Euler's transformation: the series as
+    printed overflows.
+    """
+    z = span / (alpha + age + span)
+    series = hypergeometric(a - 1, a + b - 1 - r, a + b + x - 1, z)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        expectation = (a + b + x - 1) / (a - 1) * (1 - (1 - z) ** (a - 1) * series)
+    expectation = replace_overflow(expectation, r + x, alpha + age, a, b + x, span)
+    return expectation / (1 + odds_of_having_left(x, recency, age, r, alpha, a, b))
+
+
+def odds_of_having_left(
+    x: Floats, recency: Floats, age: Floats, r: float, alpha: float, a: float, b: float
+) -> Floats:
+    """Return the odds of having left against being alive, shape (n,); 0 without a repeat."""
+    with np.errstate(over="ignore"):  # Many purchases and a long pause mean certain churn.
+        return np.where(
+            x > 0,
+            a / (b + np.maximum(x, 1) - 1) * ((alpha + age) / (alpha + recency)) ** (r + x),
+            0.0,
+        )
 
 
 def purchases_between(

@@ -18,7 +18,7 @@ A server and a batch job read the columns in their own way and score by this mod
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -28,19 +28,16 @@ import numpy.typing as npt
 from tailorbird.errors import BundleError
 from tailorbird.events.clock import DAY
 from tailorbird.features import FeatureSet
-from tailorbird.features.codec import FILE as DECLARED
-from tailorbird.ranking.bundle import GOLDEN_ABSOLUTE, GOLDEN_RELATIVE, read_features
+from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.calibration import Calibration
+from tailorbird.ranking.churn.plan import FILE as PLAN
 from tailorbird.ranking.churn.plan import ChurnPlan
 from tailorbird.ranking.encode.encoder import Encoder, Keys
-from tailorbird.ranking.encode.encoder_file import read_encoder
 from tailorbird.ranking.encode.rows import Matrix
-from tailorbird.ranking.head_sessions import Session, open_session, run_heads
 from tailorbird.ranking.tower import FOLDER as TOWER
 from tailorbird.ranking.tower import SequenceLike, Space, TowerPlan
 from tailorbird.ranking.tower_net import read_tower
 from tailorbird.ranking.tree_shap import Trees, rescale_contributions
-from tailorbird.ranking.trees import read_trees
 from tailorbird.registry import Columns, Manifest, read_sealed
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.arrays import read_array
@@ -71,16 +68,15 @@ class ChurnBundle:
     """A loaded bundle.
 
     Its methods are pure and safe to call from several threads.
+
+    Attributes:
+        models: the parts of the plan.
     """
 
-    manifest: Manifest
+    models: Bundle
     plan: ChurnPlan
-    encoder: Encoder
     calibration: Calibration
-    sessions: Mapping[str, Session]
-    features: FeatureSet | None
     background: Matrix
-    trees: Mapping[str, Trees] = field(default_factory=dict)  # of parts that are forests
     space: Space | None = None
 
     @classmethod
@@ -94,54 +90,44 @@ class ChurnBundle:
             BundleError: it is none, or does not match its manifest, the schema, or its own golden
                 rows.
         """
-        sealed = read_sealed(path, maps_arrays=True)
-        manifest, files, where = sealed.manifest, sealed.files, str(path)
-        if schema_hash is not None and manifest.schema_hash != schema_hash:
-            message = f"was trained on the features {manifest.schema_hash}, not on {schema_hash}"
-            raise BundleError(
-                message, where=where, fix="tailorbird train with the name that churn.py declares"
-            )
+        sealed, where = read_sealed(path, maps_arrays=True), str(path)
+        models = Bundle.read(
+            sealed,
+            schema_hash=schema_hash,
+            has_index=False,
+            fix="tailorbird train with the name that churn.py declares",
+        )
         try:
-            plan = msgspec.json.decode(files["churn.json"], type=ChurnPlan)
-            encoder = read_encoder(bytes(files["encoder.json"]), where=where)
-            calibration = msgspec.json.decode(
-                files["calibration.json"], type=dict[str, Calibration]
-            )[CHURN_HEAD]
-            models = {head.file: files[head.file] for head in manifest.heads}
-            golden = read_array(files["golden_input.npy"]), read_array(files["golden_raw.npy"])
+            plan = msgspec.json.decode(sealed.files[PLAN], type=ChurnPlan)
+            calibration = models.calibration[CHURN_HEAD]
         except KeyError as error:
             raise BundleError(f"{error.args[0]} is missing", where=where) from error
-        except (ValueError, msgspec.DecodeError) as error:
+        except msgspec.DecodeError as error:
             raise BundleError(f"cannot be read: {error}", where=where) from error
-        if encoder.columns != manifest.columns or {part.head for part in plan.parts} != {
-            head.name for head in manifest.heads
-        }:
+        if not models.heads or {part.head for part in plan.parts} != set(models.heads):
             raise BundleError("its parts do not belong together", where=where)
-        sessions = {
-            name: open_session(bytes(data), width=len(encoder.names), where=f"{path}/{name}")
-            for name, data in models.items()
-        }
-        features = read_features(files, manifest.schema_hash, where=f"{path}/{DECLARED}")
-        background = (
-            golden[0][
-                np.unique(
-                    np.linspace(0, max(len(golden[0]) - 1, 0), BACKGROUND_ROWS).astype(np.intp)
-                )
-            ]
-            if len(golden[0])
-            else golden[0]
-        )
-        trees = read_trees(files, manifest.heads, len(encoder.names), golden, where=where)
+        golden = read_array(sealed.files["golden_input.npy"])
+        spread = np.unique(np.linspace(0, len(golden) - 1, BACKGROUND_ROWS).astype(np.intp))
         space = _read_space(sealed.folder(TOWER), where=f"{path}/{TOWER}")
-        bundle = cls(
-            manifest, plan, encoder, calibration, sessions, features, background, trees, space
-        )
-        if manifest.columns.numeric[len(bundle.feature_columns.numeric) :] != (
+        bundle = cls(models, plan, calibration, golden[spread], space)
+        if models.columns.numeric[len(bundle.feature_columns.numeric) :] != (
             () if space is None else vector_names(space.tower.plan)
         ):
             raise BundleError("its tower and its columns do not belong together", where=where)
-        bundle._check_golden(*golden, where=where)
         return bundle
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.models.manifest
+
+    @property
+    def features(self) -> FeatureSet | None:
+        """The feature declarations that it brings, if any."""
+        return self.models.features
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.models.encoder
 
     @property
     def version(self) -> str:
@@ -233,9 +219,9 @@ class ChurnBundle:
         """The forests that alone determine P(churn), or None."""
         active_parts = [part for part in self.plan.parts if part.kind != "count"]
         forests = [
-            self.trees[part.head]
+            self.models.trees[part.head]
             for part in active_parts
-            if part.kind == "direct" and part.head in self.trees
+            if part.kind == "direct" and part.head in self.models.trees
         ]
         return forests if forests and len(forests) == len(active_parts) else None
 
@@ -256,46 +242,20 @@ class ChurnBundle:
 
     def _churn_probability(self, matrices: Sequence[Matrix]) -> tuple[Floats, dict[str, Floats]]:
         """Return P(churn) by the matrix at each time, and the heads' outputs at the first."""
-        raw = self._raw(matrices[0])
+        raw = self.models.raw(matrices[0])
         logs = {
             part.head: np.zeros(len(matrices[0]))
             for part in self.plan.parts
             if part.kind == "hazard"
         }
         for matrix in matrices[1:]:
-            outputs = self._raw(matrix)
+            outputs = self.models.raw(matrix)
             for head in logs:
-                logs[head] += np.log1p(-np.minimum(outputs[head], 1 - _EDGE))
+                logs[head] += log_survival(outputs[head])
         probabilities = [
             1 - raw[part.head] for part in self.plan.parts if part.kind == "direct"
         ] + [np.exp(log) for log in logs.values()]
         return self.calibration.apply(average_log_odds(probabilities)), raw
-
-    def _raw(self, matrix: Matrix) -> dict[str, Floats]:
-        raw = run_heads(self.sessions, self.manifest.heads, matrix)
-        for name, column in raw.items():
-            if not np.isfinite(column).all():
-                raise BundleError(
-                    f"head {name} gave a value that is no finite number",
-                    where=self.version,
-                    fix="train again",
-                )
-        return raw
-
-    def _check_golden(self, matrix: Matrix, expected: Floats, *, where: str) -> None:
-        if (
-            matrix.ndim != 2
-            or matrix.shape[1] != len(self.encoder.names)
-            or expected.shape != (len(matrix), len(self.manifest.heads))
-        ):
-            raise BundleError("its golden rows have another shape than its models", where=where)
-        raw = np.column_stack(list(run_heads(self.sessions, self.manifest.heads, matrix).values()))
-        if not len(raw) or not np.allclose(
-            raw, expected, rtol=GOLDEN_RELATIVE, atol=GOLDEN_ABSOLUTE
-        ):
-            raise BundleError(
-                "its models answer its golden rows differently here", where=where, fix="train again"
-            )
 
 
 def vector_names(plan: TowerPlan) -> tuple[str, ...]:
@@ -337,6 +297,11 @@ def average_log_odds(probabilities: Sequence[Floats]) -> Floats:
     if len(probabilities) == 1:
         return probabilities[0]
     return 1.0 / (1.0 + np.exp(-np.mean([log_odds(p) for p in probabilities], axis=0)))
+
+
+def log_survival(hazard: Floats) -> Floats:
+    """Return ln(1 − hazard), bounded below."""
+    return np.log1p(-np.minimum(hazard, 1 - _EDGE))
 
 
 def log_odds(p: Floats) -> Floats:

@@ -9,7 +9,7 @@ success=0.1))
     ──┼────────────┼──────────────────────────────┼──►      gone: none of `types` within the window
       │ features look back from here, and labels forward from the end of the gap
 
-`ranking.churn.bundle` describes trained models; labels and models are in `training.churn` and
+`ranking.churn.bundle` describes trained models; labels and models are in `training.tasks.churn` and
 `models`.
 """
 

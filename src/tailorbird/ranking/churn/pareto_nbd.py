@@ -1,6 +1,6 @@
 """Expected purchases by Pareto/NBD in NumPy, for churn bundles.
 
-`training.churn.pareto` fits the model.
+`training.tasks.churn.pareto` fits the model.
 
 A customer buys at a rate λ until they leave for good, which they do at a rate μ, whether they buy
 or not; both are gamma distributed over customers, (r, alpha) and (s, beta). Source: Schmittlein,

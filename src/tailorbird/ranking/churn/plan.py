@@ -6,6 +6,9 @@ import msgspec
 
 from tailorbird.ranking.churn.bg_nbd import BgNbdColumns
 from tailorbird.ranking.churn.pareto_nbd import ParetoNbdColumns
+from tailorbird.registry import Head
+
+FILE = "churn.json"
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,7 +29,7 @@ class ChurnPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         types, window, gap, active: as declared; active 0 is unlimited.
         period, periods: of the hazard.
         read_until: no columns are read later, since the models never saw evicted state; see
-            `training.churn.rolling_origin.feature_horizon`.
+            `training.tasks.churn.rolling_origin.feature_horizon`.
         parts: the models; P(churn) is the mean of their log-odds, before calibration.
         scale: of the expected purchases.
         bg_nbd, pareto_nbd: further models of expected purchases, averaged with the `count`
@@ -45,6 +48,21 @@ class ChurnPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scale: float = 1.0
     bg_nbd: BgNbdColumns | None = None
     pareto_nbd: ParetoNbdColumns | None = None
+
+    def heads(self, calibration: str) -> list[Head]:
+        """Return the heads of a bundle with this plan; counts are not calibrated."""
+        return [
+            Head(
+                part.head,
+                f"model/{part.head}.onnx",
+                calibration="none" if part.kind == "count" else calibration,
+            )
+            for part in self.parts
+        ]
+
+    def files(self) -> dict[str, bytes]:
+        """Return the file of a bundle that states the plan."""
+        return {FILE: msgspec.json.encode(self)}
 
     @property
     def has_hazards(self) -> bool:

@@ -4,7 +4,7 @@ model.
 A churn model has its own registry (`registry/churn/NAME`) and its own bundle holder, so that it is
 swapped and refused independently of the ranker. Columns are read from the same states as those of
 answers, at the moments that the bundle names. Nothing is logged, because asking is not an event.
-`training.churn.score` scores everybody by the same bundle.
+`training.tasks.churn.score` scores everybody by the same bundle.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -32,7 +32,7 @@ from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.matrix import FeatureChunk, iterate_features
 from tailorbird.training.dataset.rows import Material
 from tailorbird.training.leakage.backdated import describe_backdated_profiles
-from tailorbird.training.leakage.columns import find_leakage
+from tailorbird.training.leakage.columns import count_changes, find_leakage
 
 Matrix = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -139,16 +139,9 @@ def _compute_rows(data: Dataset, features: FeatureSet, events: pa.Table) -> Feat
 
 def count_differences(expected: FeatureChunk, actual: FeatureChunk) -> dict[str, int]:
     """Return column or sequence → rows that differ in any bit; missing values are equal."""
-    counts = {}
-    for index, name in enumerate(expected.rows.numeric_names):
-        a, b = expected.rows.numeric[:, index], actual.rows.numeric[:, index]
-        counts[name] = int(np.count_nonzero(~((a == b) | (np.isnan(a) & np.isnan(b)))))
-    for index, name in enumerate(expected.rows.categorical_names):
-        counts[name] = int(
-            np.count_nonzero(
-                expected.rows.categorical[:, index] != actual.rows.categorical[:, index]
-            )
-        )
+    a, b = expected.rows, actual.rows
+    counts = count_changes(a.numeric_names, a.numeric, b.numeric)
+    counts |= count_changes(a.categorical_names, a.categorical, b.categorical)
     lengths = np.diff(expected.part.offsets)
     for name, sequence in expected.rows.sequences.items():
         other_sequence = actual.rows.sequences[name]

@@ -7,7 +7,7 @@ product over per-user sums. All models and metrics share the replicates, so diff
 The metrics themselves are in `training.evaluation.metrics`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +78,7 @@ class Bootstrap:
         numerator, denominator = self._sums(values)
         centre = _ratio(numerator.sum(axis=0), denominator.sum(axis=0))
         spread = _ratio(self._resample(numerator), self._resample(denominator))
-        return [self._interval(c, spread[:, i]) for i, c in enumerate(centre)]
+        return [self.interval(c, spread[:, i]) for i, c in enumerate(centre)]
 
     def difference(self, first: Floats, second: Floats) -> Interval:
         """Return mean(first) − mean(second) over the same requests, with its paired interval."""
@@ -94,7 +94,7 @@ class Bootstrap:
         )
         draws = self._resample(sums)
         centre = sums.sum(axis=0)
-        return self._interval(float(_ratio(centre[0], centre[1])), _ratio(draws[:, 0], draws[:, 1]))
+        return self.interval(float(_ratio(centre[0], centre[1])), _ratio(draws[:, 0], draws[:, 1]))
 
     def auc(self, value: float, influence: Floats, request: Ints) -> Interval:
         """Return an AUC with its first-order interval.
@@ -104,12 +104,15 @@ class Bootstrap:
             request: the request of each row.
         """
         sums = totals(self.person[request], influence, self.people)[:, None]
-        return self._interval(value, value + self._resample(sums)[:, 0] - sums.sum())
+        return self.interval(value, value + self._resample(sums)[:, 0] - sums.sum())
 
-    def calibration_error(
+    def calibration_errors(
         self, calibration: Calibration, probability: Floats, label: npt.NDArray, request: Ints
-    ) -> Interval:
-        """Return the ECE with its interval; bins stay fixed, and the ECE's upward bias remains."""
+    ) -> tuple[Interval, Interval]:
+        """Return the ECE and the debiased error, each with its interval; bins stay fixed.
+
+        The upward bias of the ECE remains.
+        """
         bins = len(calibration.count)
         cell = self.person[request] * bins + calibration.bin
         size = self.people * bins
@@ -118,11 +121,35 @@ class Bootstrap:
             self._resample(totals(cell, w, size).reshape(self.people, bins)) for w in weights
         )
         filled = np.maximum(count, 1e-12)
-        draws = [
-            calibration_errors(c, p, o)[0]
-            for c, p, o in zip(count, predicted / filled, observed / filled, strict=True)
-        ]
-        return self._interval(calibration.error, np.array(draws))
+        draws = np.array(
+            [
+                calibration_errors(c, p, o)
+                for c, p, o in zip(count, predicted / filled, observed / filled, strict=True)
+            ]
+        )
+        return (
+            self.interval(calibration.error, draws[:, 0]),
+            self.interval(calibration.debiased, draws[:, 1]),
+        )
+
+    def draw(self, figure: Callable[[Floats], Sequence[float]]) -> Floats:
+        """Return the figures of each replicate, shape (replicates, figures).
+
+        Args:
+            figure: figures of the users with these weights, shape (users,); for those that are no
+                ratio of sums.
+        """
+        return np.array(
+            [figure(w) for start, stop in self._pieces() for w in self._weights(start, stop)]
+        )
+
+    def interval(self, value: float, draws: Floats) -> Interval:
+        """Return the interval of a value from the same value of each replicate."""
+        draws = draws[np.isfinite(draws)]
+        if not len(draws) or self.people < 2:
+            return Interval(float(value), float("nan"), float("nan"))
+        low, high = np.quantile(draws, [self._tail, 1 - self._tail])
+        return Interval(float(value), float(low), float(high))
 
     def _sums(self, values: Sequence[Floats]) -> tuple[Floats, Floats]:
         """Return sum and count of each metric for each user, shapes (people, metrics)."""
@@ -137,11 +164,14 @@ class Bootstrap:
     def _resample(self, sums: Floats) -> Floats:
         """Return weighted sums over users for each replicate, shape (replicates, columns)."""
         out = np.empty((self.replicates, sums.shape[1]))
-        step = max(1, 20_000_000 // max(self.people, 1))
-        for start in range(0, self.replicates, step):
-            stop = min(start + step, self.replicates)
+        for start, stop in self._pieces():
             out[start:stop] = self._weights(start, stop) @ sums
         return out
+
+    def _pieces(self) -> Iterator[tuple[int, int]]:
+        step = max(1, 20_000_000 // max(self.people, 1))
+        for start in range(0, self.replicates, step):
+            yield start, min(start + step, self.replicates)
 
     def _weights(self, start: int, stop: int) -> Floats:
         """Return the Poisson counts of replicates start…stop, shape (stop − start, people).
@@ -155,13 +185,6 @@ class Bootstrap:
             return self._counts[start:stop].astype(np.float64)
         rng = np.random.default_rng((self._seed, start))
         return rng.poisson(1.0, (stop - start, self.people)).astype(np.float64)
-
-    def _interval(self, value: float, draws: Floats) -> Interval:
-        draws = draws[np.isfinite(draws)]
-        if not len(draws) or self.people < 2:
-            return Interval(float(value), float("nan"), float("nan"))
-        low, high = np.quantile(draws, [self._tail, 1 - self._tail])
-        return Interval(float(value), float(low), float(high))
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
@@ -178,6 +201,13 @@ def flatten_intervals(figures: Mapping[str, Interval]) -> dict[str, float | None
             round_finite(x) for x in (figure.value, figure.low, figure.high)
         )
     return out
+
+
+def flatten_tables(
+    results: Mapping[str, Mapping[str, Interval]],
+) -> dict[str, dict[str, float | None]]:
+    """Return the metrics of each model, see `flatten_intervals`."""
+    return {name: flatten_intervals(figures) for name, figures in results.items()}
 
 
 def round_finite(value: float) -> float | None:

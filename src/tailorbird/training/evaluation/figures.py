@@ -13,6 +13,7 @@ from tailorbird.training.evaluation.bootstrap import (
     Bootstrap,
     Interval,
     flatten_intervals,
+    flatten_tables,
     round_finite,
 )
 from tailorbird.training.evaluation.calibration import Calibration, measure_calibration
@@ -96,7 +97,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Return the evaluation as JSON; each interval adds `_low` and `_high` keys."""
         return {
-            "results": {name: flatten_intervals(figures) for name, figures in self.figures.items()},
+            "results": flatten_tables(self.figures),
             "differences": {
                 name: flatten_intervals({PRIMARY: gain}) for name, gain in self.differences.items()
             },
@@ -139,7 +140,7 @@ def head_figures(
         metrics.auc(probability, label), metrics.auc_influence(probability, label), request
     )
     calibration = measure_calibration(probability, label)
-    error = bootstrap.calibration_error(calibration, probability, label, request)
+    error, _ = bootstrap.calibration_errors(calibration, probability, label, request)
     mean = metrics.log_loss(np.full(len(label), rate), label)
     slice_rows = {name: mask[request] for name, mask in masks.items()}
     slices = {

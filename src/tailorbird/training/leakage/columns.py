@@ -57,6 +57,19 @@ def ahead_notes(ahead: Mapping[str, str]) -> list[str]:
     ]
 
 
+def count_changes(
+    names: Sequence[str], expected: npt.NDArray, actual: npt.NDArray
+) -> dict[str, int]:
+    """Return column → rows that differ in any bit, if any do; two missing values are equal.
+
+    Args:
+        expected, actual: shape (n, len(names)).
+    """
+    is_changed = (expected != actual) & ((expected == expected) | (actual == actual))
+    counts = np.count_nonzero(is_changed, axis=0).tolist()
+    return {name: count for name, count in zip(names, counts, strict=True) if count}
+
+
 def find_leakage(
     columns: Sequence[str], matrix: Matrix, label: npt.NDArray, *, limit: float = LEAK_AUC
 ) -> LeakageReport:

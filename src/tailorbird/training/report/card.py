@@ -61,9 +61,9 @@ def render_model_card(
         *_data_lines(about),
         "## Columns",
         "Learned from the training part alone.",
-        _format_table(["column", "how it is taken"], about["columns"].items()),
+        format_table(["column", "how it is taken"], about["columns"].items()),
         "## Quality",
-        _format_table(
+        format_table(
             ["", PRIMARY],
             ((name, figures[PRIMARY]) for name, figures in _ranked_figures(evaluation)),
         ),
@@ -80,19 +80,19 @@ def render_model_card(
             f"- {head}: {description}" for head, description in about.get("calibration", {}).items()
         ),
         *(_calibration_table(name, head) for name, head in evaluation.heads.items() if head.slices),
-        "## Gate",
-        "\n".join(
-            [
-                ("Passed." if decision.promote else "Not passed."),
-                *(f"- {reason}" for reason in decision.reasons),
-            ]
-        ),
+        *gate_section(decision),
         "## Limits",
         "\n".join(
             f"- {limit}" for limit in (*notes, *describe_limits(evaluation), *GENERAL_LIMITS)
         ),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def gate_section(decision: Decision) -> list[str]:
+    """Render the section on the gate's decision."""
+    verdict = "Passed." if decision.promote else "Not passed."
+    return ["## Gate", "\n".join([verdict, *(f"- {reason}" for reason in decision.reasons)])]
 
 
 def describe_limits(evaluation: Evaluation) -> list[str]:
@@ -133,7 +133,7 @@ def _slices_table(evaluation: Evaluation) -> str:
     """Render the slices, including the long tail, next to the best baseline."""
     best = evaluation.best_baseline
     header = ["slice", "requests", evaluation.model, *([best] if best else [])]
-    return _format_table(
+    return format_table(
         header,
         (
             (name, f"{count:,}", *(figures[model] if count else "–" for model in header[2:]))
@@ -163,10 +163,11 @@ def _calibration_table(name: str, head: HeadFigures) -> str:
             for value in (calibration.predicted, calibration.observed)
         )
         rows.append((slice_, f"{count:,.0f}", *means, f"{calibration.debiased:.4f}"))
-    return _format_table([f"{name}, for", "rows", "said", "happened", "error, debiased"], rows)
+    return format_table([f"{name}, for", "rows", "said", "happened", "error, debiased"], rows)
 
 
-def _format_table(header: Sequence[str], rows: Any) -> str:
+def format_table(header: Sequence[str], rows: Any) -> str:
+    """Render a table in Markdown."""
     lines = (f"| {' | '.join(str(cell) for cell in cells)} |" for cells in rows)
     return "\n".join([f"| {' | '.join(header)} |", "|---" * len(header) + "|", *lines])
 

@@ -25,12 +25,13 @@ from tailorbird.features.offline.backfill import History, Requests, event_column
 from tailorbird.ranking.churn.bundle import with_vectors
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Columns
-from tailorbird.training.churn.labels import Activity, Ints
 from tailorbird.training.leakage.backdated import (
     PROFILE_COLUMNS,
     drop_attributes,
     find_backdated_profiles,
 )
+from tailorbird.training.leakage.columns import count_changes
+from tailorbird.training.tasks.churn.labels import Activity, Ints
 
 Matrix = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]
@@ -271,13 +272,6 @@ def _times(column: pa.ChunkedArray) -> Ints:
 
 
 def _differences(expected: FeatureTable, actual: FeatureTable) -> dict[str, int]:
-    """Return column → rows that differ in any bit; two missing values are equal."""
-    counts = {}
-    for index, name in enumerate(expected.columns.numeric):
-        a, b = expected.numeric[:, index], actual.numeric[:, index]
-        counts[name] = int(np.count_nonzero(~((a == b) | (np.isnan(a) & np.isnan(b)))))
-    for index, name in enumerate(expected.columns.categorical):
-        counts[name] = int(
-            np.count_nonzero(expected.categorical[:, index] != actual.categorical[:, index])
-        )
-    return {name: count for name, count in counts.items() if count}
+    columns = expected.columns
+    counts = count_changes(columns.numeric, expected.numeric, actual.numeric)
+    return counts | count_changes(columns.categorical, expected.categorical, actual.categorical)

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.models.gbdt import GbdtSettings
-from tailorbird.training.churn.labels import Activity, Floats, Ints, Window
-from tailorbird.training.churn.rows import FeatureTable
 from tailorbird.training.settings import check_seed
+from tailorbird.training.tasks.churn.labels import Activity, Floats, Ints, Window
+from tailorbird.training.tasks.churn.rows import FeatureTable
 
 
 @dataclass(frozen=True)
@@ -67,20 +67,8 @@ def window_rows(
     grid: Grid, activity: Activity, window: Window, settings: FitSettings
 ) -> TrainingRows:
     """Return rows of origins whose whole window is known; label: active in it."""
-    chosen = _select_rows(
-        grid,
-        activity,
-        grid.is_origin,
-        window.gap + window.length,
-        window.gap + window.length,
-        settings,
-    )
-    label = _purchase_counts(grid, activity, chosen, window.gap, window.length) > 0
-    return TrainingRows(
-        grid.table.take(chosen),
-        grid.person[chosen],
-        label.astype(np.float64),
-        _recency_weights(grid, chosen, window, settings),
+    return _labelled_rows(
+        grid, activity, window, settings, grid.is_origin, window.gap, window.length
     )
 
 
@@ -88,16 +76,8 @@ def period_rows(
     grid: Grid, activity: Activity, window: Window, settings: FitSettings
 ) -> TrainingRows:
     """Return rows of every known period; label: active in it."""
-    chosen = _select_rows(
-        grid, activity, np.ones(len(grid.moment), bool), grid.period, grid.period, settings
-    )
-    label = _purchase_counts(grid, activity, chosen, 0, grid.period) > 0
-    return TrainingRows(
-        grid.table.take(chosen),
-        grid.person[chosen],
-        label.astype(np.float64),
-        _recency_weights(grid, chosen, window, settings),
-    )
+    every = np.ones(len(grid.moment), bool)
+    return _labelled_rows(grid, activity, window, settings, every, 0, grid.period)
 
 
 def count_rows(
@@ -127,21 +107,29 @@ def count_rows(
     return TrainingRows(grid.table.take(chosen), grid.person[chosen], label, weight)
 
 
-def _recency_weights(grid: Grid, chosen: Ints, window: Window, settings: FitSettings) -> Floats:
-    """Return the weight of each row, which decays with its age."""
-    if not settings.half_life:
-        return np.ones(len(chosen))
-    return 0.5 ** ((window.origin - grid.moment[chosen]) / (settings.half_life * window.length))
+def _labelled_rows(
+    grid: Grid,
+    activity: Activity,
+    window: Window,
+    settings: FitSettings,
+    mask: npt.NDArray[np.bool_],
+    gap: int,
+    length: int,
+) -> TrainingRows:
+    """Return rows of a mask; label: active within `length`, `gap` after the row's moment.
 
-
-def _purchase_counts(grid: Grid, activity: Activity, chosen: Ints, gap: int, length: int) -> Floats:
-    counts = np.zeros(len(chosen))
-    for moment in np.unique(grid.moment[chosen]).tolist():
-        rows = np.flatnonzero(grid.moment[chosen] == moment)
-        counts[rows] = activity.count_activity(
-            grid.person[chosen[rows]], moment + gap, moment + gap + length
-        )
-    return counts
+    A row's weight decays with its age.
+    """
+    chosen = _select_rows(grid, activity, mask, gap + length, gap + length, settings)
+    moments, label = grid.moment[chosen], np.zeros(len(chosen))
+    for moment in np.unique(moments).tolist():
+        rows = np.flatnonzero(moments == moment)
+        start = moment + gap
+        label[rows] = activity.count_activity(grid.person[chosen[rows]], start, start + length) > 0
+    weight = np.ones(len(chosen))
+    if settings.half_life:
+        weight = 0.5 ** ((window.origin - moments) / (settings.half_life * window.length))
+    return TrainingRows(grid.table.take(chosen), grid.person[chosen], label, weight)
 
 
 def _select_rows(

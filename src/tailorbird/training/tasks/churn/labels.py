@@ -5,12 +5,13 @@
 
 An `Activity` holds what had been received by `known_until` and refuses to read later. A window that
 ends later is *censored*: its label is unknown, not "gone". So is the label of a user who was merged
-into another within the window. A user who is already merged (`training.churn.merges`) is not
-present. `training.churn.rows` computes the features of the same people.
+into another within the window. A user who is already merged (`training.tasks.churn.merges`) is not
+present. `training.tasks.churn.rows` computes the features of the same people.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +22,30 @@ from tailorbird.errors import LeakError, NotReadyError
 from tailorbird.events import DAY, micros, to_iso
 from tailorbird.models.btyd import Purchases
 from tailorbird.models.interactions import Counter
-from tailorbird.models.rfm import Rfm
 from tailorbird.ranking.churn.declaration import Churn
-from tailorbird.training.churn.merges import MergeHistory
 from tailorbird.training.dataset.codes import Codes, human_mask
+from tailorbird.training.tasks.churn.merges import MergeHistory
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 ANONYMOUS = "anon:"
+
+
+class Rfm(NamedTuple):
+    """Purchase history of people at a moment, shape (n,) each.
+
+    Attributes:
+        recency: days since the last purchase.
+        frequency: purchases.
+        age: days since the first purchase.
+        amount: total amount; 0 if unknown.
+    """
+
+    recency: Floats
+    frequency: Floats
+    age: Floats
+    amount: Floats
 
 
 @dataclass(frozen=True)
@@ -217,8 +233,8 @@ def build_activity(events: pa.Table, churn: Churn, read_at: int, lateness_us: in
 
     Args:
         events: columns of `events.contract.schema.ROUTED`; people without a user id and bots are
-        left out. read_at: the moment of reading; events of the last `lateness_us` before it may
-        still be
+            left out.
+        read_at: the moment of reading; events of the last `lateness_us` before it may still be
             incomplete and are left out.
 
     Raises:

@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.ranking.calibration import Calibration, Identity, fit_platt
-from tailorbird.training.churn.fit import BLEND, DIRECT, HAZARD, PROBABILITY_MIN, FittedModels
-from tailorbird.training.churn.labels import Floats, Ints, Window
-from tailorbird.training.evaluation.metrics import log_losses
+from tailorbird.ranking.churn.bundle import log_odds
+from tailorbird.training.evaluation.metrics import log_loss
 from tailorbird.training.fit.calibrate import CalibrationChoice, choose_calibration
+from tailorbird.training.tasks.churn.fit import BLEND, DIRECT, HAZARD, FittedModels
+from tailorbird.training.tasks.churn.labels import Floats, Ints, Window
 
 ORDER = (BLEND, HAZARD[0], HAZARD[1], DIRECT[0], DIRECT[1])  # preference without evidence
 PROOFS = 3  # later cuts that a choice needs
@@ -210,15 +211,9 @@ def _count_error(cut: Cut, name: str) -> float:
 
 
 def _discrimination_loss(cut: Cut, name: str) -> float:
-    raw = cut.scores.raw[name]
-    logits = np.log(np.clip(raw, PROBABILITY_MIN, 1 - PROBABILITY_MIN)) - np.log1p(
-        -np.clip(raw, PROBABILITY_MIN, 1 - PROBABILITY_MIN)
-    )
-    return float(
-        log_losses(
-            fit_platt(logits, cut.churned.astype(np.float64)).apply(logits), cut.churned
-        ).mean()
-    )
+    logits = log_odds(cut.scores.raw[name])
+    scaled = fit_platt(logits, cut.churned.astype(np.float64)).apply(logits)
+    return log_loss(scaled, cut.churned)
 
 
 def _fit_calibration(finished: Sequence[Cut], name: str, weights: Floats) -> CalibrationChoice:

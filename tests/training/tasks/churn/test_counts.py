@@ -12,19 +12,18 @@ from tailorbird.features.declare.checks import collecting
 from tailorbird.models.btyd import ColumnBgNbd, Purchases, fit_bg_nbd
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking import Churn
+from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.calibration import Identity
-from tailorbird.ranking.churn.bundle import ChurnBundle
-from tailorbird.ranking.churn.bundle_writer import write_churn_bundle
+from tailorbird.ranking.churn.bundle import CHURN_HEAD, ChurnBundle
 from tailorbird.ranking.churn.pareto_nbd import ParetoNbdColumns
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.registry import Columns
-from tailorbird.registry import Window as Span
-from tailorbird.training.churn.fit import COUNT_MODELS, PURCHASES, FittedModels
-from tailorbird.training.churn.labels import Window
-from tailorbird.training.churn.model_choice import PROOFS, RAW, Choice, choose_count_model
-from tailorbird.training.churn.pareto import fit_pareto_nbd
-from tailorbird.training.churn.rows import FeatureTable
-from tailorbird.training.churn.train import build_plan
+from tailorbird.training.tasks.churn.fit import COUNT_MODELS, PURCHASES, FittedModels
+from tailorbird.training.tasks.churn.labels import Window
+from tailorbird.training.tasks.churn.model_choice import PROOFS, RAW, Choice, choose_count_model
+from tailorbird.training.tasks.churn.pareto import fit_pareto_nbd
+from tailorbird.training.tasks.churn.rows import FeatureTable
+from tailorbird.training.tasks.churn.train import build_plan
 
 WINDOW = Window(0, 0, 91 * DAY)
 CHURN = Churn(window="91d", period="7d", recency="since", frequency="bought", age="age")
@@ -133,19 +132,18 @@ def test_a_bundle_expects_the_purchases_that_were_chosen(learned, tmp_path, name
     assert fitted.count_models == COUNT_MODELS
     expected = fitted.expected_purchases(table, WINDOW)
     plan = build_plan(CHURN, fitted, Choice("bg_nbd", RAW, {}, 1.25, 0, name), 0)
-    write_churn_bundle(
+    heads = plan.heads("none")
+    write_bundle(
         tmp_path / "bundle",
-        plan,
         created_at=1,
         features=features,
         encoder=fitted.encoder,
-        models={part.head: fitted.export(part.head) for part in plan.parts},
-        calibration=Identity(),
+        models={head.file: fitted.export(head.name) for head in heads},
+        heads=heads,
+        index=None,
+        calibration={CHURN_HEAD: Identity()},
+        extra=plan.files(),
         golden=table.numeric,
-        window=Span(),
-        metrics={},
-        libraries={},
-        card="",
     )
     bundle = ChurnBundle.load(tmp_path / "bundle", schema_hash=None)
     scores = bundle.score([(table.numeric, table.categorical)])

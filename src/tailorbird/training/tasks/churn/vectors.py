@@ -18,7 +18,6 @@ from tailorbird.features import FeatureSet
 from tailorbird.ranking.tower import Space
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.vectors import Content
-from tailorbird.training.churn.model_choice import Cut
 from tailorbird.training.dataset.codes import Codes
 from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
 from tailorbird.training.evaluation.metrics import log_losses
@@ -28,6 +27,7 @@ from tailorbird.training.fit.towers import (
     explain_missing_tower,
     find_sequence,
 )
+from tailorbird.training.tasks.churn.model_choice import Cut
 
 SMALL = TowerSettings(width=16, epochs=10.0, negatives=256, steps_max=600)
 

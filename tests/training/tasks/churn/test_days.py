@@ -11,17 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.churn_columns import habits
-from tests.training.churn.test_train import CHURN, day, events_of, log
+from tests.training.tasks.churn.test_train import CHURN, day, events_of, log
 
 from tailorbird.events import DAY
 from tailorbird.features import FeatureSet, count, entity
 from tailorbird.features.declare.checks import collecting
 from tailorbird.ranking import Churn
 from tailorbird.ranking.churn.columns import person_columns
-from tailorbird.training.churn.labels import Activity, build_activity
-from tailorbird.training.churn.report import describe_day_mismatch
-from tailorbird.training.churn.rolling_origin import backtest_windows, build_grid, predict_baselines
-from tailorbird.training.churn.rows import PeopleFeatures
+from tailorbird.training.tasks.churn.labels import Activity, build_activity
+from tailorbird.training.tasks.churn.report import describe_day_mismatch
+from tailorbird.training.tasks.churn.rolling_origin import (
+    backtest_windows,
+    build_grid,
+    predict_baselines,
+)
+from tailorbird.training.tasks.churn.rows import PeopleFeatures
 
 KNOWN_UNTIL = day(22)
 PEOPLE = ("a", "b", "c")

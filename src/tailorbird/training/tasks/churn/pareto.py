@@ -29,18 +29,7 @@ class ParetoNbd:
 
     def alive(self, customers: Purchases) -> Floats:
         """Return P(still a customer), shape (n,)."""
-        return 1 / (
-            1
-            + odds_of_having_left(
-                customers.repeats,
-                customers.recency,
-                customers.age,
-                self.r,
-                self.alpha,
-                self.s,
-                self.beta,
-            )
-        )
+        return 1 / (1 + odds_of_having_left(*self._arguments(customers)))
 
     def returning(self, customers: Purchases, span: float) -> Floats:
         """Return P(at least one purchase within `span` from now), shape (n,).
@@ -60,16 +49,13 @@ class ParetoNbd:
 
     def purchases(self, customers: Purchases, span: float) -> Floats:
         """Return expected purchases within `span` from now, shape (n,)."""
-        return expected(
-            customers.repeats,
-            customers.recency,
-            customers.age,
-            self.r,
-            self.alpha,
-            self.s,
-            self.beta,
-            span,
-        )
+        return expected(*self._arguments(customers), span)
+
+    def _arguments(
+        self, customers: Purchases
+    ) -> tuple[Floats, Floats, Floats, float, float, float, float]:
+        history = customers.repeats, customers.recency, customers.age
+        return *history, self.r, self.alpha, self.s, self.beta
 
 
 def fit_pareto_nbd(customers: Purchases) -> ParetoNbd:

@@ -23,21 +23,21 @@ from tailorbird.ranking.calibration import Identity
 from tailorbird.ranking.churn.bundle import ChurnBundle
 from tailorbird.router import Router
 from tailorbird.stream.importer import import_files
-from tailorbird.training.churn.backtest import ChurnSettings, run_backtest
-from tailorbird.training.churn.labels import build_activity
-from tailorbird.training.churn.model_choice import PROOFS
-from tailorbird.training.churn.report import ChurnReport
-from tailorbird.training.churn.rolling_origin import (
+from tailorbird.training.evaluation.metrics import log_losses
+from tailorbird.training.tasks.churn.backtest import ChurnSettings, run_backtest
+from tailorbird.training.tasks.churn.labels import build_activity
+from tailorbird.training.tasks.churn.model_choice import PROOFS
+from tailorbird.training.tasks.churn.report import ChurnReport
+from tailorbird.training.tasks.churn.rolling_origin import (
     CUTS_MAX,
     backtest_windows,
     cuts_to_calibrate,
     required_history_us,
 )
-from tailorbird.training.churn.rows import needed_columns
-from tailorbird.training.churn.score import score_people
-from tailorbird.training.churn.train import train_churn
-from tailorbird.training.churn.training_rows import FitSettings
-from tailorbird.training.evaluation.metrics import log_losses
+from tailorbird.training.tasks.churn.rows import needed_columns
+from tailorbird.training.tasks.churn.score import score_people
+from tailorbird.training.tasks.churn.train import train_churn
+from tailorbird.training.tasks.churn.training_rows import FitSettings
 
 BEGIN = 20_000 * DAY
 NOW, END, CHANGE = (
@@ -268,7 +268,7 @@ def test_later_events_do_not_affect_the_choice(shop):
 
 
 def test_the_page_reports_how_long_a_history_it_uses():
-    page = (Path(__file__).parents[3] / "docs" / "how-to" / "churn.md").read_text()
+    page = (Path(__file__).parents[4] / "docs" / "how-to" / "churn.md").read_text()
     rows = re.findall(
         r"^\| window (\d+d)(?:, gap (\d+d))?[^|]*\| (\d+) days \| (\d+) days \|$",
         page,

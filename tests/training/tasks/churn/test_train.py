@@ -21,15 +21,15 @@ from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking import Churn, Contact
 from tailorbird.ranking.churn.columns import person_columns
 from tailorbird.ranking.churn.plan import ChurnPlan, Part
-from tailorbird.training.churn.backtest import ChurnSettings, run_backtest
-from tailorbird.training.churn.contact import contact_curve
-from tailorbird.training.churn.evaluation import OURS, SortedScores
-from tailorbird.training.churn.fit import COUNT_MODELS, training_rows
-from tailorbird.training.churn.labels import Activity, Window, build_activity
-from tailorbird.training.churn.report import cut_to_dict
-from tailorbird.training.churn.rolling_origin import backtest_windows, feature_horizon
-from tailorbird.training.churn.rows import PeopleFeatures, needed_columns
-from tailorbird.training.churn.training_rows import FitSettings
+from tailorbird.training.tasks.churn.backtest import ChurnSettings, run_backtest
+from tailorbird.training.tasks.churn.contact import contact_curve
+from tailorbird.training.tasks.churn.evaluation import OURS, SortedScores
+from tailorbird.training.tasks.churn.fit import COUNT_MODELS, training_rows
+from tailorbird.training.tasks.churn.labels import Activity, Window, build_activity
+from tailorbird.training.tasks.churn.report import cut_to_dict
+from tailorbird.training.tasks.churn.rolling_origin import backtest_windows, feature_horizon
+from tailorbird.training.tasks.churn.rows import PeopleFeatures, needed_columns
+from tailorbird.training.tasks.churn.training_rows import FitSettings
 
 BEGIN = 20_000 * DAY
 CHURN = Churn(window="28d", period="7d", recency="since", frequency="bought", age="age")

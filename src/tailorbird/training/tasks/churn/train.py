@@ -11,58 +11,55 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightgbm
 import numpy as np
-import pyarrow as pa
 
-from tailorbird.errors import BundleError, NotReadyError
+from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.lake import Lake, span
-from tailorbird.models.export import TOLERANCE, score_onnx
+from tailorbird.models.export import largest_difference
 from tailorbird.models.gbdt import Gbdt
-from tailorbird.ranking.churn.bundle import space_files
-from tailorbird.ranking.churn.bundle_writer import write_churn_bundle
+from tailorbird.ranking.bundle import write_bundle
+from tailorbird.ranking.churn.bundle import CHURN_HEAD, space_files
 from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.ranking.churn.plan import ChurnPlan, Part
 from tailorbird.registry import Registry
 from tailorbird.registry import Window as Span
 from tailorbird.storage_paths import Storage
-from tailorbird.training.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
-from tailorbird.training.churn.card import churn_card
-from tailorbird.training.churn.contact import contact_curve
-from tailorbird.training.churn.evaluation import CutMetrics, flatten_intervals
-from tailorbird.training.churn.fit import BLEND, HAZARD, PURCHASES, FittedModels, fit_at
-from tailorbird.training.churn.incumbent import (
+from tailorbird.training.bundle_files import LIBRARIES
+from tailorbird.training.dataset.rows import log_end
+from tailorbird.training.evaluation.bootstrap import Interval, flatten_tables
+from tailorbird.training.evaluation.gate import Decision, Evidence, Rival, decide
+from tailorbird.training.fit.trees import export_trees
+from tailorbird.training.leakage.columns import ahead_notes
+from tailorbird.training.settings import Progress
+from tailorbird.training.stage_times import StageTimer
+from tailorbird.training.tasks.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
+from tailorbird.training.tasks.churn.contact import contact_curve
+from tailorbird.training.tasks.churn.evaluation import CutMetrics
+from tailorbird.training.tasks.churn.fit import BLEND, HAZARD, PURCHASES, FittedModels, fit_at
+from tailorbird.training.tasks.churn.incumbent import (
     RECIPE,
     ChampionComparison,
     Recipe,
     compare_with_champion,
     load_champion,
 )
-from tailorbird.training.churn.labels import Window
-from tailorbird.training.churn.model_choice import Choice, choose_model
-from tailorbird.training.churn.report import ChurnReport, describe_choices, describe_day_mismatch
-from tailorbird.training.churn.rolling_origin import (
+from tailorbird.training.tasks.churn.labels import Window
+from tailorbird.training.tasks.churn.model_choice import Choice, choose_model
+from tailorbird.training.tasks.churn.report import (
+    ChurnReport,
+    churn_card,
+    describe_choices,
+    describe_day_mismatch,
+)
+from tailorbird.training.tasks.churn.rolling_origin import (
     column_importance,
     feature_horizon,
     period_starts,
 )
-from tailorbird.training.churn.rows import needed_columns
-from tailorbird.training.dataset.rows import log_end
-from tailorbird.training.evaluation.bootstrap import Interval
-from tailorbird.training.evaluation.gate import (
-    Decision,
-    Evidence,
-    Rival,
-    decide,
-    describe_unevaluated,
-)
-from tailorbird.training.fit.trees import export_trees
-from tailorbird.training.leakage.columns import ahead_notes
-from tailorbird.training.settings import Progress
-from tailorbird.training.stage_times import StageTimer
+from tailorbird.training.tasks.churn.rows import needed_columns
 
 PARITY_ROWS = 10_000  # of the grid, over the whole history, on which model and export are compared
 USUAL_ROWS = 2_000  # newest rows of the grid, from which the bundle takes its golden rows
@@ -121,11 +118,12 @@ def train_churn(
     comparison = compare_with_champion(champion, churn, backtest.people, activity, backtest.cuts)
     watch.report("incumbent", 1, 1)
     decision = _decide(figures[-1], backtest, comparison)
-    notes = (
-        *((backtest.vectors_note,) if backtest.vectors_note else ()),
+    all_notes = (
+        backtest.vectors_note,
         *_compose_notes(churn, backtest, window, choice),
-        *_comparison_notes(comparison, decision),
+        comparison.unevaluated_note or comparison.note,
     )
+    notes = tuple(note for note in all_notes if note and note not in decision.reasons)
     about = {
         **_describe_training(churn, backtest, window, fitted),
         "owner": owner,
@@ -166,7 +164,7 @@ def train_churn(
     )
     if reports is None:
         return report
-    from tailorbird.training.churn.page import write_page
+    from tailorbird.training.tasks.churn.page import write_page
 
     return replace(
         report, report=write_page(reports / f"churn-{churn.name}-{version}.html", report, churn)
@@ -180,30 +178,16 @@ def _decide(last: CutMetrics, backtest: ChurnBacktest, comparison: ChampionCompa
     )
     smaller_class = int(min(last.cut.churned.sum(), (~last.cut.churned).sum()))
     incumbent = None if comparison.gain is None else Rival(comparison.version, comparison.gain, 0.0)
-    unjudged = (
-        describe_unevaluated(comparison.version, comparison.skip_reason)
-        if comparison.skip_reason
-        else ""
-    )
     return decide(
         Evidence(
             "log loss",
             rivals,
             incumbent,
-            incumbent_note=unjudged,
+            incumbent_note=comparison.unevaluated_note,
             people=smaller_class,
             leaks=backtest.leaks,
         )
     )
-
-
-def _comparison_notes(comparison: ChampionComparison, decision: Decision) -> list[str]:
-    note = (
-        describe_unevaluated(comparison.version, comparison.skip_reason)
-        if comparison.skip_reason
-        else comparison.note
-    )
-    return [note] if note and note not in decision.reasons else []
 
 
 def _negate(difference: Interval) -> Interval:
@@ -290,27 +274,30 @@ def _write_bundle(
     spread = np.unique(np.linspace(0, len(newest) - 1, PARITY_ROWS).astype(np.intp))
     models = {part.head: fitted.export(part.head) for part in plan.parts}
     compared = fitted.matrix(backtest.grid.table.take(spread))
-    parity = max(_export_difference(fitted, name, data, compared) for name, data in models.items())
-    figures = backtest.figures[-1]
-    write_churn_bundle(
+    parity = max(
+        largest_difference(fitted.models[name], data, compared) for name, data in models.items()
+    )
+    figures, heads = backtest.figures[-1], plan.heads(choice.calibrator.name)
+    write_bundle(
         folder,
-        plan,
         created_at=now,
         features=features,
         encoder=fitted.encoder,
-        models=models,
-        calibration=choice.calibrator,
+        models={head.file: models[head.name] for head in heads},
+        heads=heads,
+        index=None,
         golden=current_rows,
+        calibration={CHURN_HEAD: choice.calibrator},
         window=Span(backtest.activity.start_ts, backtest.activity.known_until),
         metrics={
-            "results": flatten_intervals(figures.results),
+            "results": flatten_tables(figures.results),
             "decision": list(decision.reasons),
             "about": dict(about),
             "parity": parity,
         },
-        libraries={"lightgbm": lightgbm.__version__, "pyarrow": str(pa.__version__)},
+        libraries=LIBRARIES,
         card=churn_card(churn, figures, choice, decision, about, notes, by),
-        space=space_files(backtest.people.space, backtest.tower)
+        tower=space_files(backtest.people.space, backtest.tower)
         if backtest.people.space is not None and backtest.tower is not None
         else None,
         trees={
@@ -318,6 +305,7 @@ def _write_bundle(
             for part in plan.parts
             if isinstance(model := fitted.models[part.head], Gbdt)
         },
+        extra=plan.files(),
     )
 
 
@@ -348,21 +336,3 @@ def build_plan(churn: Churn, fitted: FittedModels, choice: Choice, until: int) -
         fitted.bg_nbd if choice.count_model.endswith("bg_nbd") else None,
         fitted.pareto_nbd if choice.count_model == "pareto_nbd" else None,
     )
-
-
-def _export_difference(fitted: FittedModels, name: str, data: bytes, matrix: np.ndarray) -> float:
-    """Return the largest difference between a model and its export.
-
-    Raises:
-        BundleError: it exceeds the tolerance, relative to the value for counts.
-    """
-    ours = fitted.models[name].score(matrix)
-    worst = float(
-        (np.abs(ours - score_onnx(data, matrix)) / np.maximum(1.0, np.abs(ours))).max(initial=0.0)
-    )
-    if not worst <= TOLERANCE:
-        raise BundleError(
-            f"the exported model {name} differs from the trained one by {worst:.2g} (at most "
-            f"{TOLERANCE:g} is allowed)"
-        )
-    return worst

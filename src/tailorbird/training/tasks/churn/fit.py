@@ -15,7 +15,7 @@ of origins whose window is censored.
 Training rows lose half their weight for each window that their origin lies back, except those of
 `purchases`, which all weigh the same. `blend` is the mean of the models' log-odds. Expected
 purchases come from the trees; if the columns are named, they come from the mean of trees and BG/NBD
-(`trees_bg_nbd`), or from BG/NBD or Pareto/NBD alone. `training.churn.rolling_origin` decides which
+(`trees_bg_nbd`), or from BG/NBD or Pareto/NBD alone. `training.tasks.churn.rolling_origin` decides which
 is used.
 """
 
@@ -32,14 +32,14 @@ from tailorbird.models.export import gbdt_to_onnx
 from tailorbird.models.gbdt import Sample, fit_gbdt
 from tailorbird.models.logistic import FittedLogistic, fit_logistic, logistic_to_onnx
 from tailorbird.ranking.churn.bg_nbd import BgNbdColumns
-from tailorbird.ranking.churn.bundle import average_log_odds
+from tailorbird.ranking.churn.bundle import average_log_odds, log_survival
 from tailorbird.ranking.churn.pareto_nbd import ParetoNbdColumns
 from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
-from tailorbird.training.churn.labels import Activity, Floats, Window
-from tailorbird.training.churn.pareto import fit_pareto_nbd
-from tailorbird.training.churn.rows import FeatureTable, Matrix
-from tailorbird.training.churn.training_rows import (
+from tailorbird.training.tasks.churn.labels import Activity, Floats, Window
+from tailorbird.training.tasks.churn.pareto import fit_pareto_nbd
+from tailorbird.training.tasks.churn.rows import FeatureTable, Matrix
+from tailorbird.training.tasks.churn.training_rows import (
     FitSettings,
     Grid,
     TrainingRows,
@@ -58,7 +58,6 @@ COUNT_MODELS = (
 )  # models of expected purchases if the columns are named, the default first
 POSITIVES_MIN = 30  # people of each class that a model needs
 VALIDATION_MODULUS = 5  # one in five people is held out for early stopping
-PROBABILITY_MIN = 1e-6
 
 
 class ColumnModel(Protocol):
@@ -106,14 +105,12 @@ class FittedModels:
                 name: 1 - self.models[name].score(matrix) for name in DIRECT if name in self.models
             }
         if hazards := [name for name in HAZARD if name in self.models]:
-            log_survival = {name: np.zeros(len(now)) for name in hazards}
+            logs = {name: np.zeros(len(now)) for name in hazards}
             for table in periods:
                 matrix = self.matrix(table)
                 for name in hazards:
-                    log_survival[name] += np.log1p(
-                        -np.minimum(self.models[name].score(matrix), 1 - PROBABILITY_MIN)
-                    )
-            probabilities |= {name: np.exp(logs) for name, logs in log_survival.items()}
+                    logs[name] += log_survival(self.models[name].score(matrix))
+            probabilities |= {name: np.exp(total) for name, total in logs.items()}
         if len(probabilities) > 1:
             probabilities[BLEND] = average_log_odds(list(probabilities.values()))
         return probabilities

@@ -13,11 +13,11 @@ from tailorbird.ranking.churn.columns import duration_columns
 from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.ranking.churn.reasons import churn_reasons
 from tailorbird.storage_paths import Storage
-from tailorbird.training.churn.labels import build_activity
-from tailorbird.training.churn.rows import PeopleFeatures, needed_columns
-from tailorbird.training.churn.segments import Segment, find_segments, taste_groups
 from tailorbird.training.dataset.rows import log_end
 from tailorbird.training.settings import Progress
+from tailorbird.training.tasks.churn.labels import build_activity
+from tailorbird.training.tasks.churn.rows import PeopleFeatures, needed_columns
+from tailorbird.training.tasks.churn.segments import Segment, find_segments, taste_groups
 
 PEOPLE_PER_CHUNK = 20_000
 EXPLANATIONS_PER_CHUNK = 200

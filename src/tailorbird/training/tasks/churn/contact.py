@@ -64,9 +64,10 @@ def contact_curve(
 ) -> ContactCurve:
     """Return the curve of people in order of falling probability; ties keep their input order.
 
-    >>> curve = contact_curve(np.array([0.9, 0.5, 0.1]), np.array([True, False, True]), Contact(cost=1.0,
-    value=10.0, success=0.5))
-    >>> curve.best, curve.realised.tolist() (2, [4.0, 3.0, 7.0])
+    >>> contact = Contact(cost=1.0, value=10.0, success=0.5)
+    >>> curve = contact_curve(np.array([0.9, 0.5, 0.1]), np.array([True, False, True]), contact)
+    >>> curve.best_k, curve.realised.tolist()
+    (2, [4.0, 3.0, 7.0])
     """
     order = np.argsort(-probability, kind="stable")
     p, churned_in_order = probability[order], churned[order].astype(np.float64)

@@ -1,5 +1,6 @@
-"""Result of a churn training, as JSON and for the page (`training.churn.page`)."""
+"""Result of a churn training: as JSON, for the page (`training.tasks.churn.page`), and the model card."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,23 @@ import numpy as np
 
 from tailorbird.events import DAY, to_iso
 from tailorbird.ranking.churn.declaration import Churn
-from tailorbird.training.churn.contact import ContactCurve
-from tailorbird.training.churn.evaluation import CutMetrics, flatten_intervals
-from tailorbird.training.churn.labels import Activity
-from tailorbird.training.churn.model_choice import Choice
-from tailorbird.training.churn.rolling_origin import cuts_to_calibrate, required_history_us
-from tailorbird.training.churn.training_rows import Grid
+from tailorbird.training.evaluation.bootstrap import flatten_tables
 from tailorbird.training.evaluation.gate import Decision
+from tailorbird.training.report.card import NO_OWNER, format_table, gate_section
+from tailorbird.training.tasks.churn.contact import ContactCurve
+from tailorbird.training.tasks.churn.evaluation import CutMetrics
+from tailorbird.training.tasks.churn.labels import Activity
+from tailorbird.training.tasks.churn.model_choice import Choice
+from tailorbird.training.tasks.churn.rolling_origin import cuts_to_calibrate, required_history_us
+from tailorbird.training.tasks.churn.training_rows import Grid
 
 EVENTS_PER_DAY_MAX = 1.2  # a frequency column with more does not count days
+CARD_FIGURES = ("auc", "ap", "log_loss", "lift_10", "calibration_error_debiased")
+CARD_LIMITS = (
+    "P(gone) says who will stay away, not whom a contact keeps: that takes an experiment in "
+    "which some are left alone.",
+    "It is about people who were there before; of newcomers without a purchase it says nothing.",
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +64,8 @@ class ChurnReport:
             "promoted": self.promoted,
             "reasons": list(self.decision.reasons),
             "incumbent": self.incumbent,
-            "results": flatten_intervals(self.last.results),
-            "differences": flatten_intervals(self.last.differences),
+            "results": flatten_tables(self.last.results),
+            "differences": flatten_tables(self.last.differences),
             "origins": [cut_to_dict(each) for each in self.figures],
             "choice": self.choice.description,
             "contact": {"best": self.curve.best_k, "curve": self.curve.points()},
@@ -134,8 +143,8 @@ def cut_to_dict(figures: CutMetrics) -> dict[str, Any]:
         "gone": float(cut.churned.mean()),
         "merged": cut.merged,
         "choice": cut.choice.description,
-        "results": flatten_intervals(figures.results),
-        "differences": flatten_intervals(figures.differences),
+        "results": flatten_tables(figures.results),
+        "differences": flatten_tables(figures.differences),
         "slices": {
             name: {
                 "people": int(each.count.sum()),
@@ -144,3 +153,46 @@ def cut_to_dict(figures: CutMetrics) -> dict[str, Any]:
             for name, each in figures.slices.items()
         },
     }
+
+
+def churn_card(
+    churn: Churn,
+    figures: CutMetrics,
+    choice: Choice,
+    decision: Decision,
+    about: Mapping[str, Any],
+    notes: Sequence[str],
+    by: str,
+) -> str:
+    """Return the model card in Markdown: what the model predicts, for whom, how well, its limits."""
+    cut, window = figures.cut, figures.cut.scores.window
+    quality = (
+        (name, *(each[figure] for figure in CARD_FIGURES)) for name, each in figures.results.items()
+    )
+    slices = (
+        (name, f"{each.count.sum():,.0f}", f"{each.debiased:.4f}")
+        for name, each in figures.slices.items()
+    )
+    text = about["window_text"]
+    parts = [
+        f"# Churn model {churn.name}",
+        f"Trained by {by}. Gone means: {about['definition']}.",
+        "## Owner",
+        about.get("owner") or NO_OWNER,
+        "## Data",
+        f"{about['people']:,} people from {text['from']} to {text['to']}; "
+        f"{about['asked_now']:,} are asked about now.",
+        f"Judged at {len(about['origins'])} past origins; the last is "
+        f"{to_iso(window.origin)}, with {len(cut.churned):,} people, "
+        f"{cut.churned.mean():.1%} of whom were gone.",
+        f"Taken: {choice.description}.",
+        "## Quality at the last origin",
+        format_table(["", *CARD_FIGURES], quality),
+        format_table(["people with", "people", "calibration error, debiased"], slices),
+        *gate_section(decision),
+        "## Columns",
+        format_table(["column", "how it is taken"], about["columns"].items()),
+        "## Limits",
+        "\n".join(f"- {note}" for note in (*notes, *CARD_LIMITS)),
+    ]
+    return "\n\n".join(parts) + "\n"

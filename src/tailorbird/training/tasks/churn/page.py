@@ -10,8 +10,6 @@ from matplotlib.figure import Figure
 from tailorbird import pages
 from tailorbird.events import to_iso
 from tailorbird.ranking.churn.declaration import Churn
-from tailorbird.training.churn.contact import ContactCurve
-from tailorbird.training.churn.evaluation import OURS, CutMetrics
 from tailorbird.training.report.charts import (
     HIGHLIGHT_COLOUR,
     MUTED_COLOUR,
@@ -20,9 +18,11 @@ from tailorbird.training.report.charts import (
     reliability_chart,
     to_svg,
 )
+from tailorbird.training.tasks.churn.contact import ContactCurve
+from tailorbird.training.tasks.churn.evaluation import OURS, CutMetrics
 
 if TYPE_CHECKING:
-    from tailorbird.training.churn.report import ChurnReport
+    from tailorbird.training.tasks.churn.report import ChurnReport
 
 SHOWN = ("auc", "ap", "log_loss", "lift_10", "calibration_error_debiased", "mae", "bias")
 COLOURS = ("#b3541e", "#5b6ea8", "#8a6d3b", "#9aa5ab", "#6b8f71")

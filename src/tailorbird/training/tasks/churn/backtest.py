@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pyarrow as pa
 
@@ -11,22 +12,22 @@ from tailorbird.features import FeatureSet
 from tailorbird.ranking.churn.columns import churn_columns
 from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.ranking.tower import Space
-from tailorbird.training.churn.evaluation import CutMetrics, evaluate_cut
-from tailorbird.training.churn.fit import training_rows
-from tailorbird.training.churn.labels import Activity, Window, build_activity
-from tailorbird.training.churn.model_choice import Cut
-from tailorbird.training.churn.rolling_origin import (
+from tailorbird.training.fit.towers import TowerLearner, TowerSettings
+from tailorbird.training.leakage.columns import find_leakage
+from tailorbird.training.settings import Progress
+from tailorbird.training.tasks.churn.evaluation import CutMetrics, evaluate_cut
+from tailorbird.training.tasks.churn.fit import training_rows
+from tailorbird.training.tasks.churn.labels import Activity, Window, build_activity
+from tailorbird.training.tasks.churn.model_choice import Cut
+from tailorbird.training.tasks.churn.rolling_origin import (
     CUTS_MAX,
     backtest_windows,
     build_grid,
     run_cuts,
 )
-from tailorbird.training.churn.rows import PeopleFeatures
-from tailorbird.training.churn.training_rows import FitSettings, Grid
-from tailorbird.training.churn.vectors import fit_tower_before, vectors_help
-from tailorbird.training.fit.towers import TowerLearner, TowerSettings
-from tailorbird.training.leakage.columns import find_leakage
-from tailorbird.training.settings import Progress
+from tailorbird.training.tasks.churn.rows import PeopleFeatures
+from tailorbird.training.tasks.churn.training_rows import FitSettings, Grid
+from tailorbird.training.tasks.churn.vectors import fit_tower_before, vectors_help
 
 JUDGED_MAX = 6
 
@@ -38,7 +39,7 @@ class ChurnSettings:
     """Settings of a churn training.
 
     Attributes:
-        cuts: maximum number of backtest origins, see `walk.backtest_windows`. The newest
+        cuts: maximum number of backtest origins, see `rolling_origin.backtest_windows`. The newest
             `JUDGED_MAX` are evaluated; earlier ones only choose and calibrate models.
         grid_rows: maximum rows of the grid.
         asked: maximum people scored at an origin.
@@ -122,28 +123,19 @@ def run_backtest(
         progress=progress,
     )
     grid = full_grid if space is None else replace(full_grid, table=full_grid.table.select(columns))
-    cuts = run_cuts(
-        grid,
-        people,
-        activity,
-        churn,
-        windows,
-        settings.fit,
+    run = partial(
+        run_cuts,
+        activity=activity,
+        churn=churn,
+        windows=windows,
+        settings=settings.fit,
         scored_max=settings.asked,
         progress=progress,
     )
+    cuts = run(grid, people)
     tower = None
     if space is not None and learner is not None:
-        by_vectors = run_cuts(
-            full_grid,
-            people_with_vectors,
-            activity,
-            churn,
-            windows,
-            settings.fit,
-            scored_max=settings.asked,
-            progress=progress,
-        )
+        by_vectors = run(full_grid, people_with_vectors)
         use_vectors, vectors_note = vectors_help(cuts, by_vectors, settings.fit.seed)
         if use_vectors:
             people, grid, cuts, tower = (

@@ -16,10 +16,10 @@ window that takes
     fitted  proofs      judged   4, 5 and 6 began when 1, 2 and 3 were
 
 For the bundle, made when 9 is finished, 4 to 9 are proofs, so six origins would do.
-`training.churn.evaluation` computes the metrics of cuts.
+`training.tasks.churn.evaluation` computes the metrics of cuts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,18 +27,17 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY
 from tailorbird.features.declare.limits import HORIZON
 from tailorbird.models.btyd import fit_bg_nbd
-from tailorbird.models.rfm import fit_rfm
+from tailorbird.models.logistic import fit_logistic
 from tailorbird.ranking.churn.declaration import Churn
-from tailorbird.training.churn.fit import BLEND, DIRECT, HAZARD, FittedModels, fit_at
-from tailorbird.training.churn.labels import Activity, Floats, Ints, Window
-from tailorbird.training.churn.model_choice import PROOFS, Cut, OriginScores, choose_model
-from tailorbird.training.churn.rows import NO_LIMIT, PeopleFeatures
-from tailorbird.training.churn.training_rows import FitSettings, Grid
+from tailorbird.training.settings import Progress
+from tailorbird.training.tasks.churn.fit import BLEND, DIRECT, HAZARD, FittedModels, fit_at
+from tailorbird.training.tasks.churn.labels import Activity, Floats, Ints, Rfm, Window
+from tailorbird.training.tasks.churn.model_choice import PROOFS, Cut, OriginScores, choose_model
+from tailorbird.training.tasks.churn.rows import NO_LIMIT, PeopleFeatures
+from tailorbird.training.tasks.churn.training_rows import FitSettings, Grid
 
 PER_REACH = 3  # maximum cuts from an origin to the end of its window, gap included
 CUTS_MAX = PROOFS + 2 * PER_REACH  # enough to calibrate the last cut
-
-Progress = Callable[[str, int, int], None]
 
 
 def backtest_windows(activity: Activity, churn: Churn, cuts: int) -> list[Window]:
@@ -99,7 +98,7 @@ def build_grid(
     *,
     rows_max: int,
     seed: int,
-    progress: Progress,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Grid:
     """Return people at moments one period apart; every third of a window is an origin.
 
@@ -183,7 +182,7 @@ def run_cuts(
     settings: FitSettings,
     *,
     scored_max: int,
-    progress: Progress,
+    progress: Progress = lambda stage, done, total: None,
 ) -> list[Cut]:
     """Run the backtest over windows, oldest first; origins with too little data are skipped.
 
@@ -245,9 +244,10 @@ def predict_baselines(
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """Return P(gone) by each baseline, and expected purchases by count models.
 
-    `bg_nbd_count` is P(none) of a Poisson number with BG/NBD's expectation: a different order,
-    often better than `bg_nbd`. `recency` and `rfm_logistic` learn from the newest origin whose
-    window is finished, or from the middle of the known history if there is none.
+    `recency` is a logistic regression on the time since the last purchase, `rfm_logistic` on
+    frequency, age and amount too. Both learn from the newest origin whose window is finished, or
+    from the middle of the known history if there is none. `bg_nbd_count` is P(none) of a Poisson
+    number with BG/NBD's expectation: a different order, often better than `bg_nbd`.
     """
     origin = window.origin - window.gap - window.length
     length = window.length
@@ -265,10 +265,13 @@ def predict_baselines(
     )
     if not 0 < np.count_nonzero(returned) < len(returned):
         raise NotReadyError("no earlier origin has people who came back and people who did not")
-    past, now = earlier.rfm(present, origin), then.rfm(person, window.origin)
+    past, now = (
+        np.column_stack(each).astype(np.float32)
+        for each in (earlier.rfm(present, origin), then.rfm(person, window.origin))
+    )
     probabilities = {
-        "recency": 1 - fit_rfm(past, returned, only_recency=True).returning(now),
-        "rfm_logistic": 1 - fit_rfm(past, returned).returning(now),
+        name: 1 - fit_logistic(past, returned, Rfm._fields, ignore=ignored).score(now)
+        for name, ignored in (("recency", Rfm._fields[1:]), ("rfm_logistic", ()))
     }
     customers = then.purchase_history(then.active_people(window.origin), window.origin)
     model, scored_customers = fit_bg_nbd(customers), then.purchase_history(person, window.origin)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tailorbird.ranking import Contact
-from tailorbird.training.churn.segments import PEOPLE_MIN, find_segments
+from tailorbird.training.tasks.churn.segments import PEOPLE_MIN, find_segments
 
 RNG = np.random.default_rng(0)
 N = 2_000

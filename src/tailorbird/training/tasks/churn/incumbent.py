@@ -30,18 +30,19 @@ from tailorbird.features.offline.backfill import subset
 from tailorbird.ranking.churn.bundle import ChurnBundle
 from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.registry import Columns, Registry
-from tailorbird.training.churn.labels import Activity, Floats
-from tailorbird.training.churn.model_choice import Cut
-from tailorbird.training.churn.rolling_origin import (
+from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
+from tailorbird.training.evaluation.gate import describe_unevaluated
+from tailorbird.training.evaluation.metrics import log_losses
+from tailorbird.training.tasks.churn.labels import Activity, Floats
+from tailorbird.training.tasks.churn.model_choice import Cut
+from tailorbird.training.tasks.churn.rolling_origin import (
     build_grid,
     feature_horizon,
     run_cuts,
     score_people_at,
 )
-from tailorbird.training.churn.rows import PeopleFeatures
-from tailorbird.training.churn.training_rows import FitSettings
-from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
-from tailorbird.training.evaluation.metrics import log_losses
+from tailorbird.training.tasks.churn.rows import PeopleFeatures
+from tailorbird.training.tasks.churn.training_rows import FitSettings
 
 RECIPE = "recipe"  # among what a bundle says about its training
 
@@ -86,6 +87,11 @@ class ChampionComparison:
     gain: Interval | None = None
     skip_reason: str = ""
     note: str = ""
+
+    @property
+    def unevaluated_note(self) -> str:
+        """Say why the champion could not be judged, or return ""."""
+        return describe_unevaluated(self.version, self.skip_reason) if self.skip_reason else ""
 
 
 @dataclass(frozen=True)
@@ -185,16 +191,12 @@ def _redeclared_columns(bundle: ChurnBundle, people: PeopleFeatures) -> list[str
     champion_features, current_features = bundle.features, people.features
     if champion_features is None or champion_features.schema_hash == current_features.schema_hash:
         return []
-    available = {*people.columns.numeric, *people.columns.categorical}
-    read = [
-        name
-        for name in (*bundle.feature_columns.numeric, *bundle.feature_columns.categorical)
-        if name in available
-    ]
+    dropped = _dropped_columns(bundle, people)
     return [
         name
-        for name in read
-        if set(subset(champion_features, [name]).features)
+        for name in (*bundle.feature_columns.numeric, *bundle.feature_columns.categorical)
+        if name not in dropped
+        and set(subset(champion_features, [name]).features)
         != set(subset(current_features, [name]).features)
     ]
 
@@ -288,12 +290,7 @@ def _score_by_recipe(
     ]
     try:
         grid = build_grid(
-            people,
-            then,
-            recipe.churn,
-            rows_max=recipe.grid_rows,
-            seed=recipe.fit.seed,
-            progress=_ignore_progress,
+            people, then, recipe.churn, rows_max=recipe.grid_rows, seed=recipe.fit.seed
         )
         relearned = run_cuts(
             grid,
@@ -303,7 +300,6 @@ def _score_by_recipe(
             windows,
             recipe.fit,
             scored_max=len(last_scores.person),
-            progress=_ignore_progress,
         )[-1]
     except NotReadyError as error:
         raise NotReadyError(
@@ -318,7 +314,3 @@ def _score_by_recipe(
         feature_horizon(then.start_ts, origin),
     )
     return relearned.choice.calibrator.apply(scored.raw[relearned.choice.model]), origin
-
-
-def _ignore_progress(stage: str, done: int, total: int) -> None:
-    """Ignore progress: a comparison is one stage of a training."""

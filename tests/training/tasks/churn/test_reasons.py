@@ -8,13 +8,13 @@ import pytest
 from tailorbird.features import FeatureSet, count, entity, gap_mean, time_since
 from tailorbird.models.export import gbdt_to_onnx
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
+from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.calibration import Platt
-from tailorbird.ranking.churn.bundle import ChurnBundle, log_odds
-from tailorbird.ranking.churn.bundle_writer import write_churn_bundle
+from tailorbird.ranking.churn.bundle import CHURN_HEAD, ChurnBundle, log_odds
 from tailorbird.ranking.churn.plan import ChurnPlan, Part
 from tailorbird.ranking.churn.reasons import churn_reasons, format_column_value
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
-from tailorbird.registry import Columns, Window
+from tailorbird.registry import Columns
 from tailorbird.training.fit.trees import export_trees
 
 NAMES = ("views", "orders")
@@ -34,19 +34,18 @@ def bundle_of(folder, *, trees=True, declared=counts) -> ChurnBundle:
     model = fit_gbdt(
         Sample(matrix, stays), Sample(matrix[:50], stays[:50]), encoder.names, settings
     )
-    write_churn_bundle(
+    plan = ChurnPlan("churn", ("view",), 7, 0, 0, 1, 7, 0, (Part("trees", "direct"),))
+    write_bundle(
         folder,
-        ChurnPlan("churn", ("view",), 7, 0, 0, 1, 7, 0, (Part("trees", "direct"),)),
         created_at=1,
         features=features,
         encoder=encoder,
-        models={"trees": gbdt_to_onnx(model)},
-        calibration=Platt(4.0, -2.0),
+        models={"model/trees.onnx": gbdt_to_onnx(model)},
+        heads=plan.heads("platt"),
+        index=None,
+        calibration={CHURN_HEAD: Platt(4.0, -2.0)},
+        extra=plan.files(),
         golden=matrix,
-        window=Window(),
-        metrics={},
-        libraries={},
-        card="",
         trees={"trees": export_trees(model)} if trees else None,
     )
     return ChurnBundle.load(folder, schema_hash=None)

@@ -19,14 +19,14 @@ from tailorbird.ranking.churn.bundle import ChurnBundle
 from tailorbird.registry import Registry, seal
 from tailorbird.stream import Block, open_writer
 from tailorbird.stream.partitions import routed_path
-from tailorbird.training.churn.backtest import ChurnSettings, run_backtest
-from tailorbird.training.churn.model_choice import Cut
-from tailorbird.training.churn.report import ChurnReport
-from tailorbird.training.churn.rolling_origin import feature_horizon, score_people_at
-from tailorbird.training.churn.rows import needed_columns
-from tailorbird.training.churn.train import train_churn
-from tailorbird.training.churn.training_rows import FitSettings
 from tailorbird.training.evaluation.metrics import log_losses
+from tailorbird.training.tasks.churn.backtest import ChurnSettings, run_backtest
+from tailorbird.training.tasks.churn.model_choice import Cut
+from tailorbird.training.tasks.churn.report import ChurnReport
+from tailorbird.training.tasks.churn.rolling_origin import feature_horizon, score_people_at
+from tailorbird.training.tasks.churn.rows import needed_columns
+from tailorbird.training.tasks.churn.train import train_churn
+from tailorbird.training.tasks.churn.training_rows import FitSettings
 
 pytestmark = pytest.mark.slow
 

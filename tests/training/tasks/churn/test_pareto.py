@@ -9,8 +9,8 @@ from scipy.special import hyp2f1
 from tailorbird.errors import NotReadyError
 from tailorbird.models.btyd import Purchases
 from tailorbird.ranking.churn.pareto_nbd import ParetoNbdColumns
-from tailorbird.training.churn import pareto
-from tailorbird.training.churn.pareto import ParetoNbd, fit_pareto_nbd
+from tailorbird.training.tasks.churn import pareto
+from tailorbird.training.tasks.churn.pareto import ParetoNbd, fit_pareto_nbd
 
 TRUE = ParetoNbd(0.6, 80.0, 0.7, 90.0, 0.0)
 SPAN = 120.0

@@ -14,17 +14,17 @@ from tailorbird.features import FeatureSet, entity, sequence
 from tailorbird.features.declare.checks import collecting
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking import Churn, Contact
+from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.calibration import Identity
-from tailorbird.ranking.churn.bundle import ChurnBundle, space_files
-from tailorbird.ranking.churn.bundle_writer import write_churn_bundle
+from tailorbird.ranking.churn.bundle import CHURN_HEAD, ChurnBundle, space_files
 from tailorbird.ranking.churn.plan import ChurnPlan, Part
 from tailorbird.ranking.encode.rows import Ragged
 from tailorbird.ranking.tower_net import TOLERANCE
 from tailorbird.registry import Window
-from tailorbird.training.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
-from tailorbird.training.churn.segments import find_segments, taste_groups
-from tailorbird.training.churn.training_rows import FitSettings
 from tailorbird.training.fit.towers import TowerSettings
+from tailorbird.training.tasks.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
+from tailorbird.training.tasks.churn.segments import find_segments, taste_groups
+from tailorbird.training.tasks.churn.training_rows import FitSettings
 
 pytestmark = pytest.mark.slow
 
@@ -124,20 +124,19 @@ def test_a_bundle_reads_them_as_training_did(backtest: ChurnBacktest, tmp_path):
     plan = ChurnPlan(
         "churn", ("purchase",), 28 * DAY, 0, 0, 7 * DAY, 4, 1 << 60, (Part("trees", "direct"),)
     )
-    write_churn_bundle(
+    write_bundle(
         tmp_path / "bundle",
-        plan,
         created_at=origin,
         features=declared(),
         encoder=cut.fitted.encoder,
-        models={"trees": cut.fitted.export("trees")},
-        calibration=Identity(),
+        models={"model/trees.onnx": cut.fitted.export("trees")},
+        heads=plan.heads("none"),
+        index=None,
+        calibration={CHURN_HEAD: Identity()},
+        extra=plan.files(),
         golden=matrix,
         window=Window(0, origin),
-        metrics={},
-        libraries={},
-        card="",
-        space=space_files(backtest.people.space, backtest.tower),
+        tower=space_files(backtest.people.space, backtest.tower),
     )
     bundle = ChurnBundle.load(tmp_path / "bundle", schema_hash=None)
     assert bundle.feature_columns.numeric == backtest.people.columns.numeric[:-4]

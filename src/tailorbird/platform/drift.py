@@ -21,7 +21,7 @@ from tailorbird.features.declare.declarations import Derived
 from tailorbird.lake import Lake
 from tailorbird.monitoring.drift import Cause, Episode, Signal, find_episodes, name_cause
 from tailorbird.monitoring.drift.causes import OUTAGE, Change
-from tailorbird.monitoring.drift.detect import DAYS_MIN, OUTAGE_DAYS_MIN, Floats
+from tailorbird.monitoring.drift.detect import CLICKED, DAYS_MIN, LABEL, OUTAGE_DAYS_MIN, Floats
 from tailorbird.monitoring.drift.sketches import SketchStore
 from tailorbird.monitoring.drift.training import TRAINING, Shift, compare_with_training
 from tailorbird.monitoring.figures import FigureStore
@@ -283,10 +283,10 @@ def _clicks(
     seen, clicks = cells["seen"].to_numpy(), cells["clicks"].to_numpy()
     values = np.column_stack([np.zeros(len(hour)), np.maximum(seen - clicks, 0.0), clicks])
     np.add.at(counts, np.clip(hour, 0, hours), values)
-    labels = learned.table.filter((pc.field("kind") == "label") & (pc.field("name") == "click"))
+    labels = learned.table.filter((pc.field("kind") == LABEL) & (pc.field("name") == "click"))
     known = dict(zip(labels["bin"].to_pylist(), labels["count"].to_pylist(), strict=True))
     both = [known.get(str(bin_), 0.0) for bin_ in bins_of(np.array([0.0, 1.0])).tolist()]
-    signal = Signal("clicks", counts[:hours], True, "label", ("missing", "seen", "clicked"))
+    signal = Signal("clicks", counts[:hours], True, LABEL, ("missing", "seen", CLICKED))
     return signal, np.array([0.0, *both])
 
 

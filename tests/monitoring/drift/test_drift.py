@@ -91,6 +91,28 @@ def test_a_lost_field_is_named_with_its_share(tmp_path):
     assert ".session_id is missing in" in cause.evidence
 
 
+def test_clicks_that_fall_alone_are_a_change_of_taste(tmp_path):
+    rng = np.random.default_rng(1)
+    visits, days = [], 30
+    for hour in range(days * 24):
+        rate = 0.2 if hour >= (days - 1) * 24 else 0.3
+        for index in range(8):
+            clicks = np.flatnonzero(rng.random(8) < rate).tolist()
+            ts = MIDNIGHT + hour * HOUR + index * MINUTE
+            visits.append(visit(f"{hour}-{index}", ts, clicks=clicks, person=f"p{index}"))
+    write_visits(tmp_path / "lake", visits)
+    store = SketchStore(tmp_path / "sketches", Lake(tmp_path / "lake"), [], "")
+    now = MIDNIGHT + days * DAY + HOUR
+    store.refresh(MIDNIGHT, now)
+    signals, first = store.read(MIDNIGHT, now)
+    (episode,) = find_episodes(signals, (days - 1) * 24)
+    cause = name_cause(episode, signals, first)
+    assert (cause.name, cause.page) == ("change of taste", "taste.md")
+    assert "% of the seen items are clicked, 30." in cause.evidence
+    change = Change(MIDNIGHT + (days - 1) * DAY, "trainer: promote v0002")
+    assert name_cause(episode, signals, first, [change]).name == "model change"
+
+
 def episode_of(*moved, compared_with="hour and weekday"):
     return Episode(240, 264, 241, compared_with, True, tuple(Moved(*m, 0.2, 2.0) for m in moved))
 
@@ -129,6 +151,10 @@ EVENTS = two_phases("events", "traffic", [100], [100], ("all",))
                 "event device", "event_device", [0, 90, 0], [0, 60, 40], ("missing", "web", "app")
             ),
             "new app version or device",
+        ),
+        (
+            two_phases("clicks", "label", [0, 90, 10], [0, 93, 7], ("missing", "seen", "clicked")),
+            "change of taste",
         ),
         (two_phases("item profiles", "traffic", [10], [90], ("all",)), "catalogue swap"),
         (two_phases("f", "feature", [0, 9, 1], [0, 1, 9], ("missing", "0", "1")), "unknown"),

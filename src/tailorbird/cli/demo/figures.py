@@ -18,8 +18,10 @@ class Figures:
     experiments: dict[str, Any] = field(default_factory=dict)
     latency_ms: dict[str, float] = field(default_factory=dict)
     freshness_ms: dict[str, float] = field(default_factory=dict)
+    drift: dict[str, Any] = field(default_factory=dict)
     retrained: dict[str, Any] = field(default_factory=dict)
     broken: dict[str, Any] = field(default_factory=dict)
+    status: list[str] = field(default_factory=list)
     http: dict[str, Any] = field(default_factory=dict)
     first_page_s: float = 0.0
     stages_s: dict[str, float] = field(default_factory=dict)
@@ -85,6 +87,8 @@ def print_figures(figures: Figures) -> None:
         )
     )
     rows += [(name, _experiment(each)) for name, each in figures.experiments.items()]
+    if cause := figures.drift.get("cause"):
+        rows.append(("drift", f"{cause}, since {figures.drift['since']}"))
     rows.append(("retrained", _retraining_summary(figures.retrained)))
     rows.append(("broken model", _broken_summary(figures.broken)))
     rows.append(("latency", _milliseconds(figures.latency_ms, "request → answer")))

@@ -22,6 +22,7 @@ from tailorbird.registry import AuditEntry, Registry, read_sealed, seal
 
 BY = "demo"
 LEAD_MAX_US = 4 * DAY  # for shadow and canary together; each has `rollout.limit`
+STEP_US = 3 * HOUR  # between decisions
 ROLL_BACK_MAX_US = 2 * HOUR
 CHECK_US = 3 * MINUTE  # between looks at a broken champion
 _REFUSED = ("end canary", "reject")
@@ -46,7 +47,9 @@ class ModelRollout:
 
     def lead(self, version: str) -> bool:
         """Advance the clock until the version is the champion or was refused; return whether it is."""
-        until = self._clock.now() + LEAD_MAX_US
+        now = self._clock.now()
+        until = now + LEAD_MAX_US
+        figure_store(self._project).refresh(now - DAY, now)  # a canary needs so many clicks a day
         while self._clock.now() < until:
             advance_rollout(self._project, self._clock)
             self._traffic.server.refresh()
@@ -55,7 +58,7 @@ class ModelRollout:
             last = [each for each in self.registry.audit() if each.version == version][-1]
             if last.action in _REFUSED:
                 return False
-            self._run(HOUR, f"{version} is on its way")
+            self._run(STEP_US, f"{version} is on its way")
         return False
 
     def break_and_roll_back(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tailorbird.cli.demo.figures import Figures, event_figures, say
 from tailorbird.cli.demo.http import measure
@@ -16,6 +17,7 @@ from tailorbird.cli.demo.rollout import ModelRollout
 from tailorbird.cli.demo.scale import Scale
 from tailorbird.cli.demo.traffic import PairedLists, Traffic
 from tailorbird.cli.demo.trials import CONCURRENT, MODEL, Trials
+from tailorbird.cli.demo.watching import describe_episode, find_episode, read_last_day
 from tailorbird.cli.demo.world import (
     Shop,
     copy_project,
@@ -54,12 +56,12 @@ STAGES = {
     "trial": "{trial_days} days of traffic in two experiments at once, each with a planned length "
     "and a stopping rule. About a minute.",
     "shift": "All tastes change overnight. Monitoring checks the clicks until it detects "
-    "the fall. About a minute.",
+    "the fall, and drift has a likely cause. About a minute.",
     "retrain": "A new model is trained on the days since. If it wins, it goes through shadow and "
     "canary; {recovery_days} days follow. Three minutes.",
     "broken": "A broken model is promoted past the gate, on purpose, and rolled back. A few "
     "seconds.",
-    "settle": "Late events are counted.",
+    "settle": "Late events are counted, and the last 24 hours are summed up.",
     "http": "{http_requests:,} requests to the open shop measure latency, and how soon a click "
     "changes "
     "a response. Half a minute.",
@@ -159,6 +161,7 @@ class Story:
         with self._stage("shift"):
             site.shift(shifted, self.scale.shift_strength)
             decision = self._await_fall(project, clock, traffic, live_from, shifted)
+            self._await_episode(project, clock, traffic, shifted)
         with self._stage("retrain"):
             self._retrain(project, clock, traffic, decision, shifted)
         with self._stage("broken"):
@@ -167,6 +170,10 @@ class Story:
             self._print_lines(models)
         with self._stage("settle"):
             traffic.settle()
+            self.figures.status = read_last_day(project, clock)
+            say(f"  tailorbird -C {project.root} monitor status --as-of latest", quiet=self.quiet)
+            for line in self.figures.status:
+                say(f"    {line}", quiet=self.quiet)
 
     def _report(
         self, project: Project, site: Site, judged: PairedLists, ts_from: int, ts_to: int
@@ -218,6 +225,19 @@ class Story:
             if decision.retrain or clock.now() >= until:
                 say(f"  monitoring: {decision.reason}", quiet=self.quiet)
                 return decision
+
+    def _await_episode(
+        self, project: Project, clock: SimulatedClock, traffic: Traffic, shifted: int
+    ) -> None:
+        """Advance the clock by days until drift has an episode since the shift."""
+        episode: dict[str, Any] = {}
+        for day in range(1, self.scale.fall_days_max + 1):
+            if clock.now() < (until := shifted + day * DAY + HOUR):
+                traffic.run(until, None, self.progress, "tastes have shifted")
+            if episode := find_episode(project, clock, shifted):
+                break
+        self.figures.drift = episode
+        say(f"  monitoring: {describe_episode(episode)}", quiet=self.quiet)
 
     def _retrain(
         self,

@@ -36,6 +36,16 @@ front = Slot(  # the demo's page
 )
 """
 
+# A shop with so few visitors needs longer than two days to judge a canary.
+SMALL_SHOP = """
+[rollout]
+limit = "8d"
+
+[canary]
+answers_min = 200
+"""
+MORE = {"slots.py": FRONT, "tailorbird.toml": SMALL_SHOP}
+
 
 def make_folder(folder: Path) -> None:
     """Create an empty folder for the demo; an earlier demo is replaced.
@@ -60,7 +70,7 @@ def make_project(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("tailorbird.toml", "features.py", "slots.py"):
         text = (files("tailorbird.platform") / "templates" / name).read_text()
-        (folder / name).write_text(text + FRONT if name == "slots.py" else text)
+        (folder / name).write_text(text + MORE.get(name, ""))
     (folder / "experiments.py").write_text(DECLARATIONS)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailorbird.events import HOUR
-from tailorbird.monitoring.drift.detect import TRAFFIC, Episode, Signal
+from tailorbird.monitoring.drift.detect import CLICKED, LABEL, TRAFFIC, Episode, Signal
 
 SHIFT = 0.1  # change in a share that is evidence
 QUIET, BUSY = 0.2, 1.5  # traffic relative to usual
@@ -19,6 +19,7 @@ SHORT_BLOCK = 2  # hours, for an outage
 COUNT_MIN = 200.0  # requests or events in a block whose shares are compared
 USUAL_MIN = 30.0  # usual number of events in a block that can show an outage
 OUTAGE = "outage upstream"
+OF_PEOPLE = {LABEL, "event_types", "feature", "score"}  # what moves if people choose otherwise
 SHORT_HISTORY = ("hour", "all")  # of `Episode.compared_with`
 NO_WEEKDAYS = "the history has no four weeks yet, so weekdays are not told apart"
 
@@ -166,7 +167,7 @@ def _model_change(facts: _Facts) -> Cause | None:
     )
     kinds = {one.kind for one in facts.episode.moved}
     near = [one for one in facts.changes if start - 26 * HOUR <= one.at <= detected]
-    if near and kinds & {"score", "model", "source"}:
+    if near and kinds & {"score", "model", "source", LABEL}:
         return Cause("model change", near[-1].what, "model-change.md")
     return None
 
@@ -220,6 +221,23 @@ def _season(facts: _Facts) -> Cause | None:
     return None
 
 
+def _taste(facts: _Facts) -> Cause | None:
+    """Explain clicks that moved while visitors, what they send, and models are as usual."""
+    labels = facts.of_kind(LABEL)
+    if not labels or {one.kind for one in facts.episode.moved} - OF_PEOPLE:
+        return None
+    clicks, start, stop = labels[0], facts.episode.start, facts.episode.stop
+    before, during = (
+        part[:, clicks.bins.index(CLICKED)].sum() / max(part.sum(), 1.0)
+        for part in (clicks.counts[:start], clicks.counts[start:stop])
+    )
+    evidence = (
+        f"{during:.1%} of the seen items are clicked, {before:.1%} before; visitors, devices, "
+        "fields, sources and models are as usual"
+    )
+    return Cause("change of taste", evidence, "taste.md")
+
+
 _RULES: tuple[Callable[[_Facts], Cause | None], ...] = (
     _outage,
     _lost_field,
@@ -232,4 +250,5 @@ _RULES: tuple[Callable[[_Facts], Cause | None], ...] = (
     _device,
     _promotion,
     _season,
+    _taste,
 )

@@ -108,4 +108,4 @@ def _write_broken(source: Path, folder: Path) -> Path:
 
 
 def _line(entry: AuditEntry) -> str:
-    return f"{to_iso(entry.at)[:16]}Z {entry.by}: {entry.action} {entry.version}, {entry.why}"
+    return f"{to_iso(entry.at)[:16]}Z {entry.by}: {entry.action} {entry.version or "none"}, {entry.why}"

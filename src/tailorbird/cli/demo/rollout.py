@@ -108,4 +108,5 @@ def _write_broken(source: Path, folder: Path) -> Path:
 
 
 def _line(entry: AuditEntry) -> str:
-    return f"{to_iso(entry.at)[:16]}Z {entry.by}: {entry.action} {entry.version or "none"}, {entry.why}"
+    version = entry.version or "none"
+    return f"{to_iso(entry.at)[:16]}Z {entry.by}: {entry.action} {version}, {entry.why}"

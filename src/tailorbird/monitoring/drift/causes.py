@@ -224,7 +224,9 @@ def _season(facts: _Facts) -> Cause | None:
 def _taste(facts: _Facts) -> Cause | None:
     """Explain clicks that moved while visitors, what they send, and models are as usual."""
     labels = facts.of_kind(LABEL)
-    if not labels or {one.kind for one in facts.episode.moved} - OF_PEOPLE:
+    # Fewer clicks are fewer events.
+    others = {one.kind for one in facts.episode.moved if one.name != "events"} - OF_PEOPLE
+    if not labels or others:
         return None
     clicks, start, stop = labels[0], facts.episode.start, facts.episode.stop
     before, during = (

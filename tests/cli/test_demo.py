@@ -123,7 +123,7 @@ def test_a_model_is_led_through_shadow_if_there_are_enough_clicks_a_day(tmp_path
     traffic = NoTraffic(clock)
     models = ModelRollout(open_shop(tmp_path), clock, traffic, lambda *_: None)
     assert not models.lead(version), "without traffic, the shadow stays one until its limit"
-    first = [line.split(": ")[1] for line in models.new_lines()][0]
+    first = next(line.split(": ")[1] for line in models.new_lines())
     assert first == f"shadow {version}, the gate accepted it"
 
 

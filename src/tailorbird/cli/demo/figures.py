@@ -87,8 +87,8 @@ def print_figures(figures: Figures) -> None:
         )
     )
     rows += [(name, _experiment(each)) for name, each in figures.experiments.items()]
-    if cause := figures.drift.get("cause"):
-        rows.append(("drift", f"{cause}, since {figures.drift['since']}"))
+    if name := figures.drift.get("name"):
+        rows.append(("fall", f"since {figures.drift['since'][:16]}Z, likely cause: {name}"))
     rows.append(("retrained", _retraining_summary(figures.retrained)))
     rows.append(("broken model", _broken_summary(figures.broken)))
     rows.append(("latency", _milliseconds(figures.latency_ms, "request → answer")))
@@ -124,7 +124,7 @@ def _retraining_summary(retrained: dict[str, Any]) -> str:
     fall = f"lift {retrained['figure_before']:+.1%} → {retrained['figure_fallen']:+.1%}"
     return (
         f"{fall}, {retrained['old']} → {retrained['new']} ({outcome}), then "
-        f"{retrained['figure_after']:+.1%}"
+        f"{retrained['figure_after']:+.1%}, true {retrained['true_after']:+.1%}"
     )
 
 

@@ -128,6 +128,15 @@ def _retraining_summary(retrained: dict[str, Any]) -> str:
     )
 
 
+def describe_canary(canary: dict[str, Any]) -> str:
+    """Return the estimate before, the measured uplift and the truth, side by side."""
+    return (
+        f"clicks of the new model over the old one: before, the estimate from the log: {canary['estimate']}; "
+        f"measured {canary['measured']:+.1%} ({canary['low']:+.1%} to {canary['high']:+.1%}), "
+        f"true {canary['true']:+.1%}"
+    )
+
+
 def _broken_summary(broken: dict[str, Any]) -> str:
     if not broken["rolled_back"]:
         return f"{broken['broken']} was NOT rolled back"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from tailorbird.cli.demo.figures import Figures, event_figures, say
+from tailorbird.cli.demo.figures import Figures, describe_canary, event_figures, say
 from tailorbird.cli.demo.http import measure
 from tailorbird.cli.demo.rollout import ModelRollout
 from tailorbird.cli.demo.scale import Scale
@@ -145,7 +145,7 @@ class Story:
     def _run_live_traffic(
         self, project: Project, site: Site, clock: SimulatedClock, traffic: Traffic
     ) -> None:
-        live_from, judged = clock.now(), PairedLists()
+        live_from, judged = clock.now(), traffic.pair_arms()
         with self._stage("trial"):
             trials = Trials(project, clock, quiet=self.quiet)
             trials.start()
@@ -281,7 +281,10 @@ class Story:
         trained_at = clock.now()
         promoted = accepted and models.lead(outcome.version)
         self._print_lines(models)
-        decided_at, judged = clock.now(), PairedLists()
+        canary = models.compare(outcome.version, outcome.incumbent, site)
+        if canary:
+            say(f"  {describe_canary(canary)}", quiet=self.quiet)
+        decided_at, judged = clock.now(), traffic.pair_arms()
         traffic.run(
             decided_at + self.scale.recovery_days * DAY, judged, self.progress, "with the new model"
         )
@@ -292,6 +295,7 @@ class Story:
             promoted=promoted,
             attempts=attempts,
             gate=outcome.reason,
+            canary=canary,
             figure="lift of model over popular",
             figure_before=decision.figure_before,
             figure_fallen=self._lift(project, shifted, trained_at),

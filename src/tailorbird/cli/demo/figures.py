@@ -131,9 +131,9 @@ def _retraining_summary(retrained: dict[str, Any]) -> str:
 def describe_canary(canary: dict[str, Any]) -> str:
     """Return the estimate before, the measured uplift and the truth, side by side."""
     return (
-        f"clicks of the new model over the old one: before, the estimate from the log: {canary['estimate']}; "
-        f"measured {canary['measured']:+.1%} ({canary['low']:+.1%} to {canary['high']:+.1%}), "
-        f"true {canary['true']:+.1%}"
+        f"clicks, new model over old: estimated before from the log: {canary['estimate']}; "
+        f"measured by the canary: {canary['measured']:+.1%} ({canary['low']:+.1%} to "
+        f"{canary['high']:+.1%}); true: {canary['true']:+.1%}"
     )
 
 

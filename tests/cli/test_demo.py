@@ -122,9 +122,10 @@ def test_a_model_is_led_through_shadow_if_there_are_enough_clicks_a_day(tmp_path
     version = add_version(tmp_path, now)
     traffic = NoTraffic(clock)
     models = ModelRollout(open_shop(tmp_path), clock, traffic, lambda *_: None)
-    assert not models.lead(version), "without traffic, the shadow stays one until its limit"
-    first = next(line.split(": ")[1] for line in models.new_lines())
-    assert first == f"shadow {version}, the gate accepted it"
+    assert not models.lead(version), "without traffic no canary passes"
+    steps = [line.split(": ")[1] for line in models.new_lines()]
+    assert steps[0] == f"shadow {version}, the gate accepted it"
+    assert steps[1].startswith(f"canary {version}, ")
 
 
 class NoTraffic:
@@ -132,6 +133,9 @@ class NoTraffic:
 
     def __init__(self, clock: SimulatedClock) -> None:
         self._clock, self.server = clock, SimpleNamespace(refresh=lambda: None)
+
+    def pair_versions(self, *_: str) -> None:
+        return None
 
     def run(self, until: int, *_: object) -> None:
         self._clock.advance_to(until)

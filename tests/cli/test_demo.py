@@ -6,9 +6,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from benchmarks.first_hour import processes_of
+from tests.support.monitored import draw_visits, write_visits
+from tests.support.rollout_child import add_version, open_shop
+
+from tailorbird.cli.demo.rollout import ModelRollout
+from tailorbird.events import DAY, HOUR, SimulatedClock
+from tailorbird.registry import Registry
 
 pytestmark = pytest.mark.slow
 
@@ -19,8 +27,10 @@ KEYS = {
     "online",
     "latency_ms",
     "freshness_ms",
+    "drift",
     "retrained",
     "broken",
+    "status",
     "http",
     "first_page_s",
     "stages_s",
@@ -97,6 +107,38 @@ def test_a_broken_model_is_rolled_back(figures: dict) -> None:
     assert broken["rolled_back"]
     assert broken["champion"] != broken["broken"]
     assert broken["after_min"] > 0
+    assert len(figures["status"]) <= 10
+    assert any("rollback" in line for line in figures["status"])
+
+
+def test_a_model_is_led_through_shadow_if_there_are_enough_clicks_a_day(tmp_path: Path) -> None:
+    now = 1_790_553_600_000_000
+    clock = SimulatedClock(now - DAY)
+    registry = Registry(tmp_path / "registry", clock=clock)
+    registry.promote(add_version(tmp_path, now - DAY), by="train", why="first")
+    visits = draw_visits(np.random.default_rng(0), now - HOUR, 3_000, 1_200, ctr=0.5)
+    write_visits(tmp_path / "lake", visits)
+    clock.advance_to(now)
+    version = add_version(tmp_path, now)
+    traffic = NoTraffic(clock)
+    models = ModelRollout(open_shop(tmp_path), clock, traffic, lambda *_: None)
+    assert not models.lead(version), "without traffic no canary passes"
+    steps = [line.split(": ")[1] for line in models.new_lines()]
+    assert steps[0] == f"shadow {version}, the gate accepted it"
+    assert steps[1].startswith(f"canary {version}, ")
+
+
+class NoTraffic:
+    """Advances the clock, and serves nobody."""
+
+    def __init__(self, clock: SimulatedClock) -> None:
+        self._clock, self.server = clock, SimpleNamespace(refresh=lambda: None)
+
+    def pair_versions(self, *_: str) -> None:
+        return None
+
+    def run(self, until: int, *_: object) -> None:
+        self._clock.advance_to(until)
 
 
 def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ class Shop:
             paths=Paths(folder),
             settings=settings,
             slots={"home": SLOT, "search": Slot("search")},
+            features=SimpleNamespace(numeric=[], categorical=[], schema_hash=""),
             churn={},
         )
         registry = Registry(folder / "registry", clock=SimulatedClock(promoted_at))
@@ -136,6 +137,11 @@ def test_a_fallen_model_is_retrained_on_newer_data(shop):
     outcome = shop.check(LIVE + 6 * DAY)
     assert outcome is not None
     assert abs(shop.since - (LIVE + 3 * DAY)) <= 12 * HOUR
+    shop.check(LIVE + 6 * DAY + HOUR)
+    audit = Registry(shop.project.paths.registry, clock=SimulatedClock(LIVE)).audit()
+    (fall,) = [entry for entry in audit if entry.action == "fall"]
+    assert (fall.version, fall.by) == (shop.champion, "trainer")
+    assert "more than chance allows. Likely cause: change of taste, " in fall.why
 
 
 def test_a_model_that_keeps_its_lift_is_left_alone(shop):

@@ -110,7 +110,7 @@ def status(*, as_of: str = "", json: Json = False) -> None:
 def drift(
     *, since: str = "7d", against: str = "history", as_of: str = "", json: Json = False
 ) -> None:
-    """Print episodes in which features, scores, sources, fields or traffic moved, with the cause.
+    """Print episodes in which clicks, features, scores, fields or traffic moved, with the cause.
 
     The most recent period is compared hour by hour, and day by day, with what was before.
     `monitoring.false_alarms` says how many episodes a month chance alone may cause.

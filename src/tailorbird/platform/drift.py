@@ -20,8 +20,8 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.declare.declarations import Derived
 from tailorbird.lake import Lake
 from tailorbird.monitoring.drift import Cause, Episode, Signal, find_episodes, name_cause
-from tailorbird.monitoring.drift.causes import OUTAGE, Change
-from tailorbird.monitoring.drift.detect import DAYS_MIN, OUTAGE_DAYS_MIN, Floats
+from tailorbird.monitoring.drift.causes import OUTAGE, Change, name_cause_of_fall
+from tailorbird.monitoring.drift.detect import CLICKED, DAYS_MIN, LABEL, OUTAGE_DAYS_MIN, Floats
 from tailorbird.monitoring.drift.sketches import SketchStore
 from tailorbird.monitoring.drift.training import TRAINING, Shift, compare_with_training
 from tailorbird.monitoring.figures import FigureStore
@@ -134,9 +134,8 @@ def find_drift(
     if against not in (HISTORY, TRAINING):
         fix = f"use {HISTORY} or {TRAINING}"
         raise UsageError(f"cannot compare with {against!r}", where="against", fix=fix)
-    now, features = clock.now(), project.features
-    folder, lake = project.paths.monitoring / "sketches", Lake(project.paths.lake)
-    store = SketchStore(folder, lake, features.numeric, features.schema_hash, features.categorical)
+    now, features, lake = clock.now(), project.features, Lake(project.paths.lake)
+    store = _sketch_store(project)
     store.refresh(max(now - HISTORY_DAYS * DAY, _first_event(lake)), now)
     learned = _read_training(project, clock) if against == TRAINING else None
     if learned is None:
@@ -152,7 +151,7 @@ def find_drift(
         raise NotReadyError(
             f"drift needs {DAYS_MIN} days of history, and an outage {OUTAGE_DAYS_MIN}; there are "
             f"{hours / 24:.1f}",
-            where=str(folder),
+            where=str(project.paths.monitoring),
             fix="wait",
         )
     rate = project.settings.monitoring.false_alarms
@@ -165,12 +164,7 @@ def find_drift(
         trained = learned.hours(start)
         episodes, shifts = compare_with_training(pairs, history, trained, false_alarms=rate)
         signals = [signal for signal, _ in pairs]
-    changes = [
-        Change(entry.at, f"{entry.by}: {entry.action} {entry.version}")
-        for entry in Registry(project.paths.registry, clock=clock).audit()
-        if entry.action in ("promote", "rollback", "canary", "end canary")
-    ]
-    rows = []
+    changes, rows = _changes(project, clock), []
     for episode in reversed(episodes):
         cause = _cause(episode, shifts) or name_cause(episode, signals, start, changes)
         if history < DAYS_MIN * 24 and cause.name != OUTAGE:
@@ -194,6 +188,39 @@ def find_drift(
     name = f"{TRAINING} of {learned.version}"
     rows = [msgspec.structs.replace(row, compared_with=name) for row in rows]
     return DriftResult(rate, int(history // 24), len(signals), rows, name, ordered)
+
+
+def explain_fall(project: Project, clock: Clock, reference_from: int, since: int) -> Cause:
+    """Return the likely cause of a fall of the champion's clicks against those of a control.
+
+    Args:
+        reference_from: since when clicks were as they were before the fall.
+        since: when the fall began.
+    """
+    store, now = _sketch_store(project), clock.now()
+    store.refresh(reference_from, now)
+    signals, first = store.read(reference_from, now)
+    return name_cause_of_fall(signals, (since - first) // HOUR, first, _changes(project, clock))
+
+
+def _sketch_store(project: Project) -> SketchStore:
+    features = project.features
+    return SketchStore(
+        project.paths.monitoring / "sketches",
+        Lake(project.paths.lake),
+        features.numeric,
+        features.schema_hash,
+        features.categorical,
+    )
+
+
+def _changes(project: Project, clock: Clock) -> list[Change]:
+    """Return the changes of models in the audit log."""
+    return [
+        Change(entry.at, f"{entry.by}: {entry.action} {entry.version}")
+        for entry in Registry(project.paths.registry, clock=clock).audit()
+        if entry.action in ("promote", "rollback", "canary", "end canary")
+    ]
 
 
 def _history_hours(hours: int, recent: int) -> int:
@@ -283,12 +310,12 @@ def _clicks(
     seen, clicks = cells["seen"].to_numpy(), cells["clicks"].to_numpy()
     values = np.column_stack([np.zeros(len(hour)), np.maximum(seen - clicks, 0.0), clicks])
     np.add.at(counts, np.clip(hour, 0, hours), values)
-    labels = learned.table.filter((pc.field("kind") == "label") & (pc.field("name") == "click"))
+    labels = learned.table.filter((pc.field("kind") == LABEL) & (pc.field("name") == "click"))
     count_by_bin = dict(zip(labels["bin"].to_pylist(), labels["count"].to_pylist(), strict=True))
     training_counts = [
         count_by_bin.get(str(bin_), 0.0) for bin_ in bins_of(np.array([0.0, 1.0])).tolist()
     ]
-    signal = Signal("clicks", counts[:hours], True, "label", ("missing", "seen", "clicked"))
+    signal = Signal("clicks", counts[:hours], True, LABEL, ("missing", "seen", CLICKED))
     return signal, np.array([0.0, *training_counts])
 
 

@@ -26,7 +26,7 @@ from tailorbird.serving.pipeline.editorial import FILE as LISTS_FILE
 from tailorbird.serving.pipeline.editorial import LiveLists
 from tailorbird.serving.pipeline.formulas import LiveFormulas
 from tailorbird.serving.pipeline.pipeline import Pipeline, load_bundle
-from tailorbird.serving.pipeline.protocols import Assignments
+from tailorbird.serving.pipeline.protocols import Assignments, Bundles
 from tailorbird.store import CopyTarget
 
 
@@ -82,14 +82,22 @@ class InProcessServer:
         self._experiments = LiveExperiments(registry, project.slots, versions=self.bundles.arms)
         self._lists = LiveLists(project.root / LISTS_FILE)
         self.refresh()
-        self.pipeline = self._build_pipeline(project.slots, collector, seed, self._experiments)
+        self.pipeline = self._build_pipeline(
+            project.slots, collector, seed, self._experiments, self.bundles
+        )
 
-    def pipeline_for(self, slots: Mapping[str, Slot], seed: int | None) -> Pipeline:
+    def pipeline_for(
+        self, slots: Mapping[str, Slot], seed: int | None, *, version: str = ""
+    ) -> Pipeline:
         """Return another pipeline over the same parts that logs nothing.
 
         It has its own slots, and only their permanent splits assign arms.
+
+        Args:
+            version: answers everybody, in place of the champion.
         """
-        return self._build_pipeline(slots, None, seed, DeclaredExperiments())
+        bundles = self.bundles.pinned(version) if version else self.bundles
+        return self._build_pipeline(slots, None, seed, DeclaredExperiments(), bundles)
 
     def _build_pipeline(
         self,
@@ -97,10 +105,11 @@ class InProcessServer:
         collector: EventCollector | None,
         seed: int | None,
         experiments: Assignments,
+        bundles: Bundles,
     ) -> Pipeline:
         return Pipeline(
             slots=slots,
-            bundles=self.bundles,
+            bundles=bundles,
             feature_provider=self.schemas,
             catalogue=self._catalogue,
             answer_log=collector,

@@ -170,13 +170,19 @@ def test_the_holdout_shows_a_slight_fall_later(shop, tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["registry.before_alias", "registry.after_alias"])
-@pytest.mark.parametrize("step", ["shadow", "canary", "rollback"])
+@pytest.mark.parametrize("step", ["shadow", "canary", "promote", "rollback"])
 def test_a_trainer_killed_at_a_step_goes_on(shop, tmp_path, step, fault):
     add_version(tmp_path, NOON)
     now = NOON + HOUR
     if step == "canary":
         registry_at(tmp_path).set_shadow("v0002", by="trainer", why="accepted")
         write_visits(tmp_path / "lake", shadowed(NOON + MINUTE, 150, [0.25] * 8))
+    if step == "promote":
+        registry_at(tmp_path).set_canary("v0002", 0.5, by="trainer", why="the shadow passed")
+        rng = np.random.default_rng(6)
+        for asked, ctr in (("v0001", 0.4), ("v0002", 0.6)):
+            visits = draw_visits(rng, NOON + MINUTE, 600, 300, asked=asked, ctr=ctr)
+            write_visits(tmp_path / "lake", visits)
     if step == "rollback":
         registry_at(tmp_path, now - 20 * SECOND).promote("v0002", by="trainer", why="passed")
         rng = np.random.default_rng(5)
@@ -190,8 +196,10 @@ def test_a_trainer_killed_at_a_step_goes_on(shop, tmp_path, step, fault):
     done = run_child(tmp_path, now + SECOND, 3, "")
     assert done.returncode == 0, done.stderr
     aliases = registry.aliases()
-    expected = {"shadow": aliases.shadow, "canary": aliases.canary, "rollback": aliases.champion}
-    assert expected[step] == ("v0001" if step == "rollback" else "v0002")
+    where = {"shadow": aliases.shadow, "canary": aliases.canary}.get(step, aliases.champion)
+    assert where == ("v0001" if step == "rollback" else "v0002")
+    taken = [action for action, version in actions(tmp_path) if version == aliases.champion]
+    assert step != "promote" or taken[-1] == "promote"
 
 
 def run_child(folder, now, steps, faults):

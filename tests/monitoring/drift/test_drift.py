@@ -10,7 +10,7 @@ from tests.support.monitored import visit, write_visits
 from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.lake import Lake
 from tailorbird.monitoring.drift import Episode, Moved, Signal, find_episodes, name_cause
-from tailorbird.monitoring.drift.causes import Change
+from tailorbird.monitoring.drift.causes import Change, name_cause_of_fall
 from tailorbird.monitoring.drift.sketches import SketchStore
 from tailorbird.training.sketches import bins_of
 
@@ -91,6 +91,28 @@ def test_a_lost_field_is_named_with_its_share(tmp_path):
     assert ".session_id is missing in" in cause.evidence
 
 
+def test_clicks_that_fall_alone_are_a_change_of_taste(tmp_path):
+    rng = np.random.default_rng(1)
+    visits, days = [], 30
+    for hour in range(days * 24):
+        rate = 0.2 if hour >= (days - 1) * 24 else 0.3
+        for index in range(8):
+            clicks = np.flatnonzero(rng.random(8) < rate).tolist()
+            ts = MIDNIGHT + hour * HOUR + index * MINUTE
+            visits.append(visit(f"{hour}-{index}", ts, clicks=clicks, person=f"p{index}"))
+    write_visits(tmp_path / "lake", visits)
+    store = SketchStore(tmp_path / "sketches", Lake(tmp_path / "lake"), [], "")
+    now = MIDNIGHT + days * DAY + HOUR
+    store.refresh(MIDNIGHT, now)
+    signals, first = store.read(MIDNIGHT, now)
+    (episode,) = find_episodes(signals, (days - 1) * 24)
+    cause = name_cause(episode, signals, first)
+    assert (cause.name, cause.page) == ("change of taste", "taste.md")
+    assert cause.evidence.startswith("19.5% of the seen items are clicked, 29.9% before")
+    change = Change(MIDNIGHT + (days - 1) * DAY, "trainer: promote v0002")
+    assert name_cause(episode, signals, first, [change]).name == "model change"
+
+
 def episode_of(*moved, compared_with="hour and weekday"):
     return Episode(240, 264, 241, compared_with, True, tuple(Moved(*m, 0.2, 2.0) for m in moved))
 
@@ -130,6 +152,10 @@ EVENTS = two_phases("events", "traffic", [100], [100], ("all",))
             ),
             "new app version or device",
         ),
+        (
+            two_phases("clicks", "label", [0, 90, 10], [0, 93, 7], ("missing", "seen", "clicked")),
+            "change of taste",
+        ),
         (two_phases("item profiles", "traffic", [10], [90], ("all",)), "catalogue swap"),
         (two_phases("f", "feature", [0, 9, 1], [0, 1, 9], ("missing", "0", "1")), "unknown"),
     ],
@@ -145,3 +171,14 @@ def test_scores_that_moved_after_a_promotion_are_explained_by_it():
     change = Change(MIDNIGHT + 239 * HOUR, "trainer: promote v0002")
     assert name_cause(episode, [scores, EVENTS], MIDNIGHT, [change]).evidence == change.what
     assert name_cause(episode, [scores, EVENTS], MIDNIGHT).name == "unknown"
+
+
+def test_a_fall_against_the_control_is_explained_by_what_the_model_depends_on():
+    busy = two_phases("events", "traffic", [100], [190], ("all",))
+    others = two_phases("f", "feature", [0, 9, 1], [0, 1, 9], ("missing", "0", "1"))
+    cause = name_cause_of_fall([busy, others], 240, MIDNIGHT)
+    assert cause.name == "change of taste", "a promotion moves both arms alike"
+    lost = two_phases("click.session_id", "field", [1, 99], [60, 40], ("missing", "set"))
+    cause = name_cause_of_fall([busy, others, lost], 240, MIDNIGHT)
+    assert cause.name == "tracker lost a field"
+    assert cause.evidence == "click.session_id is missing in 60%, 1% before"

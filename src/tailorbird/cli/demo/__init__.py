@@ -24,8 +24,9 @@ def demo(
 
     It creates a shop with a history, imports it and trains a model. It opens a page where every
     click changes the list, and runs two experiments on simulated visitors, of which it stops one by
-    its rule. Then it shifts their tastes, detects the fall, and leads a new model through shadow
-    and canary. It promotes a broken model, which is rolled back, and prints all measured figures.
+    its rule. Then it shifts their tastes, detects the fall, names its likely cause, and leads a new
+    model through shadow and canary. It promotes a broken model, which is rolled back, and prints
+    the last 24 hours and all measured figures.
 
     Example:  tailorbird demo
 

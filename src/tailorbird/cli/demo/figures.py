@@ -18,8 +18,10 @@ class Figures:
     experiments: dict[str, Any] = field(default_factory=dict)
     latency_ms: dict[str, float] = field(default_factory=dict)
     freshness_ms: dict[str, float] = field(default_factory=dict)
+    drift: dict[str, Any] = field(default_factory=dict)
     retrained: dict[str, Any] = field(default_factory=dict)
     broken: dict[str, Any] = field(default_factory=dict)
+    status: list[str] = field(default_factory=list)
     http: dict[str, Any] = field(default_factory=dict)
     first_page_s: float = 0.0
     stages_s: dict[str, float] = field(default_factory=dict)
@@ -85,6 +87,8 @@ def print_figures(figures: Figures) -> None:
         )
     )
     rows += [(name, _experiment(each)) for name, each in figures.experiments.items()]
+    if name := figures.drift.get("name"):
+        rows.append(("fall", f"since {figures.drift['since'][:16]}Z, likely cause: {name}"))
     rows.append(("retrained", _retraining_summary(figures.retrained)))
     rows.append(("broken model", _broken_summary(figures.broken)))
     rows.append(("latency", _milliseconds(figures.latency_ms, "request → answer")))
@@ -120,7 +124,16 @@ def _retraining_summary(retrained: dict[str, Any]) -> str:
     fall = f"lift {retrained['figure_before']:+.1%} → {retrained['figure_fallen']:+.1%}"
     return (
         f"{fall}, {retrained['old']} → {retrained['new']} ({outcome}), then "
-        f"{retrained['figure_after']:+.1%}"
+        f"{retrained['figure_after']:+.1%}, true {retrained['true_after']:+.1%}"
+    )
+
+
+def describe_canary(canary: dict[str, Any]) -> str:
+    """Return the estimate before, the measured uplift and the truth, side by side."""
+    return (
+        f"clicks, new model over old: estimated before from the log: {canary['estimate']}; "
+        f"measured by the canary: {canary['measured']:+.1%} ({canary['low']:+.1%} to "
+        f"{canary['high']:+.1%}); true: {canary['true']:+.1%}"
     )
 
 

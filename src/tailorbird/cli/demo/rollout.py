@@ -11,17 +11,21 @@ from typing import Any
 
 import msgspec
 
-from tailorbird.cli.demo.traffic import Traffic
+from tailorbird.cli.demo.traffic import PairedLists, Traffic
 from tailorbird.cli.output import Report
 from tailorbird.config import Project
 from tailorbird.events import DAY, HOUR, MINUTE, SimulatedClock, to_iso
+from tailorbird.experiments.statistics import Interval
 from tailorbird.platform.drift import figure_store
 from tailorbird.platform.rollout import advance_rollout
+from tailorbird.platform.runtime.canary import judge_canary
 from tailorbird.ranking.calibration import Isotonic
 from tailorbird.registry import AuditEntry, Registry, read_sealed, seal
+from tailorbird.simulator import Site
 
 BY = "demo"
 LEAD_MAX_US = 4 * DAY  # for shadow and canary together; each has `rollout.limit`
+STEP_US = 3 * HOUR  # between decisions
 ROLL_BACK_MAX_US = 2 * HOUR
 CHECK_US = 3 * MINUTE  # between looks at a broken champion
 _REFUSED = ("end canary", "reject")
@@ -37,6 +41,8 @@ class ModelRollout:
         self._progress = progress
         self.registry = Registry(project.paths.registry, clock=clock)
         self._line_count = len(self.registry.audit())
+        self.measured: Interval | None = None
+        self._judged: PairedLists | None = None
 
     def new_lines(self) -> list[str]:
         """Return the audit lines that were written since the last call."""
@@ -46,8 +52,11 @@ class ModelRollout:
 
     def lead(self, version: str) -> bool:
         """Advance the clock until the version is the champion or was refused; return whether it is."""
-        until = self._clock.now() + LEAD_MAX_US
+        now = self._clock.now()
+        until = now + LEAD_MAX_US
+        figure_store(self._project).refresh(now - DAY, now)  # a canary needs so many clicks a day
         while self._clock.now() < until:
+            self._measure_canary(version)
             advance_rollout(self._project, self._clock)
             self._traffic.server.refresh()
             if self.registry.aliases().champion == version:
@@ -55,8 +64,32 @@ class ModelRollout:
             last = [each for each in self.registry.audit() if each.version == version][-1]
             if last.action in _REFUSED:
                 return False
-            self._run(HOUR, f"{version} is on its way")
+            self._run(STEP_US, f"{version} is on its way", self._judged)
         return False
+
+    def compare(self, version: str, incumbent: str, site: Site) -> dict[str, Any]:
+        """Return what the log promised of a version, what its canary measured, and the truth.
+
+        All are uplifts in clicks over the incumbent; empty if it was no canary.
+        """
+        if self.measured is None or self._judged is None:
+            return {}
+        estimate = self.registry.info(version).metrics["about"].get("off_policy", {})
+        return {
+            "estimate": estimate.get("summary") or f"not told, {estimate.get('refusal', '')}",
+            "measured": self.measured.value,
+            "low": self.measured.low,
+            "high": self.measured.high,
+            "true": self._judged.true_uplift(site, incumbent, version),
+        }
+
+    def _measure_canary(self, version: str) -> None:
+        aliases = self.registry.aliases()
+        if aliases.canary != version:
+            return
+        if self._judged is None:
+            self._judged = self._traffic.pair_versions(aliases.champion, version)
+        self.measured = judge_canary(self._project, self.registry).uplift
 
     def break_and_roll_back(self) -> dict[str, Any]:
         """Promote a broken copy of the champion past the gate; return what became of it."""
@@ -84,9 +117,9 @@ class ModelRollout:
             "after_min": round((self._clock.now() - promoted_at) / MINUTE, 1),
         }
 
-    def _run(self, length: int, label: str) -> None:
+    def _run(self, length: int, label: str, judged: PairedLists | None = None) -> None:
         now = self._clock.now() + length
-        self._traffic.run(now, None, self._progress, label)
+        self._traffic.run(now, judged, self._progress, label)
         figure_store(self._project).refresh(now - DAY, now)
 
 
@@ -105,4 +138,5 @@ def _write_broken(source: Path, folder: Path) -> Path:
 
 
 def _line(entry: AuditEntry) -> str:
-    return f"{to_iso(entry.at)[:16]}Z {entry.by}: {entry.action} {entry.version}, {entry.why}"
+    version = entry.version or "none"
+    return f"{to_iso(entry.at)[:16]}Z {entry.by}: {entry.action} {version}, {entry.why}"

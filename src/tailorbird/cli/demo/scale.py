@@ -31,9 +31,9 @@ class Scale:
     trial_days: int = 4
     shift_strength: float = 0.75
     fall_days_max: int = 5
-    learn_days: float = 3.0
-    attempts: int = 6
-    recovery_days: int = 3
+    learn_days: float = 5.0
+    attempts: int = 4
+    recovery_days: int = 2
     tick_us: int = 3 * MINUTE
     http_requests: int = 2_000
     truth_every: int = 10

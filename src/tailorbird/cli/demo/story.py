@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from tailorbird.cli.demo.figures import Figures, event_figures, say
+from tailorbird.cli.demo.figures import Figures, describe_canary, event_figures, say
 from tailorbird.cli.demo.http import measure
 from tailorbird.cli.demo.rollout import ModelRollout
 from tailorbird.cli.demo.scale import Scale
@@ -27,16 +27,17 @@ from tailorbird.cli.demo.world import (
 from tailorbird.cli.output import Report
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError
-from tailorbird.events import DAY, HOUR, SimulatedClock, SystemClock
+from tailorbird.events import DAY, HOUR, SimulatedClock, SystemClock, to_iso
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.experiments.report import experiment_report
 from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.features.parity.recompute import parity
 from tailorbird.lake import Lake
 from tailorbird.monitoring import Decision, Trigger, decide_retrain, figures_by_period
+from tailorbird.platform.monitoring import read_status
 from tailorbird.platform.rollout import BY as TRAINER
 from tailorbird.platform.runtime.roles import Roles
-from tailorbird.platform.runtime.trainer import TrainOutcome, train_once
+from tailorbird.platform.runtime.trainer import TrainOutcome, record_fall, train_once
 from tailorbird.simulator import History, Site
 from tailorbird.stream.importer import import_files
 
@@ -54,11 +55,11 @@ STAGES = {
     "trial": "{trial_days} days of traffic in two experiments at once, each with a planned length "
     "and a stopping rule. About a minute.",
     "shift": "All tastes change overnight. Monitoring checks the clicks until it detects "
-    "the fall. About a minute.",
+    "the fall, and names its likely cause. About a minute.",
     "retrain": "A new model is trained on the days since. If it wins, it goes through shadow and "
     "canary; {recovery_days} days follow. Three minutes.",
-    "broken": "A broken model is promoted past the gate, on purpose, and rolled back. A few "
-    "seconds.",
+    "broken": "A broken model is promoted past the gate, on purpose, and rolled back. The last day "
+    "is summed up. A few seconds.",
     "settle": "Late events are counted.",
     "http": "{http_requests:,} requests to the open shop measure latency, and how soon a click "
     "changes "
@@ -144,7 +145,7 @@ class Story:
     def _run_live_traffic(
         self, project: Project, site: Site, clock: SimulatedClock, traffic: Traffic
     ) -> None:
-        live_from, judged = clock.now(), PairedLists()
+        live_from, judged = clock.now(), traffic.pair_arms()
         with self._stage("trial"):
             trials = Trials(project, clock, quiet=self.quiet)
             trials.start()
@@ -157,16 +158,26 @@ class Story:
             self.figures.experiments = trials.figures(judged, site)
             self._report(project, site, judged, live_from, shifted)
         with self._stage("shift"):
+            models = ModelRollout(project, clock, traffic, self.progress)
             site.shift(shifted, self.scale.shift_strength)
             decision = self._await_fall(project, clock, traffic, live_from, shifted)
+            self._explain_fall(project, clock, decision, live_from)
+            self._print_lines(models)
         with self._stage("retrain"):
-            self._retrain(project, clock, traffic, decision, shifted)
+            self._retrain(project, site, clock, traffic, models, decision, shifted)
         with self._stage("broken"):
-            models = ModelRollout(project, clock, traffic, self.progress)
             self.figures.broken = models.break_and_roll_back()
             self._print_lines(models)
+            self._print_last_day(project, clock)
         with self._stage("settle"):
             traffic.settle()
+
+    def _print_last_day(self, project: Project, clock: SimulatedClock) -> None:
+        self.figures.status = list(read_status(project, clock).lines)
+        until = to_iso(clock.now())[:16]
+        say(f"  $ tailorbird -C {project.root} monitor status --as-of {until}", quiet=self.quiet)
+        for line in self.figures.status:
+            say(f"  {line}", quiet=self.quiet)
 
     def _report(
         self, project: Project, site: Site, judged: PairedLists, ts_from: int, ts_to: int
@@ -219,11 +230,27 @@ class Story:
                 say(f"  monitoring: {decision.reason}", quiet=self.quiet)
                 return decision
 
+    def _explain_fall(
+        self, project: Project, clock: SimulatedClock, decision: Decision, live_from: int
+    ) -> None:
+        """Log the fall with its likely cause, as the trainer does."""
+        cause = record_fall(project, clock, decision, reference_from=live_from)
+        if cause is None:
+            return
+        since = to_iso(decision.since or 0)
+        self.figures.drift = {"since": since, "reason": decision.reason, **asdict(cause)}
+        say(
+            f"  likely cause: {cause.name}, see docs/operate/{cause.page}; the audit log has it:",
+            quiet=self.quiet,
+        )
+
     def _retrain(
         self,
         project: Project,
+        site: Site,
         clock: SimulatedClock,
         traffic: Traffic,
+        models: ModelRollout,
         decision: Decision,
         shifted: int,
     ) -> None:
@@ -233,7 +260,6 @@ class Story:
             return
         assert decision.since is not None
         outcome, attempts, accepted = None, 0, False
-        models = ModelRollout(project, clock, traffic, self.progress)
         while attempts < self.scale.attempts and not accepted:
             train_at = decision.since + int((self.scale.learn_days + attempts) * DAY)
             if clock.now() < train_at:
@@ -252,13 +278,16 @@ class Story:
             self._print_training(outcome, accepted)
             attempts += 1
         assert outcome is not None
+        trained_at = clock.now()
         promoted = accepted and models.lead(outcome.version)
         self._print_lines(models)
-        retrained_at = clock.now()
+        canary = models.compare(outcome.version, outcome.incumbent, site)
+        if canary:
+            say(f"  {describe_canary(canary)}", quiet=self.quiet)
+        decided_at, judged = clock.now(), traffic.pair_arms()
         traffic.run(
-            retrained_at + self.scale.recovery_days * DAY, None, self.progress, "with the new model"
+            decided_at + self.scale.recovery_days * DAY, judged, self.progress, "with the new model"
         )
-        lift_fallen = self._lift(project, shifted, retrained_at)
         figures.update(
             trigger=decision.reason,
             old=outcome.incumbent,
@@ -266,11 +295,13 @@ class Story:
             promoted=promoted,
             attempts=attempts,
             gate=outcome.reason,
+            canary=canary,
             figure="lift of model over popular",
             figure_before=decision.figure_before,
-            figure_fallen=lift_fallen,
-            figure_after=self._lift(project, retrained_at, clock.now()),
-            detected_after_h=round(((decision.decided_at or retrained_at) - shifted) / HOUR, 1),
+            figure_fallen=self._lift(project, shifted, trained_at),
+            figure_after=self._lift(project, decided_at, clock.now()),
+            true_after=judged.true_uplift(site, "popular", MODEL),
+            detected_after_h=round(((decision.decided_at or trained_at) - shifted) / HOUR, 1),
         )
 
     def _lift(self, project: Project, ts_from: int, ts_to: int) -> float:

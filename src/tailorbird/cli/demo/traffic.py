@@ -7,6 +7,7 @@ The simulator's knowledge never enters a response. Its truth is only used afterw
 lists that the arms would have shown to the same visitor.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from tailorbird.cli.demo.scale import Scale
@@ -28,8 +29,9 @@ ARMS = ("model", "popular", "recent")
 
 @dataclass
 class PairedLists:
-    """Requests that were also answered for each arm without logging, to compare by the truth."""
+    """Requests that were also answered by each pipeline without logging, to compare by the truth."""
 
+    pipelines: Mapping[str, Pipeline]
     users: list[int] = field(default_factory=list)
     at: list[int] = field(default_factory=list)
     lists: dict[str, list[list[str]]] = field(default_factory=dict)
@@ -62,15 +64,29 @@ class Traffic:
         self.server = InProcessServer(project, clock, collector=self._collector, seed=seed)
         self.live: LiveTraffic = site.live(clock.now(), population, prefix="l")
         self._outbox = Outbox()
-        self._arms = {policy: self._arm_pipeline(policy, seed) for policy in ARMS}
+        self._seed = seed
         self.request_count = 0
         # Responses that the collector logged, known once all events are delivered.
         self.response_count = 0
 
-    def _arm_pipeline(self, policy: str, seed: int) -> Pipeline:
-        """Return a pipeline that gives everyone the list of one arm and logs nothing."""
-        slots = {name: _with_policy(slot, policy) for name, slot in self._project.slots.items()}
-        return self.server.pipeline_for(slots, seed + 1)
+    def pair_arms(self) -> PairedLists:
+        """Compare what each arm would show to everybody."""
+        project = self._project
+        pipelines = {}
+        for arm in ARMS:
+            slots = {name: _with_policy(slot, arm) for name, slot in project.slots.items()}
+            pipelines[arm] = self.server.pipeline_for(slots, self._seed + 1)
+        return PairedLists(pipelines)
+
+    def pair_versions(self, champion: str, challenger: str) -> PairedLists:
+        """Compare what two versions would show to everybody, each as the model of the slot."""
+        slots = {name: _with_policy(slot, "model") for name, slot in self._project.slots.items()}
+        return PairedLists(
+            {
+                version: self.server.pipeline_for(slots, self._seed + 1, version=version)
+                for version in (champion, challenger)
+            }
+        )
 
     def run(
         self,
@@ -115,7 +131,7 @@ class Traffic:
         ):
             paired.users.append(request.visitor)
             paired.at.append(request.at)
-            for policy, pipeline in self._arms.items():
+            for policy, pipeline in paired.pipelines.items():
                 paired.lists.setdefault(policy, []).append(_ids(pipeline.answer(_query(request))))
         answer = answer_request(self.server.pipeline, request)
         self._outbox.add(self.live.respond(request, _ids(answer), answer.request_id))

@@ -36,6 +36,17 @@ front = Slot(  # the demo's page
 )
 """
 
+# So few visitors exclude a fall by a tenth in a week, and one by a fifth in a day.
+SMALL_SHOP = """
+[rollout]
+limit = "8d"
+
+[canary]
+answers_min = 200
+margin = 0.2
+"""
+MORE = {"slots.py": FRONT, "tailorbird.toml": SMALL_SHOP}
+
 
 def make_folder(folder: Path) -> None:
     """Create an empty folder for the demo; an earlier demo is replaced.
@@ -60,7 +71,7 @@ def make_project(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("tailorbird.toml", "features.py", "slots.py"):
         text = (files("tailorbird.platform") / "templates" / name).read_text()
-        (folder / name).write_text(text + FRONT if name == "slots.py" else text)
+        (folder / name).write_text(text + MORE.get(name, ""))
     (folder / "experiments.py").write_text(DECLARATIONS)
 
 

@@ -10,15 +10,28 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailorbird.events import HOUR
-from tailorbird.monitoring.drift.detect import TRAFFIC, Episode, Signal
+from tailorbird.monitoring.drift.detect import (
+    CLICKED,
+    LABEL,
+    TRAFFIC,
+    TRAFFIC_SCALE,
+    Episode,
+    Floats,
+    Moved,
+    Signal,
+)
+from tailorbird.monitoring.drift.distance import SMALLEST_EFFECT, distances
 
 SHIFT = 0.1  # change in a share that is evidence
+FALL_SHIFT = 0.2  # the same for a fall of clicks, which less would not explain
 QUIET, BUSY = 0.2, 1.5  # traffic relative to usual
 BLOCK = 6  # hours
 SHORT_BLOCK = 2  # hours, for an outage
 COUNT_MIN = 200.0  # requests or events in a block whose shares are compared
 USUAL_MIN = 30.0  # usual number of events in a block that can show an outage
 OUTAGE = "outage upstream"
+TASTE = "change of taste"
+OF_PEOPLE = {LABEL, "event_types", "feature", "score"}  # what moves if people choose otherwise
 SHORT_HISTORY = ("hour", "all")  # of `Episode.compared_with`
 NO_WEEKDAYS = "the history has no four weeks yet, so weekdays are not told apart"
 
@@ -42,22 +55,32 @@ class Change:
 
 @dataclass(frozen=True)
 class _Facts:
-    """Signals before and during an episode."""
+    """Signals before and during an episode.
+
+    Attributes:
+        shift: change in a share that is evidence.
+        is_fall: the episode is one of clicks, which all its hours together explain.
+    """
 
     signals: dict[str, Signal]
     episode: Episode
     first_hour: int
     changes: Sequence[Change]
+    shift: float = SHIFT
+    is_fall: bool = False
 
     def of_kind(self, kind: str) -> list[Signal]:
         """Return the signals of a kind that moved, the strongest first."""
         return [self.signals[moved.name] for moved in self.episode.moved if moved.kind == kind]
 
-    def shares(self, signal: Signal) -> tuple[np.ndarray, np.ndarray]:
+    def shares(self, signal: Signal) -> tuple[Floats, Floats]:
         """Return the share of each bin before the episode, and in its `BLOCK` hours most apart.
 
         An episode found by the day has hours in it that are as usual.
         """
+        if self.is_fall:
+            sums = _sum_same_hours(signal.counts, self.episode.start)
+            return sums[0] / max(sums[0].sum(), 1.0), sums[1] / max(sums[1].sum(), 1.0)
         before = signal.counts[: self.episode.start].sum(axis=0)
         before = before / max(before.sum(), 1.0)
         hours = signal.counts[self.episode.start : self.episode.stop]
@@ -95,7 +118,7 @@ class _Facts:
         return float(lowest), float(highest)
 
 
-def _block_sums(rows: np.ndarray, hours: int) -> np.ndarray:
+def _block_sums(rows: Floats, hours: int) -> Floats:
     """Return the sums of each run of so many rows, or of all if there are fewer."""
     below = np.vstack([np.zeros(rows.shape[1]), np.cumsum(rows, axis=0)])
     length = min(hours, len(rows))
@@ -114,6 +137,61 @@ def name_cause(
     return Cause("unknown", f"moved most: {moved}", "drift.md")
 
 
+def name_cause_of_fall(
+    signals: Sequence[Signal], start: int, first_hour: int, changes: Sequence[Change] = ()
+) -> Cause:
+    """Return the likely cause of a fall of a model's clicks against those of a control.
+
+    Weekdays and promotions move both alike, so the cause is something that the model depends on. If
+    all of that is as in the reference, people choose otherwise.
+
+    Args:
+        signals: of the hours of the reference, and of the fall.
+        start: the first hour of the fall, counted from the first.
+    """
+    distance = {each.name: _distance(each, start) for each in signals}
+    moved = tuple(
+        Moved(each.name, each.kind, distance[each.name], distance[each.name] / SMALLEST_EFFECT)
+        for each in sorted(signals, key=lambda one: -distance[one.name])
+        if each.kind != "latency" and distance[each.name] >= SMALLEST_EFFECT
+    )
+    stop = len(signals[0].counts) if signals else start
+    if stop <= start:
+        return Cause("unknown", "no hour of the fall is over yet", "drift.md")
+    facts = _Facts(
+        {each.name: each for each in signals},
+        Episode(start, stop, stop, "reference", True, moved),
+        first_hour,
+        changes,
+        FALL_SHIFT,
+        is_fall=True,
+    )
+    for rule in _OF_MODELS:
+        if (cause := rule(facts)) is not None:
+            return cause
+    evidence = "fields, devices, crawlers, catalogue, sources and models are as before the fall"
+    return Cause(TASTE, evidence, "taste.md")
+
+
+def _distance(signal: Signal, start: int) -> float:
+    """Return how far the hours from `start` on are from the same hours of the days before."""
+    before, during = _sum_same_hours(signal.counts, start)
+    if signal.kind == TRAFFIC:
+        return float(TRAFFIC_SCALE * abs(np.log((during.sum() + 1.0) / (before.sum() + 1.0))))
+    if not (before.sum() and during.sum()):
+        return 0.0
+    return float(distances(during[None], before[None], is_category=signal.is_category)[0])
+
+
+def _sum_same_hours(counts: Floats, start: int) -> tuple[Floats, Floats]:
+    """Return what is usual for the hours from `start` on, and what they have."""
+    hour = np.arange(len(counts)) % 24
+    usual = np.zeros((24, counts.shape[1]))
+    np.add.at(usual, hour[:start], counts[:start])
+    usual /= np.maximum(np.bincount(hour[:start], minlength=24), 1)[:, None]
+    return usual[hour[start:]].sum(axis=0), counts[start:].sum(axis=0)
+
+
 def _outage(facts: _Facts) -> Cause | None:
     ratio, _ = facts.traffic("events")
     if ratio > QUIET or not any(one.kind == TRAFFIC for one in facts.episode.moved):
@@ -125,7 +203,7 @@ def _outage(facts: _Facts) -> Cause | None:
 def _lost_field(facts: _Facts) -> Cause | None:
     for signal in facts.of_kind("field"):
         before, during = facts.shares(signal)
-        if during[0] - before[0] > SHIFT:
+        if during[0] - before[0] > facts.shift:
             evidence = f"{signal.name} is missing in {during[0]:.0%}, {before[0]:.0%} before"
             return Cause("tracker lost a field", evidence, "lost-field.md")
     return None
@@ -166,7 +244,7 @@ def _model_change(facts: _Facts) -> Cause | None:
     )
     kinds = {one.kind for one in facts.episode.moved}
     near = [one for one in facts.changes if start - 26 * HOUR <= one.at <= detected]
-    if near and kinds & {"score", "model", "source"}:
+    if near and kinds & {"score", "model", "source", LABEL}:
         return Cause("model change", near[-1].what, "model-change.md")
     return None
 
@@ -175,7 +253,7 @@ def _stale_source(facts: _Facts) -> Cause | None:
     for signal in facts.of_kind("source"):
         before, during = facts.shares(signal)
         index = int(np.argmax(before - during))
-        if before[index] - during[index] > SHIFT and during[index] < before[index] / 4:
+        if before[index] - during[index] > facts.shift and during[index] < before[index] / 4:
             evidence = (
                 f"{signal.bins[index]} gives {during[index]:.0%} of the candidates, "
                 f"{before[index]:.0%} before"
@@ -194,7 +272,7 @@ def _catalogue(facts: _Facts) -> Cause | None:
 def _device(facts: _Facts) -> Cause | None:
     for signal in (*facts.of_kind("event_device"), *facts.of_kind("device")):
         name, before, during = facts.largest(signal)
-        if abs(during - before) > SHIFT:
+        if abs(during - before) > facts.shift:
             evidence = f"device {name} has {during:.0%} of the traffic, {before:.0%} before"
             return Cause("new app version or device", evidence, "traffic-mix.md")
     return None
@@ -220,6 +298,25 @@ def _season(facts: _Facts) -> Cause | None:
     return None
 
 
+def _taste(facts: _Facts) -> Cause | None:
+    """Explain clicks that moved while visitors, what they send, and models are as usual."""
+    labels = facts.of_kind(LABEL)
+    # Fewer clicks are fewer events.
+    others = {one.kind for one in facts.episode.moved if one.name != "events"} - OF_PEOPLE
+    if not labels or others:
+        return None
+    clicks, start, stop = labels[0], facts.episode.start, facts.episode.stop
+    before, during = (
+        part[:, clicks.bins.index(CLICKED)].sum() / max(part.sum(), 1.0)
+        for part in (clicks.counts[:start], clicks.counts[start:stop])
+    )
+    evidence = (
+        f"{during:.1%} of the seen items are clicked, {before:.1%} before; visitors, devices, "
+        "fields, sources and models are as usual"
+    )
+    return Cause(TASTE, evidence, "taste.md")
+
+
 _RULES: tuple[Callable[[_Facts], Cause | None], ...] = (
     _outage,
     _lost_field,
@@ -232,4 +329,16 @@ _RULES: tuple[Callable[[_Facts], Cause | None], ...] = (
     _device,
     _promotion,
     _season,
+    _taste,
+)
+
+_OF_MODELS = (
+    _outage,
+    _lost_field,
+    _bots,
+    _slow_store,
+    _model_change,
+    _catalogue,
+    _stale_source,
+    _device,
 )

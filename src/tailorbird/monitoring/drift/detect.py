@@ -32,6 +32,9 @@ GAP = 6  # windows of quiet that end an episode
 PEAKS = 20
 TRAFFIC = "traffic"  # a signal of this kind is compared by its number of requests alone
 TRAFFIC_SCALE = 0.1  # of a logarithm: the smallest effect is a change by a third
+LABEL = "label"  # a signal of this kind is compared by the share of its bin `CLICKED`
+CLICKED = "clicked"
+LABEL_SCALE = 0.3  # of a logarithm: the smallest effect is a change by a tenth
 SCALES = (1, 24)  # hours in a window; each has half of the stated rate
 
 Floats = npt.NDArray[np.float64]
@@ -231,7 +234,12 @@ def measure_windows(
         requests = np.maximum(usual, 1.0)
         is_counted = np.ones(len(counts), bool)
     else:
-        distance = distances(counts, reference, is_category=signal.is_category)
+        if signal.kind == LABEL:
+            clicked = signal.bins.index(CLICKED)
+            logs = [_log_share(each, clicked) for each in (counts, reference)]
+            distance = LABEL_SCALE * np.abs(logs[0] - logs[1])
+        else:
+            distance = distances(counts, reference, is_category=signal.is_category)
         is_counted = (counts.sum(axis=1) > 0) & (reference.sum(axis=1) > 0)
         distance = np.where(is_counted, distance, 0.0)
     squared = distance[:past] ** 2
@@ -249,6 +257,10 @@ def measure_windows(
         if (ratio > 0).any():
             keep = is_counted[:past] & (ratio < 5.0 * np.median(ratio[ratio > 0]))
     return distance, distance**2 / scale
+
+
+def _log_share(counts: Floats, index: int) -> Floats:
+    return np.log((counts[:, index] + 0.5) / (counts.sum(axis=1) + 1.0))
 
 
 def find_threshold(highest: Floats, false_alarms: float, hours: int) -> float:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.events.contract.schema import TIME
 from tailorbird.lake import Lake
-from tailorbird.monitoring.drift.detect import TRAFFIC, Signal
+from tailorbird.monitoring.drift.detect import CLICKED, LABEL, TRAFFIC, Signal
 from tailorbird.monitoring.hour_files import HourFiles
 from tailorbird.training.sketches import MISSING, Row, count_categories, count_numbers, to_table
 
@@ -40,7 +40,7 @@ RESPONSES = (
     "model",
 )
 FIELDS = ("item_id", "session_id", "request_id", "price", "dwell_ms", "page", "user_id")
-EVENTS = ("type", "device", "agent", *FIELDS)
+EVENTS = ("type", "device", "agent", "items", *FIELDS)
 _REPORTED = ("click", "impression", "view", "cart", "purchase", "search")
 
 Floats = npt.NDArray[np.float64]
@@ -201,7 +201,7 @@ def _category(name: str, kind: str, column: pa.ChunkedArray) -> list[Row]:
 
 
 def sketch_events(events: pa.Table) -> list[Row]:
-    """Return what was reported: types, missing fields by type, bots, and their number."""
+    """Return what was reported: types, clicks, missing fields by type, bots, and their number."""
     reported = events.filter(pc.is_in(events["type"], pa.array(_REPORTED)))
     rows: list[Row] = []
     if reported.num_rows:
@@ -209,6 +209,7 @@ def sketch_events(events: pa.Table) -> list[Row]:
         rows += _category("event types", "event_types", reported["type"])
         rows += _category("agent", "agent", pc.fill_null(reported["agent"], "person"))
         rows += _category("event device", "event_device", reported["device"])
+        rows += _clicks(reported)
     items = pc.sum(pc.equal(events["type"], "item")).as_py() or 0
     if items:
         rows.append(("item profiles", TRAFFIC, False, "all", float(items)))
@@ -221,6 +222,18 @@ def sketch_events(events: pa.Table) -> list[Row]:
             if known:
                 rows.append((name, "field", True, "set", float(known)))
     return rows
+
+
+def _clicks(reported: pa.Table) -> list[Row]:
+    """Return items that people clicked on, and saw only."""
+    people = reported.filter(pc.fill_null(pc.not_equal(reported["agent"], "bot"), True))
+    lists = people["items"].filter(pc.equal(people["type"], "impression"))
+    if not len(lists):
+        return []
+    seen = pc.sum(pc.fill_null(pc.list_value_length(lists), 1)).as_py()
+    clicked = pc.sum(pc.equal(people["type"], "click")).as_py()
+    both = {"seen": max(0.0, float(seen - clicked)), CLICKED: float(clicked)}
+    return [("clicks", LABEL, True, name, count) for name, count in both.items()]
 
 
 def _sources(answers: pa.Table) -> list[Row]:

@@ -31,8 +31,10 @@ from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import DAY, HOUR, Clock, micros, parse_duration
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
-from tailorbird.monitoring import Trigger, decide_retrain
+from tailorbird.monitoring import Decision, Trigger, decide_retrain
+from tailorbird.monitoring.drift import Cause
 from tailorbird.periodic import PeriodicTask
+from tailorbird.platform.drift import explain_fall
 from tailorbird.platform.monitoring import FIGURES_S, FiguresTask
 from tailorbird.platform.notify import NOTIFY_S, NotifyTask
 from tailorbird.platform.progress import Progress, no_progress
@@ -220,13 +222,39 @@ def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome 
         attribution=attribution,
     )
     log.info("slot %s: %s", slot.name, decision.reason)
-    if decision.since is None or not _has_enough_traffic(
+    if decision.since is None:
+        return None
+    record_fall(project, clock, decision, reference_from=start)
+    if not _has_enough_traffic(
         slot.name, _answer_times(events, slot.name), decision.since, champion.tried_at, now
     ):
         return None
     if _is_other_awaited(project, registry, slot.name, now):
         return None
     return _train(project, clock, slot.name, since=decision.since)
+
+
+def record_fall(
+    project: Project, clock: Clock, decision: Decision, *, reference_from: int
+) -> Cause | None:
+    """Log a fall of the champion with its likely cause, once; return the cause if it is new."""
+    registry = Registry(project.paths.registry, clock=clock)
+    champion = registry.aliases().champion
+    last = next(
+        (
+            entry.action
+            for entry in reversed(registry.audit())
+            if entry.version == champion and entry.action in ("promote", "rollback", "fall")
+        ),
+        "",
+    )
+    if decision.since is None or last == "fall":
+        return None
+    cause = explain_fall(project, clock, reference_from, decision.since)
+    why = f"{decision.reason}. Likely cause: {cause.name}, {cause.evidence}"
+    registry.record("fall", champion, by=BY, why=why)
+    log.warning("fall of %s: %s", champion, why)
+    return cause
 
 
 def _is_other_awaited(project: Project, registry: Registry, slot: str, now: int) -> bool:

@@ -172,6 +172,10 @@ class Rollout:
             return canary
         return self._held_out(champion, person) or champion
 
+    def pinned(self, version: str) -> "PinnedBundle":
+        """Return a version as the only one, for comparisons that nobody sees."""
+        return PinnedBundle(self._load_once(self._registry.resolve(version)))
+
     def for_version(self, version: str) -> Bundle | None:
         """Return the bundle of a version that an arm names, or None where it is not loaded."""
         return self.arms.find(version)
@@ -219,3 +223,28 @@ class Rollout:
                 bundle = self._loaded_bundles[folder.name] = self._load(folder)
                 self._recent.append(bundle)
             return bundle
+
+
+class PinnedBundle:
+    """One bundle that answers everybody; implements `protocols.Bundles`."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+
+    def current(self) -> Bundle | None:
+        return self._bundle
+
+    def for_person(self, person: str) -> Bundle | None:
+        return self._bundle
+
+    def for_version(self, version: str) -> Bundle | None:
+        return None
+
+    def previous(self) -> Bundle | None:
+        return None
+
+    def is_fallback(self, bundle: Bundle) -> bool:
+        return False
+
+    def shadow(self) -> Bundle | None:
+        return None

@@ -31,8 +31,9 @@ from tailorbird.features.declare.declarations import (
     Similarity,
 )
 from tailorbird.features.declare.learned import check_similarities
-from tailorbird.features.declare.scalars import check_computable
-from tailorbird.features.expr.expression import Expression, ExpressionError, parse
+from tailorbird.features.expr.expression import Expression, parse
+from tailorbird.features.expr.scalar import check_computable
+from tailorbird.features.expr.tree import ExpressionError
 from tailorbird.features.layout.compile import compile_layout
 from tailorbird.features.layout.layout import Layout, Spot
 from tailorbird.features.layout.steps import attribute_spot
@@ -330,15 +331,17 @@ def _parse_derived(
     except ExpressionError as error:
         fix = (
             f"numeric columns: {', '.join(sorted(numeric - {feature.name}))}"
-            if "no field" in str(error)
+            if "no field" in error.message
             else ""
         )
-        if any(str(error) == f"{similarity.name} is no field" for similarity in similarities):
+        if any(error.message == f"{similarity.name} is no field" for similarity in similarities):
             fix = (
                 "a similarity is known to the model alone, which brings its table: leave it out "
                 "here"
             )
-        raise DeclarationError(f"{feature.name}: {error}", where=feature.place, fix=fix) from None
+        raise DeclarationError(
+            f"{feature.name}: {feature.text!r}: {error}", where=feature.place, fix=fix
+        ) from None
 
 
 def _derived_order(

@@ -33,8 +33,10 @@ from tailorbird.features.declare.limits import (
     HORIZON,
     HORIZON_HOP,
 )
-from tailorbird.features.declare.scalars import check_computable
-from tailorbird.features.expr.expression import Expression, ExpressionError, parse
+from tailorbird.features.expr.check import ValueKind
+from tailorbird.features.expr.expression import Expression, parse
+from tailorbird.features.expr.scalar import check_computable
+from tailorbird.features.expr.tree import ExpressionError
 
 _ATTRIBUTE = re.compile(r"(item|user|properties)\.[A-Za-z_]\w*\Z")
 _NAME = re.compile(r"[A-Za-z_]\w*\Z")
@@ -70,7 +72,7 @@ def is_profile_field(name: str) -> bool:
     return bool(_ATTRIBUTE.match(name)) and not name.startswith("properties.")
 
 
-def event_kind(name: str) -> str | None:
+def event_kind(name: str) -> ValueKind | None:
     """Return the kind of a name in expressions over events; see `features.expr.expression`."""
     return EVENT_FIELDS.get(name) or ("either" if _ATTRIBUTE.match(name) else None)
 
@@ -219,7 +221,7 @@ def _parse_condition(where: str) -> Expression:
     return expression
 
 
-def parse_expression(text: str, expect: str) -> Expression:
+def parse_expression(text: str, expect: ValueKind) -> Expression:
     try:
         expression = parse(text, event_kind, expect=expect)
         check_computable(expression)
@@ -227,7 +229,8 @@ def parse_expression(text: str, expect: str) -> Expression:
     except ExpressionError as error:
         fields = f"fields: {', '.join(EVENT_FIELDS)}, item.NAME, user.NAME, properties.NAME"
         raise declaration_error(
-            f"{quote(text)}: {_shorten(str(error))}", fix=fields if "no field" in str(error) else ""
+            f"{quote(text)}: {_shorten(str(error))}",
+            fix=fields if "no field" in error.message else "",
         ) from None
 
 
@@ -240,7 +243,12 @@ def parse_value(of: str, kind: str | None) -> tuple[Expression, str]:
 
     `kind` decides where the field can be both.
     """
-    expect = {"numeric": "number", "categorical": "text", None: "either"}.get(kind)
+    expected: dict[str | None, ValueKind] = {
+        "numeric": "number",
+        "categorical": "text",
+        None: "either",
+    }
+    expect = expected.get(kind)
     if expect is None:
         raise declaration_error(f"kind: expected numeric or categorical, got {kind!r}")
     if kind is None and isinstance(of, str) and event_kind(of.strip()) == "either":

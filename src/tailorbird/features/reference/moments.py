@@ -14,17 +14,15 @@ from tailorbird.features.declare.declarations import Counted, Entity, OfSession,
 from tailorbird.features.declare.limits import HORIZON, SESSION_GAP, SESSION_LENGTH
 from tailorbird.features.declare.scalars import (
     category,
-    evaluate,
-    number,
     number_of,
     query_text,
     request_text,
     text_of,
-    truth,
     weekday,
 )
 from tailorbird.features.event_columns.columns import entity_key
 from tailorbird.features.expr.expression import Expression
+from tailorbird.features.expr.scalar import evaluate, number, truth
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.request import ReadRequest
 

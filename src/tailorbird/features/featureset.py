@@ -15,6 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from tailorbird.errors import DeclarationError
+from tailorbird.events.clock import MINUTE, SESSION_GAP
 from tailorbird.events.contract.plan import EVENT_TYPES
 from tailorbird.features.declare.checks import collecting
 from tailorbird.features.declare.declarations import (
@@ -42,6 +43,7 @@ from tailorbird.features.transforms import Transform, collecting_transforms
 
 # Part of the schema hash: raise it when the same declarations lead to other records or other bits.
 ENGINE_VERSION = 2
+FIRST_SESSION_GAP = 30 * MINUTE  # Any other gap becomes part of the schema hash.
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,8 @@ class FeatureSet:
             "features": [_schema_data(f) for f in self.features],
             "layout": _schema_data(self.layout),
         }
+        if SESSION_GAP != FIRST_SESSION_GAP:
+            content["session_gap"] = SESSION_GAP
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return blake2b(text.encode(), digest_size=6, person=b"tb-schema").hexdigest()
 

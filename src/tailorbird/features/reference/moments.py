@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tailorbird.events.clock import SESSION_GAP
 from tailorbird.events.keys import combine, hash64
 from tailorbird.features.declare.declarations import Counted, Entity, OfSession, Window
-from tailorbird.features.declare.limits import HORIZON, SESSION_GAP, SESSION_LENGTH
+from tailorbird.features.declare.limits import HORIZON, SESSION_LENGTH
 from tailorbird.features.declare.scalars import (
     category,
     number_of,

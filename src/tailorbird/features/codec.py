@@ -46,7 +46,7 @@ from tailorbird.features.declare.limits import (
 )
 from tailorbird.features.expr.check import ValueKind
 from tailorbird.features.expr.expression import Expression, parse
-from tailorbird.features.expr.tree import ExpressionError
+from tailorbird.features.expr.nodes import ExpressionError
 from tailorbird.features.featureset import ENGINE_VERSION, FeatureSet
 
 FILE = "features.json"

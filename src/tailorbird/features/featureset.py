@@ -33,8 +33,8 @@ from tailorbird.features.declare.declarations import (
 )
 from tailorbird.features.declare.learned import check_similarities
 from tailorbird.features.expr.expression import Expression, parse
+from tailorbird.features.expr.nodes import ExpressionError
 from tailorbird.features.expr.scalar import check_computable
-from tailorbird.features.expr.tree import ExpressionError
 from tailorbird.features.layout.compile import compile_layout
 from tailorbird.features.layout.layout import Layout, Spot
 from tailorbird.features.layout.steps import attribute_spot

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tailorbird.events.keys import hash64
 from tailorbird.features.expr.expression import parse
+from tailorbird.features.expr.nodes import ExpressionError
 from tailorbird.features.expr.scalar import number, truth
-from tailorbird.features.expr.tree import ExpressionError
 
 KINDS = {"a": "number", "b": "number", "word": "text", "other": "text", "item.x": "either"}
 numbers = st.one_of(

@@ -35,8 +35,8 @@ from tailorbird.features.declare.limits import (
 )
 from tailorbird.features.expr.check import ValueKind
 from tailorbird.features.expr.expression import Expression, parse
+from tailorbird.features.expr.nodes import ExpressionError
 from tailorbird.features.expr.scalar import check_computable
-from tailorbird.features.expr.tree import ExpressionError
 
 _ATTRIBUTE = re.compile(r"(item|user|properties)\.[A-Za-z_]\w*\Z")
 _NAME = re.compile(r"[A-Za-z_]\w*\Z")

@@ -4,22 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from tailorbird.features.expr import nodes
+from tailorbird.features.expr.nodes import ExpressionError, Node
 from tailorbird.features.expr.parse import DURATION
-from tailorbird.features.expr.tree import (
-    Binary,
-    Call,
-    Choice,
-    Compare,
-    Comparison,
-    Constant,
-    Constants,
-    Duration,
-    ExpressionError,
-    Logic,
-    Name,
-    Node,
-    Unary,
-)
 
 # "either" is a number or a text, as what it is compared with; "any" is known at evaluation alone.
 ValueKind = Literal["number", "text", "truth", "either", "any"]
@@ -50,7 +37,7 @@ class Language:
         hint: what may be written, for messages.
     """
 
-    kind_of: Callable[[Name], ValueKind | None]
+    kind_of: Callable[[nodes.Name], ValueKind | None]
     functions: Mapping[str, Function]
     choices: bool = False
     has_parts: bool = False
@@ -77,7 +64,7 @@ class Checker:
         Raises:
             ExpressionError: it is not of the language, or mixes numbers and texts.
         """
-        if isinstance(node, Name):
+        if isinstance(node, nodes.Name):
             return self._name(node, expect)
         if id(node) not in self._kinds:
             self._kinds[id(node)] = self._check(node)
@@ -85,27 +72,27 @@ class Checker:
 
     def _check(self, node: Node) -> ValueKind:
         match node:
-            case Constant():
+            case nodes.Constant():
                 return self._constant(node)
-            case Unary(operator="not"):
+            case nodes.Unary(operator="not"):
                 self._truths(node.operand)
                 return "truth"
-            case Unary():
+            case nodes.Unary():
                 self._numbers(node.operand)
                 return "number"
-            case Binary():
+            case nodes.Binary():
                 self._numbers(node.left, node.right)
                 return "number"
-            case Logic():
+            case nodes.Logic():
                 self._truths(*node.parts)
                 return "truth"
-            case Choice() if self._language.choices:
+            case nodes.Choice() if self._language.choices:
                 self._truths(node.test)
                 self._numbers(node.body, node.otherwise)
                 return "number"
-            case Call():
+            case nodes.Call():
                 return self._call(node)
-            case Compare():
+            case nodes.Compare():
                 left = node.first
                 for operator, right in node.steps:
                     self._pair(left, operator, right)
@@ -126,7 +113,7 @@ class Checker:
             if self.kind(node) == "text" and not self._language.texts_hold:
                 raise node.error(f"{node.quoted} is a text, expected a number or a test")
 
-    def _name(self, node: Name, expect: ValueKind) -> ValueKind:
+    def _name(self, node: nodes.Name, expect: ValueKind) -> ValueKind:
         kind = self._language.kind_of(node)
         if kind is None:
             raise node.error(f"{node.path} is no field", self._language.hint)
@@ -136,7 +123,7 @@ class Checker:
             raise node.error(f"{node.path} is used both as a number and as text")
         return kind
 
-    def _constant(self, node: Constant) -> ValueKind:
+    def _constant(self, node: nodes.Constant) -> ValueKind:
         if node.value is None:
             fix = "use missing(…), or not missing(…)"
             raise node.error("None equals nothing, and is never in a list", fix)
@@ -146,7 +133,7 @@ class Checker:
             raise node.error("the number is too large")
         return "number"
 
-    def _call(self, node: Call) -> ValueKind:
+    def _call(self, node: nodes.Call) -> ValueKind:
         functions = self._language.functions
         function = functions.get(node.function)
         if function is None or len(node.arguments) != function.arguments:
@@ -155,8 +142,10 @@ class Checker:
         self.calls.add(node.function)
         if function.takes == "a duration":
             for argument in node.arguments:
-                text = argument.value if isinstance(argument, Constant) else argument.text
-                is_text = isinstance(argument, Duration | Constant) and isinstance(text, str)
+                text = argument.value if isinstance(argument, nodes.Constant) else argument.text
+                is_text = isinstance(argument, nodes.Duration | nodes.Constant) and isinstance(
+                    text, str
+                )
                 if not is_text or not DURATION.fullmatch(text):
                     raise argument.error(f"expected a time such as 30d, got {argument.quoted}")
         elif function.takes == "anything":
@@ -166,9 +155,9 @@ class Checker:
             self._numbers(*node.arguments)
         return function.kind
 
-    def _pair(self, left: Node, operator: Comparison, right: Node) -> None:
+    def _pair(self, left: Node, operator: nodes.Comparison, right: Node) -> None:
         if operator in ("is", "is not"):
-            if not (isinstance(right, Constant) and right.value is None):
+            if not (isinstance(right, nodes.Constant) and right.value is None):
                 raise right.error("only None comes after `is` and `is not`", "use ==")
             self.kind(left, "either")
         elif operator in ("in", "not in"):
@@ -176,8 +165,8 @@ class Checker:
         else:
             self._same(left, operator, right)
 
-    def _member(self, left: Node, operator: Comparison, right: Node) -> None:
-        if isinstance(right, Constants):
+    def _member(self, left: Node, operator: nodes.Comparison, right: Node) -> None:
+        if isinstance(right, nodes.Constants):
             for element in right.elements:
                 self._same(left, "==", element)
         elif self._language.has_parts:
@@ -188,15 +177,15 @@ class Checker:
 
     def _part(self, part: Node, text: Node) -> None:
         """Refuse a search for what is never part of a text, instead of a test that never holds."""
-        is_column = isinstance(part, Name) and part.path in self._language.parts
-        if self.kind(part) != "text" or not (is_column or isinstance(part, Constant)):
+        is_column = isinstance(part, nodes.Name) and part.path in self._language.parts
+        if self.kind(part) != "text" or not (is_column or isinstance(part, nodes.Constant)):
             fix = "such as 'warm' in item.tags, or context.country in item.countries"
             raise part.error(f"{part.quoted} is no text to look for in {text.quoted}", fix)
         if self.kind(text) not in ("text", "any"):
             fix = "use == or a list after `in`"
             raise text.error(f"{text.quoted} is no text, and has no parts", fix)
 
-    def _same(self, left: Node, operator: Comparison, right: Node) -> None:
+    def _same(self, left: Node, operator: nodes.Comparison, right: Node) -> None:
         """Refuse a comparison of a number with a text, and of texts by size."""
         if not self._is_decided(left) and not self._is_decided(right):
             message = f"{left.text} {operator} {right.text}: compare an attribute with a constant"
@@ -218,13 +207,13 @@ class Checker:
 
     def _is_decided(self, node: Node) -> bool:
         return (
-            not isinstance(node, Name)
+            not isinstance(node, nodes.Name)
             or node.path in self.names
             or self._language.kind_of(node) != "either"
         )
 
     def _number_or_text(self, node: Node, expect: ValueKind) -> ValueKind:
-        if isinstance(node, Name) and node.path in self.names:
+        if isinstance(node, nodes.Name) and node.path in self.names:
             kind = self.names[node.path]
         else:
             kind = self.kind(node, expect)

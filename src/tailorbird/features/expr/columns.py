@@ -10,20 +10,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.expr.tree import (
-    Binary,
-    Call,
-    Choice,
-    Compare,
-    Comparison,
-    Constant,
-    Constants,
-    Duration,
-    Logic,
-    Name,
-    Node,
-    Unary,
-)
+from tailorbird.features.expr import nodes
+from tailorbird.features.expr.nodes import Node
 
 Array = npt.NDArray
 Floats = npt.NDArray[np.float64]
@@ -75,48 +63,48 @@ def evaluate_columns(tree: Node, values: Values[V]) -> V | Array:
 
 def _value(node: Node, values: Values[V]) -> V | Array:
     match node:
-        case Name():
+        case nodes.Name():
             return values.column(node.path)
-        case Constant():
+        case nodes.Constant():
             return values.constant(node.value)
-        case Compare():
+        case nodes.Compare():
             return _compare(node, values)
-        case Logic():
+        case nodes.Logic():
             combine = np.logical_and if node.operator == "and" else np.logical_or
             holds = values.truth(_value(node.parts[0], values))
             for part in node.parts[1:]:
                 holds = combine(holds, values.truth(_value(part, values)))
             return holds
-        case Unary(operator="not"):
+        case nodes.Unary(operator="not"):
             return ~values.truth(_value(node.operand, values))
-        case Unary():
+        case nodes.Unary():
             number = values.number(_value(node.operand, values))
             return -number if node.operator == "-" else number
-        case Binary():
+        case nodes.Binary():
             left = values.number(_value(node.left, values))
             right = values.number(_value(node.right, values))
             if node.operator == "/":
                 return values.divide(left, right)
             return _ARITHMETIC[node.operator](left, right)
-        case Choice():
+        case nodes.Choice():
             return np.where(
                 values.truth(_value(node.test, values)),
                 values.number(_value(node.body, values)),
                 values.number(_value(node.otherwise, values)),
             )
-        case Duration():
+        case nodes.Duration():
             return values.constant(node.text)
-        case Call():
+        case nodes.Call():
             arguments = [_value(argument, values) for argument in node.arguments]
             return values.call(node.function, arguments)
     raise AssertionError(f"{node.text} was not checked")
 
 
-def _compare(node: Compare, values: Values[V]) -> Bools:
+def _compare(node: nodes.Compare, values: Values[V]) -> Bools:
     left = _value(node.first, values)
     result: Bools | None = None
     for operator, side in node.steps:
-        if operator in ("in", "not in") and isinstance(side, Constants):
+        if operator in ("in", "not in") and isinstance(side, nodes.Constants):
             right = left  # Nothing follows a list: the checker refuses it.
             holds = np.zeros((), np.bool_)
             for element in side.elements:
@@ -131,7 +119,9 @@ def _compare(node: Compare, values: Values[V]) -> Bools:
     return result
 
 
-def _pair(left: V | Array, operator: Comparison, right: V | Array, values: Values[V]) -> Bools:
+def _pair(
+    left: V | Array, operator: nodes.Comparison, right: V | Array, values: Values[V]
+) -> Bools:
     if operator in ("is", "is not"):
         return values.missing(left)
     if operator in ("in", "not in"):

@@ -23,10 +23,10 @@ import numpy.typing as npt
 
 from tailorbird.events.keys import hash64
 from tailorbird.features.expr import series
-from tailorbird.features.expr.check import Checker, Function, ValueKind, Language
+from tailorbird.features.expr.check import Checker, Function, Language, ValueKind
 from tailorbird.features.expr.columns import evaluate_columns
+from tailorbird.features.expr.nodes import ExpressionError, Node
 from tailorbird.features.expr.parse import parse_tree
-from tailorbird.features.expr.tree import ExpressionError, Node
 
 QUOTED_MAX = 100  # letters quoted in a message
 

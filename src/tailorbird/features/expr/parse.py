@@ -15,23 +15,8 @@ import re
 from collections.abc import Mapping
 
 from tailorbird.events.clock import DAY, HOUR, MINUTE
-from tailorbird.features.expr.tree import (
-    Arithmetic,
-    Binary,
-    Call,
-    Choice,
-    Compare,
-    Comparison,
-    Constant,
-    Constants,
-    Duration,
-    ExpressionError,
-    Logic,
-    Name,
-    Node,
-    Sign,
-    Unary,
-)
+from tailorbird.features.expr import nodes
+from tailorbird.features.expr.nodes import ExpressionError, Node
 
 CHARACTERS_MAX = 1_000
 DEPTH_MAX = 30
@@ -45,9 +30,9 @@ _LITERAL = re.compile(
     r"""('(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|\#[^\n]*)|(?<![\w.])(\d{1,5})([mhdw])(?!\w)"""
 )
 _LINE_END = re.compile(r"\r\n|\r|\n")  # as Python counts lines
-_BINARY: Mapping[type, Arithmetic] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
-_UNARY: Mapping[type, Sign] = {ast.USub: "-", ast.UAdd: "+", ast.Not: "not"}
-_COMPARE: Mapping[type, Comparison] = {
+_BINARY: Mapping[type, nodes.Arithmetic] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+_UNARY: Mapping[type, nodes.Sign] = {ast.USub: "-", ast.UAdd: "+", ast.Not: "not"}
+_COMPARE: Mapping[type, nodes.Comparison] = {
     ast.Eq: "==",
     ast.NotEq: "!=",
     ast.Lt: "<",
@@ -129,36 +114,40 @@ class _Parser:
             raise ExpressionError("is too long or nested too deeply", at=where[1], fix=_SPLIT)
         match tree:
             case ast.Constant(value=bool() | str() | None as value):
-                return Constant(*where, value)
+                return nodes.Constant(*where, value)
             case ast.Constant(value=int() | float() as value):
-                return Constant(*where, _to_float(value))
+                return nodes.Constant(*where, _to_float(value))
             case ast.Name(id=name) if DURATION.fullmatch(where[0]):
-                return Duration(*where)
+                return nodes.Duration(*where)
             case ast.Name(id=name):
-                return Name(*where, name)
+                return nodes.Name(*where, name)
             case ast.Attribute(value=ast.Name(id=owner), attr=name):
-                return Name(*where, f"{owner}.{name}")
+                return nodes.Name(*where, f"{owner}.{name}")
             case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
-                return Unary(*where, _UNARY[type(op)], self._node(operand, below))
+                return nodes.Unary(*where, _UNARY[type(op)], self._node(operand, below))
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
                 first, second = self._node(left, below), self._node(right, below)
-                return Binary(*where, _BINARY[type(op)], first, second)
+                return nodes.Binary(*where, _BINARY[type(op)], first, second)
             case ast.BoolOp(op=op, values=values):
                 operator = "and" if isinstance(op, ast.And) else "or"
-                return Logic(*where, operator, tuple(self._node(part, below) for part in values))
+                return nodes.Logic(
+                    *where, operator, tuple(self._node(part, below) for part in values)
+                )
             case ast.IfExp(test=test, body=body, orelse=otherwise):
                 a, b = self._node(body, below), self._node(otherwise, below)
-                return Choice(*where, self._node(test, below), a, b)
+                return nodes.Choice(*where, self._node(test, below), a, b)
             case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
-                return Call(*where, name, tuple(self._node(part, below) for part in arguments))
+                return nodes.Call(
+                    *where, name, tuple(self._node(part, below) for part in arguments)
+                )
             case ast.Compare(left=left):
-                return Compare(*where, self._node(left, below), self._steps(tree, below))
+                return nodes.Compare(*where, self._node(left, below), self._steps(tree, below))
         raise ExpressionError(
             f"{where[0][:40]!r} is not allowed in an expression", at=where[1], fix=self._hint
         )
 
-    def _steps(self, tree: ast.Compare, depth: int) -> tuple[tuple[Comparison, Node], ...]:
-        steps: list[tuple[Comparison, Node]] = []
+    def _steps(self, tree: ast.Compare, depth: int) -> tuple[tuple[nodes.Comparison, Node], ...]:
+        steps: list[tuple[nodes.Comparison, Node]] = []
         for operator, side in zip(tree.ops, tree.comparators, strict=True):
             sign = _COMPARE[type(operator)]
             if sign in ("in", "not in") and isinstance(side, ast.Tuple | ast.List | ast.Set):
@@ -167,23 +156,23 @@ class _Parser:
                 steps.append((sign, self._node(side, depth)))
         return tuple(steps)
 
-    def _constants(self, tree: ast.Tuple | ast.List | ast.Set) -> Constants:
+    def _constants(self, tree: ast.Tuple | ast.List | ast.Set) -> nodes.Constants:
         where = self._where(tree)
         self._nodes += len(tree.elts)
         if self._nodes > NODES_MAX:
             message = f"expected a list of at most {NODES_MAX} constants after `in`"
             raise ExpressionError(message, at=where[1], fix=_SPLIT)
-        return Constants(*where, tuple(self._element(element) for element in tree.elts))
+        return nodes.Constants(*where, tuple(self._element(element) for element in tree.elts))
 
-    def _element(self, tree: ast.expr) -> Constant:
+    def _element(self, tree: ast.expr) -> nodes.Constant:
         where = self._where(tree)
         match tree:
             case ast.Constant(value=bool() | str() | None as value):
-                return Constant(*where, value)
+                return nodes.Constant(*where, value)
             case ast.Constant(value=int() | float() as value):
-                return Constant(*where, _to_float(value))
+                return nodes.Constant(*where, _to_float(value))
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-                return Constant(*where, -_to_float(value))
+                return nodes.Constant(*where, -_to_float(value))
         message = f"{where[0][:40]!r} is no constant, and a list after `in` has nothing else"
         raise ExpressionError(message, at=where[1])
 

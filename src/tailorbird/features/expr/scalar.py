@@ -7,21 +7,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from tailorbird.features.expr import nodes
 from tailorbird.features.expr.expression import Expression
+from tailorbird.features.expr.nodes import Node, walk
 from tailorbird.features.expr.series import exp_scalar, log1p_scalar, log_scalar
-from tailorbird.features.expr.tree import (
-    Binary,
-    Call,
-    Choice,
-    Compare,
-    Constant,
-    Constants,
-    Logic,
-    Name,
-    Node,
-    Unary,
-    walk,
-)
 
 Get = Callable[[str, str], Any]
 
@@ -52,18 +41,18 @@ def check_computable(expression: Expression) -> None:
         ExpressionError: names the part.
     """
     for node in walk(expression.tree):
-        if isinstance(node, Binary) and node.operator == "/":
+        if isinstance(node, nodes.Binary) and node.operator == "/":
             if _is_constant(node.right) and _constant_of(node.right) == 0:
                 raise node.error(f"{node.text} divides by 0, which is always missing")
-        if isinstance(node, Binary | Call) and _is_constant(node):
+        if isinstance(node, nodes.Binary | nodes.Call) and _is_constant(node):
             if not math.isfinite(_constant_of(node)):
                 raise node.error(f"{node.text} cannot be computed, so it is always missing")
 
 
 def _is_constant(node: Node) -> bool:
     return not any(
-        isinstance(part, Name)
-        or (isinstance(part, Constant) and isinstance(part.value, str | None))
+        isinstance(part, nodes.Name)
+        or (isinstance(part, nodes.Constant) and isinstance(part.value, str | None))
         for part in walk(node)
     )
 
@@ -78,29 +67,29 @@ def _truth(value: Any) -> bool:
 
 def _value(node: Node, get: Callable[[str], Any]) -> Any:
     match node:
-        case Name():
+        case nodes.Name():
             return get(node.path)
-        case Constant():
+        case nodes.Constant():
             value = node.value
             return value if isinstance(value, str) or value is None else float(value)
-        case Unary():
+        case nodes.Unary():
             value = _value(node.operand, get)
             if node.operator == "not":
                 return not _truth(value)
             return -float(value) if node.operator == "-" else value
-        case Binary():
+        case nodes.Binary():
             return _arithmetic(node, float(_value(node.left, get)), float(_value(node.right, get)))
-        case Logic():
+        case nodes.Logic():
             holds = [_truth(_value(part, get)) for part in node.parts]
             return all(holds) if node.operator == "and" else any(holds)
-        case Choice():
+        case nodes.Choice():
             chosen = node.body if _truth(_value(node.test, get)) else node.otherwise
             return float(_value(chosen, get))
-        case Call():
+        case nodes.Call():
             return _call(node.function, [_value(argument, get) for argument in node.arguments])
-        case Constants():
+        case nodes.Constants():
             return [_value(element, get) for element in node.elements]
-    assert isinstance(node, Compare)
+    assert isinstance(node, nodes.Compare)
     left = _value(node.first, get)
     for operator, side in node.steps:
         right = _value(side, get)
@@ -110,7 +99,7 @@ def _value(node: Node, get: Callable[[str], Any]) -> Any:
     return True
 
 
-def _arithmetic(node: Binary, a: float, b: float) -> float:
+def _arithmetic(node: nodes.Binary, a: float, b: float) -> float:
     if node.operator == "+":
         return a + b
     if node.operator == "-":

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import BundleError, DeclarationError, suggest_name
+from tailorbird.features.expr import nodes
+from tailorbird.features.expr.nodes import ExpressionError, Node
 from tailorbird.features.expr.parse import parse_tree
-from tailorbird.features.expr.tree import Binary, Constant, ExpressionError, Name, Node, Unary
 from tailorbird.ranking.policy.targets import item_heads
 
 Floats = npt.NDArray[np.float64]
@@ -136,9 +137,9 @@ def _weights(tree: Node) -> dict[str, float]:
 def _terms(node: Node, sign: float) -> Iterable[tuple[float, Node]]:
     """Yield the terms of a sum with their signs, from left to right."""
     match node:
-        case Unary(operator="-" | "+"):
+        case nodes.Unary(operator="-" | "+"):
             yield from _terms(node.operand, -sign if node.operator == "-" else sign)
-        case Binary(operator="+" | "-"):
+        case nodes.Binary(operator="+" | "-"):
             yield from _terms(node.left, sign)
             yield from _terms(node.right, -sign if node.operator == "-" else sign)
         case _:
@@ -147,12 +148,12 @@ def _terms(node: Node, sign: float) -> Iterable[tuple[float, Node]]:
 
 def _term(node: Node) -> tuple[str, float]:
     match node:
-        case Name(path=head) if "." not in head:
+        case nodes.Name(path=head) if "." not in head:
             return head, 1.0
-        case Binary(left=left, operator="*", right=Name(path=head)) if "." not in head:
+        case nodes.Binary(left=left, operator="*", right=nodes.Name(path=head)) if "." not in head:
             if (weight := _number(left)) is not None:
                 return head, weight
-        case Binary(left=Name(path=head), operator="*", right=right) if "." not in head:
+        case nodes.Binary(left=nodes.Name(path=head), operator="*", right=right) if "." not in head:
             if (weight := _number(right)) is not None:
                 return head, weight
     raise node.error(f"expected a number times a head, got {node.quoted}")
@@ -160,9 +161,9 @@ def _term(node: Node) -> tuple[str, float]:
 
 def _number(node: Node) -> float | None:
     match node:
-        case Unary(operator="-"):
+        case nodes.Unary(operator="-"):
             inner = _number(node.operand)
             return None if inner is None else -inner
-        case Constant(value=float(value)):
+        case nodes.Constant(value=float(value)):
             return value
     return None

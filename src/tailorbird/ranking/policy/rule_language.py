@@ -7,18 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailorbird.errors import DeclarationError, suggest_name
+from tailorbird.features.expr import nodes
 from tailorbird.features.expr.check import Checker, Function, Language, ValueKind
 from tailorbird.features.expr.columns import evaluate_columns
+from tailorbird.features.expr.nodes import ExpressionError, Node, walk
 from tailorbird.features.expr.parse import parse_tree
-from tailorbird.features.expr.tree import (
-    Compare,
-    Constant,
-    Constants,
-    ExpressionError,
-    Name,
-    Node,
-    walk,
-)
 from tailorbird.ranking.policy.rule_columns import Mask, Request, RuleValues, to_booleans
 
 ITEM_FIELDS: Mapping[str, ValueKind] = {"id": "text", "age_days": "number", "popularity": "number"}
@@ -88,7 +81,7 @@ def compile_rule(
         DeclarationError: it is not of the language; names rule and column.
     """
 
-    def kind_of(name: Name) -> ValueKind | None:
+    def kind_of(name: nodes.Name) -> ValueKind | None:
         return _kind_of(name, item_fields, user_fields)
 
     parts = frozenset(f"context.{name}" for name in CONTEXT_FIELDS)
@@ -113,7 +106,7 @@ def rule_location(text: str, where: str) -> str:
 
 
 def _kind_of(
-    name: Name, item_fields: Collection[str] | None, user_fields: Collection[str] | None
+    name: nodes.Name, item_fields: Collection[str] | None, user_fields: Collection[str] | None
 ) -> ValueKind:
     owner, _, field = name.path.partition(".")
     match owner:
@@ -135,7 +128,7 @@ def _kind_of(
     raise name.error(f"{name.quoted} is not allowed in a rule", _HINT)
 
 
-def _require_field(name: Name, fields: Collection[str] | None) -> None:
+def _require_field(name: nodes.Name, fields: Collection[str] | None) -> None:
     owner, _, field = name.path.partition(".")
     if fields is not None and field not in fields:
         default = f"use one of {', '.join(sorted(fields)) or 'no column'}"
@@ -146,8 +139,8 @@ def _require_field(name: Name, fields: Collection[str] | None) -> None:
 def _check_countries(tree: Node) -> None:
     """Refuse an impossible country code, instead of a rule that never holds."""
     for column, value in _compared(tree):
-        is_country = isinstance(column, Name) and column.path == "context.country"
-        code = value.value if is_country and isinstance(value, Constant) else None
+        is_country = isinstance(column, nodes.Name) and column.path == "context.country"
+        code = value.value if is_country and isinstance(value, nodes.Constant) else None
         if isinstance(code, str) and not _COUNTRY.fullmatch(code):
             is_lower_case = _COUNTRY.fullmatch(code.upper())
             fix = f"write {code.upper()!r}" if is_lower_case else "write its code, such as 'NO'"
@@ -159,9 +152,9 @@ def _check_countries(tree: Node) -> None:
 def _compared(tree: Node) -> Iterator[tuple[Node, Node]]:
     """Yield both sides of each comparison in both orders, and each element of a list."""
     for node in walk(tree):
-        left = node.first if isinstance(node, Compare) else node
-        for _, right in node.steps if isinstance(node, Compare) else ():
-            if isinstance(right, Constants):
+        left = node.first if isinstance(node, nodes.Compare) else node
+        for _, right in node.steps if isinstance(node, nodes.Compare) else ():
+            if isinstance(right, nodes.Constants):
                 yield from ((left, element) for element in right.elements)
             else:
                 yield from ((left, right), (right, left))

@@ -1,4 +1,4 @@
-"""The tree of an expression: what `parse_tree` makes of a text, and the evaluators read."""
+"""The nodes of an expression's tree: what `parse_tree` makes of a text, and the evaluators read."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -113,28 +113,12 @@ class Compare(Node):
     steps: tuple[tuple[Comparison, Node], ...]
 
 
-def children(node: Node) -> tuple[Node, ...]:
-    """Return the parts that a node consists of."""
-    match node:
-        case Unary():
-            return (node.operand,)
-        case Binary():
-            return (node.left, node.right)
-        case Logic():
-            return node.parts
-        case Choice():
-            return (node.test, node.body, node.otherwise)
-        case Call():
-            return node.arguments
-        case Constants():
-            return node.elements
-        case Compare():
-            return (node.first, *(right for _, right in node.steps))
-    return ()
-
-
 def walk(node: Node) -> Iterator[Node]:
     """Yield a node and all its parts."""
     yield node
-    for child in children(node):
-        yield from walk(child)
+    values = list(vars(node).values())
+    for value in values:
+        if isinstance(value, Node):
+            yield from walk(value)
+        elif isinstance(value, tuple):
+            values += value

@@ -103,13 +103,13 @@ class Checker:
     def _not_allowed(self, node: Node) -> ExpressionError:
         return node.error(f"{node.quoted} is not allowed here", self._language.hint)
 
-    def _numbers(self, *nodes: Node) -> None:
-        for node in nodes:
+    def _numbers(self, *parts: Node) -> None:
+        for node in parts:
             if self.kind(node) == "text":
                 raise node.error(f"{node.quoted} is a text, expected a number")
 
-    def _truths(self, *nodes: Node) -> None:
-        for node in nodes:
+    def _truths(self, *parts: Node) -> None:
+        for node in parts:
             if self.kind(node) == "text" and not self._language.texts_hold:
                 raise node.error(f"{node.quoted} is a text, expected a number or a test")
 
@@ -142,18 +142,21 @@ class Checker:
         self.calls.add(node.function)
         if function.takes == "a duration":
             for argument in node.arguments:
-                text = argument.value if isinstance(argument, nodes.Constant) else argument.text
-                is_text = isinstance(argument, nodes.Duration | nodes.Constant) and isinstance(
-                    text, str
-                )
-                if not is_text or not DURATION.fullmatch(text):
-                    raise argument.error(f"expected a time such as 30d, got {argument.quoted}")
+                self._duration(argument)
         elif function.takes == "anything":
             for argument in node.arguments:
                 self.kind(argument, "either")
         else:
             self._numbers(*node.arguments)
         return function.kind
+
+    def _duration(self, argument: Node) -> None:
+        match argument:
+            case nodes.Duration():
+                return
+            case nodes.Constant(value=str(text)) if DURATION.fullmatch(text):
+                return
+        raise argument.error(f"expected a time such as 30d, got {argument.quoted}")
 
     def _pair(self, left: Node, operator: nodes.Comparison, right: Node) -> None:
         if operator in ("is", "is not"):

@@ -41,24 +41,22 @@ def check_computable(expression: Expression) -> None:
         ExpressionError: names the part.
     """
     for node in walk(expression.tree):
-        if isinstance(node, nodes.Binary) and node.operator == "/":
-            if _is_constant(node.right) and _constant_of(node.right) == 0:
-                raise node.error(f"{node.text} divides by 0, which is always missing")
-        if isinstance(node, nodes.Binary | nodes.Call) and _is_constant(node):
-            if not math.isfinite(_constant_of(node)):
-                raise node.error(f"{node.text} cannot be computed, so it is always missing")
+        is_division = isinstance(node, nodes.Binary) and node.operator == "/"
+        if is_division and _constant_of(node.right) == 0:
+            raise node.error(f"{node.text} divides by 0, which is always missing")
+        is_computed = isinstance(node, nodes.Binary | nodes.Call)
+        if is_computed and not math.isfinite(_constant_of(node) or 0.0):
+            raise node.error(f"{node.text} cannot be computed, so it is always missing")
 
 
-def _is_constant(node: Node) -> bool:
-    return not any(
+def _constant_of(node: Node) -> float | None:
+    """Return the value of a part that no column decides; None for another."""
+    reads_column = any(
         isinstance(part, nodes.Name)
         or (isinstance(part, nodes.Constant) and isinstance(part.value, str | None))
         for part in walk(node)
     )
-
-
-def _constant_of(node: Node) -> float:
-    return float(_value(node, lambda name: math.nan))
+    return None if reads_column else float(_value(node, lambda name: math.nan))
 
 
 def _truth(value: Any) -> bool:

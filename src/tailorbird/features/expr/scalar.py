@@ -41,12 +41,11 @@ def check_computable(expression: Expression) -> None:
         ExpressionError: names the part.
     """
     for node in walk(expression.tree):
-        is_division = isinstance(node, nodes.Binary) and node.operator == "/"
-        if is_division and _constant_of(node.right) == 0:
-            raise node.error(f"{node.text} divides by 0, which is always missing")
-        is_computed = isinstance(node, nodes.Binary | nodes.Call)
-        if is_computed and not math.isfinite(_constant_of(node) or 0.0):
-            raise node.error(f"{node.text} cannot be computed, so it is always missing")
+        match node:
+            case nodes.Binary(operator="/", right=right) if _constant_of(right) == 0:
+                raise node.error(f"{node.text} divides by 0, which is always missing")
+            case nodes.Binary() | nodes.Call() if not math.isfinite(_constant_of(node) or 0.0):
+                raise node.error(f"{node.text} cannot be computed, so it is always missing")
 
 
 def _constant_of(node: Node) -> float | None:

@@ -170,6 +170,8 @@ class Checker:
 
     def _member(self, left: Node, operator: nodes.Comparison, right: Node) -> None:
         if isinstance(right, nodes.Constants):
+            if not right.elements:
+                self.kind(left)
             for element in right.elements:
                 self._same(left, "==", element)
         elif self._language.has_parts:

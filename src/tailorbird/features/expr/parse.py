@@ -79,14 +79,24 @@ class _Parser:
         try:
             tree = ast.parse(f"(\n{source}\n)", mode="eval").body
         except SyntaxError as error:
-            at = self._position(error.lineno or 2, (error.offset or 1) - 1)
-            raise ExpressionError(error.msg, at=at) from None
+            raise self._syntax_error(error, source) from None
         except (ValueError, RecursionError, MemoryError):
             raise ExpressionError("cannot be read as an expression") from None
         # In line 1 is our own bracket: there is nothing in it, or a comma, or one closes too early.
         if tree.lineno == 1:
             raise ExpressionError("expected one expression, with all its brackets closed")
         return self._node(tree, 1)
+
+    def _syntax_error(self, error: SyntaxError, source: str) -> ExpressionError:
+        line, column = error.lineno or 2, (error.offset or 1) - 1
+        if error.msg.startswith("unmatched") and len(self._lines) == 1:
+            # Our own bracket is unmatched, because the text closed it: this finds where.
+            try:
+                ast.parse(source.strip(), mode="eval")
+            except SyntaxError as alone:
+                indent = len(source) - len(source.lstrip())
+                line, column = 2, indent + (alone.offset or 1) - 1
+        return ExpressionError(error.msg, at=self._position(line, column))
 
     def _position(self, line: int, column: int) -> str:
         """Return a position in the text, from 1.

@@ -56,6 +56,8 @@ def numbers(index, satisfied):
         ("item.category > 3", lambda i: False),
         ("item.category == 3", lambda i: False),
         ("item.price == 'cheap'", lambda i: False),
+        ("item.price == context.country", lambda i: False),
+        ("item.price != context.country", lambda i: True),
         ("item.price / 0 > 1", lambda i: i > 0),
         ("True", lambda i: True),
     ],

@@ -186,7 +186,7 @@ def equal(left: Value, right: Value) -> Mask:
             return left.codes == translated
         return np.zeros(left.codes.size, bool)
     if isinstance(left, str) or isinstance(right, str):
-        return np.array(isinstance(left, str) and left == right and left != "")
+        return np.array(isinstance(left, str) and isinstance(right, str) and left == right != "")
     return np.equal(to_numbers(left), to_numbers(right))
 
 

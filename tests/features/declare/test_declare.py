@@ -288,7 +288,7 @@ def refused(tmp_path: Path, line: str) -> str:
         ),
         (
             'derived("x", "clicks + sqrt(0 - 1)")',
-            "column 1: sqrt(0 - 1) cannot be computed, so it is always missing",
+            "column 10: sqrt(0 - 1) cannot be computed, so it is always missing",
         ),
         ('total("x", item, "click", of="price / 0")', "price / 0 divides by 0"),
         (

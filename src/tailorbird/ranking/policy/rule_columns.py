@@ -167,7 +167,7 @@ def to_booleans(value: Value) -> Mask:
     if isinstance(value, str):
         return np.array(value != "")
     if isinstance(value, np.ndarray) and value.dtype == bool:
-        return value
+        return value.astype(bool, copy=False)
     numbers = to_numbers(value)
     return ~np.isnan(numbers) & (numbers != 0)
 

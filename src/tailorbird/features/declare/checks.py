@@ -13,7 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
-from tailorbird.errors import DeclarationError
+from tailorbird.errors import DeclarationError, UsageError
+from tailorbird.events import clock
 from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
 from tailorbird.features.declare.declarations import (
     CANDIDATE_COLUMN,
@@ -40,8 +41,6 @@ from tailorbird.features.expr.scalar import check_computable
 
 _ATTRIBUTE = re.compile(r"(item|user|properties)\.[A-Za-z_]\w*\Z")
 _NAME = re.compile(r"[A-Za-z_]\w*\Z")
-_DURATION = re.compile(r"(\d+)\s*(s|m|h|d|w)\Z")
-_UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
 
 NAME_MAX = 100  # letters in the name of a feature or attribute
 VALUE_MAX = 1e15  # largest value of a summed number
@@ -79,10 +78,11 @@ def event_kind(name: str) -> ValueKind | None:
 
 def parse_duration(text: str) -> int:
     """Return the microseconds of `90s`, `30m`, `6h`, `7d` or `2w`."""
-    match = _DURATION.match(text.strip()) if isinstance(text, str) else None
-    if match is None:
-        raise declaration_error(f"{text!r} is no duration; write it as 90s, 30m, 6h, 7d or 2w")
-    return int(match[1]) * _UNITS[match[2]]
+    try:
+        return clock.parse_duration(str(text))
+    except UsageError:
+        message = f"{text!r} is no duration; write it as 90s, 30m, 6h, 7d or 2w"
+        raise declaration_error(message) from None
 
 
 def register(feature: F) -> F:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from tailorbird.errors import UsageError
+from tailorbird.events.clock import parse_duration
 from tailorbird.features.expr import nodes
 from tailorbird.features.expr.nodes import ExpressionError, Node
-from tailorbird.features.expr.parse import DURATION
 
 # "either" is a number or a text, as what it is compared with; "any" is known at evaluation alone.
 ValueKind = Literal["number", "text", "truth", "either", "any"]
@@ -151,12 +152,12 @@ class Checker:
         return function.kind
 
     def _duration(self, argument: Node) -> None:
-        match argument:
-            case nodes.Duration():
-                return
-            case nodes.Constant(value=str(text)) if DURATION.fullmatch(text):
-                return
-        raise argument.error(f"expected a time such as 30d, got {argument.quoted}")
+        text = argument.value if isinstance(argument, nodes.Constant) else argument.text
+        try:
+            parse_duration(str(text))
+        except UsageError:
+            message = f"expected a time such as 30d, got {argument.quoted}"
+            raise argument.error(message) from None
 
     def _pair(self, left: Node, operator: nodes.Comparison, right: Node) -> None:
         if operator in ("is", "is not"):

@@ -14,15 +14,13 @@ import math
 import re
 from collections.abc import Mapping
 
-from tailorbird.events.clock import DAY, HOUR, MINUTE
 from tailorbird.features.expr import nodes
 from tailorbird.features.expr.nodes import ExpressionError, Node
 
 CHARACTERS_MAX = 1_000
 DEPTH_MAX = 30
 NODES_MAX = 300
-DURATION = re.compile(r"(\d{1,5})([mhdw])")
-_UNITS = {"m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
+_DURATION = re.compile(r"(\d{1,5})([mhdw])")
 _SPLIT = "split it into several"
 
 # Strings and comments, which stay unchanged, or a duration.
@@ -59,11 +57,6 @@ def parse_tree(text: str, *, depth_max: int = DEPTH_MAX, hint: str = "") -> Node
     if len(text) > CHARACTERS_MAX:
         raise ExpressionError(f"is longer than {CHARACTERS_MAX} characters", fix=_SPLIT)
     return _Parser(text, depth_max, hint).parse()
-
-
-def duration(text: str) -> int:
-    """Return the microseconds of a duration such as `30d`, which the checker has seen."""
-    return int(text[:-1]) * _UNITS[text[-1]]
 
 
 class _Parser:
@@ -127,7 +120,7 @@ class _Parser:
                 return nodes.Constant(*where, value)
             case ast.Constant(value=int() | float() as value):
                 return nodes.Constant(*where, _to_float(value))
-            case ast.Name(id=name) if DURATION.fullmatch(where[0]):
+            case ast.Name(id=name) if _DURATION.fullmatch(where[0]):
                 return nodes.Duration(*where)
             case ast.Name(id=name):
                 return nodes.Name(*where, name)

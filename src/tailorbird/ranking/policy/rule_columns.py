@@ -10,10 +10,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.events.clock import DAY
+from tailorbird.events.clock import DAY, parse_duration
 from tailorbird.events.keys import hash64
 from tailorbird.features.expr.columns import PART
-from tailorbird.features.expr.parse import duration
 from tailorbird.retrieval import Index, TextColumn
 
 Mask = npt.NDArray[np.bool_]
@@ -103,7 +102,7 @@ class RuleValues:
             return self.missing(arguments[0])
         if function == PART:
             return contains(*arguments)
-        request, since = self._request, self._request.now - duration(str(arguments[0]))
+        request, since = self._request, self._request.now - parse_duration(str(arguments[0]))
         return seen_mask(request.index, request.rows, request.recent, since=since)
 
     def number(self, value: Value) -> npt.NDArray[np.float64]:

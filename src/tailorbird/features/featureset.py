@@ -336,7 +336,7 @@ def _parse_derived(
         fix = (
             f"numeric columns: {', '.join(sorted(numeric - {feature.name}))}"
             if "no field" in error.message
-            else ""
+            else error.fix
         )
         if any(error.message == f"{similarity.name} is no field" for similarity in similarities):
             fix = (

@@ -230,7 +230,7 @@ def parse_expression(text: str, expect: ValueKind) -> Expression:
         fields = f"fields: {', '.join(EVENT_FIELDS)}, item.NAME, user.NAME, properties.NAME"
         raise declaration_error(
             f"{quote(text)}: {_shorten(str(error))}",
-            fix=fields if "no field" in error.message else "",
+            fix=fields if "no field" in error.message else error.fix,
         ) from None
 
 

@@ -21,7 +21,7 @@ from tests.support.programs import train_a_net, train_within  # noqa: E402
 
 from tailorbird.errors import DamageError, InputError, StorageError, UsageError  # noqa: E402
 from tailorbird.models.deep.batches import epoch_batches  # noqa: E402
-from tailorbird.models.deep.checkpoint import FILE, weights  # noqa: E402
+from tailorbird.models.deep.checkpoint import FILE, copy_weights  # noqa: E402
 from tailorbird.models.deep.logs import EventLog, group_tags, log_to_mlflow  # noqa: E402
 from tailorbird.models.deep.model import DeepModel  # noqa: E402
 from tailorbird.models.deep.parallel import fit_parallel  # noqa: E402
@@ -36,7 +36,7 @@ def parts(tmp_path: Path) -> Path:
 
 
 def same_bits(one: DeepModel, other: DeepModel) -> bool:
-    one_weights, other_weights = weights(one.net), weights(other.net)
+    one_weights, other_weights = copy_weights(one.net), copy_weights(other.net)
     return one_weights.keys() == other_weights.keys() and all(
         np.array_equal(one_weights[name], other_weights[name]) for name in one_weights
     )

@@ -10,7 +10,7 @@ from tests.support.features import ipc
 from tailorbird.errors import NotReadyError
 from tailorbird.events import HOUR, MINUTE, ROUTED, SimulatedClock
 from tailorbird.ranking import ChurnScore, NextBest
-from tailorbird.serving.messages import Answer, ChurnAnswer, ChurnWhy, Shown
+from tailorbird.serving.messages import Answer, ChurnAnswer, ChurnWhy, ShownItem
 from tailorbird.serving.scores.role import ScoreRole
 from tailorbird.stream import Block, open_writer
 
@@ -36,7 +36,7 @@ class ByRule:
 
     def next_best(self, query):
         self.queries.append(query)
-        shown = Shown(
+        shown = ShownItem(
             item_id=f"for-{query.user_id}",
             position=1,
             score=0.5,
@@ -98,7 +98,7 @@ class Routed:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "routed.db"
-        self._writer = open_writer(self.path, partition="routed", first=1)
+        self._writer = open_writer(self.path, partition="routed", first_position=1)
 
     def append(self, *events):
         some = rows(*events)

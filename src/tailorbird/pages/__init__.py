@@ -33,13 +33,13 @@ def write_page(path: Path, template: str, title: str, **values: Any) -> Path:
         template: name of a file in `pages/templates`, without `.html`.
         values: what the template shows; text is escaped unless it is `Markup`.
     """
-    page = _environment().get_template(f"{template}.html")
+    page = _create_environment().get_template(f"{template}.html")
     atomic_write(path, page.render(title=title, **values).encode())
     return path
 
 
 @cache
-def _environment() -> "Environment":
+def _create_environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -49,12 +49,16 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"number": format, "interval": _interval, "short": _short}
+    environment.filters |= {
+        "number": format,
+        "interval": _format_interval,
+        "short": _format_setting,
+    }
     environment.tests["finite"] = _is_finite
     return environment
 
 
-def _interval(estimate: Estimate, sign: str = "") -> "Markup | str":
+def _format_interval(estimate: Estimate, sign: str = "") -> "Markup | str":
     """Format a figure with its interval, if there is one; `sign` is "+" for differences."""
     from markupsafe import Markup
 
@@ -71,6 +75,6 @@ def _is_finite(value: Any) -> bool:
     return math.isfinite(value)
 
 
-def _short(value: Any) -> str:
+def _format_setting(value: Any) -> str:
     """Format a setting; fractions have four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -70,7 +70,7 @@ class Frame:
         return self.arrow.to_pylist()
 
     def __repr__(self) -> str:
-        cells = [self.columns, *self._cells()]
+        cells = [self.columns, *self._format_cells()]
         widths = [max(len(row[index]) for row in cells) for index in range(len(self.columns))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -84,14 +84,14 @@ class Frame:
         header = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in self._cells()
+            for row in self._format_cells()
         )
         footer = f"<p>{len(self):,} rows</p>" if len(self) > MAX_PRINTED_ROWS else ""
         return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>{footer}"
 
-    def _cells(self) -> list[list[str]]:
+    def _format_cells(self) -> list[list[str]]:
         return [
-            [_cell(value) for value in row.values()]
+            [_format_cell(value) for value in row.values()]
             for row in self.arrow.slice(0, MAX_PRINTED_ROWS).to_pylist()
         ]
 
@@ -138,7 +138,7 @@ def plot_figures(
     return figure
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):

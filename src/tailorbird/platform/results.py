@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from tailorbird.training.settings import TrainReport
 
 
-def _text(lines: Iterable[str], frame: Frame) -> str:
+def _to_text(lines: Iterable[str], frame: Frame) -> str:
     return "\n".join((*lines, repr(frame)))
 
 
-def _html(lines: Iterable[str], frame: Frame) -> str:
+def _to_html(lines: Iterable[str], frame: Frame) -> str:
     paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
     return f"{paragraphs}{frame._repr_html_()}"
 
@@ -75,10 +75,10 @@ class TrainResult:
         return plot_figures(self.results, metric)
 
     def __repr__(self) -> str:
-        return _text([self._header], self.to_frame())
+        return _to_text([self._header], self.to_frame())
 
     def _repr_html_(self) -> str:
-        return _html([self._header], self.to_frame())
+        return _to_html([self._header], self.to_frame())
 
 
 @dataclass(frozen=True, repr=False)
@@ -116,10 +116,10 @@ class EvaluationResult:
         return plot_figures(self.results, metric)
 
     def __repr__(self) -> str:
-        return _text([self._header], self.to_frame())
+        return _to_text([self._header], self.to_frame())
 
     def _repr_html_(self) -> str:
-        return _html([self._header], self.to_frame())
+        return _to_html([self._header], self.to_frame())
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird evaluate --json` prints."""
@@ -174,7 +174,7 @@ class Slate:
         return [self.note, about] if self.note else [about]
 
     def __repr__(self) -> str:
-        return _text(self._header, self.to_frame())
+        return _to_text(self._header, self.to_frame())
 
     def _repr_html_(self) -> str:
-        return _html(self._header, self.to_frame())
+        return _to_html(self._header, self.to_frame())

@@ -27,7 +27,7 @@ from tailorbird.serving.messages import (
     ChurnWhy,
     Item,
     QueryError,
-    Shown,
+    ShownItem,
     Similar,
     SlotFormula,
 )
@@ -35,7 +35,7 @@ from tailorbird.serving.scores.log import Scores
 from tailorbird.stream import open_reader, raw_path
 
 READ_KEY = "read-key-0123456789"
-SHOWN = Shown(
+SHOWN = ShownItem(
     item_id="i1", position=1, score=0.5, reason="Popular", reason_code="popular", source="popular"
 )
 
@@ -67,7 +67,7 @@ class Prompt:
 
     def top_items(
         self, source: str, size: int, category: str | None = None, slot: str = ""
-    ) -> list[Shown]:
+    ) -> list[ShownItem]:
         return [SHOWN][:size]
 
     def missing(self) -> list[str]:

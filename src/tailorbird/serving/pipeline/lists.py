@@ -8,21 +8,21 @@ from tailorbird.candidates.protocol import CandidateTables, RankedList
 from tailorbird.candidates.query import WEEK
 from tailorbird.events.keys import hash64
 from tailorbird.retrieval import Index
-from tailorbird.serving.messages import Shown
+from tailorbird.serving.messages import ShownItem
 
 _REASONS = {"popular": "Popular", "new_items": "New"}
 
 
 def list_items(
     index: Index, tables: CandidateTables, source: str, size: int, category: str | None = None
-) -> list[Shown]:
+) -> list[ShownItem]:
     """Return the first items of `popular` or `new_items`, of one category if it is named.
 
     An unknown category has none.
     """
-    ranked_list = tables.new_items() if source == "new_items" else tables.board(WEEK).shares
+    ranked_list = tables.new_items() if source == "new_items" else tables.leaderboard(WEEK).shares
     if source == "popular" and category is not None:
-        of_category = tables.board(Board(WEEK.window_us, "category"), hash64(category))
+        of_category = tables.leaderboard(Board(WEEK.window_us, "category"), hash64(category))
         ranked_list = of_category.shares if len(of_category.items) else ranked_list
     rows, scores = _visible_rows(index, ranked_list)
     if category is not None:
@@ -31,7 +31,7 @@ def list_items(
         rows, scores = rows[matching], scores[matching]
     ranked_rows = zip(rows[:size].tolist(), scores[:size].tolist(), strict=True)
     return [
-        Shown(
+        ShownItem(
             item_id=index.ids[row],
             position=position,
             score=score,
@@ -43,13 +43,15 @@ def list_items(
     ]
 
 
-def similar_items(index: Index, tables: CandidateTables, item_id: str, size: int) -> list[Shown]:
+def similar_items(
+    index: Index, tables: CandidateTables, item_id: str, size: int
+) -> list[ShownItem]:
     """Return the items related to an item, best first, then popular ones of its category, then
     of all.
     """
     row = int(index.find_ids([item_id])[0])
     related, scores = _visible_rows(index, item_neighbours(tables, int(index.keys[row])))
-    filler, _ = _visible_rows(index, tables.board(WEEK).items)
+    filler, _ = _visible_rows(index, tables.leaderboard(WEEK).items)
     category_code = index.category.codes[row]
     filler = filler[
         np.argsort(
@@ -60,7 +62,7 @@ def similar_items(index: Index, tables: CandidateTables, item_id: str, size: int
     rows = np.concatenate([related, filler])[:size]
     scores = np.concatenate([scores, np.zeros(len(filler))])[:size]
     return [
-        Shown(
+        ShownItem(
             item_id=index.ids[row],
             position=position,
             score=score,

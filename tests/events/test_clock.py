@@ -1,10 +1,13 @@
 """Clocks go back only from far ahead; reports show times in UTC."""
 
+import re
 import time
+from importlib.resources import files
 
 import pytest
 
-from tailorbird.events import DAY, SimulatedClock, SystemClock, to_iso
+from tailorbird.events import DAY, MINUTE, SimulatedClock, SystemClock, to_iso
+from tailorbird.events.clock import SESSION_GAP
 
 
 def test_the_system_clock_stands_still_during_a_small_step_back(monkeypatch):
@@ -32,3 +35,10 @@ def test_a_simulated_clock_moves_only_on_demand_and_never_back():
 
 def test_a_time_is_shown_in_utc():
     assert to_iso(1_764_072_000_000_000) == "2025-11-25T12:00:00.000000Z"
+
+
+def test_the_tracker_ends_sessions_after_the_same_gap():
+    script = (files("tailorbird.serving") / "static" / "tailorbird.js").read_text()
+    match = re.search(r"SESSION_MS = (\d+) \* 60e3", script)
+    assert match is not None
+    assert int(match[1]) * MINUTE == SESSION_GAP

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.features.test_equality import declarations
 
 from tailorbird.errors import DamageError, DeclarationError
-from tailorbird.features import FeatureSet, similarity
+from tailorbird.events import HOUR
+from tailorbird.features import FeatureSet, featureset, similarity
 from tailorbird.features.codec import decode_features, encode_features, kinds
 from tailorbird.features.declare.declarations import Counted, Feature, OfSession
 from tailorbird.features.transform_steps import Step, Table
@@ -144,6 +145,12 @@ def test_what_was_tampered_with_is_refused(kit, path, value, message):
 def test_another_schema_than_expected_is_refused(kit):
     with pytest.raises(DamageError, match="it is kept as 000000000000"):
         decode_features(encode_features(kit.every_kind()), where="features.json", expect="0" * 12)
+
+
+def test_another_session_gap_is_another_schema(kit, monkeypatch):
+    before = kit.every_kind().schema_hash
+    monkeypatch.setattr(featureset, "SESSION_GAP", HOUR)
+    assert kit.every_kind().schema_hash != before
 
 
 def test_another_engine_is_named(kit):

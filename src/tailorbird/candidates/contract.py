@@ -21,13 +21,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
+from typing import Literal
 
 import msgspec
 
 from tailorbird.candidates.own import KIND as OWN
-from tailorbird.candidates.own import own_source, own_sources
+from tailorbird.candidates.own import Group, own_source, own_sources
 from tailorbird.errors import DeclarationError, UsageError, suggest_name
-from tailorbird.events.clock import DAY, HOUR, MINUTE, parse_duration
+from tailorbird.events.clock import DAY, HOUR, MINUTE, SESSION_GAP, parse_duration
 
 VERSION = 1  # version of the folds; a change rebuilds all tables
 INTERESTS = ("click", "view", "cart", "purchase", "rating", "like", "share")
@@ -41,23 +42,31 @@ class SourceKind(msgspec.Struct, frozen=True):
     Attributes:
         reason: code of the reason; "" if the source itself gives none.
         text: sentence for users; "" if it depends on the request, see `ranking.reasons`.
+        reads: what its list is made of at the request's time: published tables, or the request
+            alone; "" if it comes from an index or a file.
     """
 
     name: str
     reason: str = ""
     text: str = ""
+    reads: Literal["", "boards", "neighbours", "sessions", "request"] = ""
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether its list follows from the person's own events."""
+        return self.reads not in ("", "boards")
 
 
 SOURCE_KINDS = {
     kind.name: kind
     for kind in (
-        SourceKind("popular", "popular"),
-        SourceKind("trending", "popular"),
-        SourceKind("item_knn", "related", "Goes with what you looked at"),
-        SourceKind("session_knn", "related", "Where others went on to from here"),
-        SourceKind("stan", "related", "Where others went on to from here"),
-        SourceKind("repeat", "again", "You chose it before"),
-        SourceKind("new_items", "new", "New"),
+        SourceKind("popular", "popular", reads="boards"),
+        SourceKind("trending", "popular", reads="boards"),
+        SourceKind("item_knn", "related", "Goes with what you looked at", "neighbours"),
+        SourceKind("session_knn", "related", "Where others went on to from here", "sessions"),
+        SourceKind("stan", "related", "Where others went on to from here", "sessions"),
+        SourceKind("repeat", "again", "You chose it before", "request"),
+        SourceKind("new_items", "new", "New", "boards"),
         SourceKind("sequence"),
         SourceKind("clusters"),
         SourceKind("search", "search"),
@@ -65,6 +74,8 @@ SOURCE_KINDS = {
     )
 }
 KINDS = tuple(SOURCE_KINDS)
+# Those that are read at the request's time.
+LIVE = frozenset((*(kind.name for kind in SOURCE_KINDS.values() if kind.reads), OWN))
 POPULAR, TRENDING = 7 * DAY, HOUR
 LAST, LAST_MAX = 5, 10  # number of a user's items, in `item_knn`
 WINDOW_MIN, WINDOW_MAX = 5 * MINUTE, 3_650 * DAY
@@ -112,7 +123,7 @@ class SessionKnn(msgspec.Struct, frozen=True):
         length: the maximum number of events per session, the newest ones.
     """
 
-    gap_us: int = 30 * MINUTE
+    gap_us: int = SESSION_GAP
     most: int = 100_000
     within_us: int = 28 * DAY
     length: int = 50
@@ -224,6 +235,15 @@ def parse_source(name: str) -> Source:
     return Source(name, kind)
 
 
+def reads_tables(source: Source) -> Group:
+    """Return the published tables that a source reads; "" if none."""
+    if source.kind == OWN:
+        own = own_source(source.name)
+        return own.reads if own is not None else ""
+    reads = SOURCE_KINDS[source.kind].reads
+    return "" if reads == "request" else reads
+
+
 def _last(name: str, rest: list[str]) -> int:
     if not rest:
         return LAST
@@ -269,10 +289,7 @@ def contract_of(sources: Iterable[str], *, shown: str = "impression") -> Contrac
         Board(board.window_us) for board in boards
     }  # The fallback where a segment is unknown or too small.
     sessions = (
-        SessionKnn()
-        if any(source.kind in ("session_knn", "stan") for source in parsed)
-        or any(one.reads == "sessions" for one in own)
-        else None
+        SessionKnn() if any(reads_tables(source) == "sessions" for source in parsed) else None
     )
     return Contract(tuple(sorted(boards)), session_knn=sessions, shown=shown)
 

@@ -8,13 +8,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.candidates.contract import BASE_BOARDS, Source, parse_source
+from tailorbird.candidates.contract import BASE_BOARDS, LIVE, Source, parse_source, reads_tables
 from tailorbird.candidates.item_knn.query import RECENT_MAX, score_neighbours
 from tailorbird.candidates.own import KIND as OWN
 from tailorbird.candidates.own import SourceError, own_source
 from tailorbird.candidates.popularity.query import query_popular
 from tailorbird.candidates.protocol import (
     EMPTY_LIST,
+    SESSIONS,
     CandidateRequest,
     CandidateTables,
     Keys,
@@ -27,9 +28,6 @@ from tailorbird.candidates.session_knn.query import query_sessions
 Matrix = npt.NDArray[np.float32]
 log = logging.getLogger(__name__)
 
-LIVE = frozenset(
-    ("popular", "trending", "item_knn", "session_knn", "stan", "repeat", "new_items", OWN)
-)  # read at the request's time
 WEEK = BASE_BOARDS[-1]
 _SOURCES: dict[str, Source] = {}
 
@@ -54,14 +52,7 @@ def live_sources(names: Iterable[str]) -> list[str]:
 
 def table_group(name: str) -> str:
     """Return the group of tables that a source reads: `boards`, `neighbours`, `sessions` or ""."""
-    kind = source_of(name).kind
-    if (own := own_source(name)) is not None and kind == OWN:
-        return own.reads
-    if kind in ("session_knn", "stan"):
-        return "sessions"
-    if kind == "item_knn":
-        return "neighbours"
-    return "" if kind == "repeat" or kind not in LIVE else "boards"
+    return reads_tables(source_of(name))
 
 
 def reads_neighbours(name: str) -> bool:
@@ -119,6 +110,8 @@ class RequestLists:
         return np.where(rank >= 0, 1.0 - rank / max(len(listed), 1), 0.0)
 
     def _query(self, source: Source) -> RankedList:
+        if source.kind == OWN:
+            return self._query_own(source.name)
         if source.board is not None:
             return query_popular(self.tables, self.request, source.board)
         if source.kind == "item_knn":
@@ -127,12 +120,10 @@ class RequestLists:
                 if len(self.request.recent)
                 else EMPTY_LIST
             )
-        if source.kind in ("session_knn", "stan"):
+        if reads_tables(source) == SESSIONS:
             return query_sessions(self.tables, self.request, source.kind)
         if source.kind == "new_items":
             return self.tables.new_items()
-        if source.kind == OWN:
-            return self._query_own(source.name)
         assert source.kind == "repeat", source.name
         return query_repeat(self.request)
 

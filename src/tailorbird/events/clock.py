@@ -16,6 +16,10 @@ SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
+# The largest pause within a session, for features, candidates and visits; `SESSION_MS` of the
+# tracker is the same.
+SESSION_GAP = 30 * MINUTE
+ATTRIBUTION = 30 * MINUTE  # how long after an answer a click belongs to it, unless the slot says
 BACKWARD_TOLERANCE = (
     2 * SECOND
     # A clock that steps back by less is held still; beyond that, it was ahead before.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events import MINUTE
+from tailorbird.events.clock import ATTRIBUTION
 from tailorbird.events.contract.schema import micros
 from tailorbird.experiments.outcomes import (
     ANSWER,
@@ -25,9 +25,7 @@ from tailorbird.experiments.outcomes import (
     match_outcomes,
 )
 
-__all__ = ["ATTRIBUTION", "COLUMNS", "Counts", "count_events"]
-
-ATTRIBUTION = 30 * MINUTE  # default window of a slot
+__all__ = ["COLUMNS", "Counts", "count_events"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tailorbird.events.clock import ATTRIBUTION
 from tailorbird.experiments.assign import Experiment
-from tailorbird.experiments.counts import ATTRIBUTION, COLUMNS, Counts, count_events
+from tailorbird.experiments.counts import COLUMNS, Counts, count_events
 from tailorbird.experiments.distributions import normal_quantile
 from tailorbird.experiments.page import split_html
 from tailorbird.experiments.statistics import (

@@ -44,7 +44,9 @@ from tailorbird.features.declare.limits import (
     SEQUENCE_LENGTH_MAX,
     SIMILARITY_LENGTH_MAX,
 )
-from tailorbird.features.expr.expression import Expression, ExpressionError, parse
+from tailorbird.features.expr.check import ValueKind
+from tailorbird.features.expr.expression import Expression, parse
+from tailorbird.features.expr.nodes import ExpressionError
 from tailorbird.features.featureset import ENGINE_VERSION, FeatureSet
 
 FILE = "features.json"
@@ -237,12 +239,14 @@ def _decode_object(value: Any, base: type, path: str) -> Any:
 
 
 def _decode_value(value: Any, hint: Any, path: str) -> Any:
-    """Decode `value` by its type hint: texts, numbers, tuples, kinds, and unions of them."""
+    """Decode `value` by its type hint: texts, numbers, tuples, literals, kinds, and unions."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return _one_of(value, typing.get_args(hint), path)
     if origin is tuple:
         return _decode_tuple(value, typing.get_args(hint), path)
+    if origin is typing.Literal and value in typing.get_args(hint):
+        return value
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if hint in (str, int, bool, type(None)):
@@ -289,14 +293,12 @@ def _decode_tuple(value: Any, hints: tuple[Any, ...], path: str) -> tuple[Any, .
 def _decode_expression(value: Mapping[str, Any], path: str) -> Expression:
     if value.keys() != {"is", "text", "yields", "names"} or value["is"] != "Expression":
         raise UnreadableError(f"{path}: expected an expression")
-    text, yields = (
-        _decode_value(value["text"], str, path),
-        _decode_value(value["yields"], str, path),
-    )
-    names = _decode_value(value["names"], tuple[tuple[str, str], ...], f"{path}.names")
+    text = _decode_value(value["text"], str, path)
+    yields = _decode_value(value["yields"], ValueKind, path)
+    names = _decode_value(value["names"], tuple[tuple[str, ValueKind], ...], f"{path}.names")
     stored_kinds = dict(names)
 
-    def kind_of(name: str) -> str | None:
+    def kind_of(name: str) -> ValueKind | None:
         declared = event_kind(name)
         return declared if declared != "either" else stored_kinds.get(name, declared)
 

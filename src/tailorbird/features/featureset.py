@@ -15,6 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from tailorbird.errors import DeclarationError
+from tailorbird.events.clock import MINUTE, SESSION_GAP
 from tailorbird.events.contract.plan import EVENT_TYPES
 from tailorbird.features.declare.checks import collecting
 from tailorbird.features.declare.declarations import (
@@ -31,8 +32,9 @@ from tailorbird.features.declare.declarations import (
     Similarity,
 )
 from tailorbird.features.declare.learned import check_similarities
-from tailorbird.features.declare.scalars import check_computable
-from tailorbird.features.expr.expression import Expression, ExpressionError, parse
+from tailorbird.features.expr.expression import Expression, parse
+from tailorbird.features.expr.nodes import ExpressionError
+from tailorbird.features.expr.scalar import check_computable
 from tailorbird.features.layout.compile import compile_layout
 from tailorbird.features.layout.layout import Layout, RecordLane
 from tailorbird.features.layout.steps import attribute_lane
@@ -41,6 +43,7 @@ from tailorbird.features.transforms import Transform, collecting_transforms
 
 # Part of the schema hash: raise it when the same declarations lead to other records or other bits.
 ENGINE_VERSION = 2
+FIRST_SESSION_GAP = 30 * MINUTE  # Any other gap becomes part of the schema hash.
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,8 @@ class FeatureSet:
             "features": [_schema_data(f) for f in self.features],
             "layout": _schema_data(self.layout),
         }
+        if SESSION_GAP != FIRST_SESSION_GAP:
+            content["session_gap"] = SESSION_GAP
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return blake2b(text.encode(), digest_size=6, person=b"tb-schema").hexdigest()
 
@@ -330,15 +335,17 @@ def _parse_derived(
     except ExpressionError as error:
         fix = (
             f"numeric columns: {', '.join(sorted(numeric - {feature.name}))}"
-            if "no field" in str(error)
-            else ""
+            if "no field" in error.message
+            else error.fix
         )
-        if any(str(error) == f"{similarity.name} is no field" for similarity in similarities):
+        if any(error.message == f"{similarity.name} is no field" for similarity in similarities):
             fix = (
                 "a similarity is known to the model alone, which brings its table: leave it out "
                 "here"
             )
-        raise DeclarationError(f"{feature.name}: {error}", where=feature.place, fix=fix) from None
+        raise DeclarationError(
+            f"{feature.name}: {feature.text!r}: {error}", where=feature.place, fix=fix
+        ) from None
 
 
 def _derived_order(

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from tailorbird.events import DAY
-from tailorbird.experiments.counts import ATTRIBUTION, Counts, count_events
+from tailorbird.events.clock import ATTRIBUTION
+from tailorbird.experiments.counts import Counts, count_events
 from tailorbird.experiments.outcomes import CLICK, IMPRESSION, match_outcomes
 from tailorbird.experiments.statistics import NO_ESTIMATE, Interval, Moments, relative_uplift
 

@@ -30,7 +30,8 @@ import pyarrow as pa
 
 from tailorbird.errors import UsageError
 from tailorbird.events import HOUR, to_iso
-from tailorbird.experiments.counts import ATTRIBUTION, Counts, count_events
+from tailorbird.events.clock import ATTRIBUTION
+from tailorbird.experiments.counts import Counts, count_events
 from tailorbird.experiments.statistics import Moments
 from tailorbird.monitoring.live import sums_by_period
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.candidates.contract import LIVE, SOURCE_KINDS
 from tailorbird.candidates.own import KIND as OWN
-from tailorbird.candidates.query import LIVE, RequestLists, source_of
+from tailorbird.candidates.query import RequestLists, source_of
 from tailorbird.errors import DeclarationError
 
 Keys = npt.NDArray[np.uint64]
@@ -94,7 +95,7 @@ def default_baselines(sources: Iterable[str]) -> list[str]:
     personal = [
         source.name
         for source in parsed
-        if source.kind in ("item_knn", "session_knn", "stan", "repeat", OWN)
+        if source.kind == OWN or SOURCE_KINDS[source.kind].is_personal
     ]
     personal = (
         personal

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from tailorbird.candidates.contract import parse_source
 from tailorbird.errors import DeclarationError, TailorbirdError
-from tailorbird.events.clock import parse_duration
+from tailorbird.events.clock import ATTRIBUTION, format_duration, parse_duration
 from tailorbird.events.contract.envelope import ITEMS
 from tailorbird.experiments.assign import Experiment
 from tailorbird.ranking.policy.formula import parse_formula, require_items, validate_weights
@@ -299,7 +299,7 @@ class Slot:
     explore: Explore | None = None
     experiment: Experiment | None = None
     denominator: str = "impression"
-    attribution: str = "30m"
+    attribution: str = format_duration(ATTRIBUTION)
     formula: str = ""
     boosts: Sequence[Boost] = ()
     pins: Sequence[Pin] = ()

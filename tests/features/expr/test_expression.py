@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailorbird.events.keys import hash64
-from tailorbird.features.declare.scalars import number, truth
-from tailorbird.features.expr.expression import ExpressionError, parse
+from tailorbird.features.expr.expression import parse
+from tailorbird.features.expr.nodes import ExpressionError
+from tailorbird.features.expr.scalar import number, truth
 
 KINDS = {"a": "number", "b": "number", "word": "text", "other": "text", "item.x": "either"}
 numbers = st.one_of(

@@ -20,10 +20,10 @@ from tests.features.fuzzing.world import BASE, ROUTER_SITES, UNITS, WORKER_SITES
 from tests.support.drawn.events import ITEMS, PROFILE
 from tests.support.drawn.events import event as routed_event
 
-from tailorbird.events.clock import DAY, HOUR, SECOND
+from tailorbird.events.clock import DAY, HOUR, SECOND, SESSION_GAP
 from tailorbird.events.contract.schema import micros
 from tailorbird.features import ReadRequest
-from tailorbird.features.declare.limits import HORIZON, SESSION_GAP
+from tailorbird.features.declare.limits import HORIZON
 
 EDGES = (SECOND * 60, HOUR, DAY, SESSION_GAP, HORIZON, HORIZON)
 PEOPLE = (("u1", None), ("u2", None), (None, "a1"), (None, "a2"), (None, None))

@@ -22,11 +22,11 @@ from tests.features.fuzzing.world import BASE, World
 from tests.support import features as kit
 
 from tailorbird import faults
-from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
+from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND, SESSION_GAP
 from tailorbird.events.contract.schema import micros
 from tailorbird.features import ReadRequest, Rows
 from tailorbird.features.arithmetic import finish, runs
-from tailorbird.features.declare.limits import HORIZON, SESSION_GAP
+from tailorbird.features.declare.limits import HORIZON
 from tailorbird.features.event_columns.extracts import Extract
 from tailorbird.features.offline import asof, asof_runs, timelines
 from tailorbird.features.offline.events.frames import Frames

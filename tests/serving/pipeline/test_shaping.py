@@ -12,7 +12,7 @@ from tests.support.shops import serving_shop
 from tailorbird.events import Context, SimulatedClock
 from tailorbird.experiments import Experiment
 from tailorbird.ranking import Boost, Cap, Explore, Pin, Promotion, Quota, Slot
-from tailorbird.ranking.policy.rule_compiler import Rule
+from tailorbird.ranking.policy.rule_language import Rule
 from tailorbird.serving.messages import RecommendQuery, SearchQuery
 from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.deadlines import ModelBreakers

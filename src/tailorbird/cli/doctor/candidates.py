@@ -82,16 +82,18 @@ def candidate_sources(project: "Project", *, served: bool) -> Iterator[Finding]:
 
 def _is_empty(tables: "CandidateTables", name: str) -> bool:
     """Return whether a source has no candidates for anyone."""
-    from tailorbird.candidates.contract import Board
+    from tailorbird.candidates.contract import SOURCE_KINDS, Board
+    from tailorbird.candidates.own import KIND as OWN
     from tailorbird.candidates.query import WEEK, source_of
 
     source = source_of(name)
     if source.board is not None:
         return not len(tables.leaderboard(Board(source.board.window_us)).items)
-    if source.kind == "item_knn":
+    reads = SOURCE_KINDS[source.kind].reads if source.kind != OWN else ""
+    if reads == "neighbours":
         return not len(
             tables.neighbours(tables.leaderboard(WEEK).items.keys[:_POPULAR_CHECKED]).keys
         )
-    if source.kind in ("session_knn", "stan"):
+    if reads == "sessions":
         return not tables.sessions()
     return False

@@ -15,8 +15,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.events.clock import SESSION_GAP
 from tailorbird.events.keys import hash64
-from tailorbird.features.declare.limits import SESSION_GAP
 from tailorbird.features.layout.layout import Step
 
 Int64s = npt.NDArray[np.int64]

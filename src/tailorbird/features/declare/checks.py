@@ -13,7 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
-from tailorbird.errors import DeclarationError
+from tailorbird.errors import DeclarationError, UsageError
+from tailorbird.events import clock
 from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
 from tailorbird.features.declare.declarations import (
     CANDIDATE_COLUMN,
@@ -33,13 +34,13 @@ from tailorbird.features.declare.limits import (
     HORIZON,
     HORIZON_HOP,
 )
-from tailorbird.features.declare.scalars import check_computable
-from tailorbird.features.expr.expression import Expression, ExpressionError, parse
+from tailorbird.features.expr.check import ValueKind
+from tailorbird.features.expr.expression import Expression, parse
+from tailorbird.features.expr.nodes import ExpressionError
+from tailorbird.features.expr.scalar import check_computable
 
 _ATTRIBUTE = re.compile(r"(item|user|properties)\.[A-Za-z_]\w*\Z")
 _NAME = re.compile(r"[A-Za-z_]\w*\Z")
-_DURATION = re.compile(r"(\d+)\s*(s|m|h|d|w)\Z")
-_UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
 
 NAME_MAX = 100  # letters in the name of a feature or attribute
 VALUE_MAX = 1e15  # largest value of a summed number
@@ -70,17 +71,18 @@ def is_profile_field(name: str) -> bool:
     return bool(_ATTRIBUTE.match(name)) and not name.startswith("properties.")
 
 
-def event_kind(name: str) -> str | None:
+def event_kind(name: str) -> ValueKind | None:
     """Return the kind of a name in expressions over events; see `features.expr.expression`."""
     return EVENT_FIELDS.get(name) or ("either" if _ATTRIBUTE.match(name) else None)
 
 
 def parse_duration(text: str) -> int:
     """Return the microseconds of `90s`, `30m`, `6h`, `7d` or `2w`."""
-    match = _DURATION.match(text.strip()) if isinstance(text, str) else None
-    if match is None:
-        raise declaration_error(f"{text!r} is no duration; write it as 90s, 30m, 6h, 7d or 2w")
-    return int(match[1]) * _UNITS[match[2]]
+    try:
+        return clock.parse_duration(str(text))
+    except UsageError:
+        message = f"{text!r} is no duration; write it as 90s, 30m, 6h, 7d or 2w"
+        raise declaration_error(message) from None
 
 
 def register(feature: F) -> F:
@@ -219,7 +221,7 @@ def _parse_condition(where: str) -> Expression:
     return expression
 
 
-def parse_expression(text: str, expect: str) -> Expression:
+def parse_expression(text: str, expect: ValueKind) -> Expression:
     try:
         expression = parse(text, event_kind, expect=expect)
         check_computable(expression)
@@ -227,7 +229,8 @@ def parse_expression(text: str, expect: str) -> Expression:
     except ExpressionError as error:
         fields = f"fields: {', '.join(EVENT_FIELDS)}, item.NAME, user.NAME, properties.NAME"
         raise declaration_error(
-            f"{quote(text)}: {_shorten(str(error))}", fix=fields if "no field" in str(error) else ""
+            f"{quote(text)}: {_shorten(str(error))}",
+            fix=fields if "no field" in error.message else error.fix,
         ) from None
 
 
@@ -240,7 +243,12 @@ def parse_value(of: str, kind: str | None) -> tuple[Expression, str]:
 
     `kind` decides where the field can be both.
     """
-    expect = {"numeric": "number", "categorical": "text", None: "either"}.get(kind)
+    expected: dict[str | None, ValueKind] = {
+        "numeric": "number",
+        "categorical": "text",
+        None: "either",
+    }
+    expect = expected.get(kind)
     if expect is None:
         raise declaration_error(f"kind: expected numeric or categorical, got {kind!r}")
     if kind is None and isinstance(of, str) and event_kind(of.strip()) == "either":

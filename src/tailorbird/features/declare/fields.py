@@ -1,9 +1,10 @@
 """Fields of events, entities and requests that declarations may name."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 # Columns of an event that expressions may name; `item.x`, `user.x` and `properties.x` come on top.
-EVENT_FIELDS = {
+EVENT_FIELDS: Mapping[str, Literal["number", "text"]] = {
     "type": "text",
     "user": "text",
     "item": "text",

@@ -1,1 +1,1 @@
-"""Expressions of declarations, and arithmetic that is equal bit for bit on every machine."""
+"""Expressions: one grammar, kinds, and evaluation over columns and value by value."""

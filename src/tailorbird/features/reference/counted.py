@@ -35,7 +35,8 @@ from tailorbird.features.declare.declarations import (
     Variance,
 )
 from tailorbird.features.declare.limits import DECAY_STEPS, HORIZON, RANK_MAX, SQUARE_BITS
-from tailorbird.features.declare.scalars import category, evaluate, float32, number
+from tailorbird.features.declare.scalars import category, float32
+from tailorbird.features.expr.scalar import evaluate, number
 from tailorbird.features.reference.moments import Moment, Row
 
 

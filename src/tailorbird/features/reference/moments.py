@@ -9,22 +9,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tailorbird.events.clock import SESSION_GAP
 from tailorbird.events.keys import combine, hash64
 from tailorbird.features.declare.declarations import Counted, Entity, OfSession, Window
-from tailorbird.features.declare.limits import HORIZON, SESSION_GAP, SESSION_LENGTH
+from tailorbird.features.declare.limits import HORIZON, SESSION_LENGTH
 from tailorbird.features.declare.scalars import (
     category,
-    evaluate,
-    number,
     number_of,
     query_text,
     request_text,
     text_of,
-    truth,
     weekday,
 )
 from tailorbird.features.event_columns.columns import entity_key
 from tailorbird.features.expr.expression import Expression
+from tailorbird.features.expr.scalar import evaluate, number, truth
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.request import ReadRequest
 

@@ -30,13 +30,13 @@ from tailorbird.features.declare.scalars import (
     category,
     element_of,
     float32,
-    number,
     number_of,
     request_text,
     text_of,
     time_of,
     words_of,
 )
+from tailorbird.features.expr.scalar import number
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.reference.counted import count_value, of_session
 from tailorbird.features.reference.moments import Event, Moment, RoutedPositions, make_moment

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events import DAY, MINUTE
+from tailorbird.events.clock import ATTRIBUTION
 from tailorbird.events.contract.schema import micros
-from tailorbird.experiments.counts import ATTRIBUTION
 from tailorbird.experiments.outcomes import (
     ANSWER,
     CLICK,

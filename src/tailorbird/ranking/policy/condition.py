@@ -5,7 +5,6 @@
 The language is that of `ranking.policy.rules`, without `item.*` and `seen`.
 """
 
-import ast
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from tailorbird.errors import DeclarationError
 from tailorbird.ranking.policy.rule_columns import Request
-from tailorbird.ranking.policy.rule_compiler import Compiler, Rule
+from tailorbird.ranking.policy.rule_language import Rule, compile_rule, rule_location
 from tailorbird.retrieval import Index
 
 Fields = Mapping[str, str | float | bool | None]
@@ -45,16 +44,11 @@ def compile_condition(
     Raises:
         DeclarationError: it is not of the language, or reads items.
     """
-    compiler = Compiler(text, where, None, user_fields)
-    rule = compiler.rule()
-    reads_items = bool(rule.item_fields) or any(
-        isinstance(node, ast.Name) and node.id == "seen"
-        for node in ast.walk(compiler.source.parse())
-    )
-    if reads_items:
+    rule = compile_rule(text, user_fields=user_fields, where=where)
+    if rule.item_fields or "seen" in rule.names:
         raise DeclarationError(
             "it reads items, and is decided before any item is looked up",
-            where=compiler.source.where,
+            where=rule_location(text, where),
             fix="use user.*, context.*, missing(…) and constants",
         )
     return Condition(rule)

@@ -6,21 +6,22 @@ A slot may change its weights without a new model: the formula that is in force 
 last set in the registry (`registry.formulas`), else the slot's own, else the bundle's.
 """
 
-import ast
-import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import BundleError, DeclarationError, suggest_name
+from tailorbird.features.expr import nodes
+from tailorbird.features.expr.nodes import ExpressionError, Node
+from tailorbird.features.expr.parse import parse_tree
 from tailorbird.ranking.policy.targets import item_heads
 
 Floats = npt.NDArray[np.float64]
 
-CHARACTERS_MAX = 1_000
 HEADS_MAX = 50
 WEIGHT_MAX = 1e100  # so that no sum of heads is infinite
+_EXAMPLE = "such as 1.0*click + 8.0*purchase"
 
 
 def parse_formula(text: str, *, where: str = "") -> dict[str, float]:
@@ -33,23 +34,11 @@ def parse_formula(text: str, *, where: str = "") -> dict[str, float]:
     {'click': 1.0, 'purchase': 8.0, 'hide': -0.5}
     """
     where = f"{where}, formula {text[:80]!r}" if where else f"formula {text[:80]!r}"
-    if len(text) > CHARACTERS_MAX:
-        raise DeclarationError(f"is longer than {CHARACTERS_MAX} characters", where=where)
     try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except SyntaxError as error:
-        fix = "such as 1.0*click + 8.0*purchase"
-        raise DeclarationError(
-            f"column {error.offset or 1}: {error.msg}", where=where, fix=fix
-        ) from None
-    except (ValueError, RecursionError, MemoryError):
-        raise DeclarationError("cannot be read as a formula", where=where) from None
-    try:
-        return validate_weights(_weights(tree.body, where), where=where)
-    except RecursionError:
-        raise DeclarationError(
-            "is nested too deeply", where=where, fix="such as 1.0*click + 8.0*purchase"
-        ) from None
+        weights = _weights(parse_tree(text, depth_max=2 * HEADS_MAX, hint=_EXAMPLE))
+    except ExpressionError as error:
+        raise DeclarationError(str(error), where=where, fix=error.fix or _EXAMPLE) from None
+    return validate_weights(weights, where=where)
 
 
 def validate_weights(weights: Mapping[str, float], *, where: str = "") -> dict[str, float]:
@@ -59,9 +48,7 @@ def validate_weights(weights: Mapping[str, float], *, where: str = "") -> dict[s
     """
     if not weights or len(weights) > HEADS_MAX:
         raise DeclarationError(
-            f"expected 1 to {HEADS_MAX} heads, got {len(weights)}",
-            where=where,
-            fix="such as 1.0*click + 8.0*purchase",
+            f"expected 1 to {HEADS_MAX} heads, got {len(weights)}", where=where, fix=_EXAMPLE
         )
     for head, weight in weights.items():
         if (
@@ -137,58 +124,46 @@ def compute_value(heads: Mapping[str, Floats], objective: Mapping[str, float]) -
     return total
 
 
-def _weights(tree: ast.expr, where: str) -> dict[str, float]:
+def _weights(tree: Node) -> dict[str, float]:
     weights: dict[str, float] = {}
     for sign, term in _terms(tree, 1.0):
-        head, weight = _term(term, where)
+        head, weight = _term(term)
         if head in weights:
-            raise DeclarationError(
-                f"column {term.col_offset + 1}: {head!r} stands there twice",
-                where=where,
-                fix="add its weights up",
-            )
+            raise term.error(f"{head!r} stands there twice", "add its weights up")
         weights[head] = sign * weight
     return weights
 
 
-def _terms(node: ast.expr, sign: float) -> Iterable[tuple[float, ast.expr]]:
+def _terms(node: Node, sign: float) -> Iterable[tuple[float, Node]]:
     """Yield the terms of a sum with their signs, from left to right."""
-    while isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-        sign, node = -sign if isinstance(node.op, ast.USub) else sign, node.operand
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
-        yield from _terms(node.left, sign)
-        yield from _terms(node.right, -sign if isinstance(node.op, ast.Sub) else sign)
-    else:
-        yield sign, node
-
-
-def _term(node: ast.expr, where: str) -> tuple[str, float]:
     match node:
-        case ast.Name(id=head):
+        case nodes.Unary(operator="-" | "+"):
+            yield from _terms(node.operand, -sign if node.operator == "-" else sign)
+        case nodes.Binary(operator="+" | "-"):
+            yield from _terms(node.left, sign)
+            yield from _terms(node.right, -sign if node.operator == "-" else sign)
+        case _:
+            yield sign, node
+
+
+def _term(node: Node) -> tuple[str, float]:
+    match node:
+        case nodes.Name(path=head) if "." not in head:
             return head, 1.0
-        case ast.BinOp(left=left, op=ast.Mult(), right=ast.Name(id=head)) if (
-            weight := _number(left)
-        ) is not None:
-            return head, weight
-        case ast.BinOp(left=ast.Name(id=head), op=ast.Mult(), right=right) if (
-            weight := _number(right)
-        ) is not None:
-            return head, weight
-    message = (
-        f"column {node.col_offset + 1}: expected a number times a head, got "
-        f"{ast.unparse(node)[:40]!r}"
-    )
-    raise DeclarationError(message, where=where, fix="such as 1.0*click + 8.0*purchase")
+        case nodes.Binary(left=left, operator="*", right=nodes.Name(path=head)) if "." not in head:
+            if (weight := _number(left)) is not None:
+                return head, weight
+        case nodes.Binary(left=nodes.Name(path=head), operator="*", right=right) if "." not in head:
+            if (weight := _number(right)) is not None:
+                return head, weight
+    raise node.error(f"expected a number times a head, got {node.quoted}")
 
 
-def _number(node: ast.expr) -> float | None:
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        inner = _number(node.operand)
-        return None if inner is None else -inner
-    if (
-        isinstance(node, ast.Constant)
-        and isinstance(node.value, int | float)
-        and not isinstance(node.value, bool)
-    ):
-        return float(node.value) if abs(node.value) <= WEIGHT_MAX else math.inf
+def _number(node: Node) -> float | None:
+    match node:
+        case nodes.Unary(operator="-"):
+            inner = _number(node.operand)
+            return None if inner is None else -inner
+        case nodes.Constant(value=float(value)):
+            return value
     return None

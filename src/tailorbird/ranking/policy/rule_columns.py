@@ -1,10 +1,8 @@
-"""Column operations of rules: values of a request's items, compared and combined.
+"""Values of rules: what `features.expr.columns` compares and combines for a request's items.
 
-The language is `ranking.policy.rules`. A missing value (NaN, code -1, None) equals nothing and
-compares as false.
+A missing value (NaN, code -1, None) equals nothing and compares as false.
 """
 
-import ast
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,16 +10,16 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.events.clock import DAY
+from tailorbird.events.clock import DAY, parse_duration
 from tailorbird.events.keys import hash64
+from tailorbird.features.expr.columns import PART
 from tailorbird.retrieval import Index, TextColumn
 
 Mask = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.intp]
 Keys = npt.NDArray[np.uint64]
-# The value of an expression: a number, text or boolean for all items, or one per item.
+# A number, text or boolean for all items, or one per item.
 Value = float | str | bool | None | npt.NDArray[np.float64] | Mask | TextColumn
-Compiled = Callable[["Request"], Value]
 
 
 class RecentLike(Protocol):
@@ -76,93 +74,58 @@ def seen_mask(
     return np.isin(index.keys[rows], recent.item[matches])
 
 
-ARITHMETIC: dict[type, Callable[..., npt.NDArray[np.float64]]] = {
-    ast.Add: np.add,
-    ast.Sub: np.subtract,
-    ast.Mult: np.multiply,
-    ast.Div: np.divide,
-}
-COMPARE: dict[type, Callable[..., Mask]] = {
-    ast.Lt: np.less,
-    ast.LtE: np.less_equal,
-    ast.Gt: np.greater,
-    ast.GtE: np.greater_equal,
-    ast.Eq: np.equal,
-    ast.NotEq: np.not_equal,
-}
+class RuleValues:
+    """The values of rules for one request.
 
+    A division by zero is missing or infinite. A text for all items is missing if empty.
+    """
 
-def all_of(parts: Sequence[Compiled]) -> Compiled:
-    """Combine parts with a logical and."""
+    def __init__(self, request: Request) -> None:
+        self._request = request
 
-    def run(request: Request) -> Mask:
-        mask = np.ones(request.rows.size, bool)
-        for part in parts:
-            mask &= to_booleans(part(request), request.rows.size)
-        return mask
+    def column(self, path: str) -> Value:
+        request = self._request
+        if path == "seen":
+            return seen_mask(request.index, request.rows, request.recent)
+        owner, _, name = path.partition(".")
+        if owner == "item":
+            return item_field(request, name)
+        value = ((request.user if owner == "user" else request.context) or {}).get(name)
+        is_integer = isinstance(value, int | np.number) and not isinstance(value, bool)
+        return float(value) if is_integer else value
 
-    return run
+    def constant(self, value: float | str | bool | None) -> Value:
+        return value
 
+    def call(self, function: str, arguments: Sequence[Value]) -> Value:
+        if function == "missing":
+            return self.missing(arguments[0])
+        if function == PART:
+            return contains(*arguments)
+        request, since = self._request, self._request.now - parse_duration(str(arguments[0]))
+        return seen_mask(request.index, request.rows, request.recent, since=since)
 
-def any_of(parts: Sequence[Compiled]) -> Compiled:
-    """Combine parts with a logical or."""
+    def number(self, value: Value) -> npt.NDArray[np.float64]:
+        return to_numbers(value)
 
-    def run(request: Request) -> Mask:
-        mask = np.zeros(request.rows.size, bool)
-        for part in parts:
-            mask |= to_booleans(part(request), request.rows.size)
-        return mask
+    def truth(self, value: Value) -> Mask:
+        return to_booleans(value)
 
-    return run
-
-
-def negate(part: Compiled) -> Compiled:
-    """Negate a part."""
-    return lambda request: ~to_booleans(part(request), request.rows.size)
-
-
-def is_missing(part: Compiled) -> Compiled:
-    """Test whether a part has no value; a boolean always has one."""
-
-    def run(request: Request) -> Mask:
-        value, n = part(request), request.rows.size
+    def missing(self, value: Value) -> Mask:
+        """Return whether a value is missing; a boolean never is."""
         if isinstance(value, TextColumn):
             return value.codes < 0
         if isinstance(value, str):
-            return np.full(n, value == "")
-        return np.broadcast_to(np.isnan(to_numbers(value)), n)
+            return np.array(value == "")
+        return np.isnan(to_numbers(value))
 
-    return run
+    def equal(self, left: Value, right: Value) -> Mask:
+        return equal(left, right)
 
-
-def arithmetic(op: type, left: Compiled, right: Compiled) -> Compiled:
-    """Compute the sum, difference, product or quotient of two expressions.
-
-    A division by zero is missing or infinite.
-    """
-
-    def run(request: Request) -> Value:
-        with np.errstate(all="ignore"):
-            return ARITHMETIC[op](to_numbers(left(request)), to_numbers(right(request)))
-
-    return run
-
-
-def compare(op: type, left: Compiled, right: Compiled) -> Compiled:
-    """Compare two expressions by the operator `op`."""
-    if op is ast.Eq:
-        return lambda request: equal(left(request), right(request), request.rows.size)
-    if op is ast.NotEq:
-        return lambda request: ~equal(left(request), right(request), request.rows.size)
-
-    def run(request: Request) -> Mask:
-        with np.errstate(invalid="ignore"):
-            return np.broadcast_to(
-                COMPARE[op](to_numbers(left(request)), to_numbers(right(request))),
-                request.rows.size,
-            )
-
-    return run
+    def divide(
+        self, left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
+        return left / right
 
 
 def item_field(request: Request, name: str) -> Value:
@@ -187,15 +150,6 @@ def item_field(request: Request, name: str) -> Value:
     return None
 
 
-def scalar(value: str | float | bool | None) -> Value:
-    """Convert a constant or a request field to a value of expressions."""
-    return (
-        float(value)
-        if isinstance(value, (int, np.number)) and not isinstance(value, bool)
-        else value
-    )
-
-
 def to_numbers(value: Value) -> npt.NDArray[np.float64]:
     """Convert a value to numbers; text becomes NaN."""
     if isinstance(value, TextColumn):
@@ -205,19 +159,19 @@ def to_numbers(value: Value) -> npt.NDArray[np.float64]:
     return np.asarray(value, np.float64)
 
 
-def to_booleans(value: Value, n: int) -> Mask:
-    """Convert a value to booleans (n,): true for nonzero numbers and nonempty texts."""
+def to_booleans(value: Value) -> Mask:
+    """Convert a value to booleans: true for nonzero numbers and nonempty texts."""
     if isinstance(value, TextColumn):
         return value.codes >= 0
     if isinstance(value, str):
-        return np.full(n, value != "")
+        return np.array(value != "")
     if isinstance(value, np.ndarray) and value.dtype == bool:
-        return np.broadcast_to(value.astype(bool), n)
+        return value.astype(bool, copy=False)
     numbers = to_numbers(value)
-    return np.broadcast_to(~np.isnan(numbers) & (numbers != 0), n)
+    return ~np.isnan(numbers) & (numbers != 0)
 
 
-def equal(left: Value, right: Value, n: int) -> Mask:
+def equal(left: Value, right: Value) -> Mask:
     """Compare two values item by item; a missing value or another kind equals nothing."""
     if isinstance(right, TextColumn) and not isinstance(left, TextColumn):
         left, right = right, left
@@ -229,20 +183,20 @@ def equal(left: Value, right: Value, n: int) -> Mask:
                 right.codes
             ]
             return left.codes == translated
-        return np.zeros(n, bool)
+        return np.zeros(left.codes.size, bool)
     if isinstance(left, str) or isinstance(right, str):
-        return np.full(n, isinstance(left, str) and left == right and left != "")
-    return np.broadcast_to(np.equal(to_numbers(left), to_numbers(right)), n)
+        return np.array(isinstance(left, str) and isinstance(right, str) and left == right != "")
+    return np.equal(to_numbers(left), to_numbers(right))
 
 
-def contains(text: Value, part: Value, n: int) -> Mask:
+def contains(text: Value, part: Value) -> Mask:
     """Return whether each text, a list separated by `|`, contains a part."""
     if not isinstance(part, str) or part == "":
-        return np.zeros(n, bool)
+        return np.zeros((), bool)
     if isinstance(text, str):
-        return np.full(n, part in text.split("|"))
+        return np.array(part in text.split("|"))
     if not isinstance(text, TextColumn):
-        return np.zeros(n, bool)
+        return np.zeros((), bool)
     codes, position = np.unique(
         text.codes, return_inverse=True
     )  # only the values that these items have

@@ -3,12 +3,10 @@
     item.price < 50 and item.stock > 0          item.category in ('coats', 'hats')
     context.country == 'NO'                     item.price < 2 * user.avg_price and not seen(30d)
 
-A rule is parsed by Python's own grammar, checked against a whitelist, and compiled to operations on
-whole columns; nothing of it is ever evaluated as Python. Allowed: `and or not`, comparisons
-(chained too), `in` a list of constants, `'x' in item.tags` for texts with `|` between their parts,
-`+ - * /`, `missing(x)`, and `seen` or `seen(30d)`: whether the person's recent sequence has the
-item. Besides its attributes an item has `id`, `age_days` and `popularity`. A rule may stand on
-several lines.
+The grammar is that of `features.expr.parse`, and rules are evaluated over whole columns. A rule has
+`and or not`, comparisons (chained too), `in` a list of constants, `'x' in item.tags` for texts with
+`|` between their parts, `+ - * /`, `missing(x)`, and `seen` or `seen(30d)`: whether the person's
+recent sequence has the item. Besides its attributes an item has `id`, `age_days` and `popularity`.
 
 A missing value equals nothing and compares as false, so that `!=` and `not in` hold for it;
 `missing(x)` and `x is None` test for it. The kind (number or text) is known of context, user fields
@@ -27,7 +25,7 @@ import numpy as np
 
 from tailorbird.errors import DeclarationError, suggest_name
 from tailorbird.ranking.policy.rule_columns import Mask, Request
-from tailorbird.ranking.policy.rule_compiler import Compiler, Rule
+from tailorbird.ranking.policy.rule_language import Rule, compile_rule
 from tailorbird.ranking.slot import Slot
 
 
@@ -78,7 +76,12 @@ def compile_rules(
         DeclarationError: a rule is not of the language, or compares a number with a text; names
             rule and column.
     """
-    return Rules(tuple(Compiler(text, where, item_fields, user_fields).rule() for text in rules))
+    return Rules(
+        tuple(
+            compile_rule(text, item_fields=item_fields, user_fields=user_fields, where=where)
+            for text in rules
+        )
+    )
 
 
 def check_slot(slot: Slot, *, user_fields: Collection[str], sequences: Collection[str]) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.candidates.contract import LIVE
 from tailorbird.candidates.item_knn.query import RECENT_MAX
 from tailorbird.candidates.merge import Merge, Merged, bound_limits
 from tailorbird.candidates.protocol import BOARDS, NEIGHBOURS, SESSIONS, RankedList
-from tailorbird.candidates.query import LIVE, source_of
+from tailorbird.candidates.query import source_of
 from tailorbird.events import SECOND
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.tower import add_sequence_source

@@ -22,7 +22,7 @@ from tailorbird.ranking import Pin, Slot
 from tailorbird.ranking.policy.policy import SlateSpec, apply_boosts
 from tailorbird.ranking.policy.rule_columns import Request as RuleInputs
 from tailorbird.ranking.policy.rule_columns import seen_mask
-from tailorbird.ranking.policy.rule_compiler import ITEM_FIELDS
+from tailorbird.ranking.policy.rule_language import ITEM_FIELDS
 from tailorbird.ranking.policy.rules import Rules, compile_rules
 from tailorbird.retrieval import Index
 from tailorbird.serving.pipeline.request import (

@@ -14,7 +14,8 @@ from functools import partial
 
 import numpy as np
 
-from tailorbird.candidates.query import LIVE, source_of
+from tailorbird.candidates.contract import LIVE
+from tailorbird.candidates.query import source_of
 from tailorbird.errors import BundleError
 from tailorbird.events import SECOND, Clock
 from tailorbird.features import Rows

@@ -18,16 +18,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tailorbird.candidates.batch import CONTEXT, segment_keys
-from tailorbird.candidates.contract import Contract, contract_of
+from tailorbird.candidates.contract import LIVE, Contract, contract_of
 from tailorbird.candidates.merge import Merge, Merged, bound_limits
 from tailorbird.candidates.protocol import CandidateRequest, RankedList
-from tailorbird.candidates.query import (
-    LIVE,
-    CandidateColumns,
-    RequestLists,
-    live_sources,
-    source_of,
-)
+from tailorbird.candidates.query import CandidateColumns, RequestLists, live_sources, source_of
 from tailorbird.candidates.replay import ReplayRequests, epochs_by_group, replay_requests
 from tailorbird.events import hash64s
 from tailorbird.features import FeatureSet

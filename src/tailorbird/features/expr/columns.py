@@ -1,0 +1,131 @@
+"""Evaluation of an expression over entire columns with NumPy.
+
+What a value is, each user says: features have arrays of numbers and hashes
+(`features.expr.expression`), rules also texts (`ranking.policy.rule_columns`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.features.expr import nodes
+from tailorbird.features.expr.nodes import Node
+
+Array = npt.NDArray
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+V = TypeVar("V")
+
+PART = "in"  # the function that `part in text` calls, with the text and the part
+
+_ARITHMETIC: Mapping[str, Callable[[Floats, Floats], Floats]] = {
+    "+": np.add,
+    "-": np.subtract,
+    "*": np.multiply,
+}
+_ORDER: Mapping[str, Callable[[Floats, Floats], Bools]] = {
+    "<": np.less,
+    "<=": np.less_equal,
+    ">": np.greater,
+    ">=": np.greater_equal,
+}
+
+
+class Values(Protocol[V]):
+    """The values of one user of expressions; each is for all rows (n,), or the same in all."""
+
+    def column(self, path: str) -> V: ...
+    def constant(self, value: float | str | bool | None) -> V: ...
+    def call(self, function: str, arguments: Sequence[V | Array]) -> V | Array: ...
+    def number(self, value: V | Array) -> Floats:
+        """Convert to a number; NaN where missing."""
+        ...
+
+    def truth(self, value: V | Array) -> Bools:
+        """Convert to a truth; False where missing."""
+        ...
+
+    def missing(self, value: V | Array) -> Bools: ...
+    def equal(self, left: V | Array, right: V | Array) -> Bools:
+        """Compare; a missing value equals nothing."""
+        ...
+
+    def divide(self, left: Floats, right: Floats) -> Floats: ...
+
+
+def evaluate_columns(tree: Node, values: Values[V]) -> V | Array:
+    """Return the value of a checked expression in each row."""
+    with np.errstate(all="ignore"):
+        return _value(tree, values)
+
+
+def _value(node: Node, values: Values[V]) -> V | Array:
+    match node:
+        case nodes.Name():
+            return values.column(node.path)
+        case nodes.Constant():
+            return values.constant(node.value)
+        case nodes.Compare():
+            return _compare(node, values)
+        case nodes.Logic():
+            combine = np.logical_and if node.operator == "and" else np.logical_or
+            holds = values.truth(_value(node.parts[0], values))
+            for part in node.parts[1:]:
+                holds = combine(holds, values.truth(_value(part, values)))
+            return holds
+        case nodes.Unary(operator="not"):
+            return ~values.truth(_value(node.operand, values))
+        case nodes.Unary():
+            number = values.number(_value(node.operand, values))
+            return -number if node.operator == "-" else number
+        case nodes.Binary():
+            left = values.number(_value(node.left, values))
+            right = values.number(_value(node.right, values))
+            if node.operator == "/":
+                return values.divide(left, right)
+            return _ARITHMETIC[node.operator](left, right)
+        case nodes.Choice():
+            return np.where(
+                values.truth(_value(node.test, values)),
+                values.number(_value(node.body, values)),
+                values.number(_value(node.otherwise, values)),
+            )
+        case nodes.Duration():
+            return values.constant(node.text)
+        case nodes.Call():
+            arguments = [_value(argument, values) for argument in node.arguments]
+            return values.call(node.function, arguments)
+    raise AssertionError(f"{node.text} was not checked")
+
+
+def _compare(node: nodes.Compare, values: Values[V]) -> Bools:
+    left = _value(node.first, values)
+    result: Bools | None = None
+    for operator, side in node.steps:
+        if operator in ("in", "not in") and isinstance(side, nodes.Constants):
+            right = left  # Nothing follows a list: the checker refuses it.
+            holds = np.zeros((), np.bool_)
+            for element in side.elements:
+                holds = holds | values.equal(left, values.constant(element.value))
+        else:
+            right = _value(side, values)
+            holds = _pair(left, operator, right, values)
+        holds = ~holds if operator in ("not in", "!=", "is not") else holds
+        result = holds if result is None else result & holds
+        left = right
+    assert result is not None
+    return result
+
+
+def _pair(
+    left: V | Array, operator: nodes.Comparison, right: V | Array, values: Values[V]
+) -> Bools:
+    if operator in ("is", "is not"):
+        return values.missing(left)
+    if operator in ("in", "not in"):
+        return values.truth(values.call(PART, (right, left)))
+    if operator in ("==", "!="):
+        return values.equal(left, right)
+    return _ORDER[operator](values.number(left), values.number(right))

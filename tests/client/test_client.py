@@ -39,7 +39,7 @@ from tailorbird.client.parameters import (
     QueryOptions,
     SearchOptions,
 )
-from tailorbird.client.patience import BUDGET_MAX, RetryBudget, Throttle, backoff_s
+from tailorbird.client.retries import BUDGET_MAX, RetryBudget, Throttle, backoff_s
 from tailorbird.errors import StorageError, UsageError
 from tailorbird.events import Event
 from tailorbird.serving.auth.keys import Keys

@@ -21,7 +21,7 @@ from tailorbird.client.parameters import (
     Range,
     SearchOptions,
 )
-from tailorbird.client.talking import ClosedError, RefusedError, UnreachableError
+from tailorbird.client.transport import ClosedError, RefusedError, UnreachableError
 from tailorbird.errors import UsageError
 from tailorbird.events import Context
 from tailorbird.serving.messages import (

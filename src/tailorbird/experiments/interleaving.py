@@ -36,6 +36,7 @@ from tailorbird.experiments.outcomes import (
     match_outcomes,
 )
 from tailorbird.experiments.plain_data import replace_not_finite
+from tailorbird.pages.notebook import text_html
 
 EVENT_COLUMNS = (*COLUMNS, "session_id")
 ANSWER_COLUMNS = ("request_id", "items", "teams")
@@ -98,7 +99,7 @@ class Credits:
     missing: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InterleavingReport:
     """The results of an interleaved experiment so far; `colour` is green, amber or red."""
 
@@ -126,6 +127,12 @@ class InterleavingReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data; what is not finite becomes None."""
         return replace_not_finite(msgspec.to_builtins(self))
+
+    def __repr__(self) -> str:
+        head = f"{self.experiment} in slot {self.slot}, {self.state}: {self.verdict}"
+        return f"{head}\n{self.responses:,} responses. {self.advice}"
+
+    _repr_html_ = text_html
 
 
 def interleaving_report(

@@ -33,9 +33,13 @@ def write_page(path: Path, template: str, title: str, **values: Any) -> Path:
         template: name of a file in `pages/templates`, without `.html`.
         values: what the template shows; text is escaped unless it is `Markup`.
     """
-    page = _environment().get_template(f"{template}.html")
-    atomic_write(path, page.render(title=title, **values).encode())
+    atomic_write(path, render(template, title=title, **values).encode())
     return path
+
+
+def render(template: str, **values: Any) -> str:
+    """Return the HTML that a template makes of values; text is escaped unless it is `Markup`."""
+    return _environment().get_template(f"{template}.html").render(**values)
 
 
 @cache

@@ -80,9 +80,8 @@ class ProjectFolder:
         return f"Project({str(self.root)!r})"
 
     def _repr_html_(self) -> str:
-        from html import escape
+        from tailorbird.pages.notebook import notebook_html
 
         declared = self.declared
-        slots = ", ".join(escape(name) for name in declared.slots)
-        name = escape(declared.settings.project.name)
-        return f"<p><b>{name}</b> in {escape(str(self.root))}: slots {slots}</p>"
+        slots = ", ".join(declared.slots)
+        return notebook_html([f"{declared.settings.project.name} in {self.root}: slots {slots}"])

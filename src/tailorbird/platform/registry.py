@@ -9,6 +9,7 @@ from tailorbird.config import Project, open_project
 from tailorbird.config.experiments import find_objection
 from tailorbird.errors import UsageError, suggest_name
 from tailorbird.events import SystemClock, to_iso
+from tailorbird.pages.notebook import notebook_html
 from tailorbird.platform.frames import Frame
 from tailorbird.registry import Registry, read_experiments
 
@@ -38,7 +39,7 @@ class RegisteredVersion:
         return f"{self.version}{', the champion' if self.is_champion else ''}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>"
+        return notebook_html([repr(self)])
 
 
 class RegistryView:

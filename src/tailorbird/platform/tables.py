@@ -12,6 +12,7 @@ from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import SystemClock, parse_duration
 from tailorbird.events.contract.schema import TIME
 from tailorbird.lake import Lake
+from tailorbird.pages.notebook import text_html
 from tailorbird.platform.frames import Frame
 
 TABLES = ("events", "answers", "users", "items", "quarantine")
@@ -156,6 +157,8 @@ class FeatureView:
 
     def __repr__(self) -> str:
         return f"{len(self.names)} features: {', '.join(self.names)}"
+
+    _repr_html_ = text_html
 
 
 def _as_arrow(entity_table: Any) -> pa.Table:

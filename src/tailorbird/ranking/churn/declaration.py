@@ -1,5 +1,6 @@
 """The declaration of a churn model in `churn.py`: the population and the definition of churn.
 
+from tailorbird.pages.notebook import notebook_repr
 from tailorbird.ranking import Churn, Contact
 
 churn = Churn("churn", types=("purchase",), window="90d", contact=Contact(cost=1.0, value=40.0,
@@ -47,6 +48,7 @@ class Contact:
             )
 
 
+@notebook_repr
 @dataclass(frozen=True)
 class Churn:
     """The definition of churn, and the population to score.

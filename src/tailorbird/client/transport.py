@@ -21,7 +21,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from tailorbird.client.patience import RetryBudget, Throttle, backoff_s
+from tailorbird.client.retries import RetryBudget, Throttle, backoff_s
 from tailorbird.errors import TailorbirdError, UsageError
 
 UNREACHABLE_S = 1.0  # pause of a server that could not be connected

@@ -11,7 +11,7 @@ import pytest
 from tests.support.oracle import unequal_state
 from tests.support.roles import make_project, until
 
-from tailorbird.cli.doctor.clock import dated_ahead
+from tailorbird.platform.diagnostics.clock import dated_ahead
 from tailorbird.events import (
     BACKWARD_TOLERANCE,
     DAY,

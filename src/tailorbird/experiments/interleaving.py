@@ -36,7 +36,6 @@ from tailorbird.experiments.outcomes import (
     match_outcomes,
 )
 from tailorbird.experiments.plain_data import replace_not_finite
-from tailorbird.pages.notebook import text_html
 
 EVENT_COLUMNS = (*COLUMNS, "session_id")
 ANSWER_COLUMNS = ("request_id", "items", "teams")
@@ -99,7 +98,7 @@ class Credits:
     missing: int
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class InterleavingReport:
     """The results of an interleaved experiment so far; `colour` is green, amber or red."""
 
@@ -127,12 +126,6 @@ class InterleavingReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data; what is not finite becomes None."""
         return replace_not_finite(msgspec.to_builtins(self))
-
-    def __repr__(self) -> str:
-        head = f"{self.experiment} in slot {self.slot}, {self.state}: {self.verdict}"
-        return f"{head}\n{self.responses:,} responses. {self.advice}"
-
-    _repr_html_ = text_html
 
 
 def interleaving_report(

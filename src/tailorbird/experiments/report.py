@@ -29,7 +29,6 @@ from tailorbird.experiments.statistics import (
     relative_uplift,
     sample_ratio_p,
 )
-from tailorbird.pages.notebook import text_html
 
 SRM_ALARM = 0.001
 MULTIPLE_ALARM = 0.01  # share of persons in several arms above which the verdict warns
@@ -79,7 +78,7 @@ class Comparison:
     always_high: float
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Report:
     """The results of an experiment so far."""
 
@@ -114,16 +113,6 @@ class Report:
     @property
     def _first(self) -> Comparison:
         return self.comparisons[0]
-
-    def __repr__(self) -> str:
-        arms = [
-            f"{arm.arm}: {arm.users:,} users, {arm.clicks:,} clicks of {arm.impressions:,} seen, "
-            f"CTR {arm.ctr:.2%}"
-            for arm in self.arms
-        ]
-        return "\n".join([f"{self.experiment} in slot {self.slot}: {self.verdict}", *arms])
-
-    _repr_html_ = text_html
 
 
 def experiment_report(

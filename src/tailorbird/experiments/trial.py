@@ -75,7 +75,7 @@ class MetricResult:
     is_worse: bool
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class TrialReport:
     """The results of a planned experiment so far; `colour` is green, amber or red.
 
@@ -119,9 +119,6 @@ class TrialReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data; what is not finite becomes None."""
         return {"summary": self.summary, **replace_not_finite(msgspec.to_builtins(self))}
-
-    def __repr__(self) -> str:
-        return f"{self.experiment} in slot {self.slot}, {self.state}: {self.summary}\n{self.advice}"
 
     def _repr_html_(self) -> str:
         return trial_html(self)

@@ -73,14 +73,14 @@ class ExperimentView:
     def report(
         self, name: str = "", *, since: str = "", as_of: str = ""
     ) -> "Report | TrialReport | InterleavingReport":
-        """Report on a started experiment by its name, or on the split of a slot.
-
-        Args:
-            name: an experiment or a slot; "" is `train.slot`.
-            since: only the last while of a slot's split, such as `14d`.
-            as_of: a time to report at instead of now, of a started experiment.
-        """
+        """Report on a started experiment, or on the split of a slot, see `report_experiment`."""
         return report_experiment(open_project(self._root), name, since=since, as_of=as_of)
+
+    def __repr__(self) -> str:
+        return repr(self.list())
+
+    def _repr_html_(self) -> str:
+        return self.list().to_html()
 
 
 def list_experiments(project: Project) -> list[tuple[Any, ...]]:

@@ -59,7 +59,7 @@ def up(
         other settings
     """
     from tailorbird.backup import record_origin
-    from tailorbird.cli.check import check_slots
+    from tailorbird.platform.diagnostics.declarations import check_slots
     from tailorbird.config import open_project
     from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.config.roles import clear_roles

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailorbird.cli.doctor.external import Finding
+from tailorbird.platform.diagnostics.external import Finding
 from tailorbird.errors import StorageError, TailorbirdError
 
 if TYPE_CHECKING:

@@ -1,9 +1,9 @@
-"""`tailorbird doctor`: model versions that servers refuse, or would refuse on the next load."""
+"""Diagnosis of model versions that servers refuse, or would refuse on the next load."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tailorbird.cli.doctor.external import Finding
+from tailorbird.platform.diagnostics.external import Finding
 from tailorbird.errors import TailorbirdError
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tailorbird.cli.doctor.models import damaged_models
+from tailorbird.platform.diagnostics.models import damaged_models
 from tailorbird.cli.init import init
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock

@@ -1,4 +1,4 @@
-"""`tailorbird doctor`: external parts of a project: brokers, Valkey, bucket."""
+"""Diagnosis of external parts of a project: brokers, Valkey, bucket."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tailorbird.cli.doctor.slots import check_slot_rules
+from tailorbird.platform.diagnostics.slots import check_slot_rules
 from tailorbird.cli.init import init
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tailorbird.cli.doctor.external import Finding
+from tailorbird.platform.diagnostics.external import Finding
 from tailorbird.errors import TailorbirdError, suggest_name
 from tailorbird.storage_paths import Storage
 

@@ -11,10 +11,14 @@ from tailorbird.errors import UsageError, suggest_name
 from tailorbird.events import SystemClock, to_iso
 from tailorbird.pages.notebook import notebook_html
 from tailorbird.platform.frames import Frame
+from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.registry import Registry, read_experiments
 
 if TYPE_CHECKING:
+    from tailorbird.platform.models.canary import CanaryState
+    from tailorbird.platform.models.verify import ScoreCheck
     from tailorbird.platform.runtime.retention import PruneResult
+    from tailorbird.registry.manifest import Manifest
     from tailorbird.training.comparison import Comparison
 
 
@@ -126,6 +130,64 @@ class RegistryView:
 
         project = open_project(self._root, applied=True)
         return prune_models(project, SystemClock(), dry_run=dry_run)
+
+    def show(self, version: str = "champion") -> "Manifest":
+        """Return the manifest of a version, with its metrics and model card; verifies its files.
+
+        Args:
+            version: a version or an alias.
+
+        Raises:
+            BundleError: a file is damaged.
+        """
+        registry = self._registry()
+        return registry.verify(registry.resolve(version).name)
+
+    def verify(
+        self, version: str = "", *, answers: int = 2_000, progress: Progress = no_progress
+    ) -> "ScoreCheck":
+        """Recompute served scores from the logged features, and compare them with the logged ones.
+
+        Args:
+            version: a version or an alias; "" takes all stored versions that answered.
+            answers: number of logged answers of each version.
+
+        Raises:
+            NotReadyError: nothing can be compared yet.
+        """
+        from tailorbird.platform.models.verify import verify
+
+        project, registry = open_project(self._root), self._registry()
+        return verify(project, registry, version, answers=answers, progress=progress)
+
+    def shadow(self, version: str, *, reason: str, by: str = "") -> None:
+        """Let a version score the shown items for the log only; "" ends it."""
+        self._registry().set_shadow(version, by=by or getpass.getuser(), why=reason)
+
+    def canary(
+        self, version: str, *, share: float = 0.01, reason: str, by: str = "", manual: bool = False
+    ) -> None:
+        """Let a version answer a fixed share of the people.
+
+        Args:
+            manual: the trainer neither advances nor ends it.
+        """
+        author, automatic = by or getpass.getuser(), not manual
+        self._registry().set_canary(version, share, by=author, why=reason, automatic=automatic)
+
+    def end_canary(self, *, reason: str, by: str = "") -> str:
+        """Let the champion answer all requests again; return the version that was the canary."""
+        return self._registry().end_canary(by=by or getpass.getuser(), why=reason)
+
+    def canary_state(self) -> "CanaryState":
+        """Return how the canary does.
+
+        Raises:
+            NotReadyError: there is no canary.
+        """
+        from tailorbird.platform.models.canary import read_canary
+
+        return read_canary(open_project(self._root), self._registry())
 
     def audit(self) -> Frame:
         """Return who changed what, when and why, the newest entry first."""

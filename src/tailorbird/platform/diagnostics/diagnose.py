@@ -1,16 +1,17 @@
-"""`tailorbird doctor`: diagnose this machine and this project."""
+"""Diagnosis of this machine and of a project: what does not work, and what to do."""
 
 import platform
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tailorbird.cli.doctor.candidates import candidate_sources
-from tailorbird.cli.doctor.clock import dated_ahead, machine_clock
-from tailorbird.cli.doctor.external import LOST_ROWS_FIX, Finding, external_services
-from tailorbird.cli.doctor.files import (
+from tailorbird.platform.diagnostics.candidates import candidate_sources
+from tailorbird.platform.diagnostics.clock import dated_ahead, machine_clock
+from tailorbird.platform.diagnostics.external import LOST_ROWS_FIX, Finding, external_services
+from tailorbird.platform.diagnostics.files import (
     check_access,
     check_data_folder,
     check_disk,
@@ -19,10 +20,11 @@ from tailorbird.cli.doctor.files import (
     check_port,
     lock_holder,
 )
-from tailorbird.cli.doctor.models import damaged_models
-from tailorbird.cli.doctor.slots import check_formulas, check_slot_rules
-from tailorbird.cli.output import Json, console, print_json, print_table
+from tailorbird.platform.diagnostics.models import damaged_models
+from tailorbird.platform.diagnostics.slots import check_formulas, check_slot_rules
 from tailorbird.errors import TailorbirdError
+from tailorbird.pages.notebook import notebook_html
+from tailorbird.platform.frames import Frame
 from tailorbird.platform.runtime.servers import running_servers
 from tailorbird.storage import storage_at
 
@@ -47,45 +49,51 @@ _SQLITE_MIN = (3, 51, 3)
 _LAG_MAX_S, _SERVED_LAG_MAX_S = (300.0, 120.0)  # The lake archives bodies after a minute.
 
 
-def doctor(*, json: Json = False) -> None:
-    """Diagnose this machine and this project, and suggest fixes. Changes nothing.
+@dataclass(frozen=True, repr=False)
+class Diagnosis:
+    """What was found, and what to do."""
 
-    It prints versions, disk, clock, port, keys, the state of the logs and the lag of their readers.
-    It checks that brokers, Valkey and bucket respond, and which rows of a topic are lost. It
-    reports damaged models, empty or late candidate sources, and slots whose formulas or rules need
-    unknown values or leave no item. The output has no secrets, so it is safe in a bug report. The
-    command ends with status 1 if something is broken.
+    findings: tuple[Finding, ...]
 
-    Example:  tailorbird -C shop doctor
-    """
-    findings = list(_all_findings())
-    broken = any(state == "error" for _, state, _, _ in findings)
-    if json:
-        print_json(
-            {
-                "findings": [
-                    dict(zip(("what", "state", "found", "fix"), row, strict=True))
-                    for row in findings
-                ],
-                "broken": broken,
-            }
+    @property
+    def is_broken(self) -> bool:
+        """True if something does not work."""
+        return any(state == "error" for _, state, _, _ in self.findings)
+
+    def to_frame(self) -> Frame:
+        """Return a row for each finding."""
+        return Frame.from_rows(["what", "state", "found", "fix"], self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `tailorbird doctor --json` prints."""
+        return {"findings": self.to_frame().to_pylist(), "broken": self.is_broken}
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            f"{what}: {state}, {text}{f'; {fix}' if fix else ''}"
+            for what, state, text, fix in self.findings
         )
-    else:
-        print_table("", ["what", "state", "found"], [row[:3] for row in findings])
-        todo = [(what, fix) for what, _, _, fix in findings if fix]
-        console().print("\nNothing to do." if not todo else "\nWhat to do:")
-        for what, fix in todo:
-            console().print(f"  {what}: {fix}")
-    raise SystemExit(1 if broken else 0)
+
+    def _repr_html_(self) -> str:
+        return notebook_html(columns=["what", "state", "found", "fix"], rows=self.findings)
 
 
-def _all_findings() -> Iterator[Finding]:
+def diagnose(root: Path | None = None) -> Diagnosis:
+    """Diagnose this machine and a project. Changes nothing.
+
+    Args:
+        root: folder of the project; None finds it from the current folder.
+    """
+    return Diagnosis(tuple(_all_findings(root)))
+
+
+def _all_findings(root: Path | None) -> Iterator[Finding]:
     yield "python", "ok" if sys.version_info >= (3, 11) else "error", platform.python_version(), ""
     yield "system", "ok", f"{platform.system()} {platform.release()} {platform.machine()}", ""
     yield from _packages()
     yield _sqlite()
     yield machine_clock()
-    yield from _project()
+    yield from _project(root)
 
 
 def _packages() -> Iterator[Finding]:
@@ -115,11 +123,11 @@ def _sqlite() -> Finding:
     return "sqlite", "ok", sqlite_version, ""
 
 
-def _project() -> Iterator[Finding]:
+def _project(root: Path | None) -> Iterator[Finding]:
     from tailorbird.config import open_project
 
     try:
-        project = open_project()
+        project = open_project(root)
     except TailorbirdError as error:
         description = error.message if not error.where else f"{error.where}: {error.message}"
         yield (

@@ -12,7 +12,7 @@ from tests.support.network.bucket import BUCKET, s3_server
 from tests.support.network.ports import free_port
 from tests.support.network.stores import needs_valkey, running
 
-from tailorbird.cli.doctor.external import Finding, external_services
+from tailorbird.platform.diagnostics.external import Finding, external_services
 from tailorbird.cli.init import init
 from tailorbird.config import open_project
 from tailorbird.platform.runtime.servers import running_servers

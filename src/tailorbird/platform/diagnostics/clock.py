@@ -1,11 +1,11 @@
-"""`tailorbird doctor`: the machine's clock, and events that are dated ahead of it."""
+"""Diagnosis of the machine's clock, and events that are dated ahead of it."""
 
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tailorbird.cli.doctor.external import Finding
+from tailorbird.platform.diagnostics.external import Finding
 from tailorbird.errors import TailorbirdError
 
 if TYPE_CHECKING:

@@ -1,9 +1,9 @@
-"""`tailorbird doctor`: candidate sources that are empty, and tables that are out of date."""
+"""Diagnosis of candidate sources that are empty, and tables that are out of date."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tailorbird.cli.doctor.external import Finding
+from tailorbird.platform.diagnostics.external import Finding
 from tailorbird.errors import NotReadyError, TailorbirdError
 
 if TYPE_CHECKING:

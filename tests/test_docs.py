@@ -17,9 +17,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from docs.generate import FOLDER, PAGES
-from tests.cli.test_help import parse
-from tests.cli.test_init import address_of
 from tests.support.commands import environment
+from tests.support.programs.addresses import address_of
+from tests.support.programs.command_line import parse
 
 from tailorbird.cli.main import build_app
 from tailorbird.config import load_settings

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.network.servers import Served, serving
+from tests.support.network.waiting import until
 
 import tailorbird
 from tailorbird.client import (
@@ -53,13 +54,6 @@ NOWHERE = "http://127.0.0.1:1"  # nothing listens there
 def server(tmp_path: Path) -> Iterator[Served]:
     with serving(tmp_path / "stream") as served:
         yield served
-
-
-def until(holds: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def click(number: int) -> dict[str, str]:

@@ -1,0 +1,36 @@
+"""Recorders and broken parts of a pipeline."""
+
+import msgspec
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events import Event
+
+
+class AnswerRecorder:
+    """Keeps what would be logged."""
+
+    def __init__(self, room: int = 1_000_000) -> None:
+        self.events: list[Event] = []
+        self.records = []
+        self.room = room
+
+    def record_answer(self, event_body, record) -> bool:
+        if len(self.records) >= self.room:
+            return False
+        self.events.append(msgspec.json.decode(event_body, type=Event))
+        self.records.append(record)
+        return True
+
+
+class Broken:
+    """A store that is gone."""
+
+    def read(self, request, items, item_keys=None):
+        raise NotReadyError("there is no state")
+
+    def person(self, request):
+        raise NotReadyError("there is no state")
+
+
+def numbers(answer) -> list[int]:
+    return [int(item.item_id[1:]) for item in answer.items]

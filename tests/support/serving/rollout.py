@@ -1,0 +1,36 @@
+"""A pipeline whose versions are rolled out."""
+
+import numpy as np
+from tests.support.shops import serving_shop
+
+from tailorbird.events import SimulatedClock
+from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.pipeline.pipeline import Pipeline
+
+
+class Open:
+    """Schemas whose states are all there; notes what is to be kept open."""
+
+    def __init__(self) -> None:
+        self.kept_open: dict[str, set[str]] = {}
+
+    def caught_up(self, bundle, serving) -> bool:
+        return True
+
+    def set_serving(self, bundle) -> None: ...
+
+    def keep_open(self, schemas, *, by: str) -> None:
+        self.kept_open[by] = set(schemas)
+
+
+def pipeline_of(rollout, features, answer_log=None, experiments=None):
+    return Pipeline(
+        slots=serving_shop.slots(),
+        bundles=rollout,
+        feature_provider=OneSchema(features, serving_shop.FakeReader(features)),
+        answer_log=answer_log,
+        experiments=experiments,
+        clock=SimulatedClock(serving_shop.NOW),
+        rng=np.random.default_rng(0),
+        tables=serving_shop.Live(),
+    )

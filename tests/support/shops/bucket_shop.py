@@ -1,0 +1,11 @@
+"""A project whose lake is a bucket."""
+
+from pathlib import Path
+
+
+def copied(bucket, folder: Path) -> Path:
+    for each in bucket.rglob("*"):
+        target = folder / str(each).removeprefix(str(bucket)).lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(each.read_bytes())
+    return folder

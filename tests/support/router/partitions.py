@@ -2,9 +2,9 @@
 
 from uuid import uuid4
 
-from tests.router.conftest import NOW, PLAN
-from tests.router.test_topic import Topics
 from tests.support.network.brokers import OPTIONS
+from tests.support.router.stream import NOW, PLAN
+from tests.support.router.topics import Topics
 
 from tailorbird.events import SimulatedClock
 from tailorbird.router import Router, open_router

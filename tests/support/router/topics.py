@@ -1,8 +1,8 @@
 """A router whose logs are topics."""
 
 import msgspec
-from tests.router.conftest import NOW, PLAN, Stream
 from tests.support.network.brokers import OPTIONS
+from tests.support.router.stream import NOW, PLAN, Stream
 
 from tailorbird.events import Receipt, SimulatedClock
 from tailorbird.router import Router

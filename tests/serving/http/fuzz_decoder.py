@@ -17,7 +17,7 @@ import atheris
 with atheris.instrument_imports(include=["tailorbird.events"]):  # before anything else imports them
     from tailorbird.events import Receipt, RoutePlan, check
 
-from tests.serving.http.test_fuzz import CODES, VALID
+from tests.support.serving.bodies import CODES, VALID
 
 RECEIPTS = (
     Receipt(1_795_000_000_000_000),

@@ -10,7 +10,7 @@ from tests.support.features import ipc
 from tailorbird.errors import NotReadyError
 from tailorbird.events import HOUR, MINUTE, ROUTED, SimulatedClock
 from tailorbird.ranking import ChurnScore, NextBest
-from tailorbird.serving.messages import Answer, ChurnAnswer, ChurnWhy, Shown
+from tailorbird.serving.messages import Answer, ChurnAnswer, ChurnReason, ShownItem
 from tailorbird.serving.scores.role import ScoreRole
 from tailorbird.stream import Block, open_writer
 
@@ -36,7 +36,7 @@ class ByRule:
 
     def next_best(self, query):
         self.queries.append(query)
-        shown = Shown(
+        shown = ShownItem(
             item_id=f"for-{query.user_id}",
             position=1,
             score=0.5,
@@ -57,7 +57,7 @@ class ByRule:
     def churn(self, user_id, model):
         if user_id not in self.risks:
             raise NotReadyError("there is no model")
-        why = [ChurnWhy("orders", 0.5, "orders is 0: raises the chance of leaving from 72% to 81%")]
+        why = [ChurnReason("orders", 0.5, "orders is 0: raises the chance of leaving from 72% to 81%")]
         return ChurnAnswer(
             user_id=user_id,
             name=model,

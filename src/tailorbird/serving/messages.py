@@ -108,7 +108,7 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
     placed: list[str] = []
 
 
-class Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ShownItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One item of an answer. `position` counts from 1; `source` is what proposed the item.
 
     `reason_code` is one of a list that only grows (docs/how-to/explain.md), `reason_item` the item
@@ -127,7 +127,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     explanation: Explanation | None = None
 
 
-class FacetTold(msgspec.Struct, frozen=True, omit_defaults=True):
+class FacetCounts(msgspec.Struct, frozen=True, omit_defaults=True):
     """The distribution of hits over an attribute: `counts` of the most frequent values, or `low` to
     `high` of a number; `missing` have none.
     """
@@ -150,20 +150,20 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     request_id: str
     slot: str
-    items: list[Shown]
+    items: list[ShownItem]
     arm: str
     model: str
     degraded: list[str]
     t: int
     commit: int = 0
-    facets: dict[str, FacetTold] | msgspec.UnsetType = msgspec.UNSET
+    facets: dict[str, FacetCounts] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Similar(msgspec.Struct, frozen=True, kw_only=True):
     """Items that go with an item. Not personal and not logged, so that it may be cached."""
 
     item_id: str
-    items: list[Shown]
+    items: list[ShownItem]
     model: str
     degraded: list[str] = []
 
@@ -175,7 +175,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     attributes: dict[str, Any]
 
 
-class ChurnWhy(msgspec.Struct, frozen=True):
+class ChurnReason(msgspec.Struct, frozen=True):
     """A column that moves a churn score: `effect` in log-odds, above 0 for leaving."""
 
     column: str
@@ -199,7 +199,7 @@ class ChurnAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     purchases: float | None
     known: bool
     as_of: int
-    reasons: list[ChurnWhy] = []
+    reasons: list[ChurnReason] = []
 
 
 class SlotFormula(msgspec.Struct, frozen=True, kw_only=True):

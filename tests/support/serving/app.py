@@ -3,16 +3,16 @@
 from tailorbird.serving.messages import (
     Answer,
     ChurnAnswer,
-    ChurnWhy,
+    ChurnReason,
     Item,
     QueryError,
-    Shown,
+    ShownItem,
     Similar,
     SlotFormula,
 )
 from tailorbird.serving.scores.log import Scores
 
-SHOWN = Shown(
+SHOWN = ShownItem(
     item_id="i1", position=1, score=0.5, reason="Popular", reason_code="popular", source="popular"
 )
 
@@ -44,7 +44,7 @@ class Prompt:
 
     def top_items(
         self, source: str, size: int, category: str | None = None, slot: str = ""
-    ) -> list[Shown]:
+    ) -> list[ShownItem]:
         return [SHOWN][:size]
 
     def missing(self) -> list[str]:
@@ -78,7 +78,7 @@ class PromptChurn:
             raise QueryError("there is no such model", path="model", code="unknown_model")
         why = (
             [
-                ChurnWhy(
+                ChurnReason(
                     "since", 0.5, "since is 9 days: raises the chance of leaving from 38% to 50%"
                 )
             ]

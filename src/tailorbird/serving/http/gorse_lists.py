@@ -23,7 +23,7 @@ from tailorbird.serving.http.handling import (
     require_additional_scope,
     run_in_thread,
 )
-from tailorbird.serving.messages import SIZE_MAX, QueryError, RecommendQuery, Shown, decode
+from tailorbird.serving.messages import SIZE_MAX, QueryError, RecommendQuery, ShownItem, decode
 
 SIZE = 10  # Gorse's own default
 PEOPLE_MAX = 20_000
@@ -180,7 +180,7 @@ async def non_personalized(request: Request, service: Service, *, slot: str) -> 
     return await get_list(request, service, name=name, slot=slot)
 
 
-def _scored(items: list[Shown]) -> Response:
+def _scored(items: list[ShownItem]) -> Response:
     return as_json([{"Id": item.item_id, "Score": item.score or 0.0} for item in items])
 
 

@@ -49,7 +49,7 @@ from tailorbird.serving.messages import (
     Receipts,
     RecommendQuery,
     SearchQuery,
-    Shown,
+    ShownItem,
     Similar,
     SlotFormula,
 )
@@ -84,7 +84,7 @@ class AnswerPipeline(Protocol):
     def item(self, item_id: str) -> Item | None: ...
     def top_items(
         self, source: str, size: int, category: str | None = None, slot: str = ""
-    ) -> list[Shown]: ...
+    ) -> list[ShownItem]: ...
     def missing(self) -> list[str]: ...
 
 

@@ -8,14 +8,14 @@ from tailorbird.candidates.protocol import CandidateTables, RankedList
 from tailorbird.candidates.query import WEEK
 from tailorbird.events.keys import hash64
 from tailorbird.retrieval import Index
-from tailorbird.serving.messages import Shown
+from tailorbird.serving.messages import ShownItem
 
 _REASONS = {"popular": "Popular", "new_items": "New"}
 
 
 def list_items(
     index: Index, tables: CandidateTables, source: str, size: int, category: str | None = None
-) -> list[Shown]:
+) -> list[ShownItem]:
     """Return the first items of `popular` or `new_items`, of one category if it is named.
 
     An unknown category has none.
@@ -31,7 +31,7 @@ def list_items(
         rows, scores = rows[matching], scores[matching]
     ranked_rows = zip(rows[:size].tolist(), scores[:size].tolist(), strict=True)
     return [
-        Shown(
+        ShownItem(
             item_id=index.ids[row],
             position=position,
             score=score,
@@ -43,7 +43,7 @@ def list_items(
     ]
 
 
-def similar_items(index: Index, tables: CandidateTables, item_id: str, size: int) -> list[Shown]:
+def similar_items(index: Index, tables: CandidateTables, item_id: str, size: int) -> list[ShownItem]:
     """Return the items related to an item, best first, then popular ones of its category, then
     of all.
     """
@@ -60,7 +60,7 @@ def similar_items(index: Index, tables: CandidateTables, item_id: str, size: int
     rows = np.concatenate([related, filler])[:size]
     scores = np.concatenate([scores, np.zeros(len(filler))])[:size]
     return [
-        Shown(
+        ShownItem(
             item_id=index.ids[row],
             position=position,
             score=score,

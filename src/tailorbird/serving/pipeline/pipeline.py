@@ -31,7 +31,7 @@ from tailorbird.serving.messages import (
     RankQuery,
     RecommendQuery,
     SearchQuery,
-    Shown,
+    ShownItem,
     Similar,
 )
 from tailorbird.serving.pipeline.deadlines import UNBOUNDED, Breakers, Budgets
@@ -256,7 +256,7 @@ class Pipeline:
 
     def top_items(
         self, source: str, size: int, category: str | None = None, slot: str = ""
-    ) -> list[Shown]:
+    ) -> list[ShownItem]:
         """Return `popular` or `new_items`, optionally of one category: the same for everybody,
         and not logged.
 

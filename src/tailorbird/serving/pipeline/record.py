@@ -20,7 +20,7 @@ from tailorbird.ranking.policy.slate_distribution import Slate
 from tailorbird.ranking.reasons import FOR_YOU, MORE, Reason, explain_items
 from tailorbird.retrieval import Index, TextColumn
 from tailorbird.retrieval.facets import Facet
-from tailorbird.serving.messages import Answer, FacetTold, Shown
+from tailorbird.serving.messages import Answer, FacetCounts, ShownItem
 from tailorbird.serving.pipeline.deadlines import Dependency
 from tailorbird.serving.pipeline.explain import Adjustment, explanations
 from tailorbird.serving.pipeline.protocols import AnswerLog
@@ -69,7 +69,7 @@ def build_answer(
         reason = reasons[position]
         row = int(shown.rows[position])
         items.append(
-            Shown(
+            ShownItem(
                 item_id=item_id,
                 position=position + 1,
                 score=float(values[position]),
@@ -98,10 +98,10 @@ def build_answer(
     )
 
 
-def to_facets(facets: Mapping[str, Facet]) -> dict[str, FacetTold]:
+def to_facets(facets: Mapping[str, Facet]) -> dict[str, FacetCounts]:
     """Convert facets to their message."""
     return {
-        name: FacetTold(facet.counts, facet.missing, facet.low, facet.high)
+        name: FacetCounts(facet.counts, facet.missing, facet.low, facet.high)
         for name, facet in facets.items()
     }
 

@@ -20,10 +20,10 @@ from tailorbird.errors import StorageError
 
 WAIT_S = 0.25
 WAITING_MAX = 256  # requests that run or wait, regardless of cost
-GUESS_S = 0.005  # cost of a kind that has not been measured yet
-_SMOOTH = 0.1
-_JUMP = 5.0  # bound of one measurement, as a multiple of the average
-_SECOND_RANK = 0.5  # fraction of the wait that secondary requests may take
+UNMEASURED_COST_S = 0.005  # cost of a kind that has not been measured yet
+_SMOOTHING = 0.1
+_OUTLIER_RATIO = 5.0  # bound of one measurement, as a multiple of the average
+_SECONDARY_SHARE = 0.5  # fraction of the wait that secondary requests may take
 
 
 class OverloadedError(StorageError):
@@ -82,7 +82,7 @@ class Shedder:
     def is_full(self, *, is_primary: bool = True) -> bool:
         """Return whether a request would wait too long; `is_primary`: a page depends on it."""
         return (
-            self.expected_wait_s() > self._wait_s * (1.0 if is_primary else _SECOND_RANK)
+            self.expected_wait_s() > self._wait_s * (1.0 if is_primary else _SECONDARY_SHARE)
             or self.waiting >= WAITING_MAX
         )
 
@@ -101,7 +101,7 @@ class Shedder:
         `require_room`.
         """
         self.require_room(is_primary=is_primary)
-        cost_s = units * self._unit_s.get(kind, GUESS_S)
+        cost_s = units * self._unit_s.get(kind, UNMEASURED_COST_S)
         with self._lock:
             self._backlog_s += cost_s
             self.waiting += 1
@@ -122,8 +122,8 @@ class Shedder:
             self.waiting -= 1
             self._backlog_s = max(0.0, self._backlog_s - ticket.cost_s) if self.waiting else 0.0
             if seconds is not None:
-                previous_s = self._unit_s.get(ticket.kind, GUESS_S)
+                previous_s = self._unit_s.get(ticket.kind, UNMEASURED_COST_S)
                 # A request that stalled, or that was the first and warmed things up, says little
                 # about the next one.
-                unit_s = min(seconds / max(ticket.units, 1e-9), _JUMP * previous_s)
-                self._unit_s[ticket.kind] = previous_s + _SMOOTH * (unit_s - previous_s)
+                unit_s = min(seconds / max(ticket.units, 1e-9), _OUTLIER_RATIO * previous_s)
+                self._unit_s[ticket.kind] = previous_s + _SMOOTHING * (unit_s - previous_s)

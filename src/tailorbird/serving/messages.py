@@ -256,7 +256,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool
     missing: list[str]
     waiting: int
-    door: dict[str, Any]
+    collector: dict[str, Any]
     refused: dict[str, int]
     limited: dict[str, int]
     keys: list[KeyFigures]

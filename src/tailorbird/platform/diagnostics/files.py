@@ -71,7 +71,7 @@ def check_disk(data: Path) -> Finding:
     free = shutil.disk_usage(folder).free
     text = f"{free / (1 << 30):.1f} GiB free"
     if free < _DISK_FREE_MIN:
-        return "disk", "warning", text, "free some space: with a full disk the door refuses events"
+        return "disk", "warning", text, "free some space: with a full disk the collector refuses events"
     return "disk", "ok", text, ""
 
 
@@ -106,9 +106,9 @@ def check_access(project: "Project") -> Finding:
         require_safe_bind(serve.host, keys)
         project.pseudonyms(record_key=False)
     except TailorbirdError as error:
-        return "front door", "error", f"{error.where}: {error.message}", error.fix
+        return "access", "error", f"{error.where}: {error.message}", error.fix
     if not keys:
-        return "front door", "ok", "open to this machine, closed to others", ""
+        return "access", "ok", "open to this machine, closed to others", ""
     key_infos, now = keys.figures(), SystemClock().now()
     ending = sorted(
         (key.expires_at, key.id) for key in key_infos if now < key.expires_at < now + 7 * DAY
@@ -119,12 +119,12 @@ def check_access(project: "Project") -> Finding:
     )
     if ending:
         return (
-            "front door",
+            "access",
             "warning",
             f"{text}; {ending[0][1]} ends at {to_iso(ending[0][0])[:16]}",
             "tailorbird keys create --replaces ID",
         )
-    return "front door", "ok", text, ""
+    return "access", "ok", text, ""
 
 
 def check_logs(stream: Path) -> Iterator[Finding]:

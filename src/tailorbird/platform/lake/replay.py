@@ -55,8 +55,8 @@ def read_quarantine(
     lake, choice = Lake(project.paths.lake), _filter(reasons, path, since)
     _check_reasons(project, choice)
     return Quarantine(
-        refused.reasons(lake, choice, replayed(project.paths.stream)),
-        refused.samples(lake, choice, limit),
+        refused.summarize_reasons(lake, choice, replayed(project.paths.stream)),
+        refused.read_samples(lake, choice, limit),
     )
 
 
@@ -177,7 +177,7 @@ def _check_reasons(project: Project, choice: "QuarantineFilter") -> None:
 
     known_reasons = [
         reason_count.code
-        for reason_count in refused.reasons(
+        for reason_count in refused.summarize_reasons(
             Lake(project.paths.lake), refused.QuarantineFilter(), frozenset()
         )
     ]

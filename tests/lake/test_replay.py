@@ -19,7 +19,12 @@ from tailorbird.events.contract.plan import EVENT_TYPES
 from tailorbird.events.contract.verdict import Origin
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake import Lake, LakeRole, verify
-from tailorbird.lake.quarantine import QuarantineFilter, read_samples, read_slices, summarize_reasons
+from tailorbird.lake.quarantine import (
+    QuarantineFilter,
+    read_samples,
+    read_slices,
+    summarize_reasons,
+)
 from tailorbird.lake.write.replay import ReplayReport, replay, replayed
 from tailorbird.router import Router
 from tailorbird.stream import REPLAYS, Block, open_reader, open_writer, raw_path
@@ -363,7 +368,10 @@ def test_reasons_have_counts_times_and_fields(site: Site) -> None:
         summaries.last,
     ) == ("unknown_type", 4, 3, NOW, NOW + SECOND)
     assert summaries.paths == {"$.type": 4}
-    assert [row["raw_offset"] for row in read_samples(Lake(site.lake), QuarantineFilter(), 2)] == [3, 3]
+    assert [row["raw_offset"] for row in read_samples(Lake(site.lake), QuarantineFilter(), 2)] == [
+        3,
+        3,
+    ]
 
 
 CHILD = """

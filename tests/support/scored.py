@@ -57,7 +57,9 @@ class ByRule:
     def churn(self, user_id, model):
         if user_id not in self.risks:
             raise NotReadyError("there is no model")
-        why = [ChurnReason("orders", 0.5, "orders is 0: raises the chance of leaving from 72% to 81%")]
+        why = [
+            ChurnReason("orders", 0.5, "orders is 0: raises the chance of leaving from 72% to 81%")
+        ]
         return ChurnAnswer(
             user_id=user_id,
             name=model,

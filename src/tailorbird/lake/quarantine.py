@@ -67,7 +67,9 @@ class Reason:
     paths: dict[str, int] = field(default_factory=dict)
 
 
-def summarize_reasons(lake: Lake, choice: QuarantineFilter, replayed: frozenset[RowKey]) -> list[Reason]:
+def summarize_reasons(
+    lake: Lake, choice: QuarantineFilter, replayed: frozenset[RowKey]
+) -> list[Reason]:
     """Return the reasons among the selected rows, most frequent first."""
     table = lake.table(
         "quarantine", ["code", "path", "received_at", *ROW_KEY_COLUMNS], choice.filter()
@@ -103,7 +105,9 @@ def read_samples(lake: Lake, choice: QuarantineFilter, limit: int) -> list[dict[
     return table.slice(0, max(0, limit)).to_pylist()
 
 
-def read_slices(lake: Lake, choice: QuarantineFilter, rows_max: int = SLICE_ROWS) -> Iterator[pa.Table]:
+def read_slices(
+    lake: Lake, choice: QuarantineFilter, rows_max: int = SLICE_ROWS
+) -> Iterator[pa.Table]:
     """Yield the selected rows in order of receipt, in slices of about `rows_max`.
 
     Rows of one body stay together.

@@ -1,8 +1,8 @@
 """Objects in notebooks: a short repr, and the same as HTML.
 
-    @notebook_repr
-    @dataclass(frozen=True)
-    class Slot: ...         Slot(name='home', size=6), or a table of these fields
+@notebook_repr
+@dataclass(frozen=True)
+class Slot: ...         Slot(name='home', size=6), or a table of these fields
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,6 @@
 """Slots: the placements of a site that show items, declared in `slots.py`.
 
 from tailorbird.experiments import Experiment
-from tailorbird.pages.notebook import notebook_repr
 from tailorbird.ranking import Explore, Slot
 
 home = Slot(
@@ -23,6 +22,7 @@ from tailorbird.errors import DeclarationError, TailorbirdError
 from tailorbird.events.clock import parse_duration
 from tailorbird.events.contract.contract import ITEMS_MAX
 from tailorbird.experiments.assign import Experiment
+from tailorbird.pages.notebook import notebook_repr
 from tailorbird.ranking.policy.formula import parse_formula, require_items, validate_weights
 from tailorbird.ranking.type_checks import require_types
 from tailorbird.retrieval.synonyms import Synonyms

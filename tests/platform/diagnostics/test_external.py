@@ -12,9 +12,9 @@ from tests.support.network.bucket import BUCKET, s3_server
 from tests.support.network.ports import free_port
 from tests.support.network.stores import needs_valkey, running
 
-from tailorbird.platform.diagnostics.external import Finding, external_services
 from tailorbird.cli.init import init
 from tailorbird.config import open_project
+from tailorbird.platform.diagnostics.external import Finding, external_services
 from tailorbird.platform.runtime.servers import running_servers
 
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from tailorbird.platform.diagnostics.models import damaged_models
 from tailorbird.cli.init import init
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock
+from tailorbird.platform.diagnostics.models import damaged_models
 from tailorbird.registry import Manifest, Registry, seal
 
 CHURN = 'from tailorbird.ranking import Churn\n\nleaving = Churn("leaving")\n'

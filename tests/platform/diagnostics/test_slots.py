@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tailorbird.platform.diagnostics.slots import check_slot_rules
 from tailorbird.cli.init import init
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock
+from tailorbird.platform.diagnostics.slots import check_slot_rules
 from tailorbird.platform.runtime.roles import drain
 from tailorbird.stream.importer import import_files
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tailorbird.platform.diagnostics.external import Finding
 from tailorbird.errors import NotReadyError, TailorbirdError
+from tailorbird.platform.diagnostics.external import Finding
 
 if TYPE_CHECKING:
     from tailorbird.candidates.protocol import CandidateTables

@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tailorbird.errors import TailorbirdError
+from tailorbird.pages.notebook import notebook_html
 from tailorbird.platform.diagnostics.candidates import candidate_sources
 from tailorbird.platform.diagnostics.clock import dated_ahead, machine_clock
 from tailorbird.platform.diagnostics.external import LOST_ROWS_FIX, Finding, external_services
@@ -22,8 +24,6 @@ from tailorbird.platform.diagnostics.files import (
 )
 from tailorbird.platform.diagnostics.models import damaged_models
 from tailorbird.platform.diagnostics.slots import check_formulas, check_slot_rules
-from tailorbird.errors import TailorbirdError
-from tailorbird.pages.notebook import notebook_html
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.runtime.servers import running_servers
 from tailorbird.storage import storage_at

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailorbird.platform.diagnostics.external import Finding
 from tailorbird.errors import StorageError, TailorbirdError
+from tailorbird.platform.diagnostics.external import Finding
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -71,7 +71,12 @@ def check_disk(data: Path) -> Finding:
     free = shutil.disk_usage(folder).free
     text = f"{free / (1 << 30):.1f} GiB free"
     if free < _DISK_FREE_MIN:
-        return "disk", "warning", text, "free some space: with a full disk the collector refuses events"
+        return (
+            "disk",
+            "warning",
+            text,
+            "free some space: with a full disk the collector refuses events",
+        )
     return "disk", "ok", text, ""
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tailorbird.platform.diagnostics.external import Finding
 from tailorbird.errors import TailorbirdError, suggest_name
+from tailorbird.platform.diagnostics.external import Finding
 from tailorbird.storage_paths import Storage
 
 if TYPE_CHECKING:

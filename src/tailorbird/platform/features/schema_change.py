@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tailorbird.config import Project, open_project
+from tailorbird.config import Project
 from tailorbird.errors import LockedError, NotReadyError, UsageError
 from tailorbird.pages.notebook import text_html
 from tailorbird.platform.progress import Progress, no_progress

@@ -1,6 +1,5 @@
 """The declaration of a churn model in `churn.py`: the population and the definition of churn.
 
-from tailorbird.pages.notebook import notebook_repr
 from tailorbird.ranking import Churn, Contact
 
 churn = Churn("churn", types=("purchase",), window="90d", contact=Contact(cost=1.0, value=40.0,
@@ -20,6 +19,7 @@ from functools import cached_property
 
 from tailorbird.errors import DeclarationError, UsageError
 from tailorbird.events import format_duration, parse_duration
+from tailorbird.pages.notebook import notebook_repr
 
 PERIODS = 12  # of a window, unless `period` says otherwise
 PERIODS_MAX = 64

@@ -183,11 +183,7 @@ STYLE_HASH = f"'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'"
 def page(document: dict[str, Any]) -> str:
     """Render the document as one HTML page without scripts or external resources."""
     return render(
-        "openapi",
-        document=document,
-        style=STYLE,
-        type_names=type_names,
-        pretty_json=_pretty_json,
+        "openapi", document=document, style=STYLE, type_names=type_names, pretty_json=_pretty_json
     )
 
 

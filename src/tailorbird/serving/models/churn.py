@@ -113,7 +113,9 @@ class ChurnModels:
         why: list[ChurnReason] = []
         if explain:
             column_reasons = churn_reasons(bundle, rows)[0]
-            why = [ChurnReason(reason.column, reason.effect, reason.text) for reason in column_reasons]
+            why = [
+                ChurnReason(reason.column, reason.effect, reason.text) for reason in column_reasons
+            ]
         return ChurnAnswer(
             user_id=user_id,
             name=name,

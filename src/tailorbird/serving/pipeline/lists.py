@@ -43,7 +43,9 @@ def list_items(
     ]
 
 
-def similar_items(index: Index, tables: CandidateTables, item_id: str, size: int) -> list[ShownItem]:
+def similar_items(
+    index: Index, tables: CandidateTables, item_id: str, size: int
+) -> list[ShownItem]:
     """Return the items related to an item, best first, then popular ones of its category, then
     of all.
     """

@@ -21,8 +21,8 @@ from tailorbird.events import Clock, to_iso
 from tailorbird.events.contract.plan import EVENT_TYPES
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
-from tailorbird.ranking.slot import Slot
 from tailorbird.platform.frames import Frame
+from tailorbird.ranking.slot import Slot
 from tailorbird.storage_paths import Storage
 from tailorbird.training.evaluation.figures import PRIMARY
 from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, exclusive

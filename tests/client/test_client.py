@@ -31,7 +31,7 @@ from tailorbird.client import (
     OutboxFullError,
     RefusedError,
     UnreachableError,
-    patience,
+    retries,
 )
 from tailorbird.client.parameters import (
     ClientSettings,
@@ -304,7 +304,7 @@ def test_many_threads_track_at_once(server: Served) -> None:
 def test_what_waits_is_sent_though_the_server_took_nothing_for_long(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "BACKOFF_MAX_S", 0.05)  # else a minute and a half
+    monkeypatch.setattr(retries, "BACKOFF_MAX_S", 0.05)  # else a minute and a half
     monkeypatch.setattr(
         Throttle, "allow", lambda *_: False
     )  # as after so many refusals it nearly always says

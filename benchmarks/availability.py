@@ -14,6 +14,8 @@ process outside, this one, asks for 50 lists a second, with a deadline of 2 s an
     index     every 2 s the titles and prices of 20 items change, which both servers index anew
     replace   every 30 s `tailorbird up --replace` takes the place of the one that runs
     busy      another process takes a whole core
+    restart   both servers are killed while nobody else asks; the time until the next request,
+              which waits in the backlog, is answered
     overload  first as fast as eight at a time are answered, which is the capacity, then at fixed
               times 3 and 10 times as many (no events are sent)
 
@@ -38,7 +40,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,12 +51,13 @@ from tests.support.proc import cpu_s
 
 import tailorbird as tb
 from benchmarks.availability_load import (
+    DEADLINE_S,
     ITEMS,
     Connections,
     Outcomes,
     Sender,
     ask_at_rate,
-    ask_in_turn,
+    question,
 )
 from benchmarks.quality.running import revision
 
@@ -66,6 +69,7 @@ ROLES = ("serve", "serve", "router", "worker", "candidates", "lake")
 COMMAND = [sys.executable, "-m", "tailorbird"]
 OVERLOADS = (3, 10)
 CLOSED_LOOP = 8
+RESTARTS, RESTARTED_S = 10, 20.0
 LAKE_S = 300.0
 Disturb = Callable[["Shop", Callable[[], bool]], Awaitable[dict[str, Any]]]
 
@@ -186,6 +190,28 @@ async def kill_server(shop: Shop, is_over: Callable[[], bool]) -> dict[str, Any]
     return {"killed": len(restarts), "restart_s": _quantiles(restarts)}
 
 
+async def restart(shop: Shop) -> dict[str, Any]:
+    """Kill all servers while nothing else goes on; measure the time to the first answer.
+
+    The listening socket outlives them, so that the request waits in its backlog.
+    """
+    seconds = []
+    for number in range(RESTARTS):
+        await asyncio.sleep(KILL_S)
+        killed = shop.pids("serve")
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        killed_at = time.monotonic()
+        connections = Connections(shop.port)
+        async with asyncio.timeout(RESTARTED_S):
+            status, _ = await connections.post("/v1/recommend", question(number))
+            while status != 200:
+                status, _ = await connections.post("/v1/recommend", question(number))
+        seconds.append(time.monotonic() - killed_at)
+        connections.close()
+    return {"killed": RESTARTS, "first_answer_s": _quantiles(seconds)}
+
+
 async def swap(shop: Shop, is_over: Callable[[], bool]) -> dict[str, Any]:
     """Promote one model after the other."""
     versions, count = await asyncio.to_thread(shop.versions), 0
@@ -275,32 +301,59 @@ async def play(shop: Shop, name: str, seconds: float) -> dict[str, Any]:
     }
 
 
-async def overload(shop: Shop, seconds: float) -> dict[str, Any]:
+def overload(shop: Shop, seconds: float) -> dict[str, Any]:
     """Measure the capacity, and what is left of it beyond."""
-    capacity = Outcomes()
-    connections = Connections(shop.port)
-    cpu_s = shop.server_cpu_s()
-    await ask_in_turn(connections, CLOSED_LOOP, _timer(seconds), capacity)
-    per_s = capacity.answered / seconds
-    per_cpu_s = capacity.answered / (shop.server_cpu_s() - cpu_s)
-    results: dict[str, Any] = {"capacity_per_s": round(per_s, 1), **_figures(capacity)}
+    capacity = _flood(shop, seconds, "--at-once", str(CLOSED_LOOP))
+    per_s = capacity["answered"] / seconds
+    per_cpu_s = capacity["answered"] / capacity["cpu_s"]
+    results: dict[str, Any] = {"capacity_per_s": round(per_s, 1), **capacity}
     for factor in OVERLOADS:
-        outcomes, cpu_s = Outcomes(), shop.server_cpu_s()
-        await ask_at_rate(connections, factor * per_s, _timer(seconds), outcomes)
-        cpu_s = shop.server_cpu_s() - cpu_s
-        after = Outcomes()
-        await asyncio.sleep(1.0)
-        await ask_at_rate(connections, ANSWERS_PER_S, _timer(10.0), after)
+        figures = _flood(shop, seconds, "--rate", str(factor * per_s))
+        time.sleep(1.0)
+        after = asyncio.run(_ask_afterwards(shop))
         results[f"{factor}x"] = {
-            "goodput": round(outcomes.answered / seconds / per_s, 3),
-            "goodput_per_cpu": round(outcomes.answered / cpu_s / per_cpu_s, 3),
-            "offered_per_s": round(outcomes.asked / seconds, 1),
-            "refusal_ms": _quantiles(outcomes.refused_seconds, 1e3),
-            **_figures(outcomes),
-            "after": _figures(after),
+            "goodput": round(figures["answered"] / seconds / per_s, 3),
+            "goodput_per_cpu": round(figures["answered"] / figures["cpu_s"] / per_cpu_s, 3),
+            "offered_per_s": round(figures["asked"] / seconds, 1),
+            **figures,
+            "after": after,
         }
-    connections.close()
     return results
+
+
+def _flood(shop: Shop, seconds: float, *load: str) -> dict[str, Any]:
+    """Send as much as `load` says from a process of its own; return what became of it."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as out:
+        command = [
+            sys.executable,
+            "-m",
+            "tests.faults.drills.flood",
+            f"http://127.0.0.1:{shop.port}",
+        ]
+        command += ["--seconds", str(seconds), *load, "--user-id", "u{:06}", "--out", out.name]
+        subprocess.run([*command, "--pid", *map(str, shop.pids("serve"))], check=True)
+        tally = json.loads(Path(out.name).read_bytes())
+    ms, status = np.array(tally["ms"]), np.array(tally["status"])
+    is_answered = (status == 200) & (ms <= DEADLINE_S * 1e3)
+    is_refused = np.isin(status, (429, 503))
+    return {
+        "asked": len(status) + tally["unsent"],
+        "answered": int(is_answered.sum()),
+        "ms": _quantiles(ms[is_answered]),
+        "refused": int(is_refused.sum()),
+        "refusal_ms": _quantiles(ms[is_refused]),
+        "late": int(((status == 200) & ~is_answered).sum()),
+        "failed": int((~is_refused & (status != 200)).sum()),
+        "unsent": tally["unsent"],
+        "cpu_s": round(tally["cpu_s"], 1),
+    }
+
+
+async def _ask_afterwards(shop: Shop) -> dict[str, Any]:
+    connections, outcomes = Connections(shop.port), Outcomes()
+    await ask_at_rate(connections, ANSWERS_PER_S, _timer(10.0), outcomes)
+    connections.close()
+    return _figures(outcomes)
 
 
 def _timer(seconds: float) -> Callable[[], bool]:
@@ -332,11 +385,11 @@ def _figures(outcomes: Outcomes) -> dict[str, Any]:
     }
 
 
-def _quantiles(values: list[float], factor: float = 1.0) -> dict[str, float]:
-    if not values:
+def _quantiles(values: Sequence[float] | np.ndarray, factor: float = 1.0) -> dict[str, float]:
+    if not len(values):
         return {}
-    p50, p99 = np.quantile(values, (0.5, 0.99)) * factor
-    return {"p50": round(p50, 2), "p99": round(p99, 2), "max": round(max(values) * factor, 2)}
+    p50, p99, last = np.quantile(values, (0.5, 0.99, 1.0)) * factor
+    return {"p50": round(p50, 2), "p99": round(p99, 2), "max": round(last, 2)}
 
 
 def _compare(shop: Shop, sender: Sender) -> tuple[int, int]:
@@ -389,7 +442,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [*SCENARIOS, "overload"]
+    names = [*SCENARIOS, "restart", "overload"]
     parser.add_argument("--scenario", nargs="+", choices=names, default=names)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--small", action="store_true", help="20 seconds of each")
@@ -427,7 +480,9 @@ def _run(shop: Shop, scenarios: list[str], seconds: float) -> dict[str, Any]:
         for name in scenarios:
             print(f"{time.strftime('%H:%M:%S')} {name}", file=sys.stderr)
             if name == "overload":
-                results[name] = asyncio.run(overload(shop, seconds))
+                results[name] = overload(shop, seconds)
+            elif name == "restart":
+                results[name] = asyncio.run(restart(shop))
             else:
                 results[name] = asyncio.run(play(shop, name, seconds))
             results[name]["load_1min"] = round(os.getloadavg()[0], 1)

@@ -136,19 +136,6 @@ async def ask_at_rate(
     await asyncio.gather(*tasks)
 
 
-async def ask_in_turn(
-    connections: Connections, workers: int, until: Callable[[], bool], outcomes: Outcomes
-) -> None:
-    """Send requests by `workers`, each as soon as its last one is answered."""
-    numbers, loop = itertools.count(), asyncio.get_running_loop()
-
-    async def work() -> None:
-        while not until():
-            await ask(connections, next(numbers), outcomes, loop.time())
-
-    await asyncio.gather(*(work() for _ in range(workers)))
-
-
 class Sender:
     """Sends events at even times, and again until they are acknowledged.
 

@@ -280,9 +280,22 @@ def _availability() -> list[str]:
         "",
         f"A killed server serves again after {restart_s['p50']:.1f} s (at most "
         f"{restart_s['max']:.1f} s); meanwhile the other one answers.",
+        *_restart(report["results"].get("restart")),
     ]
     lines += ["", *_overload(report["results"].get("overload"))]
     return lines
+
+
+def _restart(results: dict[str, Any] | None) -> list[str]:
+    if results is None:
+        return []
+    first_s = results["first_answer_s"]
+    return [
+        "",
+        f"With both servers killed and nothing else going on ({results['killed']} times), the next "
+        f"request waits in the backlog. It is answered {first_s['p50']:.1f} s after the kill (at "
+        f"most {first_s['max']:.1f} s; wanted: 1 s).",
+    ]
 
 
 def _revisions(report: dict[str, Any]) -> str:
@@ -330,12 +343,13 @@ def _overload(results: dict[str, Any] | None) -> list[str]:
             f"{row['goodput']:.0%} | {refused} | {row['failed']:,} | "
             f"{row['after']['ms'].get('p99', 0):.0f} ms |"
         )
+    load_s = results["10x"]["asked"] / results["10x"]["offered_per_s"]
     p99s = [results[factor]["refusal_ms"].get("p99", 0) for factor in ("3x", "10x")]
     lines += [
         "",
         "Wanted: goodput of 90 %, and refusals within 50 ms. Their median meets it, their p99 "
         f"({max(p99s):.0f} ms) does not: client and servers share the cores, so a request waits "
-        "before it is read. Each load lasted a minute.",
+        f"before it is read. Each load lasted {load_s:.0f} s.",
     ]
     return [*lines, ""]
 

@@ -188,6 +188,17 @@ class Asking:
         until(lambda: self.answers > seen + 5, 60, lambda: f"no answers: {self.failures}")
 
 
+@contextmanager
+def busy_core() -> Iterator[None]:
+    """Run another process that takes a core."""
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        busy.kill()
+        busy.wait()
+
+
 def test_nobody_is_refused_while_a_server_up_and_the_version_change(tmp_path: Path):
     project = make_project(tmp_path / "shop")
     first = Up(project).wait()
@@ -211,6 +222,9 @@ def test_nobody_is_refused_while_a_server_up_and_the_version_change(tmp_path: Pa
             ups.append(third)
             assert second.process.wait(120) == 0
             until(lambda: len(third.pids("lake")) == 1, 60, "the other roles do not run")
+            asking.go_on()
+        assert asking.failures == []
+        with busy_core(), Asking(first.port) as asking:
             asking.go_on()
         assert asking.failures == []
         router = third.pid("router")

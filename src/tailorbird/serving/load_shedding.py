@@ -1,9 +1,11 @@
 """Load shedding: refuse requests at once, by the expected cost of those that wait, so that admitted
 ones are quick.
 
-    expected wait = seconds of admitted and unfinished work  ÷  threads
+    expected wait = seconds of admitted and unfinished work  ÷  threads  ×  correction
 
-The cost of each kind of request is measured as it is answered. A request that would have to wait
+The cost of each kind of request is measured as it is answered. The correction is how much longer
+than expected the last requests waited: threads share the interpreter and the machine's cores with
+others, so that together they do less than each of them alone. A request that would have to wait
 longer than `wait_s` is refused before its body is read, because nobody would want its answer by
 then. One that a page can do without (an item, a list) is refused at half of that. One that has
 waited for twice as long nevertheless is not started. Retry-After is the time until the present
@@ -23,6 +25,8 @@ WAITING_MAX = 256  # requests that run or wait, regardless of cost
 UNMEASURED_COST_S = 0.005  # cost of a kind that has not been measured yet
 _SMOOTHING = 0.1
 _OUTLIER_RATIO = 5.0  # bound of one measurement, as a multiple of the average
+_CORRECTION_MAX = 10.0
+_SHORT_S = 0.02  # waits around it and below say nothing about the correction
 _SECONDARY_SHARE = 0.5  # fraction of the wait that secondary requests may take
 
 
@@ -38,11 +42,12 @@ class OverloadedError(StorageError):
 
 @dataclass
 class Ticket:
-    """One admitted request: its kind, relative size, expected cost and time."""
+    """One admitted request: its kind, relative size, expected cost and wait, and time."""
 
     kind: str
     units: float
     cost_s: float
+    wait_s: float  # without the correction
     taken_at: float
 
 
@@ -70,14 +75,14 @@ class Shedder:
     ) -> None:
         self._threads, self._wait_s, self._now = max(1, threads), wait_s, now
         self._unit_s: dict[str, float] = {}
-        self._backlog_s = 0.0
+        self._backlog_s, self._correction = 0.0, 1.0
         self._lock = threading.Lock()
         self.waiting = 0
         self.refused = 0
 
     def expected_wait_s(self) -> float:
         """Return how long a request that came now would have to wait."""
-        return self._backlog_s / self._threads
+        return self._backlog_s / self._threads * self._correction
 
     def is_full(self, *, is_primary: bool = True) -> bool:
         """Return whether a request would wait too long; `is_primary`: a page depends on it."""
@@ -103,15 +108,20 @@ class Shedder:
         self.require_room(is_primary=is_primary)
         cost_s = units * self._unit_s.get(kind, UNMEASURED_COST_S)
         with self._lock:
+            wait_s = self._backlog_s / self._threads
             self._backlog_s += cost_s
             self.waiting += 1
-        return Ticket(kind, units, cost_s, self._now())
+        return Ticket(kind, units, cost_s, wait_s, self._now())
 
     def start(self, ticket: Ticket) -> float:
         """Start it in a thread, and return the seconds waited. Raise OverloadedError if that is too
         long.
         """
         waited = self._now() - ticket.taken_at
+        ratio = (waited + _SHORT_S) / (ticket.wait_s + _SHORT_S)
+        with self._lock:
+            self._correction += _SMOOTHING * (min(ratio, _CORRECTION_MAX) - self._correction)
+            self._correction = max(1.0, self._correction)
         if waited > 2 * self._wait_s:
             raise OverloadedError(self.record_refusal())
         return waited

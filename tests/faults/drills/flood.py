@@ -6,9 +6,9 @@
 With `--rate` requests are due at fixed times, answered or not; with `--at-once` each is sent as
 soon as an earlier one is answered. It speaks HTTP over bare connections, so that sending costs
 little beside answering. Connections come from several addresses, as a server bounds those of one.
-Latency counts from the time at which a request was due. A request that falls due while all
-connections are waiting is not sent, and counted. The CPU time of the server's process is read when
-all connections are open, and at the end.
+`benchmarks.availability` uses it too. Latency counts from the time at which a request was due. A request that falls due while all
+connections are waiting is not sent, and counted. The CPU time of the servers' processes is read
+when all connections are open, and at the end.
 """
 
 import argparse
@@ -84,14 +84,14 @@ class Asker(asyncio.Protocol):
 class Flood:
     """The requests and their outcomes."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, user_id: str = "u{}") -> None:
         self._host, self._port = host, port
         self._idle: list[Asker] = []
         self._opened, self._number, self._closed_loop = 0, 0, False
         self.under_way = 0
         self.tally = Tally()
         bodies = [
-            json.dumps({"slot": "home", "user_id": f"u{person}"}).encode()
+            json.dumps({"slot": "home", "user_id": user_id.format(person)}).encode()
             for person in range(PEOPLE)
         ]
         self._requests = [_HEAD + str(len(body)).encode() + b"\r\n\r\n" + body for body in bodies]
@@ -162,15 +162,14 @@ class Flood:
             await asyncio.sleep(0.02)
 
 
-async def _run_flood(
-    host: str, port: int, at_once: int, rate: float, seconds: float, pid: int
-) -> Tally:
-    flood = Flood(host, port)
+async def _run_flood(host: str, port: int, options: argparse.Namespace) -> Tally:
+    flood = Flood(host, port, options.user_id)
+    at_once, rate, seconds = options.at_once, options.rate, options.seconds
     await flood.open(CONNECTIONS if rate else at_once)
-    cpu_before = cpu_s(pid)
+    cpu_before = sum(map(cpu_s, options.pid))
     await (flood.open_loop(rate, seconds) if rate else flood.closed_loop(at_once, seconds))
     await flood.end()
-    flood.tally.cpu_s = cpu_s(pid) - cpu_before
+    flood.tally.cpu_s = sum(map(cpu_s, options.pid)) - cpu_before
     flood.tally.status += [0] * flood.under_way
     flood.tally.began += [time.monotonic()] * flood.under_way
     flood.tally.ms += [GIVEN_UP_S * 1_000] * flood.under_way
@@ -186,22 +185,14 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--cpu", type=int, help="the only one that this process may use")
-    parser.add_argument("--pid", type=int, required=True, help="of the server")
+    parser.add_argument("--pid", type=int, nargs="+", required=True, help="of the servers")
+    parser.add_argument("--user-id", default="u{}", help="id of a person, with {} for the number")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     if options.cpu is not None:
         os.sched_setaffinity(0, {options.cpu})
     host, _, port = options.url.removeprefix("http://").partition(":")
-    tally = uvloop.run(
-        _run_flood(
-            socket.gethostbyname(host),
-            int(port),
-            options.at_once,
-            options.rate,
-            options.seconds,
-            options.pid,
-        )
-    )
+    tally = uvloop.run(_run_flood(socket.gethostbyname(host), int(port), options))
     options.out.write_text(json.dumps(vars(tally)))
 
 

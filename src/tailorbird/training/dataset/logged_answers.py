@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import NotReadyError
-from tailorbird.events import MINUTE, micros
+from tailorbird.events import micros
+from tailorbird.events.shared_times import ATTRIBUTION
 from tailorbird.features.offline.positions import positions_of, widen_positions
 from tailorbird.ranking.policy.targets import is_amount, item_heads
 from tailorbird.training.dataset.codes import (
@@ -31,7 +32,7 @@ def dataset_from_answers(
     *,
     ts_from: int,
     mature_before: int,
-    attribution: int = 30 * MINUTE,
+    attribution: int = ATTRIBUTION,
     denominator: str = "impression",
     answers: pa.Table | None = None,
     people: Codes | None = None,

@@ -10,6 +10,7 @@ import msgspec
 from tailorbird.config import FILE, find_project, load_settings, paths_of
 from tailorbird.errors import UsageError
 from tailorbird.events import SystemClock, parse_duration, to_iso
+from tailorbird.pages.notebook import text_html
 from tailorbird.platform.frames import Frame
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class CreatedKey:
 
     def __repr__(self) -> str:
         return f"key {self.record.id} ({self.record.name}), may {' and '.join(self.record.scopes)}"
+
+    _repr_html_ = text_html
 
 
 class KeysView:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird.config import Project
 from tailorbird.errors import LockedError, NotReadyError, UsageError
-from tailorbird.pages.notebook import text_html
+from tailorbird.pages.notebook import notebook_repr, text_html
 from tailorbird.platform.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def plan_change(project: Project, *, has_measurement: bool = True) -> SchemaPlan
     return SchemaPlan(comparison, tallies, measured, retraining_need(project))
 
 
+@notebook_repr
 @dataclass(frozen=True)
 class AppliedSchema:
     """A schema that was applied.
@@ -135,6 +136,7 @@ def apply_change(
     return AppliedSchema(features.schema_hash, before, position, duration_s)
 
 
+@notebook_repr
 @dataclass(frozen=True)
 class PrunedStates:
     """States that were removed.

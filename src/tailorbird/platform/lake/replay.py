@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird.config import Project
 from tailorbird.errors import LockedError, NotReadyError, UsageError
+from tailorbird.events import to_iso
 from tailorbird.pages.notebook import text_html
+from tailorbird.platform.frames import Frame
 from tailorbird.platform.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from tailorbird.lake.write.replay import ReplayReport
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Quarantine:
     """Refused rows that match a filter.
 
@@ -25,6 +27,29 @@ class Quarantine:
 
     reasons: "Sequence[Reason]"
     samples: Sequence[dict[str, Any]]
+
+    def to_frame(self) -> Frame:
+        """Return a row for each reason, the most frequent first."""
+        return Frame.from_rows(
+            ["code", "rows", "replayed", "first", "last", "fields"],
+            [
+                (
+                    each.code,
+                    each.rows,
+                    each.replayed,
+                    to_iso(each.first)[:19],
+                    to_iso(each.last)[:19],
+                    ", ".join(each.paths),
+                )
+                for each in self.reasons
+            ],
+        )
+
+    def __repr__(self) -> str:
+        return repr(self.to_frame()) if self.reasons else "Nothing was refused."
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html()
 
 
 def read_quarantine(

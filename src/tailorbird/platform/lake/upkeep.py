@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tailorbird.config import Project
 from tailorbird.errors import LockedError, NotReadyError, UsageError
+from tailorbird.pages.notebook import notebook_repr
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.progress import Progress, no_progress
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _KEEP_ALL = 1 << 62  # Opening the lake must not delete what `vacuum` reports and deletes.
 
 
+@notebook_repr
 @dataclass(frozen=True)
 class Compaction:
     """How many files less there are, and by how many commits."""

@@ -43,7 +43,7 @@ FEATURES = FeatureSet.from_declarations(
 )
 
 
-def events(n=200, seed=0):
+def events(n: int = 200, seed: int = 0) -> pa.Table:
     rng = np.random.default_rng(seed)
     rows = []
     for index in range(n):
@@ -76,7 +76,7 @@ def events(n=200, seed=0):
     return pa.Table.from_pylist(rows, schema=ROUTED)
 
 
-def requests(m=30, per=3, seed=1):
+def requests(m: int = 30, per: int = 3, seed: int = 1) -> Requests:
     rng = np.random.default_rng(seed)
     return Requests(
         t=START + rng.integers(0, 3 * DAY, m),

@@ -1,6 +1,7 @@
 """Many people with few items: events that crowd one key."""
 
 import json
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ user, item, category = entity("user"), entity("item"), entity("item.category")
 SEEN = ["click", "view", "purchase"]
 
 
-def crowd(kit, seed: int) -> list[dict]:
+def crowd(kit: Any, seed: int) -> list[dict]:
     """Events of ten minutes, in order of arrival: a third of them late by up to two minutes, some
     tied in time.
     """

@@ -1,22 +1,25 @@
 """Tables of sharded backfills, and their comparison."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from tailorbird.features.offline.partition.inputs import definitions
 from tailorbird.features.offline.parts import read_parts
 
 
-def tables(table, size=37):
+def tables(table: Any, size: int = 37) -> Any:
     return lambda columns: (
         table.slice(at, size).select(columns) for at in range(0, len(table), size)
     )
 
 
-def all_of(folder, features, only=None):
+def all_of(folder: Path, features: Any, only: Any = None) -> Any:
     return list(read_parts(folder, definitions(features, only)))
 
 
-def assert_same(parts, requests_, expected):
+def assert_same(parts: Any, requests_: Any, expected: Any) -> None:
     assert np.array_equal(
         np.concatenate([part.rows.numeric for part in parts]).view(np.uint32),
         expected.numeric.view(np.uint32),

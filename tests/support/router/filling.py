@@ -1,9 +1,11 @@
 """Raw logs with random events."""
 
+from tests.support.router.stream import Stream
+
 NOW = 1_764_072_000_000_000
 
 
-def fill(stream):
+def fill(stream: Stream) -> None:
     """Two producers with answers, clicks, profiles, identifies, repeats and rubbish."""
     for number in range(12):
         stream.post(

@@ -1,5 +1,7 @@
 """Several routers on partitions, and what they decided."""
 
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from tests.support.network.brokers import OPTIONS
@@ -18,7 +20,7 @@ PEOPLE = [f"v{number}" for number in range(8)]
 class Parted(Topics):
     """A site whose topics have three partitions."""
 
-    def __init__(self, folder, servers, prefix):
+    def __init__(self, folder: Path, servers: str, prefix: str) -> None:
         super().__init__(folder, servers, prefix)
         from tailorbird.stream.kafka import Cluster
         from tailorbird.stream.kafka.logs import KafkaLogSet
@@ -27,11 +29,11 @@ class Parted(Topics):
             Cluster(servers, prefix, options=OPTIONS, partitions=COUNT), folder
         )
 
-    def router(self):
+    def router(self) -> Any:
         self.stream._listed_producers.clear()
         return open_router(self.stream, PLAN, clock=SimulatedClock(NOW))
 
-    def share(self, number):
+    def share(self, number: int) -> Any:
         """The router of one partition, on a machine of its own."""
         self.stream._listed_producers.clear()
         folder = self.folder / f"machine-{uuid4().hex[:6]}"
@@ -39,7 +41,7 @@ class Parted(Topics):
         return Router(self.stream.share(number, folder), PLAN, clock=SimulatedClock(NOW))
 
 
-def profiles():
+def profiles() -> list[dict[str, Any]]:
     """Return profiles that any event may refer to: items, users, and merges of u0 to u3."""
     items = [
         {
@@ -73,7 +75,7 @@ def profiles():
     return items + users + merges
 
 
-def traffic(number):
+def traffic(number: int) -> list[tuple[dict[str, Any], str]]:
     """Return events of some visitors: a response, identifies, clicks, a duplicate, invalid rows."""
     events = []
     for index, anonymous_id in enumerate(PEOPLE):
@@ -129,7 +131,7 @@ def traffic(number):
     return events
 
 
-def post(site, number):
+def post(site: Any, number: int) -> None:
     site.now += 1_000
     events = traffic(number)
     for source in ("server", "door"):

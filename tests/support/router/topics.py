@@ -1,5 +1,8 @@
 """A router whose logs are topics."""
 
+from pathlib import Path
+from typing import Any
+
 import msgspec
 from tests.support.network.brokers import OPTIONS
 from tests.support.router.stream import NOW, PLAN, Stream
@@ -12,7 +15,7 @@ from tailorbird.stream import Block, open_reader, open_writer
 class Topics(Stream):
     """The same site with its logs in topics; `elsewhere` is another machine of it."""
 
-    def __init__(self, folder, servers, prefix):
+    def __init__(self, folder: Path, servers: str, prefix: str) -> None:
         super().__init__(folder)
         from tailorbird.stream.kafka import Cluster
         from tailorbird.stream.kafka.logs import KafkaLogSet
@@ -21,7 +24,14 @@ class Topics(Stream):
         self.stream = KafkaLogSet(Cluster(servers, prefix, options=OPTIONS), folder)
         self._writers = {}
 
-    def post(self, *events, producer="door", source="door", received_at=None, encoding="json"):
+    def post(
+        self,
+        *events: Any,
+        producer: str = "door",
+        source: str = "door",
+        received_at: int | None = None,
+        encoding: str = "json",
+    ) -> None:
         if producer not in self._writers:
             self._writers[producer] = open_writer(self.stream.raw(producer), partition=producer)
         receipt = Receipt(received_at or self.now, source, encoding)
@@ -29,23 +39,23 @@ class Topics(Stream):
             [Block("body", len(events), msgspec.json.encode(events), msgspec.json.encode(receipt))]
         )
 
-    def post_bytes(self, body, rows=1, producer="door"):
+    def post_bytes(self, body: bytes, rows: Any = 1, producer: str = "door") -> None:
         self._writers[producer].append(
             [Block("body", rows, body, msgspec.json.encode(Receipt(self.now)))]
         )
 
-    def router(self):
+    def router(self) -> Router:
         self.stream._listed_producers.clear()  # rather than wait until it looks again
         return Router(self.stream, PLAN, clock=SimulatedClock(NOW))
 
-    def blocks(self):
+    def blocks(self) -> Any:
         with open_reader(self.stream.routed) as reader:
             return reader.read(reader.start(), bytes_max=1 << 40)
 
-    def close(self):
+    def close(self) -> None:
         for writer in self._writers.values():
             writer.close()
 
 
-def decided(stream):
+def decided(stream: Stream) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "p"} for row in stream.events()]

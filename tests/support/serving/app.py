@@ -1,5 +1,7 @@
 """A server with prompt answers instead of a pipeline."""
 
+from typing import Any
+
 from tailorbird.serving.messages import (
     Answer,
     ChurnAnswer,
@@ -20,7 +22,7 @@ SHOWN = ShownItem(
 class Prompt:
     """A pipeline that answers at once, so that what is tested is HTTP."""
 
-    def answer(self, query) -> Answer:
+    def answer(self, query: Any) -> Answer:
         if query.slot != "home":
             raise QueryError("there is no slot of that name", path="$.slot", code="unknown_slot")
         return Answer(
@@ -29,7 +31,7 @@ class Prompt:
 
     rank = answer
 
-    def search(self, query) -> Answer:
+    def search(self, query: Any) -> Answer:
         return Answer(
             request_id="r1", slot="search", items=[SHOWN], arm="", model="v0001", degraded=[], t=1
         )

@@ -1,6 +1,8 @@
 """A collector whose raw log is a topic."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 from tests.support.network.brokers import OPTIONS
 
@@ -11,7 +13,7 @@ from tailorbird.stream import open_reader
 PLAN = RoutePlan()
 
 
-def stream_on(mock, folder, *, partitions=1, timeout_s: float = 3):
+def stream_on(mock: Any, folder: Path, *, partitions: int = 1, timeout_s: float = 3) -> Any:
     from tailorbird.stream.kafka import Cluster
     from tailorbird.stream.kafka.logs import KafkaLogSet
 
@@ -23,11 +25,11 @@ def stream_on(mock, folder, *, partitions=1, timeout_s: float = 3):
     )
 
 
-def door_on(stream, **settings):
+def door_on(stream: Any, **settings: Any) -> EventCollector:
     return EventCollector(stream, "s", PLAN, SystemClock(), reopen_after_s=0.2, **settings)
 
 
-def ids(stream):
+def ids(stream: Any) -> list[str]:
     event_ids = []
     for address in stream.raw_logs().values():
         with open_reader(address) as reader:

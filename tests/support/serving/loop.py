@@ -1,5 +1,8 @@
 """The whole loop in one process, on a clock of its own."""
 
+from pathlib import Path
+from typing import Any
+
 import msgspec
 import numpy as np
 from tests.support.shops import serving_shop
@@ -19,7 +22,9 @@ from tailorbird.stream import open_reader, routed_path
 class Loop:
     """A project's roles around one pipeline."""
 
-    def __init__(self, folder, features, bundle=None, pseudonyms=None) -> None:
+    def __init__(
+        self, folder: Path, features: Any, bundle: Any = None, pseudonyms: Any = None
+    ) -> None:
         self.folder, self.features, self.bundle, self.pseudonyms = (
             folder,
             features,
@@ -43,7 +48,7 @@ class Loop:
         self.pipeline = self.make_pipeline(bundle)
         self.sent = self.published = 0
 
-    def make_pipeline(self, bundle) -> Pipeline:
+    def make_pipeline(self, bundle: Any) -> Pipeline:
         return Pipeline(
             slots=serving_shop.slots(),
             bundles=FixedBundle(bundle),
@@ -75,7 +80,7 @@ class Loop:
                     self.live.follow(to_table(stored.block))
                 self.published = stored.end
 
-    def routed(self):
+    def routed(self) -> list[dict[str, Any]]:
         with open_reader(routed_path(self.folder / "stream")) as reader:
             return [
                 row

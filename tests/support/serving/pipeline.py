@@ -1,5 +1,7 @@
 """Recorders and broken parts of a pipeline."""
 
+from typing import Any
+
 import msgspec
 
 from tailorbird.errors import NotReadyError
@@ -14,7 +16,7 @@ class AnswerRecorder:
         self.records = []
         self.room = room
 
-    def record_answer(self, event_body, record) -> bool:
+    def record_answer(self, event_body: Any, record: Any) -> bool:
         if len(self.records) >= self.room:
             return False
         self.events.append(msgspec.json.decode(event_body, type=Event))
@@ -25,12 +27,12 @@ class AnswerRecorder:
 class Broken:
     """A store that is gone."""
 
-    def read(self, request, items, item_keys=None):
+    def read(self, request: Any, items: Any, item_keys: Any = None) -> Any:
         raise NotReadyError("there is no state")
 
-    def person(self, request):
+    def person(self, request: Any) -> Any:
         raise NotReadyError("there is no state")
 
 
-def numbers(answer) -> list[int]:
+def numbers(answer: Any) -> list[int]:
     return [int(item.item_id[1:]) for item in answer.items]

@@ -1,5 +1,7 @@
 """A pipeline whose versions are rolled out."""
 
+from typing import Any
+
 import numpy as np
 from tests.support.shops import serving_shop
 
@@ -14,16 +16,18 @@ class Open:
     def __init__(self) -> None:
         self.kept_open: dict[str, set[str]] = {}
 
-    def caught_up(self, bundle, serving) -> bool:
+    def caught_up(self, bundle: Any, serving: Any) -> bool:
         return True
 
-    def set_serving(self, bundle) -> None: ...
+    def set_serving(self, bundle: Any) -> None: ...
 
-    def keep_open(self, schemas, *, by: str) -> None:
+    def keep_open(self, schemas: Any, *, by: str) -> None:
         self.kept_open[by] = set(schemas)
 
 
-def pipeline_of(rollout, features, answer_log=None, experiments=None):
+def pipeline_of(
+    rollout: Any, features: Any, answer_log: Any = None, experiments: Any = None
+) -> Any:
     return Pipeline(
         slots=serving_shop.slots(),
         bundles=rollout,

@@ -1,5 +1,7 @@
 """A log of purchases, and the churn model declared on it."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
@@ -12,7 +14,7 @@ BEGIN = 20_000 * DAY
 CHURN = Churn(window="28d", period="7d", recency="since", frequency="bought", age="age")
 
 
-def log(people=400, days=200, seed=0, profiles=()):
+def log(people: int = 400, days: int = 200, seed: int = 0, profiles: Any = ()) -> pa.Table:
     """Purchases at each person's own rate until they leave, with chance, after each; sorted by
     time.
     """
@@ -55,7 +57,7 @@ def log(people=400, days=200, seed=0, profiles=()):
     return pa.Table.from_pylist(full, schema=ROUTED)
 
 
-def events_of(*times, person="u", **more):
+def events_of(*times: float, person: str | None = "u", **more: Any) -> pa.Table:
     rows = [
         {
             "type": "purchase",
@@ -78,5 +80,5 @@ def events_of(*times, person="u", **more):
     return pa.Table.from_pylist(full, schema=ROUTED)
 
 
-def day(number):
+def day(number: float) -> int:
     return BEGIN + round(number * DAY)

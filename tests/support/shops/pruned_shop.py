@@ -1,6 +1,8 @@
 """Events for logs that are pruned."""
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 from tailorbird.events import SystemClock
 from tailorbird.serving.collector.collector import EventCollector
@@ -11,7 +13,7 @@ CLOCK = SystemClock()
 BODIES, ROWS = 12, 5
 
 
-def bodies(first: int):
+def bodies(first: int) -> Iterator[list[dict[str, Any]]]:
     for number in range(first, first + BODIES):
         profile = {
             "event_id": f"p{number}",

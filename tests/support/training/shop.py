@@ -1,8 +1,10 @@
 """A shop to train on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from tailorbird.events import DAY, RoutePlan, SimulatedClock, SlotPlan
 from tailorbird.features import FeatureSet, load_features
@@ -31,7 +33,7 @@ class Shop:
     clock: SimulatedClock
 
     @classmethod
-    def open(cls, folder, change=lambda history: None):
+    def open(cls, folder: Path, change: Callable[[Path], None] = lambda history: None) -> "Shop":
         (folder / "features.py").write_text(
             (files("tailorbird.platform") / "templates" / "features.py").read_text()
         )
@@ -56,7 +58,9 @@ class Shop:
             role.drain()
         return cls(folder, features, lake, clock)
 
-    def train(self, name, slot=HOME, heads=(), promote=True, **more):
+    def train(
+        self, name: str, slot: Any = HOME, heads: int = (), promote: bool = True, **more: Any
+    ) -> Any:
         settings = TrainSettings(quick=True, **more)
         folders = {
             "lake": self.lake,
@@ -73,7 +77,7 @@ class Shop:
             promote=promote,
         )
 
-    def evaluate(self, name, slot, version):
+    def evaluate(self, name: str, slot: Any, version: str) -> Any:
         folders = {"lake": self.lake, "registry": self.folder / name}
         return evaluate(
             self.features,

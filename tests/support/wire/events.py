@@ -1,5 +1,7 @@
 """Events of each type as senders write them."""
 
+from typing import Any
+
 from hypothesis import strategies as st
 
 NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
@@ -18,12 +20,12 @@ ANSWER = {
 }
 
 
-def click(**fields):
+def click(**fields: Any) -> dict[str, Any]:
     event = CLICK | fields
     return {name: value for name, value in event.items() if value is not ...}
 
 
-def deep(levels):
+def deep(levels: int) -> Any:
     value = 1
     for _ in range(levels):
         value = [value]

@@ -28,7 +28,6 @@ from tailorbird.candidates.own import KIND as OWN
 from tailorbird.candidates.own import own_source, own_sources
 from tailorbird.errors import DeclarationError, UsageError, suggest_name
 from tailorbird.events.clock import DAY, HOUR, MINUTE, parse_duration
-from tailorbird.events.shared_times import SESSION_GAP
 
 VERSION = 1  # version of the folds; a change rebuilds all tables
 INTERESTS = ("click", "view", "cart", "purchase", "rating", "like", "share")
@@ -113,7 +112,7 @@ class SessionKnn(msgspec.Struct, frozen=True):
         length: the maximum number of events per session, the newest ones.
     """
 
-    gap_us: int = SESSION_GAP
+    gap_us: int = 30 * MINUTE
     most: int = 100_000
     within_us: int = 28 * DAY
     length: int = 50

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tailorbird.events import MINUTE
 from tailorbird.events.contract.schema import micros
-from tailorbird.events.shared_times import ATTRIBUTION
 from tailorbird.experiments.outcomes import (
     ANSWER,
     CLICK,
@@ -27,6 +27,7 @@ from tailorbird.experiments.outcomes import (
 
 __all__ = ["ATTRIBUTION", "COLUMNS", "Counts", "count_events"]
 
+ATTRIBUTION = 30 * MINUTE  # default window of a slot
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

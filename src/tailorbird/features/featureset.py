@@ -16,7 +16,6 @@ from pathlib import Path
 
 from tailorbird.errors import DeclarationError
 from tailorbird.events.contract.plan import EVENT_TYPES
-from tailorbird.events.shared_times import SESSION_GAP
 from tailorbird.features.declare.checks import collecting
 from tailorbird.features.declare.declarations import (
     Amount,
@@ -155,7 +154,6 @@ class FeatureSet:
         """
         content = {
             "engine": ENGINE_VERSION,
-            "session_gap": SESSION_GAP,
             "features": [_schema_data(f) for f in self.features],
             "layout": _schema_data(self.layout),
         }

@@ -23,7 +23,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events.shared_times import ATTRIBUTION
 from tailorbird.experiments.counts import COLUMNS, count_events
 from tailorbird.experiments.statistics import (
     NO_ESTIMATE,
@@ -118,7 +117,7 @@ def measure_version(
             by_model,
             slot,
             denominator=denominators.get(slot, "impression"),
-            attribution=attribution.get(slot, ATTRIBUTION),
+            attribution=attribution.get(slot, 30 * 60_000_000),
         )
         if version in counts.arms:
             arm = counts.arms.index(version)

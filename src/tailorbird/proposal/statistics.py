@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 
 from tailorbird.events import DAY, HOUR, MINUTE, hash64s
 from tailorbird.events.guess import SourceGuess
-from tailorbird.events.shared_times import SESSION_GAP
 from tailorbird.events.tables.columns import read_columns
 from tailorbird.events.tables.times import parse_iso_time, parse_times
 
 Ints = npt.NDArray[np.int64]
 
 ROWS_MAX = 3_000_000  # larger files are sampled by user to about this many rows
+SESSION_GAP = 30 * MINUTE  # between sessions, where the file names none
 WINDOWS = (15 * MINUTE, HOUR, 6 * HOUR, DAY, 7 * DAY, 28 * DAY, 84 * DAY, 365 * DAY, 1825 * DAY)
 _TIE_SHARE = 0.97  # of two windows that tell about as much, the longer moves less
 UNKNOWN_SPAN = 30.0  # days, of times that are text

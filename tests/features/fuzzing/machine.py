@@ -22,9 +22,8 @@ from tests.support.drawn.events import event as routed_event
 
 from tailorbird.events.clock import DAY, HOUR, SECOND
 from tailorbird.events.contract.schema import micros
-from tailorbird.events.shared_times import SESSION_GAP
 from tailorbird.features import ReadRequest
-from tailorbird.features.declare.limits import HORIZON
+from tailorbird.features.declare.limits import HORIZON, SESSION_GAP
 
 EDGES = (SECOND * 60, HOUR, DAY, SESSION_GAP, HORIZON, HORIZON)
 PEOPLE = (("u1", None), ("u2", None), (None, "a1"), (None, "a2"), (None, None))

@@ -24,10 +24,9 @@ from tests.support import features as kit
 from tailorbird import faults
 from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
 from tailorbird.events.contract.schema import micros
-from tailorbird.events.shared_times import SESSION_GAP
 from tailorbird.features import ReadRequest, Rows
 from tailorbird.features.arithmetic import finish, runs
-from tailorbird.features.declare.limits import HORIZON
+from tailorbird.features.declare.limits import HORIZON, SESSION_GAP
 from tailorbird.features.event_columns.extracts import Extract
 from tailorbird.features.offline import asof, asof_runs, timelines
 from tailorbird.features.offline.events.frames import Frames

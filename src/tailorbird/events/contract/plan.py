@@ -11,7 +11,6 @@ import msgspec
 
 from tailorbird.events.clock import DAY, HOUR, MINUTE
 from tailorbird.events.contract.rules import Rule
-from tailorbird.events.shared_times import ATTRIBUTION
 
 EVENT_TYPES = (
     "answer",
@@ -42,7 +41,7 @@ INTO_ERASED = "into_erased"
 class SlotPlan(msgspec.Struct, frozen=True):
     """The settings of a slot that the router needs."""
 
-    attribution_us: int = ATTRIBUTION
+    attribution_us: int = 30 * MINUTE
     denominator: str = "impression"
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.events.keys import hash64
-from tailorbird.events.shared_times import SESSION_GAP
+from tailorbird.features.declare.limits import SESSION_GAP
 from tailorbird.features.layout.layout import Step
 
 Int64s = npt.NDArray[np.int64]

@@ -1,6 +1,6 @@
 """Limits and defaults of declarations."""
 
-from tailorbird.events.clock import DAY
+from tailorbird.events.clock import DAY, MINUTE
 
 HORIZON = 400 * DAY
 HORIZON_HOP = 25 * DAY
@@ -9,6 +9,7 @@ HOPS_DEFAULT = 12
 SEQUENCE_LENGTH = 128
 SEQUENCE_LENGTH_MAX = 1_024
 FURTHER_VALUES_MAX = 8  # values per event of a sequence besides item, type and time
+SESSION_GAP = 30 * MINUTE
 SESSION_LENGTH = 64
 GAP_LENGTH = 32
 RUN_LENGTH = 64  # events of `favourite` and `seen`

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.events.keys import hash64
-from tailorbird.events.shared_times import SESSION_GAP
-from tailorbird.features.declare.limits import HORIZON
+from tailorbird.features.declare.limits import HORIZON, SESSION_GAP
 from tailorbird.features.layout.layout import Step
 from tailorbird.features.offline.asof import Moments
 from tailorbird.features.offline.events.ragged import ragged

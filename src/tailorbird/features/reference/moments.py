@@ -10,9 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from tailorbird.events.keys import combine, hash64
-from tailorbird.events.shared_times import SESSION_GAP
 from tailorbird.features.declare.declarations import Counted, Entity, OfSession, Window
-from tailorbird.features.declare.limits import HORIZON, SESSION_LENGTH
+from tailorbird.features.declare.limits import HORIZON, SESSION_GAP, SESSION_LENGTH
 from tailorbird.features.declare.scalars import (
     category,
     evaluate,

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import NotReadyError
-from tailorbird.events import micros
-from tailorbird.events.shared_times import ATTRIBUTION
+from tailorbird.events import MINUTE, micros
 from tailorbird.features.offline.positions import positions_of, widen_positions
 from tailorbird.ranking.policy.targets import is_amount, item_heads
 from tailorbird.training.dataset.codes import (
@@ -32,7 +31,7 @@ def dataset_from_answers(
     *,
     ts_from: int,
     mature_before: int,
-    attribution: int = ATTRIBUTION,
+    attribution: int = 30 * MINUTE,
     denominator: str = "impression",
     answers: pa.Table | None = None,
     people: Codes | None = None,

@@ -22,12 +22,12 @@ import pyarrow as pa
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import MINUTE, format_duration, micros
-from tailorbird.events.shared_times import SESSION_GAP
 from tailorbird.training.dataset.codes import INTERACTION_TYPES, interaction_mask
 from tailorbird.training.dataset.dataset import Dataset, select_context
 
 Ints = npt.NDArray[np.int64]
 
+VISIT_GAP = 30 * MINUTE  # largest gap between two events of one visit
 MOVED_SHARE_MIN = 0.5  # of the choices must follow a visit for requests to be moved
 MOVED_KEY = "asked"  # key in `Dataset.scheme` of requests that were moved
 
@@ -50,7 +50,7 @@ class MovedRequests:
         """Describe the move in one sentence."""
         visit_note = (
             f"before {self.share:.0%} of these the person had looked at the very item within "
-            f"{SESSION_GAP // MINUTE} min"
+            f"{VISIT_GAP // MINUTE} min"
         )
         dropped_note = (
             f"; {self.left_out:,} whose looks began longer before than the slot's "
@@ -147,7 +147,7 @@ class _ItemVisits:
         order = np.lexsort((p, ts, pair))
         order = order[person[order] >= 0]
         pair, ts = pair[order], ts[order]
-        is_start = (np.diff(pair, prepend=-1) != 0) | (np.diff(ts, prepend=0) > SESSION_GAP)
+        is_start = (np.diff(pair, prepend=-1) != 0) | (np.diff(ts, prepend=0) > VISIT_GAP)
         first_row = np.maximum.accumulate(np.where(is_start, np.arange(len(ts)), 0))
         return cls(
             pair, ts, p[order], first_row, select_context(interactions).take(pa.array(order)), items
@@ -172,6 +172,6 @@ class _ItemVisits:
             (last >= 0)
             & (person >= 0)
             & (self.pair[index] == pair_key)
-            & (t - self.ts[index] <= SESSION_GAP)
+            & (t - self.ts[index] <= VISIT_GAP)
         )
         return np.where(followed, self.first_row[index], -1)

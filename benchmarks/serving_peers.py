@@ -30,7 +30,7 @@ from tailorbird.events.keys import hash64s
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.models.state import StateReader
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
@@ -139,7 +139,7 @@ def _candidate_matrices(
 
     reader = StateReader(site.state, site.features)
     readings, rng, tables = (
-        OneSchema(site.features, reader),
+        SingleSchema(site.features, reader),
         np.random.default_rng(1),
         site.tables(),
     )

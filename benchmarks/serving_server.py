@@ -24,7 +24,7 @@ from tailorbird.candidates.folder import folder_of
 from tailorbird.features.state.state import open_state
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.serving.messages import Answer, RecommendQuery
-from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.models.state import StateReader
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
@@ -99,7 +99,7 @@ class Floor:
         self._pipeline = Pipeline(
             slots=SLOTS,
             bundles=FixedBundle(self._bundle),
-            feature_provider=OneSchema(site.features, self._reader),
+            feature_provider=SingleSchema(site.features, self._reader),
             answer_log=None,
             clock=CLOCK,
             rng=np.random.default_rng(1),

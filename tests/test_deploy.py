@@ -222,7 +222,7 @@ def test_the_setting_for_a_proxy_is_in_every_deployment(tmp_path, file):
     """Nobody else knows which it is, so that it stands there behind a `#`: as YAML of its place,
     and as a setting that is one.
     """
-    line = re.compile(r"^( +)# (TAILORBIRD_SERVE__PROXIES: .*)$", re.MULTILINE)
+    line = re.compile(r"^( +)# (TAILORBIRD_SERVE__TRUSTED_PROXIES: .*)$", re.MULTILINE)
     text, count = line.subn(r"\1\2", file.read_text())
     assert count == 1
     documents = list(yaml.safe_load_all(text))
@@ -231,18 +231,20 @@ def test_the_setting_for_a_proxy_is_in_every_deployment(tmp_path, file):
         if file is COMPOSE
         else documents[0]["data"]
     )
-    named = {"TAILORBIRD_SERVE__PROXIES": given["TAILORBIRD_SERVE__PROXIES"]}
+    named = {"TAILORBIRD_SERVE__TRUSTED_PROXIES": given["TAILORBIRD_SERVE__TRUSTED_PROXIES"]}
     init(tmp_path / "shop", json=True)
     settings, _ = load_settings(tmp_path / "shop" / "tailorbird.toml", named)
-    assert settings.serve.proxies
-    Networks(settings.serve.proxies)
+    assert settings.serve.trusted_proxies
+    Networks(settings.serve.trusted_proxies)
 
 
 def test_a_stopping_server_has_time_to_drain():
     (spec, serve) = next(
         (spec, container) for spec, container in pods() if container["name"] == "serve"
     )
-    (drain,) = [each["value"] for each in serve["env"] if each["name"] == "TAILORBIRD_SERVE__DRAIN"]
+    (drain,) = [
+        each["value"] for each in serve["env"] if each["name"] == "TAILORBIRD_SERVE__DRAIN_FOR"
+    ]
     assert parse_duration(drain) >= 5 * SECOND, "nodes and balancers need some to hear of it"
     assert parse_duration(drain) + 10 * SECOND <= spec["terminationGracePeriodSeconds"] * SECOND
 

@@ -45,7 +45,7 @@ from tailorbird.simulator import Site
 from tailorbird.simulator.behaviour import list_probabilities
 from tailorbird.simulator.population import new_population
 from tailorbird.simulator.taste import Taste
-from tailorbird.simulator.traffic import draw_requests, draw_visits, pleasures, respond
+from tailorbird.simulator.traffic import draw_reactions, draw_requests, draw_visits, list_pleasures
 from tailorbird.simulator.world import Floats, Ints, Users
 
 LIST = 12
@@ -122,7 +122,7 @@ class Shop:
             items = self.serve_lists(
                 rng, taste, requests.user, requests.day, day, treated[requests.user]
             )
-            outcome = respond(rng, taste, None, requests, items)
+            outcome = draw_reactions(rng, taste, None, requests, items)
             if expected:
                 expected_chances = list_probabilities(taste, requests.user, items, requests.day)
                 list_clicks, list_seen = (
@@ -133,7 +133,7 @@ class Shop:
                 list_clicks, list_seen = outcome.click.sum(axis=1), outcome.seen
             clicks += np.bincount(requests.user, weights=list_clicks, minlength=len(users_drawn))
             seen += np.bincount(requests.user, weights=list_seen, minlength=len(users_drawn))
-            population.update_satisfaction(requests.user, pleasures(taste, items, outcome))
+            population.update_satisfaction(requests.user, list_pleasures(taste, items, outcome))
             population.remove_leavers(rng, np.unique(visits.user))
         return clicks, seen
 

@@ -33,7 +33,13 @@ from tailorbird.events import DAY
 from tailorbird.simulator import Site
 from tailorbird.simulator.house import HousePolicy
 from tailorbird.simulator.population import new_population
-from tailorbird.simulator.traffic import Requests, draw_requests, draw_visits, pleasures, respond
+from tailorbird.simulator.traffic import (
+    Requests,
+    draw_reactions,
+    draw_requests,
+    draw_visits,
+    list_pleasures,
+)
 from tailorbird.simulator.world import Floats, Ints
 from tailorbird.training.evaluation.bootstrap import Bootstrap
 from tailorbird.training.fit.resume import load_or_make_arrays
@@ -181,10 +187,10 @@ def simulate_days(site: Site, days: int) -> tuple[Rows, Rows, Rows, npt.NDArray[
         visits = draw_visits(rng, taste.users, population, day, (site.start // DAY + day + 3) % 7)
         requests = draw_requests(rng, visits, taste, site.box, available)
         items = policy.choose(rng, requests).items
-        outcome = respond(rng, taste, site.box, requests, items)
+        outcome = draw_reactions(rng, taste, site.box, requests, items)
         is_seen = np.arange(items.shape[1]) < outcome.seen[:, None]
         policy.learn(items[is_seen], items[outcome.click])
-        population.update_satisfaction(requests.user, pleasures(taste, items, outcome))
+        population.update_satisfaction(requests.user, list_pleasures(taste, items, outcome))
         population.remove_leavers(rng, np.unique(visits.user))
         row, position = np.nonzero(is_seen)
         relevance = np.zeros(items.shape)

@@ -25,7 +25,7 @@ from tailorbird.ranking.policy.interleaving import TeamDraft
 from tailorbird.simulator import Site
 from tailorbird.simulator.house import HousePolicy
 from tailorbird.simulator.population import new_population
-from tailorbird.simulator.traffic import Requests, draw_requests, draw_visits, respond
+from tailorbird.simulator.traffic import Requests, draw_reactions, draw_requests, draw_visits
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -70,7 +70,7 @@ def make_world(seed: int, users: int) -> World:
         visits = draw_visits(rng, site.users, population, day, day % 7)
         requests = draw_requests(rng, visits, taste, None, available)
         items = policy.choose(rng, requests).items
-        outcome = respond(rng, taste, None, requests, items)
+        outcome = draw_reactions(rng, taste, None, requests, items)
         is_seen = np.arange(SIZE) < outcome.seen[:, None]
         policy.learn(items[is_seen], items[outcome.click])
         seen += np.bincount(items[is_seen], minlength=count)
@@ -136,7 +136,7 @@ def interleaved_z(world: World, requests: Requests, rng: np.random.Generator) ->
     """Return the statistic of an interleaved week, and its people."""
     first, second = (places[requests.user] for places in world.places)
     items, teams = draft_lists(first, second, rng)
-    outcome = respond(rng, world.site.taste, None, requests, world.available[items])
+    outcome = draw_reactions(rng, world.site.taste, None, requests, world.available[items])
     share = estimate_share(*credits_by_user(requests, outcome.click, teams))
     return (share.value - 0.5) / math.sqrt(share.variance), len(np.unique(requests.user))
 
@@ -146,7 +146,7 @@ def split_z(world: World, requests: Requests, rng: np.random.Generator) -> tuple
     is_treated = (rng.random(world.site.users.count) < 0.5)[requests.user]
     first, second = (world.available[places[requests.user]] for places in world.places)
     items = np.where(is_treated[:, None], second, first)
-    outcome = respond(rng, world.site.taste, None, requests, items)
+    outcome = draw_reactions(rng, world.site.taste, None, requests, items)
     arms = []
     for mask in (is_treated, ~is_treated):
         user = requests.user[mask]
@@ -199,7 +199,7 @@ def measure_null(runs: int, users: int, seed: int) -> dict[str, Any]:
         scores = world.scores[requests.user]
         first, second = (rank(scores + NOISE * rng.gumbel(size=scores.shape)) for _ in range(2))
         items, teams = draft_lists(first, second, rng)
-        outcome = respond(rng, world.site.taste, None, requests, world.available[items])
+        outcome = draw_reactions(rng, world.site.taste, None, requests, world.available[items])
         for team in (0, 1):
             picks[:, team] += (teams == team).sum(axis=0)
             clicks[:, team] += (outcome.click & (teams == team)).sum(axis=0)

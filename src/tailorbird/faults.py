@@ -34,8 +34,8 @@ def _configured_faults() -> dict[str, _Fault]:
     text = os.environ.get("TAILORBIRD_FAULTS", "")
     faults: dict[str, _Fault] = {}
     for entry in filter(None, text.split(";")):
-        site, _, rest = entry.partition("=")
-        action, _, hit = rest.partition("@")
+        site, _, trigger = entry.partition("=")
+        action, _, hit = trigger.partition("@")
         action, _, argument = action.partition(":")
         start, _, stop = hit.partition("-")
         first_hit = int(start.removesuffix("+") or 1)

@@ -29,4 +29,4 @@ IMPORT_FORMATS = (
     ImportFormat("instacart", "instacart"),
     ImportFormat("mapping", "mapping.adapter"),
 )
-FORMAT_NAMES = ", ".join(each.name for each in IMPORT_FORMATS)
+FORMAT_NAMES = ", ".join(import_format.name for import_format in IMPORT_FORMATS)

@@ -140,7 +140,7 @@ class LocalStorage:
 
     def make_folder(self) -> None:
         missing = [self.path, *self.path.parents]
-        missing = missing[: next(i for i, each in enumerate(missing) if each.exists())]
+        missing = missing[: next(i for i, folder in enumerate(missing) if folder.exists())]
         with self.errors():
             self.path.mkdir(parents=True, exist_ok=True)
         for missing_folder in reversed(missing):

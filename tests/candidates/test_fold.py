@@ -112,7 +112,7 @@ def test_published_tables_equal_those_of_the_fold(tmp_path: Path, seed: int) -> 
         with reader.tables() as tables:
             tables.renew_sessions()
             assert lists_of(tables, low) == lists_of(fold.tables(), low)
-            assert {name: epoch.p for name, epoch in tables.epochs.items()} == dict.fromkeys(
+            assert {name: epoch.position for name, epoch in tables.epochs.items()} == dict.fromkeys(
                 GROUPS, part[-1].p
             )
             facts, expected = (source.facts(fold.items.keys) for source in (tables, fold.tables()))
@@ -134,8 +134,8 @@ def test_a_group_that_is_not_due_stays_as_it_was(tmp_path: Path) -> None:
     publisher.publish(fold, ["boards"], now=1_000_000)
     reader = TableReader(store, CONTRACT)
     with reader.tables() as tables:
-        assert tables.epochs["boards"].p == lines[-1].p
-        assert tables.epochs["neighbours"].p == lines[99].p
+        assert tables.epochs["boards"].position == lines[-1].p
+        assert tables.epochs["neighbours"].position == lines[99].p
         now = lists_of(tables, 2)
         current = lists_of(fold.tables(), 2)
     boards = [

@@ -101,8 +101,8 @@ def test_a_board_covers_all_traffic_and_a_small_segment_falls_back_to_it() -> No
     tables, reference = fold_of(lines).tables(), ReferenceTables(CONTRACT, reference_events(lines))
     for board in BOARDS[:4]:
         segment = hash64("mobile") if board.segment else 0
-        listed, total = reference.board(board, segment)
-        table = tables.board(board, segment)
+        listed, total = reference.leaderboard(board, segment)
+        table = tables.leaderboard(board, segment)
         assert (table.items.keys.tolist(), table.total) == ([item for item, _ in listed], total)
         assert math.isclose(table.shares.scores.sum(), 1.0)
 

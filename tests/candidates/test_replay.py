@@ -24,7 +24,7 @@ from tailorbird.candidates.parity import compare_lists
 from tailorbird.candidates.protocol import GROUPS, NO_TABLES, CandidateRequest
 from tailorbird.candidates.query import RequestLists, table_group
 from tailorbird.candidates.replay import ReplayRequests, epochs_by_group, replay_requests
-from tailorbird.candidates.session_knn.query import session_knn
+from tailorbird.candidates.session_knn.query import query_sessions
 from tailorbird.errors import DeclarationError
 
 NAMES = [
@@ -53,13 +53,13 @@ def second_hop(request, tables):
 
 @source("both_days", reads="boards", boards=["popular:24h"])
 def both_days(request, tables):
-    listed = tables.board(parse_source("popular:24h").board).items
+    listed = tables.leaderboard(parse_source("popular:24h").board).items
     return listed.keys[::-1], listed.scores[::-1]
 
 
 @source("in_sessions", reads="sessions")
 def in_sessions(request, tables):
-    found = session_knn(tables, request, "stan")
+    found = query_sessions(tables, request, "stan")
     return found.keys[1:], found.scores[1:]
 
 

@@ -93,7 +93,7 @@ def published(project: Project) -> int:
     try:
         published_epoch = reader.published()
         return (
-            min(published_epoch.groups[name].p for name in GROUPS)
+            min(published_epoch.groups[name].position for name in GROUPS)
             if published_epoch is not None
             else 0
         )
@@ -145,6 +145,6 @@ def test_a_new_contract_is_built_while_the_old_one_serves(project: Project, tmp_
     check_published(changed, tmp_path)
     reader = open_tables(project.paths.candidates, required_contract(changed))
     with reader.tables() as tables:
-        assert tables.epochs[BOARDS].p
+        assert tables.epochs[BOARDS].position
         assert tables.sessions() is not None
     reader.close()

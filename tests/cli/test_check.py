@@ -13,7 +13,7 @@ from tailorbird.version import __version__
 
 WRONG = {
     "serve.gorse_slot": '[serve]\ngorse_slot = "nope"',
-    "serve.proxies": '[serve]\nproxies = ["nonsense"]',
+    "serve.trusted_proxies": '[serve]\ntrusted_proxies = ["nonsense"]',
     "events.pseudonym_key": '[events]\npseudonym_key = "short"',
     "store.url": '[store]\nurl = "http://x"',
     "store.replica": '[store]\nurl = "valkey://x"\nreplica = "http://y"',
@@ -23,7 +23,7 @@ WRONG = {
     '["default.topic.config=acks:0"]',
     "serve.write_keys": '[serve]\nwrite_keys = ["abc"]',
     "serve.host": '[serve]\nhost = "0.0.0.0"',
-    "serve.origins": '[serve]\norigins = ["shop.example"]',
+    "serve.allowed_origins": '[serve]\nallowed_origins = ["shop.example"]',
     "stream.ca_file": '[stream]\nurl = "kafka://localhost:1/x"\ntls = true\nca_file = '
     '"no-such.pem"',
     "nosuch": '[stream]\nurl = "kafka://localhost:1/x"\nclient = ["nosuch=1"]',

@@ -658,7 +658,7 @@ def test_up_waits_for_a_server_that_drains_longer_than_another_role_may_take_to_
         [sys.executable, "-m", "tailorbird", "-C", str(copy), "up", "--port", "0", "--no-train"],
         stdout=subprocess.PIPE,
         text=True,
-        env=environment(TAILORBIRD_SERVE__DRAIN=f"{drain_s:.0f}s"),
+        env=environment(TAILORBIRD_SERVE__DRAIN_FOR=f"{drain_s:.0f}s"),
     )
     try:
         url = address_of(copy, up)

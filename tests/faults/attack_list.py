@@ -71,7 +71,7 @@ ATTACKS = (
             "tests/serving/test_server.py::test_whoever_comes_while_all_connections_are_taken_is_told_when_to_come_again",
             "tests/serving/test_server.py::test_one_address_cannot_take_all_connections",
         ),
-        "Behind a proxy of `serve.proxies` the bound is the proxy's. Who has many addresses "
+        "Behind a proxy of `serve.trusted_proxies` the bound is the proxy's. Who has many addresses "
         "takes as many times 512.",
     ),
     Attack(

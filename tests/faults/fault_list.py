@@ -278,7 +278,7 @@ FAULTS = (
     Fault(
         "F17",
         "SIGTERM under load",
-        "No request fails: for `serve.drain` whoever comes is answered and told to close, "
+        "No request fails: for `serve.drain_for` whoever comes is answered and told to close, "
         "and `/readyz` says 503; then nothing new is accepted, and "
         "what runs is finished.",
         (

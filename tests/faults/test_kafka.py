@@ -165,7 +165,7 @@ def test_the_newer_of_two_shuffles_takes_over_without_duplicates(tmp_path: Path)
         elsewhere = [
             replace(log, folder=None) for log in logs
         ]  # another machine does not see our locks
-        with open_writer(stream.routed, partition="routed", first=1) as routed:
+        with open_writer(stream.routed, partition="routed", first_position=1) as routed:
             with (
                 Shuffle(stream.routed, logs, features) as older,
                 Shuffle(stream.routed, elsewhere, features) as newer,

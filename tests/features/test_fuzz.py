@@ -1,7 +1,7 @@
 """Reference = backfill = stream = a state built anew, for every kind of declaration, whatever a
 site goes through.
 
-The site is `fuzz_world`, what happens to it `fuzz_machine`, its declarations `fuzz_words`. Here it
+The site is `fuzzing/world.py`, what happens to it `machine.py`, its declarations `words.py`. Here it
 runs for seconds; `make fuzz FUZZ_MINUTES=480` goes on for a night.
 """
 

@@ -148,7 +148,7 @@ class Site:
         self.producer = producer
         self.rounds = 0
         self.raw = open_writer(raw_path(stream, producer), partition=producer)
-        self.routed = open_writer(routed_path(stream), partition="routed", first=1)
+        self.routed = open_writer(routed_path(stream), partition="routed", first_position=1)
         self.answers = open_writer(response_log_path(stream, "serve-1"), partition="serve-1")
 
     def add(self, rounds: int = 1) -> None:

@@ -77,7 +77,7 @@ def test_what_is_dropped_does_not_depend_on_the_cuts(rows, data):
 def test_a_file_imported_again_is_in_the_lake_once(tmp_path, samples):
     stream, lake = tmp_path / "stream", tmp_path / "lake"
     raw = open_writer(raw_path(stream, "import"), partition="import")
-    routed = open_writer(routed_path(stream), partition="routed", first=1)
+    routed = open_writer(routed_path(stream), partition="routed", first_position=1)
     for turn in range(2):  # the router has forgotten the first time
         raw.append([Block(kind="body", rows=100, payload=b"x" * 100, receipt=b"{}")])
         table = samples.events(1 + 100 * turn, 100, partition="import", raw=np.arange(100))

@@ -14,7 +14,7 @@ from tests.support.nets import LAYOUT, world  # noqa: E402
 
 from tailorbird.errors import UsageError  # noqa: E402
 from tailorbird.models.architectures import fit  # noqa: E402
-from tailorbird.models.deep.checkpoint import weights  # noqa: E402
+from tailorbird.models.deep.checkpoint import copy_weights  # noqa: E402
 from tailorbird.models.deep.fitting import DEEP, fit_net  # noqa: E402
 from tailorbird.models.deep.layout import build_layout  # noqa: E402
 from tailorbird.models.deep.model import initialise_net  # noqa: E402
@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_bits_from_memory_and_from_files(tmp_path: 
         fit_net("dcn", parameters, LAYOUT, each, later, seed=seed)
         for each, seed in ((rows, 3), (parts, 3), (rows, 4))
     ]
-    one, same, other = (weights(model.deep.net) for model in models)
+    one, same, other = (copy_weights(model.deep.net) for model in models)
     assert all(np.array_equal(one[name], same[name]) for name in one)
     assert not all(np.array_equal(one[name], other[name]) for name in one)
 

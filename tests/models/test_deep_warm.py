@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="needs the extra deep: pip install '
 from tests.support.nets import LAYOUT, world  # noqa: E402
 
 from tailorbird.errors import DamageError, UsageError  # noqa: E402
-from tailorbird.models.deep.checkpoint import weights  # noqa: E402
+from tailorbird.models.deep.checkpoint import copy_weights  # noqa: E402
 from tailorbird.models.deep.fitting import fit_net  # noqa: E402
 from tailorbird.models.deep.layout import Layout  # noqa: E402
 from tailorbird.models.deep.parameters import resolve_parameters  # noqa: E402
@@ -41,7 +41,7 @@ def state(layout: Layout = LAYOUT, until: int = 1) -> WarmState:
         model.heads,
         model.layout,
         {PLACE: OLD, 8: ITEMS},
-        weights(model.net),
+        copy_weights(model.net),
         until,
     )
 
@@ -74,7 +74,7 @@ def test_rows_follow_their_ids(tmp_path: Path) -> None:
         initial_weights=start.weights,
     )
     np.testing.assert_allclose(
-        weights(model.deep.net)["parts.0.fields.codes.0.weight"], new_codes(start), atol=1e-5
+        copy_weights(model.deep.net)["parts.0.fields.codes.0.weight"], new_codes(start), atol=1e-5
     )
 
 
@@ -130,7 +130,7 @@ def test_it_begins_where_the_last_one_ended() -> None:
         first.heads,
         first.layout,
         {PLACE: OLD, 8: ITEMS},
-        weights(first.net),
+        copy_weights(first.net),
         1,
     )
     start = warm_start(warm, LAYOUT, {PLACE: OLD, 8: ITEMS}, first.heads)

@@ -112,7 +112,7 @@ def make_lake(
     """A lake whose last day has a fault."""
     folder.mkdir(parents=True, exist_ok=True)
     raw = 0
-    with open_writer(routed_path(folder / "stream"), partition="routed", first=1) as log:
+    with open_writer(routed_path(folder / "stream"), partition="routed", first_position=1) as log:
         for day in range(first, LAST + 1):
             columns = of_day(day)
             if day == LAST:

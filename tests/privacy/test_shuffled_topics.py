@@ -103,7 +103,7 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
         features.schema_hash, WORKERS
     )[0]
     zombie = open_writer(
-        elsewhere, partition="part-0", first=1
+        elsewhere, partition="part-0", first_position=1
     )  # a shuffle that says nothing meanwhile
 
     done = erase(project, site.users, CLOCK)

@@ -42,7 +42,7 @@ from tailorbird.router import open_router
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.models.catalogue import Catalogue
 from tailorbird.stream import Block, open_writer, sqlite
-from tailorbird.stream.kafka import emptied, marker
+from tailorbird.stream.kafka import marker, topic_reset
 
 pytestmark = [pytest.mark.slow, needs_kafka]
 
@@ -340,7 +340,7 @@ def test_one_that_died_leaves_the_marker_of_another(tmp_path: Path) -> None:
         assert project.stream.is_remote
         cluster = project.stream.cluster
         assert run(project, "erase.marked=kill", user) == -9
-        emptied.delete_topic(cluster, cluster.marker)
+        topic_reset.delete_topic(cluster, cluster.marker)
         marker.set_marker(cluster, "another")
         for _ in range(2):
             told = erase_command(project, user)

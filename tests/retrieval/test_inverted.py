@@ -173,8 +173,8 @@ def files(**damaged):
 def test_it_is_restored_from_its_files():
     read = ItemVectors.read(files(), N)
     assert read.inverted.measured == INVERTED.measured
-    again = read.inverted.look(USERS[3], VECTORS)
-    result = INVERTED.look(USERS[3], VECTORS)
+    again = read.inverted.probe_lists(USERS[3], VECTORS)
+    result = INVERTED.probe_lists(USERS[3], VECTORS)
     assert np.array_equal(again.rows, result.rows)
     assert np.array_equal(again.products, result.products)
     assert again.total == result.total

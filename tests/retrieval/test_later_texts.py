@@ -83,7 +83,7 @@ def test_added_items_score_as_in_a_rebuilt_index(tmp_path_factory, before, later
     synonyms = Synonyms.of([["jacket", "coat"]])
     for query in QUERIES:
         expected, actual = (
-            index.search(query, 100, synonyms.beside(query)) for index in (rebuilt, grown)
+            index.search(query, 100, synonyms.phrases_for(query)) for index in (rebuilt, grown)
         )
         assert sorted(actual[0]) == sorted(expected[0])
         np.testing.assert_allclose(actual[1], expected[1], rtol=1e-6)

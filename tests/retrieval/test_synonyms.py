@@ -10,10 +10,10 @@ GROUPS = [["tv", "television"], ["HDD", "hard drive", "hard disk"], ["tv", "tell
 
 def test_phrases_of_a_group_are_synonyms():
     synonyms = Synonyms.of(GROUPS)
-    assert synonyms.beside("a TV stand") == [("television",), ("telly",)]
-    assert synonyms.beside("external hard-drive") == [("hdd",), ("hard", "disk")]
-    assert synonyms.beside("hard drive or hdd?") == [("hard", "disk")]
-    assert synonyms.beside("drive hard") == synonyms.beside("") == []
+    assert synonyms.phrases_for("a TV stand") == [("television",), ("telly",)]
+    assert synonyms.phrases_for("external hard-drive") == [("hdd",), ("hard", "disk")]
+    assert synonyms.phrases_for("hard drive or hdd?") == [("hard", "disk")]
+    assert synonyms.phrases_for("drive hard") == synonyms.phrases_for("") == []
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_synonym_matches_rank_below_exact_matches():
     )
     synonyms = Synonyms.of(GROUPS)
     assert index.search("tv", 5)[0].tolist() == [1]
-    assert index.search("tv", 5, synonyms.beside("tv"))[0].tolist() == [1, 0]
-    rows, scores = index.search("hdd", 5, synonyms.beside("hdd"))
+    assert index.search("tv", 5, synonyms.phrases_for("tv"))[0].tolist() == [1, 0]
+    rows, scores = index.search("hdd", 5, synonyms.phrases_for("hdd"))
     assert rows.tolist() == [2]  # a phrase, not its words
     assert scores[0] > 0

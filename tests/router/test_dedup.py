@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailorbird.events import DAY, Event
-from tailorbird.router.decide.dedup import ENTRY, TABLE, DedupIndex, fingerprints
+from tailorbird.router.decide.dedup import ENTRY, SCHEMA_SQL, DedupIndex, compute_fingerprints
 
 HORIZON = 7 * DAY
 
@@ -21,7 +21,7 @@ def connection():
 
 def new_connection():
     connection = apsw.Connection(":memory:")
-    connection.execute(TABLE)
+    connection.execute(SCHEMA_SQL)
     return connection
 
 
@@ -51,24 +51,24 @@ def test_fingerprints_tell_subjects_and_ids_apart():
         Event("e2", "view", user_id="1"),
         Event("1", "view", user_id="e1"),
     ]
-    prints = fingerprints(events)
+    prints = compute_fingerprints(events)
     assert prints.shape == (5, 2)
     assert len(set(prints.ravel().tolist())) == 10
     assert (
-        fingerprints([Event("e1", "click", user_id="1", anonymous_id="2")])[0] == prints[0]
+        compute_fingerprints([Event("e1", "click", user_id="1", anonymous_id="2")])[0] == prints[0]
     ).all()
-    assert fingerprints([]).shape == (0, 2)
+    assert compute_fingerprints([]).shape == (0, 2)
 
 
 def test_the_fingerprint_of_an_event_never_changes():
-    key, check = fingerprints([Event("e1", "view", user_id="1")])[0].tolist()
+    key, check = compute_fingerprints([Event("e1", "view", user_id="1")])[0].tolist()
     assert [f"{key:016x}", f"{check:016x}"] == ["d1b72f50d6289e70", "19523597e36fe1d8"]
 
 
 def test_a_key_that_collides_in_64_bits_is_no_repeat(connection):
     index = DedupIndex(connection, HORIZON)
     first, second = entries((7, 0)), entries((7, 0))
-    second["check"] += np.uint64(1)
+    second["fingerprint_rest"] += np.uint64(1)
     assert take(index, connection, first) == []
     assert take(index, connection, second) == []
     assert take(index, connection, np.concatenate([second, first])) == [0, 1]
@@ -118,7 +118,7 @@ def test_what_was_imported_is_remembered_for_ever(connection, reopened):
 def test_many_entries_are_found_again_and_others_are_not(connection):
     random = np.random.default_rng(7)
     made = np.zeros(5_000, ENTRY)
-    made["key"], made["check"] = random.integers(0, 1 << 63, (2, 5_000))
+    made["key"], made["fingerprint_rest"] = random.integers(0, 1 << 63, (2, 5_000))
     index = DedupIndex(connection, HORIZON, segment_rows=1_000)
     for start in range(0, 4_000, 500):
         assert take(index, connection, made[start : start + 500]) == []

@@ -8,7 +8,7 @@ import pytest
 from tailorbird.simulator import Site
 from tailorbird.simulator.behaviour import DEPTHS, draw_seen
 from tailorbird.simulator.population import new_population
-from tailorbird.simulator.traffic import draw_requests, draw_visits, pleasures, respond
+from tailorbird.simulator.traffic import draw_reactions, draw_requests, draw_visits, list_pleasures
 
 
 def live_through(site, lists, days, seed=0):
@@ -22,13 +22,13 @@ def live_through(site, lists, days, seed=0):
         visits = draw_visits(rng, site.users, population, day, day % 7)
         requests = draw_requests(rng, visits, site.taste, None, available)
         items = lists(requests, available)
-        outcome = respond(rng, site.taste, None, requests, items)
+        outcome = draw_reactions(rng, site.taste, None, requests, items)
         at = (site.start + requests.day * 86_400e6).astype(np.int64)
         shown = [[f"i{item:05d}" for item in row] for row in items.tolist()]
         expected += site.truth.expected(requests.user.tolist(), shown, at).clicks.sum()
         clicks += outcome.click.sum()
         request_counts.append(len(requests.user))
-        population.update_satisfaction(requests.user, pleasures(site.taste, items, outcome))
+        population.update_satisfaction(requests.user, list_pleasures(site.taste, items, outcome))
         population.remove_leavers(rng, np.unique(visits.user))
     return request_counts, clicks, expected, population
 

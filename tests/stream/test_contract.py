@@ -192,7 +192,7 @@ def test_a_reader_that_comes_too_late_is_told_and_not_given_a_gap(pruned_log):
 
 
 def test_a_log_may_begin_anywhere(log):
-    with log.writer(first=1) as writer, log.reader() as reader:
+    with log.writer(first_position=1) as writer, log.reader() as reader:
         assert writer.end() == reader.end() == reader.start() == 1
         assert writer.append([body(0)]) == 1
         assert offsets(reader.read(0)) == offsets(reader.read(1)) == [1]

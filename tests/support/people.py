@@ -160,7 +160,7 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
         for worker in roles.workers.values():
             worker.publish_figures()
     if not project.stream.is_remote:
-        with open_writer(project.stream.scores, partition="scores", first=1) as scores:
+        with open_writer(project.stream.scores, partition="scores", first_position=1) as scores:
             scores.append([Block(KIND, 1, encode_scores([score_of(user)])) for user in people])
     return site
 
@@ -300,8 +300,8 @@ def states(project: Project) -> dict[tuple[str, int], bytes]:
                     [int.from_bytes(key[3:], "big") for key, _ in snapshot.scan(prefix)], np.uint64
                 )
                 lanes = Records(layout).states(snapshot, keys)
-                for spot in (*layout.lasts, *layout.first_values):
-                    lanes[:, spot.lane + 1] = 0
+                for entry in (*layout.lasts, *layout.first_values):
+                    lanes[:, entry.lane + 1] = 0
                 for key, row in zip(keys.tolist(), lanes, strict=True):
                     found[layout.entity.name, key] = row.tobytes()
     finally:

@@ -101,7 +101,7 @@ class Routed:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "routed.db"
-        self._writer = open_writer(self.path, partition="routed", first=1)
+        self._writer = open_writer(self.path, partition="routed", first_position=1)
 
     def append(self, *events: tuple[Any, ...]) -> None:
         some = rows(*events)

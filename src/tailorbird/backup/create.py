@@ -23,7 +23,7 @@ from tailorbird.backup.manifest import (
     StoredFile,
     manifest_name,
 )
-from tailorbird.backup.pace import paced
+from tailorbird.backup.pace import pace_calls
 from tailorbird.backup.snapshot import (
     LakeSnapshot,
     OpenLog,
@@ -143,7 +143,7 @@ def create_backup(
         try:
             for left_over in paths.run.glob(f"{_SCRATCH}*"):  # A killed backup left its logs.
                 shutil.rmtree(left_over, ignore_errors=True)
-            report = _retried(project, vault, clock, progress)
+            report = _back_up_with_retries(project, vault, clock, progress)
             pruned = vault.prune(keep) if keep else 0
         finally:
             lock.release()
@@ -168,7 +168,9 @@ def _require_own(project: Project, vault: Vault) -> None:
         )
 
 
-def _retried(project: Project, vault: Vault, clock: Clock, progress: Progress) -> BackupReport:
+def _back_up_with_retries(
+    project: Project, vault: Vault, clock: Clock, progress: Progress
+) -> BackupReport:
     """Back up; start again where the lake moved on too far meanwhile. Blobs stay, so it is
     cheap.
     """
@@ -212,7 +214,7 @@ class _Backup:
                 self._add_parts(f"{DATA}/stream/{path.name}", path)
         self._add_small(_project_files(self._project), self._project.root, PROJECT)
         self._add_small(_data_files(paths.data), paths.data, DATA)
-        manifest = self._manifest(taken_at, lake, spans, erased)
+        manifest = self._build_manifest(taken_at, lake, spans, erased)
         self._vault.add(manifest)
         hold_topics(self._project, lake, taken_at, complete=True)
         return BackupReport(
@@ -227,7 +229,7 @@ class _Backup:
             cluster=manifest.cluster,
         )
 
-    def _manifest(
+    def _build_manifest(
         self, taken_at: int, lake: LakeSnapshot, spans: dict[str, LogSpan], erased: int
     ) -> Manifest:
         project = self._project
@@ -236,7 +238,7 @@ class _Backup:
             project=project.settings.project.name,
             taken_at=taken_at,
             tailorbird=__version__,
-            revision=_revision(project.root),
+            revision=_read_git_commit(project.root),
             root=str(project.root),
             data=str(project.paths.data),
             host=socket.gethostname(),
@@ -256,10 +258,10 @@ class _Backup:
     def _copy_logs(self, logs: list[OpenLog], scratch: Path) -> dict[str, LogSpan]:
         """Copy the logs to a local folder, in which no reader holds them up."""
         size = sum(log.path.stat().st_size for log in logs)
-        free = shutil.disk_usage(scratch).free
-        if free < size:
+        free_bytes = shutil.disk_usage(scratch).free
+        if free_bytes < size:
             raise StorageError(
-                f"a copy of the logs needs {size:,} bytes, and {free:,} are free",
+                f"a copy of the logs needs {size:,} bytes, and {free_bytes:,} are free",
                 where=str(scratch.parent),
                 fix="free some space; the copy is deleted after the backup",
             )
@@ -278,7 +280,7 @@ class _Backup:
             sizes[name] = file.stat().st_size
 
         with ThreadPoolExecutor(_THREADS) as pool:
-            for _ in pool.map(paced(add), lake.files.items()):
+            for _ in pool.map(pace_calls(add), lake.files.items()):
                 self._count("lake files", 1, total)
         self._files += [
             StoredFile(f"{LAKE}/{name}", sizes[name], (checksum,))
@@ -294,7 +296,7 @@ class _Backup:
         size, names = path.stat().st_size, []
         with path.open("rb") as file, ThreadPoolExecutor(_THREADS) as pool:
             while parts := [part for _ in range(_PARTS_AT_ONCE) if (part := file.read(PART_BYTES))]:
-                names += pool.map(paced(self._vault.put), parts)
+                names += pool.map(pace_calls(self._vault.put), parts)
                 self._count("store logs", sum(map(len, parts)), None)
         self._files.append(StoredFile(name, size, tuple(names)))
 
@@ -350,7 +352,7 @@ def _is_unfinished(parts: Sequence[str]) -> bool:
     return any(part.startswith(".") for part in outside)
 
 
-def _revision(root: Path) -> str:
+def _read_git_commit(root: Path) -> str:
     """Return the commit of the project's folder, or "" outside Git."""
     try:
         done = subprocess.run(

@@ -104,7 +104,7 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
             fix="delete this file: other backups are intact, and --at restores an earlier one",
         ) from error
     for file in manifest.files:
-        first, *rest = PurePosixPath(file.path).parts
-        if first not in (PROJECT, DATA, LAKE) or not rest or ".." in rest:
+        top_folder, *path_below = PurePosixPath(file.path).parts
+        if top_folder not in (PROJECT, DATA, LAKE) or not path_below or ".." in path_below:
             raise DamageError(f"names a file outside the project: {file.path}", where=where)
     return manifest

@@ -64,7 +64,7 @@ class CopyReport:
             lines.append(
                 f"{rows:,} rows of its logs are not in its lake yet. `tailorbird up` brings them in."
             )
-        lines += [f"{log}: {what}" for log, what in self.missing.items()]
+        lines += [f"{log}: {description}" for log, description in self.missing.items()]
         if self.missing:
             lines.append("Use a backup instead: tailorbird restore URI FOLDER")
         return "\n".join(lines)

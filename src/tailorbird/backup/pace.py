@@ -14,7 +14,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def paced(work: Callable[P, T]) -> Callable[P, T]:
+def pace_calls(work: Callable[P, T]) -> Callable[P, T]:
     """Return the function with a rest after each call, as long as the call took."""
 
     def work_and_rest(*args: P.args, **options: P.kwargs) -> T:

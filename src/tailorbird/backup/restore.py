@@ -90,14 +90,14 @@ class RestoreReport:
         ends_text = f"Logs end at {ends}." if ends else "There are no logs in it."
         if self.acknowledged_after is None:
             return [f"{ends_text} The original is not here, so what came later is not known."]
-        lost = {log: rows for log, rows in self.acknowledged_after.items() if rows}
-        if not lost:
+        lost_rows = {log: rows for log, rows in self.acknowledged_after.items() if rows}
+        if not lost_rows:
             return [f"{ends_text} The original acknowledged nothing after it."]
-        events = sum(rows for log, rows in lost.items() if log.startswith("raw-"))
-        others = sum(lost.values()) - events
+        events = sum(rows for log, rows in lost_rows.items() if log.startswith("raw-"))
+        other_rows = sum(lost_rows.values()) - events
         text = f"{ends_text} The original acknowledged {_count(events, 'event')} after it"
-        logged = f", and logged {_count(others, 'response')}" if others else ""
-        rows = ", ".join(f"{log} {count:,}" for log, count in lost.items())
+        logged = f", and logged {_count(other_rows, 'response')}" if other_rows else ""
+        rows = ", ".join(f"{log} {count:,}" for log, count in lost_rows.items())
         return [f"{text}{logged}: {rows}."]
 
     def _describe_topics(self) -> list[str]:
@@ -160,7 +160,7 @@ def restore_backup(
 
         def install_newer() -> None:
             for file in _erasure_files(newest):
-                _write_file(vault, file, paths.data / _below(file))
+                _write_file(vault, file, paths.data / _path_below(file))
 
         receipt = erase_again(
             open_project(folder, applied=True), install_newer, clock, drain=drain, progress=progress
@@ -190,11 +190,11 @@ def _erasure_files(manifest: Manifest) -> list[StoredFile]:
     return [
         file
         for file in manifest.files
-        if file.path.startswith(f"{DATA}/") and is_erasure_file(_below(file))
+        if file.path.startswith(f"{DATA}/") and is_erasure_file(_path_below(file))
     ]
 
 
-def _below(file: StoredFile) -> str:
+def _path_below(file: StoredFile) -> str:
     """Return the path of a file below its place."""
     return file.path.partition("/")[2]
 
@@ -230,7 +230,7 @@ class _Files:
         total = sum(file.size for file in files)
 
         def write(file: StoredFile) -> int:
-            target = places[file.path.partition("/")[0]] / _below(file)
+            target = places[file.path.partition("/")[0]] / _path_below(file)
             if file.grows:
                 durable.make_folder(target.parent)
                 open_tail(target).replace(b"".join(self._vault.read(file)))
@@ -261,14 +261,14 @@ def _write_file(vault: Vault, file: StoredFile, target: Storage) -> None:
             out.write(part)
 
 
-def _require_empty(place: Storage, what: str, *, variable: str = "") -> None:
+def _require_empty(target: Storage, what: str, *, variable: str = "") -> None:
     """Raise UsageError unless a place is empty or absent: two projects must not share one."""
-    if not place.is_dir() or not any(True for _ in place.iterdir()):
+    if not target.is_dir() or not any(True for _ in target.iterdir()):
         return
     fix = "name a folder that does not exist yet"
     if variable:
         fix = f"move it away, or set {variable} to an empty place, and keep it set for all commands"
-    raise UsageError(f"{what} is not empty", where=str(place), fix=fix)
+    raise UsageError(f"{what} is not empty", where=str(target), fix=fix)
 
 
 def _acknowledged_after(manifest: Manifest, restored: Paths) -> dict[str, int] | None:

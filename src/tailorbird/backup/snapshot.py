@@ -85,9 +85,9 @@ def read_lake(lake: Storage) -> LakeSnapshot:
     small = _read_small(lake)
     archive = Archive(lake / "archive")
     ledger = Ledger(lake / "ledger.jsonl")
-    tails = {"ledger.jsonl": _lines(lake / "ledger.jsonl", len(ledger.lines))}
+    tails = {"ledger.jsonl": _read_first_lines(lake / "ledger.jsonl", len(ledger.lines))}
     if archive.files:
-        tails["archive/manifest.jsonl"] = _lines(
+        tails["archive/manifest.jsonl"] = _read_first_lines(
             lake / "archive" / "manifest.jsonl", len(archive.files)
         )
     files = {f"archive/{file.file}": file.sha256 for file in archive.files}
@@ -112,7 +112,7 @@ def _read_small(lake: Storage) -> dict[str, bytes]:
     return contents
 
 
-def _lines(path: Storage, count: int) -> bytes:
+def _read_first_lines(path: Storage, count: int) -> bytes:
     """Return the first lines of a file that may have grown meanwhile."""
     lines = open_tail(path).data.split(b"\n")[:count]
     return b"".join(line + b"\n" for line in lines)
@@ -146,7 +146,7 @@ class OpenLog:
         """Copy the file by SQLite's backup API."""
         copy = apsw.Connection(str(target))
         try:
-            with sqlite.errors(self.path):
+            with sqlite.translate_errors(self.path):
                 copy.execute("PRAGMA synchronous = 0")  # A power cut ends the backup anyway.
                 backup = copy.backup("main", self.connection, "main")
                 try:
@@ -184,7 +184,7 @@ def _hold(path: Path, stack: ExitStack) -> list[OpenLog]:
         return []
     connection = sqlite.connect_reader(path)
     stack.callback(connection.close)
-    with sqlite.errors(path):
+    with sqlite.translate_errors(path):
         connection.execute("BEGIN")
         try:
             _, partition, start, _, _, end = log_row(connection)
@@ -207,10 +207,10 @@ def require_connected(lake: LakeSnapshot, logs: list[OpenLog]) -> None:
             reached = lake.positions.tables.get("answers", {}).get(stem, 0)
         else:
             reached = min(lake.archived.get(stem, 0), lake.positions.routed.get(log.partition, 0))
-        if log.span.start > reached and log.span.start > _origin(log):
+        if log.span.start > reached and log.span.start > _read_origin(log):
             raise SnapshotMovedError(f"{log.path} was pruned up to {log.span.start:,}")
 
 
-def _origin(log: OpenLog) -> int:
+def _read_origin(log: OpenLog) -> int:
     """Return where a log began when it was made, which is not always 0."""
     return log_row(log.connection)[4]

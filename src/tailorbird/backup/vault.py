@@ -36,10 +36,10 @@ class Vault:
         self._lock = threading.Lock()
         self._present: set[str] | None = None
 
-    def _blob(self, name: str) -> Storage:
+    def _blob_path(self, name: str) -> Storage:
         return self.storage / _BLOBS / name[:2] / name
 
-    def _claim(self, name: str) -> bool:
+    def _claim_blob(self, name: str) -> bool:
         """Return whether the caller has to write a blob."""
         with self._lock:
             if self._present is None:
@@ -56,7 +56,7 @@ class Vault:
     def put(self, data: bytes) -> str:
         """Write a blob unless it is there, and return its name."""
         name = hashlib.sha256(data).hexdigest()
-        if self._claim(name):
+        if self._claim_blob(name):
             self._write(name, data)
         return name
 
@@ -66,7 +66,7 @@ class Vault:
         Raises:
             DamageError: the content does not have this checksum.
         """
-        if not self._claim(name):
+        if not self._claim_blob(name):
             return
         data = read()
         if hashlib.sha256(data).hexdigest() != name:
@@ -78,7 +78,7 @@ class Vault:
         self._write(name, data)
 
     def _write(self, name: str, data: bytes) -> None:
-        path = self._blob(name)
+        path = self._blob_path(name)
         durable.make_folder(path.parent)
         durable.replace(path, data)
         with self._lock:
@@ -92,13 +92,13 @@ class Vault:
         """
         size = 0
         for part in file.parts:
-            blob = self._blob(part)
+            blob = self._blob_path(part)
             try:
                 data = blob.read_bytes()
             except FileNotFoundError:
-                raise _damaged(file, "is missing", blob) from None
+                raise _damage_error(file, "is missing", blob) from None
             if hashlib.sha256(data).hexdigest() != part:
-                raise _damaged(file, "does not match its checksum", blob)
+                raise _damage_error(file, "does not match its checksum", blob)
             size += len(data)
             yield data
         if size != file.size:
@@ -146,11 +146,11 @@ class Vault:
             manifest = self.manifest(name)
             if manifest.taken_at <= at:
                 return manifest
-        first = self.manifest(names[0])
+        oldest = self.manifest(names[0])
         raise UsageError(
             f"no backup is from {to_iso(at)} or earlier",
             where=str(self.storage),
-            fix=f"the first one is from {to_iso(first.taken_at)}",
+            fix=f"the first one is from {to_iso(oldest.taken_at)}",
         )
 
     def prune(self, keep: int) -> int:
@@ -160,11 +160,11 @@ class Vault:
             The number of deleted backups.
         """
         names = self.names()
-        old, kept = names[:-keep], names[-keep:]
+        old, retained = names[:-keep], names[-keep:]
         if not old:
             return 0
         used: set[str] = set()
-        for name in kept:
+        for name in retained:
             used |= self.manifest(name).blobs
         for name in old:
             (self.storage / _SNAPSHOTS / name).unlink()
@@ -175,7 +175,7 @@ class Vault:
         return len(old)
 
 
-def _damaged(file: StoredFile, what: str, blob: Storage) -> DamageError:
+def _damage_error(file: StoredFile, what: str, blob: Storage) -> DamageError:
     return DamageError(
         f"{file.path} of this backup {what}",
         where=str(blob),

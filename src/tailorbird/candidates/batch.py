@@ -44,7 +44,7 @@ class EventBatch:
     Attributes:
         p: position of the event in the routed log, ascending.
         ts: when it happened; of a timeless profile 0.
-        kind: INTEREST (a person showed interest in the item), SHOWN or PROFILE.
+        kind: INTEREST (a person showed interest in the item), IMPRESSION or PROFILE.
         person: key of the user; 0 if unknown. Only interests have one.
         item: key of the item.
         category: of a profile, the key of its category; 0 without one.
@@ -86,8 +86,7 @@ def to_event_batch(events: pa.Table, contract: Contract, end: int) -> EventBatch
 
     Args:
         events: columns `COLUMNS` of `events.contract.schema.ROUTED`, in order of p. Those of bots,
-        and those
-            that came too late to count, are left out.
+            and those that came too late to count, are left out.
         end: position of the last event of the log that was looked at.
     """
     table = events.select(
@@ -98,23 +97,25 @@ def to_event_batch(events: pa.Table, contract: Contract, end: int) -> EventBatch
     table = table.filter(
         pc.and_(is_counted, pc.fill_null(pc.not_equal(table["agent"], "bot"), True))
     ).combine_chunks()
-    kinds = _kinds(table, contract)
+    kinds = _classify_events(table, contract)
     table, kind = _explode_items(table, kinds)
     is_interest = kind == INTEREST
     segments = {
-        name: np.where(is_interest, _keys(table[name], partial(_segment, name)), np.uint64(0))
+        name: np.where(
+            is_interest, _hash_column(table[name], partial(_normalise_segment, name)), np.uint64(0)
+        )
         for name in CONTEXT
     }
     ts = np.where(pc.fill_null(table["timeless"], False).to_numpy(), 0, micros(table["ts"]))
-    person = np.where(is_interest, _keys(table["person"]), np.uint64(0))
-    ids = _array(table["item_id"])
+    person = np.where(is_interest, _hash_column(table["person"]), np.uint64(0))
+    ids = _to_one_array(table["item_id"])
     return EventBatch(
         table["p"].to_numpy(),
         ts.astype(np.int64),
         kind,
         person,
-        _keys(ids),
-        _categories(table, kind),
+        _hash_column(ids),
+        _read_categories(table, kind),
         segments,
         ids,
         end,
@@ -140,16 +141,20 @@ def empty_batch(end: int) -> EventBatch:
 
 def segment_keys(context: Mapping[str, str | None]) -> dict[str, int]:
     """Return the keys of the segments that a request is in, by context field."""
-    return {name: hash64(_segment(name, value)) for name in CONTEXT if (value := context.get(name))}
+    return {
+        name: hash64(_normalise_segment(name, value))
+        for name in CONTEXT
+        if (value := context.get(name))
+    }
 
 
-def _array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+def _to_one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     if isinstance(column, pa.ChunkedArray):
         return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     return column
 
 
-def _kinds(table: pa.Table, contract: Contract) -> npt.NDArray[np.uint8]:
+def _classify_events(table: pa.Table, contract: Contract) -> npt.NDArray[np.uint8]:
     kinds = np.full(table.num_rows, INTEREST, np.uint8)
     kinds[pc.equal(table["type"], contract.shown).to_numpy()] = IMPRESSION
     kinds[pc.equal(table["type"], "item").to_numpy()] = PROFILE
@@ -160,51 +165,55 @@ def _explode_items(
     table: pa.Table, kind: npt.NDArray[np.uint8]
 ) -> tuple[pa.Table, npt.NDArray[np.uint8]]:
     """Return one row per item: an event that shows several is repeated for each."""
-    named = pc.is_valid(table["item_id"]).to_numpy(zero_copy_only=False)
-    listed = (kind == IMPRESSION) & ~named
-    if "items" not in table.column_names or not listed.any():
-        at = np.flatnonzero(named)
-        return table.take(pa.array(at)), kind[at]
-    lists = _array(table["items"])
-    size = np.where(
-        listed, pc.fill_null(pc.list_value_length(lists), 0).to_numpy(), named.astype(np.int64)
+    has_item = pc.is_valid(table["item_id"]).to_numpy(zero_copy_only=False)
+    lists_items = (kind == IMPRESSION) & ~has_item
+    if "items" not in table.column_names or not lists_items.any():
+        event_rows = np.flatnonzero(has_item)
+        return table.take(pa.array(event_rows)), kind[event_rows]
+    lists = _to_one_array(table["items"])
+    sizes = np.where(
+        lists_items,
+        pc.fill_null(pc.list_value_length(lists), 0).to_numpy(),
+        has_item.astype(np.int64),
     ).astype(np.int64)
-    at = np.repeat(np.arange(table.num_rows), size)
-    spread = table.take(pa.array(at))
-    shown = pc.list_flatten(lists.take(pa.array(np.flatnonzero(listed))))
-    ids = np.array(spread["item_id"].to_pylist(), object)
-    ids[listed[at]] = shown.to_pylist()
-    column = spread.schema.get_field_index("item_id")
-    return spread.set_column(column, "item_id", pa.array(ids.tolist(), pa.string())), kind[at]
+    event_rows = np.repeat(np.arange(table.num_rows), sizes)
+    exploded = table.take(pa.array(event_rows))
+    listed_ids = pc.list_flatten(lists.take(pa.array(np.flatnonzero(lists_items))))
+    ids = np.array(exploded["item_id"].to_pylist(), object)
+    ids[lists_items[event_rows]] = listed_ids.to_pylist()
+    item_column = exploded.schema.get_field_index("item_id")
+    return exploded.set_column(item_column, "item_id", pa.array(ids.tolist(), pa.string())), kind[
+        event_rows
+    ]
 
 
-def _keys(column: pa.Array | pa.ChunkedArray, text: Callable[[str], str] = str) -> Keys:
+def _hash_column(column: pa.Array | pa.ChunkedArray, text: Callable[[str], str] = str) -> Keys:
     """Hash a column of texts, each distinct value once; 0 for null.
 
     `text` transforms the values first.
     """
-    encoded = _array(column).dictionary_encode()
+    encoded = _to_one_array(column).dictionary_encode()
     keys = np.append(
         hash64s([text(value) for value in encoded.dictionary.to_pylist()]), np.uint64(0)
     )
     return keys[pc.fill_null(encoded.indices, len(keys) - 1).to_numpy()]
 
 
-def _segment(name: str, value: str) -> str:
+def _normalise_segment(name: str, value: str) -> str:
     """Return the segment of a context field: a referrer's host, else the value itself."""
     return _HOST.sub(r"\1", value).lower() if name == "referrer" else value
 
 
-def _categories(table: pa.Table, kind: npt.NDArray[np.uint8]) -> Keys:
+def _read_categories(table: pa.Table, kind: npt.NDArray[np.uint8]) -> Keys:
     categories = np.zeros(table.num_rows, np.uint64)
-    at = np.flatnonzero(kind == PROFILE)
-    if len(at) and "properties" in table.column_names:
-        texts: Sequence[str | None] = table["properties"].take(pa.array(at)).to_pylist()
-        categories[at] = [_category(text) for text in texts]
+    profiles = np.flatnonzero(kind == PROFILE)
+    if len(profiles) and "properties" in table.column_names:
+        texts: Sequence[str | None] = table["properties"].take(pa.array(profiles)).to_pylist()
+        categories[profiles] = [_category_key(text) for text in texts]
     return categories
 
 
-def _category(text: str | None) -> int:
+def _category_key(text: str | None) -> int:
     value = msgspec.json.decode(text, type=dict[str, Any]).get(CATEGORY_ATTRIBUTE) if text else None
     return (
         hash64(value if isinstance(value, str) else f"{value:g}")

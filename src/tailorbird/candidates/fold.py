@@ -25,6 +25,7 @@ from tailorbird.candidates.keytable import KeyTable, grow_array
 from tailorbird.candidates.new_items.query import newest_items
 from tailorbird.candidates.popularity.fold import PopularityFold
 from tailorbird.candidates.protocol import (
+    EVERYONE,
     GROUPS,
     NO_TABLES,
     BoardTable,
@@ -108,22 +109,22 @@ class CandidateFold:
         item = self.items.assign(batch.item)
         self._register(batch, item, before)
         newest = np.maximum.accumulate(np.maximum(batch.ts, self.newest))
-        category = self._categories(batch, item)
-        at = np.flatnonzero(batch.kind == INTEREST)
-        row, ts, person = item[at], batch.ts[at], batch.person[at]
+        category = self._update_categories(batch, item)
+        interests = np.flatnonzero(batch.kind == INTEREST)
+        row, ts, person = item[interests], batch.ts[interests], batch.person[interests]
         people = self._people.assign(person)
         self._person_seen = grow_array(self._person_seen, self._people.count)
         has_user = people >= 0
-        np.maximum.at(self._person_seen, people[has_user], newest[at][has_user])
+        np.maximum.at(self._person_seen, people[has_user], newest[interests][has_user])
         np.add.at(self._clicks, row, 1)
         np.add.at(self._shown, item[batch.kind == IMPRESSION], 1)
-        segments = {name: keys[at] for name, keys in batch.segments.items()} | {
-            "category": category[at]
+        segments = {name: keys[interests] for name, keys in batch.segments.items()} | {
+            "category": category[interests]
         }
         self.popularity.update(row, ts, segments)
         for fold in (self.item_knn, self.session_knn):
             if fold is not None:
-                fold.update(people, row, ts, newest[at], self._people.count)
+                fold.update(people, row, ts, newest[interests], self._people.count)
         self.newest = int(newest[-1])
         self.popularity.advance(self.t)
 
@@ -133,8 +134,8 @@ class CandidateFold:
         for name in _ITEM_ARRAYS[1:]:
             setattr(self, f"_{name}", grow_array(getattr(self, f"_{name}"), count))
         if count > before:
-            _, first = np.unique(item, return_index=True)
-            new_rows = np.sort(first[item[first] >= before])
+            _, first_rows = np.unique(item, return_index=True)
+            new_rows = np.sort(first_rows[item[first_rows] >= before])
             self._ids += batch.ids.take(pa.array(new_rows)).to_pylist()
         dated = batch.ts > 0
         earlier = np.flatnonzero(dated & (batch.ts < self._first_seen[item]))
@@ -142,7 +143,7 @@ class CandidateFold:
         np.maximum.at(self._last_seen, item, batch.ts)
         self._touched.append(np.concatenate([np.arange(before, count), item[earlier]]))
 
-    def _categories(self, batch: EventBatch, item: Int64s) -> Keys:
+    def _update_categories(self, batch: EventBatch, item: Int64s) -> Keys:
         """Return the category of each row's item at that moment, and store the newest per item."""
         profiles = batch.kind == PROFILE
         category = self._category[item]
@@ -157,10 +158,12 @@ class CandidateFold:
         )
         has_profile = last >= base  # a profile of the same item precedes, or is this row
         category[order[has_profile]] = batch.category[order[last[has_profile]]]
-        at = np.flatnonzero(profiles)
-        changed = self._category[item[at]] != batch.category[at]
-        self._category[item[at]] = batch.category[at]  # of several profiles the last one wins
-        self._touched.append(item[at[changed]])
+        profile_index = np.flatnonzero(profiles)
+        changed = self._category[item[profile_index]] != batch.category[profile_index]
+        self._category[item[profile_index]] = batch.category[
+            profile_index
+        ]  # of several profiles the last one wins
+        self._touched.append(item[profile_index[changed]])
         return category
 
     @property
@@ -190,10 +193,10 @@ class CandidateFold:
         """Return the facts of items by row; −1 is an unknown item."""
         if not self.items.count:
             return ItemFacts(np.zeros(len(rows), np.int64), np.zeros(len(rows), np.uint64))
-        at, is_present = np.maximum(rows, 0), rows >= 0
-        first = self._first_seen[at]
-        first = np.where(is_present & (first < NEVER), first, 0)
-        return ItemFacts(first, np.where(is_present, self._category[at], np.uint64(0)))
+        known_rows, is_present = np.maximum(rows, 0), rows >= 0
+        first_seen = self._first_seen[known_rows]
+        first_seen = np.where(is_present & (first_seen < NEVER), first_seen, 0)
+        return ItemFacts(first_seen, np.where(is_present, self._category[known_rows], np.uint64(0)))
 
     def ids_of(self, rows: Int64s) -> list[str]:
         return [self._ids[row] for row in rows.tolist()]
@@ -201,10 +204,10 @@ class CandidateFold:
     def new_items(self) -> RankedList:
         """Return the recently added items, see `new_items.query`."""
         count = self.items.count
-        first = np.where(self._first_seen[:count] < NEVER, self._first_seen[:count], 0)
+        first_seen = np.where(self._first_seen[:count] < NEVER, self._first_seen[:count], 0)
         return newest_items(
             self.items.keys,
-            first,
+            first_seen,
             self._clicks[:count],
             self._shown[:count],
             self.t,
@@ -331,7 +334,7 @@ class FoldTables:
         self._sessions: Sessions | None = None
         self._new: RankedList | None = None
 
-    def board(self, board: Board, segment: int = 0) -> BoardTable:
+    def leaderboard(self, board: Board, segment: int = EVERYONE) -> BoardTable:
         table = self._boards.get((board, segment))
         if table is None:
             table = self._boards[board, segment] = self._fold.popularity.table(board, segment)

@@ -46,7 +46,7 @@ def build_from_lake(
     """
     end = read_history_end(lake.path, role.log_start())
     try:
-        role.build(lambda after: _events(lake, after, end, stop, progress), end - 1)
+        role.build(lambda after: _read_events(lake, after, end, stop, progress), end - 1)
     except _Stopped:
         return False
     return True
@@ -69,15 +69,15 @@ def rebuild(routed: Address, root: Path, contract: Contract, lake: Lake, clock: 
         return role.fold.p
 
 
-def _events(
+def _read_events(
     lake: Lake, after: int, end: int, stop: threading.Event, progress: Callable[[int, int], None]
 ) -> Iterator[pa.Table]:
-    for first in range(after + 1, end, BATCH_ROWS):
+    for start in range(after + 1, end, BATCH_ROWS):
         if stop.is_set():
             raise _Stopped
-        last = min(first + BATCH_ROWS, end)
+        last = min(start + BATCH_ROWS, end)
         rows = (
-            lake.table("events", COLUMNS, where=(ds.field("p") >= first) & (ds.field("p") < last))
+            lake.table("events", COLUMNS, where=(ds.field("p") >= start) & (ds.field("p") < last))
             if lake.exists("events")
             else None
         )

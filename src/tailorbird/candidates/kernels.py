@@ -23,14 +23,17 @@ compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
     nogil=True, cache=True, error_model="numpy"
 )
 
-STEPS = 64  # of a half-life: weights are constant between
-# 2 ** (i / 64), rounded to 40 bits: the same on every processor.
-POWERS: Floats = np.array([round(2.0 ** (i / STEPS) * 2**40) / 2**40 for i in range(STEPS)])
-SHIFT = 512  # halvings after which all weights are scaled by 2**-SHIFT, which is exact
+STEPS_PER_HALF_LIFE = 64  # weights are constant between two steps
+# 2 ** (i / STEPS_PER_HALF_LIFE), rounded to 40 bits: the same on every processor.
+FRACTIONAL_POWERS: Floats = np.array(
+    [round(2.0 ** (i / STEPS_PER_HALF_LIFE) * 2**40) / 2**40 for i in range(STEPS_PER_HALF_LIFE)]
+)
+PLACES_MAX = 256  # above the items of a session, so that number · PLACES_MAX + place is unique
+RESCALE_HALVINGS = 512  # half-lives after which all weights are divided by 2**512, which is exact
 
 
 @compiled
-def assign(keys: Keys, table: Int64s, row_keys: Keys, count: int, rows: Int64s) -> int:
+def assign_rows(keys: Keys, table: Int64s, row_keys: Keys, count: int, rows: Int64s) -> int:
     """Assign each key its row, new ones the next free row; return the number of rows.
 
     Args:
@@ -45,11 +48,11 @@ def assign(keys: Keys, table: Int64s, row_keys: Keys, count: int, rows: Int64s) 
         if key == 0:
             rows[i] = -1
             continue
-        at = key & mask
+        slot = key & mask
         while True:
-            row = table[at]
+            row = table[slot]
             if row < 0:
-                table[at] = count
+                table[slot] = count
                 row_keys[count] = key
                 rows[i] = count
                 count += 1
@@ -57,25 +60,25 @@ def assign(keys: Keys, table: Int64s, row_keys: Keys, count: int, rows: Int64s) 
             if row_keys[row] == key:
                 rows[i] = row
                 break
-            at = (at + np.uint64(1)) & mask
+            slot = (slot + np.uint64(1)) & mask
     return count
 
 
 @compiled
-def find(keys: Keys, table: Int64s, row_keys: Keys, rows: Int64s) -> None:
+def find_rows(keys: Keys, table: Int64s, row_keys: Keys, rows: Int64s) -> None:
     """Find the row of each key, −1 for unknown keys."""
     mask = np.uint64(len(table) - 1)
     for i in range(len(keys)):
         key, rows[i] = keys[i], -1
-        at = key & mask
+        slot = key & mask
         while key != 0:
-            row = table[at]
+            row = table[slot]
             if row < 0:
                 break
             if row_keys[row] == key:
                 rows[i] = row
                 break
-            at = (at + np.uint64(1)) & mask
+            slot = (slot + np.uint64(1)) & mask
 
 
 @compiled
@@ -83,85 +86,85 @@ def fill_table(table: Int64s, row_keys: Keys, count: int) -> None:
     """Insert all rows into an empty table."""
     mask = np.uint64(len(table) - 1)
     for row in range(count):
-        at = row_keys[row] & mask
-        while table[at] >= 0:
-            at = (at + np.uint64(1)) & mask
-        table[at] = row
+        slot = row_keys[row] & mask
+        while table[slot] >= 0:
+            slot = (slot + np.uint64(1)) & mask
+        table[slot] = row
 
 
 @compiled
-def _add(
+def _add_weight(
     row: int,
-    other: int,
+    neighbour: int,
     weight: float,
-    cap: int,
+    neighbours_max: int,
     start: Int64s,
-    room: Int32s,
+    capacity: Int32s,
     size: Int32s,
-    total: Floats,
+    weight_sum: Floats,
     items: Int32s,
     weights: Floats,
-    free: Int64s,
+    pool_end: Int64s,
 ) -> int:
     """Add to the weight of a neighbour; return 1 if another one was evicted.
 
-    `free[0]` is the start of the unused part of the pool.
+    `pool_end[0]` is the start of the unused part of the pool.
     """
-    total[row] += weight
-    begin, count = start[row], size[row]
-    for at in range(begin, begin + count):
-        if items[at] == other:
-            weights[at] += weight
+    weight_sum[row] += weight
+    row_start, count = start[row], size[row]
+    for entry in range(row_start, row_start + count):
+        if items[entry] == neighbour:
+            weights[entry] += weight
             return 0
-    if count == room[row] and count < cap:
-        capacity = min(max(4 * count, 8), cap)
-        new_start = free[0]
-        items[new_start : new_start + count] = items[begin : begin + count]
-        weights[new_start : new_start + count] = weights[begin : begin + count]
-        start[row], room[row] = new_start, capacity
-        free[0] += capacity
-        begin = new_start
-    if count < room[row]:
-        items[begin + count], weights[begin + count] = other, weight
+    if count == capacity[row] and count < neighbours_max:
+        new_capacity = min(max(4 * count, 8), neighbours_max)
+        new_start = pool_end[0]
+        items[new_start : new_start + count] = items[row_start : row_start + count]
+        weights[new_start : new_start + count] = weights[row_start : row_start + count]
+        start[row], capacity[row] = new_start, new_capacity
+        pool_end[0] += new_capacity
+        row_start = new_start
+    if count < capacity[row]:
+        items[row_start + count], weights[row_start + count] = neighbour, weight
         size[row] += 1
         return 0
-    least = begin
-    for at in range(begin + 1, begin + count):
+    weakest = row_start
+    for entry in range(row_start + 1, row_start + count):
         # Of equal ones the first in the row: an order that only the log decides.
-        if weights[at] < weights[least]:
-            least = at
-    items[least] = other
-    weights[least] += weight
+        if weights[entry] < weights[weakest]:
+            weakest = entry
+    items[weakest] = neighbour
+    weights[weakest] += weight
     return 1
 
 
 @compiled
-def cooccur(
+def count_cooccurrences(
     person: Int64s,
     item: Int64s,
     ts: Int64s,
     newest: Int64s,
-    begin: int,
+    first_event: int,
     recent: Int32s,
     recent_count: UInt8s,
     recent_ts: Int64s,
     start: Int64s,
-    room: Int32s,
+    capacity: Int32s,
     size: Int32s,
-    total: Floats,
+    weight_sum: Floats,
     items: Int32s,
     weights: Floats,
-    free: Int64s,
+    pool_end: Int64s,
     dirty: UInt8s,
     landmark: Int64s,
     gap: int,
     half_life: int,
     backward: float,
-    cap: int,
+    neighbours_max: int,
     powers: Floats,
     evicted: Int64s,
 ) -> int:
-    """Count co-occurrences of events from `begin` on.
+    """Count co-occurrences of events from `first_event` on.
 
     Returns the index of the next event, which lies before the end if the pool has no room for its
     pairs.
@@ -173,121 +176,128 @@ def cooccur(
         landmark: of forward decay: [time, whether it is set].
     """
     distance = recent.shape[1]
-    for i in range(begin, len(item)):
-        user, current, t = person[i], item[i], ts[i]
+    for i in range(first_event, len(item)):
+        user, current_item, t = person[i], item[i], ts[i]
         if user < 0:
             continue
-        if free[0] + 2 * distance * cap > len(items):
+        if pool_end[0] + 2 * distance * neighbours_max > len(items):
             return i
         count = recent_count[user]
         if count and (t - recent_ts[user] > gap or newest[i] - recent_ts[user] > gap):
             count = 0
-        if count and recent[user, count - 1] == current:
+        if count and recent[user, count - 1] == current_item:
             recent_ts[user], recent_count[user] = t, count
             continue
-        unit = 1.0
+        event_weight = 1.0
         if half_life:
             if not landmark[1]:
                 landmark[0], landmark[1] = t, 1
-            steps = (t - landmark[0]) * 64 // half_life
-            while steps > SHIFT * STEPS:
-                weights[: free[0]] *= 2.0**-SHIFT
-                total[:] *= 2.0**-SHIFT
-                landmark[0] += SHIFT * half_life
-                steps = (t - landmark[0]) * 64 // half_life
-            if steps < -1000 * 64:
-                steps = -1000 * 64
-            unit = powers[steps & 63] * math.ldexp(1.0, steps >> 6)
+            decay_steps = (t - landmark[0]) * STEPS_PER_HALF_LIFE // half_life
+            while decay_steps > RESCALE_HALVINGS * STEPS_PER_HALF_LIFE:
+                weights[: pool_end[0]] *= 2.0**-RESCALE_HALVINGS
+                weight_sum[:] *= 2.0**-RESCALE_HALVINGS
+                landmark[0] += RESCALE_HALVINGS * half_life
+                decay_steps = (t - landmark[0]) * STEPS_PER_HALF_LIFE // half_life
+            if decay_steps < -1000 * STEPS_PER_HALF_LIFE:
+                decay_steps = -1000 * STEPS_PER_HALF_LIFE
+            event_weight = powers[decay_steps % STEPS_PER_HALF_LIFE] * math.ldexp(
+                1.0, decay_steps // STEPS_PER_HALF_LIFE
+            )
         for steps_back in range(1, count + 1):
-            other = recent[user, count - steps_back]
-            if other == current:
+            earlier_item = recent[user, count - steps_back]
+            if earlier_item == current_item:
                 continue
-            evicted[0] += _add(
-                other,
-                current,
-                unit / steps_back,
-                cap,
+            evicted[0] += _add_weight(
+                earlier_item,
+                current_item,
+                event_weight / steps_back,
+                neighbours_max,
                 start,
-                room,
+                capacity,
                 size,
-                total,
+                weight_sum,
                 items,
                 weights,
-                free,
+                pool_end,
             )
-            dirty[other] = 1
+            dirty[earlier_item] = 1
             if backward > 0.0:
-                evicted[0] += _add(
-                    current,
-                    other,
-                    backward * unit / steps_back,
-                    cap,
+                evicted[0] += _add_weight(
+                    current_item,
+                    earlier_item,
+                    backward * event_weight / steps_back,
+                    neighbours_max,
                     start,
-                    room,
+                    capacity,
                     size,
-                    total,
+                    weight_sum,
                     items,
                     weights,
-                    free,
+                    pool_end,
                 )
-                dirty[current] = 1
+                dirty[current_item] = 1
         if count == distance:
             for position in range(1, distance):
                 recent[user, position - 1] = recent[user, position]
             count -= 1
-        recent[user, count] = current
+        recent[user, count] = current_item
         recent_count[user] = count + 1
         recent_ts[user] = t
     return len(item)
 
 
 @compiled
-def sessions(
+def add_to_sessions(
     person: Int64s,
     item: Int64s,
     ts: Int64s,
     newest: Int64s,
-    current: Int64s,
-    owner: Int64s,
+    session_of_user: Int64s,
+    session_user: Int64s,
     last_ts: Int64s,
     size: Int32s,
     entries: Int32s,
-    head: Int64s,
+    sessions_started: Int64s,
     gap: int,
 ) -> None:
     """Add events to the sessions of their users; a new session replaces the oldest one.
 
     Args:
-        current: (users,): the slot of each user's session, −1 without one; another session may
-            have taken it since.
-        owner, last_ts, size: (ring,): each session's user, newest event and number of entries;
-            owner −1 is free.
+        session_of_user: (users,): the slot of each user's session, −1 without one; another session
+            may have taken it since.
+        session_user, last_ts, size: (ring,): each session's user, newest event and number of
+            entries; the user −1 is a free slot.
         entries: (ring, length): items of each session, oldest first.
-        head: [how many sessions were begun].
+        sessions_started: [number of sessions begun so far].
     """
     length = entries.shape[1]
     for i in range(len(item)):
         user, t = person[i], ts[i]
         if user < 0:
             continue
-        at = current[user]
-        if at < 0 or owner[at] != user or t - last_ts[at] > gap or newest[i] - last_ts[at] > gap:
-            at = head[0] % len(owner)
-            head[0] += 1
-            owner[at], size[at], last_ts[at] = user, 0, t
-            current[user] = at
-        count = size[at]
+        session = session_of_user[user]
+        if (
+            session < 0
+            or session_user[session] != user
+            or t - last_ts[session] > gap
+            or newest[i] - last_ts[session] > gap
+        ):
+            session = sessions_started[0] % len(session_user)
+            sessions_started[0] += 1
+            session_user[session], size[session], last_ts[session] = user, 0, t
+            session_of_user[user] = session
+        count = size[session]
         if count == length:
             for position in range(1, length):
-                entries[at, position - 1] = entries[at, position]
+                entries[session, position - 1] = entries[session, position]
             count -= 1
-        entries[at, count] = item[i]
-        size[at] = count + 1
-        last_ts[at] = max(last_ts[at], t)
+        entries[session, count] = item[i]
+        size[session] = count + 1
+        last_ts[session] = max(last_ts[session], t)
 
 
 @compiled
-def distinct_entries(
+def number_sessions(
     order: Int64s,
     size: Int32s,
     entries: Int32s,
@@ -310,28 +320,31 @@ def distinct_entries(
             their positions.
         used: (items,), zeros; written: 1 + the number of each item that occurs.
     """
-    count, written, item_count = 0, 0, 0
-    last = np.full(len(used), -1, np.int64)
-    for at in range(len(order)):
-        session = order[at]
+    count, entries_written, item_count = 0, 0, 0
+    last_place = np.full(len(used), -1, np.int64)
+    for number in range(len(order)):
+        session = order[number]
         length = size[session]
         distinct = 0
         for entry in range(length):
             item = entries[session, entry]
-            if last[item] < at * 256:
+            if last_place[item] < number * PLACES_MAX:
                 distinct += 1
-            last[item] = at * 256 + entry
+            last_place[item] = number * PLACES_MAX + entry
         if distinct < 2:
             continue
-        starts[count], ends[count] = written, last_ts[session]
+        starts[count], ends[count] = entries_written, last_ts[session]
         for entry in range(length):
             item = entries[session, entry]
-            if last[item] == at * 256 + entry:
+            if last_place[item] == number * PLACES_MAX + entry:
                 if not used[item]:
                     item_count += 1
                     used[item] = item_count
-                item_numbers[written], positions[written] = used[item] - 1, entry + 1
-                written += 1
+                item_numbers[entries_written], positions[entries_written] = (
+                    used[item] - 1,
+                    entry + 1,
+                )
+                entries_written += 1
         count += 1
-    starts[count] = written
+    starts[count] = entries_written
     return count, item_count

@@ -6,7 +6,7 @@ A plain hash table over arrays, see `kernels`.
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.candidates.kernels import assign, fill_table, find
+from tailorbird.candidates.kernels import assign_rows, fill_table, find_rows
 
 Keys = npt.NDArray[np.uint64]
 Int64s = npt.NDArray[np.int64]
@@ -37,7 +37,7 @@ class KeyTable:
         """Return the row of each key, (n,), adding new keys; −1 for the key 0."""
         self._reserve(len(keys))
         rows = np.empty(len(keys), np.int64)
-        self.count = assign(
+        self.count = assign_rows(
             np.ascontiguousarray(keys), self._table, self._row_keys, self.count, rows
         )
         return rows
@@ -45,7 +45,7 @@ class KeyTable:
     def find(self, keys: Keys) -> Int64s:
         """Return the row of each key, (n,); −1 for an unknown key."""
         rows = np.empty(len(keys), np.int64)
-        find(np.ascontiguousarray(keys), self._table, self._row_keys, rows)
+        find_rows(np.ascontiguousarray(keys), self._table, self._row_keys, rows)
         return rows
 
     def retain(self, retained: npt.NDArray[np.bool_]) -> Int64s:

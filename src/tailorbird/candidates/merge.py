@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 CANDIDATES_MAX = 500  # of a request, from all sources together
 
 
-def bounded(sources: Mapping[str, int]) -> dict[str, int]:
+def bound_limits(sources: Mapping[str, int]) -> dict[str, int]:
     """Scale the limits of a slot's sources so that they sum to at most `CANDIDATES_MAX`."""
     total = sum(sources.values())
     if total <= CANDIDATES_MAX:

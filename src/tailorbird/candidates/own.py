@@ -150,7 +150,7 @@ def sources_file() -> Path | None:
 
 def register_sources(sources: Iterable[OwnSource]) -> None:
     """Take these as the sources of the opened project, in place of earlier ones."""
-    _registered.sources = {one.name: one for one in sources}
+    _registered.sources = {own.name: own for own in sources}
 
 
 def own_source(name: str) -> OwnSource | None:

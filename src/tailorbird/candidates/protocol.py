@@ -26,8 +26,9 @@ from tailorbird.events.keys import hash64s
 Keys = npt.NDArray[np.uint64]
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.intp]
+Positions = npt.NDArray[np.intp]
 
+EVERYONE = 0  # the segment of all users, in place of the key of a value
 NO_KEYS: Keys = np.zeros(0, np.uint64)
 NO_TIMES: Int64s = np.zeros(0, np.int64)
 
@@ -43,13 +44,13 @@ BOARDS, NEIGHBOURS, SESSIONS = GROUPS = (
 
 @dataclass(frozen=True)
 class Epoch:
-    """A published state: all events routed at or before `p`.
+    """A published state: all events routed at or before `position`.
 
-    `t` (microseconds) is just after the newest of them.
+    `ts` (microseconds) is just after the newest of them.
     """
 
-    p: int = 0
-    t: int = 0
+    position: int = 0
+    ts: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,14 @@ class RankedList:
         return len(self.keys)
 
     @cached_property
-    def order(self) -> Rows:
+    def key_order(self) -> Positions:
         """The positions by ascending key, for lookups."""
         return np.argsort(self.keys, kind="stable")
 
     @cached_property
-    def ordered(self) -> Keys:
+    def sorted_keys(self) -> Keys:
         """The keys, ascending."""
-        return self.keys[self.order]
+        return self.keys[self.key_order]
 
     @cached_property
     def digest(self) -> int:
@@ -86,12 +87,12 @@ class RankedList:
             signed=True,
         )
 
-    def ranks(self, keys: Keys) -> Rows:
+    def ranks(self, keys: Keys) -> Positions:
         """Return the position of each key in the list, −1 where it is not in it."""
         if not len(self.keys):
             return np.full(len(keys), -1, np.intp)
-        at = np.minimum(np.searchsorted(self.ordered, keys), len(self.keys) - 1)
-        return np.where(self.ordered[at] == keys, self.order[at], -1)
+        positions = np.minimum(np.searchsorted(self.sorted_keys, keys), len(self.keys) - 1)
+        return np.where(self.sorted_keys[positions] == keys, self.key_order[positions], -1)
 
     def scores_of(self, keys: Keys) -> Floats:
         """Return the score of each key, 0 where it is not in the list."""
@@ -120,7 +121,10 @@ class BoardTable:
     def shares(self) -> RankedList:
         """The same items by their share of the segment's traffic."""
         shares = RankedList(self.items.keys, self.items.scores / max(self.total, 1))
-        shares.__dict__["order"], shares.__dict__["ordered"] = self.items.order, self.items.ordered
+        shares.__dict__["key_order"], shares.__dict__["sorted_keys"] = (
+            self.items.key_order,
+            self.items.sorted_keys,
+        )
         return shares
 
 
@@ -166,7 +170,7 @@ class CandidateTables(Protocol):
         """The published state by group of tables."""
         ...
 
-    def board(self, board: Board, segment: int = 0) -> BoardTable:
+    def leaderboard(self, board: Board, segment: int = EVERYONE) -> BoardTable:
         """Return the items of a segment, by the key of its value; 0 is all users."""
         ...
 
@@ -197,7 +201,7 @@ class NoTables:
 
     epochs: Mapping[str, Epoch] = field(default_factory=dict)
 
-    def board(self, board: Board, segment: int = 0) -> BoardTable:
+    def leaderboard(self, board: Board, segment: int = EVERYONE) -> BoardTable:
         return BoardTable()
 
     def new_items(self) -> RankedList:

@@ -55,7 +55,7 @@ class Publisher:
         """Return all groups of tables; none while the fold is behind the published state."""
         published = self.published
         is_stale = published is not None and fold.p < max(
-            group.p for group in published.groups.values()
+            group.position for group in published.groups.values()
         )
         return [] if is_stale else list(GROUPS)
 
@@ -74,26 +74,30 @@ class Publisher:
         """
         previous = self.published
         stale_groups = [
-            name for name in groups if previous is None or previous.groups[name].p < fold.p
+            name for name in groups if previous is None or previous.groups[name].position < fold.p
         ]
         records: list[tuple[bytes, bytes]] = []
         deleted_keys: list[bytes] = []
-        sessions = previous.sessions if previous is not None else 0
+        sessions = previous.session_parts if previous is not None else 0
         if BOARDS in stale_groups:
-            records += _boards(fold, everything=previous is None)
+            records += _board_records(fold, everything=previous is None)
             deleted_keys = tables.item_record_keys(fold.evicted_items())
         if NEIGHBOURS in stale_groups:
-            records += _neighbours(fold, everything=previous is None)
+            records += _neighbour_records(fold, everything=previous is None)
         if SESSIONS in stale_groups and fold.session_knn is not None:
             parts = tables.session_records(fold.session_knn.table())
             records, sessions = [*records, *parts], len(parts)
         previous_groups = {} if previous is None else previous.groups
-        at = {
-            name: now if newest or name not in previous_groups else previous_groups[name].at
+        current_as_of = {
+            name: now
+            if newest or name not in previous_groups
+            else previous_groups[name].current_as_of
             for name in groups
         }
         group_epochs = {
-            name: GroupEpoch(fold.p, fold.t, at[name]) if name in groups else previous_groups[name]
+            name: GroupEpoch(fold.p, fold.t, current_as_of[name])
+            if name in groups
+            else previous_groups[name]
             for name in GROUPS
         }
         evicted = {
@@ -103,8 +107,8 @@ class Publisher:
         current = Published(
             self._contract.hash, fold.contract.boards, group_epochs, sessions, evicted
         )
-        if previous is not None and sessions < previous.sessions:
-            deleted_keys += tables.session_keys(sessions, previous.sessions)
+        if previous is not None and sessions < previous.session_parts:
+            deleted_keys += tables.session_keys(sessions, previous.session_parts)
 
         def change(transaction: Transaction) -> None:
             if previous is None:
@@ -120,7 +124,7 @@ class Publisher:
         return current
 
 
-def _boards(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, bytes]]:
+def _board_records(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, bytes]]:
     numbers = {board: number for number, board in enumerate(fold.contract.boards)}
     changed = fold.popularity.changed()
     for board, segment in fold.popularity.all_segments() if everything else changed:
@@ -130,7 +134,7 @@ def _boards(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, b
     yield from tables.facts_records(fold.items.keys[rows], fold.facts_of(rows), fold.ids_of(rows))
 
 
-def _neighbours(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, bytes]]:
+def _neighbour_records(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, bytes]]:
     if fold.item_knn is None:
         return
     rows = fold.item_knn.rows_with_neighbours() if everything else fold.item_knn.changed_rows()

@@ -12,7 +12,7 @@ from tailorbird.candidates.contract import BASE_BOARDS, Source, parse_source
 from tailorbird.candidates.item_knn.query import RECENT_MAX, score_neighbours
 from tailorbird.candidates.own import KIND as OWN
 from tailorbird.candidates.own import SourceError, own_source
-from tailorbird.candidates.popularity.query import popular
+from tailorbird.candidates.popularity.query import query_popular
 from tailorbird.candidates.protocol import (
     EMPTY_LIST,
     CandidateRequest,
@@ -21,8 +21,8 @@ from tailorbird.candidates.protocol import (
     Neighbours,
     RankedList,
 )
-from tailorbird.candidates.repeat.query import repeat
-from tailorbird.candidates.session_knn.query import session_knn
+from tailorbird.candidates.repeat.query import query_repeat
+from tailorbird.candidates.session_knn.query import query_sessions
 
 Matrix = npt.NDArray[np.float32]
 log = logging.getLogger(__name__)
@@ -103,11 +103,11 @@ class RequestLists:
 
     def board_counts(self) -> RankedList:
         """Return the most popular items of the week by their counts."""
-        return self.tables.board(WEEK).items
+        return self.tables.leaderboard(WEEK).items
 
     def shares(self, keys: Keys) -> npt.NDArray[np.float64]:
         """Return each item's share of the week's traffic, (n,); 0 for items beyond the table."""
-        return self.tables.board(WEEK).shares.scores_of(keys)
+        return self.tables.leaderboard(WEEK).shares.scores_of(keys)
 
     def popularity(self, keys: Keys) -> npt.NDArray[np.float64]:
         """Return the share of the week's leaderboard that is less popular, (n,) in [0, 1].
@@ -120,7 +120,7 @@ class RequestLists:
 
     def _query(self, source: Source) -> RankedList:
         if source.board is not None:
-            return popular(self.tables, self.request, source.board)
+            return query_popular(self.tables, self.request, source.board)
         if source.kind == "item_knn":
             return (
                 score_neighbours(*self.neighbours, source.last)
@@ -128,13 +128,13 @@ class RequestLists:
                 else EMPTY_LIST
             )
         if source.kind in ("session_knn", "stan"):
-            return session_knn(self.tables, self.request, source.kind)
+            return query_sessions(self.tables, self.request, source.kind)
         if source.kind == "new_items":
             return self.tables.new_items()
         if source.kind == OWN:
             return self._query_own(source.name)
         assert source.kind == "repeat", source.name
-        return repeat(self.request)
+        return query_repeat(self.request)
 
     def _query_own(self, name: str) -> RankedList:
         """Return the list of a source of the project."""

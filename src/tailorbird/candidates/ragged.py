@@ -7,7 +7,9 @@ Ints = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.intp]
 
 
-def spread(starts: Ints, sizes: Ints) -> tuple[Rows, Rows]:
+def expand_ranges(starts: Ints, sizes: Ints) -> tuple[Rows, Rows]:
     """Return the positions of consecutive ranges, and the range that each position belongs to."""
-    nth = np.repeat(np.arange(len(sizes)), sizes)
-    return np.arange(len(nth)) - np.repeat(np.cumsum(sizes) - sizes - starts, sizes), nth
+    range_index = np.repeat(np.arange(len(sizes)), sizes)
+    return np.arange(len(range_index)) - np.repeat(
+        np.cumsum(sizes) - sizes - starts, sizes
+    ), range_index

@@ -93,7 +93,7 @@ class ReferenceTables:
                 counts[event.item] += 1
         return counts
 
-    def board(self, board: Board, segment: int = 0) -> tuple[list[tuple[int, int]], int]:
+    def leaderboard(self, board: Board, segment: int = 0) -> tuple[list[tuple[int, int]], int]:
         """Return items with counts, and the sum of all counts.
 
         Ties are broken by the count in the field's longest window, then by key.
@@ -111,9 +111,9 @@ class ReferenceTables:
         if board.segment == "category":
             return self._popular_in_categories(user, board)
         segment = user.segments.get(board.segment, 0) if board.segment else 0
-        listed, total = self.board(board, segment) if segment else ([], 0)
+        listed, total = self.leaderboard(board, segment) if segment else ([], 0)
         if total < SEGMENT_MIN:
-            listed, total = self.board(Board(board.window_us))
+            listed, total = self.leaderboard(Board(board.window_us))
         return [(item, count / max(total, 1)) for item, count in listed]
 
     def _popular_in_categories(self, user: UserContext, board: Board) -> ScoredItems:
@@ -123,9 +123,9 @@ class ReferenceTables:
                 weights[self.category[item]] += 0.95**age
         scores = defaultdict(float)
         for value in sorted(weights, key=lambda value: (-weights[value], value))[:CATEGORIES_MAX]:
-            for rank, (item, _) in enumerate(self.board(board, value)[0], 1):
+            for rank, (item, _) in enumerate(self.leaderboard(board, value)[0], 1):
                 scores[item] += weights[value] / rank
-        return ranked(scores, LIST_SIZE)
+        return rank_scores(scores, LIST_SIZE)
 
     # Items and users
 
@@ -137,8 +137,8 @@ class ReferenceTables:
         within, total = self.contract.new_within_us, self.shown.total()
         new_items = [
             item
-            for item, first in self.first_seen.items()
-            if first > self.t - within and self.shown[item] < 1_000
+            for item, first_seen in self.first_seen.items()
+            if first_seen > self.t - within and self.shown[item] < 1_000
         ]
         if not total:
             order = sorted(new_items, key=lambda item: (-self.first_seen[item], item))[:LIST_SIZE]
@@ -219,7 +219,9 @@ class ReferenceTables:
         for age, item in enumerate(recent):
             for other, value in rows.get(item, {}).items():
                 scores[other] += value * (1 - 1 / last) ** age
-        return ranked({item: score for item, score in scores.items() if item not in recent}, 1_000)
+        return rank_scores(
+            {item: score for item, score in scores.items() if item not in recent}, 1_000
+        )
 
     def sessions(self) -> list[tuple[int, list[int]]]:
         """Return the newest sessions of two items or more, as (time of the last event, items)."""
@@ -254,7 +256,7 @@ class ReferenceTables:
         return sorted(eligible, key=lambda session: session[0])
 
 
-def ranked(scores: Mapping[int, float], limit: int) -> ScoredItems:
+def rank_scores(scores: Mapping[int, float], limit: int) -> ScoredItems:
     """Return the items with a positive score, best first, ties by key."""
     order = sorted(
         (item for item, score in scores.items() if score > 0),

@@ -27,7 +27,7 @@ from tailorbird.candidates.protocol import (
     rank_items,
 )
 from tailorbird.candidates.query import RequestLists, live_sources, source_of, table_group
-from tailorbird.candidates.session_knn.query import SIZE as SESSION_SIZE
+from tailorbird.candidates.session_knn.query import LIST_MAX as SESSION_SIZE
 from tailorbird.events.clock import MINUTE
 from tailorbird.events.contract.schema import micros
 
@@ -56,13 +56,15 @@ def regular_epochs(log_p: Int64s, log_ts: Int64s, p: Int64s, every_us: int) -> I
 
     Args:
         log_p, log_ts: positions, ascending, and times of the log's events.
-        p: (n,): positions up to which the log is known to each question.
+        p: (n,): positions up to which the log is known to each request.
     """
     if not len(log_p):
         return np.zeros(len(p), np.int64)
     newest = np.maximum.accumulate(log_ts)
-    at = np.searchsorted(log_p, p, side="right") - 1  # the last event that is known
-    edge = np.where(at >= 0, newest[np.maximum(at, 0)], 0) // every_us * every_us
+    newest_known = np.searchsorted(log_p, p, side="right") - 1  # the last event that is known
+    edge = (
+        np.where(newest_known >= 0, newest[np.maximum(newest_known, 0)], 0) // every_us * every_us
+    )
     last = np.searchsorted(newest, edge, side="left") - 1
     return np.where(last >= 0, log_p[np.maximum(last, 0)], 0)
 
@@ -70,8 +72,8 @@ def regular_epochs(log_p: Int64s, log_ts: Int64s, p: Int64s, every_us: int) -> I
 def epochs_by_group(events: pa.Table, p: Int64s) -> dict[str, Int64s]:
     """Return the regular epochs of requests at log positions, by group of tables."""
     log_p, log_ts = positions_and_times(events)
-    at = np.searchsorted(log_p, p, side="right") - 1
-    request_ts = log_ts[at[at >= 0]] if len(log_p) else log_ts
+    newest_known = np.searchsorted(log_p, p, side="right") - 1
+    request_ts = log_ts[newest_known[newest_known >= 0]] if len(log_p) else log_ts
     span = int(request_ts.max() - request_ts.min()) if len(request_ts) else 0
     intervals = {
         group: max(least, -(-span // EPOCHS_MAX[group])) for group, least in EVERY_US.items()
@@ -95,7 +97,7 @@ def replay_requests(
 
     Args:
         events: columns `batch.COLUMNS` of routed events, in order of p, from the beginning.
-        names: the live sources that any question asks.
+        names: the live sources that any request names.
     """
     sources = live_sources(names)
     pending = [RequestLists(NO_TABLES, request) for request in replay.requests]
@@ -106,7 +108,7 @@ def replay_requests(
     ]
     fold, batches = CandidateFold(contract), _Batches(events, contract)
     groups_left = np.full(len(pending), len(groups) + 1)
-    for p, group, indices in _stops(replay, (*groups, BOARDS)):
+    for p, group, indices in _order_stops(replay, (*groups, BOARDS)):
         for batch in batches.until(p):
             fold.update(batch)
         tables = fold.tables()
@@ -129,16 +131,18 @@ def replay_requests(
                         lists.get(name)
         ready = indices[groups_left[indices] == 0]
         if len(ready):
-            yield ready, [pending[question] for question in ready.tolist()]
-            for position in ready.tolist():
-                pending[position] = _FINISHED
+            yield ready, [pending[index] for index in ready.tolist()]
+            for index in ready.tolist():
+                pending[index] = _FINISHED
             progress(int(np.count_nonzero(groups_left == 0)), len(pending))
 
 
 _FINISHED = RequestLists(NO_TABLES, CandidateRequest())
 
 
-def _stops(replay: ReplayRequests, groups: Sequence[str]) -> Iterator[tuple[int, str, Int64s]]:
+def _order_stops(
+    replay: ReplayRequests, groups: Sequence[str]
+) -> Iterator[tuple[int, str, Int64s]]:
     """Yield the positions at which a group's tables are read, ascending, and by which requests.
 
     Leaderboards come last at each position.
@@ -182,7 +186,7 @@ def _query_sessions(
         for index, lists in enumerate(request_lists):
             entries = slice(similar.offsets[index], similar.offsets[index + 1])
             lists.by_source[name] = rank_items(
-                similar.keys[entries], similar.gain[entries], SESSION_SIZE
+                similar.keys[entries], similar.scores[entries], SESSION_SIZE
             )
 
 
@@ -192,28 +196,28 @@ class _Batches:
     def __init__(self, events: pa.Table, contract: Contract) -> None:
         self._events, self._contract = events, contract
         self._p = events["p"].to_numpy()
-        self._next = 0  # row of `events` at which the next batch starts
+        self._next_event = 0  # row of `events` at which the next batch starts
         self._batch: EventBatch | None = None
-        self._at = 0  # next row of the batch
+        self._next_row = 0  # next row of the batch
 
     def until(self, p: int) -> Iterator[EventBatch]:
         """Yield the rows after the previous call's position up to p, inclusive."""
         while True:
             if self._batch is None:
-                if self._next >= len(self._p) or self._p[self._next] > p:
+                if self._next_event >= len(self._p) or self._p[self._next_event] > p:
                     return
-                end = min(self._next + BATCH_ROWS, len(self._p))
+                end = min(self._next_event + BATCH_ROWS, len(self._p))
                 self._batch = to_event_batch(
-                    self._events.slice(self._next, end - self._next),
+                    self._events.slice(self._next_event, end - self._next_event),
                     self._contract,
                     int(self._p[end - 1]),
                 )
-                self._next, self._at = end, 0
+                self._next_event, self._next_row = end, 0
             batch = self._batch
             high = int(np.searchsorted(batch.p, p, side="right"))
-            if high > self._at or p >= batch.end:
-                yield batch.slice(self._at, high, min(p, batch.end))
-            self._at = high
+            if high > self._next_row or p >= batch.end:
+                yield batch.slice(self._next_row, high, min(p, batch.end))
+            self._next_row = high
             if batch.end > p:
                 return
             self._batch = None

@@ -115,13 +115,13 @@ class CandidatesRole:
         reader = self._open_reader()
         if reader is None or self.needs_history():
             return 0
-        taken, position = 0, self.fold.p + 1
+        rows_applied, position = 0, self.fold.p + 1
         for stored in reader.read(position, bytes_max=ROW_BYTES * rows_max):
-            taken += stored.end - 1 - self.fold.p
-            self.fold.update(self._batch(stored))
-        return taken
+            rows_applied += stored.end - 1 - self.fold.p
+            self.fold.update(self._read_batch(stored))
+        return rows_applied
 
-    def _batch(self, stored: StoredBlock) -> EventBatch:
+    def _read_batch(self, stored: StoredBlock) -> EventBatch:
         end = stored.end - 1
         if stored.block.kind != "events" or not stored.block.payload:
             return empty_batch(end)
@@ -136,7 +136,7 @@ class CandidatesRole:
 
         Then servers may read this contract.
         """
-        now, lag = self._clock.now(), self._lag()
+        now, lag = self._clock.now(), self._count_unapplied()
         if lag > ROWS_MAX and self._publisher.published is None:
             # Tables without most of the log are no better than those of the previous contract.
             return False
@@ -153,7 +153,7 @@ class CandidatesRole:
         set_current_contract(self._root, self.contract)
         return True
 
-    def _lag(self) -> int:
+    def _count_unapplied(self) -> int:
         """Return the number of log positions that are not applied yet."""
         reader = self._open_reader()
         return 0 if reader is None else max(reader.end() - 1 - self.fold.p, 0)
@@ -177,7 +177,7 @@ class CandidatesRole:
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
-        for other in self._snapshots():
+        for other in self._list_snapshots():
             if other != path:
                 other.unlink(missing_ok=True)
         self._saved_at, self._saved_p = self._clock.now(), self.fold.p
@@ -189,7 +189,7 @@ class CandidatesRole:
         ):
             self.save_snapshot()
 
-    def _snapshots(self) -> list[Path]:
+    def _list_snapshots(self) -> list[Path]:
         return sorted(
             self._folder.glob("state-*.npz"),
             key=lambda path: int(path.stem.partition("-")[2]),
@@ -197,7 +197,7 @@ class CandidatesRole:
         )
 
     def _newest_snapshot(self) -> CandidateFold | None:
-        for path in self._snapshots():
+        for path in self._list_snapshots():
             try:
                 with np.load(path, allow_pickle=False) as arrays:
                     return CandidateFold.restore(self.contract, dict(arrays))

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -24,6 +24,7 @@ from tailorbird.candidates.contract import Board, Contract
 from tailorbird.candidates.protocol import (
     BOARDS,
     EMPTY_LIST,
+    EVERYONE,
     SESSIONS,
     BoardTable,
     Epoch,
@@ -38,35 +39,40 @@ from tailorbird.store.protocol import Snapshot
 
 PART_BYTES = 1 << 20
 _FACTS = struct.Struct("<qQ")
-_HEAD = struct.Struct("<qI")
+_LIST_HEADER = struct.Struct("<qI")
 
 
-class GroupEpoch(msgspec.Struct, frozen=True):
-    """A published epoch.
+class GroupEpoch(
+    msgspec.Struct, frozen=True, rename={"position": "p", "ts": "t", "current_as_of": "at"}
+):
+    """A published epoch of a group of tables.
 
-    `at` is when it was last known to be the newest state of the log, in microseconds.
+    Attributes:
+        position: all events routed at or before it are in the tables.
+        ts: just after the newest of them.
+        current_as_of: when it was last known to be the newest state of the log, microseconds.
     """
 
-    p: int
-    t: int
-    at: int
+    position: int
+    ts: int
+    current_as_of: int
 
 
-class Published(msgspec.Struct, frozen=True):
+class Published(msgspec.Struct, frozen=True, rename={"session_parts": "sessions"}):
     """The record `e`.
 
     Attributes:
         contract: hash of the contract.
         boards: leaderboards in the order in which records number them.
         groups: by group of tables.
-        sessions: how many parts the session table has.
+        session_parts: how many parts the session table has.
         evicted: by kind, what was forgotten because there was too much of it.
     """
 
     contract: str
     boards: tuple[Board, ...]
     groups: dict[str, GroupEpoch]
-    sessions: int = 0
+    session_parts: int = 0
     evicted: dict[str, int] = {}
 
 
@@ -82,25 +88,27 @@ def epoch_record(published: Published) -> tuple[bytes, bytes]:
 
 def board_record(number: int, segment: int, table: BoardTable) -> tuple[bytes, bytes]:
     items = table.items
-    return _board_key(number, segment), _HEAD.pack(table.total, len(items)) + _bytes(
+    return _board_key(number, segment), _LIST_HEADER.pack(table.total, len(items)) + _to_bytes(
         items.keys, "<u8"
-    ) + _bytes(items.scores, "<i8")
+    ) + _to_bytes(items.scores, "<i8")
 
 
 def new_items_record(items: RankedList) -> tuple[bytes, bytes]:
-    return b"n", _HEAD.pack(0, len(items)) + _bytes(items.keys, "<u8") + _bytes(items.scores, "<f8")
+    return b"n", _LIST_HEADER.pack(0, len(items)) + _to_bytes(items.keys, "<u8") + _to_bytes(
+        items.scores, "<f8"
+    )
 
 
 def neighbour_records(keys: Keys, neighbours: Neighbours) -> Iterator[tuple[bytes, bytes]]:
     """Yield a record for each item of `keys`."""
-    joined, weights = _bytes(neighbours.keys, "<u8"), _bytes(neighbours.weights, "<f4")
-    for name, low, high in zip(
+    joined, weights = _to_bytes(neighbours.keys, "<u8"), _to_bytes(neighbours.weights, "<f4")
+    for record_key, low, high in zip(
         _item_keys(b"k", keys),
         neighbours.offsets[:-1].tolist(),
         neighbours.offsets[1:].tolist(),
         strict=True,
     ):
-        yield name, joined[8 * low : 8 * high] + weights[4 * low : 4 * high]
+        yield record_key, joined[8 * low : 8 * high] + weights[4 * low : 4 * high]
 
 
 def item_record_keys(keys: Keys) -> list[bytes]:
@@ -111,10 +119,10 @@ def item_record_keys(keys: Keys) -> list[bytes]:
 def facts_records(
     keys: Keys, facts: ItemFacts, ids: Sequence[str]
 ) -> Iterator[tuple[bytes, bytes]]:
-    for name, first, category, item_id in zip(
+    for record_key, first_seen, category, item_id in zip(
         _item_keys(b"i", keys), facts.first_seen.tolist(), facts.category.tolist(), ids, strict=True
     ):
-        yield name, _FACTS.pack(first, category) + item_id.encode()
+        yield record_key, _FACTS.pack(first_seen, category) + item_id.encode()
 
 
 def session_records(table: Sessions) -> list[tuple[bytes, bytes]]:
@@ -124,11 +132,11 @@ def session_records(table: Sessions) -> list[tuple[bytes, bytes]]:
         (table.starts, "<i8"),
         (table.item, "<i4"),
         (table.place, "<i4"),
-        (table.fade, "<f8"),
+        (table.age_weight, "<f8"),
     )
     body = struct.pack("<q", table.gap_us)
-    for array, kind in arrays:
-        data = _bytes(array, kind)
+    for array, dtype in arrays:
+        data = _to_bytes(array, dtype)
         body += struct.pack("<q", len(data)) + data
     starts = range(0, len(body), PART_BYTES)
     return [
@@ -146,22 +154,32 @@ def _session_key(number: int) -> bytes:
     return b"s" + struct.pack(">I", number)
 
 
-def _bytes(array: np.ndarray, kind: str) -> bytes:
-    return np.ascontiguousarray(array).astype(kind).tobytes()
+def _to_bytes(array: np.ndarray, dtype: str) -> bytes:
+    return np.ascontiguousarray(array).astype(dtype).tobytes()
 
 
 def _board_key(number: int, segment: int) -> bytes:
     return b"b" + struct.pack(">HQ", number, segment)
 
 
-def _item_keys(kind: bytes, keys: Keys) -> list[bytes]:
+def _item_keys(prefix: bytes, keys: Keys) -> list[bytes]:
     return [
-        kind + key
-        for key in (keys.astype(">u8").tobytes()[at : at + 8] for at in range(0, 8 * len(keys), 8))
+        prefix + key
+        for key in (
+            keys.astype(">u8").tobytes()[start : start + 8] for start in range(0, 8 * len(keys), 8)
+        )
     ]
 
 
 # Reading
+
+
+class CachedBoard(NamedTuple):
+    """A decoded leaderboard, with the position and the bytes that it was decoded from."""
+
+    position: int
+    data: bytes
+    table: BoardTable
 
 
 @dataclass
@@ -170,7 +188,7 @@ class _Decoded:
 
     epoch: bytes = b""
     published: Published | None = None
-    boards: dict[tuple[Board, int], tuple[int, bytes, BoardTable]] = field(default_factory=dict)
+    boards: dict[tuple[Board, int], CachedBoard] = field(default_factory=dict)
     new: tuple[bytes, RankedList] | None = None
     sessions: tuple[Epoch, Sessions] | None = None
 
@@ -255,37 +273,35 @@ class PublishedTables:
     @property
     def epochs(self) -> Mapping[str, Epoch]:
         groups = self.published.groups if self.published is not None else {}
-        epochs = {name: Epoch(group.p, group.t) for name, group in groups.items()}
+        epochs = {name: Epoch(group.position, group.ts) for name, group in groups.items()}
         # The session table in use is the one decoded last, which may be older than the newest.
         return epochs | (
             {SESSIONS: self._decoded.sessions[0]} if self._decoded.sessions is not None else {}
         )
 
-    def board(self, board: Board, segment: int = 0) -> BoardTable:
+    def leaderboard(self, board: Board, segment: int = EVERYONE) -> BoardTable:
         if self.published is None or board not in self.published.boards:
             return BoardTable()
-        p = self.published.groups[BOARDS].p
+        position = self.published.groups[BOARDS].position
         cached = self._decoded.boards.get((board, segment))
-        if cached is None or cached[0] != p:
-            data = (
-                self._snapshot.get(_board_key(self.published.boards.index(board), segment)) or b""
-            )
+        if cached is None or cached.position != position:
+            number = self.published.boards.index(board)
+            data = self._snapshot.get(_board_key(number, segment)) or b""
             # Most boards do not change between epochs, so decoded ones are reused.
-            cached = (
-                p,
-                data,
-                cached[2] if cached is not None and cached[1] == data else _board(data),
-            )
-            self._decoded.boards[board, segment] = cached
-        return cached[2]
+            if cached is None or cached.data != data:
+                table = _decode_board(data)
+            else:
+                table = cached.table
+            cached = self._decoded.boards[board, segment] = CachedBoard(position, data, table)
+        return cached.table
 
     def new_items(self) -> RankedList:
         data = self._snapshot.get(b"n")
         if data is None:
             return EMPTY_LIST
         if self._decoded.new is None or self._decoded.new[0] != data:
-            _, count = _HEAD.unpack_from(data)
-            self._decoded.new = data, RankedList(*_columns(data, count, "<f8"))
+            _, count = _LIST_HEADER.unpack_from(data)
+            self._decoded.new = data, RankedList(*_decode_list(data, count, "<f8"))
         return self._decoded.new[1]
 
     def neighbours(self, keys: Keys) -> Neighbours:
@@ -310,48 +326,48 @@ class PublishedTables:
         if (
             self.published is None
             or SESSIONS not in self.published.groups
-            or not self.published.sessions
+            or not self.published.session_parts
         ):
             return
         group, cached = self.published.groups[SESSIONS], self._decoded.sessions
-        if cached is None or cached[0].p != group.p:
+        if cached is None or cached[0].position != group.position:
             parts = [
                 self._snapshot.get(_session_key(number)) or b""
-                for number in range(self.published.sessions)
+                for number in range(self.published.session_parts)
             ]
-            table = _sessions(b"".join(parts))
+            table = _decode_sessions(b"".join(parts))
             table.prepare()
-            self._decoded.sessions = Epoch(group.p, group.t), table
+            self._decoded.sessions = Epoch(group.position, group.ts), table
 
     def facts(self, keys: Keys) -> ItemFacts:
         joined, sizes = self._snapshot.get_sized(_item_keys(b"i", keys))
-        first, category = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.uint64)
+        first_seen, category = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.uint64)
         begin = 0
         for index, size in enumerate(sizes):
             if size:
-                first[index], category[index] = _FACTS.unpack_from(joined, begin)
+                first_seen[index], category[index] = _FACTS.unpack_from(joined, begin)
             begin += size
-        return ItemFacts(first, category)
+        return ItemFacts(first_seen, category)
 
 
-def _board(data: bytes) -> BoardTable:
+def _decode_board(data: bytes) -> BoardTable:
     if not data:
         return BoardTable()
-    total, count = _HEAD.unpack_from(data)
-    return BoardTable(RankedList(*_columns(data, count, "<i8")), total)
+    total, count = _LIST_HEADER.unpack_from(data)
+    return BoardTable(RankedList(*_decode_list(data, count, "<i8")), total)
 
 
-def _columns(data: bytes, count: int, kind: str) -> tuple[Keys, np.ndarray]:
-    keys = np.frombuffer(data, "<u8", count, _HEAD.size)
-    return keys, np.frombuffer(data, kind, count, _HEAD.size + 8 * count).astype(np.float64)
+def _decode_list(data: bytes, count: int, dtype: str) -> tuple[Keys, np.ndarray]:
+    keys = np.frombuffer(data, "<u8", count, _LIST_HEADER.size)
+    return keys, np.frombuffer(data, dtype, count, _LIST_HEADER.size + 8 * count).astype(np.float64)
 
 
-def _sessions(data: bytes) -> Sessions:
+def _decode_sessions(data: bytes) -> Sessions:
     (gap_us,) = struct.unpack_from("<q", data)
-    at, arrays = 8, []
-    for kind in ("<u8", "<i8", "<i4", "<i4", "<f8"):
-        (size,) = struct.unpack_from("<q", data, at)
-        arrays.append(np.frombuffer(data, kind, size // np.dtype(kind).itemsize, at + 8))
-        at += 8 + size
-    keys, starts, item, position, fade = arrays
-    return Sessions(keys, starts, item, position, fade, gap_us)
+    start, arrays = 8, []
+    for dtype in ("<u8", "<i8", "<i4", "<i4", "<f8"):
+        (size,) = struct.unpack_from("<q", data, start)
+        arrays.append(np.frombuffer(data, dtype, size // np.dtype(dtype).itemsize, start + 8))
+        start += 8 + size
+    keys, starts, item, place, age_weight = arrays
+    return Sessions(keys, starts, item, place, age_weight, gap_us)

@@ -168,7 +168,7 @@ class AsyncClient:
             ClosedError: the client is closed.
         """
         self._require_open()
-        return await self._send_encoded([self._event(event) for event in events])
+        return await self._send_encoded([self._build_event(event) for event in events])
 
     def track(self, type: str, **fields: Unpack[EventFields]) -> str:
         """Queue an event to be sent soon with others, and return its `event_id`.
@@ -182,7 +182,7 @@ class AsyncClient:
         """
         self._require_open()
         event_id = fields.get("event_id") or uuid4().hex
-        self._outbox.add(self._event({"type": type, **fields, "event_id": event_id}))
+        self._outbox.add(self._build_event({"type": type, **fields, "event_id": event_id}))
         return event_id
 
     async def flush(self, timeout_s: float = 5.0) -> bool:
@@ -199,9 +199,9 @@ class AsyncClient:
         if self._closed:
             return 0
         self._closed = True
-        lost = await self._outbox.close(timeout_s)
+        lost_events = await self._outbox.close(timeout_s)
         await self._transport.close()
-        return lost
+        return lost_events
 
     def _require_open(self) -> None:
         if self._closed:
@@ -218,7 +218,7 @@ class AsyncClient:
         self._require_open()
         return await self._transport.request(method, path, body, query=query)
 
-    def _event(self, event: Mapping[str, Any]) -> bytes:
+    def _build_event(self, event: Mapping[str, Any]) -> bytes:
         fields = {"event_id": uuid4().hex, "ts": self._clock.now(), **event}
         return _encode_json(fields, "an event", str(event.get("type", "")))
 
@@ -230,7 +230,7 @@ class AsyncClient:
     ) -> Receipts:
         decisions: list[EventDecision] = []
         accepted = 0
-        for batch in _batches(events, self._batch_max):
+        for batch in _split_batches(events, self._batch_max):
             receipts = await self._send_batch(batch, has_backoff)
             decisions += receipts.events
             accepted += receipts.accepted
@@ -250,14 +250,14 @@ class AsyncClient:
             # One event kept the server from splitting the body, so the others are sent again
             # without it.
             half = len(batch) // 2
-            first, second = (
+            first_half, second_half = (
                 await self._send_batch(batch[:half], has_backoff),
                 await self._send_batch(batch[half:], has_backoff),
             )
             return Receipts(
-                first.accepted + second.accepted,
-                first.refused + second.refused,
-                [*first.events, *second.events],
+                first_half.accepted + second_half.accepted,
+                first_half.refused + second_half.refused,
+                [*first_half.events, *second_half.events],
             )
         raise to_refused_error(reply)
 
@@ -299,7 +299,7 @@ def _decode(reply: Reply, kind: type[T]) -> T:
         raise to_refused_error(Reply(reply.status, b"")) from None
 
 
-def _batches(events: Sequence[bytes], batch_max: int) -> list[list[bytes]]:
+def _split_batches(events: Sequence[bytes], batch_max: int) -> list[list[bytes]]:
     batches: list[list[bytes]] = [[]]
     size = 0
     for event in events:

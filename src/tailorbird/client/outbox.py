@@ -91,9 +91,9 @@ class Outbox:
 
     def __len__(self) -> int:
         """Count the events in memory and in the spool that no server has decided on."""
-        return len(self._waiting) + self._spooled()
+        return len(self._waiting) + self._count_spooled()
 
-    def _spooled(self) -> int:
+    def _count_spooled(self) -> int:
         paths = self._spool.glob("*.ndjson") if self._spool is not None else ()
         return sum(path.read_bytes().count(b"\n") for path in paths)
 

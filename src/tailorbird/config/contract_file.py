@@ -96,7 +96,7 @@ def load_contract(file: Path, types: tuple[str, ...]) -> EventContract:
                 fix="leave it out; [answer] is for days",
             )
         rules = [
-            _rule(type_, name, value, file)
+            _parse_rule(type_, name, value, file)
             for name, value in content.items()
             if isinstance(value, dict)
         ]
@@ -144,7 +144,7 @@ def _add_type_keys(
             raise ConfigError(f"unknown key {name}", where=where, fix=fix)
 
 
-def _rule(type_: str, name: str, content: dict[str, Any], file: Path) -> Rule:
+def _parse_rule(type_: str, name: str, content: dict[str, Any], file: Path) -> Rule:
     where = f"{file}: [{type_}.{name}]"
     if name in _EVENT_FIELDS:
         fix = "leave it out: which types need an item or a person is known without it"

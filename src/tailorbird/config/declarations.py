@@ -15,15 +15,15 @@ from tailorbird.ranking.slot import ARM_POLICIES
 T = TypeVar("T")
 
 
-def _declared(file: Path, *kinds: type[T]) -> list[T]:
+def _find_declared(file: Path, *kinds: type[T]) -> list[T]:
     """Return the objects of some kinds that a file declares by name or in a list, each once."""
     objects = (
-        one
+        element
         for value in run_file(file).values()
-        for one in (value if isinstance(value, list | tuple) else (value,))
-        if isinstance(one, kinds)
+        for element in (value if isinstance(value, list | tuple) else (value,))
+        if isinstance(element, kinds)
     )
-    return list({id(one): one for one in objects}.values())
+    return list({id(declared): declared for declared in objects}.values())
 
 
 def load_slots(file: Path) -> dict[str, Slot]:
@@ -33,7 +33,7 @@ def load_slots(file: Path) -> dict[str, Slot]:
         DeclarationError: the file is missing, does not run, or gives two slots the same name.
     """
     slots: dict[str, Slot] = {}
-    for slot in _declared(file, Slot):
+    for slot in _find_declared(file, Slot):
         if slot.name in slots:
             raise DeclarationError(f"two slots are named {slot.name!r}", where=str(file))
         slots[slot.name] = slot
@@ -54,7 +54,7 @@ def load_churn(file: Path, types: Sequence[str] = EVENT_TYPES) -> dict[str, Chur
             not exist.
     """
     models: dict[str, Churn] = {}
-    for churn in _declared(file, Churn) if file.exists() else ():
+    for churn in _find_declared(file, Churn) if file.exists() else ():
         if churn.name in models:
             raise DeclarationError(f"two are named {churn.name!r}", where=str(file))
         if unknown_types := [type_ for type_ in churn.types if type_ not in types]:
@@ -78,7 +78,7 @@ def load_scores(
             churn model that does not exist.
     """
     loaded: dict[str, Score] = {}
-    for score in _declared(file, ChurnScore, NextBest) if file.exists() else ():
+    for score in _find_declared(file, ChurnScore, NextBest) if file.exists() else ():
         if score.name in loaded:
             raise DeclarationError(
                 f"two are named {score.name!r}", where=str(file), fix="give one of them a name="
@@ -112,7 +112,7 @@ def load_experiments(file: Path, slots: Mapping[str, Slot]) -> dict[str, Experim
             or names a slot or a policy that does not exist.
     """
     loaded: dict[str, Experiment] = {}
-    for experiment in _declared(file, Experiment) if file.exists() else ():
+    for experiment in _find_declared(file, Experiment) if file.exists() else ():
         if experiment.name in loaded:
             raise DeclarationError(
                 f"two are named {experiment.name!r}", where=str(file), fix="rename one"

@@ -36,9 +36,9 @@ def apply_remote_erasures(project: Project) -> bool:
     if topics is None:
         return False
     from tailorbird.router.routed_log.retention import FILE as ITEMS
-    from tailorbird.stream.kafka import emptied
+    from tailorbird.stream.kafka import topic_reset
 
-    erasure = emptied.last_erasure(topics.cluster)
+    erasure = topic_reset.last_erasure(topics.cluster)
     if erasure is None or erasure.number <= last_applied_erasure(project):
         return False
     folder = project.paths.data / FOLDER
@@ -46,11 +46,11 @@ def apply_remote_erasures(project: Project) -> bool:
     lock = FileLock(folder / TAKEN)
     try:
         for path in (*topics.index_paths(), topics.folder / ITEMS):
-            _discard(path, [path, Path(f"{path}-wal"), Path(f"{path}-shm")])
+            _discard_states(path, [path, Path(f"{path}-wal"), Path(f"{path}-shm")])
         for part in part_folders(project.paths.state):
             for schema in state_folders(part):
                 state = part / schema
-                _discard(state / "worker", [state / name for name in _STATE_FILES])
+                _discard_states(state / "worker", [state / name for name in _STATE_FILES])
         write_private(folder / KEY_FILE, erasure.key)
         write_private(folder / FILE, erasure.stop)
         write_private(folder / TAKEN, b"%d" % erasure.number)
@@ -112,7 +112,7 @@ def last_applied_erasure(project: Project) -> int:
         ) from error
 
 
-def _discard(lock_path: Path, files: list[Path]) -> None:
+def _discard_states(lock_path: Path, files: list[Path]) -> None:
     try:
         lock = FileLock(lock_path)
     except LockedError as error:

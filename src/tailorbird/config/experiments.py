@@ -59,8 +59,12 @@ def require_arm(project: Project, slot: str, arm: str) -> None:
         UsageError: there is no such experiment in the slot, or it has no such arm.
     """
     experiments = read_experiments(project.paths.registry).experiments
-    arms = [f"{each.name}:{name}" for each in experiments for name in each.declaration["arms"]]
-    own = {f"{each.name}:" for each in experiments if each.slot == slot}
+    arms = [
+        f"{experiment.name}:{name}"
+        for experiment in experiments
+        for name in experiment.declaration["arms"]
+    ]
+    own = {f"{experiment.name}:" for experiment in experiments if experiment.slot == slot}
     if arm not in arms or not arm.startswith(tuple(own)):
         raise UsageError(
             f"slot {slot} has run no arm {arm!r}",
@@ -78,7 +82,7 @@ def _require_logged_events(project: Project, declared: Experiment) -> None:
     if not lake.exists("events"):
         return
     events = lake.events(columns=("type", "slot"))
-    types = [each for each in events["type"].unique().to_pylist() if each]
+    types = [event_type for event_type in events["type"].unique().to_pylist() if event_type]
     is_answer = pc.and_kleene(
         pc.equal(events["type"], "answer"), pc.equal(events["slot"], declared.slot)
     )
@@ -86,7 +90,7 @@ def _require_logged_events(project: Project, declared: Experiment) -> None:
     needed = [("exposure", "slot", declared.exposure)]
     for metric in (declared.metric, *declared.guardrails):
         name = f"metric {metric.name}"
-        needed += [(name, metric.scope, each) for each in metric.event_types]
+        needed += [(name, metric.scope, event_type) for event_type in metric.event_types]
     for name, scope, event in needed:
         if types and event not in types and (scope == "site" or has_answers):
             raise UsageError(
@@ -108,7 +112,7 @@ def warn_of_shared_learning(
     experiment = Experiment.from_dict(started.declaration)
     registry, warnings = Registry(project.paths.registry, clock=SystemClock()), []
     served = rows.group_by(["arm", "model"]).aggregate([]).sort_by("arm").to_pylist()
-    for arm, version in ((each["arm"], each["model"]) for each in served):
+    for arm, version in ((served_arm["arm"], served_arm["model"]) for served_arm in served):
         is_version = bool(version) and (registry.path / version).is_dir()
         if not is_version or arm not in experiment.arms or experiment.policy_of(arm) != "model":
             continue  # also the fallback, and a version that an imported log names

@@ -164,14 +164,14 @@ def active_schemas(project: Project) -> list[FeatureSet]:
     return list(schemas.values())
 
 
-def _registries(project: Project) -> list[Path]:
+def _list_registries(project: Project) -> list[Path]:
     return [project.paths.registry, *(project.paths.churn(name) for name in project.churn)]
 
 
 def _served_versions(project: Project) -> list[tuple[Registry, str]]:
     """Return the versions that servers load, of the ranker and of each churn model."""
     served = []
-    for path in _registries(project):
+    for path in _list_registries(project):
         registry = Registry(path, clock=SystemClock())
         served += [(registry, version) for version in served_versions(registry)]
     return served
@@ -301,7 +301,9 @@ class ActiveSchemaWatch:
 
     def __init__(self, project: Project) -> None:
         files = (
-            path / name for path in _registries(project) for name in ("aliases.json", EXPERIMENTS)
+            path / name
+            for path in _list_registries(project)
+            for name in ("aliases.json", EXPERIMENTS)
         )
         self._files = (project.paths.state / APPLIED, project.paths.candidates / CURRENT, *files)
         self._stamps: list[FileStamp | None] = []

@@ -45,7 +45,9 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             "project; servers follow its changes"
         ),
     ] = "keys.json"
-    origins: Annotated[list[str], Meta(description="web origins that browsers may call from")] = []
+    allowed_origins: Annotated[
+        list[str], Meta(description="web origins that browsers may call from")
+    ] = []
     body_bytes_max: Annotated[
         int, Meta(ge=1_024, description="maximum size of a request body after decompression")
     ] = 1_048_576
@@ -104,18 +106,18 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         int,
         Meta(
             ge=0,
-            description="maximum open connections from one address that is not in `proxies`;"
+            description="maximum open connections from one address that is not in `trusted_proxies`;"
             " 0: no limit",
         ),
     ] = 512
-    proxies: Annotated[
+    trusted_proxies: Annotated[
         list[str],
         Meta(
             description="addresses or networks (10.0.0.0/8) of your proxies, whose "
             "X-Forwarded-For is trusted"
         ),
     ] = []
-    drain: Annotated[
+    drain_for: Annotated[
         str,
         Meta(
             description="how long a stopping server still answers while /readyz returns 503;"
@@ -129,7 +131,7 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             "proxy in front must be shorter"
         ),
     ] = "75s"
-    wait_ms: Annotated[
+    queue_timeout_ms: Annotated[
         int,
         Meta(
             ge=1,
@@ -169,7 +171,7 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             "is skipped for a second",
         ),
     ] = 50
-    log: Annotated[
+    log_format: Annotated[
         Literal["text", "json"], Meta(description="format of the server's log: text lines or JSON")
     ] = "text"
     log_requests: Annotated[

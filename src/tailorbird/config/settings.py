@@ -112,7 +112,7 @@ _DURATIONS = (
     "events.lateness",
     "events.dedup",
     "events.answer",
-    "serve.drain",
+    "serve.drain_for",
     "serve.keep_alive",
     "stream.timeout",
     "stream.session",
@@ -158,17 +158,17 @@ def load_settings(
     lines = _line_numbers(text)
     sources = {key: f"{file.name}:{line}" for key, line in lines.items()}
     _check_keys(tree, file, lines)
-    _overlay(tree, sources, environ)
+    _overlay_environment(tree, sources, environ)
     try:
         settings = msgspec.convert(tree, Settings, strict=False)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$.")
         key = path.rstrip("`").partition("[")[0]
         raise ConfigError(
-            f"{key}: {message[:1].lower()}{message[1:]}", where=_where(key, file, sources)
+            f"{key}: {message[:1].lower()}{message[1:]}", where=_locate_setting(key, file, sources)
         ) from None
     _check_durations(settings, file, sources)
-    return settings, _origins(settings, sources)
+    return settings, _list_origins(settings, sources)
 
 
 def _read(file: Path) -> str:
@@ -232,7 +232,9 @@ def _unknown_name(kind: str, name: str, names: list[str], where: str) -> ConfigE
     return ConfigError(f"unknown {kind} {name}; {hint}", where=where)
 
 
-def _overlay(tree: dict[str, Any], sources: dict[str, str], environ: Mapping[str, str]) -> None:
+def _overlay_environment(
+    tree: dict[str, Any], sources: dict[str, str], environ: Mapping[str, str]
+) -> None:
     allowed = _section_keys()
     for variable, value in environ.items():
         if not variable.startswith(ENV_PREFIX) or variable in ENV_OTHER:
@@ -258,16 +260,16 @@ def _check_durations(settings: Settings, file: Path, sources: dict[str, str]) ->
             parse_duration(value)
         except UsageError as error:
             raise ConfigError(
-                f"{path}: {error.message}", where=_where(path, file, sources)
+                f"{path}: {error.message}", where=_locate_setting(path, file, sources)
             ) from None
 
 
-def _where(key: str, file: Path, sources: dict[str, str]) -> str:
+def _locate_setting(key: str, file: Path, sources: dict[str, str]) -> str:
     source = sources.get(key, file.name)
     return source if source.startswith("environment") else str(file.parent / source)
 
 
-def _origins(settings: Settings, sources: dict[str, str]) -> list[Origin]:
+def _list_origins(settings: Settings, sources: dict[str, str]) -> list[Origin]:
     rows = []
     for section in msgspec.structs.fields(Settings):
         for entry in msgspec.structs.fields(section.type):  # type: ignore[arg-type]
@@ -276,21 +278,21 @@ def _origins(settings: Settings, sources: dict[str, str]) -> list[Origin]:
             rows.append(
                 Origin(
                     key,
-                    _redacted(value, key),
+                    _redact_secret(value, key),
                     sources.get(key, "default"),
-                    _description(entry.type),
+                    _describe_setting(entry.type),
                 )
             )
     return rows
 
 
-def _redacted(value: Any, key: str) -> Any:
+def _redact_secret(value: Any, key: str) -> Any:
     if key not in SECRET or not value:
         return value
     return "***" if isinstance(value, str) else ["***"] * len(value)
 
 
-def _description(annotated: Any) -> str:
+def _describe_setting(annotated: Any) -> str:
     return next(
         (
             str(meta.description)

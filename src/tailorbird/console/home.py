@@ -17,7 +17,13 @@ from tailorbird.console.overview import Overview
 from tailorbird.console.pages import post_person, static_file
 from tailorbird.serving.auth.keyfile import ADMIN, OPEN, READ
 from tailorbird.serving.http.app import route
-from tailorbird.serving.http.handling import Handler, Service, as_json, fault, run_in_thread
+from tailorbird.serving.http.handling import (
+    Handler,
+    Service,
+    error_response,
+    json_response,
+    run_in_thread,
+)
 
 _FILES = ("style.css", "live.js", "home.js", "icon.svg")
 # Reports contain their own styles and drawings, and no script.
@@ -40,14 +46,14 @@ def home_routes(
         route("/", "GET", static_file("home.html"), OPEN, service),
         *(route(f"/console/{name}", "GET", static_file(name), OPEN, service) for name in _FILES),
         route("/console/person", "POST", post_person, READ, service),
-        route("/console/overview", "GET", _overview(read_overview), ADMIN, service),
+        route("/console/overview", "GET", _make_overview_handler(read_overview), ADMIN, service),
         route("/console/reports/{name}", "GET", _report(reports), ADMIN, service),
     ]
 
 
-def _overview(read_overview: Callable[[Service], Overview]) -> Handler:
+def _make_overview_handler(read_overview: Callable[[Service], Overview]) -> Handler:
     async def handler(request: Request, service: Service) -> Response:
-        return as_json(await run_in_thread(service, read_overview, service))
+        return json_response(await run_in_thread(service, read_overview, service))
 
     return handler
 
@@ -57,7 +63,7 @@ def _report(folder: Path) -> Handler:
         name = request.path_params["name"]
         path = folder / name
         if not name.endswith(".html") or path.name != name or not path.is_file():
-            return fault(404, "unknown_report", "there is no such report")
+            return error_response(404, "unknown_report", "there is no such report")
         return Response(
             path.read_bytes(),
             media_type="text/html",

@@ -107,7 +107,7 @@ def overview(project: Project, service: Service, *, shop: bool = False) -> Overv
     reports = sorted(path.name for path in project.paths.reports.glob("*.html"))
     versions = Registry(project.paths.registry, clock=clock).newest(VERSIONS_MAX)
     newest_model = next((info.version for info in versions if info.heads), "")
-    models = [_model(info, reports, newest_model) for info in versions]
+    models = [_describe_model(info, reports, newest_model) for info in versions]
     return Overview(
         name=project.settings.project.name,
         version=__version__,
@@ -115,11 +115,11 @@ def overview(project: Project, service: Service, *, shop: bool = False) -> Overv
         clock=_describe_clock(clock.now(), clock.behind),
         missing=service.pipeline.missing(),
         degraded=DEGRADED,
-        roles=_roles(project.paths.run, service.lags(), clock.now()),
+        roles=_list_roles(project.paths.run, service.lags(), clock.now()),
         events=events,
         problem=problem,
         models=models,
-        slots=[_slot(project, name) for name in project.slots],
+        slots=[_describe_slot(project, name) for name in project.slots],
         slot=project.settings.train.slot,
         reports=[name for name in reports if name not in {model.report for model in models}],
         shop=shop,
@@ -138,7 +138,7 @@ def _describe_clock(now: int, lag_us: int) -> str:
     )
 
 
-def _roles(run: Path, lags: list[Lag], now: int) -> list[RoleRow]:
+def _list_roles(run: Path, lags: list[Lag], now: int) -> list[RoleRow]:
     """Return the roles that `up` runs here, and the readers that run elsewhere."""
     rows = []
     for role in read_roles(run):
@@ -169,8 +169,8 @@ def _total_lag(lags: list[Lag], now: int) -> tuple[int | None, float | None]:
     return sum(lag.rows for lag in lags), max(lag.seconds(now) for lag in lags)
 
 
-def _model(info: VersionInfo, reports: list[str], newest_model: str) -> ModelRow:
-    made = datetime.fromtimestamp(info.path.stat().st_mtime, UTC).strftime(
+def _describe_model(info: VersionInfo, reports: list[str], newest_model: str) -> ModelRow:
+    created = datetime.fromtimestamp(info.path.stat().st_mtime, UTC).strftime(
         "%Y-%m-%d %H:%M"
     )  # real time, whatever the log's clock
     kind = f"baseline: {info.baseline}" if info.baseline else ", ".join(info.heads) or "no model"
@@ -187,7 +187,7 @@ def _model(info: VersionInfo, reports: list[str], newest_model: str) -> ModelRow
     return ModelRow(
         info.version,
         list(info.aliases),
-        made,
+        created,
         kind,
         decision,
         ndcg,
@@ -196,7 +196,7 @@ def _model(info: VersionInfo, reports: list[str], newest_model: str) -> ModelRow
     )
 
 
-def _slot(project: Project, name: str) -> SlotRow:
+def _describe_slot(project: Project, name: str) -> SlotRow:
     slot = project.slots[name]
     deeds = [
         head for head in slot.objective if head in {*EVENT_TYPES, *project.settings.events.types}

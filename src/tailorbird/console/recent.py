@@ -74,11 +74,11 @@ def recent_events(routed: Address) -> RecentEvents:
     rows = pa.concat_tables(tables).cast(pa.schema([ROUTED.field(name) for name in _COLUMNS]))
     rows = rows.slice(max(0, len(rows) - ROWS))
     types = Counter(rows.column("type").to_pylist())
-    newest = [_event(row) for row in reversed(rows.to_pylist()) if row["type"] != _ANSWER]
+    newest = [_to_recent_event(row) for row in reversed(rows.to_pylist()) if row["type"] != _ANSWER]
     return RecentEvents(end, len(rows), dict(types.most_common()), newest[:SHOWN], refused)
 
 
-def _event(row: dict) -> RecentEvent:
+def _to_recent_event(row: dict) -> RecentEvent:
     texts = {
         name: row[name] or "" for name in ("type", "user_id", "anonymous_id", "item_id", "query")
     }

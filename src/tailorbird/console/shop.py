@@ -28,11 +28,11 @@ def shop_routes(service: Service, slot: str) -> list[Route]:
             route(f"/shop/{name}", "GET", static_file(name), OPEN, service)
             for name in ("shop.js", "shop.css")
         ),
-        route("/shop/picture/{id}.svg", "GET", _picture, OPEN, service),
+        route("/shop/picture/{id}.svg", "GET", _get_picture, OPEN, service),
     ]
 
 
-async def _picture(request: Request, service: Service) -> Response:
+async def _get_picture(request: Request, service: Service) -> Response:
     item = service.pipeline.item(request.path_params["id"])
     svg = item_picture(item.attributes if item else {})
     headers = {

@@ -19,7 +19,7 @@ from tailorbird.events.contract.verdict import Receipt
 from tailorbird.events.keys import hash64
 
 
-class _Keyed(msgspec.Struct, frozen=True, gc=False):
+class _PartitionFields(msgspec.Struct, frozen=True, gc=False):
     """The fields of an event that decide its partition."""
 
     type: str = ""
@@ -27,7 +27,7 @@ class _Keyed(msgspec.Struct, frozen=True, gc=False):
     anonymous_id: str | None = None
 
 
-_decode = msgspec.json.Decoder(_Keyed).decode
+_decode = msgspec.json.Decoder(_PartitionFields).decode
 
 
 def partition_of(type_: str, user_id: str | None, anonymous_id: str | None, count: int) -> int:

@@ -48,7 +48,7 @@ Subject = tuple[
 ]  # ("u", user_id) or ("a", anonymous_id); of an item's event ("i", item_id)
 
 
-class Whose(msgspec.Struct):
+class RowSubject(msgspec.Struct):
     """What a row says of whose it is, and when; of any type, since nobody has checked it."""
 
     event_id: Any = None
@@ -87,7 +87,7 @@ class _Mark(msgspec.Struct, forbid_unknown_fields=True):
         return mark if mark.checksum == cls.of(mark.people).checksum else None
 
 
-_whose = msgspec.json.Decoder(Whose).decode
+_decode_row_subject = msgspec.json.Decoder(RowSubject).decode
 
 
 class SuppressionList:
@@ -115,7 +115,7 @@ class SuppressionList:
                     fix=_RESTORE,
                 ) from None
             if (folder / TAKEN).exists() or any((folder / RECEIPTS).glob("*.json")):
-                raise _lost(folder / FILE) from None
+                raise _lost_error(folder / FILE) from None
             return cls(b"")
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise DamageError(
@@ -123,7 +123,7 @@ class SuppressionList:
                 where=str(folder / FILE),
                 fix=_RESTORE,
             ) from error
-        if listed.checksum != _digest(listed, key):
+        if listed.checksum != _hash_list(listed, key):
             raise DamageError(
                 "the suppression list, or its key, does not match its checksum",
                 where=str(folder / FILE),
@@ -148,7 +148,7 @@ class SuppressionList:
                 f"one writes it again; else {_RESTORE}",
             )
         if len(self) < mark.people:
-            raise _lost(data / FOLDER / FILE)
+            raise _lost_error(data / FOLDER / FILE)
 
     def mark(self) -> bytes:
         """Return what the lake stores of this list: how many ids are on it."""
@@ -169,14 +169,14 @@ class SuppressionList:
         key = self._key or os.urandom(32)
         hashed = SuppressionList(key).hash
         listed = _Listed(
-            self._listed.people | {hashed(*one): at for one in people},
-            self._listed.shared | {hashed(*one): at for one in shared},
+            self._listed.people | {hashed(*person): at for person in people},
+            self._listed.shared | {hashed(*subject): at for subject in shared},
         )
         return SuppressionList(key, listed)
 
     def encoded(self) -> tuple[bytes, bytes]:
         """Return the list and its key, as the two files hold them."""
-        listed = msgspec.structs.replace(self._listed, checksum=_digest(self._listed, self._key))
+        listed = msgspec.structs.replace(self._listed, checksum=_hash_list(self._listed, self._key))
         return msgspec.json.encode(listed, order="sorted"), self._key
 
     def erased_at(self, mark: str, id_: str) -> int | None:
@@ -200,7 +200,7 @@ class SuppressionList:
         if not any(drops):
             return body
         rows = [ERASED if drop else part for part, drop in zip(parts, drops, strict=True)]
-        return joined(rows, body, receipt.encoding)
+        return join_rows(rows, body, receipt.encoding)
 
     def line(self, line: bytes, receipt: Receipt) -> bytes:
         """Return one event in the wire format, or `ERASED`."""
@@ -208,29 +208,29 @@ class SuppressionList:
 
     def drops(self, part: bytes, receipt: Receipt) -> bool:
         """Return whether a row is dropped."""
-        whose = whose_of(part)
-        if whose is None or parse_unread(part) is not None:
-            return any(self.has(mark, text) for text in _texts(part) for mark in ("u", "a"))
-        if whose.type == "merge" and isinstance(whose.properties, dict):
-            into = _id(whose.properties.get(MERGED_INTO))
+        row = read_row_subject(part)
+        if row is None or parse_unread(part) is not None:
+            return any(self.has(mark, text) for text in _read_texts(part) for mark in ("u", "a"))
+        if row.type == "merge" and isinstance(row.properties, dict):
+            into = _read_id(row.properties.get(MERGED_INTO))
             if into is not None and self.has("u", into):
                 return True
-        if (user := _id(whose.user_id)) is not None:
+        if (user := _read_id(row.user_id)) is not None:
             return self.has("u", user)
-        device = _id(whose.anonymous_id)
-        at = None if device is None else self.erased_at("a", device)
-        if device is None or at is None:
+        device = _read_id(row.anonymous_id)
+        erased_at = None if device is None else self.erased_at("a", device)
+        if device is None or erased_at is None:
             return False
         is_shared = self.hash("a", device) in self._listed.shared
-        return not is_shared or _moment(whose, receipt) < at
+        return not is_shared or _read_time(row, receipt) < erased_at
 
 
-def _digest(listed: _Listed, key: bytes) -> str:
+def _hash_list(listed: _Listed, key: bytes) -> str:
     content = msgspec.json.encode(msgspec.structs.replace(listed, checksum=""), order="sorted")
     return blake2b(content, digest_size=16, key=key, person=b"suppression").hexdigest()
 
 
-def _lost(where: Path) -> DamageError:
+def _lost_error(where: Path) -> DamageError:
     return DamageError(
         "people were erased here, and the list of them is missing, or older than the last erasure",
         where=str(where),
@@ -249,17 +249,17 @@ def require_finished(data: Path) -> None:
         )
 
 
-def joined(parts: Sequence[bytes], body: bytes, encoding: str) -> bytes:
+def join_rows(parts: Sequence[bytes], body: bytes, encoding: str) -> bytes:
     """Return the rows of a body put together as `split` takes them apart."""
     if encoding == "ndjson":
         return b"\n".join(parts)
     return b"[" + b",".join(parts) + b"]" if body.lstrip()[:1] == b"[" else parts[0]
 
 
-def whose_of(part: bytes) -> Whose | None:
+def read_row_subject(part: bytes) -> RowSubject | None:
     """Return whose a row says that it is; None for what is no JSON object."""
     try:
-        return _whose(part)
+        return _decode_row_subject(part)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
@@ -273,11 +273,11 @@ def subject_of(
     return ("i", item_id or "") if anonymous_id is None else ("a", anonymous_id)
 
 
-def _id(value: object) -> str | None:
+def _read_id(value: object) -> str | None:
     return (value or None) if isinstance(value, str) else as_text(value)
 
 
-def _texts(part: bytes) -> Iterator[str]:
+def _read_texts(part: bytes) -> Iterator[str]:
     """Yield what may be an id in a row that cannot be read."""
     text = part.decode(errors="replace")
     yield from (*_QUOTED.findall(text), *_WORD.findall(text))
@@ -287,11 +287,11 @@ def _texts(part: bytes) -> Iterator[str]:
         return
 
 
-def _moment(whose: Whose, receipt: Receipt) -> int:
+def _read_time(row: RowSubject, receipt: Receipt) -> int:
     """Return when a row says that it was; 0 where a file says no time."""
-    if whose.ts is None and not whose.timeless and receipt.source != "import":
+    if row.ts is None and not row.timeless and receipt.source != "import":
         return receipt.received_at
-    ts = whose.ts
+    ts = row.ts
     if isinstance(ts, int) and not isinstance(ts, bool):
         return ts
     try:

@@ -84,7 +84,7 @@ def decode_features(data: bytes, *, where: str, expect: str | None = None) -> Fe
             declarations.
     """
     try:
-        content = _header(data)
+        content = _decode_header(data)
         if content["engine"] != ENGINE_VERSION:
             engine = f"version {content['engine']} of the feature engine, this is {ENGINE_VERSION}"
             raise DeclarationError(
@@ -93,19 +93,19 @@ def decode_features(data: bytes, *, where: str, expect: str | None = None) -> Fe
                 fix="tailorbird features apply builds a new state; then train anew",
             )
         declared = [
-            _object(item, Feature, f"$.features[{place}]")
-            for place, item in enumerate(content["features"])
+            _decode_object(item, Feature, f"$.features[{index}]")
+            for index, item in enumerate(content["features"])
         ]
         declared_similarities, declared_transforms = (
             _optional_list(content, name) for name in ("similarities", "transforms")
         )
         declared += [
-            _object(declared_similarity, Similarity, f"$.similarities[{place}]")
-            for place, declared_similarity in enumerate(declared_similarities)
+            _decode_object(declared_similarity, Similarity, f"$.similarities[{index}]")
+            for index, declared_similarity in enumerate(declared_similarities)
         ]
         decoded_transforms = [
-            _object(declared_transform, transforms.Transform, f"$.transforms[{place}]")
-            for place, declared_transform in enumerate(declared_transforms)
+            _decode_object(declared_transform, transforms.Transform, f"$.transforms[{index}]")
+            for index, declared_transform in enumerate(declared_transforms)
         ]
         features = FeatureSet.from_declarations(
             declared, event_types=_event_types(declared), transforms=decoded_transforms
@@ -150,7 +150,7 @@ def short_location(place: str) -> str:
     return place.replace("\\", "/").rpartition("/")[2]
 
 
-def _header(data: bytes) -> dict[str, Any]:
+def _decode_header(data: bytes) -> dict[str, Any]:
     if len(data) > BYTES_MAX:
         raise UnreadableError(f"more than {BYTES_MAX >> 20} MiB")
     try:
@@ -209,22 +209,24 @@ def _is_omitted(field: "dataclasses.Field[Any]", value: object) -> bool:
     return "later" in field.metadata and not getattr(value, field.name)
 
 
-def _object(value: Any, base: type, path: str) -> Any:
+def _decode_object(value: Any, base: type, path: str) -> Any:
     """Decode an instance of `base` or of a subclass."""
     if not isinstance(value, dict):
         raise UnreadableError(f"{path}: expected an object, got {type(value).__name__}")
     if base is Expression:
-        return _expression(value, path)
+        return _decode_expression(value, path)
     name = value.get("is")
-    kind = _kinds().get(name) if isinstance(name, str) else None
+    kind = _kinds_by_name().get(name) if isinstance(name, str) else None
     if kind is None or not issubclass(kind, base):
         raise UnreadableError(f"{path}: {name!r} is no kind of {base.__name__}")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     if unknown := value.keys() - fields.keys() - {"is"}:
         raise UnreadableError(f"{path}: a {kind.__name__} has no {min(unknown)!r}")
-    hints = _hints(kind)
+    hints = _type_hints(kind)
     given = {
-        name: _value(value[name], hints[name], f"{path}.{name}") for name in fields if name in value
+        name: _decode_value(value[name], hints[name], f"{path}.{name}")
+        for name in fields
+        if name in value
     }
     try:
         instance = kind(**given)
@@ -234,13 +236,13 @@ def _object(value: Any, base: type, path: str) -> Any:
     return instance
 
 
-def _value(value: Any, hint: Any, path: str) -> Any:
+def _decode_value(value: Any, hint: Any, path: str) -> Any:
     """Decode `value` by its type hint: texts, numbers, tuples, kinds, and unions of them."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return _one_of(value, typing.get_args(hint), path)
     if origin is tuple:
-        return _tuple(value, typing.get_args(hint), path)
+        return _decode_tuple(value, typing.get_args(hint), path)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if hint in (str, int, bool, type(None)):
@@ -248,7 +250,7 @@ def _value(value: Any, hint: Any, path: str) -> Any:
             raise UnreadableError(f"{path}: expected {hint.__name__}, got {type(value).__name__}")
         return value
     if isinstance(hint, type) and (hint is Expression or dataclasses.is_dataclass(hint)):
-        return _object(value, hint, path)
+        return _decode_object(value, hint, path)
     raise UnreadableError(
         f"{path}: expected {getattr(hint, '__name__', hint)}, got {type(value).__name__}"
     )
@@ -266,29 +268,32 @@ def _one_of(value: Any, hints: tuple[Any, ...], path: str) -> Any:
     exact = sorted(hints, key=lambda hint: order.index(hint) if hint in order else len(order))
     for hint in exact:
         try:
-            return _value(value, hint, path)
+            return _decode_value(value, hint, path)
         except UnreadableError as error:
             problem = error
     raise problem
 
 
-def _tuple(value: Any, hints: tuple[Any, ...], path: str) -> tuple[Any, ...]:
+def _decode_tuple(value: Any, hints: tuple[Any, ...], path: str) -> tuple[Any, ...]:
     if not isinstance(value, list) or len(value) > LENGTH_MAX:
         raise UnreadableError(f"{path}: expected a list")
     item_hints = [hints[0]] * len(value) if hints[1:] == (Ellipsis,) else list(hints)
     if len(item_hints) != len(value):
         raise UnreadableError(f"{path}: expected {len(item_hints)} values, got {len(value)}")
     return tuple(
-        _value(one, hint, f"{path}[{place}]")
-        for place, (one, hint) in enumerate(zip(value, item_hints, strict=True))
+        _decode_value(one, hint, f"{path}[{index}]")
+        for index, (one, hint) in enumerate(zip(value, item_hints, strict=True))
     )
 
 
-def _expression(value: Mapping[str, Any], path: str) -> Expression:
+def _decode_expression(value: Mapping[str, Any], path: str) -> Expression:
     if value.keys() != {"is", "text", "yields", "names"} or value["is"] != "Expression":
         raise UnreadableError(f"{path}: expected an expression")
-    text, yields = _value(value["text"], str, path), _value(value["yields"], str, path)
-    names = _value(value["names"], tuple[tuple[str, str], ...], f"{path}.names")
+    text, yields = (
+        _decode_value(value["text"], str, path),
+        _decode_value(value["yields"], str, path),
+    )
+    names = _decode_value(value["names"], tuple[tuple[str, str], ...], f"{path}.names")
     stored_kinds = dict(names)
 
     def kind_of(name: str) -> str | None:
@@ -347,12 +352,12 @@ def _event_types(declared: list[Any]) -> tuple[str, ...]:
 
 
 @cache
-def _kinds() -> Mapping[str, type]:
+def _kinds_by_name() -> Mapping[str, type]:
     return kinds()
 
 
 @cache
-def _hints(made: type) -> dict[str, Any]:
+def _type_hints(made: type) -> dict[str, Any]:
     return typing.get_type_hints(made)
 
 

@@ -92,7 +92,7 @@ def _explain(moment_: Moment, name: str) -> Explanation:
         )
         assert expression is not None
         reads = tuple(_explain(moment_, column) for column, _ in expression.names)
-    rows = {id(row.event): row for row in _rows(moment_, feature)}
+    rows = {id(row.event): row for row in _find_rows(moment_, feature)}
     events = tuple(row.event for row in sorted(rows.values(), key=Row.order))
     entity = getattr(feature, "entity", None)
     fields = entity.fields if isinstance(entity, Entity) else ()
@@ -106,7 +106,7 @@ def _explain(moment_: Moment, name: str) -> Explanation:
     )
 
 
-def _rows(moment_: Moment, feature: Feature) -> list[Row]:
+def _find_rows(moment_: Moment, feature: Feature) -> list[Row]:
     if isinstance(feature, Attribute | Age | Match):
         newest = moment_.profile_row(feature.entity.fields[0])
         return [] if newest is None else [newest]

@@ -34,8 +34,8 @@ from tailorbird.features.declare.learned import check_similarities
 from tailorbird.features.declare.scalars import check_computable
 from tailorbird.features.expr.expression import Expression, ExpressionError, parse
 from tailorbird.features.layout.compile import compile_layout
-from tailorbird.features.layout.layout import Layout, Spot
-from tailorbird.features.layout.steps import attribute_spot
+from tailorbird.features.layout.layout import Layout, RecordLane
+from tailorbird.features.layout.steps import attribute_lane
 from tailorbird.features.transform_checks import check_transforms
 from tailorbird.features.transforms import Transform, collecting_transforms
 
@@ -165,19 +165,19 @@ class FeatureSet:
         """Profile attributes of users that declarations name; the router stores them with each
         event.
         """
-        return self._attributes("user")
+        return self._profile_attributes("user")
 
     @cached_property
     def item_attributes(self) -> tuple[str, ...]:
-        return self._attributes("item")
+        return self._profile_attributes("item")
 
     @cached_property
-    def composite_spots(self) -> dict[tuple[int, int], Spot]:
+    def composite_lanes(self) -> dict[tuple[int, int], RecordLane]:
         """(entity, part) → the lane of the user's or item's record with this part of the entity's
         key.
         """
         return {
-            (entity.index, part): attribute_spot(self.layout, name)
+            (entity.index, part): attribute_lane(self.layout, name)
             for entity in self.layout.entities
             for part, name in enumerate(entity.entity.fields)
             if "." in name
@@ -200,7 +200,7 @@ class FeatureSet:
             owner: _attributes_of_owner(owner, self._event_fields) for owner in ("user", "item")
         }
 
-    def _attributes(self, owner: str) -> tuple[str, ...]:
+    def _profile_attributes(self, owner: str) -> tuple[str, ...]:
         profiles = {
             f"{feature.entity.name}.{feature.attribute}"
             for feature in self.features
@@ -290,10 +290,10 @@ def _line_of(error: BaseException, path: Path) -> int | None:
 def _check_names(declarations: Sequence[Feature]) -> None:
     first_by_name: dict[str, Feature] = {}
     for feature in declarations:
-        first = first_by_name.setdefault(feature.name, feature)
-        if first is not feature:
+        earlier = first_by_name.setdefault(feature.name, feature)
+        if earlier is not feature:
             raise DeclarationError(
-                f"{feature.name} is declared twice, first at {first.place}", where=feature.place
+                f"{feature.name} is declared twice, first at {earlier.place}", where=feature.place
             )
 
 
@@ -377,22 +377,23 @@ def _entity_name(feature: Feature) -> str:
     return entity.name if isinstance(entity, Entity) else ""
 
 
+# Names under which the hash knows what was renamed: no state is built anew for a name.
+_HASHED_NAMES = {"RecordLane": "Spot", "record_lanes": "spots"}
+
+
 def _schema_data(value: object) -> object:
     """Return plain data of what determines the schema, without locations, descriptions and syntax
     trees.
     """
     if is_dataclass(value):
-        fields = (
-            (name, field_, getattr(value, name))
+        included = {
+            _HASHED_NAMES.get(name, name): _schema_data(content)
             for name, field_ in value.__dataclass_fields__.items()
             if field_.compare
-        )
-        included = {
-            name: _schema_data(content)
-            for name, field_, content in fields
-            if content or "later" not in field_.metadata
+            and ((content := getattr(value, name)) or "later" not in field_.metadata)
         }
-        return {"": type(value).__name__, **included}
+        kind = type(value).__name__
+        return {"": _HASHED_NAMES.get(kind, kind), **included}
     if isinstance(value, tuple | list):
         return [_schema_data(item) for item in value]
     return value

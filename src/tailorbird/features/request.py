@@ -82,8 +82,9 @@ class Rows:
         numeric: float32, shape (n, len(features.numeric)); missing is NaN.
         categorical: hash64 of the text, shape (n, len(features.categorical)); 0 is missing.
         sequences: by name.
-        t: values are those just before this time; the response's own `ts`. commit, p: of the state
-        that was read; the newest of all parts, where several workers keep it.
+        t: values are those just before this time; the response's own `ts`.
+        commit, p: of the state that was read; the newest of all parts, where several workers keep
+            it.
         positions: by part, the p that was read; empty where one worker keeps the state.
         person: as resolved, `anon:…` for an unknown person, None without any id.
         stale: rows whose reading record was out of date, so that the state was read; for metrics.

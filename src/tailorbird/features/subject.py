@@ -116,7 +116,7 @@ class Subject:
             if (
                 feature.name in kinds
                 and not isinstance(feature, Derived)
-                and self._covers(_fields_of(feature))
+                and self._determines(_fields_of(feature))
             ):
                 own_columns[feature.name] = None
         for name in features.layout.derived_order:
@@ -127,7 +127,7 @@ class Subject:
                 own_columns[name] = None
         return tuple(name for name in features.numeric if name in own_columns)
 
-    def _covers(self, fields: Sequence[str]) -> bool:
+    def _determines(self, fields: Sequence[str]) -> bool:
         """Return whether the parts determine an entity of these fields."""
         determined_fields = {"user" if field == ANONYMOUS else field for field in self.parts}
         return bool(fields) and all(
@@ -172,9 +172,11 @@ class Subject:
                     yield event
 
     def _is_of(self, row: Row, person: str) -> bool:
-        return all(row.key_field(field) == value for field, value in self._keys(person).items())
+        return all(
+            row.key_field(field) == value for field, value in self._entity_keys(person).items()
+        )
 
-    def _keys(self, person: str) -> dict[str, Any]:
+    def _entity_keys(self, person: str) -> dict[str, Any]:
         return {
             "user" if field == ANONYMOUS else field: person
             if field in ("user", ANONYMOUS)

@@ -23,32 +23,33 @@ def check_transforms(transforms: Sequence[Transform], kinds: dict[str, str]) -> 
     locations = dict.fromkeys(RESERVED, "") | {
         name: "" for name in kinds if name not in transformed
     }
-    for one in transforms:
-        kind = kinds.get(one.column)
+    for transform in transforms:
+        kind = kinds.get(transform.column)
         if kind is None:
-            near = ", ".join(
+            suggestions = ", ".join(
                 sorted(name for name, kind in kinds.items() if kind in _KIND_OF_COLUMN)
             )
             raise DeclarationError(
-                f"transform: there is no column {one.column!r}",
-                where=one.place,
-                fix=f"columns: {near}",
+                f"transform: there is no column {transform.column!r}",
+                where=transform.place,
+                fix=f"columns: {suggestions}",
             )
         if kind not in _KIND_OF_COLUMN:
             raise DeclarationError(
-                f"transform: {one.column} is a {kind}, which no step takes", where=one.place
+                f"transform: {transform.column} is a {kind}, which no step takes",
+                where=transform.place,
             )
-        _check_chain(one, _KIND_OF_COLUMN[kind])
-        for name in one.outputs:
+        _check_chain(transform, _KIND_OF_COLUMN[kind])
+        for name in transform.outputs:
             if name in locations:
                 reason = f", as at {locations[name]}" if locations[name] else ", as a feature is"
                 reason = ", as one of every model is" if name in RESERVED else reason
                 raise DeclarationError(
                     f"transform: a column of the matrix is called {name}{reason}",
-                    where=one.place,
+                    where=transform.place,
                     fix="give it a name=",
                 )
-            locations[name] = one.place
+            locations[name] = transform.place
 
 
 def check_heads(transforms: Iterable[Transform], heads: Iterable[str]) -> None:

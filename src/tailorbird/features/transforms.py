@@ -87,12 +87,12 @@ class Transform:
     def outputs(self) -> tuple[str, ...]:
         """Names of the matrix's columns that it gives."""
         vectors = next((step for step in self.steps if isinstance(step, VectorsStep)), None)
-        own = (
+        own_outputs = (
             tuple(f"{self.output}_{place}" for place in range(len(vectors.rows[0])))
             if vectors
             else (self.output,)
         )
-        return (*own, f"{self.output}_missing") if self.indicator else own
+        return (*own_outputs, f"{self.output}_missing") if self.indicator else own_outputs
 
 
 def transform(column: str, *steps: Step, indicator: bool = False, name: str = "") -> Transform:
@@ -238,8 +238,9 @@ def target(
 
     Args:
         head: a target of a slot, such as `click`.
-        smoothing: s, the weight of the mean in rows. count_min, size_max: rarer values, or those
-        beyond the most frequent ones, are unknown and get the mean.
+        smoothing: s, the weight of the mean in rows.
+        count_min, size_max: rarer values, or those beyond the most frequent ones, are unknown and
+            get the mean.
     """
     if not isinstance(head, str) or not head:
         raise declaration_error(

@@ -21,16 +21,16 @@ from tailorbird.lake.lake import Lake
 from tailorbird.stream import StoredBlock
 
 PIECE_ROWS = 200_000
-UNLINKED = "erased-"  # prefix of the ids of erased people's events
+UNLINKED_PREFIX = "erased-"  # prefix of the ids of erased people's events
 _SHOWN_MAX = 5
 
 
-class _Named(msgspec.Struct):
+class _EventId(msgspec.Struct):
     event_id: Any = None
 
 
-_named = msgspec.json.Decoder(_Named).decode
-_receipt = msgspec.json.Decoder(Receipt).decode
+_decode_event_id = msgspec.json.Decoder(_EventId).decode
+_decode_receipt = msgspec.json.Decoder(Receipt).decode
 
 
 def content_differences(
@@ -43,8 +43,8 @@ def content_differences(
         files = [file for file in archive.files if file.partition == partition]
         rows = [
             row
-            for piece in _pieces(files)
-            for row in _piece_differences(reader, archive, piece, progress)
+            for file_group in _group_files(files)
+            for row in _group_differences(reader, archive, file_group, progress)
         ]
         if rows:
             shown = ", ".join(map(str, rows[:_SHOWN_MAX]))
@@ -55,63 +55,66 @@ def content_differences(
             )
 
 
-def _pieces(files: Sequence[Archived]) -> Iterator[list[Archived]]:
-    piece: list[Archived] = []
+def _group_files(files: Sequence[Archived]) -> Iterator[list[Archived]]:
+    file_group: list[Archived] = []
     for file in files:
-        if piece and sum(each.rows for each in piece) + file.rows > PIECE_ROWS:
-            yield piece
-            piece = []
-        piece.append(file)
-    if piece:
-        yield piece
+        if (
+            file_group
+            and sum(piece_file.rows for piece_file in file_group) + file.rows > PIECE_ROWS
+        ):
+            yield file_group
+            file_group = []
+        file_group.append(file)
+    if file_group:
+        yield file_group
 
 
-def _piece_differences(
-    reader: Lake, archive: Archive, piece: Sequence[Archived], progress: Callable[[int], None]
+def _group_differences(
+    reader: Lake, archive: Archive, file_group: Sequence[Archived], progress: Callable[[int], None]
 ) -> Iterator[int]:
-    first, end = piece[0].first, piece[-1].end
+    start, end = file_group[0].first, file_group[-1].end
     where = (
-        (ds.field("raw_partition") == piece[0].partition)
-        & (ds.field("raw_offset") >= first)
+        (ds.field("raw_partition") == file_group[0].partition)
+        & (ds.field("raw_offset") >= start)
         & (ds.field("raw_offset") < end)
     )
-    ids, bodies = np.full(end - first, None, object), np.full(end - first, None, object)
+    ids, bodies = np.full(end - start, None, object), np.full(end - start, None, object)
     for table, column, target in (
         ("events", "event_id", ids),
         ("duplicates", "event_id", ids),
         ("quarantine", "body", bodies),
     ):
-        _fill(reader, table, column, where, first, target)
-    for file in piece:
+        _fill_rows(reader, table, column, where, start, target)
+    for file in file_group:
         for stored in archive.read(file):
             if stored.block.kind == "body":
-                yield from _block_differences(stored, ids, bodies, first)
+                yield from _block_differences(stored, ids, bodies, start)
         progress(file.size)
 
 
-def _fill(
+def _fill_rows(
     reader: Lake,
     table: str,
     column: str,
     where: ds.Expression,
-    first: int,
+    start: int,
     target: npt.NDArray[np.object_],
 ) -> None:
     for batch in reader.batches(table, ["raw_offset", "raw_row", column], where):
-        rows = batch.column("raw_offset").to_numpy() + batch.column("raw_row").to_numpy() - first
+        rows = batch.column("raw_offset").to_numpy() + batch.column("raw_row").to_numpy() - start
         fits = rows < len(target)
         target[rows[fits]] = np.array(batch.column(column).to_pylist(), object)[fits]
 
 
 def _block_differences(
-    stored: StoredBlock, ids: npt.NDArray[np.object_], refused: npt.NDArray[np.object_], first: int
+    stored: StoredBlock, ids: npt.NDArray[np.object_], refused: npt.NDArray[np.object_], start: int
 ) -> Iterator[int]:
-    parts = split_body(stored.block.payload, _receipt(stored.block.receipt).encoding)
+    parts = split_body(stored.block.payload, _decode_receipt(stored.block.receipt).encoding)
     if len(parts) != stored.block.rows:
         yield stored.offset
         return
     for row, part in enumerate(parts, stored.offset):
-        id_, body = ids[row - first], refused[row - first]
+        id_, body = ids[row - start], refused[row - start]
         if part == ERASED or body == ERASED:
             continue
         if (id_ is not None and not _names_event(part, id_)) or (body is not None and body != part):
@@ -120,11 +123,11 @@ def _block_differences(
 
 def _names_event(part: bytes | memoryview, id_: str) -> bool:
     try:
-        event_id = _named(part).event_id
+        event_id = _decode_event_id(part).event_id
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     return (
         event_id == id_
-        or id_.startswith(UNLINKED)
-        or (isinstance(event_id, str) and event_id.startswith(UNLINKED))
+        or id_.startswith(UNLINKED_PREFIX)
+        or (isinstance(event_id, str) and event_id.startswith(UNLINKED_PREFIX))
     )

@@ -50,7 +50,7 @@ class Lake:
     def __init__(self, path: Storage, *, at: Mapping[str, TableVersion] | None = None) -> None:
         self.path = path
         self.at = at
-        self._open: dict[str, DeltaTable] = {}
+        self._tables_by_name: dict[str, DeltaTable] = {}
 
     def pinned(self) -> "Lake":
         """Return this lake at its current versions, or itself if it has fixed versions."""
@@ -61,18 +61,18 @@ class Lake:
         if self.at is not None and name not in self.at:
             return False
         log = self.path / name / "_delta_log"
-        return (log / f"{0:020d}.json").is_file() or _any_commit(log)
+        return (log / f"{0:020d}.json").is_file() or _has_commit(log)
 
     def version(self, name: str) -> int:
         """Return the latest version of a table."""
-        return self._table(name).version()
+        return self._open_table(name).version()
 
     def count(self, name: str) -> int:
         """Return the number of rows of a table, from its log alone if read as of now."""
         return (
-            self._table(name).count()
+            self._open_table(name).count()
             if self.at is None
-            else self._rows(name, self._with_version_filter(name, None))
+            else self._count_rows(name, self._with_version_filter(name, None))
         )
 
     def table(
@@ -80,33 +80,33 @@ class Lake:
     ) -> pa.Table:
         """Return a table's rows, all columns by default."""
         names = (
-            list(columns) if columns is not None else TABLES[self._checked_name(name)].schema.names
+            list(columns) if columns is not None else TABLES[self._require_name(name)].schema.names
         )
         unknown = [
             column
             for column in names
-            if column not in TABLES[self._checked_name(name)].schema.names
+            if column not in TABLES[self._require_name(name)].schema.names
         ]
         if unknown:
             raise UsageError(
                 f"table {name} has no column {unknown[0]!r}",
                 fix=f"its columns: {', '.join(TABLES[name].schema.names)}",
             )
-        with self._dataset(name) as dataset:
+        with self._open_dataset(name) as dataset:
             return dataset.to_table(columns=names, filter=self._with_version_filter(name, where))
 
     def batches(
         self, name: str, columns: Sequence[str], where: ds.Expression | None = None
     ) -> Iterator[pa.RecordBatch]:
         """Yield a table's rows in batches, for results larger than memory."""
-        with self._dataset(self._checked_name(name)) as dataset:
+        with self._open_dataset(self._require_name(name)) as dataset:
             yield from dataset.to_batches(
                 columns=list(columns), filter=self._with_version_filter(name, where)
             )
 
     def rows(self, name: str, where: ds.Expression) -> int:
         """Return the number of rows that pass a filter, without loading them."""
-        return self._rows(name, self._with_version_filter(name, where))
+        return self._count_rows(name, self._with_version_filter(name, where))
 
     def events(
         self,
@@ -137,14 +137,14 @@ class Lake:
                 "SQL reads the lake as it is now",
                 fix="read a past version with `table`, or tailorbird lake events --at-version",
             )
-        tables = {name: self._table(name) for name in TABLES if self.exists(name)}
+        tables = {name: self._open_table(name) for name in TABLES if self.exists(name)}
         if not tables:
-            raise self._nothing_yet()
+            raise self._empty_lake_error()
         return run_query(query, tables, self._blamed_file)
 
     def files(self, name: str, version: int) -> dict[str, int]:
         """Return the row counts of a table's data files at a version, by path below its folder."""
-        delta = delta_table(self.path / self._checked_name(name), version)
+        delta = delta_table(self.path / self._require_name(name), version)
         actions = pa.table(delta.get_add_actions())
         return dict(
             zip(
@@ -156,67 +156,69 @@ class Lake:
 
     def newest_p(self) -> int:
         """Return the last routed position in `events` by the ledger alone, or 0."""
-        at = versions_of(self.path) if self.at is None else self.at
-        return max(0, at["events"].positions.get("routed", 0) - 1) if "events" in at else 0
+        versions = versions_of(self.path) if self.at is None else self.at
+        return (
+            max(0, versions["events"].positions.get("routed", 0) - 1) if "events" in versions else 0
+        )
 
     def rows_of_days(self, days: Sequence[int], p: int, columns: Sequence[str]) -> pa.Table:
         """Return the events of these days (since 1970) with a position below p."""
         values = pa.array(list(days), pa.int32()).cast(pa.date32())
         return self.table("events", columns, ds.field("day").isin(values) & (ds.field("p") < p))
 
-    def _checked_name(self, name: str) -> str:
+    def _require_name(self, name: str) -> str:
         if name not in TABLES:
             raise UsageError(f"there is no table {name!r}", fix=f"the tables: {', '.join(TABLES)}")
         return name
 
-    def _table(self, name: str) -> DeltaTable:
-        if not self.exists(self._checked_name(name)):
-            raise self._nothing_yet()
+    def _open_table(self, name: str) -> DeltaTable:
+        if not self.exists(self._require_name(name)):
+            raise self._empty_lake_error()
         if self.at is not None and rows_of(name, self.at[name]) is None:
             return self._table_at(name, self.at[name].version)
         with opening_errors(self.path, name):
-            if name in self._open:
-                self._open[name].update_incremental()
+            if name in self._tables_by_name:
+                self._tables_by_name[name].update_incremental()
             else:
-                self._open[name] = delta_table(self.path / name)
-        return self._open[name]
+                self._tables_by_name[name] = delta_table(self.path / name)
+        return self._tables_by_name[name]
 
     def _table_at(self, name: str, version: int) -> DeltaTable:
-        if name not in self._open:
+        if name not in self._tables_by_name:
             try:
-                self._open[name] = delta_table(self.path / name, version)
+                self._tables_by_name[name] = delta_table(self.path / name, version)
             except Exception as error:  # deltalake raises what it likes
                 raise NotReadyError(
                     f"version {version} of table {name} is no longer kept",
                     where=str(self.path / name),
                     fix="a longer lake.history keeps versions of this table longer",
                 ) from error
-        return self._open[name]
+        return self._tables_by_name[name]
 
     @contextmanager
-    def _dataset(self, name: str) -> Iterator[ds.Dataset]:
+    def _open_dataset(self, name: str) -> Iterator[ds.Dataset]:
         """Open a table's files for reading; an error within names the corrupt file."""
-        table = self._table(name)
-        with reading_errors(self.path, name, lambda: _paths(table)):
+        table = self._open_table(name)
+        with reading_errors(self.path, name, lambda: _data_file_paths(table)):
             yield table.to_pyarrow_dataset(schema=TABLES[name].schema)
 
     def _blamed_file(self, message: str) -> TailorbirdError | None:
         """Return the error about the corrupt file that made a query fail, or None."""
         errors = (
-            blamed_file(self.path, name, _paths(table), message)
-            for name, table in self._open.items()
+            blamed_file(self.path, name, _data_file_paths(table), message)
+            for name, table in self._tables_by_name.items()
         )
         return next((error for error in errors if error is not None), None)
 
-    def _rows(self, name: str, where: ds.Expression | None) -> int:
-        with self._dataset(name) as dataset:
+    def _count_rows(self, name: str, where: ds.Expression | None) -> int:
+        with self._open_dataset(name) as dataset:
             return dataset.count_rows(filter=where)
 
     def _with_version_filter(self, name: str, where: ds.Expression | None) -> ds.Expression | None:
         rows = rows_of(name, self.at[name]) if self.at is not None else None
         return where if rows is None else rows if where is None else where & rows
 
-    def _nothing_yet(self) -> NotReadyError:
+    def _empty_lake_error(self) -> NotReadyError:
         return NotReadyError(
             "there is nothing in the lake yet",
             where=str(self.path),
@@ -224,11 +226,11 @@ class Lake:
         )
 
 
-def _paths(table: DeltaTable) -> list[str]:
+def _data_file_paths(table: DeltaTable) -> list[str]:
     return pa.table(table.get_add_actions()).column("path").to_pylist()
 
 
-def _any_commit(log: Storage) -> bool:
+def _has_commit(log: Storage) -> bool:
     """Return whether a log that no longer begins at 0 has a commit."""
     return log.is_dir() and any(entry.name.endswith(".json") for entry in log.iterdir())
 

@@ -58,11 +58,11 @@ def check_query(query: str) -> str:
         raise UsageError("the query is empty", fix=f'try "{_EXAMPLE}"')
     if any(kind == "other" and text == ";" for kind, text in tokens):
         raise UsageError("expected one statement, got several", fix="run them one by one")
-    first = next((text.upper() for kind, text in tokens if text != "("), "")
-    if first not in _READS:
+    first_word = next((text.upper() for kind, text in tokens if text != "("), "")
+    if first_word not in _READS:
         raise UsageError(
             f"the lake can only be read here: expected one of {', '.join(_READS)}, got "
-            f"{first[:40]}",
+            f"{first_word[:40]}",
             fix=f'try "{_EXAMPLE}"',
         )
     for kind, text in tokens:

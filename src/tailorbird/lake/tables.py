@@ -155,7 +155,7 @@ class TableSpec:
         return pa.schema([field for field in self.schema if field.name != self.partition])
 
 
-def aligned(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+def align_columns(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return rows with exactly these columns; columns added after they were written are null."""
     columns = [
         rows.column(field.name)

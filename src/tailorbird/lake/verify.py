@@ -165,8 +165,8 @@ def verify(
             )
     if deep and report.clean:
         report.faults += [
-            Fault(where, what)
-            for where, what in content_differences(reader, Archive(lake / "archive"), report_bytes)
+            Fault(where, fault)
+            for where, fault in content_differences(reader, Archive(lake / "archive"), report_bytes)
         ]
     return report
 
@@ -283,8 +283,8 @@ def _check_archive(
             )
         earlier.append(file)
         report_bytes(file.size)
-    for partition, first, end in archive.gaps():
-        report.faults.append(Fault(f"archive/{partition}", describe_gap(first, end)))
+    for partition, start, end in archive.gaps():
+        report.faults.append(Fault(f"archive/{partition}", describe_gap(start, end)))
     ends = {f"raw-{partition}": files[-1].end for partition, files in partitions.items()}
     for log, end in positions.archive.items():
         if ends.get(log, 0) < end:
@@ -297,10 +297,10 @@ def _check_archive(
     return partitions
 
 
-def describe_gap(first: int, end: int) -> str:
+def describe_gap(start: int, end: int) -> str:
     """Describe a gap in the archive."""
     return (
-        f"rows {first:,} to {end - 1:,} were lost before they were archived; what was routed "
+        f"rows {start:,} to {end - 1:,} were lost before they were archived; what was routed "
         "of them is in the tables"
     )
 
@@ -334,9 +334,9 @@ def _check_accounts(
 ) -> None:
     for partition, account, missing, repeated in count_raw_rows(reader, archived, routed):
         report.partitions[partition] = account
-        for rows, what in ((missing, "in no table"), (repeated, "more than once in the tables")):
+        for rows, place in ((missing, "in no table"), (repeated, "more than once in the tables")):
             if len(rows):
                 shown = ", ".join(map(str, rows[:_SHOWN_MAX].tolist()))
                 report.faults.append(
-                    Fault(f"raw rows of {partition}", f"{len(rows)} {what}, such as {shown}")
+                    Fault(f"raw rows of {partition}", f"{len(rows)} {place}, such as {shown}")
                 )

@@ -329,7 +329,9 @@ class Forests:
         return {head: booster.score(matrix) for head, booster in self.boosters.items()}
 
     def export(self) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
-        return name_head_files({head: gbdt_to_onnx(one) for head, one in self.boosters.items()})
+        return name_head_files(
+            {head: gbdt_to_onnx(booster) for head, booster in self.boosters.items()}
+        )
 
     __repr__ = describe_model
     _repr_html_ = text_html
@@ -354,7 +356,9 @@ class Regressions:
         return {head: model.score(matrix) for head, model in self.models.items()}
 
     def export(self) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
-        return name_head_files({head: logistic_to_onnx(one) for head, one in self.models.items()})
+        return name_head_files(
+            {head: logistic_to_onnx(model) for head, model in self.models.items()}
+        )
 
     __repr__ = describe_model
     _repr_html_ = text_html
@@ -387,5 +391,5 @@ def _mean_curves(boosters: Mapping[str, Gbdt]) -> dict[str, list[float]]:
         series = [curves[f"{part}_{head}"] for head in boosters if f"{part}_{head}" in curves]
         if series:
             shortest = min(map(len, series))
-            curves[part] = np.mean([each[:shortest] for each in series], axis=0).tolist()
+            curves[part] = np.mean([curve[:shortest] for curve in series], axis=0).tolist()
     return curves

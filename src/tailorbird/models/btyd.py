@@ -146,7 +146,7 @@ def fit_bg_nbd(customers: Purchases) -> BgNbd:
     starts = (np.zeros(4), np.log([0.5, 0.5, 1.5, 3.0]))
     optimum = min(
         (minimize(loss, start, method="L-BFGS-B", bounds=bounds) for start in starts),
-        key=lambda each: each.fun,
+        key=lambda start: start.fun,
     )
     r, alpha, a, b = np.exp(optimum.x).tolist()
     repeats = float(customers.repeats.sum())
@@ -194,8 +194,8 @@ class ColumnBgNbd:
     def score(self, matrix: Matrix) -> Floats:
         """Return P(at least one purchase), shape (n,)."""
         since, count, age = (
-            matrix[:, place].astype(np.float64)
-            for place in (self.recency, self.frequency, self.age)
+            matrix[:, index].astype(np.float64)
+            for index in (self.recency, self.frequency, self.age)
         )
         is_complete = np.isfinite(since) & np.isfinite(age) & np.isfinite(count)
         since, count, age = (np.where(is_complete, column, 0.0) for column in (since, count, age))
@@ -208,7 +208,7 @@ class ColumnBgNbd:
 
     def importance(self) -> dict[str, float]:
         """Return equal shares of the three columns."""
-        return {self.columns[place]: 1 / 3 for place in (self.recency, self.frequency, self.age)}
+        return {self.columns[index]: 1 / 3 for index in (self.recency, self.frequency, self.age)}
 
 
 def bg_nbd_to_onnx(column_model: ColumnBgNbd) -> bytes:

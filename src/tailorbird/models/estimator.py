@@ -43,8 +43,7 @@ class EncodedRows:
         blocks: the rows, in memory or in files.
         layout: which columns are numbers and which are codes.
         kinds: head → `item` for a class of each item, the default; `return` for a class of the
-        whole
-            request; `amount` for a number.
+            whole request; `amount` for a number.
     """
 
     blocks: Blocks
@@ -94,7 +93,7 @@ class EncodedRows:
     @property
     def categorical(self) -> tuple[str, ...]:
         """Names of the columns that hold codes."""
-        return tuple(self.layout.columns[place] for place in self.layout.codes)
+        return tuple(self.layout.columns[column_index] for column_index in self.layout.codes)
 
     def __len__(self) -> int:
         return sum(self.blocks.sizes)

@@ -217,8 +217,8 @@ def fit_gbdt(
     settings = settings.sized(positives, len(train.label))
     categorical = categorical if positives >= settings.sets_from else ()
     is_amount = settings.objective in AMOUNT_OBJECTIVES
-    data = _dataset(train, columns, categorical, is_amount=is_amount)
-    validation_data = _dataset(
+    data = _build_dataset(train, columns, categorical, is_amount=is_amount)
+    validation_data = _build_dataset(
         validation, columns, categorical, is_amount=is_amount, reference=data
     )
     curve: dict[str, dict[str, list[float]]] = {}
@@ -235,7 +235,7 @@ def fit_gbdt(
     if on_tree is not None:
         callbacks.append(partial(_report_tree, on_tree))
     booster = lgb.train(
-        _parameters(settings),
+        _booster_parameters(settings),
         data,
         settings.trees,
         valid_sets=[validation_data, data] if can_stop_early else [data],
@@ -258,7 +258,7 @@ def _report_tree(
         raise lgb.callback.EarlyStopException(env.iteration, env.evaluation_result_list or [])
 
 
-def _dataset(
+def _build_dataset(
     sample: Sample,
     columns: Sequence[str],
     categorical: Sequence[str],
@@ -281,7 +281,7 @@ def _dataset(
     )
 
 
-def _parameters(settings: GbdtSettings) -> dict[str, object]:
+def _booster_parameters(settings: GbdtSettings) -> dict[str, object]:
     return {
         "objective": settings.objective,
         "metric": [_METRICS[settings.objective]],

@@ -46,7 +46,7 @@ class FittedLogistic:
 
     def score(self, matrix: Matrix) -> Floats:
         """Return the probability of each row, shape (n,)."""
-        z, missing = _design(matrix, self.centre, self.scale)
+        z, missing = _design_matrix(matrix, self.centre, self.scale)
         total = (
             z.astype(np.float64) @ self.slopes
             + missing.astype(np.float64) @ self.absent
@@ -84,7 +84,7 @@ def fit_logistic(
         class_counts = f"{np.count_nonzero(label > 0)} positives of {len(label)} rows"
         raise UsageError(f"{class_counts}: nothing to tell apart", fix="take a longer history")
     row_weights = np.ones(len(matrix)) if weight is None else weight
-    logs = _logs(matrix)
+    logs = _signed_log(matrix)
     is_present = np.isfinite(logs)
     count = np.maximum(row_weights @ is_present, 1e-9)
     filled = np.where(is_present, logs, 0.0).astype(np.float64)
@@ -94,7 +94,7 @@ def fit_logistic(
     )
     scale[scale < 1e-5] = 1.0
     centre, scale = centre.astype(np.float32), scale.astype(np.float32)
-    z, missing = _design(matrix, centre, scale)
+    z, missing = _design_matrix(matrix, centre, scale)
     used = np.array([name not in ignore for name in columns])
     has_missing = used & (missing.min(axis=0) != missing.max(axis=0))
     design = np.concatenate([z[:, used], missing[:, has_missing]], axis=1).astype(np.float64)
@@ -162,12 +162,14 @@ def logistic_to_onnx(model: FittedLogistic) -> bytes:
     return onnx_model.SerializeToString(deterministic=True)
 
 
-def _design(matrix: Matrix, centre: Matrix, scale: Matrix) -> tuple[Matrix, Matrix]:
+def _design_matrix(matrix: Matrix, centre: Matrix, scale: Matrix) -> tuple[Matrix, Matrix]:
     """Return standardised columns, 0 if missing, and missing indicators; (n, columns) each."""
     missing = np.isnan(matrix)
-    z = np.clip(np.where(missing, np.float32(0), (_logs(matrix) - centre) / scale), -CLIP, CLIP)
+    z = np.clip(
+        np.where(missing, np.float32(0), (_signed_log(matrix) - centre) / scale), -CLIP, CLIP
+    )
     return z.astype(np.float32), missing.astype(np.float32)
 
 
-def _logs(matrix: Matrix) -> Matrix:
+def _signed_log(matrix: Matrix) -> Matrix:
     return np.sign(matrix) * np.log1p(np.abs(matrix))

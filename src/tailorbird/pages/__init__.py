@@ -39,11 +39,11 @@ def write_page(path: Path, template: str, title: str, **values: Any) -> Path:
 
 def render(template: str, **values: Any) -> str:
     """Return the HTML that a template makes of values; text is escaped unless it is `Markup`."""
-    return _environment().get_template(f"{template}.html").render(**values)
+    return _create_environment().get_template(f"{template}.html").render(**values)
 
 
 @cache
-def _environment() -> "Environment":
+def _create_environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -53,12 +53,16 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"number": format, "interval": _interval, "short": _short}
+    environment.filters |= {
+        "number": format,
+        "interval": _format_interval,
+        "short": _format_setting,
+    }
     environment.tests["finite"] = _is_finite
     return environment
 
 
-def _interval(estimate: Estimate, sign: str = "") -> "Markup | str":
+def _format_interval(estimate: Estimate, sign: str = "") -> "Markup | str":
     """Format a figure with its interval, if there is one; `sign` is "+" for differences."""
     from markupsafe import Markup
 
@@ -75,6 +79,6 @@ def _is_finite(value: Any) -> bool:
     return math.isfinite(value)
 
 
-def _short(value: Any) -> str:
+def _format_setting(value: Any) -> str:
     """Format a setting; fractions have four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -140,10 +140,10 @@ def find_drift(
     store.refresh(max(now - HISTORY_DAYS * DAY, _first_event(lake)), now)
     learned = _read_training(project, clock) if against == TRAINING else None
     if learned is None:
-        signals, first = store.read(now - HISTORY_DAYS * DAY, now)
+        signals, start = store.read(now - HISTORY_DAYS * DAY, now)
         pairs = []
     else:
-        pairs, first = store.read_with(now - HISTORY_DAYS * DAY, now, learned.table, learned.slot)
+        pairs, start = store.read_with(now - HISTORY_DAYS * DAY, now, learned.table, learned.slot)
         pairs = learned.comparable(pairs, features)
         signals = [signal for signal, _ in pairs]
     hours = len(signals[0].counts) if signals else 0
@@ -161,8 +161,8 @@ def find_drift(
         episodes = find_episodes(signals, history, false_alarms=rate)
     else:
         if learned.is_logged and learned.slot in project.slots:
-            pairs.append(_clicks(project, learned, first, now, len(signals[0].counts)))
-        trained = learned.hours(first)
+            pairs.append(_clicks(project, learned, start, now, len(signals[0].counts)))
+        trained = learned.hours(start)
         episodes, shifts = compare_with_training(pairs, history, trained, false_alarms=rate)
         signals = [signal for signal, _ in pairs]
     changes = [
@@ -172,19 +172,19 @@ def find_drift(
     ]
     rows = []
     for episode in reversed(episodes):
-        cause = _cause(episode, shifts) or name_cause(episode, signals, first, changes)
+        cause = _cause(episode, shifts) or name_cause(episode, signals, start, changes)
         if history < DAYS_MIN * 24 and cause.name != OUTAGE:
             continue  # so few days do not tell what is usual
         rows.append(
             DriftRow(
-                since=_hour(first, episode.start),
-                until="" if episode.is_open else _hour(first, episode.stop),
-                detected=_hour(first, episode.detected),
+                since=_hour(start, episode.start),
+                until="" if episode.is_open else _hour(start, episode.stop),
+                detected=_hour(start, episode.detected),
                 cause=cause.name,
                 evidence=cause.evidence,
                 runbook=f"{RUNBOOKS}/{cause.page}",
                 compared_with=episode.compared_with,
-                moved={one.name: one.distance for one in episode.moved[:SIGNALS_SHOWN]},
+                moved={signal.name: signal.distance for signal in episode.moved[:SIGNALS_SHOWN]},
             )
         )
     if learned is None:
@@ -220,9 +220,9 @@ class _Training:
     since: int
     until: int
 
-    def hours(self, first: int) -> slice:
+    def hours(self, start_ts: int) -> slice:
         """Return the hours of its time, counted from the first."""
-        start, stop = ((each - first) // HOUR for each in (self.since, self.until))
+        start, stop = ((bound - start_ts) // HOUR for bound in (self.since, self.until))
         return slice(max(0, start), max(0, stop))
 
     def comparable(
@@ -267,27 +267,29 @@ def _read_training(project: Project, clock: Clock) -> _Training:
 
 
 def _clicks(
-    project: Project, learned: _Training, first: int, now: int, hours: int
+    project: Project, learned: _Training, start: int, now: int, hours: int
 ) -> tuple[Signal, Floats]:
     """Return clicks on seen items by hour, and in the training.
 
     Hours whose attribution window is open are left out.
     """
     store = figure_store(project)
-    store.refresh(first, now)
-    cells = store.read(first, now, ("minute", "slot", "seen", "clicks"))
+    store.refresh(start, now)
+    cells = store.read(start, now, ("minute", "slot", "seen", "clicks"))
     until = now - parse_duration(project.slots[learned.slot].attribution)
     cells = cells.filter((pc.field("slot") == learned.slot) & (pc.field("minute") < until))
-    hour = (cells["minute"].to_numpy() - first) // HOUR
+    hour = (cells["minute"].to_numpy() - start) // HOUR
     counts = np.zeros((hours + 1, 3))
     seen, clicks = cells["seen"].to_numpy(), cells["clicks"].to_numpy()
     values = np.column_stack([np.zeros(len(hour)), np.maximum(seen - clicks, 0.0), clicks])
     np.add.at(counts, np.clip(hour, 0, hours), values)
     labels = learned.table.filter((pc.field("kind") == "label") & (pc.field("name") == "click"))
-    known = dict(zip(labels["bin"].to_pylist(), labels["count"].to_pylist(), strict=True))
-    both = [known.get(str(bin_), 0.0) for bin_ in bins_of(np.array([0.0, 1.0])).tolist()]
+    count_by_bin = dict(zip(labels["bin"].to_pylist(), labels["count"].to_pylist(), strict=True))
+    training_counts = [
+        count_by_bin.get(str(bin_), 0.0) for bin_ in bins_of(np.array([0.0, 1.0])).tolist()
+    ]
     signal = Signal("clicks", counts[:hours], True, "label", ("missing", "seen", "clicked"))
-    return signal, np.array([0.0, *both])
+    return signal, np.array([0.0, *training_counts])
 
 
 def _cause(episode: Episode, shifts: dict[str, Shift]) -> Cause | None:
@@ -315,12 +317,12 @@ def read_open_episodes(folder: Path) -> list[DriftRow]:
 
 
 def _first_event(lake: Lake) -> int:
-    first = lake.sql("SELECT min(ts) AS ts FROM events WHERE NOT timeless")["ts"]
-    return first.cast(pa.int64())[0].as_py() or 0
+    newest_ts = lake.sql("SELECT min(ts) AS ts FROM events WHERE NOT timeless")["ts"]
+    return newest_ts.cast(pa.int64())[0].as_py() or 0
 
 
-def _hour(first: int, hour: int) -> str:
-    return to_iso(first + hour * HOUR)[:16] + "Z"
+def _hour(start: int, hour: int) -> str:
+    return to_iso(start + hour * HOUR)[:16] + "Z"
 
 
 def figure_store(project: Project) -> FigureStore:

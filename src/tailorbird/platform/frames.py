@@ -70,7 +70,7 @@ class Frame:
         return self.arrow.to_pylist()
 
     def __repr__(self) -> str:
-        cells = [self.columns, *self._cells()]
+        cells = [self.columns, *self._format_cells()]
         widths = [max(len(row[index]) for row in cells) for index in range(len(self.columns))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -86,11 +86,11 @@ class Frame:
     def to_html(self, *lines: str) -> str:
         """Return the first rows as HTML, below paragraphs."""
         footer = f"{len(self):,} rows" if len(self) > MAX_PRINTED_ROWS else ""
-        return notebook_html(lines, self.columns, self._cells(), footer)
+        return notebook_html(lines, self.columns, self._format_cells(), footer)
 
-    def _cells(self) -> list[list[str]]:
+    def _format_cells(self) -> list[list[str]]:
         return [
-            [_cell(value) for value in row.values()]
+            [_format_cell(value) for value in row.values()]
             for row in self.arrow.slice(0, MAX_PRINTED_ROWS).to_pylist()
         ]
 
@@ -137,7 +137,7 @@ def plot_figures(
     return figure
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):

@@ -42,8 +42,7 @@ class InProcessServer:
             logs are hashed already.
         copies: a Valkey to read features from, as servers do; None reads the local state.
         probe: tries each bundle in a child process first (see `serving.models.bundles`), for
-        processes
-            that must survive a bundle that crashes its loader.
+            processes that must survive a bundle that crashes its loader.
     """
 
     def __init__(
@@ -83,16 +82,16 @@ class InProcessServer:
         self._experiments = LiveExperiments(registry, project.slots, versions=self.bundles.arms)
         self._lists = LiveLists(project.root / LISTS_FILE)
         self.refresh()
-        self.pipeline = self._pipeline(project.slots, collector, seed, self._experiments)
+        self.pipeline = self._build_pipeline(project.slots, collector, seed, self._experiments)
 
     def pipeline_for(self, slots: Mapping[str, Slot], seed: int | None) -> Pipeline:
         """Return another pipeline over the same parts that logs nothing.
 
         It has its own slots, and only their permanent splits assign arms.
         """
-        return self._pipeline(slots, None, seed, DeclaredExperiments())
+        return self._build_pipeline(slots, None, seed, DeclaredExperiments())
 
-    def _pipeline(
+    def _build_pipeline(
         self,
         slots: Mapping[str, Slot],
         collector: EventCollector | None,

@@ -78,7 +78,9 @@ class FiguresResult:
     def to_frame(self) -> Frame:
         """Return all figures as a table."""
         names = ["start", self.by or "group", *METRICS]
-        values = [[to_iso(row.start)[:16], *list(each.values())[1:]] for row, each in self._pairs()]
+        values = [
+            [to_iso(row.start)[:16], *list(each.values())[1:]] for row, each in self._figure_pairs()
+        ]
         return Frame.from_rows(names, values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,7 +89,7 @@ class FiguresResult:
             "since": to_iso(self.since),
             "until": to_iso(self.until),
             "by": self.by,
-            "figures": [each | {"start": to_iso(row.start)} for row, each in self._pairs()],
+            "figures": [each | {"start": to_iso(row.start)} for row, each in self._figure_pairs()],
         }
 
     def plot(self, metric: str = "ctr") -> "Plot":
@@ -101,20 +103,22 @@ class FiguresResult:
         plot = Figure(figsize=(8, 4), layout="constrained")
         axes = plot.subplots()
         for group in sorted({row.group for row in self.rows}):
-            own = [row for row in self.rows if row.group == group]
-            hours = [(row.start - self.since) / 3.6e9 for row in own]
+            group_rows = [row for row in self.rows if row.group == group]
+            hours = [(row.start - self.since) / 3.6e9 for row in group_rows]
             (line,) = axes.plot(
-                hours, [getattr(row, metric) for row in own], marker="o", label=group
+                hours, [getattr(row, metric) for row in group_rows], marker="o", label=group
             )
             if f"{metric}_low" in METRICS:
-                low, high = ([getattr(row, f"{metric}_{end}") for row in own] for end in ENDS)
+                low, high = (
+                    [getattr(row, f"{metric}_{end}") for row in group_rows] for end in ENDS
+                )
                 axes.fill_between(hours, low, high, alpha=0.2, color=line.get_color())
         axes.set_xlabel(f"hours since {to_iso(self.since)[:16]}Z")
         axes.set_ylabel(metric)
         axes.legend()
         return plot
 
-    def _pairs(self) -> list[tuple[Figures, dict[str, Any]]]:
+    def _figure_pairs(self) -> list[tuple[Figures, dict[str, Any]]]:
         return list(zip(self.rows, rows_of(self.rows), strict=True))
 
     @property

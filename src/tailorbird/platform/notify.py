@@ -95,36 +95,40 @@ def collect_messages(
     """Return messages about what goes on, and about the decisions of the last day."""
     name = project.settings.project.name
     return [
-        *_pages(name, figures),
-        *_decisions(Registry(project.paths.registry, clock=clock), name, clock.now()),
-        *_episodes(name, read_open_episodes(project.paths.monitoring)),
+        *_page_messages(name, figures),
+        *_decision_messages(Registry(project.paths.registry, clock=clock), name, clock.now()),
+        *_episode_messages(name, read_open_episodes(project.paths.monitoring)),
     ]
 
 
-def _pages(name: str, figures: Sequence[tuple[str, Figures]]) -> list[Message]:
+def _page_messages(name: str, figures: Sequence[tuple[str, Figures]]) -> list[Message]:
     return [
         Message(
             "page",
-            what,
-            f"page/{what}/{slot}/{row.group}",
-            f"{name}: {rate:.1%} {what} in {slot}",
+            subject,
+            f"page/{subject}/{slot}/{row.group}",
+            f"{name}: {rate:.1%} {subject} in {slot}",
             f"Of {row.requests:,} responses of {row.group} in the last hour.\n"
             f"Runbook: {RUNBOOKS}/errors.md",
             repeats=True,
         )
         for slot, row in figures
-        for what, rate in (("errors", row.error_rate), ("empty lists", row.empty_rate))
+        for subject, rate in (("errors", row.error_rate), ("empty lists", row.empty_rate))
         if row.requests >= PAGE_REQUESTS and rate > PAGE_RATE
     ]
 
 
-def _decisions(registry: Registry, name: str, now: int) -> list[Message]:
-    recent = [each for each in registry.audit() if each.at > now - LOOKBACK_US]
-    own = [each for each in recent if each.by in AUTHORS]
-    return [message for each in own if (message := _decision(name, each)) is not None]
+def _decision_messages(registry: Registry, name: str, now: int) -> list[Message]:
+    recent = [audit_entry for audit_entry in registry.audit() if audit_entry.at > now - LOOKBACK_US]
+    own_entries = [audit_entry for audit_entry in recent if audit_entry.by in AUTHORS]
+    return [
+        message
+        for audit_entry in own_entries
+        if (message := _decision_message(name, audit_entry)) is not None
+    ]
 
 
-def _decision(name: str, entry: AuditEntry) -> Message | None:
+def _decision_message(name: str, entry: AuditEntry) -> Message | None:
     if entry.action == "rollback":
         kind, title, page = "rollback", f"rolled back to {entry.version}", "rolled-back.md"
     elif entry.action in _REFUSED:
@@ -142,7 +146,7 @@ def _decision(name: str, entry: AuditEntry) -> Message | None:
     return Message(kind, kind, f"{kind}/{entry.version}/{entry.at}", f"{name}: {title}", body)
 
 
-def _episodes(name: str, rows: Sequence[Any]) -> list[Message]:
+def _episode_messages(name: str, rows: Sequence[Any]) -> list[Message]:
     """Return one message for each cause, so that its episodes come together."""
     messages = []
     by_cause = sorted(rows, key=lambda row: (row.cause, row.since))

@@ -30,7 +30,7 @@ def run_erasure(
     from tailorbird.privacy import erase
 
     for round_number in range(_ROUNDS):
-        _drain(project, progress)
+        _drain_logs(project, progress)
         try:
             return erase(project, stored, SystemClock(), progress=progress)
         except LagError:
@@ -39,7 +39,7 @@ def run_erasure(
     raise AssertionError("the last round returns or raises")
 
 
-def _drain(project: Project, progress: Any) -> None:
+def _drain_logs(project: Project, progress: Any) -> None:
     """Bring all that waits in the logs into the lake."""
     from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.platform.runtime.roles import drain

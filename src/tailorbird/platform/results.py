@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tailorbird.training.settings import TrainReport
 
 
-def _text(lines: Iterable[str], frame: Frame) -> str:
+def _to_text(lines: Iterable[str], frame: Frame) -> str:
     return "\n".join((*lines, repr(frame)))
 
 
@@ -69,7 +69,7 @@ class TrainResult:
         return plot_figures(self.results, metric)
 
     def __repr__(self) -> str:
-        return _text([self._header], self.to_frame())
+        return _to_text([self._header], self.to_frame())
 
     def _repr_html_(self) -> str:
         return self.to_frame().to_html(self._header)
@@ -110,7 +110,7 @@ class EvaluationResult:
         return plot_figures(self.results, metric)
 
     def __repr__(self) -> str:
-        return _text([self._header], self.to_frame())
+        return _to_text([self._header], self.to_frame())
 
     def _repr_html_(self) -> str:
         return self.to_frame().to_html(self._header)
@@ -168,7 +168,7 @@ class Slate:
         return [self.note, about] if self.note else [about]
 
     def __repr__(self) -> str:
-        return _text(self._header, self.to_frame())
+        return _to_text(self._header, self.to_frame())
 
     def _repr_html_(self) -> str:
         return self.to_frame().to_html(*self._header)

@@ -60,7 +60,7 @@ def advance_rollout(project: Project, clock: Clock) -> str:
     registry = Registry(project.paths.registry, clock=clock)
     if _roll_back_if_worse(project, registry, clock.now()):
         return "roll_back"
-    step = _next(project, registry, clock.now())
+    step = _next_step(project, registry, clock.now())
     if step.action == "canary":
         return _advance_canary(project, registry, clock, step)
     if step.action == "shadow":
@@ -85,13 +85,13 @@ def _roll_back_if_worse(project: Project, registry: Registry, now: int) -> bool:
     if not names.previous or not changes:
         return False
     newest = changes[-1]
-    is_recent = now < newest.at + _limits(project).cooldown_us
+    is_recent = now < newest.at + _rollout_limits(project).cooldown_us
     if newest.action == "rollback" and newest.by in AUTHORS and is_recent:
         return False
     verdict = watch_champion(project, registry, now, newest.at)
     if verdict.action != "roll_back":
         return False
-    return _act(project, registry, "roll_back", names.champion, verdict.reason) == "roll_back"
+    return _take_step(project, registry, "roll_back", names.champion, verdict.reason) == "roll_back"
 
 
 def advance_rollout_safely(project: Project, clock: Clock) -> None:
@@ -106,10 +106,10 @@ def advance_rollout_safely(project: Project, clock: Clock) -> None:
 
 def is_cooling(project: Project, registry: Registry, now: int) -> bool:
     """Return whether no new model is to be trained: one is on its way, or failed lately."""
-    limits, audit = _limits(project), registry.audit()
+    limits, audit = _rollout_limits(project), registry.audit()
     if now < cooling_until(audit, AUTHORS, limits):
         return True
-    return _next(project, registry, now).action in ("start", "shadow", "canary")
+    return _next_step(project, registry, now).action in ("start", "shadow", "canary")
 
 
 def proposal(registry: Registry) -> tuple[str, str] | None:
@@ -146,8 +146,8 @@ def watch_champion(
     new = lake.answers(RESPONSES, window_from, now)
     compare_clicks = now - promoted_at < COMPARE_US
     new_events = lake.events(COLUMNS, window_from, now) if compare_clicks else None
-    champion = _service(project, new, new_events, aliases.champion, now)
-    holdout = _service(project, new, None, aliases.previous, now)
+    champion = _measure_service(project, new, new_events, aliases.champion, now)
+    holdout = _measure_service(project, new, None, aliases.previous, now)
     before = _service_before(project, aliases.previous, promoted_at, now)
     champion_all, holdout_all = _long_run(
         project, aliases.champion, aliases.previous, promoted_at, now
@@ -176,34 +176,34 @@ def _service_before(project: Project, version: str, promoted_at: int, now: int) 
     lake, start = Lake(project.paths.lake), promoted_at - BEFORE_US
     answers = lake.answers(RESPONSES, start, promoted_at)
     events = lake.events(COLUMNS, start, promoted_at)
-    service = _service(project, answers, events, version, promoted_at)
+    service = _measure_service(project, answers, events, version, promoted_at)
     if now > promoted_at + SETTLED_US:
-        for old in [each for each in _before if each[0] == key[0]]:
+        for old in [cache_key for cache_key in _before if cache_key[0] == key[0]]:
             del _before[old]
         _before[key] = service
     return service
 
 
-def _service(
+def _measure_service(
     project: Project, answers: pa.Table, events: pa.Table | None, version: str, now: int
 ) -> Service:
-    own = answers.filter(pc.fill_null(pc.equal(answers["asked"], version), False))
-    failure = own["failure"]
+    version_answers = answers.filter(pc.fill_null(pc.equal(answers["asked"], version), False))
+    failure = version_answers["failure"]
     failed = {
         name: int(pc.sum(pc.fill_null(pc.equal(failure, name), False)).as_py() or 0)
         for name in ("error", "not_finite", "left_alone")
     }
-    is_empty = pc.equal(pc.fill_null(pc.list_value_length(own["items"]), 0), 0)
+    is_empty = pc.equal(pc.fill_null(pc.list_value_length(version_answers["items"]), 0), 0)
     fine = pc.is_null(failure)
     empty = int(pc.sum(pc.and_(is_empty, fine)).as_py() or 0)
     clicks = NO_CLICKS
     if events is not None:
-        requests = own.filter(pc.less(pc.cast(own["ts"], pa.int64()), now - HORIZON_US))[
-            "request_id"
-        ]
+        requests = version_answers.filter(
+            pc.less(pc.cast(version_answers["ts"], pa.int64()), now - HORIZON_US)
+        )["request_id"]
         denominators = {name: slot.denominator for name, slot in project.slots.items()}
         clicks = clicks_per_person(events, requests, denominators, HORIZON_US)
-    return Service(own.num_rows, {**failed, "empty": empty}, clicks)
+    return Service(version_answers.num_rows, {**failed, "empty": empty}, clicks)
 
 
 def _long_run(
@@ -232,11 +232,11 @@ def _run_of(cells: pa.Table) -> ClickRate:
 def _start(project: Project, registry: Registry, now: int, version: str) -> str:
     last = last_step(registry.audit(), version)
     if last in ("canary", "promote"):
-        return _act(project, registry, last, version, "a step that was cut short", now)
+        return _take_step(project, registry, last, version, "a step that was cut short", now)
     share, why = first_share(project, now)
     if not registry.aliases().champion or not share:
-        return _act(project, registry, "promote", version, why, now)
-    return _act(project, registry, "shadow", version, "the gate accepted it", now)
+        return _take_step(project, registry, "promote", version, why, now)
+    return _take_step(project, registry, "shadow", version, "the gate accepted it", now)
 
 
 def first_share(project: Project, now: int) -> tuple[float, str]:
@@ -266,7 +266,7 @@ def _judge_shadow(project: Project, registry: Registry, step: Step, now: int) ->
     if verdict.action == "wait":
         return "wait"
     if verdict.action == "pass":
-        return _act(project, registry, "canary", step.version, verdict.reason, now)
+        return _take_step(project, registry, "canary", step.version, verdict.reason, now)
     # In this order: a crash between leaves a shadow that is judged, and ended, once more.
     registry.record("reject", step.version, by=BY, why=verdict.reason)
     registry.set_shadow("", by=BY, why=verdict.reason)
@@ -284,11 +284,13 @@ def _advance_canary(project: Project, registry: Registry, clock: Clock, step: St
     may_promote = "promote" not in project.settings.rollout.approval
     action = advance_canary(project, clock, may_promote=may_promote)
     if action == "propose":
-        return _act(project, registry, "promote", aliases.canary, "the canary passed every share")
+        return _take_step(
+            project, registry, "promote", aliases.canary, "the canary passed every share"
+        )
     return action
 
 
-def _act(
+def _take_step(
     project: Project, registry: Registry, step: str, version: str, why: str, now: int = 0
 ) -> str:
     """Take a step, or propose it once if it waits for a person."""
@@ -318,14 +320,19 @@ def _take(
         registry.rollback(by=BY, why=why)
 
 
-def _limits(project: Project) -> Limits:
+def _rollout_limits(project: Project) -> Limits:
     settings = project.settings.rollout
     return Limits(parse_duration(settings.limit), parse_duration(settings.cooldown))
 
 
-def _next(project: Project, registry: Registry, now: int) -> Step:
+def _next_step(project: Project, registry: Registry, now: int) -> Step:
     newest = registry.newest(NEWEST) if project.settings.rollout.staged else []
     accepted = [info.version for info in reversed(newest) if info.metrics.get("accepted")]
     return next_step(
-        registry.aliases(), registry.audit(), accepted, now, _limits(project), authors=AUTHORS
+        registry.aliases(),
+        registry.audit(),
+        accepted,
+        now,
+        _rollout_limits(project),
+        authors=AUTHORS,
     )

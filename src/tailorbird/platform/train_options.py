@@ -114,7 +114,7 @@ class TrainOptions:
                 quick=self.quick,
             ),
             architecture=architecture,
-            beside=tuple(own_families()) if self.architecture in ("", "auto") else (),
+            challengers=tuple(own_families()) if self.architecture in ("", "auto") else (),
             parameters=checked_parameters(self.parameters or {}, architecture),
             seed=self.seed,
         )

@@ -99,7 +99,7 @@ def train_slot(
 
     Args:
         work: folder that nets keep between trainings, see `training.pipeline.train`; None keeps
-        none.
+            none.
     """
     from tailorbird.training.baseline_bundle import ensure_champion
     from tailorbird.training.pipeline import train

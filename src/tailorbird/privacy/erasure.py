@@ -69,7 +69,7 @@ from tailorbird.stream import read_released, sqlite
 from tailorbird.stream.importer import erase_paths
 
 if TYPE_CHECKING:
-    from tailorbird.stream.kafka.emptied import TopicSpec
+    from tailorbird.stream.kafka.topic_reset import TopicSpec
 
 
 def is_unfinished(data: Path) -> bool:
@@ -111,14 +111,14 @@ def find_not_begun(data: Path, stored: Sequence[StoredId]) -> list[StoredId]:
     journal = read_journal(data)
     if journal is None:
         return list(stored)
-    return [one for one in stored if not journal.people.persons.issuperset(flatten_ids([one]))]
+    return [text for text in stored if not journal.people.persons.issuperset(flatten_ids([text]))]
 
 
 def _topics_of(journal: Journal) -> "list[TopicSpec]":
     """Return how the topics of an erasure are made again."""
     if not journal.topics:
         return []
-    from tailorbird.stream.kafka.emptied import TopicSpec
+    from tailorbird.stream.kafka.topic_reset import TopicSpec
 
     return msgspec.convert(journal.topics, list[TopicSpec])
 
@@ -150,17 +150,17 @@ class _Erasure:
     def run(self) -> Receipt:
         """Run the steps that are not done yet."""
         self._step("suppression", self._suppress)
-        self._step("archive", self._archive)
-        self._step("tables", self._tables)
-        self._step("history", self._history)
-        self._step("router", self._router)
-        self._step("logs", self._logs)
-        self._step("copies", self._copies)
+        self._step("archive", self._erase_archive)
+        self._step("tables", self._erase_tables)
+        self._step("history", self._delete_history)
+        self._step("router", self._erase_router)
+        self._step("logs", self._erase_logs)
+        self._step("copies", self._erase_copies)
         for features in self._features:
             self._step(f"state {features.schema_hash}", partial(self._state, features))
-        self._step("candidates", self._candidates)
-        self._step("models", self._models)
-        self._step("files", self._files)
+        self._step("candidates", self._erase_candidates)
+        self._step("models", self._erase_models)
+        self._step("files", self._erase_files)
         return self._finish(self._search())
 
     def _begin(self, stored: Sequence[StoredId]) -> Journal:
@@ -194,9 +194,9 @@ class _Erasure:
 
     def _suppress(self) -> dict[str, Any]:
         shared = [("a", id_) for id_ in self._people.shared]
-        own = [one for one in self._people.subjects if one not in shared]
+        own_subjects = [subject for subject in self._people.subjects if subject not in shared]
         suppressed = SuppressionList.load(self._data)
-        suppressed = suppressed.with_people(own, self._journal.begun_at, shared)
+        suppressed = suppressed.with_people(own_subjects, self._journal.begun_at, shared)
         listed, key = suppressed.encoded()
         write_private(self._data / FOLDER / KEY_FILE, key)
         faults.at("erase.suppression_key")
@@ -204,17 +204,17 @@ class _Erasure:
         durable.replace(self._project.paths.lake / MARK, suppressed.mark())
         return {"events by type": self._footprint.types}
 
-    def _archive(self) -> dict[str, Any]:
+    def _erase_archive(self) -> dict[str, Any]:
         rewriter = ArchiveRewriter(
             self._people, self._footprint, self._rewriter, self._plan, self._mentions
         )
         files, before, after = self._writers.lake.rewriting().bodies(
-            rewriter.change, self._counter("archive")
+            rewriter.change, self._make_counter("archive")
         )
         chain = {"chain before": before, "chain after": after}
         return {"archive": {"files": files, "rows": rewriter.rows, **chain}}
 
-    def _tables(self) -> dict[str, Any]:
+    def _erase_tables(self) -> dict[str, Any]:
         rewriter = TableRewriter(
             self._people,
             self._footprint,
@@ -222,21 +222,23 @@ class _Erasure:
             self._mentions,
             sensitivity([*self._features, self._project.features]),
         )
-        files = self._writers.lake.rewriting().rows(rewriter.changes(), self._counter("tables"))
+        files = self._writers.lake.rewriting().rows(
+            rewriter.changes(), self._make_counter("tables")
+        )
         return {"tables": {"files": sum(files.values()), **dict(rewriter.counts)}}
 
-    def _history(self) -> dict[str, Any]:
+    def _delete_history(self) -> dict[str, Any]:
         self._writers.lake.rewriting().delete_history()
         for path in find_set_aside(self._project.paths.lake):
             path.unlink()
         return {}
 
-    def _router(self) -> dict[str, Any]:
+    def _erase_router(self) -> dict[str, Any]:
         people, footprint = self._people, self._footprint
         erased: dict[str, Any] = {
             "users": people.users,
             "visitors": people.devices,
-            "events": [one for one in footprint.events if one[1] in people.ids],
+            "events": [event for event in footprint.events if event[1] in people.ids],
             "requests": footprint.requests,
             "mentions": self._mentions,
         }
@@ -248,7 +250,7 @@ class _Erasure:
         names = ErasedCounts.__struct_fields__
         return {"router": {name: sum(getattr(one, name) for one in forgotten) for name in names}}
 
-    def _logs(self) -> dict[str, Any]:
+    def _erase_logs(self) -> dict[str, Any]:
         released = read_released(self._project.paths.lake)
         count = 0
         for producer, log in self._writers.raw.items():
@@ -276,19 +278,19 @@ class _Erasure:
                 )
         return {"logs": counts}
 
-    def _copies(self) -> dict[str, Any]:
+    def _erase_copies(self) -> dict[str, Any]:
         """Delete the records in Valkey, before the states: a schema is published from its state."""
-        at = self._project.copy_target()
-        if at is None:
+        target = self._project.copy_target()
+        if target is None:
             return {}
         parts = all_parts(self._project.workers)
-        names = {part.copies(one.schema_hash) for one in self._features for part in parts}
+        names = {part.copies(feature.schema_hash) for feature in self._features for part in parts}
         names |= {".".join(filter(None, state)) for state in self._writers.states}
-        return {"copies": {"records": delete_copies(at, names)}}
+        return {"copies": {"records": delete_copies(target, names)}}
 
     def _state(self, features: FeatureSet) -> dict[str, Any]:
         schema, paths, workers = features.schema_hash, self._project.paths, self._project.workers
-        active = [one.schema_hash for one in self._features]
+        active = [feature.schema_hash for feature in self._features]
         parts = all_parts(workers)
         names = {part.name for part in parts}
         for key in list(self._writers.states):
@@ -307,7 +309,7 @@ class _Erasure:
         )
         return {f"state {schema}": {"rows": sum(remake(part=part) for part in parts)}}
 
-    def _candidates(self) -> dict[str, Any]:
+    def _erase_candidates(self) -> dict[str, Any]:
         root, contract = self._project.paths.candidates, required_contract(self._project)
         while self._writers.candidates:
             self._writers.candidates.pop().release()
@@ -317,7 +319,7 @@ class _Erasure:
         position = rebuild(self._project.routed, root, contract, lake, self._clock)
         return {"candidates": {"position": position}}
 
-    def _models(self) -> dict[str, Any]:
+    def _erase_models(self) -> dict[str, Any]:
         root = self._project.paths.registry
         if self._journal.models is None:
             versions = intact_versions(root, self._clock)
@@ -337,7 +339,7 @@ class _Erasure:
             faults.at("erase.model")
         return {"models": {"rewritten": len(self._journal.models)}}
 
-    def _files(self) -> dict[str, Any]:
+    def _erase_files(self) -> dict[str, Any]:
         """Delete what commands made of their data; other files of the user's own stay."""
         lake = self._project.paths.lake
         files = list(find_scratch(self._data, storage_at(lake).local))
@@ -361,7 +363,7 @@ class _Erasure:
         journal, footprint = self._journal, self._footprint
         suppressed = SuppressionList.load(self._data)
         receipt = Receipt(
-            people=sorted(suppressed.hash(*one) for one in self._people.subjects),
+            people=sorted(suppressed.hash(*subject) for subject in self._people.subjects),
             begun_at=journal.begun_at,
             finished_at=self._clock.now(),
             counts=journal.counts,
@@ -380,7 +382,7 @@ class _Erasure:
         destroy_journal(self._data)
         return receipt
 
-    def _counter(self, stage: str) -> Callable[[int], None]:
+    def _make_counter(self, stage: str) -> Callable[[int], None]:
         done = 0
 
         def count(size: int) -> None:

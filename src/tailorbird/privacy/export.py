@@ -27,7 +27,7 @@ from tailorbird.config.schemas import active_schemas
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, Receipt, to_iso
 from tailorbird.events.contract.contract import split_body
-from tailorbird.events.suppression import whose_of
+from tailorbird.events.suppression import read_row_subject
 from tailorbird.features import FeatureSet
 from tailorbird.features.online.read import Reader
 from tailorbird.features.request import ReadRequest
@@ -71,39 +71,43 @@ def export_person(project: Project, ids: Sequence[str], clock: Clock) -> Iterato
     }
     sets = active_schemas(project)
     mentions = Mentions(people.ids, attribute_names(project.plan))
-    waiting = list(_waiting(project, mentions))  # first: the lake may take them in meanwhile
-    events = _rows(lake, "events", people.filter(), people.may_read)
-    answers = _rows(lake, "answers", people.filter(), people.may_read)
-    for row in _rows(lake, "users", one_of("id", people.users)):
+    waiting = list(
+        _read_waiting_rows(project, mentions)
+    )  # first: the lake may take them in meanwhile
+    events = _read_rows(lake, "events", people.filter(), people.may_read)
+    answers = _read_rows(lake, "answers", people.filter(), people.may_read)
+    for row in _read_rows(lake, "users", one_of("id", people.users)):
         yield {"source": "profile", **row}
     for row in events:
         yield {"source": "event", **{name: one for name, one in row.items() if one is not None}}
     for row in answers:
         yield {"source": "answer", **_with_features(row, sets)}
-    yield from _arms(answers)
+    yield from _list_arms(answers)
     sessions = {row["session_id"] for row in events}
     refused = set(find_refused(lake, mentions, sessions, {row["request_id"] for row in events}))
-    for row in _rows(lake, "quarantine"):
+    for row in _read_rows(lake, "quarantine"):
         if tuple(row[name] for name in ROW_KEY_COLUMNS) in refused and _may_read(
             row["body"], people
         ):
             yield {**row, "source": "refused"}
-    for row in _rows(lake, "duplicates", one_of("event_id", {one["event_id"] for one in events})):
+    for row in _read_rows(
+        lake, "duplicates", one_of("event_id", {event["event_id"] for event in events})
+    ):
         yield {"source": "repeat", **row}
-    yield from _mentions(lake, people, mentions)
+    yield from _find_mentions(lake, people, mentions)
     for producer, body in waiting:
         if _may_read(body, people):
             text = body.decode(errors="replace")
             yield {"source": "waiting", "producer": producer, "body": text}
-    yield from _features(project, people, sets, events, clock)
-    yield from _scores(project, people)
+    yield from _read_features(project, people, sets, events, clock)
+    yield from _read_scores(project, people)
     suppressed = project.suppression_list()
     for mark, id_ in people.subjects:
-        if (at := suppressed.erased_at(mark, id_)) is not None:
-            yield {"source": "erased", "id": id_, "at": to_iso(at)}
+        if (erased_at := suppressed.erased_at(mark, id_)) is not None:
+            yield {"source": "erased", "id": id_, "at": to_iso(erased_at)}
 
 
-def _rows(
+def _read_rows(
     lake: Lake,
     name: str,
     where: ds.Expression | None = None,
@@ -113,10 +117,10 @@ def _rows(
         return []
     rows = lake.table(name, where=where)
     rows = rows if mask_of is None else rows.filter(mask_of(rows))
-    return [{column: _plain(value) for column, value in row.items()} for row in rows.to_pylist()]
+    return [{column: _to_plain(value) for column, value in row.items()} for row in rows.to_pylist()]
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, date):  # or a time
         return value.isoformat()
     return value.decode(errors="replace") if isinstance(value, bytes) else value
@@ -124,7 +128,7 @@ def _plain(value: Any) -> Any:
 
 def _may_read(body: str | bytes, people: People) -> bool:
     """Return whether a row as it came in names these people or nobody, and no other user."""
-    whose = whose_of(body.encode() if isinstance(body, str) else body)
+    whose = read_row_subject(body.encode() if isinstance(body, str) else body)
     if whose is None or whose.user_id is None:
         return True
     return str(whose.user_id) in people.users
@@ -138,26 +142,26 @@ def _with_features(row: Record, sets: Sequence[FeatureSet]) -> Record:
     if features is None or not items or len(numeric) != len(items) * len(features.numeric):
         return record
     values = np.array(record.pop("numeric"), np.float64).reshape(len(items), -1)
-    named = [_named(features.numeric, one) for one in values]
+    named = [_name_values(features.numeric, value) for value in values]
     record["features"] = [{"item": item, **one} for item, one in zip(items, named, strict=True)]
     return record
 
 
-def _named(names: Sequence[str], values: np.ndarray) -> Record:
+def _name_values(names: Sequence[str], values: np.ndarray) -> Record:
     pairs = zip(names, values.tolist(), strict=True)
     return {name: None if np.isnan(value) else value for name, value in pairs}
 
 
-def _arms(answers: list[Record]) -> Iterator[Record]:
-    first: dict[tuple[str, str], str] = {}
+def _list_arms(answers: list[Record]) -> Iterator[Record]:
+    first_arm: dict[tuple[str, str], str] = {}
     for row in sorted(answers, key=lambda row: row["ts"]):
         if row["experiment"]:
-            first.setdefault((row["experiment"], row["arm"]), row["ts"])
-    for (experiment, arm), since in first.items():
+            first_arm.setdefault((row["experiment"], row["arm"]), row["ts"])
+    for (experiment, arm), since in first_arm.items():
         yield {"source": "arm", "experiment": experiment, "arm": arm, "since": since}
 
 
-def _mentions(lake: Lake, people: People, mentions: Mentions) -> Iterator[Record]:
+def _find_mentions(lake: Lake, people: People, mentions: Mentions) -> Iterator[Record]:
     """Yield what others wrote about them: items whole, of other rows the fields that name them."""
     for table, (texts, json) in _MENTIONING.items():
         for batch in lake.batches(table, TABLES[table].schema.names) if lake.exists(table) else ():
@@ -172,24 +176,25 @@ def _mentions(lake: Lake, people: People, mentions: Mentions) -> Iterator[Record
             masks |= {name: mentions.in_json(rows[name]) for name in json}
             for index in np.flatnonzero(np.logical_or.reduce(list(masks.values()))).tolist():
                 row = {
-                    name: _plain(one) for name, one in rows.slice(index, 1).to_pylist()[0].items()
+                    name: _to_plain(one)
+                    for name, one in rows.slice(index, 1).to_pylist()[0].items()
                 }
                 if table != "items":
                     fields = [name for name, mask in masks.items() if mask[index]]
                     row = {
-                        name: _mentioning(row[name], mentions) if name in json else row[name]
+                        name: _mentioning_fields(row[name], mentions) if name in json else row[name]
                         for name in (*{"type", "ts", "item_id"}.intersection(row), *fields)
                     }
                 yield {"source": "mention", "table": table, **row}
 
 
-def _mentioning(text: str, mentions: Mentions) -> Record:
+def _mentioning_fields(text: str, mentions: Mentions) -> Record:
     """Return the fields of a JSON object that name somebody."""
     pairs = msgspec.json.decode(text).items()
     return {name: one for name, one in pairs if mentions.without({name: one}) != {name: one}}
 
 
-def _waiting(project: Project, mentions: Mentions) -> Iterator[tuple[str, bytes]]:
+def _read_waiting_rows(project: Project, mentions: Mentions) -> Iterator[tuple[str, bytes]]:
     """Yield the rows of raw logs that name them and are not yet in the lake, with their
     producer.
     """
@@ -213,7 +218,7 @@ def _waiting(project: Project, mentions: Mentions) -> Iterator[tuple[str, bytes]
                 position = blocks[-1].end
 
 
-def _features(
+def _read_features(
     project: Project, people: People, sets: Sequence[FeatureSet], events: list[Record], clock: Clock
 ) -> Iterator[Record]:
     newest = sorted(events, key=lambda row: row["ts"], reverse=True)
@@ -227,7 +232,7 @@ def _features(
                 rows = reader.read(ReadRequest(person=person, now=clock.now()), items).numeric
                 for item, row in zip(items, rows, strict=True):
                     about = {"schema": features.schema_hash, "person": person, "item": item}
-                    named = _named(reader.features.numeric, row)
+                    named = _name_values(reader.features.numeric, row)
                     yield {"source": "feature", **about, **named}
         finally:
             reader.close()
@@ -243,7 +248,7 @@ def _open_reader(project: Project, features: FeatureSet) -> Reader | None:
     return None
 
 
-def _scores(project: Project, people: People) -> Iterator[Record]:
+def _read_scores(project: Project, people: People) -> Iterator[Record]:
     feed = ScoreFeed(project.stream.scores)
     try:
         for batch in feed.iterate_from(0):

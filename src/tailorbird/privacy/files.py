@@ -52,9 +52,9 @@ def find_derived(path: Path, project: Project) -> list[Path]:
         if folder in above:
             break
         manifests = (*folder.glob("manifest.json"), *folder.glob("*/manifest.json"))
-        backfills = [each.parent for each in manifests if _is_backfill(each.parent)]
+        backfills = [manifest.parent for manifest in manifests if _is_backfill(manifest.parent)]
         if backfills:
-            files = (each for pattern in _TRAINING_SET for each in folder.glob(pattern))
+            files = (path for pattern in _TRAINING_SET for path in folder.glob(pattern))
             return [*backfills, *files]
     paths = project.paths
     is_ours = any(folder in path.parents for folder in (paths.run, paths.checks, paths.reports))

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events.contract.schema import micros
-from tailorbird.events.suppression import subject_of, whose_of
+from tailorbird.events.suppression import read_row_subject, subject_of
 from tailorbird.lake import Lake
 from tailorbird.lake.quarantine import ROW_KEY_COLUMNS, row_keys
 from tailorbird.privacy.mentions import Mentions
@@ -161,7 +161,7 @@ def find_refused(
     ):
         rows = pa.Table.from_batches([batch])
         for place, body in zip(row_keys(rows), rows["body"].to_pylist(), strict=True):
-            row = whose_of(body)
+            row = read_row_subject(body)
             is_unnamed = row is not None and not (row.user_id or row.anonymous_id)
             of_theirs = row is not None and (
                 (isinstance(row.session_id, str) and row.session_id in sessions)

@@ -24,14 +24,14 @@ _ENCODED_BEFORE = re.compile(rb"%[0-9A-Fa-f]{2}\Z|\\[bfnrt]\Z|\\u[0-9A-Fa-f]{4}\
 _NUMBER_BEFORE = re.compile(rb"[:,\[]\s?-?\Z|[0-9]\.\Z")  # of JSON, without quotes: a measure
 
 
-def forms(text: str) -> set[bytes]:
+def encoded_forms(text: str) -> set[bytes]:
     """Return the text as it is, as JSON escapes it and as URLs encode it."""
     raw = text.encode(errors="surrogatepass")
     escaped = json.dumps(text)[1:-1]
     quoted = [quote(raw, safe=""), quote(raw), quote_plus(raw)]
-    lower = [re.sub("%..", lambda digits: digits[0].lower(), one) for one in quoted]
+    lower = [re.sub("%..", lambda digits: digits[0].lower(), text) for text in quoted]
     texts = [escaped, escaped.replace("/", "\\/"), *quoted, *lower]
-    return {raw, msgspec.json.encode(text)[1:-1], *(one.encode() for one in texts)}
+    return {raw, msgspec.json.encode(text)[1:-1], *(text.encode() for text in texts)}
 
 
 class StringMatcher:
@@ -44,24 +44,29 @@ class StringMatcher:
     """
 
     def __init__(self, strings: Collection[bytes]) -> None:
-        self._strings = frozenset(one for one in strings if len(one) >= EMBEDDED_ID_LENGTH_MIN)
+        self._strings = frozenset(
+            needle for needle in strings if len(needle) >= EMBEDDED_ID_LENGTH_MIN
+        )
         self.longest = max(map(len, self._strings), default=0)
         sample = list(self._strings)[:_SAMPLE]
-        seen = Counter(
+        prefix_counts = Counter(
             end
-            for one in sample
-            for end in (one[:EMBEDDED_ID_LENGTH_MIN], one[-EMBEDDED_ID_LENGTH_MIN:])
+            for text in sample
+            for end in (text[:EMBEDDED_ID_LENGTH_MIN], text[-EMBEDDED_ID_LENGTH_MIN:])
         )
         self._places: dict[int, set[tuple[int, int]]] = {}
-        for one in self._strings:
-            is_first = seen[one[:EMBEDDED_ID_LENGTH_MIN]] <= seen[one[-EMBEDDED_ID_LENGTH_MIN:]]
-            at = 0 if is_first else len(one) - EMBEDDED_ID_LENGTH_MIN
-            key = int.from_bytes(one[at : at + EMBEDDED_ID_LENGTH_MIN], "little")
-            self._places.setdefault(key, set()).add((at, len(one)))
+        for needle in self._strings:
+            is_first = (
+                prefix_counts[needle[:EMBEDDED_ID_LENGTH_MIN]]
+                <= prefix_counts[needle[-EMBEDDED_ID_LENGTH_MIN:]]
+            )
+            start = 0 if is_first else len(needle) - EMBEDDED_ID_LENGTH_MIN
+            key = int.from_bytes(needle[start : start + EMBEDDED_ID_LENGTH_MIN], "little")
+            self._places.setdefault(key, set()).add((start, len(needle)))
         self._keys = np.array(sorted(self._places), np.uint64)
         self._table = np.zeros(1 << _TABLE_BITS if len(self._keys) else 0, bool)
         if len(self._keys):
-            self._table[_slot(self._keys)] = True
+            self._table[_hash_slot(self._keys)] = True
 
     def find(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield each place where a string stands, in order, with the string."""
@@ -70,18 +75,18 @@ class StringMatcher:
         padded = data + bytes(8)
         mask = np.uint64((1 << 8 * EMBEDDED_ID_LENGTH_MIN) - 1)
         values = np.ndarray((len(data),), np.dtype("<u8"), padded, strides=(1,)) & mask
-        places = np.flatnonzero(self._table[_slot(values)])
+        places = np.flatnonzero(self._table[_hash_slot(values)])
         places = places[np.isin(values[places], self._keys)]
         matches: set[tuple[int, bytes]] = set()
         for place, key in zip(places.tolist(), values[places].tolist(), strict=True):
-            for at, length in self._places[key]:
-                start = place - at
+            for offset, length in self._places[key]:
+                start = place - offset
                 if start >= 0 and (text := data[start : start + length]) in self._strings:
                     matches.add((start, text))
         yield from sorted(matches)
 
 
-def _slot(values: np.ndarray) -> np.ndarray:
+def _hash_slot(values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         return ((values * _MIX) >> np.uint64(64 - _TABLE_BITS)).astype(np.intp)
 
@@ -90,9 +95,9 @@ class IdMatcher:
     """Finds ids of six characters or more, in their three forms, where they stand alone."""
 
     def __init__(self, ids: Collection[str]) -> None:
-        long = [one for one in ids if len(one) >= EMBEDDED_ID_LENGTH_MIN]
-        self._numbers = frozenset(one.encode() for one in long if is_number(one))
-        self._matcher = StringMatcher({form for one in long for form in forms(one)})
+        long = [id_ for id_ in ids if len(id_) >= EMBEDDED_ID_LENGTH_MIN]
+        self._numbers = frozenset(long_id.encode() for long_id in long if is_number(long_id))
+        self._matcher = StringMatcher({form for long_id in long for form in encoded_forms(long_id)})
         self.longest = self._matcher.longest
 
     def find(self, data: bytes) -> list[tuple[int, int]]:

@@ -55,17 +55,17 @@ class Mentions:
     ) -> None:
         self._ids, self._known, self._rename = frozenset(ids), frozenset(known), rename
         self._matcher = IdMatcher(ids)
-        self._names = IdMatcher([one for one in ids if not is_number(one)])
+        self._names = IdMatcher([id_ for id_ in ids if not is_number(id_)])
         self._numbers = {
-            one for one in ids if len(one) >= EMBEDDED_ID_LENGTH_MIN and is_number(one)
+            id_ for id_ in ids if len(id_) >= EMBEDDED_ID_LENGTH_MIN and is_number(id_)
         }
         self._needs_values = bool(self._numbers) or any(
-            len(one) < EMBEDDED_ID_LENGTH_MIN for one in ids
+            len(id_) < EMBEDDED_ID_LENGTH_MIN for id_ in ids
         )
 
     def in_text(self, text: str) -> bool:
         """Return whether a text is or holds an id."""
-        return text in self._ids or bool(self._matcher.find(_bytes(text)))
+        return text in self._ids or bool(self._matcher.find(_to_bytes(text)))
 
     def may_be_in(self, body: bytes) -> bool:
         """Return False where no row of a body can hold an id; cheap."""
@@ -79,51 +79,51 @@ class Mentions:
             value = _decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             value = body.decode(errors="replace")
-            if any(f'"{one}"' in value for one in self._ids):
+            if any(f'"{id_}"' in value for id_ in self._ids):
                 return True
         if isinstance(value, dict):
             value = {name: one for name, one in value.items() if name not in _STRUCTURE}
-        return any(self._says(name, one) for name, one in leaves(value))
+        return any(self._is_mentioned(name, one) for name, one in leaves(value))
 
     def in_column(self, column: pa.ChunkedArray) -> np.ndarray:
         """Return a mask of the texts of a column that hold an id."""
-        return self._mask(column, self._matches(column, self._matcher) | self._equal(column))
+        return self._mask(column, self._find_matches(column, self._matcher) | self._equal(column))
 
     def in_json(self, column: pa.ChunkedArray) -> np.ndarray:
         """Return a mask of the JSON values of a column that hold an id."""
         texts = column.unique().drop_null().to_pylist()
         if not self._needs_values:
-            texts = sorted(self._matches(column, self._matcher))
+            texts = sorted(self._find_matches(column, self._matcher))
         return self._mask(column, {text for text in texts if self.rewritten(text) is not None})
 
     def renamed(self, id_: str) -> str:
         """Return the id of another's event, session or request, a new one if it holds an id."""
-        return self._rename(id_) if self._names.find(_bytes(id_)) else id_
+        return self._rename(id_) if self._names.find(_to_bytes(id_)) else id_
 
     def renamed_in(self, column: pa.ChunkedArray) -> dict[str, str]:
         """Return by the old one the new ids of a column of ids, or of JSON lists of ids."""
-        matches = self._matches(column, self._names)
+        matches = self._find_matches(column, self._names)
         return {old: self._renamed_list(old) for old in matches}
 
     def of_another(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Return an event of somebody else, as it came in, without mentions."""
-        event = free_text.redact_event(event, self._says, self._is_name)
-        things = {name: event[name] for name in SITE_IDS if isinstance(event.get(name), str)}
-        return event | {name: self.renamed(id_) for name, id_ in things.items()}
+        event = free_text.redact_event(event, self._is_mentioned, self._is_name)
+        site_ids = {name: event[name] for name in SITE_IDS if isinstance(event.get(name), str)}
+        return event | {name: self.renamed(id_) for name, id_ in site_ids.items()}
 
     def without(self, value: object) -> object:
         """Return a JSON value with null for each mention, without fields named after an id."""
-        return free_text.redact(value, self._says, self._is_name)
+        return free_text.redact(value, self._is_mentioned, self._is_name)
 
     def rewritten(self, text: str) -> str | None:
         """Return a JSON text `without` mentions; None where it has none."""
-        if not self.may_be_in(_bytes(text)):
+        if not self.may_be_in(_to_bytes(text)):
             return None
         value = _decode(text)
         new = self.without(value)
         return None if new == value else msgspec.json.encode(new, order="sorted").decode()
 
-    def _says(self, name: str, value: object) -> bool:
+    def _is_mentioned(self, name: str, value: object) -> bool:
         if name == FIELD_NAME:
             return isinstance(value, str) and self._is_name(value)
         if not isinstance(value, str) and name not in NUMBERS and as_text(value) in self._numbers:
@@ -132,7 +132,7 @@ class Mentions:
         return text is not None and self.in_text(text)
 
     def _is_name(self, name: str) -> bool:
-        return name not in self._known and bool(self._names.find(_bytes(name)))
+        return name not in self._known and bool(self._names.find(_to_bytes(name)))
 
     def _renamed_list(self, text: str) -> str:
         if text[:1] != "[":
@@ -143,16 +143,16 @@ class Mentions:
     def _equal(self, column: pa.ChunkedArray) -> set[str]:
         return set(self._ids).intersection(column.unique().drop_null().to_pylist())
 
-    def _matches(self, column: pa.ChunkedArray, matcher: IdMatcher) -> set[str]:
+    def _find_matches(self, column: pa.ChunkedArray, matcher: IdMatcher) -> set[str]:
         """Return the texts of a column that hold an id of six characters or more."""
         texts = column.unique().drop_null().to_pylist()
         matches: set[str] = set()
-        for first in range(0, len(texts), _BATCH):
-            parts = [_bytes(one) for one in texts[first : first + _BATCH]]
+        for batch_start in range(0, len(texts), _BATCH):
+            parts = [_to_bytes(text) for text in texts[batch_start : batch_start + _BATCH]]
             ends = np.cumsum([len(part) + 1 for part in parts])
             starts = [start for start, _ in matcher.find(b"\n".join(parts))]
             rows = np.unique(np.searchsorted(ends, starts, side="right"))
-            matches.update(texts[first + row] for row in rows.tolist())
+            matches.update(texts[batch_start + row] for row in rows.tolist())
         return matches
 
     def _mask(self, column: pa.ChunkedArray, texts: Collection[str]) -> np.ndarray:
@@ -160,5 +160,5 @@ class Mentions:
         return pc.fill_null(mask, False).to_numpy()
 
 
-def _bytes(text: str) -> bytes:
+def _to_bytes(text: str) -> bytes:
     return text.encode(errors="surrogatepass")

@@ -98,12 +98,12 @@ def one_of(column: str, values: Collection[str]) -> ds.Expression:
     return ds.field(column).isin(pa.array(sorted(values), pa.string()))
 
 
-def pseudonymise_ids(asked: Iterable[str], pseudonyms: Pseudonyms | None) -> list[str]:
+def pseudonymise_ids(ids: Iterable[str], pseudonyms: Pseudonyms | None) -> list[str]:
     """Return the ids under which people are stored. Raises UsageError for an empty id."""
     stored: list[str] = []
-    for one in asked:
-        is_visitor = one.startswith(ANONYMOUS_PREFIX)
-        id_ = one.removeprefix(ANONYMOUS_PREFIX)
+    for subject in ids:
+        is_visitor = subject.startswith(ANONYMOUS_PREFIX)
+        id_ = subject.removeprefix(ANONYMOUS_PREFIX)
         if not id_:
             raise UsageError(
                 "expected the id of a user, or anon:ID of a visitor, got nothing",
@@ -115,33 +115,37 @@ def pseudonymise_ids(asked: Iterable[str], pseudonyms: Pseudonyms | None) -> lis
     return stored
 
 
-def stored_ids(asked: Sequence[str], pseudonyms: Pseudonyms | None) -> list[StoredId]:
+def stored_ids(ids: Sequence[str], pseudonyms: Pseudonyms | None) -> list[StoredId]:
     """Return for each of the people the ids under which they are stored.
 
     With pseudonyms these are two: texts of others, and what was written before there was a key,
     hold the plain id.
     """
-    stored = pseudonymise_ids(asked, pseudonyms)
-    return list(stored) if pseudonyms is None else list(zip(stored, asked, strict=True))
+    stored = pseudonymise_ids(ids, pseudonyms)
+    return list(stored) if pseudonyms is None else list(zip(stored, ids, strict=True))
 
 
 def flatten_ids(stored: Iterable[StoredId]) -> list[str]:
     """Return all ids under which people are stored."""
-    return [id_ for one in stored for id_ in ((one,) if isinstance(one, str) else one)]
+    return [
+        id_
+        for id_or_pair in stored
+        for id_ in ((id_or_pair,) if isinstance(id_or_pair, str) else id_or_pair)
+    ]
 
 
 def count_people(stored: Sequence[StoredId], people: People) -> tuple[int, int]:
     """Return how many users and how many devices these are, each counted under one id."""
-    plain = {one for each in stored if not isinstance(each, str) for one in each[1:]}
-    devices = {one.removeprefix(ANONYMOUS_PREFIX) for one in plain}
-    return len(people.users - plain), len(people.devices - devices)
+    plain_ids = {id_ for pair in stored if not isinstance(pair, str) for id_ in pair[1:]}
+    devices = {id_.removeprefix(ANONYMOUS_PREFIX) for id_ in plain_ids}
+    return len(people.users - plain_ids), len(people.devices - devices)
 
 
 def find_people(lake: Lake, ids: Iterable[str]) -> People:
     """Return the people with these ids, as they are stored, and their devices."""
     ids = list(ids)
-    users = frozenset(one for one in ids if not one.startswith(ANONYMOUS_PREFIX))
-    devices = {one.removeprefix(ANONYMOUS_PREFIX) for one in ids if one not in users}
+    users = frozenset(id_ for id_ in ids if not id_.startswith(ANONYMOUS_PREFIX))
+    devices = {id_.removeprefix(ANONYMOUS_PREFIX) for id_ in ids if id_ not in users}
     if not lake.exists("events"):
         return People(users, frozenset(devices))
     users = _with_merged(lake, users)
@@ -197,12 +201,12 @@ def find_unknown(lake: Lake, stored: Sequence[StoredId], suppressed: Suppression
         ("answers", "anonymous_id", ANONYMOUS_PREFIX),
         ("users", "id", ""),
     ):
-        wanted = {one.removeprefix(prefix) for one in ids if one.startswith(prefix)}
+        wanted = {id_.removeprefix(prefix) for id_ in ids if id_.startswith(prefix)}
         for batch in (
             lake.batches(table, [column], one_of(column, wanted)) if lake.exists(table) else ()
         ):
             values = batch.column(0).drop_null().unique().to_pylist()
-            known.update(f"{prefix}{one}" for one in values)
+            known.update(f"{prefix}{value}" for value in values)
 
     def is_known(one: str) -> bool:
         mark = "a" if one.startswith(ANONYMOUS_PREFIX) else "u"

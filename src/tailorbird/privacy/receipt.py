@@ -74,15 +74,15 @@ def preview(project: Project, stored: Sequence[StoredId], clock: Clock) -> Previ
     lake = Lake(project.paths.lake)
     people = find_people(lake, flatten_ids(stored))
     footprint = find_footprint(lake, people, attribute_names(project.plan))
-    first, last = footprint.first, footprint.last
+    first_ts, last_ts = footprint.first, footprint.last
     return Preview(
         *count_people(stored, people),
         len(people.shared),
         footprint.types,
         len(footprint.refused_rows),
-        first,
-        last,
-        find_trained_on(project, first, last, clock.now(), clock),
+        first_ts,
+        last_ts,
+        find_trained_on(project, first_ts, last_ts, clock.now(), clock),
         find_unknown(lake, stored, SuppressionList.load(project.paths.data)),
     )
 
@@ -97,10 +97,10 @@ def next_receipt(data: Path) -> Path:
 def write_receipt(receipt: Receipt) -> None:
     """Write a receipt, without names of files that hold an id."""
     matches = [
-        {"path": one.redacted, "count": one.count, "where": one.where}
-        for one in receipt.searched.matches
+        {"path": match.redacted, "count": match.count, "where": match.where}
+        for match in receipt.searched.matches
     ]
     content = asdict(receipt)
     content["searched"] |= {"matches": matches}
-    content["left"] = [one["path"] for one in matches]
+    content["left"] = [match["path"] for match in matches]
     write_private(Path(receipt.path), json.dumps(content, indent=1).encode() + b"\n")

@@ -11,7 +11,7 @@ import msgspec
 from tailorbird.events import Receipt, RoutePlan, check
 from tailorbird.events.contract.contract import ERASED, split_body
 from tailorbird.events.contract.plan import MERGED_INTO
-from tailorbird.events.suppression import Whose, joined, subject_of, whose_of
+from tailorbird.events.suppression import RowSubject, join_rows, read_row_subject, subject_of
 from tailorbird.lake.files.archive import Archived
 from tailorbird.privacy.footprint import Footprint, Place
 from tailorbird.privacy.mentions import Mentions
@@ -51,7 +51,7 @@ class ArchiveRewriter:
         parts = [bytes(part) for part in split_body(body, receipt.encoding)]
         may_mention = self._mentions.may_be_in(body)
         new = [
-            self._row(part, (file.partition, stored.offset, row), receipt, may_mention)
+            self._rewrite_row(part, (file.partition, stored.offset, row), receipt, may_mention)
             for row, part in enumerate(parts)
         ]
         count = sum(one is not None for one in new)
@@ -59,17 +59,21 @@ class ArchiveRewriter:
             return None
         self.rows += count
         rows = [old if one is None else one for old, one in zip(parts, new, strict=True)]
-        return msgspec.structs.replace(stored.block, payload=joined(rows, body, receipt.encoding))
+        return msgspec.structs.replace(
+            stored.block, payload=join_rows(rows, body, receipt.encoding)
+        )
 
-    def _row(self, part: bytes, place: Place, receipt: Receipt, may_mention: bool) -> bytes | None:
+    def _rewrite_row(
+        self, part: bytes, place: Place, receipt: Receipt, may_mention: bool
+    ) -> bytes | None:
         """Return the new row; None where it stays."""
         if place in self._refused_rows:
             return None if part == ERASED else ERASED
-        whose = whose_of(part)
+        whose = read_row_subject(part)
         if whose is None:
             return ERASED if may_mention and self._mentions.in_body(part) else None
-        if self._owns(whose, place):
-            return self._rewritten(part, receipt)
+        if self._is_owned(whose, place):
+            return self._rewrite_body(part, receipt)
         old: Any = _decode(part)
         new = self._mentions.of_another(old) if may_mention else old
         if isinstance(whose.request_id, str) and whose.request_id in self._rewriter.requests:
@@ -81,14 +85,14 @@ class ArchiveRewriter:
                 new = self._rewriter.wire_of_merge(new)
         return None if new == old else _encode(new)
 
-    def _owns(self, whose: Whose, place: Place) -> bool:
+    def _is_owned(self, whose: RowSubject, place: Place) -> bool:
         return (
             place in self._places
             or (isinstance(whose.user_id, str) and whose.user_id in self._people.users)
             or (isinstance(whose.anonymous_id, str) and whose.anonymous_id in self._people.devices)
         )
 
-    def _rewritten(self, part: bytes, receipt: Receipt) -> bytes:
+    def _rewrite_body(self, part: bytes, receipt: Receipt) -> bytes:
         receipt = msgspec.structs.replace(receipt, encoding="json")
         accepted, _ = check(b"[" + part + b"]", receipt, self._plan)
         if len(accepted) != 1:

@@ -10,7 +10,7 @@ _CLAIM_S = 12.0  # after which the claim of a worker that died has ended, see `s
 _INTERVAL_S = 0.2
 
 
-def delete_copies(at: CopyTarget, names: Collection[str]) -> int:
+def delete_copies(target: CopyTarget, names: Collection[str]) -> int:
     """Delete all records of a project, and those under `names`; return how many.
 
     Raises:
@@ -18,25 +18,26 @@ def delete_copies(at: CopyTarget, names: Collection[str]) -> int:
     """
     deadline = time.monotonic() + _CLAIM_S
     count = sum(
-        _delete(at.open(name, timeout_s=WRITE_TIMEOUT_S), at, name, deadline) for name in _names(at)
+        _delete(target.open(name, timeout_s=WRITE_TIMEOUT_S), target, name, deadline)
+        for name in _copy_names(target)
     )
     for name in names:
         count += _delete(
-            open_copies(at.url, name, timeout_s=WRITE_TIMEOUT_S, password=at.password),
-            at,
+            open_copies(target.url, name, timeout_s=WRITE_TIMEOUT_S, password=target.password),
+            target,
             name,
             deadline,
         )
     return count
 
 
-def _delete(copies: Copies, at: CopyTarget, name: str, deadline: float) -> int:
+def _delete(copies: Copies, target: CopyTarget, name: str, deadline: float) -> int:
     try:
         while copies.is_claimed():
             if time.monotonic() > deadline:
                 raise LockedError(
                     f"a worker publishes the records of schema {name}",
-                    where=f"the Valkey of project {at.project}",
+                    where=f"the Valkey of project {target.project}",
                     fix="stop the workers of this project, on every machine",
                 )
             time.sleep(_INTERVAL_S)
@@ -45,9 +46,9 @@ def _delete(copies: Copies, at: CopyTarget, name: str, deadline: float) -> int:
         copies.close()
 
 
-def _names(at: CopyTarget) -> list[str]:
-    copies = at.open("", timeout_s=WRITE_TIMEOUT_S)
+def _copy_names(target: CopyTarget) -> list[str]:
+    copies = target.open("", timeout_s=WRITE_TIMEOUT_S)
     try:
-        return copies.names(at.project)
+        return copies.names(target.project)
     finally:
         copies.close()

@@ -53,7 +53,7 @@ class EventRewriter:
 
     def row(self, row: Mapping[str, Any], event: Event) -> dict[str, Any]:
         """Return a row of `events`."""
-        new = dict(row) | dict.fromkeys(_GONE) | self._ids(row["type"], row["request_id"], event)
+        new = dict(row) | dict.fromkeys(_GONE) | self._ids_of(row["type"], row["request_id"], event)
         if row["type"] == "item":  # nobody's, and the profile stays
             return new | {"properties": row["properties"], "person": None}
         new["person"] = new["user_id"] or f"{ANONYMOUS_PREFIX}{new['anonymous_id']}"
@@ -72,10 +72,10 @@ class EventRewriter:
 
     def wire(self, event: Mapping[str, Any], whose: Event, ts: int) -> dict[str, Any]:
         """Return an event as it came in and was accepted with the time `ts`."""
-        kept = ("type", "item_id", "items", "received_at")
-        new = {name: event[name] for name in kept if event.get(name) is not None}
+        retained_fields = ("type", "item_id", "items", "received_at")
+        new = {name: event[name] for name in retained_fields if event.get(name) is not None}
         new |= {"timeless": True} if event.get("timeless") else {"ts": ts}
-        ids = self._ids(event["type"], event.get("request_id"), whose)
+        ids = self._ids_of(event["type"], event.get("request_id"), whose)
         new |= {name: id_ for name, id_ in ids.items() if id_ is not None}
         properties = event.get("properties") or {}
         if event["type"] == "item":
@@ -102,7 +102,7 @@ class EventRewriter:
         """Return what stands in place of the event id of a repeat."""
         return self.hash("repeat", event_id, *map(str, place))
 
-    def _ids(self, type_: str, request_id: str | None, event: Event) -> dict[str, str | None]:
+    def _ids_of(self, type_: str, request_id: str | None, event: Event) -> dict[str, str | None]:
         """Return the ids of an event; only where the contract asks for a user is there one."""
         if type_ == "item":
             empty = ("user_id", "anonymous_id", "request_id")

@@ -23,24 +23,27 @@ _ITEMS, _TEXT, _OF_ITEMS = "items.arrow", "text", "a:"
 
 def has_mentions(version: Path, mentions: Mentions) -> bool:
     """Return whether an index of a version mentions somebody."""
-    tables = map(_read_table, _indexes(version))
+    tables = map(_read_table, _rewrite_indexes(version))
     return any(
-        _without(name, column, mentions) is not column
+        _without_mentioned(name, column, mentions) is not column
         for table in tables
-        for name, column in _attributes(table)
+        for name, column in _rewrite_attributes(table)
     )
 
 
 def remove_mentions(version: Path, mentions: Mentions) -> None:
     """Remove mentions from the indexes of a version, also where that was cut off before."""
-    for index in _indexes(version):
+    for index in _rewrite_indexes(version):
         table = _read_table(index)
-        new = {name: _without(name, column, mentions) for name, column in _attributes(table)}
-        kept = {name: column for name, column in new.items() if column is not None}
+        new = {
+            name: _without_mentioned(name, column, mentions)
+            for name, column in _rewrite_attributes(table)
+        }
+        retained = {name: column for name, column in new.items() if column is not None}
         arrays = {
             name: table[name] for name in table.column_names if not name.startswith(_OF_ITEMS)
         }
-        arrays |= {f"{_OF_ITEMS}{name}": to_arrow(column) for name, column in kept.items()}
+        arrays |= {f"{_OF_ITEMS}{name}": to_arrow(column) for name, column in retained.items()}
         fields = [
             table.schema.field(name).with_type(column.type) for name, column in arrays.items()
         ]  # with what is marked at them
@@ -50,14 +53,14 @@ def remove_mentions(version: Path, mentions: Mentions) -> None:
         durable.replace(index / _ITEMS, sink.getvalue().to_pybytes())
         faults.at("erase.model_items")
         shutil.rmtree(index / _TEXT, ignore_errors=True)
-        write_text_index(index / _TEXT, documents_of(kept, np.arange(table.num_rows)))
+        write_text_index(index / _TEXT, documents_of(retained, np.arange(table.num_rows)))
         for path in (index / _TEXT).iterdir():
             durable.sync_file(path)
         durable.sync_folder(index / _TEXT)
         durable.sync_folder(index)
 
 
-def _indexes(version: Path) -> Iterator[Path]:
+def _rewrite_indexes(version: Path) -> Iterator[Path]:
     return (path.parent for path in sorted(version.rglob(_ITEMS)))
 
 
@@ -65,19 +68,21 @@ def _read_table(index: Path) -> pa.Table:
     return pa.ipc.open_file(pa.BufferReader((index / _ITEMS).read_bytes())).read_all()
 
 
-def _attributes(table: pa.Table) -> Iterator[tuple[str, Column]]:
+def _rewrite_attributes(table: pa.Table) -> Iterator[tuple[str, Column]]:
     names = [name for name in table.column_names if name.startswith(_OF_ITEMS)]
     return ((name.removeprefix(_OF_ITEMS), from_arrow(table[name])) for name in names)
 
 
-def _without(name: str, column: Column, mentions: Mentions) -> Column | None:
+def _without_mentioned(name: str, column: Column, mentions: Mentions) -> Column | None:
     """Return the column without mentions, itself where it has none; None where its name is one."""
     if mentions.without({name: 0}) == {}:
         return None
     if not isinstance(column, TextColumn):
-        whole = [one for one in np.unique(column).tolist() if one.is_integer()]
-        gone = [one for one in whole if mentions.without({name: int(one)}) != {name: int(one)}]
-        return np.where(np.isin(column, gone), np.nan, column) if gone else column
+        whole_numbers = [value for value in np.unique(column).tolist() if value.is_integer()]
+        erased_values = [
+            one for one in whole_numbers if mentions.without({name: int(one)}) != {name: int(one)}
+        ]
+        return np.where(np.isin(column, erased_values), np.nan, column) if erased_values else column
     new = [_text_without(value, mentions) for value in column.values]
     if new == list(column.values):
         return column
@@ -86,5 +91,5 @@ def _without(name: str, column: Column, mentions: Mentions) -> Column | None:
 
 def _text_without(text: str, mentions: Mentions) -> str:
     """Return a text without mentions; of a list, joined by `|`, the other texts."""
-    rest = "|".join(part for part in text.split("|") if not mentions.in_text(part))
-    return "" if mentions.in_text(rest) else rest  # an id may hold a `|` itself
+    remaining = "|".join(part for part in text.split("|") if not mentions.in_text(part))
+    return "" if mentions.in_text(remaining) else remaining  # an id may hold a `|` itself

@@ -75,15 +75,15 @@ class TableRewriter:
         old = rows.take(pa.array(changed))
         owned = _mask(self._people.owns(old)).tolist()
         decided = _mask(self._people.decided(old)).tolist()
-        renames = self._renames(old, THINGS)
+        renames = self._choose_renames(old, THINGS)
         new: list[dict[str, Any]] = []
         for row, is_owned, is_decided in zip(old.to_pylist(), owned, decided, strict=True):
             if is_owned:
                 subject = subject_of(row["user_id"], row["anonymous_id"], row["item_id"])
                 row = self._rewriter.row(row, (*subject, row["event_id"]))
-                row["item_profile"] = self._without(row["item_profile"])
+                row["item_profile"] = self._without_mentions(row["item_profile"])
                 if row["type"] == "item":
-                    row = self._unmentioned(row, renames)
+                    row = self._drop_mentions(row, renames)
                 new.append(row)
                 continue
             if row["request_id"] in requests:
@@ -94,19 +94,19 @@ class TableRewriter:
                 row |= {"person": row["user_id"]} | gone
                 if row["type"] == "merge":
                     row |= self._rewriter.row_of_merge(row)
-            new.append(self._unmentioned(row, renames))
+            new.append(self._drop_mentions(row, renames))
         self.counts["events"] += sum(owned)
         self.counts["mentions"] += len(changed) - sum(owned)
         return _put(rows, changed, new)
 
-    def _unmentioned(
+    def _drop_mentions(
         self, row: dict[str, Any], renames: Mapping[str, Mapping[str, str]]
     ) -> dict[str, Any]:
         for name in TEXTS:
             if row[name] is not None and self._mentions.in_text(row[name]):
                 row[name] = None
-        row |= {name: self._without(row[name]) for name in JSON}
-        return _renamed(row, renames)
+        row |= {name: self._without_mentions(row[name]) for name in JSON}
+        return _replace_values(row, renames)
 
     def quarantine(self, rows: pa.Table) -> pa.Table | None:
         """Return refused rows with an empty body in place of theirs."""
@@ -121,12 +121,12 @@ class TableRewriter:
     def duplicates(self, rows: pa.Table) -> pa.Table | None:
         """Return repeats with hashes in place of the ids of their events."""
         columns = ("first_partition", "first_offset", "first_row")
-        first = zip(*(rows[name].to_pylist() for name in columns), strict=True)
+        first_columns = zip(*(rows[name].to_pylist() for name in columns), strict=True)
         ids = rows["event_id"].to_pylist()
-        renames = self._renames(rows, ("event_id",))["event_id"]
+        renames = self._choose_renames(rows, ("event_id",))["event_id"]
         owned = [
             place in self._places or (place[0] is None and id_ in self._event_ids)
-            for place, id_ in zip(first, ids, strict=True)
+            for place, id_ in zip(first_columns, ids, strict=True)
         ]
         changed = np.flatnonzero(
             [one or id_ in renames for one, id_ in zip(owned, ids, strict=True)]
@@ -151,7 +151,7 @@ class TableRewriter:
 
     def items(self, rows: pa.Table) -> pa.Table | None:
         """Return profiles without mentions."""
-        renames = self._renames(rows, ("version",))
+        renames = self._choose_renames(rows, ("version",))
         changed = np.flatnonzero(
             self._mentions.in_json(rows["attributes"])
             | _mask(is_any(rows["version"], renames["version"].keys()))
@@ -160,7 +160,9 @@ class TableRewriter:
             return None
         self.counts["mentions"] += len(changed)
         new = [
-            _renamed(row | {"attributes": self._without(row["attributes"])}, renames)
+            _replace_values(
+                row | {"attributes": self._without_mentions(row["attributes"])}, renames
+            )
             for row in rows.take(pa.array(changed)).to_pylist()
         ]
         return _put(rows, changed, new)
@@ -174,8 +176,8 @@ class TableRewriter:
         return new if new is not None else others if owned.any() else None
 
     def _answers_of_others(self, rows: pa.Table) -> pa.Table | None:
-        renames = self._renames(rows, ("request_id", "session_id"))
-        exempt = self._exempt(rows)
+        renames = self._choose_renames(rows, ("request_id", "session_id"))
+        exempt = self._mark_exempt(rows)
         decided = _mask(self._people.decided(rows))
         mentioned = self._mentions.in_column(rows["query"]) | self._reads_ids(rows)
         for name, new_ids in renames.items():
@@ -195,9 +197,9 @@ class TableRewriter:
                 self._remove_hashes(row)
             if exempt[index] and UNLINKED not in (row["degraded"] or ()):
                 row["degraded"] = [*(row["degraded"] or ()), UNLINKED]
-        return _put(rows, changed, [_renamed(row, renames) for row in new])
+        return _put(rows, changed, [_replace_values(row, renames) for row in new])
 
-    def _exempt(self, rows: pa.Table) -> np.ndarray:
+    def _mark_exempt(self, rows: pa.Table) -> np.ndarray:
         """Return which answers may have read values that the erasure moved."""
         footprint, sensitivity = self._footprint, self._sensitivity
         if sensitivity.attributes.intersection(footprint.attributes):
@@ -223,27 +225,29 @@ class TableRewriter:
 
     def _remove_hashes(self, row: dict[str, Any]) -> None:
         """Put a missing value in place of hashes of erased ids."""
-        gone = self._hashes | {one % (1 << 64) for one in self._hashes}
+        gone = self._hashes | {hash_ % (1 << 64) for hash_ in self._hashes}
         if row["categorical"] is not None:
             row["categorical"] = [0 if one in gone else one for one in row["categorical"]]
         if row["sequences"]:
             sequences = unpack_sequences(row["sequences"]).items()
             row["sequences"] = pack_sequences(
                 {
-                    name: [[0 if one in gone else one for one in each] for each in columns]
+                    name: [[0 if one in gone else one for one in column] for column in columns]
                     for name, columns in sequences
                 }
             )
 
-    def _renames(self, rows: pa.Table, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    def _choose_renames(self, rows: pa.Table, names: Sequence[str]) -> dict[str, dict[str, str]]:
         """Return by column the ids of others' things that get new ones, and which."""
         return {name: self._mentions.renamed_in(rows[name]) for name in names}
 
-    def _without(self, text: str | None) -> str | None:
+    def _without_mentions(self, text: str | None) -> str | None:
         return text if text is None else self._mentions.rewritten(text) or text
 
 
-def _renamed(row: dict[str, Any], renames: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def _replace_values(
+    row: dict[str, Any], renames: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
     return row | {name: new.get(row[name], row[name]) for name, new in renames.items()}
 
 

@@ -18,9 +18,9 @@ from tailorbird.events.suppression import FOLDER, TAKEN
 from tailorbird.privacy.journal import journal_path, write_private
 from tailorbird.router.erasure.topics import RoutedTopics, lock_routed_topics
 from tailorbird.stream import Block, open_reader, open_writer
-from tailorbird.stream.kafka import Cluster, KafkaLog, emptied, marker
-from tailorbird.stream.kafka.emptied import TopicSpec
+from tailorbird.stream.kafka import Cluster, KafkaLog, marker, topic_reset
 from tailorbird.stream.kafka.logs import SHUFFLED, KafkaLogSet
+from tailorbird.stream.kafka.topic_reset import TopicSpec
 from tailorbird.stream.released import Released
 
 if TYPE_CHECKING:
@@ -44,21 +44,25 @@ class Topics:
 
     @property
     def _all(self) -> "list[list[KafkaWriter]]":
-        return [some for held in (self.raw, self.answers, self.shuffled) for some in held.values()]
+        return [
+            writers
+            for by_topic in (self.raw, self.answers, self.shuffled)
+            for writers in by_topic.values()
+        ]
 
     def behind(self, released: Released) -> list[str]:
         """Return the logs with rows that are not in the lake yet. Raises LagError."""
         raw = [
-            each.partition
-            for some in self.raw.values()
-            for each in some
-            if each.end() > released.raw_position(each.partition)
+            stored_block.partition
+            for writers in self.raw.values()
+            for stored_block in writers
+            if stored_block.end() > released.raw_position(stored_block.partition)
         ]
         answers = [
-            each.partition
-            for some in self.answers.values()
-            for each in some
-            if each.end() > released.responses_position(each.partition)
+            stored_block.partition
+            for writers in self.answers.values()
+            for stored_block in writers
+            if stored_block.end() > released.responses_position(stored_block.partition)
         ]
         return [
             *raw,
@@ -69,23 +73,26 @@ class Topics:
     def describe(self) -> list[TopicSpec]:
         """Return how all topics are made again."""
         mine = [
-            emptied.describe_topic([each.address for each in some], [each.end() for each in some])
-            for some in self._all
+            topic_reset.describe_topic(
+                [stored_block.address for stored_block in writers],
+                [stored_block.end() for stored_block in writers],
+            )
+            for writers in self._all
         ]
         return [*mine, *self.routed.describe()]
 
     def empty(self, topics: list[TopicSpec], clock: Clock) -> int:
         """Empty all topics and return their number; what was emptied before stays."""
-        for some in self._all:
-            for writer in some:
+        for writers in self._all:
+            for writer in writers:
                 writer.check_sole_writer()
                 writer.close()
         for held in (self.raw, self.answers, self.shuffled):
             held.clear()
-        by_name = {each.topic: each for each in topics}
-        for name, was in by_name.items():
+        by_name = {topic.topic: topic for topic in topics}
+        for name, spec in by_name.items():
             if name not in ("routed", "order", "index", "items"):
-                emptied.reset_topic(logs_of(self.stream, was), was)
+                topic_reset.reset_topic(logs_of(self.stream, spec), spec)
                 faults.at("erase.topic")
         self.routed.empty(
             by_name["routed"],
@@ -98,13 +105,13 @@ class Topics:
 
     def publish(self, data: Path, suppressed: bytes, key: bytes) -> None:
         """Give other machines the suppression list, and let them in again."""
-        number = emptied.record_erasure(self.stream.cluster, suppressed, key).number
+        number = topic_reset.record_erasure(self.stream.cluster, suppressed, key).number
         write_private(data / FOLDER / TAKEN, b"%d" % number)
         release(self.stream.cluster, data)
 
     def close(self) -> None:
-        for some in self._all:
-            for writer in some:
+        for writers in self._all:
+            for writer in writers:
                 writer.close()
 
 
@@ -116,19 +123,19 @@ def hold_topics(
     some.
     """
     stream = KafkaLogSet(replace(stream.cluster, erasing=True), stream.folder)
-    owner = _owner(data) or marker.new_owner()
+    erasure_token = _read_erasure_token(data) or marker.new_erasure_token()
     write_private(
-        data / FOLDER / _MARKED, owner.encode()
+        data / FOLDER / _MARKED, erasure_token.encode()
     )  # first: a marker that nobody here knows of would keep all out
     try:
-        marker.set_marker(stream.cluster, owner)
+        marker.set_marker(stream.cluster, erasure_token)
     except NotReadyError:
         (data / FOLDER / _MARKED).unlink(missing_ok=True)  # it is another's, and stays
         raise
     faults.at("erase.marked")
     try:
-        for was in topics or ():
-            emptied.create_topic(logs_of(stream, was), was)
+        for spec in topics or ():
+            topic_reset.create_topic(logs_of(stream, spec), spec)
         with lock_routed_topics(stream) as routed:
             held = Topics(stream, routed)
             try:
@@ -140,7 +147,7 @@ def hold_topics(
                     held.shuffled.setdefault(log.topic, []).append(
                         open_writer(log, partition=log.partition)
                     )
-                if stream.scores.name in emptied.list_topics(stream.cluster):
+                if stream.scores.name in topic_reset.list_topics(stream.cluster):
                     held.shuffled[stream.scores.topic] = [
                         open_writer(stream.scores, partition="scores")
                     ]
@@ -167,23 +174,23 @@ def release_unbegun(stream: KafkaLogSet, data: Path) -> bool:
 
 def release(cluster: Cluster, data: Path) -> bool:
     """Remove this machine's marker; return whether it stood."""
-    owner = _owner(data)
-    stood = owner is not None and marker.clear_marker(cluster, owner)
+    erasure_token = _read_erasure_token(data)
+    is_cleared = erasure_token is not None and marker.clear_marker(cluster, erasure_token)
     (data / FOLDER / _MARKED).unlink(missing_ok=True)
-    return stood
+    return is_cleared
 
 
-def _owner(data: Path) -> str | None:
+def _read_erasure_token(data: Path) -> str | None:
     """Return whose marker this machine's is; an empty file is anybody's."""
     try:
-        return (data / FOLDER / _MARKED).read_text() or marker.new_owner()
+        return (data / FOLDER / _MARKED).read_text() or marker.new_erasure_token()
     except FileNotFoundError:
         return None
 
 
-def logs_of(stream: KafkaLogSet, was: TopicSpec) -> list[KafkaLog]:
+def logs_of(stream: KafkaLogSet, spec: TopicSpec) -> list[KafkaLog]:
     """Return the partitions of a topic."""
-    count, kind, producer = len(was.ends), *was.topic.partition(".")[::2]
+    count, kind, producer = len(spec.ends), *spec.topic.partition(".")[::2]
     if kind == "order":
         return [stream.order(stream.folder)]
     if kind == "items":
@@ -205,9 +212,9 @@ def logs_of(stream: KafkaLogSet, was: TopicSpec) -> list[KafkaLog]:
 def read_topics(stream: KafkaLogSet) -> Iterator[tuple[str, Block]]:
     """Yield every message of every topic with its headers, then the blocks of its logs, whole."""
     cluster = stream.cluster
-    for name, count in emptied.list_topics(cluster).items():
+    for name, count in topic_reset.list_topics(cluster).items():
         for partition in range(count):
-            for offset, headers, value in emptied.read_messages(cluster, name, partition):
+            for offset, headers, value in topic_reset.read_messages(cluster, name, partition):
                 yield (
                     f"{name}, partition {partition}, offset {offset}",
                     Block("", 1, b"\n".join((*headers.values(), value))),
@@ -227,5 +234,8 @@ def read_topics(stream: KafkaLogSet) -> Iterator[tuple[str, Block]]:
         with suppress(NotReadyError), open_reader(log) as reader:
             position, end = reader.start(), reader.end()
             while position < end and (stored := reader.read(position)):
-                yield from ((f"{log.name}, row {one.offset}", one.block) for one in stored)
+                yield from (
+                    (f"{log.name}, row {stored_block.offset}", stored_block.block)
+                    for stored_block in stored
+                )
                 position = stored[-1].end

@@ -97,11 +97,19 @@ class Needles:
             id_ for id_ in people.ids if len(id_) < EMBEDDED_ID_LENGTH_MIN or id_ in ambiguous
         }
         self._ids = IdMatcher(people.ids - self.by_field)
-        named = [("user_id", one) for one in people.users & self.by_field]
-        named += [("anonymous_id", one) for one in people.devices & self.by_field]
-        named += [("person", one) for one in people.persons if _bare(one) in self.by_field]
+        named = [("user_id", user) for user in people.users & self.by_field]
+        named += [("anonymous_id", device) for device in people.devices & self.by_field]
+        named += [
+            ("person", person)
+            for person in people.persons
+            if _strip_prefix(person) in self.by_field
+        ]
         self._fields = StringMatcher(
-            {form for name, one in named for form in (_named(name, one), _named(name, one, " "))}
+            {
+                form
+                for name, one in named
+                for form in (_name_field(name, one), _name_field(name, one, " "))
+            }
         )
         self._longer = sorted(one.encode(errors="surrogatepass") for one in longer)
         self.longest = max(self._ids.longest, self._fields.longest) + 8  # and what is around it
@@ -116,17 +124,17 @@ class Needles:
 
     def _is_longer(self, data: bytes, start: int, end: int) -> bool:
         for longer in self._longer:
-            at = data.find(longer, max(0, end - len(longer)), start + len(longer))
-            if 0 <= at <= start and end <= at + len(longer):
+            found_at = data.find(longer, max(0, end - len(longer)), start + len(longer))
+            if 0 <= found_at <= start and end <= found_at + len(longer):
                 return True
         return False
 
 
-def _bare(person: str) -> str:
+def _strip_prefix(person: str) -> str:
     return person.removeprefix(ANONYMOUS_PREFIX)
 
 
-def _named(name: str, value: str, space: str = "") -> bytes:
+def _name_field(name: str, value: str, space: str = "") -> bytes:
     return f'"{name}":{space}'.encode() + msgspec.json.encode(value)
 
 
@@ -184,9 +192,13 @@ def _find_ambiguous(project: Project, people: People) -> tuple[set[str], set[str
             column = batch.column(name)
             flat = pc.list_flatten(column) if name == "items" else column
             values = set(flat.drop_null().unique().to_pylist())
-            own = {"user_id": people.users, "anonymous_id": people.devices}.get(name, frozenset())
-            ambiguous |= values & (ids - own)
-            longer |= {one for one in values - ids if matcher.find(one.encode(errors="replace"))}
+            own_ids = {"user_id": people.users, "anonymous_id": people.devices}.get(
+                name, frozenset()
+            )
+            ambiguous |= values & (ids - own_ids)
+            longer |= {
+                value for value in values - ids if matcher.find(value.encode(errors="replace"))
+            }
     return ambiguous, longer
 
 
@@ -206,7 +218,7 @@ def search(
         where, size = "its name" if count else "", 0
         if storage_at(path).is_regular_file() and path not in skip:
             report.files += 1
-            for label, data in _contents(path, needles.longest):
+            for label, data in _read_contents(path, needles.longest):
                 size += len(data) if label == "the file" else 0
                 if label in (_PACKED_DAMAGED, _UNREADABLE):
                     count, where = count + 1, where or label
@@ -216,7 +228,7 @@ def search(
         report.bytes += size
         on_read(size)
         if count:
-            report.matches.append(Match(str(path), count, where, _redacted(path, root, needles)))
+            report.matches.append(Match(str(path), count, where, _redact_path(path, root, needles)))
     return report
 
 
@@ -242,7 +254,7 @@ def _search_blocks(
 
 def _of_block(kind: str, payload: bytes, receipt: bytes = b"") -> Iterator[tuple[str, bytes]]:
     if kind in _ARROW_BLOCKS:
-        yield from _columns(pa.ipc.open_stream(io.BytesIO(payload)).read_all())
+        yield from _read_columns(pa.ipc.open_stream(io.BytesIO(payload)).read_all())
     elif kind in _ZSTD_BLOCKS and receipt:
         size = int(receipt)
         yield "tables", pa.decompress(payload, decompressed_size=size, codec="zstd", asbytes=True)
@@ -250,7 +262,7 @@ def _of_block(kind: str, payload: bytes, receipt: bytes = b"") -> Iterator[tuple
         yield "message", payload
 
 
-def _redacted(path: Storage, root: Storage, needles: Needles) -> str:
+def _redact_path(path: Storage, root: Storage, needles: Needles) -> str:
     """Return a path below its root, without names that hold an id."""
     parts = str(path).removeprefix(str(root)).strip("/").split("/")
     return "/".join(
@@ -259,7 +271,7 @@ def _redacted(path: Storage, root: Storage, needles: Needles) -> str:
     )
 
 
-def _contents(path: Storage, overlap: int) -> Iterator[tuple[str, bytes]]:
+def _read_contents(path: Storage, overlap: int) -> Iterator[tuple[str, bytes]]:
     """Yield all that a file holds, in pieces: its bytes, then what is packed in it."""
     source: str | pa.BufferReader
     try:
@@ -268,15 +280,15 @@ def _contents(path: Storage, overlap: int) -> Iterator[tuple[str, bytes]]:
             yield "the file", data
             source, suffix = pa.BufferReader(data), path.suffix
         else:
-            yield from _raw(local, overlap)
-            source, suffix = str(local), _suffix(local)
+            yield from _read_overlapping(local, overlap)
+            source, suffix = str(local), _packing_suffix(local)
     except FileNotFoundError:  # deleted since the folder was listed
         return
     except PermissionError:
         yield _UNREADABLE, b""
         return
     try:
-        yield from _unpacked(suffix, source)
+        yield from _unpack_file(suffix, source)
     except (
         *(*DAMAGED, ValueError, lzma.LZMAError, zipfile.BadZipFile, apsw.Error),
         RuntimeError,  # an encrypted zip file
@@ -284,14 +296,14 @@ def _contents(path: Storage, overlap: int) -> Iterator[tuple[str, bytes]]:
         yield _PACKED_DAMAGED, b""
 
 
-def _suffix(path: Path) -> str:
+def _packing_suffix(path: Path) -> str:
     """Return how a file is packed, by what it begins with: a draft has another name."""
     with path.open("rb") as file:
         head = file.read(8)
     return next((suffix for magic, suffix in _MAGIC.items() if head.startswith(magic)), "")
 
 
-def _raw(path: Path, overlap: int) -> Iterator[tuple[str, bytes]]:
+def _read_overlapping(path: Path, overlap: int) -> Iterator[tuple[str, bytes]]:
     with path.open("rb") as file:
         before = b""
         while chunk := file.read(_CHUNK):
@@ -299,11 +311,11 @@ def _raw(path: Path, overlap: int) -> Iterator[tuple[str, bytes]]:
             before = (before + chunk)[-overlap:]
 
 
-def _unpacked(suffix: str, source: "str | pa.BufferReader") -> Iterator[tuple[str, bytes]]:
+def _unpack_file(suffix: str, source: "str | pa.BufferReader") -> Iterator[tuple[str, bytes]]:
     if suffix == ".parquet":
         file = pq.ParquetFile(source)
         for group in range(file.num_row_groups):
-            yield from _columns(file.read_row_group(group))
+            yield from _read_columns(file.read_row_group(group))
     elif suffix in (".zst", ".lz4"):
         opened = source if isinstance(source, pa.BufferReader) else pa.OSFile(source)
         codec = "zstd" if suffix == ".zst" else "lz4"
@@ -314,17 +326,17 @@ def _unpacked(suffix: str, source: "str | pa.BufferReader") -> Iterator[tuple[st
     elif suffix in _UNPACK:
         yield "unpacked", _UNPACK[suffix](Path(source).read_bytes())
     elif suffix == ".arrow":
-        yield from _columns(pa.ipc.open_file(pa.memory_map(source)).read_all())
+        yield from _read_columns(pa.ipc.open_file(pa.memory_map(source)).read_all())
     elif suffix == ".zip":  # .npz too
         with zipfile.ZipFile(source) as archive:
             for number, name in enumerate(archive.namelist()):
                 content = archive.read(name)
                 yield f"member {number}", name.encode(errors="surrogateescape") + b"\n" + content
     elif suffix == ".db":
-        yield from _database(source)
+        yield from _read_database(source)
 
 
-def _database(source: str) -> Iterator[tuple[str, bytes]]:
+def _read_database(source: str) -> Iterator[tuple[str, bytes]]:
     """Yield the cells of all tables: in the file nothing need stand between two of them."""
     connection = apsw.Connection(source, flags=apsw.SQLITE_OPEN_READONLY)
     try:
@@ -335,49 +347,54 @@ def _database(source: str) -> Iterator[tuple[str, bytes]]:
                     yield from _of_block(kind, payload)
                 continue
             rows = connection.execute(f'SELECT * FROM "{table}"')
-            while some := list(islice(rows, _ROWS)):
+            while row_chunk := list(islice(rows, _ROWS)):
                 cells = [
-                    _encoded(one) for row in some for one in row if isinstance(one, str | bytes)
+                    _to_bytes(one)
+                    for row in row_chunk
+                    for one in row
+                    if isinstance(one, str | bytes)
                 ]
                 yield f"table {table}", b"\n".join(cells)
     finally:
         connection.close()
 
 
-def _encoded(text: str | bytes) -> bytes:
+def _to_bytes(text: str | bytes) -> bytes:
     return text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
 
 
-def _columns(table: pa.Table) -> Iterator[tuple[str, bytes]]:
+def _read_columns(table: pa.Table) -> Iterator[tuple[str, bytes]]:
     """Yield the texts and bytes of columns, a line each; of columns that say who, as a field."""
     for name in table.column_names:
-        for column in _leaves(table[name].combine_chunks()):
+        for column in _flatten_column(table[name].combine_chunks()):
             if not _is_text(column.type):
                 continue
             values = column.drop_null().unique().to_pylist()
-            yield f"column {name}", b"\n".join(map(_encoded, values))
+            yield f"column {name}", b"\n".join(map(_to_bytes, values))
             if name in _WHO:
-                fields = [_named(_WHO[name], one) for one in values if isinstance(one, str)]
+                fields = [
+                    _name_field(_WHO[name], value) for value in values if isinstance(value, str)
+                ]
                 yield f"column {name}", b"\n".join(fields)
 
 
 def _is_text(kind: pa.DataType) -> bool:
     checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
-    return any(check(kind) for check in (*checks, pa.types.is_large_binary))
+    return any(is_kind(kind) for is_kind in (*checks, pa.types.is_large_binary))
 
 
-def _leaves(column: pa.Array) -> Iterator[pa.Array]:
+def _flatten_column(column: pa.Array) -> Iterator[pa.Array]:
     """Yield what a column is made of: elements of lists, fields of structs, values of
     dictionaries.
     """
     kind = column.type
     if isinstance(kind, pa.MapType):
-        yield from (*_leaves(column.keys), *_leaves(column.items))
+        yield from (*_flatten_column(column.keys), *_flatten_column(column.items))
     elif pa.types.is_struct(kind):
-        yield from (each for part in column.flatten() for each in _leaves(part))
+        yield from (leaf for part in column.flatten() for leaf in _flatten_column(part))
     elif (
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     ):
-        yield from _leaves(column.flatten())
+        yield from _flatten_column(column.flatten())
     else:
         yield column.dictionary if pa.types.is_dictionary(kind) else column

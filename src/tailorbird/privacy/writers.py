@@ -32,7 +32,7 @@ from tailorbird.stream import (
 
 if TYPE_CHECKING:
     from tailorbird.privacy.rewrite_topics import Topics
-    from tailorbird.stream.kafka.emptied import TopicSpec
+    from tailorbird.stream.kafka.topic_reset import TopicSpec
 
 # Files of a table's log, which know of files and not of rows; they are deleted with the history.
 LOG_FILE = re.compile(r"(\d{20}\.(json|checkpoint.*\.parquet)|_last_checkpoint)(\.\d+)?\Z")
@@ -107,7 +107,9 @@ def _open(
         log = open_writer(scores_path(stream), partition="scores")
         writers.scores = stack.enter_context(log)
     if routed_path(stream).exists():
-        log = open_writer(routed_path(stream), partition="routed", first=1, damaged_tail="stop")
+        log = open_writer(
+            routed_path(stream), partition="routed", first_position=1, damaged_tail="stop"
+        )
         writers.routed = stack.enter_context(log)
     for folder in part_folders(paths.state):
         for schema in state_folders(folder):

@@ -24,9 +24,9 @@ from tailorbird.events.guess import (
     try_mapping,
 )
 from tailorbird.events.guess.quoting import toml_string
+from tailorbird.proposal.adapter_facts import facts_from_adapter
 from tailorbird.proposal.facts import Reasons, facts_of, typical_user
 from tailorbird.proposal.features import features_text
-from tailorbird.proposal.known import facts_from_adapter
 from tailorbird.proposal.slots import slots_text, train_window
 
 _FILES_LISTED_MAX = 5
@@ -106,7 +106,7 @@ def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
     )
     mapping += "\n".join(guess.toml for guess in chosen)
     if len(same_layout) > 1:
-        pattern = _pattern([guess.file.name for guess in same_layout])
+        pattern = _name_pattern([guess.file.name for guess in same_layout])
         mapping = mapping.replace(
             f"file = {toml_string(main.file.name)}", f"file = {toml_string(pattern)}"
         )
@@ -183,7 +183,7 @@ def _without_name(guess: SourceGuess) -> str:
     return guess.toml.replace(f"file = {toml_string(guess.file.name)}", "", 1)
 
 
-def _pattern(names: list[str]) -> str:
+def _name_pattern(names: list[str]) -> str:
     """Return a pattern that matches names with a common prefix or suffix."""
     begin = _common_prefix(names)
     end = _common_prefix([name[len(begin) :][::-1] for name in names])[::-1]

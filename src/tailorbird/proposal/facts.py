@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from tailorbird.events import DAY
 from tailorbird.events.guess import SourceGuess
 from tailorbird.events.guess.names import normalise_name
-from tailorbird.proposal.statistics import LogStatistics, measure
+from tailorbird.proposal.statistics import LogStatistics, measure_log
 
 Reasons = list[tuple[str, str, str]]
 
@@ -100,7 +100,7 @@ def facts_of(main: SourceGuess, chosen: list[SourceGuess]) -> Facts:
     return Facts(
         type=kind,
         types=tuple(shown),
-        log=measure(main, [written for written, name in main.values.items() if name == kind]),
+        log=measure_log(main, [written for written, name in main.values.items() if name == kind]),
         has_price="properties.price" in roles,
         has_quantity="properties.quantity" in roles
         and normalise_name(roles.get("properties.price", "")) not in _LINE_TOTAL_NAMES,

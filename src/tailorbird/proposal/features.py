@@ -14,7 +14,7 @@ _PURCHASES_LENGTH = 256  # remembered purchases per user, which are not shown ag
 
 def features_text(facts: Facts, reasons: Reasons) -> str:
     """Return features.py."""
-    lines = list(_declarations(facts, reasons))
+    lines = list(_propose_declarations(facts, reasons))
     why = {name: reason for name, kind, reason in reasons if kind == "feature"}
     used = sorted(
         {
@@ -41,8 +41,8 @@ def _with_reason(line: str, why: dict[str, str]) -> str:
     return f"{line}  # {reason}" if reason else line
 
 
-def _declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:
-    kind, short, long = facts.type, *_windows(facts)
+def _propose_declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:
+    kind, short, long = facts.type, *_choose_windows(facts)
     yield 'user = entity("user")'
     yield 'item = entity("item")'
     if facts.has_repeats:
@@ -109,7 +109,7 @@ def _declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:
         )
 
 
-def _windows(facts: Facts) -> tuple[str, str]:
+def _choose_windows(facts: Facts) -> tuple[str, str]:
     """Return a short and a long window, by the pace of the site and the span of the data."""
     days = facts.log.span_days
     if days <= 21:
@@ -137,7 +137,7 @@ def _user_declarations(facts: Facts, reasons: Reasons, long: str) -> Iterator[st
         kind,
         *(name for name in ("cart", "purchase") if name in facts.types and name != kind),
     ]
-    length = _length(facts)
+    length = _choose_length(facts)
     yield f'recent = sequence("recent", user, {json.dumps(followed)}, length={length})'
     reasons.append(
         (
@@ -177,7 +177,7 @@ def _user_declarations(facts: Facts, reasons: Reasons, long: str) -> Iterator[st
         yield 'still_looking = refinements("still_looking")'
 
 
-def _length(facts: Facts) -> int:
+def _choose_length(facts: Facts) -> int:
     """Return the sequence length that holds all events of nine users in ten."""
     length = _LENGTH_MIN
     while length < min(facts.log.person_events, _LENGTH_MAX):

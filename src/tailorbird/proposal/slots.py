@@ -27,7 +27,7 @@ class _Sources:
 def slots_text(facts: Facts, reasons: Reasons) -> str:
     """Return slots.py."""
     chosen = _choose_sources(facts, reasons)
-    seen = _hidden_types(facts, reasons)
+    hidden_types = _hidden_types(facts, reasons)
     objective = {facts.type: 1.0} | (
         {"purchase": 5.0} if "purchase" in facts.types and facts.type != "purchase" else {}
     )
@@ -40,7 +40,9 @@ def slots_text(facts: Facts, reasons: Reasons) -> str:
         if chosen.columns
         else ""
     )
-    hidden = ", ".join(f'"{name}"' for name in seen) + ("," if len(seen) == 1 else "")
+    hidden = ", ".join(f'"{name}"' for name in hidden_types) + (
+        "," if len(hidden_types) == 1 else ""
+    )
     worth = ", ".join(f'"{head}": {weight}' for head, weight in objective.items())
     return f'''"""The slots of the site, proposed from data; `tailorbird check` validates them."""
 
@@ -117,7 +119,7 @@ def _choose_sources(facts: Facts, reasons: Reasons) -> _Sources:
         reasons.append(("new_items", "source", reason))
     if facts.category == CATEGORY_ATTRIBUTE:
         sources[f"{long}:category"] = 60
-    return _Sources(sources, list(dict.fromkeys(_columns(facts, boards, sources, reasons))))
+    return _Sources(sources, list(dict.fromkeys(_propose_columns(facts, boards, sources, reasons))))
 
 
 def _board_windows(facts: Facts) -> list[int]:
@@ -138,7 +140,7 @@ def _board_windows(facts: Facts) -> list[int]:
     return list(dict.fromkeys([best, long_window, *close_windows]))
 
 
-def _columns(
+def _propose_columns(
     facts: Facts, boards: list[int], sources: dict[str, int], reasons: Reasons
 ) -> Iterator[str]:
     """Yield the sources whose rank and score the ranker reads, though they add no candidates."""

@@ -24,7 +24,11 @@ SESSION_GAP = 30 * MINUTE  # between sessions, where the file names none
 WINDOWS = (15 * MINUTE, HOUR, 6 * HOUR, DAY, 7 * DAY, 28 * DAY, 84 * DAY, 365 * DAY, 1825 * DAY)
 _TIE_SHARE = 0.97  # of two windows that tell about as much, the longer moves less
 UNKNOWN_SPAN = 30.0  # days, of times that are text
-_PROBES, _NEXT, _TOP = 60, 200, 20  # moments, events after each, items of the list that is judged
+_PROBE_MOMENTS, _NEXT_EVENTS, _TOP_ITEMS = (
+    60,
+    200,
+    20,
+)  # moments, events after each, items of the list that is judged
 _US = {"s": 1e6, "ms": 1e3, "us": 1.0}
 
 
@@ -66,7 +70,7 @@ class LogStatistics:
         )
 
 
-def measure(guess: SourceGuess, values: Sequence[str]) -> LogStatistics:
+def measure_log(guess: SourceGuess, values: Sequence[str]) -> LogStatistics:
     """Measure a file of events.
 
     Args:
@@ -83,7 +87,7 @@ def measure(guess: SourceGuess, values: Sequence[str]) -> LogStatistics:
     )
     if "ts" not in roles or person is None or item is None:
         return LogStatistics()
-    ts, columns = _read(
+    ts, columns = _read_events(
         guess,
         [roles["ts"], person, item, *([session] if session else [])],
         roles.get("type"),
@@ -91,8 +95,10 @@ def measure(guess: SourceGuess, values: Sequence[str]) -> LogStatistics:
     )
     if not len(ts):
         return LogStatistics(span_days=UNKNOWN_SPAN)
-    users, items, *named = columns
-    return statistics_of(ts, users, items, named[0] if named else None, _sampling_interval(guess))
+    users, items, *session_codes = columns
+    return statistics_of(
+        ts, users, items, session_codes[0] if session_codes else None, _sampling_interval(guess)
+    )
 
 
 def statistics_of(
@@ -110,14 +116,14 @@ def statistics_of(
     sessions = sessions[order] if sessions is not None else _split_sessions(ts, users)
     span = (int(ts[-1]) - int(ts[0])) / DAY
     user_events = np.bincount(users)
-    pair = np.unique(users * (items.max() + 1) + items).size
+    distinct_pairs = np.unique(users * (items.max() + 1) + items).size
     visits = np.unique(sessions).size
     return LogStatistics(
         events=len(ts),
         people=int((user_events > 0).sum()),
         items=int(np.unique(items).size),
         span_days=span,
-        repeats=1 - pair / len(ts),
+        repeats=1 - distinct_pairs / len(ts),
         session_events=len(ts) / visits,
         person_events=int(np.quantile(user_events[user_events > 0], 0.9)),
         new_items=_new_items(ts, items),
@@ -126,7 +132,7 @@ def statistics_of(
     )
 
 
-def _read(
+def _read_events(
     guess: SourceGuess, names: list[str], type_: str | None, values: Sequence[str]
 ) -> tuple[Ints, list[Ints]]:
     """Return times and column codes for the events of a sample of users."""
@@ -135,7 +141,7 @@ def _read(
     if not rows:
         return np.zeros(0, np.int64), [np.zeros(0, np.int64) for _ in names[1:]]
     table = pa.Table.from_batches(rows)
-    ts = _micros(table.column(0), guess)
+    ts = _to_micros(table.column(0), guess)
     if ts is None:
         return np.zeros(0, np.int64), [np.zeros(0, np.int64) for _ in names[1:]]
     is_complete = pc.is_valid(ts)
@@ -183,7 +189,7 @@ def _sampling_interval(guess: SourceGuess) -> int:
     return -(-rows // ROWS_MAX)
 
 
-def _micros(times: pa.ChunkedArray, guess: SourceGuess) -> pa.ChunkedArray | None:
+def _to_micros(times: pa.ChunkedArray, guess: SourceGuess) -> pa.ChunkedArray | None:
     """Convert times to microseconds; None where their format is unknown."""
     if pa.types.is_timestamp(times.type) or pa.types.is_date(times.type):
         return times.cast(pa.timestamp("us", getattr(times.type, "tz", None)), safe=False).cast(
@@ -198,11 +204,16 @@ def _micros(times: pa.ChunkedArray, guess: SourceGuess) -> pa.ChunkedArray | Non
             [parse_times(chunk, guess.ts_format, "UTC") for chunk in times.chunks], pa.int64()
         )
     return pa.chunked_array(
-        [pa.array([_elapsed(parse_iso_time(text, UTC)) for text in times.to_pylist()], pa.int64())]
+        [
+            pa.array(
+                [_to_epoch_micros(parse_iso_time(text, UTC)) for text in times.to_pylist()],
+                pa.int64(),
+            )
+        ]
     )
 
 
-def _elapsed(moment: datetime | None) -> int | None:
+def _to_epoch_micros(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.timestamp() * 1e6)
 
 
@@ -214,24 +225,28 @@ def codes_of(column: pa.ChunkedArray) -> Ints:
 def _split_sessions(ts: Ints, users: Ints) -> Ints:
     """Number sessions that end at pauses."""
     order = np.lexsort((np.arange(len(ts)), users))
-    begins = np.ones(len(ts), bool)
-    begins[1:] = (np.diff(users[order]) != 0) | (np.diff(ts[order]) > SESSION_GAP)
+    is_session_start = np.ones(len(ts), bool)
+    is_session_start[1:] = (np.diff(users[order]) != 0) | (np.diff(ts[order]) > SESSION_GAP)
     sessions = np.empty(len(ts), np.int64)
-    sessions[order] = np.cumsum(begins)
+    sessions[order] = np.cumsum(is_session_start)
     return sessions
 
 
 def _new_items(ts: Ints, items: Ints) -> float:
-    border = int(ts[-1]) - (int(ts[-1]) - int(ts[0])) // 5
-    at = int(np.searchsorted(ts, border))
-    late = items[at:]
-    return float(1 - np.isin(late, np.unique(items[:at])).mean()) if 0 < at < len(ts) else 0.0
+    border_ts = int(ts[-1]) - (int(ts[-1]) - int(ts[0])) // 5
+    border_row = int(np.searchsorted(ts, border_ts))
+    late_items = items[border_row:]
+    return (
+        float(1 - np.isin(late_items, np.unique(items[:border_row])).mean())
+        if 0 < border_row < len(ts)
+        else 0.0
+    )
 
 
 def _window_shares(ts: Ints, items: Ints) -> dict[int, float]:
     """Measure how well the top items of each window predict the next events."""
-    span, kinds = int(ts[-1] - ts[0]), int(items.max()) + 1
-    ends = np.unique(np.linspace(0.6 * len(ts), len(ts) - 1, _PROBES).astype(np.int64))
+    span, item_count = int(ts[-1] - ts[0]), int(items.max()) + 1
+    ends = np.unique(np.linspace(0.6 * len(ts), len(ts) - 1, _PROBE_MOMENTS).astype(np.int64))
     by_window: dict[int, float] = {}
     for window in WINDOWS:
         if by_window and window > 0.75 * span:
@@ -239,8 +254,10 @@ def _window_shares(ts: Ints, items: Ints) -> dict[int, float]:
         shares = []
         for end in ends.tolist():
             begin = int(np.searchsorted(ts, ts[end] - window))
-            count = np.bincount(items[begin:end], minlength=kinds)
-            top = np.argsort(-count, kind="stable")[:_TOP]
-            shares.append(float(np.isin(items[end : end + _NEXT], top[count[top] > 0]).mean()))
+            count = np.bincount(items[begin:end], minlength=item_count)
+            top = np.argsort(-count, kind="stable")[:_TOP_ITEMS]
+            shares.append(
+                float(np.isin(items[end : end + _NEXT_EVENTS], top[count[top] > 0]).mean())
+            )
         by_window[window] = float(np.mean(shares))
     return by_window

@@ -135,7 +135,7 @@ def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Is
     x, position = np.unique(raw, return_inverse=True)
     mass = np.bincount(position, weights=weight).astype(np.float64)
     y = np.bincount(position, weights=weight * label) / mass
-    starts = _pool(y, mass)
+    starts = _pool_blocks(y, mass)
     if starts.size > BLOCKS_MAX:  # neighbours become one: the mean stays right
         starts = starts[np.linspace(0, starts.size, BLOCKS_MAX, endpoint=False).astype(np.intp)]
     total = np.add.reduceat(mass, starts)
@@ -144,14 +144,14 @@ def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Is
     if level.size > 1:
         low[0], high[-1] = min(low[0], level[1]), max(high[-1], level[-2])
     level = np.where(level <= 0, low, np.where(level >= 1, high, level))
-    first, last = x[starts], x[np.append(starts[1:], x.size) - 1]
-    single = first == last
-    knots = np.column_stack([first, last]).ravel()
+    block_start, block_stop = x[starts], x[np.append(starts[1:], x.size) - 1]
+    single = block_start == block_stop
+    knots = np.column_stack([block_start, block_stop]).ravel()
     is_knot = ~np.column_stack([np.zeros(starts.size, bool), single]).ravel()
     return Isotonic(knots[is_knot].tolist(), np.repeat(level, 2)[is_knot].tolist())
 
 
-def _pool(y: Floats, mass: Floats) -> npt.NDArray[np.intp]:
+def _pool_blocks(y: Floats, mass: Floats) -> npt.NDArray[np.intp]:
     """Return the start of each block of the isotonic fit.
 
     A plain loop, O(n), since it runs offline.
@@ -159,8 +159,8 @@ def _pool(y: Floats, mass: Floats) -> npt.NDArray[np.intp]:
     starts: list[int] = []
     sums: list[float] = []
     masses: list[float] = []
-    for at, (value, share) in enumerate(zip(y.tolist(), mass.tolist(), strict=True)):
-        starts.append(at)
+    for row, (value, share) in enumerate(zip(y.tolist(), mass.tolist(), strict=True)):
+        starts.append(row)
         sums.append(value * share)
         masses.append(share)
         while len(starts) > 1 and sums[-2] * masses[-1] >= sums[-1] * masses[-2]:
@@ -185,7 +185,7 @@ def fit_platt(raw: Floats, label: Floats, weight: Floats | None = None) -> Platt
     if scale <= 1e-12 * float(np.abs(raw).max(initial=0.0)):
         return flat
     centre = float(np.average(raw, weights=weight))
-    slope, intercept = _logistic([(raw - centre) / scale], target, weight).tolist()
+    slope, intercept = _fit_logistic([(raw - centre) / scale], target, weight).tolist()
     return Platt(slope / scale, intercept - slope / scale * centre) if slope > 0 else flat
 
 
@@ -198,13 +198,13 @@ def fit_beta(raw: Floats, label: Floats, weight: Floats | None = None) -> Beta:
     columns = [np.log(p), -np.log1p(-p)]
     used = [0, 1]
     while used:
-        coefficients = _logistic([columns[index] for index in used], label, weight)
+        coefficients = _fit_logistic([columns[index] for index in used], label, weight)
         worst = int(np.argmin(coefficients[:-1]))
         if coefficients[worst] >= 0:
             break
         del used[worst]
     else:
-        coefficients = _logistic([], label, weight)
+        coefficients = _fit_logistic([], label, weight)
     slopes = dict(zip(used, coefficients[:-1].tolist(), strict=True))
     return Beta(slopes.get(0, 0.0), slopes.get(1, 0.0), float(coefficients[-1]))
 
@@ -214,11 +214,11 @@ def fit_temperature(raw: Floats, label: Floats, weight: Floats | None = None) ->
 
     A model whose order is no better than chance is flattened, not reversed.
     """
-    slope = _logistic([_logit(raw)], label, weight, intercept=False)[0]
+    slope = _fit_logistic([_logit(raw)], label, weight, intercept=False)[0]
     return Temperature(1.0 / max(float(slope), 1e-3))
 
 
-def _logistic(
+def _fit_logistic(
     columns: list[Floats],
     label: Floats,
     weight: Floats | None,
@@ -237,14 +237,14 @@ def _logistic(
     design = np.column_stack([*columns, *([np.ones(label.size)] if intercept else [])])
     weight = np.ones(label.size) if weight is None else weight
     coefficients: Floats = np.zeros(design.shape[1])
-    loss = _loss(design @ coefficients, label, weight)
+    loss = _compute_loss(design @ coefficients, label, weight)
     for _ in range(steps):
         p = _sigmoid(design @ coefficients)
         curve = weight * np.maximum(p * (1 - p), 1e-12)
         hessian = (design * curve[:, None]).T @ design + 1e-6 * np.eye(len(coefficients))
         step = np.linalg.solve(hessian, design.T @ (weight * (label - p)) - 1e-6 * coefficients)
         for _ in range(30):
-            new_loss = _loss(design @ (coefficients + step), label, weight)
+            new_loss = _compute_loss(design @ (coefficients + step), label, weight)
             if new_loss <= loss:
                 break
             step = step / 2
@@ -254,7 +254,7 @@ def _logistic(
     return coefficients
 
 
-def _loss(z: Floats, label: Floats, weight: Floats) -> float:
+def _compute_loss(z: Floats, label: Floats, weight: Floats) -> float:
     return float(np.sum(weight * (np.logaddexp(0.0, z) - label * z)))
 
 

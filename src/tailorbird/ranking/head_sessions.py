@@ -69,7 +69,7 @@ def _run_batch(
     raw: dict[str, Floats] = {}
     for file, session in sessions.items():
         file_heads = [head for head in heads if head.file == file]
-        block = matrix if file in forests else _padded(matrix)
+        block = matrix if file in forests else _pad_rows(matrix)
         last = session.get_outputs()[-1].name
         output_names = list(dict.fromkeys(head.output or last for head in file_heads))
         try:
@@ -87,13 +87,13 @@ def _run_batch(
                 f"the model failed to run ({type(error).__name__})", where=file
             ) from error
         for head in file_heads:
-            raw[head.name] = _column(np.asarray(outputs[head.output or last]), head, len(block))[
-                : len(matrix)
-            ]
+            raw[head.name] = _output_column(
+                np.asarray(outputs[head.output or last]), head, len(block)
+            )[: len(matrix)]
     return {head.name: raw[head.name] for head in heads}
 
 
-def _padded(matrix: Matrix) -> Matrix:
+def _pad_rows(matrix: Matrix) -> Matrix:
     """Pad the matrix to full blocks by repeating its last row.
 
     Vectorised functions compute a remainder differently, so that the last bits of a row's score
@@ -103,7 +103,7 @@ def _padded(matrix: Matrix) -> Matrix:
     return np.concatenate([matrix, np.repeat(matrix[-1:], lacking, axis=0)]) if lacking else matrix
 
 
-def _column(output: npt.NDArray[Any], head: Head, rows: int) -> Floats:
+def _output_column(output: npt.NDArray[Any], head: Head, rows: int) -> Floats:
     if (
         output.ndim > 2
         or output.shape[:1] != (rows,)

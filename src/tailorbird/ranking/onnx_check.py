@@ -39,12 +39,12 @@ _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
 def check_onnx(data: bytes, *, where: str) -> None:
     """Raise BundleError unless the model is self-contained and made of standard operators."""
     try:
-        _Walk(data, where).run()
+        _OnnxWalk(data, where).run()
     except (IndexError, ValueError) as error:
         raise BundleError(f"is no readable ONNX model: {error}", where=where) from error
 
 
-class _Walk:
+class _OnnxWalk:
     def __init__(self, data: bytes, where: str) -> None:
         self.data = data
         self.where = where
@@ -60,7 +60,7 @@ class _Walk:
             )
         if self.data[4:8] == b"ORTM":
             raise BundleError("is in ORT's own format, expected ONNX", where=self.where)
-        self._message("Model", 0, len(self.data), 0)
+        self._check_message("Model", 0, len(self.data), 0)
         if not self.nodes:
             raise BundleError("is no ONNX model: it has no nodes", where=self.where)
         if foreign := sorted(
@@ -70,7 +70,7 @@ class _Walk:
             message = f"uses the operator {name!r} of the domain {domain!r}"
             raise BundleError(message, where=self.where, fix="export with standard operators only")
 
-    def _message(self, kind: str, start: int, end: int, depth: int) -> None:
+    def _check_message(self, kind: str, start: int, end: int, depth: int) -> None:
         if depth > DEPTH_MAX:
             raise BundleError("is nested too deeply", where=self.where)
         self.nodes += kind == "Node"
@@ -78,9 +78,9 @@ class _Walk:
             raise BundleError(f"has more than {NODES_MAX} nodes", where=self.where)
         children, domain_at, name_at = _CHILDREN[kind], _DOMAIN.get(kind), _NAME.get(kind)
         domain, name = b"", b""
-        for number, wire, at, stop in self._fields(start, end):
+        for number, wire, begin, stop in self._read_fields(start, end):
             if kind == "Tensor" and (
-                number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and at != 0)
+                number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and begin != 0)
             ):
                 raise BundleError(
                     "keeps a tensor in another file",
@@ -90,54 +90,54 @@ class _Walk:
             if number in children:
                 if wire != _BYTES:
                     raise ValueError(f"field {number} of {kind} has wire type {wire}")
-                self._message(children[number], at, stop, depth + 1)
+                self._check_message(children[number], begin, stop, depth + 1)
             elif wire == _BYTES and number == domain_at:
-                domain = self.data[at:stop]
+                domain = self.data[begin:stop]
             elif wire == _BYTES and number == name_at:
-                name = self.data[at:stop]
+                name = self.data[begin:stop]
         if kind == "Node":
             self.used.add((domain, name))
         elif kind == "Function":
             self.defined.add((domain, name))
 
-    def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    def _read_fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
         """Yield (number, wire type, begin, end) of each field except plain floats.
 
         For a varint, `begin` is its value.
         """
-        data, at = self.data, start
-        while at < end:
-            tag = data[at]
+        data, position = self.data, start
+        while position < end:
+            tag = data[position]
             if tag < 0x80:
-                at += 1
+                position += 1
             else:
-                tag, at = self._varint(at, end)
+                tag, position = self._read_varint(position, end)
             number, wire = tag >> 3, tag & 7
             if number == 0:
                 raise ValueError("field 0")
             if wire in (_FIXED32, _FIXED64):  # Mostly thresholds of forests, which need no check.
-                at += 4 if wire == _FIXED32 else 8
+                position += 4 if wire == _FIXED32 else 8
             elif wire == _VARINT:
-                value, at = self._varint(at, end)
-                yield number, wire, value, at
+                value, position = self._read_varint(position, end)
+                yield number, wire, value, position
             elif wire == _BYTES:
-                length, start = self._varint(at, end)
-                at = start + length
-                if at <= end:
-                    yield number, wire, start, at
+                length, start = self._read_varint(position, end)
+                position = start + length
+                if position <= end:
+                    yield number, wire, start, position
             else:
                 raise ValueError(f"wire type {wire}")
-            if at > end:
+            if position > end:
                 raise ValueError(f"field {number} is longer than its message")
 
-    def _varint(self, at: int, end: int) -> tuple[int, int]:
+    def _read_varint(self, position: int, end: int) -> tuple[int, int]:
         value = 0
         for shift in range(0, 70, 7):
-            if at >= end:
+            if position >= end:
                 raise ValueError("a number is cut short")
-            byte = self.data[at]
-            at += 1
+            byte = self.data[position]
+            position += 1
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
-                return value & 0xFFFFFFFFFFFFFFFF, at
+                return value & 0xFFFFFFFFFFFFFFFF, position
         raise ValueError("a number is too long")

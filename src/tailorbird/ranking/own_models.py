@@ -85,11 +85,11 @@ def _load(file: Path) -> dict[str, type]:
             continue
         if name in families and families[name] is not value:
             raise DeclarationError(f"two estimators are named {name!r}", where=str(file))
-        families[name] = _checked(value, name, file)
+        families[name] = _require_protocol(value, name, file)
     return families
 
 
-def _checked(family: type, name: str, file: Path) -> type:
+def _require_protocol(family: type, name: str, file: Path) -> type:
     where = f"{file}, class {family.__name__}"
     if not isinstance(name, str) or not name.isidentifier():
         raise DeclarationError(f"{name!r} is no name", where=where, fix="such as recency")

@@ -71,8 +71,10 @@ class RecentLike(Protocol):
 class Reason:
     """The reason for an item.
 
-    The reason for an item. || `code` is one of `CODES`. `item_id` is the item that led here, "" if
-    none did.
+    Attributes:
+        code: one of `CODES`.
+        text: the sentence for users.
+        item_id: the item that led here, "" if none did.
     """
 
     code: str
@@ -108,7 +110,7 @@ def explain_items(
         explored: the positions of `exploration.Slate`.
         otherwise: the reason of an item without any of these.
     """
-    anchors, types, is_related = _anchors(index, rows, lists, recent)
+    anchors, types, is_related = _find_anchors(index, rows, lists, recent)
     past_events = _past_events(index.keys[rows], recent)
     explanations: list[Reason] = []
     for rank, (row, source) in enumerate(zip(rows.tolist(), sources, strict=True)):
@@ -183,7 +185,7 @@ def _without_anchor(
     return Reason("popular", f"Popular {period}")
 
 
-def _anchors(
+def _find_anchors(
     index: Index, rows: Rows, lists: RequestLists, recent: RecentLike | None
 ) -> tuple[Rows, list[int], npt.NDArray[np.bool_]]:
     """Return each shown item's strongest anchor (-1: none), its event type, and a mask of matches.

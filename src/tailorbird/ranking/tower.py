@@ -31,9 +31,9 @@ from tailorbird.candidates.query import reads_neighbours
 from tailorbird.errors import BundleError
 from tailorbird.features.declare.declarations import VECTOR_NAMES
 from tailorbird.ranking.encode.computed import Keys, RaggedLike, Rows, Times
-from tailorbird.retrieval import Found, Index
+from tailorbird.retrieval import Index, SearchResult
 from tailorbird.retrieval.inverted import ProbeResult
-from tailorbird.retrieval.sequences import PAD, START, windows
+from tailorbird.retrieval.sequences import PAD, START, recent_windows
 from tailorbird.retrieval.vectors import ItemVectors, largest_indices
 
 Matrix = npt.NDArray[np.float32]
@@ -180,15 +180,17 @@ class Space:
             offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
             newest = np.arange(offsets[-1]) + np.repeat(sequences.offsets[1:] - offsets[1:], size)
             item, ts = sequences.item[newest], sequences.ts[newest]
-        row, gap = windows(
+        row, gap = recent_windows(
             offsets,
             np.where(item != 0, self.index.find(item), -1).astype(np.int64),
             ts,
             plan.length,
         )
         parts = [
-            self.tower.encode_windows(self.vectors, row[at : at + _PEOPLE], gap[at : at + _PEOPLE])
-            for at in range(0, requests, _PEOPLE)
+            self.tower.encode_windows(
+                self.vectors, row[start : start + _PEOPLE], gap[start : start + _PEOPLE]
+            )
+            for start in range(0, requests, _PEOPLE)
         ]
         return np.concatenate(parts) if parts else np.zeros((0, plan.width), np.float32)
 
@@ -196,14 +198,14 @@ class Space:
         """Return a user's vector and its product with every item."""
         user = self.users(None if sequence is None else _SingleRequest(sequence), 1)[0]
         if self.vectors.inverted is not None:
-            probe = self.vectors.inverted.look(user, self.vectors.vectors)
+            probe = self.vectors.inverted.probe_lists(user, self.vectors.vectors)
             return UserQuery(
                 self.vectors, sequence, user, np.zeros(0, np.float32), probe.total, probe
             )
         products = self.vectors.products(user)
         return UserQuery(self.vectors, sequence, user, products, float(_log_sum(products[None])[0]))
 
-    def nearest(self, query: UserQuery, n: int) -> Found:
+    def nearest(self, query: UserQuery, n: int) -> SearchResult:
         """Return the nearest items that the index shows.
 
         Items of the sequence are left out unless users repeat items.
@@ -222,11 +224,11 @@ class Space:
             values = np.where(self.index.shown, values, -np.inf)
         rows = largest_indices(values, n)
         rows = rows[np.isfinite(values[rows])]
-        return Found(rows, values[rows].astype(np.float64) - query.total)
+        return SearchResult(rows, values[rows].astype(np.float64) - query.total)
 
     def _nearest_inverted(
         self, query: UserQuery, probe: ProbeResult, excluded: Rows, n: int
-    ) -> Found:
+    ) -> SearchResult:
         """Return the nearest items by an inverted file.
 
         It probes more lists where few of their items may be shown, and scans all items where those
@@ -252,8 +254,8 @@ class Space:
             ):
                 probe = next_probe
                 rows, products = _shown_items(probe, shown)
-        at = largest_indices(products, n)
-        return Found(rows[at], products[at].astype(np.float64) - query.total)
+        best = largest_indices(products, n)
+        return SearchResult(rows[best], products[best].astype(np.float64) - query.total)
 
     def columns(
         self,
@@ -270,14 +272,14 @@ class Space:
             asked: the query of a single request's user, if already computed.
         """
         row = self.index.find(item_keys)
-        at = np.maximum(row, 0)
+        known_rows = np.maximum(row, 0)
         if requests == 1:
             query = self.query(sequences) if query is None else query
-            users, product = query.user[None], query.scores_of(at)
+            users, product = query.user[None], query.scores_of(known_rows)
             total = np.full(1, query.total, np.float32)
         else:
             users = self.users(sequences, requests)
-            product = np.einsum("ij,ij->i", self.vectors.vectors[at], users[request])
+            product = np.einsum("ij,ij->i", self.vectors.vectors[known_rows], users[request])
             total = (
                 self._totals(users) if "vector_score" in names else np.zeros(requests, np.float32)
             )
@@ -285,17 +287,17 @@ class Space:
         if "vector_cosine" in names:
             lengths = np.sqrt(np.einsum("ij,ij->i", users, users))
             columns["vector_cosine"] = product / np.maximum(
-                lengths[request] * self.vectors.norms[at], 1e-12
+                lengths[request] * self.vectors.norms[known_rows], 1e-12
             )
         return {name: np.where(row >= 0, columns[name], np.float32(np.nan)) for name in names}
 
     def _totals(self, users: Matrix) -> Matrix:
         if self.vectors.inverted is not None:  # as `query` computes them
-            search, all_ = self.vectors.inverted.look, self.vectors.vectors
+            search, all_ = self.vectors.inverted.probe_lists, self.vectors.vectors
             return np.array([search(user, all_).total for user in users], np.float32)
         parts = [
-            _log_sum(users[at : at + _PEOPLE] @ self.vectors.vectors.T)
-            for at in range(0, len(users), _PEOPLE)
+            _log_sum(users[start : start + _PEOPLE] @ self.vectors.vectors.T)
+            for start in range(0, len(users), _PEOPLE)
         ]
         return np.concatenate(parts)
 

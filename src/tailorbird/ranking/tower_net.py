@@ -98,7 +98,8 @@ class OnnxNet:
     def __call__(self, vectors: Matrix, there: npt.NDArray[np.bool_], gap: Times) -> Matrix:
         """Run the network.
 
-        Run the network. || Raises BundleError if it returns anything but finite vectors.
+        Raises:
+            BundleError: it returns anything but finite vectors.
         """
         try:
             (vectors_,) = self.session.run(None, {"vectors": vectors, "there": there, "gap": gap})

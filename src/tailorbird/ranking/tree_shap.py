@@ -69,16 +69,20 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         n = len(self.feature)
         lists = (self.threshold, self.left, self.right, self.kind, self.cover, self.value)
-        inner = [at for at, feature in enumerate(self.feature) if feature >= 0]
+        inner = [node for node, feature in enumerate(self.feature) if feature >= 0]
         sound = (
             all(len(values) == n for values in lists)
             and all(0 <= root < n for root in self.roots)
             and all(
-                at < self.left[at] < n and at < self.right[at] < n and self.cover[at] > 0
-                for at in inner
+                node < self.left[node] < n and node < self.right[node] < n and self.cover[node] > 0
+                for node in inner
             )
-            and all(self.feature[at] < self.columns for at in inner)
-            and all(0 <= self.threshold[at] < len(self.sets) for at in inner if self.kind[at] & SET)
+            and all(self.feature[node] < self.columns for node in inner)
+            and all(
+                0 <= self.threshold[node] < len(self.sets)
+                for node in inner
+                if self.kind[node] & SET
+            )
         )
         if not sound:
             raise BundleError("its trees are no trees", fix="tailorbird train")
@@ -202,8 +206,8 @@ def _goes_left(trees: Trees, paths: _Paths, matrix: npt.NDArray[np.floating]) ->
 
 def _paths_of(trees: Trees) -> _Paths:
     feature, cover = trees.feature, np.array(trees.cover)
-    nodes = np.array([at for at, column in enumerate(feature) if column >= 0], np.intp)
-    node_index = {int(at): number for number, at in enumerate(nodes)}
+    nodes = np.array([node_id for node_id, column in enumerate(feature) if column >= 0], np.intp)
+    node_index = {int(node_id): number for number, node_id in enumerate(nodes)}
     steps: list[tuple[int, bool]] = []
     element_starts: list[int] = []
     leaf_starts: list[int] = []
@@ -218,12 +222,15 @@ def _paths_of(trees: Trees) -> _Paths:
             continue
         stack: list[tuple[int, dict[int, tuple[float, list[tuple[int, bool]]]]]] = [(root, {})]
         while stack:
-            at, path = stack.pop()
-            if feature[at] >= 0:
-                before, taken = path.get(feature[at], (1.0, []))
-                for child, is_left in ((trees.right[at], False), (trees.left[at], True)):
-                    grown = before * cover[child] / cover[at], [*taken, (node_index[at], is_left)]
-                    stack.append((child, {**path, feature[at]: grown}))
+            node_id, path = stack.pop()
+            if feature[node_id] >= 0:
+                before, branches = path.get(feature[node_id], (1.0, []))
+                for child, is_left in ((trees.right[node_id], False), (trees.left[node_id], True)):
+                    grown = (
+                        before * cover[child] / cover[node_id],
+                        [*branches, (node_index[node_id], is_left)],
+                    )
+                    stack.append((child, {**path, feature[node_id]: grown}))
                 continue
             leaf_starts.append(len(z))
             for column, (share, path_steps) in path.items():
@@ -232,8 +239,8 @@ def _paths_of(trees: Trees) -> _Paths:
                 z.append(share)
                 element_features.append(column)
                 leaf.append(len(values))
-            values.append(trees.value[at])
-            expected += trees.value[at] * cover[at] / cover[root]
+            values.append(trees.value[node_id])
+            expected += trees.value[node_id] * cover[node_id] / cover[root]
     depth = max(np.diff([*leaf_starts, len(z)]), default=1)
     x, weight = np.polynomial.legendre.leggauss(max(1, (int(depth) + 1) // 2))
     by_feature = np.argsort(np.array(element_features, np.intp), kind="stable")

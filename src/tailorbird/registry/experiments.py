@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import UsageError
-from tailorbird.registry.state_file import read_state
+from tailorbird.registry.json_files import read_json
 
 FILE = "experiments.json"
 BUCKETS = 10_000  # of a layer, see `experiments.assign`
@@ -62,18 +62,24 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def get(self, name: str) -> StartedExperiment | None:
         """Return an experiment by its name, or None if it was never started."""
-        return next((each for each in self.experiments if each.name == name), None)
+        return next(
+            (experiment for experiment in self.experiments if experiment.name == name), None
+        )
 
     def running(self, slot: str = "") -> tuple[StartedExperiment, ...]:
         """Return the running experiments, of one slot or of all."""
         return tuple(
-            each for each in self.experiments if each.state == "running" and slot in ("", each.slot)
+            experiment
+            for experiment in self.experiments
+            if experiment.state == "running" and slot in ("", experiment.slot)
         )
 
     @property
     def served_versions(self) -> frozenset[str]:
         """The versions that arms of running experiments name."""
-        return frozenset(version for each in self.running() for version in each.versions.values())
+        return frozenset(
+            version for experiment in self.running() for version in experiment.versions.values()
+        )
 
     def start(self, new: StartedExperiment, *, by: str, why: str, at: int) -> "Experiments":
         """Add a running experiment in free buckets of its layer.
@@ -100,9 +106,9 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     where=where,
                     fix=f"set layer={other.layer!r}, so that they share no units",
                 )
-        first = self._free_buckets(new)
+        first_bucket = self._free_buckets(new)
         _require_ramp(new.ramp, where)
-        started = msgspec.structs.replace(new, first=first, state="running", started_at=at)
+        started = msgspec.structs.replace(new, first=first_bucket, state="running", started_at=at)
         return Experiments(
             (*self.experiments, _with_change(started, "start", by=by, why=why, at=at))
         )
@@ -144,32 +150,37 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return experiment
 
     def _free_buckets(self, new: StartedExperiment) -> int:
-        first = 0
+        first_bucket = 0
         for other in sorted(
-            (each for each in self.running() if each.layer == new.layer),
-            key=lambda each: each.first,
+            (experiment for experiment in self.running() if experiment.layer == new.layer),
+            key=lambda experiment: experiment.first,
         ):
-            if other.first - first >= new.size:
+            if other.first - first_bucket >= new.size:
                 break
-            first = other.first + other.size
-        if first + new.size > BUCKETS:
-            running = ", ".join(each.name for each in self.running() if each.layer == new.layer)
+            first_bucket = other.first + other.size
+        if first_bucket + new.size > BUCKETS:
+            running = ", ".join(
+                experiment.name for experiment in self.running() if experiment.layer == new.layer
+            )
             raise UsageError(
                 f"layer {new.layer!r} has no {new.size / BUCKETS:.0%} free; it runs {running}",
                 where=f"experiment {new.name}",
                 fix="stop one of them, or set a smaller share",
             )
-        return first
+        return first_bucket
 
     def _replace(self, new: StartedExperiment) -> "Experiments":
         return Experiments(
-            tuple(new if each.name == new.name else each for each in self.experiments)
+            tuple(
+                new if experiment.name == new.name else experiment
+                for experiment in self.experiments
+            )
         )
 
 
 def read_experiments(root: Path) -> Experiments:
     """Return the experiments of a registry. Raises DamageError if the file is damaged."""
-    return read_state(root / FILE, Experiments, fix="restore it from a backup")
+    return read_json(root / FILE, Experiments, fix="restore it from a backup")
 
 
 def _with_change(

@@ -51,8 +51,8 @@ def write_bundle(folder: Path, sealed: SealedBundle, version: str) -> str:
     digest = hashlib.sha256(data).hexdigest()
     _write_file(folder / MANIFEST, data)
     _write_file(folder / DIGEST, f"{digest}\n".encode())
-    for each in folders:
-        sync_folder(each)
+    for synced_folder in folders:
+        sync_folder(synced_folder)
     return digest
 
 

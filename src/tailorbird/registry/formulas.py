@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from tailorbird.registry.state_file import read_state
+from tailorbird.registry.json_files import read_json
 
 FILE = "formulas.json"
 
@@ -58,4 +58,4 @@ class Formulas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def read_formulas(root: Path) -> Formulas:
     """Return the formulas of a registry. Raises DamageError if the file is damaged."""
     fix = "tailorbird formula set writes it anew, once removed"
-    return read_state(root / FILE, Formulas, fix=fix)
+    return read_json(root / FILE, Formulas, fix=fix)

@@ -31,6 +31,7 @@ from tailorbird.registry.experiments import Experiments, read_experiments
 from tailorbird.registry.files import lock_for_change, replace_file, write_bundle
 from tailorbird.registry.formulas import FILE as FORMULAS
 from tailorbird.registry.formulas import FormulaChange, read_formulas
+from tailorbird.registry.json_files import encode_json, read_json
 from tailorbird.registry.manifest import (
     DIGEST,
     MANIFEST,
@@ -39,7 +40,6 @@ from tailorbird.registry.manifest import (
     read_sealed,
     with_checksums,
 )
-from tailorbird.registry.state_file import encode_state, read_state
 from tailorbird.registry.versions import VersionInfo, read_version, version_number
 
 ALIASES = "aliases.json"
@@ -77,7 +77,7 @@ class Registry:
             newest = max((version_number(name) for name in self._version_names()), default=0)
             version = f"v{newest + 1:04d}"
             digest = write_bundle(incoming, sealed, version)
-            self._audit(AuditEntry(self._clock.now(), "add", version, by, why, digest))
+            self._append_audit(AuditEntry(self._clock.now(), "add", version, by, why, digest))
             faults.at("registry.before_rename")
             os.rename(incoming, self.path / version)
             sync_folder(self.path)
@@ -97,7 +97,7 @@ class Registry:
             manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
             data = encode_manifest(with_checksums(folder, manifest))
             digest = hashlib.sha256(data).hexdigest()
-            self._audit(AuditEntry(self._clock.now(), "amend", version, by, why, digest))
+            self._append_audit(AuditEntry(self._clock.now(), "amend", version, by, why, digest))
             replace_file(self.path, f"{version}/{MANIFEST}", data)
             replace_file(self.path, f"{version}/{DIGEST}", f"{digest}\n".encode())
             sync_folder(folder)
@@ -120,7 +120,7 @@ class Registry:
                 raise UsageError(
                     f"{version} is {', '.join(names)}", where=str(self.path), fix="keep it"
                 )
-            self._audit(AuditEntry(self._clock.now(), "remove", version, by, why))
+            self._append_audit(AuditEntry(self._clock.now(), "remove", version, by, why))
             leaving = self.path / ".leaving"
             shutil.rmtree(leaving, ignore_errors=True)  # left by a crashed `remove`
             os.rename(self.path / version, leaving)
@@ -134,7 +134,7 @@ class Registry:
             aliases = self.aliases()
             if aliases.champion == version:
                 return
-            self._audit(AuditEntry(self._clock.now(), "promote", version, by, why))
+            self._append_audit(AuditEntry(self._clock.now(), "promote", version, by, why))
             self._write_aliases(aliases.promoted(version))
 
     def set_shadow(self, version: str, *, by: str, why: str) -> None:
@@ -142,7 +142,7 @@ class Registry:
         if version:
             self.verify(version)
         with lock_for_change(self.path):
-            self._audit(AuditEntry(self._clock.now(), "shadow", version, by, why))
+            self._append_audit(AuditEntry(self._clock.now(), "shadow", version, by, why))
             self._write_aliases(msgspec.structs.replace(self.aliases(), shadow=version))
 
     def set_canary(
@@ -166,7 +166,9 @@ class Registry:
                     else "there is no champion to compare it with"
                 )
                 raise UsageError(message, where=str(self.path), fix="tailorbird models list")
-            self._audit(AuditEntry(self._clock.now(), "canary", version, by, f"{share:g}: {why}"))
+            self._append_audit(
+                AuditEntry(self._clock.now(), "canary", version, by, f"{share:g}: {why}")
+            )
             since = aliases.canary_at if aliases.canary == version else self._clock.now()
             changed = msgspec.structs.replace(
                 aliases, canary=version, share=share, canary_at=since, automatic=automatic
@@ -185,7 +187,7 @@ class Registry:
                 raise NotReadyError(
                     "there is no canary", where=str(self.path), fix="tailorbird models list"
                 )
-            self._audit(AuditEntry(self._clock.now(), "end canary", aliases.canary, by, why))
+            self._append_audit(AuditEntry(self._clock.now(), "end canary", aliases.canary, by, why))
             self._write_aliases(msgspec.structs.replace(aliases, canary="", share=0.0, canary_at=0))
         return aliases.canary
 
@@ -194,7 +196,7 @@ class Registry:
         if version:
             self.verify(version)
         with lock_for_change(self.path):
-            self._audit(AuditEntry(self._clock.now(), "challenge", version, by, why))
+            self._append_audit(AuditEntry(self._clock.now(), "challenge", version, by, why))
             self._write_aliases(msgspec.structs.replace(self.aliases(), challenger=version))
 
     def rollback(self, *, by: str, why: str) -> str:
@@ -218,14 +220,14 @@ class Registry:
                     where=str(self.path),
                     fix="look at it and try again",
                 )
-            self._audit(AuditEntry(self._clock.now(), "rollback", previous, by, why))
+            self._append_audit(AuditEntry(self._clock.now(), "rollback", previous, by, why))
             self._write_aliases(aliases.rolled_back())
         return previous
 
     def record(self, action: str, version: str, *, by: str, why: str) -> None:
         """Log a decision that changes no alias, such as a proposal that waits for a person."""
         with lock_for_change(self.path):
-            self._audit(AuditEntry(self._clock.now(), action, version, by, why))
+            self._append_audit(AuditEntry(self._clock.now(), action, version, by, why))
 
     def set_formula(self, slot: str, text: str, *, by: str, why: str) -> FormulaChange:
         """Put a value formula in force for a slot, or the slot's own again with "".
@@ -236,7 +238,7 @@ class Registry:
             formulas = read_formulas(self.path).with_change(
                 slot, text, by=by, why=why, at=self._clock.now()
             )
-            self._audit(
+            self._append_audit(
                 AuditEntry(
                     self._clock.now(),
                     "formula",
@@ -245,7 +247,7 @@ class Registry:
                     f"{slot}: {text or 'as declared'}: {why}",
                 )
             )
-            replace_file(self.path, FORMULAS, encode_state(formulas))
+            replace_file(self.path, FORMULAS, encode_json(formulas))
         return formulas.changes[-1]
 
     def change_experiments(
@@ -264,8 +266,8 @@ class Registry:
         """
         with lock_for_change(self.path):
             experiments = change(read_experiments(self.path))
-            self._audit(AuditEntry(self._clock.now(), f"experiment {action}", name, by, why))
-            replace_file(self.path, EXPERIMENTS, encode_state(experiments))
+            self._append_audit(AuditEntry(self._clock.now(), f"experiment {action}", name, by, why))
+            replace_file(self.path, EXPERIMENTS, encode_json(experiments))
         return experiments
 
     def champion(self) -> Path | None:
@@ -297,7 +299,7 @@ class Registry:
 
     def aliases(self) -> Aliases:
         """Return the current aliases."""
-        return read_state(self.path / ALIASES, Aliases, fix="restore it from audit.jsonl")
+        return read_json(self.path / ALIASES, Aliases, fix="restore it from audit.jsonl")
 
     def versions(self) -> list[VersionInfo]:
         """Return all versions, oldest first."""
@@ -358,7 +360,7 @@ class Registry:
         return self.path / version if version else None
 
     def _write_aliases(self, aliases: Aliases) -> None:
-        replace_file(self.path, ALIASES, encode_state(aliases))
+        replace_file(self.path, ALIASES, encode_json(aliases))
 
-    def _audit(self, entry: AuditEntry) -> None:
+    def _append_audit(self, entry: AuditEntry) -> None:
         append_audit(self.path, entry)

@@ -5,17 +5,17 @@ Interactions with items are in `candidates`.
 
 from tailorbird.retrieval.build import build_index
 from tailorbird.retrieval.columns import Column, TextColumn
-from tailorbird.retrieval.index import NOTHING, Found, Index
+from tailorbird.retrieval.index import NOTHING, Index, SearchResult
 from tailorbird.retrieval.meaning import MeaningSettings
 from tailorbird.retrieval.overlay import NewItem, with_items
 
 __all__ = [
     "NOTHING",
     "Column",
-    "Found",
     "Index",
     "MeaningSettings",
     "NewItem",
+    "SearchResult",
     "TextColumn",
     "build_index",
     "with_items",

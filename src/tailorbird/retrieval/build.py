@@ -49,9 +49,9 @@ def build_index(
         meaning: settings of the text vectors; None searches by words alone.
     """
     until = as_of if until is None else until
-    seen = _item_events(events, until, event_types)
+    item_events = _item_events(events, until, event_types)
     profiles, valid_from = _item_profiles(items, as_of, until)
-    ids = sorted(set(profiles) | set(pc.unique(seen["item_id"]).to_pylist()))
+    ids = sorted(set(profiles) | set(pc.unique(item_events["item_id"]).to_pylist()))
     keys = hash64s(ids)
     order = np.argsort(keys, kind="stable")
     keys, ids = keys[order], [ids[row] for row in order.tolist()]
@@ -60,8 +60,10 @@ def build_index(
             "two items have the same 64-bit key", where=str(folder), fix="rename one of them"
         )
 
-    row = pc.index_in(seen["item_id"], pa.array(ids, pa.string())).to_numpy().astype(np.int64)
-    first_seen = _first_seen(ids, valid_from, row, micros(seen["ts"]))
+    row = (
+        pc.index_in(item_events["item_id"], pa.array(ids, pa.string())).to_numpy().astype(np.int64)
+    )
+    first_seen = _first_seen(ids, valid_from, row, micros(item_events["ts"]))
     attributes = columns_of([profiles.get(item_id, {}) for item_id in ids])
     folder.mkdir(parents=True)
     _write_items(
@@ -144,10 +146,10 @@ def _item_profiles(
 def _first_seen(ids: Sequence[str], valid_from: dict[str, int], row: _Ints, ts: _Ints) -> _Ints:
     """Return when each item appeared: its first dated version or event; 0 if it has neither."""
     never = np.iinfo(np.int64).max
-    first = np.array([valid_from.get(item_id, never) for item_id in ids], np.int64)
-    np.minimum.at(first, row, ts)
-    first[first == never] = 0
-    return first
+    first_seen = np.array([valid_from.get(item_id, never) for item_id in ids], np.int64)
+    np.minimum.at(first_seen, row, ts)
+    first_seen[first_seen == never] = 0
+    return first_seen
 
 
 def _write_items(

@@ -76,8 +76,8 @@ class Clusters:
 
         `before` has the attributes that the clusters were found by.
         """
-        new = _nearest(
-            _positions(
+        new = _find_nearest(
+            _compute_positions(
                 _content_without_titles(before), attributes, np.arange(len(self.labels), total)
             ),
             self.centroids,
@@ -115,7 +115,7 @@ class Clusters:
 
 def find_clusters(attributes: Mapping[str, Column], rows: int, *, seed: int = 0) -> Clusters:
     """Find clusters of `rows` items by their attributes."""
-    positions = _positions(_content_without_titles(attributes), attributes, np.arange(rows))
+    positions = _compute_positions(_content_without_titles(attributes), attributes, np.arange(rows))
     known_rows = np.flatnonzero(positions.any(axis=1))
     rng = np.random.default_rng(seed)
     sample = positions[
@@ -134,7 +134,7 @@ def find_clusters(attributes: Mapping[str, Column], rows: int, *, seed: int = 0)
         )
     ]
     centroids = spherical_kmeans(sample, centroids, ROUNDS_MAX)
-    return Clusters(_nearest(positions, centroids), centroids)
+    return Clusters(_find_nearest(positions, centroids), centroids)
 
 
 def _content_without_titles(attributes: Mapping[str, Column]) -> Content:
@@ -144,7 +144,7 @@ def _content_without_titles(attributes: Mapping[str, Column]) -> Content:
     return Content(parts) if parts else content
 
 
-def _positions(content: Content, attributes: Mapping[str, Column], rows: Rows) -> Matrix:
+def _compute_positions(content: Content, attributes: Mapping[str, Column], rows: Rows) -> Matrix:
     """Return the position of each item, (n, WIDTH), of unit length, or 0 if nothing is known."""
     table = np.random.default_rng(1).choice(
         np.array([-1.0, 1.0], np.float32), (content.size, WIDTH)
@@ -156,7 +156,7 @@ def _positions(content: Content, attributes: Mapping[str, Column], rows: Rows) -
     )
 
 
-def _nearest(positions: Matrix, centroids: Matrix) -> npt.NDArray[np.int16]:
+def _find_nearest(positions: Matrix, centroids: Matrix) -> npt.NDArray[np.int16]:
     if not len(centroids):
         return np.full(len(positions), -1, np.int16)
     return np.where(positions.any(axis=1), nearest_centroids(positions, centroids), -1).astype(

@@ -120,15 +120,15 @@ def select_names(
     """
     counts = Counter(name for profile in profiles for name in profile if name not in existing)
     new_names = sorted(counts, key=lambda name: (-counts[name], name))
-    room = max(0, ATTRIBUTES_MAX - len(existing))
-    if left_out := new_names[room:]:
+    free_columns = max(0, ATTRIBUTES_MAX - len(existing))
+    if left_out := new_names[free_columns:]:
         summary = (
             f"items have {len(existing) + len(new_names)} attributes, and {ATTRIBUTES_MAX} "
             "are kept: "
             f"{len(left_out)} that few have are left out"
         )
         log.warning("%s, such as %s", summary, ", ".join(repr(name[:40]) for name in left_out[:3]))
-    return sorted([*existing, *new_names[:room]])
+    return sorted([*existing, *new_names[:free_columns]])
 
 
 def truths_in(profiles: Iterable[Mapping[str, Any]]) -> frozenset[str]:

@@ -57,7 +57,7 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """Items, best first: `rows` (n,) of the index and `scores` (n,).
 
     Only the order of the scores is guaranteed, not their scale.
@@ -67,7 +67,7 @@ class Found:
     scores: Floats
 
 
-NOTHING = Found(np.zeros(0, np.intp), np.zeros(0))
+NOTHING = SearchResult(np.zeros(0, np.intp), np.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,9 @@ class Index:
         text = column.text(row) if isinstance(column, TextColumn) else ""
         return text or self.ids[row]
 
-    def clusters(self, recent: Rows, decay: Floats, counts: npt.NDArray[np.int64], n: int) -> Found:
+    def clusters(
+        self, recent: Rows, decay: Floats, counts: npt.NDArray[np.int64], n: int
+    ) -> SearchResult:
         """Return items of every cluster, with more from the clusters of a person's newest items.
 
         Args:
@@ -252,9 +254,9 @@ class Index:
         scores[recent] = 0.0
         if self.shown is not None:
             scores[~self.shown] = 0.0
-        return _best(np.arange(len(self)), scores, n)
+        return _best_rows(np.arange(len(self)), scores, n)
 
-    def search(self, text: str, n: int, synonyms: Sequence[Phrase] = ()) -> Found:
+    def search(self, text: str, n: int, synonyms: Sequence[Phrase] = ()) -> SearchResult:
         """Return the items that match a query as typed, best first; none without a text index.
 
         With text vectors, matches are ordered by words and meaning, and items of similar meaning
@@ -269,10 +271,10 @@ class Index:
         if self.meaning is not None:
             words = self._match_words(text, max(n, RERANKED_MIN), synonyms)
             rows, scores = self.meaning.mix(text, words.rows, words.scores, self.shown)
-            return _best(rows, scores, n)
+            return _best_rows(rows, scores, n)
         return self._match_words(text, n, synonyms)
 
-    def _match_words(self, text: str, n: int, synonyms: Sequence[Phrase]) -> Found:
+    def _match_words(self, text: str, n: int, synonyms: Sequence[Phrase]) -> SearchResult:
         if self.shown is None:
             return self._match_all(text, n, synonyms)
         depth = n
@@ -280,10 +282,10 @@ class Index:
             matches = self._match_all(text, depth, synonyms)
             visible_rows = np.flatnonzero(self.shown[matches.rows])[:n]
             if visible_rows.size == n or matches.rows.size < depth or depth >= SEARCH_DEPTH_MAX:
-                return Found(matches.rows[visible_rows], matches.scores[visible_rows])
+                return SearchResult(matches.rows[visible_rows], matches.scores[visible_rows])
             depth *= 4
 
-    def _match_all(self, text: str, n: int, synonyms: Sequence[Phrase]) -> Found:
+    def _match_all(self, text: str, n: int, synonyms: Sequence[Phrase]) -> SearchResult:
         if self.text is None:
             return NOTHING
         try:
@@ -292,10 +294,10 @@ class Index:
             raise BundleError(
                 f"cannot search: {error}", fix="tailorbird models rollback"
             ) from error
-        return _best(rows, scores, n)
+        return _best_rows(rows, scores, n)
 
 
-def _best(rows: Rows, scores: Floats, n: int) -> Found:
+def _best_rows(rows: Rows, scores: Floats, n: int) -> SearchResult:
     """Return the n best with a score above 0, best first; ties by row."""
     selected = np.flatnonzero(scores > 0)
     if selected.size > n:
@@ -303,4 +305,4 @@ def _best(rows: Rows, scores: Floats, n: int) -> Found:
             selected[np.argpartition(-scores[selected], n - 1)[:n]] if n > 0 else selected[:0]
         )
     selected = selected[np.lexsort((rows[selected], -scores[selected]))]
-    return Found(rows[selected], scores[selected])
+    return SearchResult(rows[selected], scores[selected])

@@ -88,9 +88,9 @@ class Inverted:
     def _moments(self) -> tuple[Matrix, Matrix]:
         """Return the mean of each list, (k, width), and its deviation by coordinate, (k,)."""
         sizes = np.maximum(np.diff(self.begin), 1)[:, None]
-        means = (_sums(self.vectors, self.begin) / sizes).astype(np.float32)
+        means = (_sum_lists(self.vectors, self.begin) / sizes).astype(np.float32)
         mean_squares = (
-            _sums(np.einsum("ij,ij->i", self.vectors, self.vectors)[:, None], self.begin)[:, 0]
+            _sum_lists(np.einsum("ij,ij->i", self.vectors, self.vectors)[:, None], self.begin)[:, 0]
             / sizes[:, 0]
         )
         variances = np.maximum(mean_squares - np.einsum("ij,ij->i", means, means), 0.0)
@@ -100,7 +100,7 @@ class Inverted:
     def _stale_rows(self) -> Rows:
         return np.flatnonzero(self.stale) if self.stale is not None else np.zeros(0, np.intp)
 
-    def look(self, user: Matrix, all_vectors: Matrix) -> ProbeResult:
+    def probe_lists(self, user: Matrix, all_vectors: Matrix) -> ProbeResult:
         """Probe as many lists as the calibration requires.
 
         Args:
@@ -243,13 +243,15 @@ def build_inverted(vectors: Matrix, users: Matrix, *, seed: int = 0) -> Inverted
     if k < 2 or not len(users):
         return None
     rng = np.random.default_rng(seed)
-    sample = _units(vectors[np.sort(rng.choice(n, min(n, SAMPLES_PER_LIST * k), replace=False))])
+    sample = _unit_vectors(
+        vectors[np.sort(rng.choice(n, min(n, SAMPLES_PER_LIST * k), replace=False))]
+    )
     centroids = spherical_kmeans(sample, sample[rng.choice(len(sample), k, replace=False)], ROUNDS)
-    labels = nearest_centroids(_units(vectors), centroids)
+    labels = nearest_centroids(_unit_vectors(vectors), centroids)
     rows = np.argsort(labels, kind="stable").astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=k))]).astype(np.int64)
     uncalibrated = Inverted(vectors[rows], rows, offsets, Calibration(1, 0.0, 0.0))
-    calibration = _calibrate(uncalibrated, vectors, labels, users)
+    calibration = _calibrate_probes(uncalibrated, vectors, labels, users)
     return (
         replace(uncalibrated, measured=calibration)
         if calibration.share <= 1 - SAVINGS_MIN
@@ -257,12 +259,14 @@ def build_inverted(vectors: Matrix, users: Matrix, *, seed: int = 0) -> Inverted
     )
 
 
-def _calibrate(inverted: Inverted, vectors: Matrix, labels: Rows, users: Matrix) -> Calibration:
+def _calibrate_probes(
+    inverted: Inverted, vectors: Matrix, labels: Rows, users: Matrix
+) -> Calibration:
     """Measure how many lists find enough of the nearest items of some people."""
     sizes = np.diff(inverted.begin)
     ranks, compared = [], []
     for user in users:
-        order = inverted.look(user, vectors).order
+        order = inverted.probe_lists(user, vectors).order
         rank = np.empty(order.size, np.intp)
         rank[order] = np.arange(order.size)
         products = vectors @ user
@@ -271,15 +275,17 @@ def _calibrate(inverted: Inverted, vectors: Matrix, labels: Rows, users: Matrix)
         compared.append(np.cumsum(sizes[order]))
     lists = int(np.quantile(np.concatenate(ranks), RECALL, method="higher")) + 1
     recall = float(np.mean(np.concatenate(ranks) < lists))
-    share = float(np.mean([one[lists - 1] for one in compared])) / max(len(vectors), 1)
+    share = float(np.mean([shares_of_query[lists - 1] for shares_of_query in compared])) / max(
+        len(vectors), 1
+    )
     return Calibration(lists, round(recall, 4), round(share, 4))
 
 
-def _units(vectors: Matrix) -> Matrix:
+def _unit_vectors(vectors: Matrix) -> Matrix:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
 
 
-def _sums(values: Matrix, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _sum_lists(values: Matrix, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Return the sum of each list's rows, (k, width)."""
     sums = np.zeros((offsets.size - 1, values.shape[1]))
     nonempty = np.flatnonzero(np.diff(offsets) > 0)

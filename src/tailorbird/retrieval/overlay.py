@@ -93,7 +93,7 @@ def overlay_versions(
         for (item_id, version), row in zip(newest.items(), rows, strict=True)
         if row < 0 or version.is_later_than(index)
     ]
-    new_items = [*(one for one in unprofiled if one.id not in newest), *new_items]
+    new_items = [*(item for item in unprofiled if item.id not in newest), *new_items]
     return with_items(index, new_items, texts=texts) if new_items else index
 
 

@@ -19,11 +19,11 @@ NO_GAP = 32
 GAPS = NO_GAP + 1
 
 
-def windows(offsets: Ints, row: Ints, ts: Ints, length: int) -> tuple[Ints, Ints]:
-    """Return rows and gaps, shape (questions, length) each; unknown items are skipped.
+def recent_windows(offsets: Ints, row: Ints, ts: Ints, length: int) -> tuple[Ints, Ints]:
+    """Return rows and gaps, shape (sequences, length) each; unknown items are skipped.
 
     Args:
-        offsets: shape (questions + 1,): question q owns entries offsets[q]:offsets[q + 1], oldest
+        offsets: shape (sequences + 1,): sequence s owns entries offsets[s]:offsets[s + 1], oldest
             first.
         row, ts: shape (n,): items and times in microseconds; row −1 is an unknown item.
     """

@@ -66,21 +66,22 @@ class Spelling:
         return max(self.counts.get(stem, 0), self.count_elsewhere(stem))
 
 
-def corrections(words: Sequence[str], spelling: Spelling) -> list[str]:
+def suggest_corrections(words: Sequence[str], spelling: Spelling) -> list[str]:
     """Return likely corrections of query words, as stems in lower case."""
     stems: dict[str, None] = {}
     checked_words = 0
     for word in words:
         if len(word) not in WORD_LENGTHS or not word.isalpha():
             continue
-        own_stem = _stem(word)
+        own_stem = _stem_word(word)
         item_count = spelling.count_items(own_stem)
         if item_count > RARE_MAX or checked_words == WORDS_MAX:
             continue
         checked_words += 1
         variants = {
             stem: spelling.counts.get(stem, 0)
-            for stem in {_stem(edit) for edit in _edits(word, spelling.letters)} - {own_stem}
+            for stem in {_stem_word(edit) for edit in _edit_variants(word, spelling.letters)}
+            - {own_stem}
         }
         count_min = max(1, FREQUENCY_RATIO * item_count)
         best = sorted(
@@ -91,11 +92,11 @@ def corrections(words: Sequence[str], spelling: Spelling) -> list[str]:
     return list(stems)
 
 
-def _stem(word: str) -> str:
+def _stem_word(word: str) -> str:
     return next(iter(_analyze(word)), word)
 
 
-def _edits(word: str, letters: str) -> Iterator[str]:
+def _edit_variants(word: str, letters: str) -> Iterator[str]:
     """Yield all variants at edit distance one."""
     for position in range(len(word) + 1):
         head, tail = word[:position], word[position:]

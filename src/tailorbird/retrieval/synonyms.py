@@ -35,7 +35,7 @@ class Synonyms:
                 )
         return cls({words: tuple(synonyms) for words, synonyms in linked.items()})
 
-    def beside(self, query: str) -> list[Phrase]:
+    def phrases_for(self, query: str) -> list[Phrase]:
         """Return the synonyms of phrases in a query, each once, without those it contains."""
         if not self.synonyms_of:
             return []

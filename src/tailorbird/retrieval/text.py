@@ -29,7 +29,7 @@ import numpy.typing as npt
 import tantivy
 
 from tailorbird.retrieval.columns import Column, TextColumn
-from tailorbird.retrieval.spelling import Spelling, corrections
+from tailorbird.retrieval.spelling import Spelling, suggest_corrections
 from tailorbird.retrieval.synonyms import Phrase, split_words
 
 # Field and weight: a word in the title says more than one in the description.
@@ -122,7 +122,7 @@ class TextIndex:
             with _panics_as_errors():
                 index = _reload_manually(tantivy.Index.open(str(folder)))
                 searcher = index.searcher()
-                spelling = Spelling.from_terms(_terms(searcher), _text_counter(searcher))
+                spelling = Spelling.from_terms(_count_terms(searcher), _text_counter(searcher))
                 return cls(index, spelling, BaseIndex(folder, searcher.num_docs, spelling))
 
     @classmethod
@@ -135,7 +135,7 @@ class TextIndex:
     @cache
     def empty(cls) -> "TextIndex":
         """Return an empty index, for overlays without a built index."""
-        index = tantivy.Index(_schema())
+        index = tantivy.Index(_build_schema())
         spelling = Spelling.from_terms((), _text_counter(index.searcher()))
         return cls(index, spelling, BaseIndex(None, 0, spelling))
 
@@ -206,7 +206,7 @@ class TextIndex:
             return np.zeros(0, np.intp), np.zeros(0)
         if corrected_stems is None:
             with _panics_as_errors():
-                corrected_stems = corrections(typed_words, self.spelling)
+                corrected_stems = suggest_corrections(typed_words, self.spelling)
         exact = self._search(
             words + "".join(f' "{" ".join(phrase)}"^{SYNONYM_WEIGHT}' for phrase in synonyms),
             limit,
@@ -327,7 +327,7 @@ def _reload_manually(index: tantivy.Index) -> tantivy.Index:
     return index
 
 
-def _terms(searcher: tantivy.Searcher) -> list[tuple[str, int]]:
+def _count_terms(searcher: tantivy.Searcher) -> list[tuple[str, int]]:
     """Return the stems of titles, categories and brands, with the number of items of each."""
     return [term for name in _ITEM_FIELDS for term in searcher.terms_with_prefix(name, "")]
 
@@ -339,7 +339,7 @@ def _text_counter(searcher: tantivy.Searcher) -> Callable[[str], int]:
 def write_text_index(folder: Path, documents: Documents) -> None:
     """Build an index in a new folder from documents in the order of their rows."""
     folder.mkdir(parents=True)
-    index = tantivy.Index(_schema(), path=str(folder))
+    index = tantivy.Index(_build_schema(), path=str(folder))
     _write(index, documents, heap=_BUILD_HEAP_BYTES)
     del index
     for lock in folder.glob(".*.lock"):
@@ -351,10 +351,10 @@ def documents_of(
 ) -> dict[str, list[str]]:
     """Return the texts of some items by field; all other attributes go into `text`."""
     fields: dict[str, list[str]] = {
-        name: _texts(attributes.get(name), rows) for name in _ITEM_FIELDS
+        name: _read_texts(attributes.get(name), rows) for name in _ITEM_FIELDS
     }
     other_texts = [
-        _texts(column, rows)
+        _read_texts(column, rows)
         for name, column in sorted(attributes.items())
         if name not in _ITEM_FIELDS and isinstance(column, TextColumn)
     ]
@@ -366,14 +366,14 @@ def documents_of(
     return fields
 
 
-def _texts(column: Column | None, rows: npt.NDArray[np.intp]) -> list[str]:
+def _read_texts(column: Column | None, rows: npt.NDArray[np.intp]) -> list[str]:
     if not isinstance(column, TextColumn):
         return [""] * rows.size
     values = (*column.values, "")  # Code -1 selects the last value.
     return [values[code].replace("|", " ") for code in column.codes[rows].tolist()]
 
 
-def _schema() -> tantivy.Schema:
+def _build_schema() -> tantivy.Schema:
     builder = tantivy.SchemaBuilder()
     builder.add_unsigned_field("row", fast=True)
     for name in FIELDS:

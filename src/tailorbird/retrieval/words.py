@@ -45,7 +45,7 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(f"{self.attribute}_word_{place}" for place in range(1, self.width + 1))
+        return tuple(f"{self.attribute}_word_{number}" for number in range(1, self.width + 1))
 
     @property
     def size(self) -> int:
@@ -58,9 +58,9 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         if not isinstance(column, TextColumn) or not column.codes.size:
             return np.full((rows.size, self.width), MISSING, np.float32)
         code = np.where(rows >= 0, column.codes[np.maximum(rows, 0)], -1)
-        return self._table(column.values)[code + 1]
+        return self._code_table(column.values)[code + 1]
 
-    def _table(self, values: tuple[str, ...]) -> Matrix:
+    def _code_table(self, values: tuple[str, ...]) -> Matrix:
         """Return codes by value, after a row for none.
 
         An index that grew has the old values first, so only the new ones are hashed.
@@ -89,7 +89,7 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         )
         return list(dict.fromkeys(part for part in parts if part))
 
-    def told(self) -> dict[str, str]:
+    def describe_columns(self) -> dict[str, str]:
         """Return a description of each column."""
         return dict.fromkeys(
             self.names, f"a word of the item's {self.attribute}, hashed into {self.buckets:,}"

@@ -81,15 +81,15 @@ def to_table(block: Block) -> pa.Table:
 def quarantine_batch(rows: Sequence[RefusedRow]) -> pa.RecordBatch:
     """Convert refused rows to events.QUARANTINE."""
     columns = {
-        "received_at": [one.received_at for one in rows],
-        "source": [one.source for one in rows],
-        "code": [one.refusal.code for one in rows],
-        "path": [one.refusal.path for one in rows],
-        "message": [one.refusal.message for one in rows],
-        "body": [one.refusal.body for one in rows],
-        "raw_partition": [one.partition for one in rows],
-        "raw_offset": [one.offset for one in rows],
-        "raw_row": [one.refusal.row for one in rows],
+        "received_at": [row.received_at for row in rows],
+        "source": [row.source for row in rows],
+        "code": [row.refusal.code for row in rows],
+        "path": [row.refusal.path for row in rows],
+        "message": [row.refusal.message for row in rows],
+        "body": [row.refusal.body for row in rows],
+        "raw_partition": [row.partition for row in rows],
+        "raw_offset": [row.offset for row in rows],
+        "raw_row": [row.refusal.row for row in rows],
     }
     return pa.RecordBatch.from_arrays(
         [pa.array(columns[column.name], column.type) for column in QUARANTINE], schema=QUARANTINE

@@ -125,7 +125,7 @@ class Router:
         for source in self._sources.values():
             if source.reader is not None:
                 source.reader.close()
-        with sqlite.decoding(Path(connection.filename)):
+        with sqlite.translate_decoding(Path(connection.filename)):
             rows = connection.execute(
                 "SELECT id, producer, offset, newest FROM raw_position ORDER BY producer"
             ).fetchall()
@@ -161,23 +161,23 @@ class Router:
                 self._save_profiles()
             return RouteReport(positions=self.positions, has_more=rows_followed > 0)
         faults.at("router.after_read")
-        first_entries = (
+        original_by_row = (
             {}
             if faults.is_disabled("router.dedup")
             else self._memory.dedup_index.find_duplicates(arrivals.entries)
         )
         first_p = self._log.end()
-        accepted = arrivals.without(list(first_entries)) if first_entries else arrivals
-        with sqlite.errors(Path(self._log.connection.filename)):
+        accepted = arrivals.without(list(original_by_row)) if original_by_row else arrivals
+        with sqlite.translate_errors(Path(self._log.connection.filename)):
             batch = route(accepted, self._memory, self._plan, first_p)
         self._memory.dedup_index.add(accepted.entries)
-        refused, duplicates = arrivals.refused, self._duplicates(arrivals, first_entries)
+        refused, duplicates = arrivals.refused, self._to_duplicates(arrivals, original_by_row)
         newest = newest_receipts(arrivals)
         with self._log.transaction() as connection:
             faults.at("router.before_append")
             self._log.append(
                 [
-                    *self._blocks(batch, refused, duplicates, received_at),
+                    *self._encode_blocks(batch, refused, duplicates, received_at),
                     *self._progress_blocks(offsets),
                 ]
             )
@@ -330,25 +330,31 @@ class Router:
                     continue  # its writer is creating it
         return [source for _, source in sorted(self._sources.items()) if source.reader is not None]
 
-    def _duplicates(self, arrivals: Arrivals, first_entries: dict[int, tuple]) -> pa.RecordBatch:
+    def _to_duplicates(
+        self, arrivals: Arrivals, original_by_row: dict[int, tuple]
+    ) -> pa.RecordBatch:
         # An event at the position that the index has for it was read again; it is no duplicate.
         pairs = {
-            row: (first, arrivals.entries[row].item())
-            for row, first in sorted(first_entries.items())
+            row: (original, arrivals.entries[row].item())
+            for row, original in sorted(original_by_row.items())
         }
-        rows = {row: both for row, both in pairs.items() if both[0][3:] != both[1][3:]}
-        first_places, own_places = (
-            [first for first, _ in rows.values()],
-            [own for _, own in rows.values()],
+        rows = {
+            row: original_and_own
+            for row, original_and_own in pairs.items()
+            if original_and_own[0][3:] != original_and_own[1][3:]
+        }
+        original_positions, own_positions = (
+            [original for original, _ in rows.values()],
+            [entry for _, entry in rows.values()],
         )
         columns = [
             arrivals.columns["event_id"].take(pa.array(list(rows), pa.int64())),
-            *location_columns(own_places, arrivals.producers),
-            *location_columns(first_places, arrivals.producers),
+            *location_columns(own_positions, arrivals.producers),
+            *location_columns(original_positions, arrivals.producers),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=DUPLICATES)
 
-    def _blocks(
+    def _encode_blocks(
         self,
         batch: pa.RecordBatch,
         refused: Sequence[RefusedRow],

@@ -72,7 +72,7 @@ class Assignment:
         experiment = enrolment.experiment
         if experiment.is_interleaved and not is_forced:
             pair = (experiment.control_arm, *experiment.treatments)
-            arms = tuple(cls._of_arm(enrolment, each, experiment.name) for each in pair)
+            arms = tuple(cls._of_arm(enrolment, arm, experiment.name) for arm in pair)
             return cls(experiment.name, INTERLEAVED, INTERLEAVED, interleaved=arms)
         return cls._of_arm(enrolment, arm, "" if is_forced else experiment.name, is_forced)
 
@@ -113,7 +113,7 @@ class DeclaredExperiments:
         """Return the arm of a request; raises QueryError if a forced arm does not exist."""
         enrolment = None if slot.experiment is None else Enrolment(slot.experiment)
         if forced_arm:
-            return _force(forced_arm, [] if enrolment is None else [enrolment], slot.name)
+            return _force_arm(forced_arm, [] if enrolment is None else [enrolment], slot.name)
         arm = "" if enrolment is None else assign(enrolment.experiment, person)
         return _NO_ARM if enrolment is None or not arm else Assignment.of(enrolment, arm)
 
@@ -172,12 +172,12 @@ class LiveExperiments:
             return self._permanent.assign(slot, person, session, forced_arm)
         running = self._by_slot.get(slot.name, ())
         if forced_arm:
-            return _force(forced_arm, [each.enrolment for each in running], slot.name)
-        for each in running:
-            experiment = each.enrolment.experiment
-            arm = each.enrolment.assign(session if experiment.unit == "session" else person)
-            if arm and (each.condition is None or is_eligible(each.condition)):
-                return Assignment.of(each.enrolment, arm)
+            return _force_arm(forced_arm, [enrolled.enrolment for enrolled in running], slot.name)
+        for enrolled in running:
+            experiment = enrolled.enrolment.experiment
+            arm = enrolled.enrolment.assign(session if experiment.unit == "session" else person)
+            if arm and (enrolled.condition is None or is_eligible(enrolled.condition)):
+                return Assignment.of(enrolled.enrolment, arm)
         return _NO_ARM
 
     def start(self) -> None:
@@ -198,7 +198,7 @@ class LiveExperiments:
     def tick(self) -> bool:
         """Follow the file and the loaded versions, and return whether anything changed."""
         has_changed = self._read_if_changed()
-        needed = frozenset[str]().union(*(each.versions for each in self._running))
+        needed = frozenset[str]().union(*(running.versions for running in self._running))
         if has_changed:
             # Experiments without versions begin at once, and those that ended release theirs.
             self._loaded &= needed
@@ -220,18 +220,18 @@ class LiveExperiments:
         except TailorbirdError as error:
             log.error("the experiments cannot be read, those before go on: %s", error)
             return False
-        enrolled = (self._enrol(each) for each in started)
-        self._running = [each for each in enrolled if each is not None]
+        enrolled = (self._enrol(experiment) for experiment in started)
+        self._running = [run for run in enrolled if run is not None]
         return True
 
     def _publish(self) -> None:
         """Swap in the experiments whose versions are loaded."""
         by_slot: dict[str, list[_Running]] = {}
-        for each in self._running:
-            if each.versions <= self._loaded:
-                by_slot.setdefault(each.enrolment.experiment.slot, []).append(each)
+        for running in self._running:
+            if running.versions <= self._loaded:
+                by_slot.setdefault(running.enrolment.experiment.slot, []).append(running)
         self._by_slot = by_slot
-        names = [each.enrolment.experiment.name for runs in by_slot.values() for each in runs]
+        names = [run.enrolment.experiment.name for runs in by_slot.values() for run in runs]
         log.info("experiments run: %s", ", ".join(names) or "none")
 
     def _enrol(self, started: StartedExperiment) -> _Running | None:
@@ -257,11 +257,11 @@ class LiveExperiments:
         return _Running(enrolment, condition)
 
 
-def _force(arm: str, enrolments: Sequence[Enrolment], slot: str) -> Assignment:
+def _force_arm(arm: str, enrolments: Sequence[Enrolment], slot: str) -> Assignment:
     for enrolment in enrolments:
         if arm in enrolment.experiment.arms:
             return Assignment.of(enrolment, arm, is_forced=True)
-    arms = [each for enrolment in enrolments for each in enrolment.experiment.arms]
+    arms = [arm for enrolment in enrolments for arm in enrolment.experiment.arms]
     raise QueryError(
         f"slot {slot} runs no arm {arm[:60]!r}",
         path="$.arm",

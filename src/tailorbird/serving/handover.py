@@ -19,8 +19,8 @@ from pathlib import Path
 
 from tailorbird.errors import StorageError
 
-ANSWER_S = 0.5
-_LISTENER, _METRICS = b"l", b"m"
+ANSWER_TIMEOUT_S = 0.5
+_LISTENER_REQUEST, _METRICS_REQUEST = b"l", b"m"
 log = logging.getLogger(__name__)
 
 
@@ -68,7 +68,7 @@ class HandoverSocket:
                 return
             with connection:
                 try:
-                    connection.settimeout(ANSWER_S)
+                    connection.settimeout(ANSWER_TIMEOUT_S)
                     if _is_same_user(connection):
                         self._answer(connection)
                 except OSError as error:
@@ -76,9 +76,9 @@ class HandoverSocket:
 
     def _answer(self, connection: socket.socket) -> None:
         request = connection.recv(1)
-        if request == _LISTENER:
-            socket.send_fds(connection, [_LISTENER], [self._listener.fileno()])
-        elif request == _METRICS:
+        if request == _LISTENER_REQUEST:
+            socket.send_fds(connection, [_LISTENER_REQUEST], [self._listener.fileno()])
+        elif request == _METRICS_REQUEST:
             connection.sendall(self._metrics())
 
 
@@ -86,7 +86,7 @@ def request_listener(run: Path) -> socket.socket | None:
     """Return the listening socket of a server that runs on this project; None without one."""
     for path in sorted(run.glob("*serve-*.sock")):
         with suppress(OSError), _connect(path) as connection:
-            connection.sendall(_LISTENER)
+            connection.sendall(_LISTENER_REQUEST)
             _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
             if descriptors:
                 listener = socket.socket(fileno=descriptors[0])
@@ -101,7 +101,7 @@ def request_metrics(run: Path, own: str) -> Iterator[bytes]:
         if path.stem == own:
             continue
         with suppress(OSError), _connect(path) as connection:
-            connection.sendall(_METRICS)
+            connection.sendall(_METRICS_REQUEST)
             parts = []
             while part := connection.recv(1 << 16):
                 parts.append(part)
@@ -111,7 +111,7 @@ def request_metrics(run: Path, own: str) -> Iterator[bytes]:
 @contextmanager
 def _connect(path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(ANSWER_S)
+        connection.settimeout(ANSWER_TIMEOUT_S)
         with _short_name(path) as name:
             connection.connect(name)
         yield connection

@@ -55,10 +55,10 @@ class Metrics:
             ["route", "status"],
             registry=self.registry,
         )
-        self._latency = self._histogram(
+        self._latency = self._create_histogram(
             "tailorbird_request_seconds", "Time from the first byte to the answer.", "route"
         )
-        self._stage = self._histogram(
+        self._stage = self._create_histogram(
             "tailorbird_stage_seconds", "Time in one stage of an answer.", "stage"
         )
         self._degraded = Counter(
@@ -101,7 +101,7 @@ class Metrics:
         self._refusal_counters: dict[str, Counter] = {}
         self._lock = threading.Lock()
 
-    def _histogram(self, name: str, text: str, label: str) -> Histogram:
+    def _create_histogram(self, name: str, text: str, label: str) -> Histogram:
         return Histogram(name, text, [label], buckets=_SECONDS, registry=self.registry)
 
     def request(self, route: str, status: int, seconds: float) -> None:

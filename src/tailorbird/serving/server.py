@@ -61,7 +61,7 @@ from tailorbird.serving.pipeline.deadlines import Budgets
 from tailorbird.serving.pipeline.editorial import LiveLists
 from tailorbird.serving.pipeline.formulas import LiveFormulas
 from tailorbird.serving.pipeline.pipeline import STALE_US, Pipeline, load_bundle
-from tailorbird.serving.probed import ProbedBundles
+from tailorbird.serving.probed_bundles import ProbedBundles
 from tailorbird.serving.scores.log import ScoreFeed
 from tailorbird.serving.sockets import address_file, bind
 from tailorbird.storage_paths import Storage

@@ -31,19 +31,19 @@ def inherited_listener() -> socket.socket | None:
 
     It is taken from the environment, so that child processes do not look for it.
     """
-    given = os.environ.pop(LISTENER_VARIABLE, "")
-    if not given:
+    variable = os.environ.pop(LISTENER_VARIABLE, "")
+    if not variable:
         count, pid = os.environ.pop("LISTEN_FDS", ""), os.environ.pop("LISTEN_PID", "")
         if not count or pid != str(os.getpid()):
             return None
-        given = str(_SYSTEMD_FIRST)
+        variable = str(_SYSTEMD_FIRST)
         if count != "1":
             raise UsageError(
                 f"systemd passed {count} sockets, one is expected",
                 where="LISTEN_FDS",
                 fix="keep one ListenStream in the socket unit",
             )
-    listener = socket.socket(fileno=int(given))
+    listener = socket.socket(fileno=int(variable))
     listener.set_inheritable(False)
     return listener
 

@@ -72,24 +72,28 @@ def list_probabilities(
         raise ValueError(f"a list has at most {POSITIONS_MAX} items, got {k}")
     device = taste.users.device[user]
     utility = taste.utility(user, items, day) + relevance
-    seen = _SEEN[device, :k]
+    seen_probability = _SEEN[device, :k]
     click_if_seen = _ATTENTION[device, :k] * sigmoid(utility)
     return ListProbabilities(
-        seen, seen * click_if_seen, click_if_seen, cart_chance(taste, user, items, day), utility
+        seen_probability,
+        seen_probability * click_if_seen,
+        click_if_seen,
+        cart_chance(taste, user, items, day),
+        utility,
     )
 
 
 def cart_chance(taste: Taste, user: Ints, items: Ints, day: Floats) -> Floats:
     """Return P(cart | click) (n, k): higher for good items and price cuts; 0 out of stock."""
     table = taste.items
-    at = day[:, None]
+    day_column = day[:, None]
     odds = (
         -2.0
         + 0.45 * table.quality[items]
-        + 0.7 * table.on_sale(items, at)
+        + 0.7 * table.on_sale(items, day_column)
         + 0.3 * (1 - taste.users.price_sensitivity[user][:, None])
     )
-    return sigmoid(odds) * table.in_stock(items, at)
+    return sigmoid(odds) * table.in_stock(items, day_column)
 
 
 def draw_seen(rng: np.random.Generator, device: Ints, k: int) -> Ints:
@@ -112,7 +116,7 @@ def dwell_seconds(rng: np.random.Generator, utility: Floats, quality: Floats) ->
     )
 
 
-def pleasure(clicks: Floats, quality: Floats, purchases: Floats) -> Floats:
+def list_pleasure(clicks: Floats, quality: Floats, purchases: Floats) -> Floats:
     """Return the pleasure of a list from clicks, summed quality of clicked items, and purchases."""
     return np.minimum(clicks, 2.0) * 0.8 + 0.15 * quality + 0.6 * purchases
 

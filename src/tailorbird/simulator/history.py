@@ -23,10 +23,10 @@ from tailorbird.simulator.traffic import (
     Requests,
     Slates,
     Visits,
+    draw_reactions,
     draw_requests,
     draw_visits,
-    pleasures,
-    respond,
+    list_pleasures,
 )
 from tailorbird.simulator.wire import Arrival, Dirt, EventFactory, Network, write_lines
 from tailorbird.simulator.world import Ints
@@ -68,7 +68,7 @@ class History:
     def __iter__(self) -> Iterator[Arrival]:
         pending = self._initial_profiles()
         for day in range(self._days):
-            pending += self._day(day)
+            pending += self._simulate_day(day)
             pending.sort()
             midnight = self._start + (day + 1) * DAY
             ready = next(
@@ -90,16 +90,16 @@ class History:
         for item in np.flatnonzero(items.arrival < 0).tolist():
             arrivals += self._network.send(
                 self._event_factory.item(
-                    item, self._micros(items.arrival[item]), items.arrival[item]
+                    item, self._to_micros(items.arrival[item]), items.arrival[item]
                 )
             )
         for user in np.flatnonzero(users.member).tolist():
             arrivals += self._network.send(
-                self._event_factory.user(user, self._micros(users.joined[user]))
+                self._event_factory.user(user, self._to_micros(users.joined[user]))
             )
         return arrivals
 
-    def _day(self, day: int) -> list[Arrival]:
+    def _simulate_day(self, day: int) -> list[Arrival]:
         rng, taste = self._rng, self._taste
         weekday = (self._start // DAY + day + 3) % 7  # 1970-01-01 was a Thursday
         available = taste.items.available(float(day))
@@ -107,22 +107,26 @@ class History:
         visits = draw_visits(rng, taste.users, self.population, day, weekday)
         requests = draw_requests(rng, visits, taste, self._search_box, available)
         shown = self._policy.choose(rng, requests)
-        outcome = respond(rng, taste, self._search_box, requests, shown.items)
+        outcome = draw_reactions(rng, taste, self._search_box, requests, shown.items)
         self._policy.learn(
             shown.items[np.arange(shown.items.shape[1]) < outcome.seen[:, None]],
             shown.items[outcome.click],
         )
         arrivals = catalogue_changes(self._network, self._event_factory, taste, self._start, day)
-        arrivals += self._requests(requests, shown, outcome)
-        arrivals += self._registrations(visits, requests)
-        arrivals += self._bot(day, available)
-        self.population.update_satisfaction(requests.user, pleasures(taste, shown.items, outcome))
+        arrivals += self._simulate_requests(requests, shown, outcome)
+        arrivals += self._simulate_registrations(visits, requests)
+        arrivals += self._simulate_bot(day, available)
+        self.population.update_satisfaction(
+            requests.user, list_pleasures(taste, shown.items, outcome)
+        )
         self.population.remove_leavers(rng, np.unique(visits.user))
         self._visits += len(visits.user)
         self.requests += len(requests.user)
         return arrivals
 
-    def _requests(self, requests: Requests, shown: Slates, outcome: Outcome) -> list[Arrival]:
+    def _simulate_requests(
+        self, requests: Requests, shown: Slates, outcome: Outcome
+    ) -> list[Arrival]:
         """Return the events of a day's requests.
 
         It loops because each event is encoded separately.
@@ -130,7 +134,7 @@ class History:
         event_factory, send = self._event_factory, self._network.send
         ids, logged_in = event_factory.item_ids, self.population.logged_in.tolist()
         items, propensities = shown.items.tolist(), np.round(shown.propensity, 9).tolist()
-        seen, counts = outcome.seen.tolist(), (shown.items >= 0).sum(axis=1).tolist()
+        seen_counts, counts = outcome.seen.tolist(), (shown.items >= 0).sum(axis=1).tolist()
         clicks = [np.flatnonzero(row).tolist() for row in outcome.click]
         times = (self._start + requests.day * DAY).astype(np.int64).tolist()
         arrivals: list[Arrival] = []
@@ -164,7 +168,12 @@ class History:
                 {"type": "answer", "ts": ts, **base, "items": listed, "answer": answer}
             )
             arrivals += send(
-                {"type": "impression", "ts": ts + 700_000, **base, "items": listed[: seen[row]]},
+                {
+                    "type": "impression",
+                    "ts": ts + 700_000,
+                    **base,
+                    "items": listed[: seen_counts[row]],
+                },
                 user=user,
             )
             for position in clicks[row]:
@@ -182,7 +191,7 @@ class History:
                     arrivals += send({**event, **base, "item_id": ids[item]}, user=user)
         return arrivals
 
-    def _registrations(self, visits: Visits, requests: Requests) -> list[Arrival]:
+    def _simulate_registrations(self, visits: Visits, requests: Requests) -> list[Arrival]:
         """Return `identify` events and profiles of visitors who register, after their last list."""
         last = np.zeros(len(visits.user))
         np.maximum.at(last, requests.visit, requests.day)
@@ -195,13 +204,13 @@ class History:
             user = int(visits.user[visit])
             if not logged_in[user]:
                 logged_in[user] = True
-                ts = self._micros(last[visit]) + 240 * SECOND
+                ts = self._to_micros(last[visit]) + 240 * SECOND
                 arrivals += registration_events(
                     self._network, self._event_factory, user, ts, f"hs{self._visits + visit:x}"
                 )
         return arrivals
 
-    def _bot(self, day: int, available: Ints) -> list[Arrival]:
+    def _simulate_bot(self, day: int, available: Ints) -> list[Arrival]:
         arrivals: list[Arrival] = []
         for when in (
             np.sort(self._rng.uniform(0, DAY, self._rng.poisson(self._dirt.bot_views_per_day)))
@@ -215,7 +224,7 @@ class History:
             )
         return arrivals
 
-    def _micros(self, day: float) -> int:
+    def _to_micros(self, day: float) -> int:
         return self._start + int(day * DAY)
 
 

@@ -206,12 +206,12 @@ class LiveTraffic:
         visits = rng.poisson(rate * HOUR_SHARE[local] * 24 * length)
         new = (users.joined > day) & (users.joined <= day + length) & ~self.population.left
         for user in np.repeat(np.arange(users.count), np.maximum(visits, new)).tolist():
-            self._schedule(int(rng.integers(start, end)), user, self._session(), 0)
+            self._schedule(int(rng.integers(start, end)), user, self._session_id(), 0)
         for _ in range(int(rng.poisson(self._bots * length))):
-            self._schedule(int(rng.integers(start, end)), -1, self._session(), 0)
+            self._schedule(int(rng.integers(start, end)), -1, self._session_id(), 0)
         self._drawn_until = end
 
-    def _session(self) -> str:
+    def _session_id(self) -> str:
         return f"{self._prefix}s{self._number:x}"
 
     def _schedule(self, at: int, visitor: int, session: str, lists: int) -> None:
@@ -274,14 +274,14 @@ class LiveTraffic:
         user_index, day = np.array([user]), np.array([(ts - self._site_start) / DAY])
         relevance = self._search_box.relevance(request.query, items) if request.query else 0.0
         chances = behaviour.list_probabilities(self._taste, user_index, items, day, relevance)
-        seen = int(
+        seen_count = int(
             behaviour.draw_seen(rng, self._taste.users.device[user_index], items.shape[1])[0]
         )
         arrivals += send(
-            {"type": "impression", "ts": ts + 700_000, **base, "items": list(shown[:seen])},
+            {"type": "impression", "ts": ts + 700_000, **base, "items": list(shown[:seen_count])},
             user=user,
         )
-        positions = np.flatnonzero(rng.random(seen) < chances.click_if_seen[0, :seen])
+        positions = np.flatnonzero(rng.random(seen_count) < chances.click_if_seen[0, :seen_count])
         bought = 0
         for position in positions.tolist():
             item = items[0, position]
@@ -305,7 +305,8 @@ class LiveTraffic:
                 arrivals += send({**event, **base, "item_id": shown[position]}, user=user)
         quality = self._taste.items.quality[items[0, positions]].sum()
         self.population.update_satisfaction(
-            user_index, behaviour.pleasure(np.array([len(positions)]), quality, np.array([bought]))
+            user_index,
+            behaviour.list_pleasure(np.array([len(positions)]), quality, np.array([bought])),
         )
         return arrivals
 

@@ -127,12 +127,14 @@ class Taste:
         """
         items = np.broadcast_to(items, (len(user), items.shape[-1]))
         if len(self.eras) == 1:
-            return self._utility(self.eras[0], user, items, day)
+            return self._compute_utility(self.eras[0], user, items, day)
         era_index = np.searchsorted([era.start for era in self.eras], day, side="right") - 1
         result = np.empty(items.shape)
         for number in np.unique(era_index):
             rows = era_index == number
-            result[rows] = self._utility(self.eras[number], user[rows], items[rows], day[rows])
+            result[rows] = self._compute_utility(
+                self.eras[number], user[rows], items[rows], day[rows]
+            )
         return result
 
     def appeal(self, day: float) -> Floats:
@@ -144,7 +146,9 @@ class Taste:
         era = self.eras[
             int(np.searchsorted([era.start for era in self.eras], day, side="right")) - 1
         ]
-        return self._shared(era, all_items, day) - era.thrift * self._relative_price(all_items, day)
+        return self._shared_taste(era, all_items, day) - era.thrift * self._relative_price(
+            all_items, day
+        )
 
     def lasting(self, user: Ints, day: Floats, era: Era) -> Floats:
         """Return category tastes without the passing urge, shape (n, categories)."""
@@ -165,23 +169,23 @@ class Taste:
         uniform = ((keys >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
         return np.argmax(1.5 * lasting - np.log(-np.log(uniform)), axis=1)
 
-    def _utility(self, era: Era, user: Ints, items: Ints, day: Floats) -> Floats:
+    def _compute_utility(self, era: Era, user: Ints, items: Ints, day: Floats) -> Floats:
         lasting = self.lasting(user, day, era)
         urge = self.urge(user, day, lasting)
         category = self.items.category[items]
-        at = day[:, None]
-        result = self._shared(era, items, at)
+        day_column = day[:, None]
+        result = self._shared_taste(era, items, day_column)
         result += np.take_along_axis(lasting, category, axis=1)
         result += URGE * (category == urge[:, None])
         result += np.einsum("nd,nkd->nk", era.style[user], self.items.style[items])
         result -= (
             era.thrift
             * self.users.price_sensitivity[user][:, None]
-            * self._relative_price(items, at)
+            * self._relative_price(items, day_column)
         )
         return result
 
-    def _shared(self, era: Era, items: Ints, day: Day) -> Floats:
+    def _shared_taste(self, era: Era, items: Ints, day: Day) -> Floats:
         table = self.items
         wave = table.wave_size[items] * np.sin(
             2 * np.pi * day / table.wave_days[items] + table.wave_phase[items]

@@ -89,8 +89,8 @@ def draw_requests(
     visit = np.repeat(np.arange(len(visits.user)), visits.lists)
     gap = (20.0 + rng.exponential(70.0, len(visit))) / _SECONDS_A_DAY
     total = np.cumsum(gap)
-    first = np.cumsum(visits.lists) - visits.lists
-    since = total - total[np.repeat(first, visits.lists)]
+    first_requests = np.cumsum(visits.lists) - visits.lists
+    since = total - total[np.repeat(first_requests, visits.lists)]
     day = visits.start[visit] + since
     order = np.argsort(day, kind="stable")
     visit, day = visit[order], day[order]
@@ -116,7 +116,7 @@ def draw_target_items(
     return sample[np.arange(len(user)), best]
 
 
-def respond(
+def draw_reactions(
     rng: np.random.Generator,
     taste: Taste,
     search_box: SearchBox | None,
@@ -131,9 +131,9 @@ def respond(
             if query:
                 relevance[row] = search_box.relevance(query, items[row])
     chances = behaviour.list_probabilities(taste, requests.user, items, requests.day, relevance)
-    seen = behaviour.draw_seen(rng, taste.users.device[requests.user], k)
-    seen = np.minimum(seen, (items >= 0).sum(axis=1))
-    click = behaviour.draw_bernoulli(rng, chances.click_if_seen) & (np.arange(k) < seen[:, None])
+    is_seen = behaviour.draw_seen(rng, taste.users.device[requests.user], k)
+    is_seen = np.minimum(is_seen, (items >= 0).sum(axis=1))
+    click = behaviour.draw_bernoulli(rng, chances.click_if_seen) & (np.arange(k) < is_seen[:, None])
     cart = click & behaviour.draw_bernoulli(rng, chances.cart_if_clicked)
     purchase = cart & (rng.random((n, k)) < behaviour.PURCHASE_GIVEN_CART)
     dwell = np.zeros((n, k))
@@ -142,10 +142,10 @@ def respond(
     dwell[rows, columns] = behaviour.dwell_seconds(
         rng, chances.utility[rows, columns], taste.items.quality[clicked]
     )
-    return Outcome(seen, click, cart, purchase, dwell)
+    return Outcome(is_seen, click, cart, purchase, dwell)
 
 
-def pleasures(taste: Taste, items: Ints, outcome: Outcome) -> Floats:
+def list_pleasures(taste: Taste, items: Ints, outcome: Outcome) -> Floats:
     """Return the pleasure of each list, shape (n,)."""
     quality = (outcome.click * taste.items.quality[items]).sum(axis=1)
-    return behaviour.pleasure(outcome.click.sum(axis=1), quality, outcome.purchase.sum(axis=1))
+    return behaviour.list_pleasure(outcome.click.sum(axis=1), quality, outcome.purchase.sum(axis=1))

@@ -168,7 +168,7 @@ class Network:
         body = (
             _encode(event)[:-9]
             if code == "malformed_json"
-            else _encode(_corrupt(event, code, received_ts))
+            else _encode(_corrupt_event(event, code, received_ts))
         )
         self.injected.malformed[code] = self.injected.malformed.get(code, 0) + 1
         return Arrival(received_ts, body)
@@ -189,7 +189,7 @@ _CODES = (
 )
 
 
-def _corrupt(event: dict, code: str, received_ts: int) -> dict:
+def _corrupt_event(event: dict, code: str, received_ts: int) -> dict:
     """Return the event with the single fault that the contract refuses with `code`."""
     changes: dict = {
         "wrong_type": {"session_id": 17},
@@ -217,7 +217,7 @@ class EventFactory:
         self.anonymous_ids = [anonymous_id(user) for user in range(users.count)]
         device, country = users.device.tolist(), users.country.tolist()
         contexts = {
-            (d, c): _context(d, c) for d in range(len(DEVICES)) for c in range(len(COUNTRIES))
+            (d, c): _draw_context(d, c) for d in range(len(DEVICES)) for c in range(len(COUNTRIES))
         }
         self.contexts = [contexts[pair] for pair in zip(device, country, strict=True)]
 
@@ -255,7 +255,7 @@ class EventFactory:
         return {"type": "user", "ts": at, "user_id": self.user_ids[user], "properties": properties}
 
 
-def _context(device: int, country: int) -> dict:
+def _draw_context(device: int, country: int) -> dict:
     return {
         "device": DEVICES[device],
         "country": COUNTRIES[country],

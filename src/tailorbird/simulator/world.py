@@ -113,12 +113,12 @@ def draw_items(rng: np.random.Generator, at_start: int, per_day: float, days: in
     count = at_start + later
     before = -rng.exponential(60.0, at_start) - 0.5
     arrival = np.sort(np.concatenate([before, rng.uniform(0, days, later)]))
-    category = rng.choice(len(SHELVES), count, p=_zipf(len(SHELVES), 0.5))
+    category = rng.choice(len(SHELVES), count, p=_zipf_weights(len(SHELVES), 0.5))
     # A brand covers a few categories only, so brand and category are both informative.
     brand = (category * 3 + rng.integers(0, 9, count)) % len(BRANDS)
     words = [rng.integers(0, n, count) for n in (8, 8, 6)]
     colour = rng.integers(0, len(COLOURS), count)
-    titles, descriptions = _texts(category, brand, colour, *words)
+    titles, descriptions = _draw_texts(category, brand, colour, *words)
     style = (
         0.75 * rng.normal(size=(len(BRANDS), STYLES))[brand]
         + 0.5 * rng.normal(size=(len(SHELVES), 6, STYLES))[category, words[2]]
@@ -166,7 +166,7 @@ def draw_users(rng: np.random.Generator, at_start: int, per_day: float, days: in
     )
 
 
-def _texts(
+def _draw_texts(
     category: Ints, brand: Ints, colour: Ints, noun: Ints, adjective: Ints, material: Ints
 ) -> tuple[list[str], list[str]]:
     titles, descriptions = [], []
@@ -178,7 +178,7 @@ def _texts(
     return titles, descriptions
 
 
-def _zipf(n: int, exponent: float) -> Floats:
+def _zipf_weights(n: int, exponent: float) -> Floats:
     weights = 1.0 / np.arange(1, n + 1) ** exponent
     return weights / weights.sum()
 

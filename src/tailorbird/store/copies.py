@@ -116,11 +116,13 @@ class CopiedSnapshot:
         return self._versions([key])[0]
 
     def get_many(self, keys: Sequence[bytes], *, default: bytes) -> bytes:
-        return b"".join([default if one is None else one for one in self._versions(keys)])
+        return b"".join(
+            [default if version is None else version for version in self._versions(keys)]
+        )
 
     def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
-        values = [one or b"" for one in self._versions(keys)]
-        return b"".join(values), [len(one) for one in values]
+        values = [version or b"" for version in self._versions(keys)]
+        return b"".join(values), [len(value) for value in values]
 
     def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Scan all keys of the server. Slow, for tools only."""

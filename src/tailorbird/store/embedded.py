@@ -93,7 +93,7 @@ class EmbeddedSnapshot:
     def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
         get = self._transaction.get
         values = [get(key, b"") for key in keys]
-        return b"".join(values), [len(one) for one in values]
+        return b"".join(values), [len(value) for value in values]
 
     def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         with self._transaction.cursor() as cursor:

@@ -14,10 +14,10 @@ from tailorbird.store.copies import READ_TIMEOUT_S, WRITE_TIMEOUT_S, Copies
 from tailorbird.store.hedge import Hedge
 
 
-def _open_valkey(*place: str, **options: Any) -> Copies:
+def _open_valkey(*arguments: str, **options: Any) -> Copies:
     from tailorbird.store import valkey
 
-    return valkey.open_copies(*place, **options)
+    return valkey.open_copies(*arguments, **options)
 
 
 # Scheme of a URL → opener. A new store adds its schemes here.
@@ -101,11 +101,11 @@ def open_copies(
     Raises:
         ConfigError: no such scheme, or the client library is not installed.
     """
-    where = server_address(url)
+    address = server_address(url)
     return OPENERS[urlsplit(url).scheme](
         url,
         name,
-        where,
+        address,
         timeout_s=timeout_s,
         breaker=breaker,
         password=password,

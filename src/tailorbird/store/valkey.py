@@ -98,10 +98,12 @@ class ValkeyCopies:
             for start in range(0, len(changes), CHUNK):
                 chunk = changes[start : start + CHUNK]
                 records = {
-                    self.key(one.key): encode_versions(one, epoch, sequence, before)
-                    for one in chunk
+                    self.key(change.key): encode_versions(change, epoch, sequence, before)
+                    for change in chunk
                 }
-                lifetimes = {self.key(one.key): TOMBSTONE_MS for one in chunk if one.new is None}
+                lifetimes = {
+                    self.key(change.key): TOMBSTONE_MS for change in chunk if change.new is None
+                }
                 self._client.write(records, lifetimes)
 
     def set_head(self, head: Head) -> None:
@@ -197,9 +199,9 @@ class ValkeyCopies:
         """Raise StorageError if a server silently evicts records when it is full."""
         with self._guarded():
             settings = self._client.memory()
-        for one in settings:
-            policy = one.get("maxmemory_policy", "noeviction")
-            if int(one.get("maxmemory", 0)) and policy != "noeviction":
+        for setting in settings:
+            policy = setting.get("maxmemory_policy", "noeviction")
+            if int(setting.get("maxmemory", 0)) and policy != "noeviction":
                 message = f"maxmemory-policy is {policy}, which drops records in silence"
                 raise StorageError(message, where=self.where, fix="maxmemory-policy noeviction")
 

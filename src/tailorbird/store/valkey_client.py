@@ -53,14 +53,16 @@ class _Request:
         self._pool.release(self._connection)
 
 
-def _race(first: _Request, second: HedgeRequest, until: float) -> list[bytes | None] | None:
+def _race_requests(
+    first_request: _Request, hedge: HedgeRequest, until: float
+) -> list[bytes | None] | None:
     """Return the second request's values if they come first; None if the first is to be read."""
-    with _Request(second.client.pool, second.keys) as other:
+    with _Request(hedge.client.pool, hedge.keys) as second_request:
         while time.monotonic() < until:
-            if first.answered(_POLL_S):
+            if first_request.answered(_POLL_S):
                 return None
-            if other.answered(_POLL_S):
-                return second.accepts(other.values())
+            if second_request.answered(_POLL_S):
+                return hedge.accepts(second_request.values())
     return None
 
 
@@ -94,18 +96,20 @@ class ValkeyClient:
         if self._cluster or not keys:
             return self.read(keys)
         wait_s, started_at = hedge.wait_s(), time.monotonic()
-        with _Request(self.pool, keys) as first:
-            if wait_s is None or first.answered(wait_s) or not hedge.try_hedge():
-                values = first.values()
+        with _Request(self.pool, keys) as first_request:
+            if wait_s is None or first_request.answered(wait_s) or not hedge.try_hedge():
+                values = first_request.values()
                 hedge.record(time.monotonic() - started_at)
                 return values
             if second is None:
                 second = HedgeRequest(self, keys, lambda values: values)
             try:
-                second_values = _race(first, second, until=started_at + self._timeout_s)
+                second_values = _race_requests(
+                    first_request, second, until=started_at + self._timeout_s
+                )
             except (redis.exceptions.RedisError, OSError):
                 second_values = None  # the first request is still open
-            values = first.values() if second_values is None else second_values
+            values = first_request.values() if second_values is None else second_values
             hedge.record(time.monotonic() - started_at, won=second_values is not None)
             return values
 
@@ -197,17 +201,21 @@ def connect(url: str, timeout_s: float, password: str = "") -> ValkeyClient:
         "socket_connect_timeout": max(timeout_s, 0.2),
         "health_check_interval": 30,
     }
-    own = {"password": password} if password else {}
+    password_option = {"password": password} if password else {}
     try:
         if password:
             base_url = _without_password(base_url)
-        single = redis.Redis.from_url(base_url, retry=Retry(NoBackoff(), 0), **options, **own)
+        single = redis.Redis.from_url(
+            base_url, retry=Retry(NoBackoff(), 0), **options, **password_option
+        )
     except (ValueError, TypeError) as error:
         raise ConfigError(f"cannot be read: {error}", where="store.url") from error
     _require_options(single.connection_pool)
     if cluster:
         return ValkeyClient(
-            lambda: RedisCluster.from_url(base_url, retry=Retry(NoBackoff(), 1), **options, **own),
+            lambda: RedisCluster.from_url(
+                base_url, retry=Retry(NoBackoff(), 1), **options, **password_option
+            ),
             cluster=True,
         )
     return ValkeyClient(lambda: single, cluster=False, timeout_s=timeout_s)
@@ -232,5 +240,5 @@ def _require_options(pool: Any) -> None:
 def _without_password(url: str) -> str:
     """Remove the password from a URL, where it would override the given one."""
     parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}{at}{host}"))
+    user, separator, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}{separator}{host}"))

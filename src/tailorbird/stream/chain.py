@@ -15,7 +15,7 @@ from tailorbird.stream.protocol import Block
 _HEAD = struct.Struct("<IqqII")
 
 
-def origin(partition: str) -> int:
+def origin_sum(partition: str) -> int:
     """Return the sum before a log's first block."""
     return crc32(partition.encode())
 

@@ -53,7 +53,7 @@ def open_writer(
     path: Path,
     *,
     partition: str,
-    first: int = 0,
+    first_position: int = 0,
     damaged_tail: str = "set_aside",
     expected_end: int = 0,
 ) -> "EmbeddedWriter":
@@ -61,7 +61,7 @@ def open_writer(
 
     Args:
         partition: name of the log, fixed at its creation.
-        first: offset of the first row of a new log.
+        first_position: offset of the first row of a new log.
         damaged_tail: "set_aside" moves damaged last blocks into a file beside the log and
             continues, "stop" raises DamageError.
         expected_end: highest position that a reader has read; a log that ends before it was lost,
@@ -74,7 +74,7 @@ def open_writer(
     path = Path(path)
     lock = FileLock(path)
     try:
-        return EmbeddedWriter(path, lock, partition, first, damaged_tail, expected_end)
+        return EmbeddedWriter(path, lock, partition, first_position, damaged_tail, expected_end)
     except BaseException:
         lock.release()
         raise
@@ -95,7 +95,7 @@ class EmbeddedWriter:
         path: Path,
         lock: FileLock,
         partition: str,
-        first: int,
+        first_position: int,
         damaged_tail: str,
         expected_end: int = 0,
     ) -> None:
@@ -105,20 +105,20 @@ class EmbeddedWriter:
         self._checkpoint_failed = self._unsettled = False
         self._in_transaction = False
         self.set_aside: list[Path] = []
-        with sqlite.errors(path):
-            if expected_end > first and not path.exists():
+        with sqlite.translate_errors(path):
+            if expected_end > first_position and not path.exists():
                 note = msgspec.msgpack.encode([])
-                self.set_aside.append(set_lost_log_aside(path, first, expected_end, note))
-                first = expected_end
-            self._connect(partition, first, damaged_tail)
+                self.set_aside.append(set_lost_log_aside(path, first_position, expected_end, note))
+                first_position = expected_end
+            self._connect(partition, first_position, damaged_tail)
             if self._end < expected_end:
                 self._replace_lost_log(partition, expected_end)
 
-    def _connect(self, partition: str, first: int, damaged_tail: str) -> None:
+    def _connect(self, partition: str, first_position: int, damaged_tail: str) -> None:
         self.connection = sqlite.connect_writer(self.path)
         try:
             self._settle()
-            self._create_tables(partition, first)
+            self._create_tables(partition, first_position)
             self._open(partition, damaged_tail)
         except BaseException:
             self.connection.close()
@@ -146,10 +146,17 @@ class EmbeddedWriter:
         except apsw.FullError:
             self._checkpoint_failed = self._unsettled = True  # retried before the first write
 
-    def _create_tables(self, partition: str, first: int) -> None:
+    def _create_tables(self, partition: str, first_position: int) -> None:
         with self.connection:
             self.connection.execute(TABLES)
-            row = (FORMAT, partition, first, chain.origin(partition), first, first)
+            row = (
+                FORMAT,
+                partition,
+                first_position,
+                chain.origin_sum(partition),
+                first_position,
+                first_position,
+            )
             self.connection.execute("INSERT OR IGNORE INTO log VALUES (1, ?, ?, ?, ?, ?, ?)", row)
 
     def _open(self, partition: str, damaged_tail: str) -> None:
@@ -180,7 +187,7 @@ class EmbeddedWriter:
         before = self._end, self._crc
         self._in_transaction = True
         try:
-            with sqlite.errors(self.path):
+            with sqlite.translate_errors(self.path):
                 self.connection.execute("BEGIN IMMEDIATE")
                 yield self.connection
         except BaseException:
@@ -195,7 +202,7 @@ class EmbeddedWriter:
         committed = False
         try:
             faults.at("stream.before_commit")
-            with sqlite.errors(self.path):
+            with sqlite.translate_errors(self.path):
                 self.connection.execute("COMMIT")
             committed = True
             faults.at("stream.after_commit")
@@ -231,7 +238,7 @@ class EmbeddedWriter:
         if self._checkpoint_failed or sqlite.wal_bytes(self.path) > sqlite.CHECKPOINT_BYTES:
             faults.at("stream.before_checkpoint")
             self._checkpoint_failed = True
-            with sqlite.errors(self.path):
+            with sqlite.translate_errors(self.path):
                 (sqlite.settle if self._unsettled else sqlite.checkpoint)(
                     self.connection, self.path
                 )
@@ -255,7 +262,7 @@ class EmbeddedWriter:
 
     def _insert(self, blocks: Iterable[Block]) -> int:
         faults.at("stream.before_append")
-        first = self._end
+        start = self._end
         rows = []
         for block in blocks:
             if block.rows < 1:
@@ -265,13 +272,13 @@ class EmbeddedWriter:
                 (self._end, block.kind, block.rows, self._crc, block.receipt, block.payload)
             )
             self._end += block.rows
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             self.connection.executemany(
                 f"INSERT INTO block({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", rows
             )
             write_head(self.connection, self._end, self._crc)
         faults.at("stream.after_append")
-        return first
+        return start
 
     def end(self) -> int:
         return self._end
@@ -334,7 +341,7 @@ class EmbeddedWriter:
         """Return the disk space of a log without blocks; without effect if it has some."""
         self._check_usable()
         try:
-            with sqlite.errors(self.path):
+            with sqlite.translate_errors(self.path):
                 if self.connection.execute("SELECT 1 FROM block LIMIT 1").fetchone() is None:
                     self.connection.execute("VACUUM")
                     sqlite.checkpoint(
@@ -361,7 +368,7 @@ class EmbeddedWriter:
         """Checkpoint, close the file and release the lock."""
         try:
             if not self._failure:
-                with sqlite.errors(self.path):
+                with sqlite.translate_errors(self.path):
                     sqlite.checkpoint(self.connection, self.path, truncate=True)
         except StorageError as error:
             if not _is_full(error):

@@ -136,7 +136,7 @@ def import_files(
         pseudonym_key_id = "" if pseudonyms is None else pseudonyms.fingerprint
         log = _Progress(
             writer,
-            _key(format_, options, digests),
+            _hash_import(format_, options, digests),
             path,
             format_,
             clock.now(),
@@ -217,7 +217,7 @@ def _open_log(stream: Path, lake: Storage | None) -> EmbeddedWriter:
             time.sleep(0.05)
 
 
-def _key(format_: str, options: AdapterOptions, digests: dict[Path, str]) -> str:
+def _hash_import(format_: str, options: AdapterOptions, digests: dict[Path, str]) -> str:
     parts = (format_, options.slot, options.mapping, *sorted(digests.values()))
     return sha256("\x00".join(parts).encode()).hexdigest()
 
@@ -291,7 +291,7 @@ def _append(
     pending: list[Block] = []
     done = size = 0
     encoded = msgspec.json.encode(receipt)
-    for lines in _bodies(runs, refused):
+    for lines in _read_bodies(runs, refused):
         done += len(lines)
         if done <= log.rows_done:
             continue
@@ -307,7 +307,7 @@ def _append(
     progress("append", done, rows)
 
 
-def _bodies(runs: ExternalSort, refused: RefusedLines) -> Iterator[list[bytes]]:
+def _read_bodies(runs: ExternalSort, refused: RefusedLines) -> Iterator[list[bytes]]:
     """Yield all rows in order, in bodies that fit into a block."""
     body: list[bytes] = []
     size = 0

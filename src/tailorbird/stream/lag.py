@@ -79,7 +79,7 @@ class LagMeter:
         *,
         producer: str = "",
     ) -> None:
-        self._logs, self._lake, self._told, self._producer = (
+        self._logs, self._lake, self._reported, self._producer = (
             log_set(stream),
             lake,
             reader_positions,
@@ -119,7 +119,7 @@ class LagMeter:
                 lags += self._measure_logs("lake", [(address.stem, address, position)])
             table_positions = [logs[_ROUTED] for logs in lake.tables.values() if _ROUTED in logs]
             lags += self._measure_logs("lake", [(_ROUTED, routed, min(table_positions, default=0))])
-        for reader, position in self._told().items():
+        for reader, position in self._reported().items():
             lags += self._measure_logs(reader, [(_ROUTED, routed, position)])
         return lags
 

@@ -34,7 +34,7 @@ from tailorbird.stream.reading import EmbeddedReader
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog
     from tailorbird.stream.kafka.logs import KafkaLogSet, KafkaPartition
-    from tailorbird.stream.kafka.waits import BacklogClient
+    from tailorbird.stream.kafka.topic_backlog import BacklogClient
 
 S = TypeVar("S", bound="LogSet | LogShare")
 A = TypeVar("A", bound="RawLogAddress")
@@ -44,7 +44,12 @@ class RawLogAddress(Protocol):
     """The address of a collector's log, in one partition or in several."""
 
     def open_writer(
-        self, *, partition: str, first: int, damaged_tail: str, expected_ends: Mapping[str, int]
+        self,
+        *,
+        partition: str,
+        first_position: int,
+        damaged_tail: str,
+        expected_ends: Mapping[str, int],
     ) -> RawWriter:
         """Open or create the log as its only writer, see `stream.opening.open_writer`."""
         ...
@@ -75,7 +80,12 @@ class LogAddress(RawLogAddress, Protocol):
         ...
 
     def open_writer(
-        self, *, partition: str, first: int, damaged_tail: str, expected_ends: Mapping[str, int]
+        self,
+        *,
+        partition: str,
+        first_position: int,
+        damaged_tail: str,
+        expected_ends: Mapping[str, int],
     ) -> LogWriter: ...
 
     def open_backlog(self, client: "BacklogClient | None") -> BacklogReader:
@@ -224,12 +234,17 @@ class FileLog:
         return reading.open_reader(self.path)
 
     def open_writer(
-        self, *, partition: str, first: int, damaged_tail: str, expected_ends: Mapping[str, int]
+        self,
+        *,
+        partition: str,
+        first_position: int,
+        damaged_tail: str,
+        expected_ends: Mapping[str, int],
     ) -> EmbeddedWriter:
         return embedded.open_writer(
             self.path,
             partition=partition,
-            first=first,
+            first_position=first_position,
             damaged_tail=damaged_tail,
             expected_end=expected_ends.get(self.stem, 0),
         )

@@ -33,7 +33,7 @@ def open_writer(
     address: str | Path,
     *,
     partition: str,
-    first: int = 0,
+    first_position: int = 0,
     damaged_tail: str = "set_aside",
     expected_ends: ExpectedEnds = None,
 ) -> EmbeddedWriter: ...
@@ -42,7 +42,7 @@ def open_writer(
     address: "KafkaLog",
     *,
     partition: str,
-    first: int = 0,
+    first_position: int = 0,
     damaged_tail: str = "set_aside",
     expected_ends: ExpectedEnds = None,
 ) -> "KafkaWriter": ...
@@ -51,7 +51,7 @@ def open_writer(
     address: "str | Path | LogAddress",
     *,
     partition: str,
-    first: int = 0,
+    first_position: int = 0,
     damaged_tail: str = "set_aside",
     expected_ends: ExpectedEnds = None,
 ) -> LogWriter: ...
@@ -60,7 +60,7 @@ def open_writer(
     address: "str | Path | RawLogAddress",
     *,
     partition: str,
-    first: int = 0,
+    first_position: int = 0,
     damaged_tail: str = "set_aside",
     expected_ends: ExpectedEnds = None,
 ) -> RawWriter: ...
@@ -68,7 +68,7 @@ def open_writer(
     address: "str | Path | RawLogAddress",
     *,
     partition: str,
-    first: int = 0,
+    first_position: int = 0,
     damaged_tail: str = "set_aside",
     expected_ends: ExpectedEnds = None,
 ) -> RawWriter:
@@ -76,7 +76,7 @@ def open_writer(
 
     Args:
         partition: name of the log, fixed at its creation.
-        first: offset of the first row of a new log.
+        first_position: offset of the first row of a new log.
         damaged_tail: handling of a file's damaged last blocks, see `stream.embedded`.
         expected_ends: highest position that a reader has read, by the stem of the log, see
             `stream.locked`. A file that ends before is set aside; a topic is not written to.
@@ -87,7 +87,7 @@ def open_writer(
     """
     return log_address(address).open_writer(
         partition=partition,
-        first=first,
+        first_position=first_position,
         damaged_tail=damaged_tail,
         expected_ends=expected_ends or {},
     )

@@ -44,12 +44,12 @@ def routed_path(stream: Path) -> Path:
 
 def raw_logs(stream: Path) -> dict[str, Path]:
     """Return the existing raw logs by producer, in order of name."""
-    return _logs(stream, "raw-")
+    return _list_logs(stream, "raw-")
 
 
 def response_logs(stream: Path) -> dict[str, Path]:
     """Return the existing response logs by producer, in order of name."""
-    return _logs(stream, "answers-")
+    return _list_logs(stream, "answers-")
 
 
 def set_aside_files(log: Path) -> list[Path]:
@@ -59,7 +59,7 @@ def set_aside_files(log: Path) -> list[Path]:
     )
 
 
-def _logs(stream: Path, prefix: str) -> dict[str, Path]:
+def _list_logs(stream: Path, prefix: str) -> dict[str, Path]:
     return {
         path.name[len(prefix) : -len(".db")]: path for path in sorted(stream.glob(f"{prefix}*.db"))
     }

@@ -55,7 +55,7 @@ class EmbeddedReader:
     def _connect(self) -> None:
         path = self.path
         self._version = -1
-        with sqlite.errors(path):
+        with sqlite.translate_errors(path):
             self._file = _file_identity(path)
             self.connection = sqlite.connect_reader(path)
             try:
@@ -73,10 +73,10 @@ class EmbeddedReader:
     def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[StoredBlock]:
         """Read blocks, see `LogReader.read`."""
         with self.snapshot():
-            _, _, first, previous, origin, _ = log_row(self.connection)
-            if start < first and first > origin:
+            _, _, first_position, previous, origin, _ = log_row(self.connection)
+            if start < first_position and first_position > origin:
                 raise InputError(
-                    f"rows before {first} were pruned, asked for {start}",
+                    f"rows before {first_position} were pruned, asked for {start}",
                     where=str(self.path),
                     fix="read them from the lake, then go on here",
                 )
@@ -91,7 +91,7 @@ class EmbeddedReader:
                 "SELECT offset, rows, crc FROM block WHERE offset < ? ORDER BY offset DESC LIMIT 2",
                 (start,),
             )
-            preceding = [_numbers(row) for row in query.fetchall()]
+            preceding = [_require_integers(row) for row in query.fetchall()]
             if (
                 preceding and preceding[0][0] + preceding[0][1] > start
             ):  # `start` lies within this block
@@ -105,7 +105,7 @@ class EmbeddedReader:
     def snapshot(self) -> Iterator[apsw.Connection]:
         """Read the log and its owner's tables as of one moment within the block."""
         self._reopen_if_replaced()
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             self.connection.execute("BEGIN")
             try:
                 yield self.connection
@@ -137,13 +137,13 @@ class EmbeddedReader:
         return max(log_row(self.connection)[5], end)
 
     def start(self) -> int:
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             return log_row(self.connection)[2]
 
     def pruned(self) -> bool:
-        with sqlite.errors(self.path):
-            _, _, first, _, origin, _ = log_row(self.connection)
-        return first > origin
+        with sqlite.translate_errors(self.path):
+            _, _, first_position, _, origin, _ = log_row(self.connection)
+        return first_position > origin
 
     def end(self) -> int:
         with self.snapshot():
@@ -157,15 +157,15 @@ class EmbeddedReader:
                 "SELECT offset, rows FROM block WHERE offset <= ? ORDER BY offset DESC LIMIT 1",
                 (position,),
             ).get
-            first = (
-                position if below is None or sum(_numbers(below)) <= position else below[0]
+            first_block = (
+                position if below is None or sum(_require_integers(below)) <= position else below[0]
             )  # a block may hold the position
             blocks = connection.execute(
-                "SELECT count(*) FROM block WHERE offset >= ?", (first,)
+                "SELECT count(*) FROM block WHERE offset >= ?", (first_block,)
             ).get
             receipts = connection.execute(
                 "SELECT receipt FROM block WHERE offset >= ? ORDER BY offset LIMIT ?",
-                (first, RECEIPTS),
+                (first_block, RECEIPTS),
             )
             rows = max(0, end - max(position, log_row(connection)[2]))
             waiting = Backlog(
@@ -182,7 +182,7 @@ class EmbeddedReader:
 
     def changed(self) -> bool:
         self._reopen_if_replaced()
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             version = self.connection.execute("PRAGMA data_version").get
         changed = version != self._version
         self._version = version
@@ -283,11 +283,11 @@ def last_block(connection: apsw.Connection) -> tuple[int, int]:
 
 
 def _number_pair(row: tuple) -> tuple[int, int]:
-    first, second = _numbers(row)
+    first, second = _require_integers(row)
     return first, second
 
 
-def _numbers(row: tuple) -> tuple[int, ...]:
+def _require_integers(row: tuple) -> tuple[int, ...]:
     """Return the row if it holds integers; on a misplaced page it may hold anything."""
     if any(type(value) is not int for value in row):
         raise apsw.CorruptError("a row of the log's tables is not what was written")

@@ -54,7 +54,8 @@ _R = TypeVar("_R", bound=Released)
 def seal(content: dict[str, Any]) -> bytes:
     """Encode the content of the file with its checksum."""
     return msgspec.json.format(
-        msgspec.json.encode({**content, _CHECKSUM: _digest(content)}, order="sorted"), indent=1
+        msgspec.json.encode({**content, _CHECKSUM: _compute_digest(content)}, order="sorted"),
+        indent=1,
     )
 
 
@@ -70,12 +71,12 @@ def unseal(data: bytes) -> dict[str, Any]:
         isinstance(value, str) for value in content.values()
     ):  # a flipped bit in the name of the checksum
         raise ValueError("it has no checksum, and something that was one")
-    if expected is not None and expected != _digest(content):
+    if expected is not None and expected != _compute_digest(content):
         raise ValueError("it does not match its checksum")
     return content
 
 
-def _digest(content: dict[str, Any]) -> str:
+def _compute_digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 

@@ -129,7 +129,7 @@ def one_row(connection: apsw.Connection, query: str) -> tuple:
 
 
 @contextmanager
-def errors(path: Path) -> Iterator[None]:
+def translate_errors(path: Path) -> Iterator[None]:
     """Convert SQLite errors to ours, which say what to do."""
     try:
         yield
@@ -158,10 +158,10 @@ def errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def decoding(path: Path) -> Iterator[None]:
+def translate_decoding(path: Path) -> Iterator[None]:
     """Convert errors of decoding a row to DamageError; a misplaced page may hold any values."""
     try:
-        with errors(path):
+        with translate_errors(path):
             yield
     except (TypeError, ValueError, ArithmeticError, msgspec.MsgspecError) as error:
         raise DamageError(

@@ -278,7 +278,7 @@ def evaluate(
     head = data.train.heads[0]
     collected = {name: _Probabilities() for name in fitted}
     scorers = {
-        name: partial(_score, collected[name], head, _scorer(model, data))
+        name: partial(_score, collected[name], head, _make_scorer(model, data))
         for name, model in fitted.items()
     }
     evaluation = evaluate_scorers(
@@ -292,8 +292,8 @@ def evaluate(
         as_of=data.split.validation_until,
         seed=dataset.settings.seed,
     )
-    aucs = {name: each.auc() for name, each in collected.items()}
-    metric_names = {"auc", *(name for one in evaluation.figures.values() for name in one)}
+    aucs = {name: collector.auc() for name, collector in collected.items()}
+    metric_names = {"auc", *(name for figure in evaluation.figures.values() for name in figure)}
     for name in metrics:
         if figure_name(name) not in metric_names:
             fix = f"use some of {', '.join(sorted(metric_names))}"
@@ -303,7 +303,7 @@ def evaluate(
     )
 
 
-def _scorer(model: FittedModel, data: SplitData) -> Scorer:
+def _make_scorer(model: FittedModel, data: SplitData) -> Scorer:
     return partial(
         model.score,
         series=data.plan.retrieval.series,

@@ -16,7 +16,7 @@ from tailorbird.training.dataset.indexes import build_series
 from tailorbird.training.dataset.replay import Replay
 from tailorbird.training.dataset.request_choice import NEGATIVES
 from tailorbird.training.dataset.rows import Material
-from tailorbird.training.dataset.sampling import thin
+from tailorbird.training.dataset.sampling import thin_evenly
 from tailorbird.training.dataset.split import Split, split_at, split_by_time
 from tailorbird.training.fit.inputs import Parts
 from tailorbird.training.fit.retrieval import RetrievalChoice, choose_retrieval
@@ -121,9 +121,9 @@ def build_parts(
     if material.is_logged:  # as many rows as drawn requests would have
         limit = limit * (NEGATIVES + 1) // max(round(data.rows / max(data.requests, 1)), 1)
         limit = min(limit, QUICK_ANSWER_REQUESTS) if settings.quick else limit
-    train = thin(split.train, limit, settings.seed)
-    validation = thin(split.validation, settings.test_requests, settings.seed)
-    test = thin(split.test, settings.test_requests, settings.seed)
+    train = thin_evenly(split.train, limit, settings.seed)
+    validation = thin_evenly(split.validation, settings.test_requests, settings.seed)
+    test = thin_evenly(split.test, settings.test_requests, settings.seed)
     replay, report_progress = (
         plan.replay(material, features, plan.live),
         partial(timer.report, "candidates"),

@@ -330,11 +330,13 @@ class _Judgement:
         evaluation = self.evaluation
         versions = set(self.rivals.bundles)
         baselines = tuple(
-            self._rival(name) for name in evaluation.differences if name not in versions
+            self._to_rival(name) for name in evaluation.differences if name not in versions
         )
-        incumbent = self._rival(self.champion) if self.champion in evaluation.differences else None
+        incumbent = (
+            self._to_rival(self.champion) if self.champion in evaluation.differences else None
+        )
         anchor = (
-            self._rival(self.rivals.anchor)
+            self._to_rival(self.rivals.anchor)
             if self.rivals.anchor in evaluation.differences
             else None
         )
@@ -373,7 +375,7 @@ class _Judgement:
             and bundle.manifest.metrics.get("about", {}).get("recipe") == self.recipe
         )
 
-    def _rival(self, name: str) -> Rival:
+    def _to_rival(self, name: str) -> Rival:
         return Rival(
             name, self.evaluation.differences[name], self.evaluation.figures[name][PRIMARY].value
         )

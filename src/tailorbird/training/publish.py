@@ -24,7 +24,7 @@ def add_version(model: Any, report: Comparison, registry: Registry, *, by: str) 
     """
     from tailorbird.training.api import evaluate
 
-    names = [name for name, one in report.models.items() if one is model]
+    names = [name for name, evaluated_model in report.models.items() if evaluated_model is model]
     if not names:
         raise UsageError(
             "the report does not have this model",
@@ -36,7 +36,7 @@ def add_version(model: Any, report: Comparison, registry: Registry, *, by: str) 
         report = evaluate({name: model, **report.models}, report.test, metrics=report.metrics)
     data, fitted = report.test.data, report.fitted[name]
     dataset, settings = data.dataset, data.dataset.settings
-    evaluation = _renamed(report.evaluation, name)
+    evaluation = _rename_model(report.evaluation, name)
     decision = Decision(False, ("added by hand: the gate did not decide on it",))
     about = {
         **describe_training(
@@ -53,7 +53,10 @@ def add_version(model: Any, report: Comparison, registry: Registry, *, by: str) 
         "architecture": fitted.architecture,
         "owner": dataset.declared.settings.project.owner,
         "columns": fitted.encoder.describe_columns(),
-        "calibration": {head: one.summary for head, one in fitted.calibration_choices.items()},
+        "calibration": {
+            head: calibration_choice.summary
+            for head, calibration_choice in fitted.calibration_choices.items()
+        },
         "decided_by": by,
     }
     card = render_model_card(dataset.slot, evaluation, decision, about, fitted.notes, by)
@@ -75,7 +78,7 @@ def add_version(model: Any, report: Comparison, registry: Registry, *, by: str) 
         return registry.add(Path(folder) / "bundle", by=by, why=f"added as {name!r} from Python")
 
 
-def _renamed(evaluation: Evaluation, name: str) -> Evaluation:
+def _rename_model(evaluation: Evaluation, name: str) -> Evaluation:
     """Return the figures with the model under the name that reports of trainings use."""
     return replace(
         evaluation,

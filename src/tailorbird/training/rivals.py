@@ -67,7 +67,7 @@ def recipe_hash(features: FeatureSet, slot: Slot, settings: TrainSettings) -> st
 
 def _own_recipe(settings: TrainSettings) -> dict[str, str]:
     """Return which code of the project takes part in a training, if any does."""
-    names = {*settings.beside, settings.architecture} & set(own_families())
+    names = {*settings.challengers, settings.architecture} & set(own_families())
     return {"models.py": f"{sorted(names)} {code_digest()}"} if names else {}
 
 

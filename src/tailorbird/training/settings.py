@@ -54,7 +54,7 @@ class TrainSettings:
         index_parts: number of item indexes over the training part.
         architecture: one of `models.architectures`, one of the project's own, or `auto`: a net if
             the validation part shows that it beats boosters.
-        beside: the project's own estimators that `gbdt` and `auto` also fit; the one that beats
+        challengers: the project's own estimators that `gbdt` and `auto` also fit; the one that beats
             boosters most on the validation part is taken.
         retrieval, tower: candidate retrieval, see `training.fit.retrieval`, and the size of the
             tower.
@@ -96,7 +96,7 @@ class TrainSettings:
     index_parts: int = 4
     gbdt: GbdtSettings = field(default_factory=GbdtSettings)
     architecture: str = "gbdt"
-    beside: tuple[str, ...] = ()
+    challengers: tuple[str, ...] = ()
     retrieval: Choice = "tables"
     tower: TowerSettings = field(default_factory=TowerSettings)
     position: Position = "column"

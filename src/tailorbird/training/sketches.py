@@ -145,7 +145,7 @@ def number_rows(kind: str, names: Sequence[str], counts: Floats) -> list[Row]:
     """Return rows of the counts of some columns, shape (columns, bins); empty bins are left out."""
     return [
         (names[column], kind, False, _number_label(bin_), float(counts[column, bin_]))
-        for column, bin_ in zip(*(each.tolist() for each in np.nonzero(counts)), strict=True)
+        for column, bin_ in zip(*(axis.tolist() for axis in np.nonzero(counts)), strict=True)
     ]
 
 
@@ -153,7 +153,7 @@ def category_rows(kind: str, names: Sequence[str], counts: Floats) -> list[Row]:
     """Return rows of the counts of some categories, shape (columns, CATEGORIES + 1)."""
     return [
         (names[column], kind, True, f"{bin_ - 1:02d}" if bin_ else MISSING, counts[column, bin_])
-        for column, bin_ in zip(*(each.tolist() for each in np.nonzero(counts)), strict=True)
+        for column, bin_ in zip(*(axis.tolist() for axis in np.nonzero(counts)), strict=True)
     ]
 
 

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from tailorbird.events.tables.most_said import MostFrequentValues
+from tailorbird.events.tables.most_frequent import MostFrequentValues
 
 
 def _rows(*batches: dict[str, list]) -> dict[str, list]:

@@ -130,7 +130,7 @@ def _identifies_are_remembered_until_it_dies() -> None:
 
 def _the_index_before_the_output() -> None:
     """Commit the dedup index first, and by the time of receipt instead of the position."""
-    blocks = router.Router._blocks
+    blocks = router.Router._encode_blocks
 
     def first(self: router.Router, *arguments: Any) -> list:
         connection = self._log.connection
@@ -139,7 +139,7 @@ def _the_index_before_the_output() -> None:
         connection.execute("BEGIN IMMEDIATE")
         return blocks(self, *arguments)
 
-    router.Router._blocks = first  # pyrefly: ignore
+    router.Router._encode_blocks = first  # pyrefly: ignore
 
 
 def _lateness_by_the_imports_clock() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailorbird.events.keys import hash64s
-from tailorbird.features.arithmetic.sketch import estimate, registers_and_ranks, summary
+from tailorbird.features.arithmetic.sketch import estimate, registers_and_ranks, summarise_registers
 from tailorbird.features.offline.asof import Timeline
 from tailorbird.features.offline.asof_sketches import Unions
 
@@ -21,7 +21,7 @@ def sketched(hashes: np.ndarray, precision: int) -> np.ndarray:
 
 
 def distinct(texts: list[str], precision: int) -> float:
-    return estimate(*summary(sketched(hash64s(texts), precision)), precision)[0]
+    return estimate(*summarise_registers(sketched(hash64s(texts), precision)), precision)[0]
 
 
 def test_a_register_is_the_first_bits_and_the_rank_the_index_of_the_next_set_bit():
@@ -65,5 +65,5 @@ def test_a_union_contains_the_routed_events_of_its_window(seed, delay, precision
             & (ts < t[row])
             & (p <= p_limit[row])
         )
-        expected = summary(sketched(hashes[counted], precision))
+        expected = summarise_registers(sketched(hashes[counted], precision))
         assert (empty[row], weight[row]) == (expected[0][0], expected[1][0])

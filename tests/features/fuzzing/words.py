@@ -240,7 +240,7 @@ def line(draw: st.DrawFn, name: str, call: str) -> str | None:
         elif strategy is None:
             raise LookupError(
                 f"nobody knows what to draw for {parameter!r} of {call}(): add it to "
-                "fuzz_words.PARAMETERS"
+                "PARAMETERS in tests/features/fuzzing/words.py"
             )
         given[parameter] = draw(strategy)
     parts = [f"{key}={_spelled(key, value)}" for key, value in given.items() if value is not None]

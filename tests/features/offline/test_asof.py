@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tailorbird.features.offline.asof import Timeline
 from tailorbird.features.offline.asof_peaks import Peaks
-from tailorbird.features.offline.events.ragged import ragged
+from tailorbird.features.offline.events.ragged import concatenate_ranges
 from tailorbird.features.offline.events.series import Series
 
 EVENT = st.tuples(
@@ -107,6 +107,6 @@ def test_equal_times_are_ordered_by_the_tie_break_alone():
 
 
 def test_ragged_lists_every_position_of_every_range():
-    picks, offsets = ragged(np.array([2, 7, 5]), np.array([4, 7, 8]))
+    picks, offsets = concatenate_ranges(np.array([2, 7, 5]), np.array([4, 7, 8]))
     assert picks.tolist() == [2, 3, 5, 6, 7]
     assert offsets.tolist() == [0, 2, 2, 5]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tailorbird.features.arithmetic.sketch import registers_and_ranks, summary
+from tailorbird.features.arithmetic.sketch import registers_and_ranks, summarise_registers
 from tailorbird.features.offline.asof import Timeline
 from tailorbird.features.offline.asof_peaks import Peaks
 from tailorbird.features.offline.asof_sketches import Unions
@@ -99,7 +99,7 @@ def union_of(hashes, precision):
     registers = np.zeros((1, 1 << precision), np.uint8)
     register, rank = registers_and_ranks(hashes, precision)
     np.maximum.at(registers[0], register, rank)
-    empty, weight = summary(registers)
+    empty, weight = summarise_registers(registers)
     return empty[0], weight[0]
 
 

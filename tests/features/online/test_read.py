@@ -14,7 +14,7 @@ from tailorbird.events import MINUTE, SECOND, SimulatedClock
 from tailorbird.features import FeatureSet, ReadRequest, attribute, count, entity, sequence
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
-from tailorbird.features.state.state import commits, open_state
+from tailorbird.features.state.state import open_state, read_commits
 
 user, item = entity("user"), entity("item")
 
@@ -215,7 +215,7 @@ def test_each_commit_keeps_the_p_that_it_stands_for(running):
     assert (running.read().commit, running.read().p) == (3, 4)
     store = open_state(running.folder / "state", running.features)
     with store.snapshot() as snapshot:
-        assert [(commit, p) for commit, p, _ in commits(snapshot)] == [(1, 2), (2, 3), (3, 4)]
+        assert [(commit, p) for commit, p, _ in read_commits(snapshot)] == [(1, 2), (2, 3), (3, 4)]
     store.close()
 
 

@@ -195,7 +195,7 @@ def test_a_proxy_that_is_not_named_is_said_once(make, caplog):
         assert not caplog.messages
         for path in ("/readyz", "/v1/items/i1", "/healthz"):
             by_ingress.get(path, headers={**headers, "x-forwarded-for": "198.51.100.1"})
-    (warning,) = [message for message in caplog.messages if "serve.proxies" in message]
+    (warning,) = [message for message in caplog.messages if "serve.trusted_proxies" in message]
     assert "10.42.0.9" in warning
     assert "198.51.100.1" not in warning
 
@@ -317,7 +317,7 @@ def test_proxies_may_be_a_network_and_what_is_none_is_named():
     assert client_address("fd00::5", "198.51.100.1", pods) == "198.51.100.1"
     assert client_address("10.43.0.1", "198.51.100.1", pods) == "10.43.0.1"
     with pytest.raises(
-        ConfigError, match=r"serve.proxies: '10.42.0.1/16' is no address and no network"
+        ConfigError, match=r"serve.trusted_proxies: '10.42.0.1/16' is no address and no network"
     ):
         Networks(["10.42.0.1/16"])
 

@@ -21,7 +21,7 @@ from tailorbird.events import Receipt, RoutePlan, SystemClock, check
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.http.app import create_app
 from tailorbird.serving.http.handling import Service
-from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
 from tailorbird.stream import open_reader, raw_path
@@ -114,7 +114,7 @@ def client(stream, features, bundle):
         pipeline = Pipeline(
             slots=serving_shop.slots(),
             bundles=FixedBundle(bundle),
-            feature_provider=OneSchema(features, serving_shop.FakeReader(features)),
+            feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
             answer_log=door,
             clock=clock,
             rng=np.random.default_rng(0),

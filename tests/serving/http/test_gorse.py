@@ -22,7 +22,7 @@ from tailorbird.serving.http.app import create_app
 from tailorbird.serving.http.gorse import gorse_routes, with_hidden_rule
 from tailorbird.serving.http.gorse_lists import RecentAnswers
 from tailorbird.serving.http.handling import Service
-from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
 from tailorbird.stream import open_reader, routed_path
@@ -41,7 +41,7 @@ class Site:
         pipeline = Pipeline(
             slots=with_hidden_rule(serving_shop.slots(), "home"),
             bundles=FixedBundle(bundle),
-            feature_provider=OneSchema(features, serving_shop.FakeReader(features, None)),
+            feature_provider=SingleSchema(features, serving_shop.FakeReader(features, None)),
             answer_log=self.collector,
             clock=SystemClock(),
             rng=np.random.default_rng(1),

@@ -29,7 +29,7 @@ from tailorbird.serving.http.access import Perimeter
 from tailorbird.serving.http.app import create_app
 from tailorbird.serving.http.handling import Service
 from tailorbird.serving.http.routes import OPERATIONS
-from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
 
@@ -53,7 +53,7 @@ def schema(tmp_path_factory, features, bundle):
         pipeline = Pipeline(
             slots=serving_shop.slots(),
             bundles=FixedBundle(bundle),
-            feature_provider=OneSchema(features, serving_shop.FakeReader(features)),
+            feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
             answer_log=door,
             clock=SystemClock(),
             rng=np.random.default_rng(0),

@@ -26,7 +26,7 @@ def test_after_a_read_that_failed_everything_is_empty_and_the_reason_is_told_onc
     assert tables.epochs == {"boards": Epoch(7, 8)}
     assert len(tables.neighbours(KEYS).keys) == 0
     assert tables.epochs == {}
-    assert len(tables.board(Board(0, "")).items) == 0
+    assert len(tables.leaderboard(Board(0, "")).items) == 0
     assert tables.sessions() is None
     assert tables.facts(KEYS).first_seen.tolist() == [0, 0]
     assert problems == ["the server did not answer lately"]

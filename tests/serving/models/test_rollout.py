@@ -17,7 +17,7 @@ from tailorbird.registry import Registry, StartedExperiment
 from tailorbird.serving.experiments import LiveExperiments
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.models.rollout import Rollout
-from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.pipeline import load_bundle
 from tailorbird.serving.pipeline.shadow import ShadowScorer
 
@@ -217,7 +217,7 @@ def test_a_shadow_that_fails_or_takes_too_long_is_left_out(rollout, features, bu
     ]
     assert degraded == [[]] * 6
     assert failing.calls == 3
-    shadows = ShadowScorer(OneSchema(features, None), pipeline._watcher)
+    shadows = ShadowScorer(SingleSchema(features, None), pipeline._watcher)
     shadows._credit_s = -1.0
     assert not shadows._has_credit(0.1), "it has had its time"
     assert shadows._has_credit(10.0)

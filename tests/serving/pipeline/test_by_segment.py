@@ -18,7 +18,7 @@ from tailorbird.events.keys import hash64s
 from tailorbird.features.request import CANDIDATES_READ, unpack_sequences
 from tailorbird.ranking import Slot
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
 
@@ -44,7 +44,7 @@ def ask(features, bundle, live):
         pipeline = Pipeline(
             slots={"home": slot},
             bundles=FixedBundle(bundle),
-            feature_provider=OneSchema(features, reader or serving_shop.FakeReader(features)),
+            feature_provider=SingleSchema(features, reader or serving_shop.FakeReader(features)),
             answer_log=answers,
             clock=SimulatedClock(serving_shop.NOW),
             rng=np.random.default_rng(0),

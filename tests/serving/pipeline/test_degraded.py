@@ -14,7 +14,7 @@ from tailorbird.ranking import Diversity, Slot
 from tailorbird.retrieval import Index
 from tailorbird.serving.load_shedding import OverloadedError, Shedder
 from tailorbird.serving.messages import RankQuery, RecommendQuery, SearchQuery
-from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.deadlines import ROWS_MIN, Budgets, ModelBreakers
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
@@ -68,7 +68,7 @@ def make(features, bundle, live):
         return Pipeline(
             slots=slots or serving_shop.slots(),
             bundles=bundles or FixedBundle(bundle),
-            feature_provider=OneSchema(features, reader or serving_shop.FakeReader(features)),
+            feature_provider=SingleSchema(features, reader or serving_shop.FakeReader(features)),
             answer_log=answer_log,
             clock=SimulatedClock(serving_shop.NOW),
             rng=np.random.default_rng(0),

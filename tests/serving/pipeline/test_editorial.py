@@ -14,7 +14,7 @@ from tailorbird.errors import DeclarationError
 from tailorbird.events import SimulatedClock
 from tailorbird.ranking import Slot
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.editorial import LiveLists, check_lists
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
@@ -47,7 +47,7 @@ def ask(features, bundle, lists, live):
         pipeline = Pipeline(
             slots={"home": slot},
             bundles=FixedBundle(bundle),
-            feature_provider=OneSchema(features, serving_shop.FakeReader(features)),
+            feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
             answer_log=answers,
             clock=SimulatedClock(serving_shop.NOW),
             rng=np.random.default_rng(0),

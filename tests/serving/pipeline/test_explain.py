@@ -16,7 +16,7 @@ from tailorbird.ranking.calibration import Isotonic
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.registry import Columns, Head
 from tailorbird.serving.messages import RankQuery, RecommendQuery
-from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
 from tailorbird.training.fit.trees import export_trees
@@ -65,7 +65,7 @@ def explained(folder, features):
     pipeline = Pipeline(
         slots={"home": Slot("home", objective=FORMULA, hide_seen=())},
         bundles=FixedBundle(Bundle.load(folder, schema_hash=features.schema_hash)),
-        feature_provider=OneSchema(features, serving_shop.FakeReader(features)),
+        feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
         answer_log=None,
         clock=SimulatedClock(serving_shop.NOW),
         rng=np.random.default_rng(0),

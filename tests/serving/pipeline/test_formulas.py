@@ -18,7 +18,7 @@ from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.http.app import create_app
 from tailorbird.serving.http.handling import Service
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.formulas import LiveFormulas, set_formula
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
@@ -37,7 +37,7 @@ def pipeline_of(registry, features, answer_log, formulas):
     return Pipeline(
         slots=SLOTS,
         bundles=FixedBundle(Bundle.load(registry.champion(), schema_hash=features.schema_hash)),
-        feature_provider=OneSchema(features, serving_shop.FakeReader(features)),
+        feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
         answer_log=answer_log,
         clock=SimulatedClock(serving_shop.NOW),
         rng=np.random.default_rng(0),

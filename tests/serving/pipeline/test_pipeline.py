@@ -23,7 +23,7 @@ from tailorbird.ranking import Explore, Slot
 from tailorbird.retrieval import NewItem, with_items
 from tailorbird.serving.messages import QueryError, RankQuery, RecommendQuery, SearchQuery
 from tailorbird.serving.models.candidates import FailSafeTables
-from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.pipeline import STALE_US, Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
 
@@ -48,7 +48,7 @@ def make(features, bundle, answer_log, live):
         return Pipeline(
             slots=slots or serving_shop.slots(),
             bundles=bundles or FixedBundle(bundle),
-            feature_provider=OneSchema(
+            feature_provider=SingleSchema(
                 features, reader or serving_shop.FakeReader(features, recent)
             ),
             answer_log=answers,
@@ -129,7 +129,7 @@ def test_candidate_tables_out_of_reach_take_the_sources_from_an_answer_and_not_t
     class Unreachable(NoTables):
         """Tables whose store dies with the first read."""
 
-        def board(self, board, segment=0):
+        def leaderboard(self, board, segment=0):
             raise StorageError("the server did not answer lately")
 
     class Tables:

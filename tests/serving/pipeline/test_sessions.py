@@ -14,7 +14,7 @@ from tailorbird.features import ReadRequest
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
 
@@ -45,7 +45,7 @@ def make(bundle, features, live):
         return Pipeline(
             slots=SLOTS,
             bundles=FixedBundle(bundle),
-            feature_provider=OneSchema(features, reader),
+            feature_provider=SingleSchema(features, reader),
             answer_log=answers,
             clock=SimulatedClock(serving_shop.NOW),
             rng=np.random.default_rng(0),

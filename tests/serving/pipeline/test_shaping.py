@@ -14,7 +14,7 @@ from tailorbird.experiments import Experiment
 from tailorbird.ranking import Boost, Cap, Explore, Pin, Promotion, Quota, Slot
 from tailorbird.ranking.policy.rule_compiler import Rule
 from tailorbird.serving.messages import RecommendQuery, SearchQuery
-from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.deadlines import ModelBreakers
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
@@ -32,7 +32,7 @@ def ask(features, bundle, live):
         pipeline = Pipeline(
             slots={"home": slot},
             bundles=FixedBundle(bundle),
-            feature_provider=OneSchema(features, serving_shop.FakeReader(features, recent)),
+            feature_provider=SingleSchema(features, serving_shop.FakeReader(features, recent)),
             answer_log=answers,
             clock=SimulatedClock(serving_shop.NOW),
             rng=np.random.default_rng(seed),
@@ -237,7 +237,7 @@ def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bun
     pipeline = Pipeline(
         slots={"home": slot},
         bundles=FixedBundle(bundle),
-        feature_provider=OneSchema(features, serving_shop.FakeReader(features)),
+        feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
         answer_log=answer_log,
         clock=SimulatedClock(serving_shop.NOW),
         rng=np.random.default_rng(1),
@@ -271,7 +271,7 @@ def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle, live):
     pipeline = Pipeline(
         slots={"home": slot},
         bundles=FixedBundle(bundle),
-        feature_provider=OneSchema(features, serving_shop.FakeReader(features)),
+        feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
         answer_log=None,
         clock=clock,
         rng=np.random.default_rng(1),
@@ -316,7 +316,7 @@ def test_what_a_wish_costs_does_not_hang_on_an_arm_of_an_experiment(features, bu
         pipeline = Pipeline(
             slots={"home": declared},
             bundles=FixedBundle(bundle),
-            feature_provider=OneSchema(features, serving_shop.FakeReader(features)),
+            feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
             answer_log=None,
             clock=clock,
             rng=np.random.default_rng(1),

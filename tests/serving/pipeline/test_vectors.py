@@ -20,7 +20,7 @@ from tailorbird.retrieval import NewItem, with_items
 from tailorbird.retrieval.arrays import array_bytes
 from tailorbird.retrieval.vectors import largest_indices
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
 
@@ -56,7 +56,7 @@ def make(bundle, features, reader, catalogue=None):
     return Pipeline(
         slots=SLOTS,
         bundles=FixedBundle(bundle),
-        feature_provider=OneSchema(features, reader),
+        feature_provider=SingleSchema(features, reader),
         answer_log=None,
         clock=SimulatedClock(serving_shop.NOW),
         rng=np.random.default_rng(0),

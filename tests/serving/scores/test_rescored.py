@@ -20,7 +20,7 @@ from tailorbird.ranking.bundle import Bundle
 from tailorbird.retrieval import NewItem, with_items
 from tailorbird.retrieval.overlay import overlay_versions
 from tailorbird.serving.messages import RecommendQuery, SearchQuery
-from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
 from tailorbird.stream import Block, StoredBlock
@@ -90,7 +90,7 @@ def answered(features, bundle, *items):
     pipeline = Pipeline(
         slots={"home": HOME},
         bundles=FixedBundle(bundle),
-        feature_provider=OneSchema(
+        feature_provider=SingleSchema(
             features, serving_shop.FakeReader(features, {"u2": [(3, "click"), (5, "purchase")]})
         ),
         answer_log=answer_log,

@@ -30,7 +30,7 @@ def test_scores_are_in_a_topic_once_whichever_role_writes_them(servers, tmp_path
             stream.routed, stream.scores, DECLARED, ByRule(), SimulatedClock(NOW), keep_us=HOUR
         )
 
-    with open_writer(here.routed, partition="routed", first=1) as routed:
+    with open_writer(here.routed, partition="routed", first_position=1) as routed:
         first, second = role(here), role(there)
         first.step()
         for block in range(4):

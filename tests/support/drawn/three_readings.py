@@ -53,7 +53,7 @@ def stream(
         )
 
     with ExitStack() as stack:
-        log = stack.enter_context(open_writer(routed, partition="routed", first=1))
+        log = stack.enter_context(open_writer(routed, partition="routed", first_position=1))
         shuffle = stack.enter_context(Shuffle(routed, logs, features)) if shuffled else None
         running = [open_worker(number) for number in range(workers)]
         stack.callback(lambda: [worker.close() for worker in running])

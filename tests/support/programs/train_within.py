@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tailorbird.models.deep.checkpoint import weights
+from tailorbird.models.deep.checkpoint import copy_weights
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.model import DeepModel, fit_deep
 from tailorbird.models.deep.parameters import resolve_parameters
@@ -43,7 +43,7 @@ def learn(rows: Blocks) -> DeepModel:
 
 def digest(model: DeepModel) -> str:
     return hashlib.sha256(
-        b"".join(array.tobytes() for _, array in sorted(weights(model.net).items()))
+        b"".join(array.tobytes() for _, array in sorted(copy_weights(model.net).items()))
     ).hexdigest()
 
 

@@ -12,7 +12,7 @@ from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.router import Router, to_table
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.models.catalogue import Catalogue
-from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.models.state import StateReader
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
@@ -53,7 +53,7 @@ class Loop:
             slots=serving_shop.slots(),
             bundles=FixedBundle(bundle),
             catalogue=self.catalogue,
-            feature_provider=OneSchema(self.features, self.reader),
+            feature_provider=SingleSchema(self.features, self.reader),
             answer_log=self.collector,
             clock=self.clock,
             rng=np.random.default_rng(0),

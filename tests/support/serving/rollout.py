@@ -6,7 +6,7 @@ import numpy as np
 from tests.support.shops import serving_shop
 
 from tailorbird.events import SimulatedClock
-from tailorbird.serving.models.schemas import OneSchema
+from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.pipeline import Pipeline
 
 
@@ -31,7 +31,7 @@ def pipeline_of(
     return Pipeline(
         slots=serving_shop.slots(),
         bundles=rollout,
-        feature_provider=OneSchema(features, serving_shop.FakeReader(features)),
+        feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
         answer_log=answer_log,
         experiments=experiments,
         clock=SimulatedClock(serving_shop.NOW),

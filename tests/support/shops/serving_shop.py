@@ -31,7 +31,7 @@ from tailorbird.ranking.tower import VECTOR_COLUMNS, Tower, TowerPlan
 from tailorbird.registry import Columns, Head
 from tailorbird.retrieval import Index, build_index
 from tailorbird.retrieval.arrays import array_bytes
-from tailorbird.retrieval.sequences import windows
+from tailorbird.retrieval.sequences import recent_windows
 from tailorbird.retrieval.vectors import ItemVectors, content_of
 
 __all__ = ["feature_set", "slots"]
@@ -183,7 +183,7 @@ def tower(index: Index, folder: Path) -> dict[str, bytes]:
     edges = np.stack(
         [np.zeros(WIDTH, np.float32), tokens.max(axis=0) * np.eye(WIDTH, dtype=np.float32)[0]]
     )
-    row, gap = windows(np.array([0, 0, 3]), np.array([1, 5, 7]), np.arange(3), LENGTH)
+    row, gap = recent_windows(np.array([0, 0, 3]), np.array([1, 5, 7]), np.arange(3), LENGTH)
     plan = TowerPlan("recent", LENGTH, WIDTH, repeats=False, trained_until=NOW, share=1 / 3)
     newest = Tower(plan, edges, lambda vectors, there, gap: vectors[:, -1]).encode_windows(
         vectors, row, gap

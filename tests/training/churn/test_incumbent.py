@@ -124,7 +124,7 @@ def lake(tmp_path_factory):
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, ROUTED) as writer:
         writer.write_table(pa.table(arrays, schema=ROUTED))
-    with open_writer(routed_path(folder / "stream"), partition="routed", first=1) as log:
+    with open_writer(routed_path(folder / "stream"), partition="routed", first_position=1) as log:
         log.append([Block("events", n, sink.getvalue().to_pybytes())])
     with LakeRole(
         folder / "stream", folder / "lake", clock=SimulatedClock(BEGIN + DAYS * DAY)

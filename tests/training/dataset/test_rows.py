@@ -238,7 +238,7 @@ def test_requests_are_moved_before_the_visit_to_the_item(routed, features):
         *rows,
         routed=routed,
         slot=slot,
-        scheme=Scheme(type="purchase", before_looks=False),
+        scheme=Scheme(type="purchase", moves_before_visit=False),
     )
     assert (as_before.data.t - material.data.t == 20 * MINUTE).all()
     assert "looked at the very item" not in as_before.source_note

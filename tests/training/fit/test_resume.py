@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from tailorbird.errors import LockedError
-from tailorbird.training.fit.resume import UnfinishedRun, exclusive
+from tailorbird.training.fit.resume import UnfinishedRun, hold_exclusive
 
 HOLDS = """
 import sys
 from pathlib import Path
-from tailorbird.training.fit.resume import exclusive
+from tailorbird.training.fit.resume import hold_exclusive
 
-with exclusive(Path(sys.argv[1]), "a net is trained"):
+with hold_exclusive(Path(sys.argv[1]), "a net is trained"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -42,14 +42,14 @@ def test_a_lock_names_its_holder_and_is_released_when_that_is_killed(tmp_path):
         pytest.raises(
             LockedError, match=f"a net is trained by process {first.pid} already"
         ) as refused,
-        exclusive(lock, "a net is trained"),
+        hold_exclusive(lock, "a net is trained"),
     ):
         pass
     assert f"wait for process {first.pid} to end" in refused.value.fix
     assert lock.read_text() == f"{first.pid}\n", "who was refused did not write itself down"
     first.kill()
     first.wait()
-    with exclusive(lock, "a net is trained"):
+    with hold_exclusive(lock, "a net is trained"):
         assert lock.read_text() == f"{os.getpid()}\n"
 
 
@@ -57,7 +57,7 @@ def test_a_lock_is_released_at_exit(tmp_path):
     lock = tmp_path / "home.lock"
     first = holder(lock)
     first.communicate("")
-    with pytest.raises(ZeroDivisionError), exclusive(lock, "a net is trained"):
+    with pytest.raises(ZeroDivisionError), hold_exclusive(lock, "a net is trained"):
         raise ZeroDivisionError
     second = holder(lock)
     second.communicate("")

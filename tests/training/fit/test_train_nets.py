@@ -19,7 +19,7 @@ from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
 from tailorbird.training.fit import inputs
 from tailorbird.training.fit.incremental import open_working_folder
-from tailorbird.training.fit.resume import exclusive
+from tailorbird.training.fit.resume import hold_exclusive
 from tailorbird.training.pipeline import train
 from tailorbird.training.settings import TrainSettings
 
@@ -134,7 +134,7 @@ def test_concurrent_net_trainings_of_a_slot_raise_but_trees_may_run(shop, tmp_pa
     work = tmp_path / "work"
     settings = replace(QUICK, architecture="mlp")
     folders = {"lake": shop.lake, "registry": tmp_path / "registry", "work": work}
-    with exclusive(work / "home.lock", ""):
+    with hold_exclusive(work / "home.lock", ""):
         with pytest.raises(
             LockedError, match=f"a net for slot home is trained by process {os.getpid()} already"
         ):

@@ -18,7 +18,12 @@ from tailorbird.training.report.serving_cost import (
     drop_declarations,
     measure_costs,
 )
-from tailorbird.training.selection.binning import drift, entropy, learn_bins, mutual_information
+from tailorbird.training.selection.binning import (
+    entropy,
+    learn_bins,
+    mutual_information,
+    population_stability,
+)
 from tailorbird.training.selection.column_signals import RankSettings
 from tailorbird.training.selection.redundancy import find_clusters
 from tailorbird.training.selection.shuffles import shuffle_across_requests, shuffle_within_requests
@@ -255,8 +260,8 @@ def test_information_and_drift_match_analytic_values():
     assert mutual_information(half, np.array([0, 1, 0, 1]), 2, 2) == pytest.approx(0.0)
     assert entropy(half, 2) == pytest.approx(1.0)
     same, other = np.repeat([0, 1], 500), np.repeat([0, 1], [100, 900])
-    assert drift(same, same, 2) == pytest.approx(0.0)
-    assert drift(same, other, 2) == pytest.approx(
+    assert population_stability(same, same, 2) == pytest.approx(0.0)
+    assert population_stability(same, other, 2) == pytest.approx(
         0.4 * np.log(1.8 / 0.2), rel=0.02
     )  # Σ (q − p) ln(q / p)
 

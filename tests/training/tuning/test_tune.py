@@ -22,7 +22,7 @@ from tailorbird.events import DAY, SimulatedClock
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.models.space import Choices, Range
 from tailorbird.ranking import Slot
-from tailorbird.training.fit.resume import exclusive
+from tailorbird.training.fit.resume import hold_exclusive
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tuning.architectures import gbdt_defaults, select_architectures
 from tailorbird.training.tuning.choose import select_finalists
@@ -468,7 +468,7 @@ def test_nets_are_tuned_next_to_trees_with_the_same_budget(shop, tmp_path):
 
 def test_two_tunings_of_one_slot_are_refused(shop, tmp_path):
     with (
-        exclusive(tmp_path / "lock", ""),
+        hold_exclusive(tmp_path / "lock", ""),
         pytest.raises(LockedError, match=f"slot home is tuned by process {os.getpid()} already"),
     ):
         tuned(shop, tmp_path)

@@ -18,10 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.candidates.contract import ItemKnn
-from tailorbird.candidates.kernels import POWERS, STEPS, cooccur
+from tailorbird.candidates.kernels import (
+    FRACTIONAL_POWERS,
+    STEPS_PER_HALF_LIFE,
+    count_cooccurrences,
+)
 from tailorbird.candidates.keytable import KeyTable, grow_array
 from tailorbird.candidates.protocol import Neighbours
-from tailorbird.candidates.ragged import spread
+from tailorbird.candidates.ragged import expand_ranges
 
 Keys = npt.NDArray[np.uint64]
 Int64s = npt.NDArray[np.int64]
@@ -29,8 +33,16 @@ Int64s = npt.NDArray[np.int64]
 DAMPING = 10.0
 ENTRY_MIN = 1e-6  # of a value: less is not published
 _POOL = 1 << 16
-_BY_ROW = ("start", "room", "size", "total", "at")
-_BY_PERSON = ("recent", "recent_count", "recent_ts")
+# Arrays of a snapshot, and their attributes.
+_BY_ROW = {
+    "start": "_start",
+    "room": "_capacity",
+    "size": "_size",
+    "total": "_weight_sum",
+    "at": "_newest_ts",
+}
+_BY_PERSON = {"recent": "_recent", "recent_count": "_recent_count", "recent_ts": "_recent_ts"}
+_OTHER_ARRAYS = {"landmark": "_landmark", "evicted": "_evicted", "dirty": "_dirty"}
 
 
 class ItemKnnFold:
@@ -44,15 +56,15 @@ class ItemKnnFold:
         self._settings, self._items = settings, items
         self._recent = np.zeros((0, settings.distance), np.int32)
         self._recent_count, self._recent_ts = np.zeros(0, np.uint8), np.zeros(0, np.int64)
-        self._start, self._room, self._size = (
+        self._start, self._capacity, self._size = (
             np.zeros(0, np.int64),
             np.zeros(0, np.int32),
             np.zeros(0, np.int32),
         )
-        self._total, self._at = np.zeros(0), np.zeros(0, np.int64)
+        self._weight_sum, self._newest_ts = np.zeros(0), np.zeros(0, np.int64)
         self._dirty = np.zeros(0, np.uint8)
-        self._entry, self._weight = np.zeros(_POOL, np.int32), np.zeros(_POOL)
-        self._free, self._landmark, self._evicted = (
+        self._neighbour, self._weight = np.zeros(_POOL, np.int32), np.zeros(_POOL)
+        self._pool_end, self._landmark, self._evicted = (
             np.zeros(1, np.int64),
             np.zeros(2, np.int64),
             np.zeros(1, np.int64),
@@ -69,38 +81,38 @@ class ItemKnnFold:
         far.
         """
         self._reserve(people, self._items.count)
-        done = 0
+        next_event = 0
         while True:
-            done = cooccur(
+            next_event = count_cooccurrences(
                 person,
                 item,
                 ts,
                 newest,
-                done,
+                next_event,
                 self._recent,
                 self._recent_count,
                 self._recent_ts,
                 self._start,
-                self._room,
+                self._capacity,
                 self._size,
-                self._total,
-                self._entry,
+                self._weight_sum,
+                self._neighbour,
                 self._weight,
-                self._free,
+                self._pool_end,
                 self._dirty,
                 self._landmark,
                 self._settings.gap_us,
                 self._settings.half_life_us,
                 self._settings.backward,
                 self._settings.neighbours,
-                POWERS,
+                FRACTIONAL_POWERS,
                 self._evicted,
             )
-            if done == len(item):
+            if next_event == len(item):
                 break
             self._compact()
         has_user = person >= 0
-        np.maximum.at(self._at, item[has_user], ts[has_user])
+        np.maximum.at(self._newest_ts, item[has_user], ts[has_user])
 
     def _reserve(self, people: int, items: int) -> None:
         self._recent, self._recent_count = (
@@ -108,27 +120,30 @@ class ItemKnnFold:
             grow_array(self._recent_count, people),
         )
         self._recent_ts = grow_array(self._recent_ts, people)
-        self._start, self._room, self._size = (
+        self._start, self._capacity, self._size = (
             grow_array(self._start, items),
-            grow_array(self._room, items),
+            grow_array(self._capacity, items),
             grow_array(self._size, items),
         )
-        self._total, self._at, self._dirty = (
-            grow_array(self._total, items),
-            grow_array(self._at, items),
+        self._weight_sum, self._newest_ts, self._dirty = (
+            grow_array(self._weight_sum, items),
+            grow_array(self._newest_ts, items),
             grow_array(self._dirty, items),
         )
 
     def _compact(self) -> None:
         """Compact the pool, and grow it where that is not enough."""
-        at, _ = spread(self._start, self._size.astype(np.int64))
-        needed = len(at) + 2 * self._settings.distance * self._settings.neighbours
-        size = max(len(self._entry), 1 << (2 * needed).bit_length())
+        entries, _ = expand_ranges(self._start, self._size.astype(np.int64))
+        needed = len(entries) + 2 * self._settings.distance * self._settings.neighbours
+        size = max(len(self._neighbour), 1 << (2 * needed).bit_length())
         entry, weight = np.zeros(size, np.int32), np.zeros(size)
-        entry[: len(at)], weight[: len(at)] = self._entry[at], self._weight[at]
+        entry[: len(entries)], weight[: len(entries)] = (
+            self._neighbour[entries],
+            self._weight[entries],
+        )
         self._start[:] = np.cumsum(self._size) - self._size
-        self._room[:] = self._size
-        self._entry, self._weight, self._free[0] = entry, weight, len(at)
+        self._capacity[:] = self._size
+        self._neighbour, self._weight, self._pool_end[0] = entry, weight, len(entries)
 
     def changed_rows(self) -> Int64s:
         """Return the rows of items that changed since the last call."""
@@ -144,72 +159,92 @@ class ItemKnnFold:
     def table(self, rows: Int64s) -> Neighbours:
         """Return the neighbours of item rows, strongest first, ties by key; −1 has none."""
         rows = np.where(rows < len(self._size), rows, -1)
-        at_row = np.maximum(rows, 0)
+        known_rows = np.maximum(rows, 0)
         size = (
-            np.where(rows >= 0, self._size[at_row], 0).astype(np.int64)
+            np.where(rows >= 0, self._size[known_rows], 0).astype(np.int64)
             if len(self._size)
             else np.zeros(len(rows), np.int64)
         )
-        at, owner = spread(
-            self._start[at_row] if len(self._size) else np.zeros(len(rows), np.int64), size
+        entries, row_index = expand_ranges(
+            self._start[known_rows] if len(self._size) else np.zeros(len(rows), np.int64), size
         )
-        scale = self._scale(at_row)
-        total = self._total[at_row] * scale if len(self._total) else np.zeros(len(rows))
-        value = (self._weight[at] * scale[owner] / (total[owner] + DAMPING)).astype(np.float32)
-        keys = self._items.keys[self._entry[at]]
-        order = np.lexsort((keys, -value, owner))
-        order = order[value[order] >= ENTRY_MIN]
+        scale = self._scale_factors(known_rows)
+        total = (
+            self._weight_sum[known_rows] * scale if len(self._weight_sum) else np.zeros(len(rows))
+        )
+        values = (self._weight[entries] * scale[row_index] / (total[row_index] + DAMPING)).astype(
+            np.float32
+        )
+        keys = self._items.keys[self._neighbour[entries]]
+        order = np.lexsort((keys, -values, row_index))
+        order = order[values[order] >= ENTRY_MIN]
         offsets = np.concatenate(
-            ([0], np.cumsum(np.bincount(owner[order], minlength=len(rows))))
+            ([0], np.cumsum(np.bincount(row_index[order], minlength=len(rows))))
         ).astype(np.int64)
-        return Neighbours(offsets, keys[order], value[order])
+        return Neighbours(offsets, keys[order], values[order])
 
-    def _scale(self, rows: Int64s) -> npt.NDArray[np.float64]:
+    def _scale_factors(self, rows: Int64s) -> npt.NDArray[np.float64]:
         """Return the factors that scale weights from the landmark to each row's newest event."""
         half_life = self._settings.half_life_us
-        if not half_life or not len(self._at):
+        if not half_life or not len(self._newest_ts):
             return np.ones(len(rows))
         steps = np.clip(
-            (self._at[rows] - self._landmark[0]) * STEPS // half_life, -1000 * STEPS, 1000 * STEPS
+            (self._newest_ts[rows] - self._landmark[0]) * STEPS_PER_HALF_LIFE // half_life,
+            -1000 * STEPS_PER_HALF_LIFE,
+            1000 * STEPS_PER_HALF_LIFE,
         )
-        return np.ldexp(1.0 / POWERS[steps % STEPS], -(steps // STEPS).astype(np.int32))
+        return np.ldexp(
+            1.0 / FRACTIONAL_POWERS[steps % STEPS_PER_HALF_LIFE],
+            -(steps // STEPS_PER_HALF_LIFE).astype(np.int32),
+        )
 
     def move_people(self, row_map: Int64s, people: int) -> None:
         """Renumber users: the new row of each old one, −1 to drop it."""
         retained = np.flatnonzero(row_map >= 0)
         retained = retained[retained < len(self._recent_ts)]
-        for name in _BY_PERSON:
-            array = getattr(self, f"_{name}")
+        for attribute in _BY_PERSON.values():
+            array = getattr(self, attribute)
             renumbered = np.zeros((people, *array.shape[1:]), array.dtype)
             renumbered[row_map[retained]] = array[retained]
-            setattr(self, f"_{name}", renumbered)
+            setattr(self, attribute, renumbered)
 
     def move_items(self, row_map: Int64s, items: int) -> None:
         """Renumber items; entries that name a dropped item are dropped."""
         self._reserve(0, len(row_map))
-        at, owner = spread(self._start, self._size.astype(np.int64))
-        entry = row_map[self._entry[at]]
-        is_retained = entry >= 0
-        self._dirty[owner[~is_retained]] = 1  # Their published rows still name the dropped item.
-        at, owner, entry = at[is_retained], owner[is_retained], entry[is_retained]
-        size = np.bincount(owner, minlength=len(self._size))
+        entries, row_of_entry = expand_ranges(self._start, self._size.astype(np.int64))
+        neighbours = row_map[self._neighbour[entries]]
+        is_retained = neighbours >= 0
+        # Their published rows still name the dropped item.
+        self._dirty[row_of_entry[~is_retained]] = 1
+        entries, row_of_entry, neighbours = (
+            entries[is_retained],
+            row_of_entry[is_retained],
+            neighbours[is_retained],
+        )
+        size = np.bincount(row_of_entry, minlength=len(self._size))
         retained = np.flatnonzero(row_map >= 0)
-        at = at[row_map[owner] >= 0]
-        entry = entry[row_map[owner] >= 0]
-        renumbered = {name: np.zeros(items, getattr(self, f"_{name}").dtype) for name in _BY_ROW}
-        renumbered["size"][:] = size[retained]
-        renumbered["room"][:] = size[retained]
-        renumbered["start"][:] = np.cumsum(size[retained]) - size[retained]
-        renumbered["total"][:], renumbered["at"][:] = self._total[retained], self._at[retained]
+        entries = entries[row_map[row_of_entry] >= 0]
+        neighbours = neighbours[row_map[row_of_entry] >= 0]
+        renumbered = {
+            attribute: np.zeros(items, getattr(self, attribute).dtype)
+            for attribute in _BY_ROW.values()
+        }
+        renumbered["_size"][:] = size[retained]
+        renumbered["_capacity"][:] = size[retained]
+        renumbered["_start"][:] = np.cumsum(size[retained]) - size[retained]
+        renumbered["_weight_sum"][:], renumbered["_newest_ts"][:] = (
+            self._weight_sum[retained],
+            self._newest_ts[retained],
+        )
         dirty = self._dirty[retained].copy()
         pool = (
-            np.zeros(max(len(self._entry), len(at)), np.int32),
-            np.zeros(max(len(self._entry), len(at))),
+            np.zeros(max(len(self._neighbour), len(entries)), np.int32),
+            np.zeros(max(len(self._neighbour), len(entries))),
         )
-        pool[0][: len(at)], pool[1][: len(at)] = entry, self._weight[at]
-        for name, array in renumbered.items():
-            setattr(self, f"_{name}", array)
-        self._dirty, self._entry, self._weight, self._free[0] = dirty, *pool, len(at)
+        pool[0][: len(entries)], pool[1][: len(entries)] = neighbours, self._weight[entries]
+        for attribute, array in renumbered.items():
+            setattr(self, attribute, array)
+        self._dirty, self._neighbour, self._weight, self._pool_end[0] = dirty, *pool, len(entries)
         self._drop_recent(row_map)
 
     def _drop_recent(self, row_map: Int64s) -> None:
@@ -228,18 +263,18 @@ class ItemKnnFold:
     def arrays(self) -> dict[str, npt.NDArray]:
         """Return the state as arrays, of which `restore` makes it again."""
         self._compact()
-        used = int(self._free[0])
-        names = (*_BY_PERSON, *_BY_ROW, "landmark", "evicted", "dirty")
-        state = {name: getattr(self, f"_{name}") for name in names}
-        return state | {"entry": self._entry[:used], "weight": self._weight[:used]}
+        used = int(self._pool_end[0])
+        names = _BY_PERSON | _BY_ROW | _OTHER_ARRAYS
+        state = {name: getattr(self, attribute) for name, attribute in names.items()}
+        return state | {"entry": self._neighbour[:used], "weight": self._weight[:used]}
 
     def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
-        for name in (*_BY_PERSON, *_BY_ROW, "landmark", "evicted", "dirty"):
-            setattr(self, f"_{name}", arrays[name].copy())
+        for name, attribute in (_BY_PERSON | _BY_ROW | _OTHER_ARRAYS).items():
+            setattr(self, attribute, arrays[name].copy())
         used = len(arrays["entry"])
         size = max(_POOL, 1 << (2 * used).bit_length())
-        self._entry, self._weight = np.zeros(size, np.int32), np.zeros(size)
-        self._entry[:used], self._weight[:used], self._free[0] = (
+        self._neighbour, self._weight = np.zeros(size, np.int32), np.zeros(size)
+        self._neighbour[:used], self._weight[:used], self._pool_end[0] = (
             arrays["entry"],
             arrays["weight"],
             used,

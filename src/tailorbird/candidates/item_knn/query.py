@@ -11,22 +11,22 @@ import numpy as np
 
 from tailorbird.candidates.contract import LAST_MAX
 from tailorbird.candidates.protocol import CandidateTables, Keys, Neighbours, RankedList, rank_items
-from tailorbird.candidates.ragged import spread
+from tailorbird.candidates.ragged import expand_ranges
 
 RECENT_MAX = LAST_MAX
-SIZE = 1_000
+LIST_MAX = 1_000
 
 
 def score_neighbours(recent: Keys, neighbours: Neighbours, last: int) -> RankedList:
     """Sum the neighbours of a user's last items, newest first, leaving these items out."""
     decay = 1.0 - 1.0 / last
     entries = len(neighbours.keys) if decay else int(neighbours.offsets[1])
-    _, age = spread(neighbours.offsets[:-1], np.diff(neighbours.offsets))
-    keys, at = np.unique(neighbours.keys[:entries], return_inverse=True)
+    _, age = expand_ranges(neighbours.offsets[:-1], np.diff(neighbours.offsets))
+    keys, index_of_entry = np.unique(neighbours.keys[:entries], return_inverse=True)
     weights = neighbours.weights[:entries] * decay ** age[:entries]
-    scores = np.bincount(at, weights=weights, minlength=len(keys)).astype(np.float64)
+    scores = np.bincount(index_of_entry, weights=weights, minlength=len(keys)).astype(np.float64)
     scores[np.isin(keys, recent)] = 0.0
-    return rank_items(keys, scores, SIZE)
+    return rank_items(keys, scores, LIST_MAX)
 
 
 def item_neighbours(tables: CandidateTables, key: int) -> RankedList:

@@ -13,7 +13,7 @@ from tailorbird.candidates.protocol import EMPTY_LIST, Keys, RankedList
 
 Int64s = npt.NDArray[np.int64]
 
-SIZE = 500
+LIST_MAX = 500
 IMPRESSIONS_MAX = 1_000  # impressions after which other sources can judge an item
 
 
@@ -25,14 +25,18 @@ def newest_items(
     Args:
         keys, first_seen, clicks, shown: (n,): of all items; `first_seen` 0 is not known.
     """
-    at = np.flatnonzero((first_seen > t - within_us) & (first_seen > 0) & (shown < IMPRESSIONS_MAX))
-    if not len(at):
+    new_rows = np.flatnonzero(
+        (first_seen > t - within_us) & (first_seen > 0) & (shown < IMPRESSIONS_MAX)
+    )
+    if not len(new_rows):
         return EMPTY_LIST
-    total = int(shown.sum())
-    if not total:
-        order = at[np.lexsort((keys[at], -first_seen[at]))[:SIZE]]
+    impressions_total = int(shown.sum())
+    if not impressions_total:
+        order = new_rows[np.lexsort((keys[new_rows], -first_seen[new_rows]))[:LIST_MAX]]
         age = np.maximum(t - first_seen[order], 0) / max(within_us, 1)
         return RankedList(keys[order], 1.0 - age)
-    bound = (clicks[at] + 1) / (shown[at] + 2) + np.sqrt(np.log(1 + total) / (shown[at] + 1))
-    order = np.lexsort((keys[at], -first_seen[at], -bound))[:SIZE]
-    return RankedList(keys[at[order]], bound[order])
+    bound = (clicks[new_rows] + 1) / (shown[new_rows] + 2) + np.sqrt(
+        np.log(1 + impressions_total) / (shown[new_rows] + 1)
+    )
+    order = np.lexsort((keys[new_rows], -first_seen[new_rows], -bound))[:LIST_MAX]
+    return RankedList(keys[new_rows[order]], bound[order])

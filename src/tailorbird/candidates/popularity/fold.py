@@ -16,13 +16,13 @@ import numpy.typing as npt
 
 from tailorbird.candidates.contract import Board
 from tailorbird.candidates.keytable import KeyTable, grow_array
-from tailorbird.candidates.protocol import BoardTable, Keys, RankedList
+from tailorbird.candidates.protocol import EVERYONE, BoardTable, Keys, RankedList
 from tailorbird.events.keys import combine
 
 Int64s = npt.NDArray[np.int64]
 
 TILES = 12
-SIZE, SEGMENT_SIZE = 2_000, 500  # items of a leaderboard
+BOARD_ITEMS_MAX, SEGMENT_ITEMS_MAX = 2_000, 500  # items of a leaderboard
 _CHUNKS_MAX = 64  # of a tile, before they are put together
 
 
@@ -107,10 +107,12 @@ class _Window:
 def _sum_chunks(chunks: list[tuple[Int64s, Int64s]]) -> tuple[Int64s, Int64s]:
     if len(chunks) == 1:
         return chunks[0]
-    slot, at = np.unique(np.concatenate([slot for slot, _ in chunks]), return_inverse=True)
-    return slot, np.bincount(at, np.concatenate([times for _, times in chunks]), len(slot)).astype(
-        np.int64
+    slot, index_of_count = np.unique(
+        np.concatenate([slot for slot, _ in chunks]), return_inverse=True
     )
+    return slot, np.bincount(
+        index_of_count, np.concatenate([times for _, times in chunks]), len(slot)
+    ).astype(np.int64)
 
 
 class PopularityFold:
@@ -167,7 +169,9 @@ class PopularityFold:
     def changed(self) -> list[tuple[Board, int]]:
         """Return the boards and segments whose counts changed since the last call."""
         changes = [
-            (board, value) for board in self._windows for value in self._pending(board).tolist()
+            (board, value)
+            for board in self._windows
+            for value in self._changed_segments(board).tolist()
         ]
         self._changed = {board: [] for board in self._windows}
         return changes
@@ -180,16 +184,16 @@ class PopularityFold:
         }
         return [(board, value) for board in self._windows for value in fields[board.segment]]
 
-    def _pending(self, board: Board) -> Keys:
+    def _changed_segments(self, board: Board) -> Keys:
         return np.unique(np.concatenate([np.zeros(0, np.uint64), *self._changed[board]]))
 
-    def table(self, board: Board, segment: int = 0) -> BoardTable:
+    def table(self, board: Board, segment: int = EVERYONE) -> BoardTable:
         """Return a leaderboard, ordered by count, then count in the longest window, then key."""
         window, pairs = self._windows[board], self._fields[board.segment]
         if pairs is None:
-            slots, rows, limit = np.flatnonzero(window.count), None, SIZE
+            slots, rows, limit = np.flatnonzero(window.count), None, BOARD_ITEMS_MAX
         else:
-            slots, limit = pairs.slots_of(segment), SEGMENT_SIZE
+            slots, limit = pairs.slots_of(segment), SEGMENT_ITEMS_MAX
             slots = slots[slots < len(window.count)]
             slots = slots[window.count[slots] > 0]
             rows = pairs.item[slots]
@@ -237,7 +241,7 @@ class PopularityFold:
         state: dict[str, npt.NDArray] = {}
         for board, window in self._windows.items():
             state |= {f"{board.name}/{name}": array for name, array in window.arrays().items()}
-            state[f"{board.name}/changed"] = self._pending(board)
+            state[f"{board.name}/changed"] = self._changed_segments(board)
         for name, pairs in self._fields.items():
             if pairs is not None:
                 count = pairs.pairs.count
@@ -274,7 +278,7 @@ class _SegmentPairs:
     def restore(self, pairs: Keys, value: Keys, item: Int64s) -> None:
         self.pairs = KeyTable(pairs)
         self.value, self.item = value.copy(), item.copy()
-        self._of: dict[int, list[Int64s]] = {}
+        self._slots_by_value: dict[int, list[Int64s]] = {}
         self._listed = 0
 
     def slots(self, value: Keys, item: Int64s, key: Keys) -> Int64s:
@@ -293,13 +297,15 @@ class _SegmentPairs:
         if self._listed < count:
             new_slots = np.arange(self._listed, count)
             order = new_slots[np.argsort(self.value[new_slots], kind="stable")]
-            values, first = np.unique(self.value[order], return_index=True)
-            for value_, slots in zip(values.tolist(), np.split(order, first[1:]), strict=True):
-                self._of.setdefault(value_, []).append(slots)
+            values, value_starts = np.unique(self.value[order], return_index=True)
+            for value_, slots in zip(
+                values.tolist(), np.split(order, value_starts[1:]), strict=True
+            ):
+                self._slots_by_value.setdefault(value_, []).append(slots)
             self._listed = count
-        parts = self._of.get(value, [])
+        parts = self._slots_by_value.get(value, [])
         if len(parts) > 1:
-            parts = self._of[value] = [np.concatenate(parts)]
+            parts = self._slots_by_value[value] = [np.concatenate(parts)]
         return parts[0] if parts else np.zeros(0, np.int64)
 
     def retain(self, retained: npt.NDArray[np.bool_], row_map: Int64s) -> tuple[Int64s, int]:
@@ -310,5 +316,5 @@ class _SegmentPairs:
         count = self.pairs.count
         value, item = self.value[:count][retained], row_map[self.item[:count][retained]]
         slots = self.pairs.retain(retained)
-        self.value, self.item, self._of, self._listed = value, item, {}, 0
+        self.value, self.item, self._slots_by_value, self._listed = value, item, {}, 0
         return slots, self.pairs.count

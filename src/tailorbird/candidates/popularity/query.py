@@ -17,15 +17,15 @@ SEGMENT_MIN = 20  # minimum number of events of a segment in the window
 CATEGORY_DECAY = 0.95  # decay per age of the user's items
 CATEGORIES_MAX = 8
 RECENT = 64
-SIZE = 500  # of a list over several categories
+LIST_MAX = 500  # of a list over several categories
 
 
-def popular(tables: CandidateTables, request: CandidateRequest, board: Board) -> RankedList:
+def query_popular(tables: CandidateTables, request: CandidateRequest, board: Board) -> RankedList:
     """Return the most popular items by traffic share, of the request's segment if large enough."""
     if board.segment == "category":
         return _popular_in_categories(tables, request, board)
     table = segment_board(tables, request, board)
-    return (table if table is not None else tables.board(Board(board.window_us))).shares
+    return (table if table is not None else tables.leaderboard(Board(board.window_us))).shares
 
 
 def segment_board(
@@ -33,7 +33,7 @@ def segment_board(
 ) -> BoardTable | None:
     """Return the leaderboard of the request's segment, or None if unknown or too small."""
     segment = request.segments.get(board.segment, 0) if board.segment else 0
-    table = tables.board(board, segment) if segment else None
+    table = tables.leaderboard(board, segment) if segment else None
     return table if table is not None and table.total >= SEGMENT_MIN else None
 
 
@@ -49,15 +49,17 @@ def _popular_in_categories(
     has_category = categories != 0
     if not has_category.any():
         return EMPTY_LIST
-    values, at = np.unique(categories[has_category], return_inverse=True)
-    weight = np.bincount(at, CATEGORY_DECAY ** np.flatnonzero(has_category))
+    values, index_of_item = np.unique(categories[has_category], return_inverse=True)
+    weight = np.bincount(index_of_item, CATEGORY_DECAY ** np.flatnonzero(has_category))
     best = np.lexsort((values, -weight))[:CATEGORIES_MAX]
     parts = []
     for index in best.tolist():
-        items = tables.board(board, int(values[index])).items
+        items = tables.leaderboard(board, int(values[index])).items
         parts.append(RankedList(items.keys, weight[index] / np.arange(1, len(items) + 1)))
     keys, scores = concatenate_lists(parts)
-    distinct, at = np.unique(
+    distinct, index_of_item = np.unique(
         keys, return_inverse=True
     )  # an item that changed its category is popular in both
-    return rank_items(distinct, np.bincount(at, scores, len(distinct)).astype(np.float64), SIZE)
+    return rank_items(
+        distinct, np.bincount(index_of_item, scores, len(distinct)).astype(np.float64), LIST_MAX
+    )

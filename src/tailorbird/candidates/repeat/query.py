@@ -4,14 +4,14 @@ import numpy as np
 
 from tailorbird.candidates.protocol import EMPTY_LIST, CandidateRequest, RankedList
 
-SIZE = 500
+LIST_MAX = 500
 
 
-def repeat(request: CandidateRequest) -> RankedList:
+def query_repeat(request: CandidateRequest) -> RankedList:
     """Return the distinct items of the user's sequence, scored by frequency."""
     keys = request.recent[request.recent != 0][::-1]
     if not len(keys):
         return EMPTY_LIST
-    distinct, first, count = np.unique(keys, return_index=True, return_counts=True)
-    order = np.lexsort((first, -count))[:SIZE]
+    distinct, first_index, count = np.unique(keys, return_index=True, return_counts=True)
+    order = np.lexsort((first_index, -count))[:LIST_MAX]
     return RankedList(distinct[order], count[order].astype(np.float64))

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.candidates.contract import SessionKnn
-from tailorbird.candidates.kernels import distinct_entries, sessions
+from tailorbird.candidates.kernels import add_to_sessions, number_sessions
 from tailorbird.candidates.keytable import KeyTable, grow_array
 from tailorbird.candidates.session_knn.sessions import S_TAN, Sessions
 
 Int64s = npt.NDArray[np.int64]
 
-_RING = ("owner", "last_ts", "size", "entries")
+# Arrays of a snapshot by session, and their attributes.
+_RING = {"owner": "_session_user", "last_ts": "_last_ts", "size": "_size", "entries": "_entries"}
 
 
 class SessionKnnFold:
@@ -26,8 +27,8 @@ class SessionKnnFold:
 
     def __init__(self, settings: SessionKnn, items: KeyTable) -> None:
         self._settings, self._items = settings, items
-        self._current = np.zeros(0, np.int64)
-        self._owner, self._last_ts = (
+        self._session_of_user = np.zeros(0, np.int64)
+        self._session_user, self._last_ts = (
             np.full(settings.most, -1, np.int64),
             np.zeros(settings.most, np.int64),
         )
@@ -35,7 +36,7 @@ class SessionKnnFold:
             np.zeros(settings.most, np.int32),
             np.zeros((settings.most, settings.length), np.int32),
         )
-        self._head = np.zeros(1, np.int64)
+        self._sessions_started = np.zeros(1, np.int64)
 
     def update(self, person: Int64s, item: Int64s, ts: Int64s, newest: Int64s, people: int) -> None:
         """Apply interests in log order.
@@ -43,37 +44,39 @@ class SessionKnnFold:
         The arrays hold user rows (−1: none), item rows, times, and the largest time of the log so
         far.
         """
-        self._current = grow_array(self._current, people, fill=-1)
-        sessions(
+        self._session_of_user = grow_array(self._session_of_user, people, fill=-1)
+        add_to_sessions(
             person,
             item,
             ts,
             newest,
-            self._current,
-            self._owner,
+            self._session_of_user,
+            self._session_user,
             self._last_ts,
             self._size,
             self._entries,
-            self._head,
+            self._sessions_started,
             self._settings.gap_us,
         )
 
     def table(self) -> Sessions:
         """Return the current sessions, ordered by the time of their last event."""
-        started, capacity = int(self._head[0]), self._settings.most
-        at = np.arange(max(started - capacity, 0), started) % capacity  # in order of their start
-        newest = int(self._last_ts[at].max(initial=0))
-        at = at[(self._size[at] >= 2) & (self._last_ts[at] >= newest - self._settings.within_us)]
-        order = at[np.argsort(self._last_ts[at], kind="stable")]
-        room = int(self._size[order].sum())
+        started, capacity = int(self._sessions_started[0]), self._settings.most
+        begun = np.arange(max(started - capacity, 0), started) % capacity  # in order of their start
+        newest = int(self._last_ts[begun].max(initial=0))
+        begun = begun[
+            (self._size[begun] >= 2) & (self._last_ts[begun] >= newest - self._settings.within_us)
+        ]
+        order = begun[np.argsort(self._last_ts[begun], kind="stable")]
+        entry_count = int(self._size[order].sum())
         starts, ends = np.zeros(len(order) + 1, np.int64), np.zeros(len(order) + 1, np.int64)
-        item, position, used = (
-            np.zeros(room, np.int32),
-            np.zeros(room, np.int32),
+        item, place, used = (
+            np.zeros(entry_count, np.int32),
+            np.zeros(entry_count, np.int32),
             np.zeros(max(self._items.count, 1), np.int32),
         )
-        count, item_count = distinct_entries(
-            order, self._size, self._entries, self._last_ts, starts, ends, item, position, used
+        count, item_count = number_sessions(
+            order, self._size, self._entries, self._last_ts, starts, ends, item, place, used
         )
         entries = int(starts[count])
         by_number = np.zeros(item_count, np.int64)
@@ -81,15 +84,15 @@ class SessionKnnFold:
         by_number[used[rows] - 1] = rows
         keys = self._items.keys[by_number]
         by_key = np.argsort(keys)
-        number = np.empty(item_count, np.int32)
-        number[by_key] = np.arange(item_count, dtype=np.int32)
-        fade = np.exp(-(newest - ends[:count]) / S_TAN.recency_us)
+        number_by_key = np.empty(item_count, np.int32)
+        number_by_key[by_key] = np.arange(item_count, dtype=np.int32)
+        age_weight = np.exp(-(newest - ends[:count]) / S_TAN.recency_us)
         return Sessions(
             keys[by_key],
             starts[: count + 1],
-            number[item[:entries]],
-            position[:entries],
-            fade,
+            number_by_key[item[:entries]],
+            place[:entries],
+            age_weight,
             self._settings.gap_us,
         )
 
@@ -98,15 +101,15 @@ class SessionKnnFold:
 
         Sessions of dropped users stay, without an owner.
         """
-        current = np.full(people, -1, np.int64)
+        session_of_user = np.full(people, -1, np.int64)
         retained = np.flatnonzero(row_map >= 0)
-        retained = retained[retained < len(self._current)]
-        current[row_map[retained]] = self._current[retained]
-        self._current = current
-        is_used = self._owner >= 0
-        self._owner[is_used] = row_map[self._owner[is_used]]
+        retained = retained[retained < len(self._session_of_user)]
+        session_of_user[row_map[retained]] = self._session_of_user[retained]
+        self._session_of_user = session_of_user
+        is_used = self._session_user >= 0
+        self._session_user[is_used] = row_map[self._session_user[is_used]]
         # A session of an evicted user is not free. It has no owner until it is overwritten.
-        self._owner[is_used & (self._owner < 0)] = -2
+        self._session_user[is_used & (self._session_user < 0)] = -2
 
     def move_items(self, row_map: Int64s, items: int) -> None:
         """Renumber items; a dropped item is removed from its sessions."""
@@ -119,11 +122,14 @@ class SessionKnnFold:
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """Return the state as arrays, from which `restore` rebuilds it."""
-        used = min(int(self._head[0]), self._settings.most)
-        state = {name: getattr(self, f"_{name}")[:used] for name in _RING}
-        return state | {"current": self._current, "head": self._head}
+        used = min(int(self._sessions_started[0]), self._settings.most)
+        state = {name: getattr(self, attribute)[:used] for name, attribute in _RING.items()}
+        return state | {"current": self._session_of_user, "head": self._sessions_started}
 
     def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
-        for name in _RING:
-            getattr(self, f"_{name}")[: len(arrays[name])] = arrays[name]
-        self._current, self._head = arrays["current"].copy(), arrays["head"].copy()
+        for name, attribute in _RING.items():
+            getattr(self, attribute)[: len(arrays[name])] = arrays[name]
+        self._session_of_user, self._sessions_started = (
+            arrays["current"].copy(),
+            arrays["head"].copy(),
+        )

@@ -10,15 +10,15 @@ from tailorbird.candidates.protocol import (
     rank_items,
 )
 
-SIZE = 500
+LIST_MAX = 500
 
 
-def session_knn(tables: CandidateTables, request: CandidateRequest, source: str) -> RankedList:
+def query_sessions(tables: CandidateTables, request: CandidateRequest, method: str) -> RankedList:
     """Return the items of the nearest sessions, without those of the user's own session."""
     sessions = tables.sessions()
     if sessions is None or not len(request.recent):
         return EMPTY_LIST
     similar = sessions.find_similar(
-        source, np.array([0, len(request.recent)], np.int64), request.recent, request.recent_ts
+        method, np.array([0, len(request.recent)], np.int64), request.recent, request.recent_ts
     )
-    return rank_items(similar.keys, similar.gain, SIZE)
+    return rank_items(similar.keys, similar.scores, LIST_MAX)

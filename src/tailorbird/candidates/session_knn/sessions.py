@@ -8,7 +8,7 @@ only how much STAN discounts their age:
     starts   int64 (m + 1,)      session s has the entries starts[s]:starts[s + 1]
     item     int32 (entries,)    positions in `keys`; an item once in a session, at its last place
     place    int32 (entries,)    places, from 1
-    fade     float64 (m,)        exp(−(newest event of the table − last event of the session) / λ2)
+    age_weight  float64 (m,)     exp(−(newest event of the table − last event of the session) / λ2)
 
 A context is the newest run of a user's sequence, split in the same way. Sums run in float64 in a
 fixed order, so the result is bit-identical for any number of simultaneous queries: a replay runs
@@ -24,7 +24,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.candidates.ragged import spread
+from tailorbird.candidates.ragged import expand_ranges
 from tailorbird.candidates.session_knn.similarity import CONTEXT_MAX, STAN, Search, VSkNN
 
 Ints = npt.NDArray[np.int64]
@@ -48,14 +48,14 @@ class SimilarItems:
     Sorted by context and key.
 
     Attributes:
-        offsets: (questions + 1,): question q has the entries offsets[q]:offsets[q + 1].
+        offsets: (contexts + 1,): context c has the entries offsets[c]:offsets[c + 1].
         keys: (n,): of the items.
-        gain: (n,), above 0.
+        scores: (n,), above 0.
     """
 
     offsets: Ints
     keys: Keys
-    gain: Floats
+    scores: Floats
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Sessions:
     Immutable, and safe to query from several threads.
 
     Attributes:
-        keys, starts, item, place, fade: see the module.
+        keys, starts, item, place, age_weight: see the module.
         gap_us: a longer pause ends a run.
     """
 
@@ -73,14 +73,14 @@ class Sessions:
     starts: Ints
     item: Int32s
     place: Int32s
-    fade: Floats
+    age_weight: Floats
     gap_us: int
     _last: dict[str, tuple[bytes, SimilarItems]] = field(
         default_factory=dict, compare=False, repr=False
     )
 
     def __len__(self) -> int:
-        return len(self.fade)
+        return len(self.age_weight)
 
     @cached_property
     def postings(self) -> tuple[Ints, Int32s]:
@@ -89,7 +89,7 @@ class Sessions:
             ([0], np.cumsum(np.bincount(self.item, minlength=len(self.keys))))
         ).astype(np.int64)
         owner = np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.starts))
-        return lists, owner[_stable_order(self.item, len(self.keys))]
+        return lists, owner[_argsort_stable(self.item, len(self.keys))]
 
     @cached_property
     def _searches(self) -> dict[str, tuple[Search, Floats, Floats]]:
@@ -109,20 +109,20 @@ class Sessions:
         """Compute the tables that the first query would wait for."""
         assert self._searches is not None
 
-    def find_similar(self, source: str, offsets: Ints, keys: Keys, ts: Ints) -> SimilarItems:
+    def find_similar(self, method: str, offsets: Ints, keys: Keys, ts: Ints) -> SimilarItems:
         """Find the continuations of sessions similar to the newest run of each sequence.
 
         Args:
-            source: `session_knn` or `stan`.
-            offsets: (questions + 1,): question q has keys[offsets[q]:offsets[q + 1]], oldest first.
+            method: `session_knn` or `stan`.
+            offsets: (contexts + 1,): context c has keys[offsets[c]:offsets[c + 1]], oldest first.
             keys: item keys; those that no session holds are skipped, but keep their positions.
             ts: their times, microseconds; empty: each sequence is one run.
         """
-        offsets, at = newest_runs(offsets, ts, self.gap_us, CONTEXT_MAX)
-        row = self._rows(keys[at])
+        offsets, positions = newest_runs(offsets, ts, self.gap_us, CONTEXT_MAX)
+        rows = self._rows_of_keys(keys[positions])
         if len(offsets) > 2:
             parts = [
-                self._query(source, offsets[low : low + _AT_ONCE + 1], row)
+                self._query(method, offsets[low : low + _AT_ONCE + 1], rows)
                 for low in range(0, len(offsets) - 1, _AT_ONCE)
             ]
             sizes = np.concatenate([np.diff(part.offsets) for part in parts])
@@ -130,61 +130,66 @@ class Sessions:
             return SimilarItems(
                 joined,
                 np.concatenate([part.keys for part in parts]),
-                np.concatenate([part.gain for part in parts]),
+                np.concatenate([part.scores for part in parts]),
             )
-        cache_key = row.tobytes()  # A request needs the same result for candidates and columns.
-        cached = self._last.get(source)
+        cache_key = rows.tobytes()  # A request needs the same result for candidates and columns.
+        cached = self._last.get(method)
         if cached is None or cached[0] != cache_key:
-            cached = self._last[source] = cache_key, self._query(source, offsets, row)
+            cached = self._last[method] = cache_key, self._query(method, offsets, rows)
         return cached[1]
 
-    def _rows(self, keys: Keys) -> Ints:
+    def _rows_of_keys(self, keys: Keys) -> Ints:
         if not len(self.keys):
             return np.full(len(keys), -1, np.int64)
-        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where((self.keys[at] == keys) & (keys != 0), at, -1)
+        rows = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where((self.keys[rows] == keys) & (keys != 0), rows, -1)
 
-    def _query(self, source: str, offsets: Ints, row: Ints) -> SimilarItems:
-        search, lift, distance_decay = self._searches[source]
+    def _query(self, method: str, offsets: Ints, rows: Ints) -> SimilarItems:
+        search, lift, distance_decay = self._searches[method]
         offsets = np.asarray(offsets)
         base = int(offsets[0])
-        offsets, row = offsets - base, row[base : int(offsets[-1])]
-        questions, items = len(offsets) - 1, max(len(self.keys), 1)
-        context = _context_items(offsets, row, search, items)
+        offsets, rows = offsets - base, rows[base : int(offsets[-1])]
+        contexts, items = len(offsets) - 1, max(len(self.keys), 1)
+        context = _context_items(offsets, rows, search, items)
         if not len(context.row) or not len(self):
             return SimilarItems(
-                np.zeros(questions + 1, np.int64), np.zeros(0, np.uint64), np.zeros(0)
+                np.zeros(contexts + 1, np.int64), np.zeros(0, np.uint64), np.zeros(0)
             )
-        owner, session, gain = self._neighbours(context, search, questions)
+        owner, session, scores = self._find_neighbours(context, search, contexts)
         size = self.starts[session + 1] - self.starts[session]
-        at, nth = spread(self.starts[session], size)
-        item, gain = self.item[at], gain[nth]
+        entries, neighbour_of_entry = expand_ranges(self.starts[session], size)
+        item, scores = self.item[entries], scores[neighbour_of_entry]
         bounds = np.concatenate(([0], np.cumsum(size)))
-        ends = bounds[np.searchsorted(owner, np.arange(questions + 1))]
+        ends = bounds[np.searchsorted(owner, np.arange(contexts + 1))]
         is_own = _is_in_context(context, item, ends, items)
         if math.isfinite(search.closeness):
-            star = np.maximum.reduceat(np.where(is_own, self.place[at], 0), bounds[:-1])
-            gain = gain * distance_decay[np.abs(self.place[at] - star[nth])]
-        return self._sum_gains(item, np.where(is_own, 0.0, gain * lift[item]), ends)
+            anchor_place = np.maximum.reduceat(
+                np.where(is_own, self.place[entries], 0), bounds[:-1]
+            )
+            scores = (
+                scores
+                * distance_decay[np.abs(self.place[entries] - anchor_place[neighbour_of_entry])]
+            )
+        return self._sum_scores(item, np.where(is_own, 0.0, scores * lift[item]), ends)
 
-    def _sum_gains(self, item: Int32s, gain: Floats, ends: Ints) -> SimilarItems:
-        """Sum each context's gains by item, in the order of the entries."""
+    def _sum_scores(self, item: Int32s, scores: Floats, ends: Ints) -> SimilarItems:
+        """Sum each context's scores by item, in the order of the entries."""
         rows, sums = [], []
         for low, high in pairwise(ends.tolist()):
-            total = np.bincount(
-                item[low:high], gain[low:high]
+            score_sums = np.bincount(
+                item[low:high], scores[low:high]
             )  # by item: several times as fast as to sort them
-            rows.append(np.flatnonzero(total > 0))
-            sums.append(total[rows[-1]])
+            rows.append(np.flatnonzero(score_sums > 0))
+            sums.append(score_sums[rows[-1]])
         offsets = np.concatenate(([0], np.cumsum([len(items) for items in rows]))).astype(np.int64)
         return SimilarItems(
             offsets, self.keys[np.concatenate(rows)], np.concatenate(sums).astype(np.float64)
         )
 
-    def _neighbours(
-        self, context: "_ContextItems", search: Search, questions: int
+    def _find_neighbours(
+        self, context: "_ContextItems", search: Search, contexts: int
     ) -> tuple[Ints, Ints, Floats]:
-        """Find the nearest sessions of each context: context, session, and gain of its items.
+        """Find the nearest sessions of each context: context, session, and score of its items.
 
         They are ordered by recency, or by similarity where there are more than k.
         """
@@ -192,32 +197,32 @@ class Sessions:
         low = np.maximum(
             lists[context.row], lists[context.row + 1] - search.sample
         )  # No older session can be among the newest `sample`.
-        at, nth = spread(low, lists[context.row + 1] - low)
+        postings, context_item = expand_ranges(low, lists[context.row + 1] - low)
         count = max(len(self), 1)
-        key = context.owner[nth] * count + (count - 1 - holder[at])
-        distinct = _distinct(key)
-        distinct = distinct[_rank(distinct // count) < search.sample]
+        key = context.owner[context_item] * count + (count - 1 - holder[postings])
+        distinct = _sort_distinct(key)
+        distinct = distinct[_rank_within_owner(distinct // count) < search.sample]
         owner, session = distinct // count, count - 1 - distinct % count
         session_index = np.minimum(np.searchsorted(distinct, key), max(len(distinct) - 1, 0))
         inside = distinct[session_index] == key if len(distinct) else np.zeros(len(key), bool)
-        session_index, nth = session_index[inside], nth[inside]
-        similarity = np.bincount(session_index, context.weight[nth], len(distinct))
+        session_index, context_item = session_index[inside], context_item[inside]
+        similarity = np.bincount(session_index, context.weight[context_item], len(distinct))
         steps_back = np.zeros(len(distinct), np.int64)
         # Reversed, so that the newest item wins.
-        steps_back[session_index[::-1]] = context.steps_back[nth[::-1]]
-        item_counts = np.bincount(context.owner, minlength=questions)
+        steps_back[session_index[::-1]] = context.steps_back[context_item[::-1]]
+        item_counts = np.bincount(context.owner, minlength=contexts)
         if search.cosine:
             norm = np.sqrt(
-                np.maximum(np.bincount(context.owner, context.weight**2, questions), 1e-300)
+                np.maximum(np.bincount(context.owner, context.weight**2, contexts), 1e-300)
             )
             similarity = similarity / norm[owner] / np.sqrt(np.diff(self.starts)[session])
         else:
             similarity = similarity / item_counts[owner]
         if math.isfinite(search.recency):
-            similarity = similarity * self.fade[session]
-        many = np.bincount(owner, minlength=questions) > search.k
-        order = np.lexsort((np.where(many[owner], -similarity, 0.0), owner))
-        order = order[_rank(owner[order]) < search.k]
+            similarity = similarity * self.age_weight[session]
+        exceeds_k = np.bincount(owner, minlength=contexts) > search.k
+        order = np.lexsort((np.where(exceeds_k[owner], -similarity, 0.0), owner))
+        order = order[_rank_within_owner(owner[order]) < search.k]
         return owner[order], session[order], similarity[order] * search.decay[steps_back[order]]
 
 
@@ -228,16 +233,16 @@ def newest_runs(offsets: Ints, ts: Ints, gap_us: int, length: int) -> tuple[Ints
         offsets: (sequences + 1,).
         ts: of the entries, oldest first; empty: none is cut.
     """
-    begin, end = offsets[:-1], offsets[1:]
+    starts, ends = offsets[:-1], offsets[1:]
     if len(ts):
-        cut = np.zeros(len(ts) + 1, bool)
-        cut[1:-1] = ts[1:] - ts[:-1] > gap_us
-        cut[begin] = True
-        since = np.maximum.accumulate(np.where(cut, np.arange(len(cut)), 0))
-        begin = np.where(end > begin, since[np.maximum(end - 1, 0)], begin)
-    begin = np.maximum(begin, end - length)
-    at, _ = spread(begin, end - begin)
-    return np.concatenate(([0], np.cumsum(end - begin))).astype(np.int64), at
+        is_run_start = np.zeros(len(ts) + 1, bool)
+        is_run_start[1:-1] = ts[1:] - ts[:-1] > gap_us
+        is_run_start[starts] = True
+        run_start = np.maximum.accumulate(np.where(is_run_start, np.arange(len(is_run_start)), 0))
+        starts = np.where(ends > starts, run_start[np.maximum(ends - 1, 0)], starts)
+    starts = np.maximum(starts, ends - length)
+    positions, _ = expand_ranges(starts, ends - starts)
+    return np.concatenate(([0], np.cumsum(ends - starts))).astype(np.int64), positions
 
 
 @dataclass(frozen=True)
@@ -255,39 +260,39 @@ def _is_in_context(
 ) -> npt.NDArray[np.bool_]:
     """Return whether the item of each session entry is in the context it is compared with."""
     in_context, is_there = np.zeros(len(item), bool), np.zeros(items, bool)
-    for (low, high), (first, last) in zip(
+    for (entry_start, entry_stop), (context_start, context_stop) in zip(
         pairwise(ends.tolist()),
         pairwise(np.searchsorted(context.owner, np.arange(len(ends)))),
         strict=True,
     ):
-        rows = context.row[first:last]
+        rows = context.row[context_start:context_stop]
         is_there[rows] = True
-        in_context[low:high] = is_there[item[low:high]]
+        in_context[entry_start:entry_stop] = is_there[item[entry_start:entry_stop]]
         is_there[rows] = False
     return in_context
 
 
 def _context_items(offsets: Ints, row: Rows, search: Search, items: int) -> _ContextItems:
     size = np.diff(offsets)
-    at, owner = spread(offsets[:-1], size)
-    at = offsets[owner + 1] - 1 - (at - offsets[owner])  # the newest first
-    positions = np.flatnonzero((row[at] >= 0) & (row[at] < items))
-    _, first = np.unique(owner[positions] * items + row[at[positions]], return_index=True)
-    positions = positions[np.sort(first)]
-    at, owner = at[positions], owner[positions]
-    steps_back = offsets[owner + 1] - 1 - at
+    positions, owner = expand_ranges(offsets[:-1], size)
+    positions = offsets[owner + 1] - 1 - (positions - offsets[owner])  # the newest first
+    indexed = np.flatnonzero((row[positions] >= 0) & (row[positions] < items))
+    _, newest = np.unique(owner[indexed] * items + row[positions[indexed]], return_index=True)
+    indexed = indexed[np.sort(newest)]
+    positions, owner = positions[indexed], owner[indexed]
+    steps_back = offsets[owner + 1] - 1 - positions
     return _ContextItems(
-        owner, row[at], steps_back, search.weight[size[owner], size[owner] - 1 - steps_back]
+        owner, row[positions], steps_back, search.weight[size[owner], size[owner] - 1 - steps_back]
     )
 
 
-def _distinct(key: Ints) -> Ints:
+def _sort_distinct(key: Ints) -> Ints:
     """Return the distinct keys, ascending; several times as fast as `np.unique`, which hashes."""
     ordered = np.sort(key)
     return ordered[np.diff(ordered, prepend=-1) != 0]  # no key is negative
 
 
-def _stable_order(number: Int32s, below: int) -> Rows:
+def _argsort_stable(number: Int32s, below: int) -> Rows:
     """Return `np.argsort(number, kind="stable")` of numbers from 0, a third of the time: NumPy
     sorts 16 bits by radix.
     """
@@ -297,6 +302,6 @@ def _stable_order(number: Int32s, below: int) -> Rows:
     return order
 
 
-def _rank(owner: Sequence[int] | Ints) -> Ints:
+def _rank_within_owner(owner: Sequence[int] | Ints) -> Ints:
     """Return the position of each entry among those of its owner, from 0; owners ascend."""
     return np.arange(len(owner)) - np.searchsorted(owner, owner)

@@ -93,9 +93,11 @@ class VSkNN:
         lengths = np.arange(CONTEXT_MAX + 1)[:, None]
         positions = np.arange(1, CONTEXT_MAX + 1)[None, :]
         weight = np.where(
-            positions <= lengths, _weights(self.weighting, positions, np.maximum(lengths, 1)), 0.0
+            positions <= lengths,
+            _position_weights(self.weighting, positions, np.maximum(lengths, 1)),
+            0.0,
         )
-        decay = _decays(self.weighting_score, np.arange(1, CONTEXT_MAX + 1))
+        decay = _step_decays(self.weighting_score, np.arange(1, CONTEXT_MAX + 1))
         return Search(
             self.k, self.sample, weight, False, math.inf, decay, math.inf, self.idf_weight
         )
@@ -135,7 +137,7 @@ class STAN:
         )
 
 
-def _weights(name: Weighting, position: Ints, length: Ints) -> Floats:
+def _position_weights(name: Weighting, position: Ints, length: Ints) -> Floats:
     steps_back = length - position
     if name == "linear":
         return np.where(position <= 10, 1 - 0.1 * steps_back, 0.0)
@@ -148,7 +150,7 @@ def _weights(name: Weighting, position: Ints, length: Ints) -> Floats:
     }[name]
 
 
-def _decays(name: Weighting, steps: Ints) -> Floats:
+def _step_decays(name: Weighting, steps: Ints) -> Floats:
     if name == "linear":
         return np.where(steps <= 100, 1 - 0.1 * steps, 0.0)
     if name == "log":

@@ -14,9 +14,10 @@ _PATHS_SHOWN = 3
 
 
 def verify(*, erased: str = "", deep: bool = False, json: Json = False) -> None:
-    """Check archive, ledger and tables against each other, to the last row and checksum. Ends with
-    status 1 if anything differs. It counts the rows of the logs that are not in the tables yet, and
-    names what a plain copy of a running project lacks.
+    """Check archive, ledger and tables against each other, to the last row and checksum.
+
+    It ends with status 1 if anything differs. It counts the rows of the logs that are not in the
+    tables yet, and names what a plain copy of a running project lacks.
 
     Example:  tailorbird -C shop lake verify
 
@@ -56,7 +57,8 @@ def quarantine(
     json: Json = False,
 ) -> None:
     """Show refused rows: by reason their number, first and last time and fields, and samples.
-    They are kept exactly as received.
+
+    Rows are kept exactly as received.
 
     After a fix, `lake replay` sends it again; `replayed` counts the rows that were.
 

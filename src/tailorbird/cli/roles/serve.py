@@ -48,8 +48,8 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     project = open_project(applied=True)
     apply_remote_erasures(project)
     settings = project.settings.serve
-    configure(as_json=settings.log == "json")
-    require_origins(settings.origins)
+    configure(as_json=settings.log_format == "json")
+    require_origins(settings.allowed_origins)
     # In addition to the routes of the API.
     route_factories: list[Callable[[Service], Sequence[BaseRoute]]] = []
     slots = project.slots

@@ -140,7 +140,7 @@ def _servers(
         Role(
             "serve" if not number else f"serve {number + 1}",
             arguments,
-            drain_s=parse_duration(settings.drain) / SECOND,
+            drain_s=parse_duration(settings.drain_for) / SECOND,
             listener=listener,
         )
         for number in range(settings.processes)

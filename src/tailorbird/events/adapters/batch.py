@@ -104,7 +104,7 @@ def to_batches(file: str, rows: Iterator[tuple[int, bytes]]) -> Iterator[Batch]:
         yield Batch(file, lines, numbers)
 
 
-def _never(*_: Any) -> bool:
+def _never_convert(*_: Any) -> bool:
     return False
 
 
@@ -126,8 +126,8 @@ class FormatAdapter:
     read: Adapter
     patterns: tuple[str, ...]
     convert: "Convert | None" = None
-    is_table: Callable[[str, list[str]], bool] = _never
-    is_record: Callable[[dict[str, Any]], bool] = _never
-    is_text: Callable[[str, bytes], bool] = _never
+    is_table: Callable[[str, list[str]], bool] = _never_convert
+    is_record: Callable[[dict[str, Any]], bool] = _never_convert
+    is_text: Callable[[str, bytes], bool] = _never_convert
     has_csv: bool = False
     may_lack_suffix: bool = False

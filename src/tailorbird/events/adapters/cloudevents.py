@@ -73,7 +73,7 @@ def is_binary(headers: Mapping[str, str]) -> bool:
 def to_structured_mode(headers: Mapping[str, str], body: bytes) -> bytes:
     """Convert an event in binary mode to the JSON format, from headers and body."""
     envelope: Record = {
-        name.removeprefix(_HEADER): _attribute(value)
+        name.removeprefix(_HEADER): _decode_attribute(value)
         for name, value in headers.items()
         if name.startswith(_HEADER)
     }
@@ -96,7 +96,7 @@ def to_structured_mode(headers: Mapping[str, str], body: bytes) -> bytes:
         return msgspec.json.encode({**envelope, "data_base64": b64encode(body).decode()})
 
 
-def _attribute(header: str) -> str:
+def _decode_attribute(header: str) -> str:
     """Decode an attribute from its header: percent-encoded, and quoted by some senders."""
     quoted = len(header) > 1 and header[0] == header[-1] == '"'
     text = header[1:-1].replace('\\"', '"').replace("\\\\", "\\") if quoted else header
@@ -116,10 +116,10 @@ def convert(record: Any, place: str) -> list[Event]:
     if len(identity) > ID_LENGTH_MAX - 12:
         identity = sha256(identity.encode()).hexdigest()
     data, type_ = (
-        _data(envelope),
+        _decode_data(envelope),
         slug(_VERSION.sub("", required_text(envelope, "type")).rpartition(".")[2]),
     )
-    foreign = _foreign(data)
+    foreign = _convert_foreign(data)
     return (
         _require_named_type(foreign(data, identity), type_)
         if foreign is not None
@@ -140,7 +140,7 @@ def _require_named_type(events: list[Event], type_: str) -> list[Event]:
     return events
 
 
-def _foreign(data: Record) -> Convert | None:
+def _convert_foreign(data: Record) -> Convert | None:
     if "messageId" in data and "type" in data:
         return segment.convert
     if "event_name" in data and "event_timestamp" in data:
@@ -150,7 +150,7 @@ def _foreign(data: Record) -> Convert | None:
     return None
 
 
-def _data(envelope: Record) -> Record:
+def _decode_data(envelope: Record) -> Record:
     value = envelope.get("data")
     if "data_base64" in envelope:
         try:

@@ -138,17 +138,17 @@ def convert(record: Any, place: str) -> list[Event]:
     if name in LEFT_OUT:
         raise LeftOutError(name)
     type_ = TYPES.get(name) or safe_event_type(name)
-    parameters = _parameters(row)
-    items = [_without_unset(item) for item in _elements(row, "items")]
+    parameters = _read_parameters(row)
+    items = [_without_unset(item) for item in _read_elements(row, "items")]
     if not items and type_ == "share" and parameters.get("item_id") is not None:
         items = [{"item_id": parameters["item_id"]}]
     if name in ("page_view", "screen_view"):
         items = []
-    base = _event(row, type_, parameters, place)
+    base = _convert_event(row, type_, parameters, place)
     return product_events(base, items, _IDS, "$.items")
 
 
-def _event(row: Record, type_: str, parameters: Record, place: str) -> Event:
+def _convert_event(row: Record, type_: str, parameters: Record, place: str) -> Event:
     properties = parse_numeric_properties(
         nonempty_fields(parameters, ("search_term", "item_id", *_ENVELOPE_PARAMETERS))
     )
@@ -166,7 +166,7 @@ def _event(row: Record, type_: str, parameters: Record, place: str) -> Event:
     device, geo = record_at(row, "device"), record_at(row, "geo")
     offset = parse_number(device.get("time_zone_offset_seconds"))
     return Event(
-        event_id=_id(row, place),
+        event_id=_make_event_id(row, place),
         type=type_,
         ts=time_since_1970(row.get("event_timestamp"), "$.event_timestamp", "microseconds"),
         user_id=text_at(row, "user_id"),
@@ -186,7 +186,7 @@ def _event(row: Record, type_: str, parameters: Record, place: str) -> Event:
     )
 
 
-def _id(row: Record, place: str) -> str:
+def _make_event_id(row: Record, place: str) -> str:
     """Return an id for a row, which has none of its own.
 
     Rows of newer exports are numbered within their batch.
@@ -197,10 +197,10 @@ def _id(row: Record, place: str) -> str:
     return f"ga4:{sha256(text.encode()).hexdigest()[:32]}"
 
 
-def _parameters(row: Record) -> Record:
+def _read_parameters(row: Record) -> Record:
     """Return `event_params`, an array of keys and typed values, as one object."""
     parameters: Record = {}
-    for index, entry in enumerate(_elements(row, "event_params")):
+    for index, entry in enumerate(_read_elements(row, "event_params")):
         value = entry.get("value")
         if isinstance(value, dict):
             typed = [
@@ -220,7 +220,7 @@ def _parameters(row: Record) -> Record:
     return parameters
 
 
-def _elements(row: Record, name: str) -> list[Record]:
+def _read_elements(row: Record, name: str) -> list[Record]:
     """Return a repeated field.
 
     Some extracts to Parquet wrap it as `{"list": [{"element": …}]}`.

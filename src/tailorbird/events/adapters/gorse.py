@@ -63,26 +63,28 @@ def convert(record: Any, place: str) -> list[Event]:
     """Convert a user, an item or a feedback record."""
     fields = as_record(record)
     if "FeedbackType" in fields:
-        return [feedback(fields)]
+        return [convert_feedback(fields)]
     if "ItemId" in fields:
-        return [item(fields, place)]
+        return [convert_item(fields, place)]
     if "UserId" in fields:
-        return [user(fields, place)]
+        return [convert_user(fields, place)]
     raise UnreadableError(
         "missing", "$.UserId", "expected FeedbackType, ItemId or UserId: is this Gorse's?"
     )
 
 
-def feedback(fields: Record) -> Event:
+def convert_feedback(fields: Record) -> Event:
     """Convert a feedback record to an event.
 
     The same feedback at the same time always is the same event, from a file or by the API.
     """
     identity = [required_text(fields, name) for name in ("FeedbackType", "UserId", "ItemId")]
-    event_id = f"gorse:{sha256(msgspec.json.encode([*identity, _time(fields)])).hexdigest()[:32]}"
+    event_id = (
+        f"gorse:{sha256(msgspec.json.encode([*identity, _parse_time(fields)])).hexdigest()[:32]}"
+    )
     name = slug(required_text(fields, "FeedbackType"))
     type_ = _TYPES.get(name) or safe_event_type(name)
-    properties = _properties(
+    properties = _read_properties(
         nonempty_fields(
             fields, ("FeedbackType", "UserId", "ItemId", "Value", "Timestamp", "Updated")
         )
@@ -93,19 +95,19 @@ def feedback(fields: Record) -> Event:
     return Event(
         event_id=event_id,
         type=type_,
-        ts=_time(fields),
+        ts=_parse_time(fields),
         user_id=required_text(fields, "UserId"),
         item_id=required_text(fields, "ItemId"),
         properties=properties or None,
     )
 
 
-def item(fields: Record, event_id: str) -> Event:
+def convert_item(fields: Record, event_id: str) -> Event:
     """Convert an item to its profile.
 
     `category` is its first category, since single-valued attributes are more useful.
     """
-    properties = _properties(
+    properties = _read_properties(
         nonempty_fields(fields, ("ItemId", "Timestamp", "Categories", "IsHidden"))
     )
     categories = fields.get("Categories")
@@ -113,9 +115,9 @@ def item(fields: Record, event_id: str) -> Event:
         properties["categories"] = categories
         if isinstance(categories, list) and isinstance(categories[0], str):
             properties.setdefault("category", categories[0])
-    if _hidden(fields.get("IsHidden")):
+    if _parse_hidden(fields.get("IsHidden")):
         properties["is_hidden"] = True
-    ts = _time(fields)
+    ts = _parse_time(fields)
     item_id = required_text(fields, "ItemId")
     return Event(
         event_id=event_id,
@@ -127,7 +129,7 @@ def item(fields: Record, event_id: str) -> Event:
     )
 
 
-def _hidden(value: Any) -> bool:
+def _parse_hidden(value: Any) -> bool:
     if isinstance(value, str) and value.lower() in ("true", "false", ""):
         return value.lower() == "true"
     if value is not None and not isinstance(value, bool):
@@ -137,9 +139,9 @@ def _hidden(value: Any) -> bool:
     return bool(value)
 
 
-def user(fields: Record, event_id: str) -> Event:
+def convert_user(fields: Record, event_id: str) -> Event:
     """Convert a user to a profile."""
-    properties = _properties(nonempty_fields(fields, ("UserId",)))
+    properties = _read_properties(nonempty_fields(fields, ("UserId",)))
     return Event(
         event_id=event_id,
         type="user",
@@ -149,7 +151,7 @@ def user(fields: Record, event_id: str) -> Event:
     )
 
 
-def _properties(fields: Record) -> dict[str, Any]:
+def _read_properties(fields: Record) -> dict[str, Any]:
     """Return the properties: Labels under their own names, the other fields in lower case."""
     labels = fields.get("Labels")
     labelled = (
@@ -167,7 +169,7 @@ def _properties(fields: Record) -> dict[str, Any]:
     }
 
 
-def _time(fields: Record) -> int | None:
+def _parse_time(fields: Record) -> int | None:
     value = fields.get("Timestamp")
     if value in (None, "") or (isinstance(value, str) and value.startswith(_NO_TIME)):
         return None

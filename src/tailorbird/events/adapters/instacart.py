@@ -64,8 +64,8 @@ class _Orders:
 
     def rows_of(self, order: Ints) -> Ints:
         """Return the row of each order, or −1."""
-        at = np.minimum(np.searchsorted(self.id, order), len(self.id) - 1)
-        return np.where(self.id[at] == order, at, -1)
+        rows = np.minimum(np.searchsorted(self.id, order), len(self.id) - 1)
+        return np.where(self.id[rows] == order, rows, -1)
 
 
 def read_instacart(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
@@ -84,15 +84,15 @@ def read_instacart(files: dict[Path, str], options: AdapterOptions) -> Iterator[
             where=options.root,
             fix="put it into the same folder",
         )
-    orders = _orders(by_name["orders.csv"]) if order_products else None
+    orders = _read_orders(by_name["orders.csv"]) if order_products else None
     for file in order_products:
-        yield from to_batches(str(file), _purchases(file, files[file][:12], orders))
+        yield from to_batches(str(file), _read_purchases(file, files[file][:12], orders))
     if "products.csv" in by_name:
         file = by_name["products.csv"]
-        yield from to_batches(str(file), _products(file, files[file][:12], by_name))
+        yield from to_batches(str(file), _read_products(file, files[file][:12], by_name))
 
 
-def _orders(file: Path) -> _Orders | None:
+def _read_orders(file: Path) -> _Orders | None:
     """Return the orders, or None without any.
 
     Products of an order row that cannot be read count as products of a missing order.
@@ -106,7 +106,7 @@ def _orders(file: Path) -> _Orders | None:
         "days_since_prior_order",
     ]
     parts = [
-        [_numbers(batch, name, file) for name in names]
+        [_read_numbers(batch, name, file) for name in names]
         for batch in read_columns(file, names, broken=[])
     ]
     if not parts:
@@ -118,15 +118,15 @@ def _orders(file: Path) -> _Orders | None:
     order, user, weekday, hour, since = (
         column[row] for column in (order, user, weekday, hour, since)
     )
-    first = np.r_[True, user[1:] != user[:-1]]
-    days = np.cumsum(np.where(first, 0, since))
-    first_row = np.maximum.accumulate(np.where(first, np.arange(len(user)), 0))
+    is_first_of_user = np.r_[True, user[1:] != user[:-1]]
+    days = np.cumsum(np.where(is_first_of_user, 0, since))
+    first_row = np.maximum.accumulate(np.where(is_first_of_user, np.arange(len(user)), 0))
     day = weekday[first_row] + days - days[first_row]
-    at = np.argsort(order, kind="stable")
-    return _Orders(order[at], user[at], (BEGIN + day * DAY + hour * HOUR)[at])
+    by_order = np.argsort(order, kind="stable")
+    return _Orders(order[by_order], user[by_order], (BEGIN + day * DAY + hour * HOUR)[by_order])
 
 
-def _numbers(batch: pa.RecordBatch, name: str, file: Path) -> Ints:
+def _read_numbers(batch: pa.RecordBatch, name: str, file: Path) -> Ints:
     try:
         return (
             batch.column(name)
@@ -141,17 +141,18 @@ def _numbers(batch: pa.RecordBatch, name: str, file: Path) -> Ints:
         ) from None
 
 
-def _purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator[tuple[int, bytes]]:
+def _read_purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator[tuple[int, bytes]]:
     rows_before = 0
     broken: list[str] = []
     for batch in read_columns(file, ["order_id", "product_id", "add_to_cart_order"], broken=broken):
         order, product, position = (
-            _numbers(batch, name, file) for name in ("order_id", "product_id", "add_to_cart_order")
+            _read_numbers(batch, name, file)
+            for name in ("order_id", "product_id", "add_to_cart_order")
         )
-        at = orders.rows_of(order) if orders is not None else np.full(len(order), -1)
+        order_rows = orders.rows_of(order) if orders is not None else np.full(len(order), -1)
         for number, row, *record in zip(
             range(rows_before + 1, rows_before + 1 + len(order)),
-            at,
+            order_rows,
             order,
             product,
             position,
@@ -179,7 +180,9 @@ def _purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator[tupl
     yield from unread_rows(FORMAT, digest, broken, rows_before)
 
 
-def _products(file: Path, digest: str, by_name: dict[str, Path]) -> Iterator[tuple[int, bytes]]:
+def _read_products(
+    file: Path, digest: str, by_name: dict[str, Path]
+) -> Iterator[tuple[int, bytes]]:
     lists = {
         "category": ("departments.csv", "department_id", "department"),
         "aisle": ("aisles.csv", "aisle_id", "aisle"),

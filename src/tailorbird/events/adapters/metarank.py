@@ -93,7 +93,7 @@ def _convert_value(value: Any, place: str, *, options: AdapterOptions) -> list[E
     except msgspec.ValidationError as error:
         raise from_validation_error(error) from None
     try:
-        ts = _time(record.timestamp)
+        ts = _parse_time(record.timestamp)
     except (ValueError, OverflowError):
         message = (
             f"expected milliseconds since 1970 or an ISO time, got {format_value(record.timestamp)}"
@@ -122,7 +122,7 @@ def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterato
         )
     elif record.event == "ranking":
         items = [item.id for item in record.items]
-        answer = Answer(slot=options.slot, query=_text((properties or {}).get("query")))
+        answer = Answer(slot=options.slot, query=_to_text((properties or {}).get("query")))
         shown = {
             "ts": ts,
             "items": items,
@@ -145,11 +145,11 @@ def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterato
         )
 
 
-def _text(value: object) -> str | None:
+def _to_text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _time(value: float | str) -> int | str:
+def _parse_time(value: float | str) -> int | str:
     """Convert milliseconds, as number or text, to microseconds.
 
     ISO text is passed on, with the zone UTC where it names none.

@@ -43,20 +43,22 @@ def read_mind(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch
     """
     for file, digest in files.items():
         convert = (
-            partial(_behaviour, slot=options.slot) if file.name.startswith("behaviors") else _news
+            partial(_convert_behaviour, slot=options.slot)
+            if file.name.startswith("behaviors")
+            else _convert_news
         )
-        yield from to_batches(str(file), _rows(file, digest[:12], convert))
+        yield from to_batches(str(file), _convert_rows(file, digest[:12], convert))
 
 
-def is_mind(name: str, first: bytes) -> bool:
+def is_mind(name: str, first_line: bytes) -> bool:
     """Return whether a file is of this format, by its name and first line."""
-    fields = first.decode(errors="replace").split("\t")
+    fields = first_line.decode(errors="replace").split("\t")
     if name == "behaviors.tsv":
         return len(fields) == _COLUMNS and "-" in fields[-1]
     return name == "news.tsv" and len(fields) >= _COLUMNS and fields[0].startswith("N")
 
 
-def _rows(
+def _convert_rows(
     file: Path, digest: str, convert: Callable[[list[str], str], list[Event]]
 ) -> Iterator[tuple[int, bytes]]:
     """Yield the events of each row; `convert` gets the first columns and the place."""
@@ -72,7 +74,7 @@ def _rows(
             yield number, unread_row(FORMAT, place, fields, _UNREADABLE)
 
 
-def _behaviour(fields: list[str], place: str, *, slot: str) -> list[Event]:
+def _convert_behaviour(fields: list[str], place: str, *, slot: str) -> list[Event]:
     number, user, time_text, _, listed = fields
     ts = int(datetime.strptime(time_text, _TIME).replace(tzinfo=UTC).timestamp()) * 1_000_000
     shown = [entry.rsplit("-", 1) for entry in listed.split()]
@@ -91,7 +93,7 @@ def _behaviour(fields: list[str], place: str, *, slot: str) -> list[Event]:
     ]
 
 
-def _news(fields: list[str], place: str) -> list[Event]:
+def _convert_news(fields: list[str], place: str) -> list[Event]:
     item, category, subcategory, title, abstract = fields
     attributes = {
         "title": title,

@@ -119,7 +119,7 @@ def _convert(
         raise InputError(f"damaged after row {number}: {error}", where=str(file)) from None
 
 
-def _separated(separator: str) -> Callable[[Path], Iterator[Row]]:
+def _read_separated(separator: str) -> Callable[[Path], Iterator[Row]]:
     def rows(file: Path) -> Iterator[Row]:
         with io.TextIOWrapper(open_file(file), encoding="latin-1") as stream:
             for line in stream:
@@ -165,13 +165,13 @@ def _parquet_rows(columns: tuple[str, ...]) -> Callable[[Path], Iterator[Row]]:
                 where=str(file),
             )
         for batch in parquet_batches(source, file, BATCH_ROWS, list(columns)):
-            values = [_texts(batch.column(name)) for name in columns]
+            values = [_read_texts(batch.column(name)) for name in columns]
             yield from (list(row) for row in zip(*values, strict=True))
 
     return rows
 
 
-def _texts(column: Any) -> list[str]:
+def _read_texts(column: Any) -> list[str]:
     if str(column.type).startswith("timestamp"):
         return [
             str(value)
@@ -182,7 +182,7 @@ def _texts(column: Any) -> list[str]:
     return [str(value) for value in column.to_pylist()]
 
 
-def _rating(user: str, item: str, rating: str, ts: int, event_id: str) -> Event:
+def _convert_rating(user: str, item: str, rating: str, ts: int, event_id: str) -> Event:
     return Event(
         event_id=event_id,
         type="rating",
@@ -194,14 +194,14 @@ def _rating(user: str, item: str, rating: str, ts: int, event_id: str) -> Event:
 
 
 def _rating_in_seconds(row: Row, event_id: str) -> Event:
-    return _rating(row[0], row[1], row[2], int(float(row[3])) * 1_000_000, event_id)
+    return _convert_rating(row[0], row[1], row[2], int(float(row[3])) * 1_000_000, event_id)
 
 
 def _rating_in_microseconds(row: Row, event_id: str) -> Event:
-    return _rating(row[0], row[1], row[2], int(row[3]), event_id)
+    return _convert_rating(row[0], row[1], row[2], int(row[3]), event_id)
 
 
-def _movie(item: str, title: str, genres: list[str], event_id: str) -> Event:
+def _convert_movie(item: str, title: str, genres: list[str], event_id: str) -> Event:
     properties: dict[str, Any] = {"title": title, "genres": genres}
     if genres:
         properties["category"] = genres[0]
@@ -212,16 +212,16 @@ def _movie(item: str, title: str, genres: list[str], event_id: str) -> Event:
 
 def _movie_of_names(row: Row, event_id: str) -> Event:
     genres = [genre for genre in row[2].split("|") if genre and genre != "(no genres listed)"]
-    return _movie(row[0], row[1], genres, event_id)
+    return _convert_movie(row[0], row[1], genres, event_id)
 
 
 def _movie_of_flags(row: Row, event_id: str) -> Event:
     genres = [name for name, flag in zip(_GENRES_100K, row[5:24], strict=False) if flag == "1"]
-    return _movie(row[0], row[1], genres, event_id)
+    return _convert_movie(row[0], row[1], genres, event_id)
 
 
 def _user_1m(row: Row, event_id: str) -> Event:
-    return _user(
+    return _convert_user(
         row[0],
         {"gender": row[1], "age": int(row[2]), "occupation": row[3], "zip": row[4]},
         event_id,
@@ -229,24 +229,24 @@ def _user_1m(row: Row, event_id: str) -> Event:
 
 
 def _user_100k(row: Row, event_id: str) -> Event:
-    return _user(
+    return _convert_user(
         row[0],
         {"age": int(row[1]), "gender": row[2], "occupation": row[3], "zip": row[4]},
         event_id,
     )
 
 
-def _user(user: str, properties: dict[str, Any], event_id: str) -> Event:
+def _convert_user(user: str, properties: dict[str, Any], event_id: str) -> Event:
     return Event(event_id=event_id, type="user", user_id=user, timeless=True, properties=properties)
 
 
 _READERS: dict[str, tuple[Callable[[Path], Iterator[Row]], Callable[[Row, str], Event]]] = {
-    "u.item": (_separated("|"), _movie_of_flags),
-    "u.user": (_separated("|"), _user_100k),
-    "u.data": (_separated("\t"), _rating_in_seconds),
-    "movies.dat": (_separated("::"), _movie_of_names),
-    "users.dat": (_separated("::"), _user_1m),
-    "ratings.dat": (_separated("::"), _rating_in_seconds),
+    "u.item": (_read_separated("|"), _movie_of_flags),
+    "u.user": (_read_separated("|"), _user_100k),
+    "u.data": (_read_separated("\t"), _rating_in_seconds),
+    "movies.dat": (_read_separated("::"), _movie_of_names),
+    "users.dat": (_read_separated("::"), _user_1m),
+    "ratings.dat": (_read_separated("::"), _rating_in_seconds),
     "movies.csv": (_csv_rows, _movie_of_names),
     "ratings.csv": (_csv_rows, _rating_in_seconds),
     "movies.parquet": (_parquet_rows(("movie_id", "title", "genres")), _movie_of_names),

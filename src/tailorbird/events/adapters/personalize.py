@@ -66,7 +66,7 @@ def read_personalize(files: dict[Path, str], options: AdapterOptions) -> Iterato
         InputError: a file has neither USER_ID nor ITEM_ID, or both and no TIMESTAMP.
     """
     for file, digest in files.items():
-        yield from record_batches(FORMAT, str(file), _rows(file), digest, convert)
+        yield from record_batches(FORMAT, str(file), _read_rows(file), digest, convert)
 
 
 def convert(record: Any, place: str) -> list[Event]:
@@ -75,7 +75,7 @@ def convert(record: Any, place: str) -> list[Event]:
     if _WRONG_ROW in row:
         raise UnreadableError(*WRONG_ROW)
     if "USER_ID" in row and "ITEM_ID" in row:
-        return _interaction(row, place)
+        return _convert_interaction(row, place)
     if "USER_ID" in row:
         return [
             Event(
@@ -83,11 +83,11 @@ def convert(record: Any, place: str) -> list[Event]:
                 type="user",
                 user_id=required_text(row, "USER_ID"),
                 timeless=True,
-                properties=_properties(row, ("USER_ID",)),
+                properties=_read_properties(row, ("USER_ID",)),
             )
         ]
     item = required_text(row, "ITEM_ID")
-    properties = _properties(row, ("ITEM_ID", "CREATION_TIMESTAMP"))
+    properties = _read_properties(row, ("ITEM_ID", "CREATION_TIMESTAMP"))
     created = row.get("CREATION_TIMESTAMP")
     if created in (None, "") or _is_zero(created):
         return [
@@ -102,7 +102,7 @@ def _is_zero(value: Any) -> bool:
     return isinstance(number, int | float) and not isinstance(number, bool) and number == 0
 
 
-def _interaction(row: Record, place: str) -> list[Event]:
+def _convert_interaction(row: Record, place: str) -> list[Event]:
     ts = time_since_1970(row.get("TIMESTAMP"), "$.TIMESTAMP", "seconds")
     user, item = required_text(row, "USER_ID"), required_text(row, "ITEM_ID")
     name = text_at(row, "EVENT_TYPE") or "click"
@@ -120,7 +120,7 @@ def _interaction(row: Record, place: str) -> list[Event]:
         "RECOMMENDATION_ID",
         *_DEVICES,
     )
-    properties = _properties(row, consumed) or {}
+    properties = _read_properties(row, consumed) or {}
     if row.get("EVENT_VALUE") not in (None, ""):
         properties["rating" if type_ == "rating" else "event_value"] = parse_number(
             row["EVENT_VALUE"]
@@ -157,19 +157,19 @@ def _interaction(row: Record, place: str) -> list[Event]:
     ]
 
 
-def _properties(row: Record, without: tuple[str, ...]) -> dict[str, Any] | None:
+def _read_properties(row: Record, without: tuple[str, ...]) -> dict[str, Any] | None:
     return {
-        name.lower(): _value(value) for name, value in nonempty_fields(row, without).items()
+        name.lower(): _read_value(value) for name, value in nonempty_fields(row, without).items()
     } or None
 
 
-def _value(value: Any) -> Any:
+def _read_value(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return [part for part in value.split("|") if part] if "|" in value else parse_csv_value(value)
 
 
-def _rows(file: Path) -> Iterator[tuple[int, bytes]]:
+def _read_rows(file: Path) -> Iterator[tuple[int, bytes]]:
     """Yield each row as JSON, column → text, with the number of its last line.
 
     A malformed line is yielded under `#row`, split at its commas.
@@ -181,7 +181,7 @@ def _rows(file: Path) -> Iterator[tuple[int, bytes]]:
         ) as stream:
             lines = Lines(stream)
             reader = csv.reader(lines)
-            header = _header(file, reader)
+            header = _read_header(file, reader)
             while (row := _next_row(reader, lines, header)) is not None:
                 number = lines.number
                 if row:
@@ -220,7 +220,7 @@ def _wrong_row(row: list[str]) -> bytes:
     )
 
 
-def _header(file: Path, reader: Any) -> list[str]:
+def _read_header(file: Path, reader: Any) -> list[str]:
     try:
         header = [name.strip().upper() for name in next(reader, [])]
     except csv.Error as error:

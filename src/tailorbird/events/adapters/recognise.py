@@ -66,10 +66,10 @@ def _format_of(file: Path) -> str | None:
 
 def _format_of_text(file: Path, name: str) -> str | None:
     """Return the format of a file of lines, such as `u.data` or a tab-separated log."""
-    first = b""
+    first_line = b""
     if bare_suffix(file) in _TEXT_SUFFIXES:
-        _, first = next(iter(read_lines(file, strip=False)), (0, b""))
-    return _first_match(lambda adapter: adapter.is_text(name, first))
+        _, first_line = next(iter(read_lines(file, strip=False)), (0, b""))
+    return _first_match(lambda adapter: adapter.is_text(name, first_line))
 
 
 def _format_of_columns(name: str, columns: list[str]) -> str:
@@ -101,11 +101,11 @@ def _format_of_record(record: Any) -> str | None:
 
 
 def _csv_columns(file: Path) -> list[str]:
-    _, first = next(iter(read_lines(file)), (0, b""))
+    _, header_line = next(iter(read_lines(file)), (0, b""))
     try:
         separator = "\t" if bare_suffix(file) == ".tsv" else ","
         return next(
-            csv.reader([first.decode("utf-8-sig", errors="replace")], delimiter=separator), []
+            csv.reader([header_line.decode("utf-8-sig", errors="replace")], delimiter=separator), []
         )
     except csv.Error:
         return []

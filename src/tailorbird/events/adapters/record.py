@@ -80,7 +80,7 @@ def record_to_lines(
         record = _decode(raw)
     except _BROKEN as error:
         return [
-            _unread(
+            _unread_line(
                 format_,
                 place,
                 UnreadableError("malformed_json", "$", f"expected JSON: {error}"),
@@ -100,7 +100,7 @@ def record_to_lines(
         left_out[error.kind] = left_out.get(error.kind, 0) + 1
         return []
     except UnreadableError as error:
-        return [_unread(format_, place, error, msgspec.Raw(raw))]
+        return [_unread_line(format_, place, error, msgspec.Raw(raw))]
     except (
         ValueError,
         TypeError,
@@ -108,7 +108,7 @@ def record_to_lines(
         RecursionError,
     ) as error:  # a value that JSON can hold and we cannot
         return [
-            _unread(
+            _unread_line(
                 format_,
                 place,
                 UnreadableError("wrong_type", "$", f"cannot be kept: {error}"),
@@ -166,25 +166,25 @@ def unread_row(
 
     `reason` is a code, a path and a sentence.
     """
-    return _unread(format_, place, UnreadableError(*reason), record)
+    return _unread_line(format_, place, UnreadableError(*reason), record)
 
 
 def unread_rows(
     format_: str,
     digest: str,
     rows: Iterable[Any],
-    done: int,
+    rows_before: int,
     reason: tuple[str, str, str] = WRONG_ROW,
 ) -> Iterator[tuple[int, bytes]]:
     """Yield the number and line of each row set aside while a table was read.
 
     They are numbered after the rows that could be read.
     """
-    for number, row in enumerate(rows, done + 1):
+    for number, row in enumerate(rows, rows_before + 1):
         yield number, unread_row(format_, f"{digest}:{number}", row, reason)
 
 
-def _unread(format_: str, place: str, error: UnreadableError, record: Any) -> bytes:
+def _unread_line(format_: str, place: str, error: UnreadableError, record: Any) -> bytes:
     unread = Unread(
         format=format_,
         place=place,

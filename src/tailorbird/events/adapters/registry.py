@@ -7,8 +7,8 @@ from tailorbird.events.adapters.record import Convert
 from tailorbird.import_formats import IMPORT_FORMATS
 
 FORMATS: dict[str, FormatAdapter] = {
-    each.name: import_module(f"tailorbird.events.adapters.{each.module}").ADAPTER
-    for each in IMPORT_FORMATS
+    import_format.name: import_module(f"tailorbird.events.adapters.{import_format.module}").ADAPTER
+    for import_format in IMPORT_FORMATS
 }
 CONVERTERS: dict[str, Convert] = {
     name: adapter.convert for name, adapter in FORMATS.items() if adapter.convert is not None

@@ -136,7 +136,7 @@ def _convert_message(message: Record) -> list[Event]:
         properties = record_at(message, "properties")
         name = nonempty_fields({"name": message.get("name"), "category": message.get("category")})
         return [
-            _event(
+            _convert_event(
                 message,
                 "view",
                 {
@@ -150,7 +150,7 @@ def _convert_message(message: Record) -> list[Event]:
     if kind == "identify":
         return _identify(message)
     if kind == "alias":
-        return _alias(message)
+        return _convert_alias(message)
     if kind == "group":
         raise LeftOutError("group")
     raise UnreadableError(
@@ -187,17 +187,17 @@ def _track(message: Record) -> list[Event]:
     if products:
         shared = nonempty_fields(properties, ("products", *_ENVELOPE_PROPERTIES))
         return product_events(
-            _event(message, type_, shared), products, _IDS, "$.properties.products"
+            _convert_event(message, type_, shared), products, _IDS, "$.properties.products"
         )
     if any(properties.get(field) not in (None, "") for field in _IDS[:3]):
         return product_events(
-            _event(message, type_, {}),
+            _convert_event(message, type_, {}),
             [nonempty_fields(properties, _ENVELOPE_PROPERTIES)],
             _IDS,
             "$.properties",
         )
     return product_events(
-        _event(
+        _convert_event(
             message,
             type_,
             parse_numeric_properties(nonempty_fields(properties, _ENVELOPE_PROPERTIES)),
@@ -209,7 +209,7 @@ def _track(message: Record) -> list[Event]:
 
 
 def _identify(message: Record) -> list[Event]:
-    base = _event(message, "identify", {})
+    base = _convert_event(message, "identify", {})
     traits = nonempty_fields(record_at(message, "traits"))
     events = [base] if base.user_id is not None and base.anonymous_id is not None else []
     if traits and base.user_id is not None:
@@ -229,7 +229,7 @@ def _identify(message: Record) -> list[Event]:
     return events
 
 
-def _alias(message: Record) -> list[Event]:
+def _convert_alias(message: Record) -> list[Event]:
     """Convert an alias to `identify`, and to a merge unless it names the message's own visitor.
 
     Convert an alias to `identify`, and to a merge unless it names the message's own visitor. ||
@@ -237,7 +237,7 @@ def _alias(message: Record) -> list[Event]:
     """
     previous, user_id = required_text(message, "previousId"), required_text(message, "userId")
     base = msgspec.structs.replace(
-        _event(message, "identify", {}), anonymous_id=previous, user_id=user_id
+        _convert_event(message, "identify", {}), anonymous_id=previous, user_id=user_id
     )
     if previous == message.get("anonymousId"):
         return [base]
@@ -252,7 +252,7 @@ def _alias(message: Record) -> list[Event]:
     return [base, merge]
 
 
-def _event(message: Record, type_: str, properties: dict[str, Any]) -> Event:
+def _convert_event(message: Record, type_: str, properties: dict[str, Any]) -> Event:
     stated_properties = record_at(message, "properties")
     ts = message.get("timestamp")
     sent_at = None
@@ -270,12 +270,12 @@ def _event(message: Record, type_: str, properties: dict[str, Any]) -> Event:
         session_id=text_at(stated_properties, "session_id", "$.properties")
         or text_at(record_at(message, "context"), "sessionId", "$.context"),
         request_id=text_at(stated_properties, "request_id", "$.properties"),
-        context=_context(message, stated_properties),
+        context=_convert_context(message, stated_properties),
         properties=properties or None,
     )
 
 
-def _context(message: Record, properties: Record) -> Context | None:
+def _convert_context(message: Record, properties: Record) -> Context | None:
     context = record_at(message, "context")
     page = record_at(context, "page", "$.context")
     return context_of(

@@ -116,7 +116,7 @@ _CORE = "com.snowplowanalytics.snowplow"
 def read_snowplow(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
     """Read the files in order of their names."""
     for file, digest in files.items():
-        yield from record_batches(FORMAT, str(file), _rows(file), digest, convert)
+        yield from record_batches(FORMAT, str(file), _read_rows(file), digest, convert)
 
 
 def convert(record: Any, place: str) -> list[Event]:
@@ -134,7 +134,11 @@ def convert(record: Any, place: str) -> list[Event]:
     fields = as_record(record)
     kind = text_at(fields, "event")
     if kind == "page_view":
-        return [_event(fields, place, "view", nonempty_fields({"title": fields.get("page_title")}))]
+        return [
+            _convert_event(
+                fields, place, "view", nonempty_fields({"title": fields.get("page_title")})
+            )
+        ]
     if kind == "page_ping" or kind == "transaction":
         raise LeftOutError(kind)
     if kind == "transaction_item":
@@ -142,7 +146,7 @@ def convert(record: Any, place: str) -> list[Event]:
             name: fields.get(f"ti_{name}")
             for name in ("sku", "name", "category", "price", "quantity")
         }
-        base = _event(
+        base = _convert_event(
             fields, place, "purchase", nonempty_fields({"order_id": fields.get("ti_orderid")})
         )
         return product_events(base, [nonempty_fields(product)], ("sku",), "$.ti_sku")
@@ -153,7 +157,7 @@ def convert(record: Any, place: str) -> list[Event]:
             {**{name[3:]: fields.get(name) for name in names}, "value": value}
         )
         return [
-            _event(
+            _convert_event(
                 fields, place, safe_event_type(slug(text_at(fields, "se_action") or "")), properties
             )
         ]
@@ -168,8 +172,10 @@ def convert(record: Any, place: str) -> list[Event]:
 
 
 def _self_describing(fields: Record, place: str) -> list[Event]:
-    outer = _json(fields, "unstruct_event")
-    vendor, name = _schema(record_at(outer, "data", "$.unstruct_event"), "$.unstruct_event.data")
+    outer = _decode_json(fields, "unstruct_event")
+    vendor, name = _parse_schema(
+        record_at(outer, "data", "$.unstruct_event"), "$.unstruct_event.data"
+    )
     data = record_at(record_at(outer, "data", "$.unstruct_event"), "data", "$.unstruct_event.data")
     if vendor == _CORE and name in LEFT_OUT:
         raise LeftOutError(name)
@@ -179,11 +185,13 @@ def _self_describing(fields: Record, place: str) -> list[Event]:
         terms = data.get("terms")
         query = " ".join(str(term) for term in terms) if isinstance(terms, list) else terms
         return [
-            _event(fields, place, "search", {**nonempty_fields(data, ("terms",)), "query": query})
+            _convert_event(
+                fields, place, "search", {**nonempty_fields(data, ("terms",)), "query": query}
+            )
         ]
     if (vendor, name) in ((_MOBILE, "screen_view"), (_CORE, "screen_view")):
         return [
-            _event(
+            _convert_event(
                 fields,
                 place,
                 "view",
@@ -199,13 +207,13 @@ def _self_describing(fields: Record, place: str) -> list[Event]:
             **nonempty_fields({"price": data.get("unitPrice")}),
         }
         return product_events(
-            _event(fields, place, "cart" if name == "add_to_cart" else name, {}),
+            _convert_event(fields, place, "cart" if name == "add_to_cart" else name, {}),
             [product],
             ("sku",),
             "$.unstruct_event.data.data",
         )
     return [
-        _event(
+        _convert_event(
             fields,
             place,
             safe_event_type(slug(name)),
@@ -219,7 +227,7 @@ def _ecommerce_action(fields: Record, place: str, data: Record) -> list[Event]:
     type_ = _ACTIONS.get(action) or safe_event_type(slug(action))
     properties = nonempty_fields({"list": data.get("name")})
     products: list[Record] = []
-    for name, entity in _entities(fields):
+    for name, entity in _read_entities(fields):
         if name == "product":
             products.append(entity)
         elif name == "transaction":
@@ -230,16 +238,18 @@ def _ecommerce_action(fields: Record, place: str, data: Record) -> list[Event]:
                     if key in ("transaction_id", "revenue", "discount_code")
                 }
             )
-    return product_events(_event(fields, place, type_, properties), products, ("id",), "$.contexts")
+    return product_events(
+        _convert_event(fields, place, type_, properties), products, ("id",), "$.contexts"
+    )
 
 
-def _event(fields: Record, place: str, type_: str, properties: dict[str, Any]) -> Event:
+def _convert_event(fields: Record, place: str, type_: str, properties: dict[str, Any]) -> Event:
     user = text_at(fields, "user_id")
     if user is None:
         user = next(
             (
                 text_at(entity, "id", "$.contexts")
-                for name, entity in _entities(fields)
+                for name, entity in _read_entities(fields)
                 if name == "user"
             ),
             None,
@@ -263,23 +273,23 @@ def _event(fields: Record, place: str, type_: str, properties: dict[str, Any]) -
     )
 
 
-def _entities(fields: Record) -> list[tuple[str, Record]]:
+def _read_entities(fields: Record) -> list[tuple[str, Record]]:
     """Return name and data of each e-commerce entity of the event."""
     if not fields.get("contexts"):
         return []
-    listed = _json(fields, "contexts").get("data")
+    listed = _decode_json(fields, "contexts").get("data")
     if not isinstance(listed, list):
         raise UnreadableError("wrong_type", "$.contexts.data", "expected a list of entities")
     entities = []
     for index, entity in enumerate(listed):
         path = f"$.contexts.data[{index}]"
-        vendor, name = _schema(as_record(entity, path), path)
+        vendor, name = _parse_schema(as_record(entity, path), path)
         if vendor == _ECOMMERCE:
             entities.append((name, record_at(entity, "data", path)))
     return entities
 
 
-def _schema(described: Record, path: str) -> tuple[str, str]:
+def _parse_schema(described: Record, path: str) -> tuple[str, str]:
     """Return vendor and name of `iglu:vendor/name/jsonschema/1-0-0`."""
     parts = (text_at(described, "schema", path) or "").removeprefix("iglu:").split("/")
     if len(parts) != 4:
@@ -289,7 +299,7 @@ def _schema(described: Record, path: str) -> tuple[str, str]:
     return parts[0], parts[1]
 
 
-def _json(fields: Record, name: str) -> Record:
+def _decode_json(fields: Record, name: str) -> Record:
     try:
         value = msgspec.json.decode(text_at(fields, name) or "")
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -297,13 +307,15 @@ def _json(fields: Record, name: str) -> Record:
     return as_record(value, f"$.{name}")
 
 
-def _rows(file: Path) -> Iterator[tuple[int, bytes]]:
+def _read_rows(file: Path) -> Iterator[tuple[int, bytes]]:
     for number, line in read_lines(file, strip=False):
         values = line.split(b"\t")
         try:
             if len(values) == FIELDS:
                 record: Any = {
-                    name: values[at].decode() for name, at in _FIELD_POSITIONS.items() if values[at]
+                    name: values[position].decode()
+                    for name, position in _FIELD_POSITIONS.items()
+                    if values[position]
                 }
             else:
                 record = line.decode()

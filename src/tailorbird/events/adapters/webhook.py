@@ -70,7 +70,7 @@ def body_to_lines(
             _require_room(events, bytes_max - size)
         return events
 
-    for row, raw in enumerate(_records(format_, body, on_row_count)):
+    for row, raw in enumerate(_read_records(format_, body, on_row_count)):
         record_lines = record_to_lines(format_, raw, f"{digest}:{row}", convert, {})
         size += sum(map(len, record_lines))
         lines += record_lines
@@ -92,7 +92,7 @@ def _require_room(events: list[Event], bytes_left: int) -> None:
             raise UsageError(message, where="format", fix="send fewer at once")
 
 
-def _records(format_: str, body: bytes, on_row_count: Callable[[int], None]) -> list[bytes]:
+def _read_records(format_: str, body: bytes, on_row_count: Callable[[int], None]) -> list[bytes]:
     on_row_count(count_records(body))
     records = split_records(body)
     if format_ == "segment" and len(records) == 1:
@@ -101,13 +101,13 @@ def _records(format_: str, body: bytes, on_row_count: Callable[[int], None]) -> 
             if envelope.messageId is not msgspec.UNSET:
                 return records
             on_row_count(len(envelope.batch))
-            return _messages(msgspec.json.decode(records[0]))
+            return _read_messages(msgspec.json.decode(records[0]))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return records
     return records
 
 
-def _messages(batch: Record) -> list[bytes]:
+def _read_messages(batch: Record) -> list[bytes]:
     copies = len(batch["batch"]) * len(
         msgspec.json.encode([batch.get("context"), batch.get("sentAt")])
     )

@@ -24,7 +24,9 @@ def find_attributes(
     for kind, role in (("items", "item_id"), ("users", "user_id")):
         if role in roles:
             candidates = [
-                name for name in names if name not in attributes and _varies(sample.column(name))
+                name
+                for name in names
+                if name not in attributes and _has_varying_values(sample.column(name))
             ]
             attributes |= dict.fromkeys(
                 _same_within(sample, roles[role], candidates, titles=kind == "items"), kind
@@ -32,8 +34,10 @@ def find_attributes(
     return attributes
 
 
-def _varies(column: pa.Array) -> bool:
-    return not pa.types.is_null(column.type) and pc.count_distinct(_comparable(column)).as_py() > 1
+def _has_varying_values(column: pa.Array) -> bool:
+    return (
+        not pa.types.is_null(column.type) and pc.count_distinct(_to_countable(column)).as_py() > 1
+    )
 
 
 def _same_within(
@@ -42,7 +46,7 @@ def _same_within(
     """Return the columns that are constant within all rows of an owner, empty values aside."""
     if not names:
         return []
-    columns = {name: _comparable(sample.column(name)) for name in names}
+    columns = {name: _to_countable(sample.column(name)) for name in names}
     table = pa.table(
         {"owner": sample.column(owner), "one": pa.repeat(1, sample.num_rows)}
         | {str(n): c for n, c in enumerate(columns.values())}
@@ -70,7 +74,7 @@ def _same_within(
     return [name for name, share in shares.items() if share >= share_min[name]]
 
 
-def _comparable(column: pa.Array) -> pa.Array:
+def _to_countable(column: pa.Array) -> pa.Array:
     """Return a column whose values can be counted: lists as their text."""
     if not pa.types.is_nested(column.type):
         return column

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from tailorbird.events.guess.inspection import Inspection
 from tailorbird.events.guess.kind import is_unique
-from tailorbird.events.guess.look import Inspection
 from tailorbird.events.guess.roles import roles_of
 from tailorbird.events.guess.values import Answers, ColumnGuess
 from tailorbird.events.tables.columns import read_sample
@@ -30,7 +30,7 @@ def join_tables(
     Also returns the files that were joined into others, each with a reason.
     """
     roles = {file: roles_of(inspection[1], answers)[0] for file, inspection in inspections.items()}
-    taken: dict[Path, str] = {}
+    joined_to: dict[Path, str] = {}
     joined = dict(inspections)
     for file, inspection in inspections.items():
         for other, key in (
@@ -41,11 +41,11 @@ def join_tables(
             form = replace(form, joins=(*form.joins, Join(other, key)))
             why = f"joined by {key}, which no two of its rows share"
             joined[file] = form, inspection[1], [*notes, ColumnGuess("", f"join {other.name}", why)]
-            taken[other] = f"joined to {file.name} by {key}"
+            joined_to[other] = f"joined to {file.name} by {key}"
     return {
         file: (form, read_sample(file, form) if form.joins else sample, notes)
         for file, (form, sample, notes) in joined.items()
-    }, taken
+    }, joined_to
 
 
 def _order_tables(
@@ -76,7 +76,7 @@ def _order_tables(
             continue
         keys = [
             name
-            for name in _keys(inspections[file][1], inspections[other][1])
+            for name in _find_join_keys(inspections[file][1], inspections[other][1])
             if name != own_roles["item_id"]
         ]
         if keys:
@@ -103,7 +103,8 @@ def _lookup_tables(
     return [
         (other, keys[0])
         for other in lists
-        if (keys := _keys(sample, inspections[other][1])) and keys[0] != own_roles["item_id"]
+        if (keys := _find_join_keys(sample, inspections[other][1]))
+        and keys[0] != own_roles["item_id"]
     ]
 
 
@@ -112,7 +113,7 @@ def _has_person(roles: Mapping[str, str]) -> bool:
     return any(role in roles and roles[role] != roles.get("session_id") for role in _PERSON)
 
 
-def _keys(sample: pa.RecordBatch, other: pa.RecordBatch) -> list[str]:
+def _find_join_keys(sample: pa.RecordBatch, other: pa.RecordBatch) -> list[str]:
     """Return the columns that both tables have and that are unique in the second."""
     shared = [name for name in sample.schema.names if name in other.schema.names]
     return [name for name in shared if other.num_rows > 1 and is_unique(other.column(name))]

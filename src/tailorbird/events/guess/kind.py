@@ -221,7 +221,7 @@ def _classify_items(sample: pa.RecordBatch, roles: Mapping[str, str]) -> RowKind
     if (
         valid_from is None
         or roles.keys() & {"type", "event_id", "request_id"}
-        or _ACTION_DETAIL_COLUMNS & _attributes(sample, roles)
+        or _ACTION_DETAIL_COLUMNS & _name_attributes(sample, roles)
     ):
         return RowKind("events", ts)
     return RowKind("items", valid_from, _explain_versions("item", valid_from))
@@ -231,12 +231,12 @@ def _classify_users(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str)
     ts, unique = roles.get("ts"), is_unique(sample.column(roles["user_id"]))
     if ts is None and unique:
         return RowKind("users", None, _explain_unique("user", ts))
-    attributes = _attributes(sample, roles)
+    attributes = _name_attributes(sample, roles)
     has_actions = (
         roles.keys() - {"user_id", "ts"}
         or attributes & _ACTION_COLUMNS
         or any(map(_is_action_field, attributes))
-        or _ACTION_WORDS & _words(stem)
+        or _ACTION_WORDS & _split_words(stem)
     )
     if not has_actions and attributes:
         if unique and ts is not None and ts.lower() in _CREATED_NAMES:
@@ -256,7 +256,7 @@ def _classify_users(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str)
     )
 
 
-def _attributes(sample: pa.RecordBatch, roles: Mapping[str, str]) -> set[str]:
+def _name_attributes(sample: pa.RecordBatch, roles: Mapping[str, str]) -> set[str]:
     role_columns = {roles.get("user_id"), roles.get("item_id"), roles.get("ts")}
     return {name.lower() for name in sample.schema.names if name not in role_columns}
 
@@ -266,7 +266,7 @@ def _is_action_field(name: str) -> bool:
     return match is not None and match[1] in _ACTION_WORDS
 
 
-def _words(stem: str) -> set[str]:
+def _split_words(stem: str) -> set[str]:
     return set(re.split(r"[^a-z]+", stem.lower()))
 
 

@@ -39,10 +39,10 @@ def roles_of(sample: pa.RecordBatch, answers: Answers) -> tuple[dict[str, str], 
     if "ts" not in roles and len(times) == 1:
         roles["ts"] = times[0]
         columns.append(ColumnGuess(times[0], "ts", "the only column of times"))
-    elif "ts" not in roles and (first := _earliest(sample, times)):
-        roles["ts"] = first
+    elif "ts" not in roles and (earliest := _find_earliest(sample, times)):
+        roles["ts"] = earliest
         columns.append(
-            ColumnGuess(first, "ts", f"in each row the first of its times: {', '.join(times)}")
+            ColumnGuess(earliest, "ts", f"in each row the first of its times: {', '.join(times)}")
         )
     if "session_id" in roles and "user_id" not in roles and "anonymous_id" not in roles:
         roles["anonymous_id"] = roles["session_id"]
@@ -67,7 +67,7 @@ def _allows_role(role: str, column: pa.Array, answers: Answers) -> bool:
     return not pa.types.is_nested(column.type)
 
 
-def _earliest(sample: pa.RecordBatch, names: list[str]) -> str:
+def _find_earliest(sample: pa.RecordBatch, names: list[str]) -> str:
     """Return the column whose time is never after that of another, or ""."""
     times = [name for name in names if pa.types.is_timestamp(sample.column(name).type)]
     for name in times:

@@ -21,9 +21,9 @@ from tailorbird.events.guess.event_types import (
     types_of,
     values_of,
 )
+from tailorbird.events.guess.inspection import Inspection, inspect_table, ts_format_of
 from tailorbird.events.guess.joins import join_tables
 from tailorbird.events.guess.kind import IS_CURRENT_NAMES, VALID_TO_NAMES, classify_rows
-from tailorbird.events.guess.look import Inspection, inspect_table, ts_format_of
 from tailorbird.events.guess.names import (
     ATTRIBUTES,
     CONTEXT,
@@ -179,11 +179,13 @@ def _guess_file(
         else ({}, {})
     )
     lines = source_text(file, kind, sample, roles, columns, form, ts_format)
-    first = SourceGuess(file, kind, columns, lines, unit, types, values, form, ts_format, sample)
+    first_guess = SourceGuess(
+        file, kind, columns, lines, unit, types, values, form, ts_format, sample
+    )
     return [
-        first,
+        first_guess,
         *(
-            _profile_source(first, owner, roles, attribute_owners)
+            _profile_source(first_guess, owner, roles, attribute_owners)
             for owner in ("items", "users")
             if owner in attribute_owners.values()
         ),
@@ -239,16 +241,16 @@ def _profile_source(
             f"each {_WITH_ARTICLE[kind].split()[-1]} once, with what its events say of it",
         )
     ]
-    taken: set[str] = set()
+    used_columns: set[str] = set()
     for name in [name for name, owner in attribute_owners.items() if owner == kind]:
         usual = (
             to
             for to, names in ATTRIBUTES.items()
-            if kind == "items" and to not in taken and has_usual_name(name, names)
+            if kind == "items" and to not in used_columns and has_usual_name(name, names)
         )
         last = normalise_name(name.rpartition(".")[2])
-        to = next(usual, slug_of(normalise_name(name) if last in taken else last))
-        taken.add(to)
+        to = next(usual, slug_of(normalise_name(name) if last in used_columns else last))
+        used_columns.add(to)
         columns.append(
             ColumnGuess(
                 name, f"properties.{to}", f"the same in all events of {_WITH_ARTICLE[kind]}"

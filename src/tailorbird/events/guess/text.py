@@ -38,14 +38,14 @@ def source_text(
             f"{type_reason(sample, roles, stem_of(file))}"
         )
     if "ts" in roles:
-        lines.append(f"ts = {toml_string(roles['ts'])}{_why(columns, 'ts')}")
+        lines.append(f"ts = {toml_string(roles['ts'])}{_reason_comment(columns, 'ts')}")
         unit = unit_of(sample.column(roles["ts"]))
         if unit != "us":
             lines.append(f'ts_unit = "{unit}"')
         if ts_format:
             lines.append(f"ts_format = {toml_string(ts_format)}  # so its times are written")
     lines += [
-        f"{role} = {toml_string(roles[role])}{_why(columns, role)}"
+        f"{role} = {toml_string(roles[role])}{_reason_comment(columns, role)}"
         for role in ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
         if role in roles
     ]
@@ -67,7 +67,7 @@ def source_text(
     return "\n".join(lines) + "\n"
 
 
-def _why(columns: list[ColumnGuess], role: str) -> str:
+def _reason_comment(columns: list[ColumnGuess], role: str) -> str:
     """Return the reason of a role as a comment."""
     return next((f"  # {column.why}" for column in columns if column.role == role), "")
 

@@ -92,7 +92,7 @@ def try_mapping(mapping: str, files: Sequence[Path], now: int, types: Sequence[s
     plan = _plan_with(types)
     rows = refused = 0
     counts: Counter[tuple[str, str]] = Counter()
-    first: dict[tuple[str, str], tuple[Refusal, str | None]] = {}
+    first_by_reason: dict[tuple[str, str], tuple[Refusal, str | None]] = {}
     shown: list[bytes] = []
     for source in parsed.source:
         for file in (candidate for candidate in files if fnmatch(candidate.name, source.file)):
@@ -101,7 +101,9 @@ def try_mapping(mapping: str, files: Sequence[Path], now: int, types: Sequence[s
             rows, refused = rows + len(lines), refused + len(refusals)
             for refusal in refusals:
                 counts[refusal.code, refusal.path] += 1
-                first.setdefault((refusal.code, refusal.path), (refusal, source.session_id))
+                first_by_reason.setdefault(
+                    (refusal.code, refusal.path), (refusal, source.session_id)
+                )
             bad = {refusal.row for refusal in refusals}
             if source.kind == "events" or len(parsed.source) == 1:
                 shown += [line for row, line in enumerate(lines[: 10 * _SHOWN]) if row not in bad][
@@ -110,7 +112,10 @@ def try_mapping(mapping: str, files: Sequence[Path], now: int, types: Sequence[s
     return Trial(
         rows,
         refused,
-        [_reason(*first[key], count) for key, count in counts.most_common(_REASONS)],
+        [
+            _explain_refusal(*first_by_reason[key], count)
+            for key, count in counts.most_common(_REASONS)
+        ],
         shown,
     )
 
@@ -120,7 +125,7 @@ def _plan_with(types: Sequence[str]) -> RoutePlan:
     return RoutePlan(event_types=tuple(dict.fromkeys((*EVENT_TYPES, *types))))
 
 
-def _reason(refusal: Refusal, session: str | None, count: int) -> Reason:
+def _explain_refusal(refusal: Refusal, session: str | None, count: int) -> Reason:
     example = refusal.body.decode(errors="replace")
     try:
         record = msgspec.json.decode(refusal.body)

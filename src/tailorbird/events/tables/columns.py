@@ -42,7 +42,7 @@ def column_names(file: Path, form: TableForm = DEFAULT_FORM) -> list[str]:
                 for name in names
             )
         )
-    return json_names(file) if is_json(file) else _schema(file, form).names
+    return json_names(file) if is_json(file) else _read_schema(file, form).names
 
 
 def read_columns(
@@ -75,9 +75,9 @@ def read_columns(
         if is_json(file):
             yield from read_json(file, columns, texts, broken)
             return
-        schema = _schema(file, form)
+        schema = _read_schema(file, form)
         selected = columns if columns is not None else schema.names
-        for batch in _open_csv(file, selected, broken, form):
+        for batch in _open_text_columns(file, selected, broken, form):
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 yield _cast_columns(batch.slice(start, BATCH_ROWS), schema, texts, form)
     except DAMAGED as error:
@@ -155,19 +155,21 @@ def read_sample(
     A column with both text and numbers is text.
     """
     draw = np.random.default_rng(7)
-    taken: list[pa.RecordBatch] = []
+    batches: list[pa.RecordBatch] = []
     for number, batch in enumerate(read_columns(file, columns, texts=texts, broken=[], form=form)):
         if number and batch.num_rows > _DRAWN:
             batch = batch.take(
                 pa.array(np.sort(draw.choice(batch.num_rows, _DRAWN, replace=False)))
             )
-        taken.append(batch)
-    if not taken:
+        batches.append(batch)
+    if not batches:
         return pa.record_batch([], schema=pa.schema([]))
-    head, drawn = taken[0], taken[1:]
-    rest = sum(batch.num_rows for batch in drawn)
-    if rest > SAMPLE_ROWS:
-        drawn = [batch.slice(0, max(1, batch.num_rows * SAMPLE_ROWS // rest)) for batch in drawn]
+    head, drawn = batches[0], batches[1:]
+    drawn_rows = sum(batch.num_rows for batch in drawn)
+    if drawn_rows > SAMPLE_ROWS:
+        drawn = [
+            batch.slice(0, max(1, batch.num_rows * SAMPLE_ROWS // drawn_rows)) for batch in drawn
+        ]
     return pa.record_batch(
         [
             _concatenate([batch.column(name) for batch in (head, *drawn)])
@@ -189,21 +191,21 @@ def _concatenate(parts: list[pa.Array]) -> pa.Array:
     return pa.concat_arrays(parts)
 
 
-def _schema(file: Path, form: TableForm) -> pa.Schema:
+def _read_schema(file: Path, form: TableForm) -> pa.Schema:
     try:
         if bare_suffix(file) == ".parquet":
             return pq.ParquetFile(file).schema_arrow
         convert = pacsv.ConvertOptions(strings_can_be_null=True, decimal_point=form.decimal)
-        with _csv(file, convert, [], form) as reader:
+        with _open_csv(file, convert, [], form) as reader:
             if form.decimal == ".":
                 return reader.schema
-            first = next(iter(reader), None)
-            if first is None:
+            first_batch = next(iter(reader), None)
+            if first_batch is None:
                 return reader.schema
         return pa.schema(
             [
                 (name, _comma_type(column))
-                for name, column in zip(first.schema.names, first.columns, strict=True)
+                for name, column in zip(first_batch.schema.names, first_batch.columns, strict=True)
             ]
         )
     except pa.ArrowInvalid as error:
@@ -229,11 +231,11 @@ def _comma_type(column: pa.Array) -> pa.DataType:
     return pa.float64() if writes_decimal_comma(column) else column.type
 
 
-def _open_csv(
+def _open_text_columns(
     file: Path, columns: list[str], broken: list[str] | None, form: TableForm
 ) -> pacsv.CSVStreamingReader:
     types = dict.fromkeys(columns, pa.string())
-    return _csv(
+    return _open_csv(
         file,
         pacsv.ConvertOptions(include_columns=columns, column_types=types, strings_can_be_null=True),
         broken,
@@ -241,7 +243,7 @@ def _open_csv(
     )
 
 
-def _csv(
+def _open_csv(
     file: Path, convert: pacsv.ConvertOptions, broken: list[str] | None, form: TableForm
 ) -> pacsv.CSVStreamingReader:
     def set_aside(row: Any) -> str:

@@ -33,9 +33,9 @@ def encoding_of(file: Path) -> str:
             raise InputError(f"damaged: {error}", where=str(file)) from None
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    first = head[:_CHUNK].partition(b"\n")[0]
-    if b"\x00" in first:
-        return "utf-16-be" if first[:1] == b"\x00" else "utf-16-le"
+    first_line = head[:_CHUNK].partition(b"\n")[0]
+    if b"\x00" in first_line:
+        return "utf-16-be" if first_line[:1] == b"\x00" else "utf-16-le"
     if _is_utf_8(head):
         return "utf-8"
     try:
@@ -55,7 +55,7 @@ def open_table(file: Path) -> BinaryIO:
     return (
         stream
         if encoding == "utf-8"
-        else io.BufferedReader(ChunkStream(_transcoded(stream, encoding)), _CHUNK)
+        else io.BufferedReader(ChunkStream(_transcode(stream, encoding)), _CHUNK)
     )
 
 
@@ -67,7 +67,7 @@ def _is_utf_8(head: bytes) -> bool:
     return True
 
 
-def _transcoded(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
+def _transcode(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
     decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
     with stream:
         while chunk := stream.read(_CHUNK):

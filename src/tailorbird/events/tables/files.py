@@ -41,7 +41,7 @@ BATCH_ROWS = 20_000  # that are read at once
 _LIST_BYTES_MAX = 1 << 30
 _LINE_BYTES_MAX = 256 << 20
 _LINE = re.compile(rb"\S[^\n]*")
-_elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def find_files(path: Path, patterns: tuple[str, ...]) -> list[Path]:
@@ -55,15 +55,15 @@ def find_files(path: Path, patterns: tuple[str, ...]) -> list[Path]:
         return [path]
     if not path.exists():
         raise InputError("no such file or folder", where=str(path))
-    named = [pattern for pattern in patterns if pattern != NO_SUFFIX]
-    globs = [pattern + ending for pattern in named for ending in ("", *_COMPRESSED)]
+    name_patterns = [pattern for pattern in patterns if pattern != NO_SUFFIX]
+    globs = [pattern + ending for pattern in name_patterns for ending in ("", *_COMPRESSED)]
     matching = {file for pattern in globs for file in path.rglob(pattern) if file.is_file()}
     if NO_SUFFIX in patterns:
         matching.update(file for file in path.rglob("*") if has_no_suffix(file) and file.is_file())
     if not matching:
-        also = ", nor one without a suffix," if NO_SUFFIX in patterns else ""
+        suffix_note = ", nor one without a suffix," if NO_SUFFIX in patterns else ""
         raise InputError(
-            f"no file like {' or '.join(named)} (or .gz, .zst){also} in this folder",
+            f"no file like {' or '.join(name_patterns)} (or .gz, .zst){suffix_note} in this folder",
             where=str(path),
         )
     outside = [file for file in matching if not file.resolve().is_relative_to(path.resolve())]
@@ -125,19 +125,19 @@ def parquet_batches(
     Raises:
         InputError: a text is no UTF-8; names its column and about where it stands.
     """
-    done = 0
+    rows_read = 0
     for batch in source.iter_batches(rows, columns=columns):
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             try:
                 column.validate(full=True)
             except pa.ArrowInvalid as error:
-                where = f"{file}: rows {done + 1} to {done + batch.num_rows}"
+                where = f"{file}: rows {rows_read + 1} to {rows_read + batch.num_rows}"
                 raise InputError(
                     f"column {name} is damaged: {error}",
                     where=where,
                     fix="write its texts in UTF-8; nothing was taken",
                 ) from None
-        done += batch.num_rows
+        rows_read += batch.num_rows
         yield batch
 
 
@@ -191,15 +191,15 @@ def read_records(file: Path) -> Iterator[tuple[int, bytes]]:
             with one element a line.
     """
     lines = read_lines(file)
-    first = next(lines, None)
-    if first is None:
+    first_line = next(lines, None)
+    if first_line is None:
         return
-    if first[1][:1] != b"[":
-        yield first
+    if first_line[1][:1] != b"[":
+        yield first_line
         yield from lines
         return
     document = bytearray()
-    for _, line in chain([first], lines):
+    for _, line in chain([first_line], lines):
         document += line + b"\n"
         if len(document) > _LIST_BYTES_MAX:
             raise InputError(
@@ -217,7 +217,7 @@ def split_records(body: bytes) -> list[bytes]:
     """
     if body.lstrip()[:1] == b"[":
         try:
-            return [bytes(raw) for raw in _elements(body)]
+            return [bytes(raw) for raw in _decode_elements(body)]
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return [body]
     lines = [line.strip() for line in body.split(b"\n") if line.strip()]
@@ -232,7 +232,7 @@ def count_records(body: bytes) -> int:
     """Count the records that `split_records` would return, without decoding or copying any."""
     if body.lstrip()[:1] == b"[":
         try:
-            return len(_elements(body))
+            return len(_decode_elements(body))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return 1
     count = 0

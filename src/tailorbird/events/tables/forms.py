@@ -57,14 +57,14 @@ def sniff_delimiter(file: Path) -> str:
     Raises:
         InputError: the file cannot be read.
     """
-    head = _head(file)
+    head = _read_complete_lines(file)
     usual = TableForm().delimiter_of(file)
-    first = head.partition("\n")[0]
+    header = head.partition("\n")[0]
     if not head or (
-        usual in first and not any(other in first for other in DELIMITERS if other != usual)
+        usual in header and not any(other in header for other in DELIMITERS if other != usual)
     ):
         return ""
-    delimiter = _sniffed(head)
+    delimiter = _sniff_form(head)
     return "" if delimiter == usual or delimiter not in DELIMITERS else delimiter
 
 
@@ -81,7 +81,9 @@ def first_row(file: Path, form: TableForm) -> list[str]:
     return next(
         (
             row
-            for row in csv.reader(_head(file).splitlines()[:5], delimiter=form.delimiter_of(file))
+            for row in csv.reader(
+                _read_complete_lines(file).splitlines()[:5], delimiter=form.delimiter_of(file)
+            )
             if row
         ),
         [],
@@ -95,7 +97,7 @@ def _is_value(text: str, column: int) -> bool:
     return text[:1].isdigit() and (text[-1:].isdigit() or text[-1:] in "ZM")
 
 
-def _head(file: Path) -> str:
+def _read_complete_lines(file: Path) -> str:
     """Return the complete lines at the start of a file."""
     try:
         with open_table(file) as stream:
@@ -106,7 +108,7 @@ def _head(file: Path) -> str:
     return full_lines.decode(errors="replace").removeprefix("\ufeff")
 
 
-def _sniffed(head: str) -> str:
+def _sniff_form(head: str) -> str:
     try:
         import duckdb
     except ModuleNotFoundError:

@@ -93,7 +93,7 @@ def without_broken_lines(stream: BinaryIO, delimiter: str, broken: list[str]) ->
 
     They are appended to `broken`.
     """
-    return io.BufferedReader(ChunkStream(_pieces(stream, delimiter, broken)), _CHUNK)
+    return io.BufferedReader(ChunkStream(_read_pieces(stream, delimiter, broken)), _CHUNK)
 
 
 class ChunkStream(io.RawIOBase):
@@ -113,17 +113,19 @@ class ChunkStream(io.RawIOBase):
         return count
 
 
-def _pieces(stream: BinaryIO, delimiter: str, broken: list[str]) -> Iterator[bytes]:
-    header, width = _header(stream, delimiter)
+def _read_pieces(stream: BinaryIO, delimiter: str, broken: list[str]) -> Iterator[bytes]:
+    header, width = _read_header(stream, delimiter)
     yield header
     while chunk := stream.read(_CHUNK) + stream.readline(_CHUNK):
         if b'"' not in chunk or _is_one_row_per_line(
-            decoded_lines := list(map(_text, chunk.splitlines(keepends=True))), delimiter
+            decoded_lines := list(map(_decode_text, chunk.splitlines(keepends=True))), delimiter
         ):
             yield _drop_invalid_utf8(chunk, broken)
             continue
         lines, rows = (
-            Lines(chain(decoded_lines, map(_text, iter(lambda: stream.readline(_CHUNK), b"")))),
+            Lines(
+                chain(decoded_lines, map(_decode_text, iter(lambda: stream.readline(_CHUNK), b"")))
+            ),
             list[bytes](),
         )
         reader = csv.reader(lines, delimiter=delimiter)
@@ -166,14 +168,14 @@ def _to_display(line: bytes) -> str:
     return line.decode(errors="backslashreplace").rstrip("\r\n")
 
 
-def _header(stream: BinaryIO, delimiter: str) -> tuple[bytes, int]:
+def _read_header(stream: BinaryIO, delimiter: str) -> tuple[bytes, int]:
     """Return the header with the blank lines before it, and its number of columns."""
     lines: list[bytes] = []
 
     def following() -> Iterator[str]:
         while line := stream.readline(_CHUNK):
             lines.append(line)
-            yield _text(line)
+            yield _decode_text(line)
 
     try:
         width = len(next(filter(None, csv.reader(following(), delimiter=delimiter)), []))
@@ -191,7 +193,7 @@ def _is_one_row_per_line(lines: Iterable[str], delimiter: str) -> bool:
         return False
 
 
-def _text(line: bytes) -> str:
+def _decode_text(line: bytes) -> str:
     return line.decode(
         "latin-1"
     )  # Latin-1 maps every byte to a character, and separators are ASCII.

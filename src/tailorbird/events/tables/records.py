@@ -29,7 +29,7 @@ def is_json(file: Path) -> bool:
 def json_names(file: Path) -> list[str]:
     """Return the names of the columns of a JSON file, by its first records."""
     names: dict[str, None] = {}
-    for row in islice(_rows(file, None), _SNIFF_RECORDS):
+    for row in islice(_read_rows(file, None), _SNIFF_RECORDS):
         names |= dict.fromkeys(row)
     return list(names)
 
@@ -48,15 +48,18 @@ def read_json(
         InputError: a list is too large, or the compression is damaged.
     """
     selected = columns if columns is not None else json_names(file)
-    rows = _rows(file, broken)
+    rows = _read_rows(file, broken)
     while batch := list(islice(rows, BATCH_ROWS)):
         yield pa.record_batch(
-            [_column([row.get(name) for row in batch], as_text=name in texts) for name in selected],
+            [
+                _to_column([row.get(name) for row in batch], as_text=name in texts)
+                for name in selected
+            ],
             selected,
         )
 
 
-def _rows(file: Path, broken: list[str] | None) -> Iterator[Row]:
+def _read_rows(file: Path, broken: list[str] | None) -> Iterator[Row]:
     for _, raw in read_records(file):
         try:
             record = _decode(raw)
@@ -98,7 +101,7 @@ def _flatten(record: Row, prefix: str, row: Row, lists: dict[str, list[Row]], de
             row[name] = value
 
 
-def _column(values: list[Any], *, as_text: bool) -> pa.Array:
+def _to_column(values: list[Any], *, as_text: bool) -> pa.Array:
     """Return values as an array of their common type, or as text."""
     kind = None if as_text else _type_of(values)
     if kind is not None:
@@ -107,7 +110,7 @@ def _column(values: list[Any], *, as_text: bool) -> pa.Array:
         except (OverflowError, pa.ArrowInvalid):  # a number beyond 64 bits
             pass
     return pa.array(
-        [value if value is None or isinstance(value, str) else _text(value) for value in values],
+        [value if value is None or isinstance(value, str) else _to_text(value) for value in values],
         pa.string(),
     )
 
@@ -128,7 +131,7 @@ def _type_of(values: list[Any]) -> pa.DataType | None:
     return None
 
 
-def _text(value: Any) -> str:
+def _to_text(value: Any) -> str:
     """Encode a value as text; a whole number loses its fraction."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)

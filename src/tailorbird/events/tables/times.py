@@ -63,7 +63,7 @@ def detect_time_forms(column: pa.Array) -> TimeForms | None:
     taken, if there is exactly one.
     """
     texts = column.drop_null()
-    if not len(texts) or not _TIME_LIKE.search(first := texts[0].as_py()):
+    if not len(texts) or not _TIME_LIKE.search(first_text := texts[0].as_py()):
         return None
     if (
         _share(
@@ -72,7 +72,7 @@ def detect_time_forms(column: pa.Array) -> TimeForms | None:
         >= _FIT_SHARE_MIN
     ):
         return TimeForms(("",))
-    fitting = _fitting(first)
+    fitting = _find_formats(first_text)
     parsed = {form: parse_times(texts, form, "UTC") for form in fitting}
     parsed = {
         form: times
@@ -88,7 +88,7 @@ def detect_time_forms(column: pa.Array) -> TimeForms | None:
     if len(distinct) > 1:
         in_order = [form for form, times in distinct.items() if _is_ordered(times)]
         distinct = {in_order[0]: distinct[in_order[0]]} if len(in_order) == 1 else distinct
-    return TimeForms(tuple(distinct), _example(texts, list(distinct.values())))
+    return TimeForms(tuple(distinct), _find_difference(texts, list(distinct.values())))
 
 
 def parse_times(column: pa.Array, form: str, zone: str) -> pa.Array:
@@ -100,7 +100,7 @@ def parse_times(column: pa.Array, form: str, zone: str) -> pa.Array:
     """
     with _connect() as connection:
         connection.register("texts", pa.table({"text": column.cast(pa.string())}))
-        query = f"SELECT try_strptime(trim(text), {_quoted(form)}) AS t FROM texts"
+        query = f"SELECT try_strptime(trim(text), {_quote_literal(form)}) AS t FROM texts"
         times = connection.sql(query).to_arrow_table()["t"].combine_chunks()
     if times.type.tz is None and zone != "UTC":
         times = pc.assume_timezone(times, zone, ambiguous="earliest", nonexistent="earliest")
@@ -108,11 +108,11 @@ def parse_times(column: pa.Array, form: str, zone: str) -> pa.Array:
 
 
 @lru_cache(64)  # There are thousands of formats, and columns repeat.
-def _fitting(text: str) -> list[str]:
+def _find_formats(text: str) -> list[str]:
     """Return the formats that one value fits."""
-    candidates = _candidates()
+    candidates = _candidate_formats()
     tried = ", ".join(
-        f"try_strptime(trim(text), {_quoted(form)}) IS NOT NULL" for form in candidates
+        f"try_strptime(trim(text), {_quote_literal(form)}) IS NOT NULL" for form in candidates
     )
     with _connect() as connection:
         row = connection.execute(f"SELECT {tried} FROM (SELECT ? AS text)", [text]).fetchone()
@@ -131,7 +131,7 @@ def _connect() -> Any:
     return connection
 
 
-def _quoted(text: str) -> str:
+def _quote_literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -153,7 +153,7 @@ def parse_iso_time(text: str | None, zone: tzinfo) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=zone)
 
 
-def _candidates() -> list[str]:
+def _candidate_formats() -> list[str]:
     bare = list(_DATES)
     timed = [
         date + between + time + zone
@@ -174,7 +174,7 @@ def _is_ordered(times: pa.Array) -> bool:
     )
 
 
-def _example(texts: pa.Array, parsed: list[pa.Array]) -> str:
+def _find_difference(texts: pa.Array, parsed: list[pa.Array]) -> str:
     if len(parsed) < 2:
         return ""
     differs = pc.fill_null(pc.not_equal(parsed[0], parsed[1]), True)

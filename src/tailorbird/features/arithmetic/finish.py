@@ -21,7 +21,7 @@ from tailorbird.features.arithmetic.runs import OF_RUN
 from tailorbird.features.arithmetic.sketch import estimate
 from tailorbird.features.declare.limits import DECAY_HALF_LIVES, DECAY_STEPS, HORIZON, SQUARE_BITS
 from tailorbird.features.event_columns.extracts import PEAK_ZERO
-from tailorbird.features.layout.layout import Layout, Spot, Step
+from tailorbird.features.layout.layout import Layout, RecordLane, Step
 
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -58,7 +58,7 @@ class Lanes(Protocol):
         """The time at which each row is read."""
         ...
 
-    def lane(self, spot: Spot) -> Int64s: ...
+    def lane(self, record_lane: RecordLane) -> Int64s: ...
 
     def is_present(self, entity: int) -> Bools: ...
 
@@ -114,14 +114,14 @@ def number(step: Step, lanes: Lanes) -> Floats:
     """Return one numeric column that is not derived, before rounding."""
     if step.operation == "context":
         return lanes.context_number(step.text)
-    is_present = lanes.is_present(step.spots[0].entity)
+    is_present = lanes.is_present(step.record_lanes[0].entity)
     if step.operation in OF_RUN:
         value = lanes.run_values(step)
     elif step.operation == "match":
         value = _match(step, lanes)
     else:
         value = ARITHMETIC[arithmetic_name(step)](
-            [lanes.lane(spot) for spot in step.spots], step.numbers, lanes.t
+            [lanes.lane(record_lane) for record_lane in step.record_lanes], step.numbers, lanes.t
         )
     return value if is_present.all() else np.where(is_present, value, np.nan)
 
@@ -138,23 +138,23 @@ def arithmetic_name(step: Step) -> str:
 def category(step: Step, lanes: Lanes) -> Keys:
     if step.operation == "context":
         return lanes.context_key(step.text)
-    is_present = lanes.is_present(step.spots[0].entity)
+    is_present = lanes.is_present(step.record_lanes[0].entity)
     if step.operation in OF_RUN:
         return np.where(is_present, lanes.run_values(step), np.uint64(0))
-    value = lanes.lane(step.spots[-1])
+    value = lanes.lane(step.record_lanes[-1])
     if step.operation == "attribute" and is_present.all():
         return value.view(np.uint64)
     if step.operation == "last":
-        is_present = is_present & _is_recent(lanes.lane(step.spots[0]), lanes.t)
+        is_present = is_present & _is_recent(lanes.lane(step.record_lanes[0]), lanes.t)
     if step.operation == "earliest":
-        is_present = is_present & (lanes.lane(step.spots[0]) > 0)
+        is_present = is_present & (lanes.lane(step.record_lanes[0]) > 0)
     return np.where(is_present, value, 0).astype(np.int64).view(np.uint64)
 
 
 def recent_events(t: int, ts: Int64s, *columns: Int64s) -> tuple[Int64s, ...]:
     """Return times and other columns of a sequence, oldest first, within the horizon of t."""
-    first = int(ts.searchsorted(max(1, t - HORIZON)))
-    return tuple([column[first:] for column in (ts, *columns)])
+    first_in_horizon = int(ts.searchsorted(max(1, t - HORIZON)))
+    return tuple([column[first_in_horizon:] for column in (ts, *columns)])
 
 
 def further_values(step: Step, bits: Iterable[Int64s]) -> dict[str, npt.NDArray]:
@@ -173,31 +173,31 @@ def _count(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return lanes[0].astype(np.float64)
 
 
-def _total(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_total(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return lanes[0].astype(np.float64) * numbers[0]
 
 
-def _mean(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_mean(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     events = lanes[1].astype(np.float64)
-    return np.where(events > 0, _total(lanes, numbers, t) / events, np.nan)
+    return np.where(events > 0, _finish_total(lanes, numbers, t) / events, np.nan)
 
 
-def _variance(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_variance(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     events, amount, low, high = (lane.astype(np.float64) for lane in lanes)
     mean = amount / events
     spread = np.maximum((high * 2.0**SQUARE_BITS + low) / events - mean * mean, 0.0)
     return np.where(events > 0, spread * (numbers[0] * numbers[0]), np.nan)
 
 
-def _largest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_maximum(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(lanes[0] > 0, (lanes[0] - PEAK_ZERO).astype(np.float64) * numbers[0], np.nan)
 
 
-def _smallest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_minimum(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(lanes[0] > 0, (PEAK_ZERO - lanes[0]).astype(np.float64) * -numbers[0], np.nan)
 
 
-def _quantile(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_quantile(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     """Interpolate within the bucket where the counts first reach q of the total.
 
     A bucket with only one edge gives that edge.
@@ -217,7 +217,7 @@ def _quantile(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return value
 
 
-def _distinct(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_distinct(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return estimate(lanes[0], lanes[1], int(numbers[0]))
 
 
@@ -226,7 +226,7 @@ def _bare_ratio(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(b > 0, a / b, np.nan)
 
 
-def _ratio(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_ratio(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     a, b, *parents = (lane.astype(np.float64) for lane in lanes)
     rate, weight = numbers
     if parents:
@@ -235,12 +235,12 @@ def _ratio(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(b + weight > 0, (a + weight * rate) / (b + weight), np.nan)
 
 
-def _trend(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_trend(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     short, long = (lane.astype(np.float64) for lane in lanes)
     return np.where(long > 0, short / long * numbers[0], np.nan)
 
 
-def _decayed(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_decayed(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return lanes[0].view(np.float64) * numbers[0]
 
 
@@ -248,31 +248,31 @@ def _last(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(_is_recent(lanes[0], t), lanes[1].view(np.float64), np.nan)
 
 
-def _earliest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_earliest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(lanes[0] > 0, lanes[1].view(np.float64), np.nan)
 
 
-def _since(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_since(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(_is_recent(lanes[0], t), (t - lanes[0]).astype(np.float64) / 1e6, np.nan)
 
 
-def _first(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_first(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     elapsed = np.minimum(t - (PEAK_ZERO - lanes[0]), HORIZON).astype(np.float64) / 1e6
     return np.where(lanes[0] > 0, elapsed, np.nan)
 
 
-def _attribute(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_attribute(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return lanes[0].view(np.float64)
 
 
-def _age(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_age(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return (t.astype(np.float64) - lanes[0].view(np.float64)) / 1e6
 
 
 def _match(step: Step, lanes: Lanes) -> Floats:
     query_words, words = (
         lanes.query_words(),
-        [lanes.lane(spot).view(np.uint64) for spot in step.spots],
+        [lanes.lane(record_lane).view(np.uint64) for record_lane in step.record_lanes],
     )
     matches = np.zeros(lanes.rows)
     for position in range(query_words.shape[1]):
@@ -288,22 +288,22 @@ def _match(step: Step, lanes: Lanes) -> Floats:
 
 ARITHMETIC: dict[str, Arithmetic] = {
     "count": _count,
-    "total": _total,
-    "mean": _mean,
-    "variance": _variance,
-    "largest": _largest,
-    "smallest": _smallest,
-    "distinct": _distinct,
-    "ratio": _ratio,
+    "total": _finish_total,
+    "mean": _finish_mean,
+    "variance": _finish_variance,
+    "largest": _finish_maximum,
+    "smallest": _finish_minimum,
+    "distinct": _finish_distinct,
+    "ratio": _finish_ratio,
     "bare ratio": _bare_ratio,
-    "trend": _trend,
+    "trend": _finish_trend,
     "share": _bare_ratio,
-    "decayed": _decayed,
+    "decayed": _finish_decayed,
     "last": _last,
-    "earliest": _earliest,
-    "since": _since,
-    "first": _first,
-    "attribute": _attribute,
-    "age": _age,
-    "quantile": _quantile,
+    "earliest": _finish_earliest,
+    "since": _finish_since,
+    "first": _finish_first,
+    "attribute": _finish_attribute,
+    "age": _finish_age,
+    "quantile": _finish_quantile,
 }

@@ -121,22 +121,22 @@ class Runs:
             (self.ts[later] - self.ts[later - 1]).astype(np.float64) / 1e6,
             self._owner[later],
         )
-        first = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
+        run_starts = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
         if operation == "gap_deviation":
             deviations = gap - self.gap_mean()[owner]
             # `bincount` adds in order, whereas `np.add.reduceat` adds in pairs.
             squares = np.bincount(owner, weights=deviations * deviations, minlength=len(self.t))[
-                owner[first]
+                owner[run_starts]
             ]
-            column[owner[first]] = np.sqrt(
-                squares / np.diff(np.append(first, len(gap))).astype(np.float64)
+            column[owner[run_starts]] = np.sqrt(
+                squares / np.diff(np.append(run_starts, len(gap))).astype(np.float64)
             )
         elif operation == "gap_last":
             column[owner] = gap  # The last assignment wins.
         else:
-            column[owner[first]] = (np.minimum if operation == "gap_min" else np.maximum).reduceat(
-                gap, first
-            )
+            column[owner[run_starts]] = (
+                np.minimum if operation == "gap_min" else np.maximum
+            ).reduceat(gap, run_starts)
         return column
 
     def favourite(self) -> Keys:
@@ -185,9 +185,11 @@ class Runs:
         return events[events > last_other[self._owner[events]]]
 
     def _since_first(self, events: Intps) -> Floats:
-        owners, first = np.unique(self._owner[events], return_index=True)
+        owners, first_events = np.unique(self._owner[events], return_index=True)
         durations = np.full(len(self.t), np.nan)
-        durations[owners] = (self.t[owners] - self.ts[events[first]]).astype(np.float64) / 1e6
+        durations[owners] = (self.t[owners] - self.ts[events[first_events]]).astype(
+            np.float64
+        ) / 1e6
         return durations
 
     def _count_distinct_items(self, events: Intps) -> Floats:
@@ -200,7 +202,7 @@ class Runs:
         return np.bincount(owner[is_new_item], minlength=len(self.t)).astype(np.float64)
 
 
-class OneRun(Runs):
+class SingleRun(Runs):
     """The run of a single request: the same columns in fewer operations."""
 
     def column(self, step: Step) -> Floats | Keys:
@@ -232,12 +234,12 @@ class OneRun(Runs):
 
 def _has_type(type: Keys, names: tuple[str, ...]) -> Bools:
     """Return which events have one of these types; there are few."""
-    first, *other_masks = [type == type_hash for type_hash in _hashes(names)]
+    first_mask, *other_masks = [type == type_hash for type_hash in _hash_names(names)]
     for mask in other_masks:
-        first |= mask
-    return first
+        first_mask |= mask
+    return first_mask
 
 
 @lru_cache(maxsize=1_024)
-def _hashes(names: tuple[str, ...]) -> list[np.uint64]:
+def _hash_names(names: tuple[str, ...]) -> list[np.uint64]:
     return [np.uint64(hash64(name)) for name in names]

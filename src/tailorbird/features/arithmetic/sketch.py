@@ -44,7 +44,7 @@ def registers_and_ranks(hashes: Keys, precision: int) -> tuple[Intps, Registers]
     return register, np.minimum(54 - exponent, RANK_MAX).astype(np.uint8)
 
 
-def summary(registers: Registers) -> tuple[Int64s, Int64s]:
+def summarise_registers(registers: Registers) -> tuple[Int64s, Int64s]:
     """Return V and Z of registers (n, 2^p)."""
     empty = np.count_nonzero(registers == 0, axis=1)
     return empty, np.left_shift(np.int64(1), RANK_MAX - registers.astype(np.int64)).sum(axis=1)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.features.arithmetic import finish
-from tailorbird.features.layout.layout import Layout, Spot, Step
+from tailorbird.features.layout.layout import Layout, RecordLane, Step
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
@@ -68,10 +68,16 @@ class Stacks:
                 name, numbers = _EQUIVALENTS.get(
                     name, (name, step.numbers if name != "bare ratio" else ())
                 )
-                is_one_row = all(one_row[spot.entity] for spot in step.spots)
+                is_one_row = all(one_row[record_lane.entity] for record_lane in step.record_lanes)
                 # A sketch's precision chooses a table, so a stack has a single one.
                 groups.setdefault(
-                    (is_one_row, name, len(step.spots), numbers if name == "distinct" else ()), []
+                    (
+                        is_one_row,
+                        name,
+                        len(step.record_lanes),
+                        numbers if name == "distinct" else (),
+                    ),
+                    [],
                 ).append((column, numbers))
             elif step.operation != "derived":
                 self.unstacked.append((column, step))
@@ -104,35 +110,39 @@ class _StackGroup:
     """The stacks whose operands have the same number of rows."""
 
     def __init__(self, steps: list[Step], groups: dict[tuple, list[tuple[int, Numbers]]]) -> None:
-        spots: list[Spot] = []
+        record_lanes: list[RecordLane] = []
         self._stacks: list[_Stack] = []
         for (_, name, operands, _), members in groups.items():
             columns = [column for column, _ in members]
             stack_steps = [steps[column] for column in columns]
             operand_slices = []
             for operand in range(operands):
-                operand_slices.append(slice(len(spots), len(spots) + len(stack_steps)))
-                spots += [step.spots[operand] for step in stack_steps]
+                operand_slices.append(
+                    slice(len(record_lanes), len(record_lanes) + len(stack_steps))
+                )
+                record_lanes += [step.record_lanes[operand] for step in stack_steps]
             numbers = [
                 _merge_numbers(numbers_)
                 for numbers_ in zip(*(each for _, each in members), strict=True)
             ]
-            entities = [step.spots[0].entity for step in stack_steps]
+            entities = [step.record_lanes[0].entity for step in stack_steps]
             self._stacks.append(
                 _Stack(
                     finish.ARITHMETIC[name], operand_slices, numbers, np.array(columns), entities
                 )
             )
-        self._operands = len(spots)
+        self._operands = len(record_lanes)
         self._gather_plan: list[
             tuple[int, Intps, Intps]
         ] = []  # entity, its lanes, their rows among the operands
-        for entity in dict.fromkeys(spot.entity for spot in spots):
-            operand_rows = [row for row, spot in enumerate(spots) if spot.entity == entity]
+        for entity in dict.fromkeys(record_lane.entity for record_lane in record_lanes):
+            operand_rows = [
+                row for row, record_lane in enumerate(record_lanes) if record_lane.entity == entity
+            ]
             self._gather_plan.append(
                 (
                     entity,
-                    np.array([spots[place].lane for place in operand_rows]),
+                    np.array([record_lanes[place].lane for place in operand_rows]),
                     np.array(operand_rows),
                 )
             )
@@ -167,7 +177,7 @@ def _merge_numbers(numbers: Numbers) -> float | npt.NDArray[np.float64]:
 
 
 def find_one_row_entities(
-    layout: Layout, composite_spots: dict[tuple[int, int], Spot]
+    layout: Layout, composite_lanes: dict[tuple[int, int], RecordLane]
 ) -> list[bool]:
     """Return for each entity whether all rows of a request share it: its key does not depend on the
     item.
@@ -176,7 +186,7 @@ def find_one_row_entities(
     def has_one_row(entity: int) -> bool:
         fields = layout.entities[entity].entity.fields
         parts = (
-            has_one_row(composite_spots[entity, part].entity) if "." in name else name != "item"
+            has_one_row(composite_lanes[entity, part].entity) if "." in name else name != "item"
             for part, name in enumerate(fields)
         )
         return all(parts)

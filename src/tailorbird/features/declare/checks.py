@@ -165,7 +165,7 @@ def check_parent(parameter: str, entity: Entity, parent: object) -> None:
             f"{parent.name} itself"
         )
     if not determines(entity, parent):
-        undetermined = [name for name in parent.fields if not _determined(name, entity)]
+        undetermined = [name for name in parent.fields if not _is_determined(name, entity)]
         crossed = ", ".join(f'"{name}"' for name in (*entity.fields, *undetermined))
         raise declaration_error(
             f"{parameter}: {entity.name} does not say which {undetermined[0]} it belongs to",
@@ -176,10 +176,10 @@ def check_parent(parameter: str, entity: Entity, parent: object) -> None:
 
 def determines(entity: Entity, parent: Entity) -> bool:
     """Return whether an instance of the entity determines the parent that it belongs to."""
-    return entity != parent and all(_determined(name, entity) for name in parent.fields)
+    return entity != parent and all(_is_determined(name, entity) for name in parent.fields)
 
 
-def _determined(name: str, entity: Entity) -> bool:
+def _is_determined(name: str, entity: Entity) -> bool:
     determined_fields = {*entity.fields, *(_OF_SESSION if "session" in entity.fields else ())}
     return name in determined_fields or (
         "." in name and name.partition(".")[0] in determined_fields
@@ -272,8 +272,8 @@ def bucket_conditions(of: str, edges: Sequence[float], where: str | None) -> lis
     """
     bounds = [-1e300, *edges, 1e300]
     conditions = [
-        f"{low!r} {'<' if place else '<='} ({of}) <= {high!r}"
-        for place, (low, high) in enumerate(pairwise(bounds))
+        f"{low!r} {'<' if index else '<='} ({of}) <= {high!r}"
+        for index, (low, high) in enumerate(pairwise(bounds))
     ]
     return conditions if where is None else [f"({where}) and {bucket}" for bucket in conditions]
 

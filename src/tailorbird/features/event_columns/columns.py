@@ -23,11 +23,11 @@ from tailorbird.features.declare.scalars import number_of
 from tailorbird.features.event_columns.fields import (
     JsonColumn,
     category_key,
-    floats,
+    compute_weekdays,
     integer_keys,
     query_keys,
     text_keys,
-    weekdays,
+    to_floats,
 )
 from tailorbird.features.expr.expression import Expression
 
@@ -215,11 +215,11 @@ class Frame:
         values = self._numbers.get(name)
         if values is None:
             if "." in name:
-                values = self._attribute(name, number_of, np.nan)
+                values = self._convert_attribute(name, number_of, np.nan)
             elif name == "weekday":
-                values = weekdays(self.ts, self.number("local_hour"))
+                values = compute_weekdays(self.ts, self.number("local_hour"))
             else:
-                values = self._finite(name)
+                values = self._finite_column(name)
             if name == "position":  # Items shown at once have their index as position.
                 values = np.where(
                     np.isnan(values) & self.of_types(SHOWN_TYPES) & self._is_expanded_row(),
@@ -229,11 +229,11 @@ class Frame:
             self._numbers[name] = values
         return values
 
-    def _finite(self, name: str) -> Floats:
+    def _finite_column(self, name: str) -> Floats:
         """Return a column of the table; non-finite or too large values are missing, as in a
         profile.
         """
-        values = floats(self._table[name])
+        values = to_floats(self._table[name])
         if (
             len(values) and values.max() <= NUMBER_MAX and values.min() >= -NUMBER_MAX
         ):  # Both comparisons are False if there is any NaN.
@@ -249,7 +249,7 @@ class Frame:
             else values[self._event]
         )
 
-    def _attribute(
+    def _convert_attribute(
         self, name: str, make: "Callable[[object], float]", missing: float
     ) -> npt.NDArray:
         """Convert a JSON attribute into numbers or hashes, and count values that cannot be
@@ -305,19 +305,19 @@ class Frame:
 
     def _text(self, name: str) -> Keys:
         if "." in name:
-            return self._attribute(name, category_key, 0)
+            return self._convert_attribute(name, category_key, 0)
         if name in INTEGER_FIELDS:
             return integer_keys(self.number(name))
         return self.text_column(name, self._repeated)
 
     def key_field(self, entity: Entity, name: str) -> Keys:
         """Return a field's part of the entity's key, 0 where it is missing."""
-        return self._queries() if name == "query" else self.text(name)
+        return self._read_queries() if name == "query" else self.text(name)
 
     def text_column(self, name: str, keyed: Callable[[pa.ChunkedArray], Keys]) -> Keys:
         """Return a text column as keys computed by a function; 0 where it is missing."""
         if name == "item":
-            return self._items(keyed)
+            return self._read_items(keyed)
         return keyed(self._table[{"user": "person", "session": "session_id"}.get(name, name)])[
             self._event
         ]
@@ -330,14 +330,14 @@ class Frame:
         """Return the rows that stand for one of an event's `items`."""
         return (self._lengths > 0)[self._event]
 
-    def _queries(self) -> Keys:
+    def _read_queries(self) -> Keys:
         """Return the normalised query of each row: its own, or that of the response that it
         follows.
         """
         own, answered = (query_keys(self._table[name]) for name in ("query", "answer_query"))
         return np.where(own != 0, own, answered)[self._event]
 
-    def _items(self, keyed: Callable[[pa.ChunkedArray], Keys]) -> Keys:
+    def _read_items(self, keyed: Callable[[pa.ChunkedArray], Keys]) -> Keys:
         own = keyed(self._table["item_id"])
         if not self._expanded:
             return own

@@ -123,7 +123,7 @@ def compute_extract(source: Source, frame: Frame) -> Extract:
         numbers = source.value.of.numbers(frame.column, len(frame))
         rows = np.flatnonzero(mask)
         rows = rows[~np.isnan(take_rows(numbers, rows))]
-        value = _units(take_rows(numbers, rows), source.value, frame)
+        value = _to_units(take_rows(numbers, rows), source.value, frame)
     elif source.value.kind == "text":
         hashes = np.broadcast_to(source.value.columns(frame.column), (len(frame),))
         rows = np.flatnonzero(mask)
@@ -251,7 +251,7 @@ def extract_profiles(
 _UNITS_CHUNK = 1 << 15  # rows, so that intermediates stay in the cache
 
 
-def _units(numbers: Floats, amount: Amount, frame: Frame) -> Int64s:
+def _to_units(numbers: Floats, amount: Amount, frame: Frame) -> Int64s:
     limit = float(amount.units_max)
     rounded = np.empty(len(numbers), np.int64)
     for start in range(0, len(numbers), _UNITS_CHUNK):

@@ -97,11 +97,11 @@ def category_key(value: object) -> int:
     return 0 if text is None else hash64(text)
 
 
-def floats(column: pa.ChunkedArray) -> Floats:
+def to_floats(column: pa.ChunkedArray) -> Floats:
     return pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy()
 
 
-def weekdays(ts: Int64s, local_hour: Floats) -> Floats:
+def compute_weekdays(ts: Int64s, local_hour: Floats) -> Floats:
     """Return `plain.weekday` for arrays."""
     hours = ts // HOUR
     has_hour = ~np.isnan(local_hour)

@@ -72,7 +72,7 @@ from tailorbird.features.layout.sources import (
     session_source,
     source_of,
 )
-from tailorbird.features.layout.steps import SpotFinder, step_of
+from tailorbird.features.layout.steps import LaneFinder, step_of
 
 
 class _EntityRequirements:
@@ -91,17 +91,19 @@ class _EntityRequirements:
         self.attributes: dict[tuple[str, str], None] = {}
 
     def window(self, source: Source, measure: str, window: Window) -> None:
-        self.windows[self._ring(source, measure, window), window.tiles] = None
+        self.windows[self._require_ring(source, measure, window), window.tiles] = None
 
     def decay(self, source: Source, measure: str, window: Window) -> None:
-        self.decays[self._ring(source, measure, window), window.tiles] = None
+        self.decays[self._require_ring(source, measure, window), window.tiles] = None
 
     def distinct(self, feature: Distinct) -> None:
         sketch = (source_of(feature), feature.precision, feature.window.hop)
         self.sketches[sketch] = max(self.sketches.get(sketch, 0), feature.window.tiles)
         self.distincts[sketch, feature.window.tiles] = None
 
-    def _ring(self, source: Source, measure: str, window: Window) -> tuple[Source, str, int]:
+    def _require_ring(
+        self, source: Source, measure: str, window: Window
+    ) -> tuple[Source, str, int]:
         ring = (source, measure, window.hop)
         self.rings[ring] = max(self.rings.get(ring, 0), window.tiles)
         return ring
@@ -117,9 +119,10 @@ def compile_layout(
     for entity in list(drafts):
         _gather_key_attributes(entity, drafts)
     entities = tuple(
-        _entity(index, entity, draft) for index, (entity, draft) in enumerate(drafts.items())
+        _compile_entity(index, entity, draft)
+        for index, (entity, draft) in enumerate(drafts.items())
     )
-    finder = SpotFinder(entities)
+    finder = LaneFinder(entities)
     return Layout(
         entities, tuple(step_of(feature, finder, derived) for feature in features), derived_order
     )
@@ -192,7 +195,7 @@ def _gather_key_attributes(entity: Entity, drafts: dict[Entity, _EntityRequireme
             ] = None
 
 
-def _entity(index: int, entity: Entity, requirements: _EntityRequirements) -> EntityLayout:
+def _compile_entity(index: int, entity: Entity, requirements: _EntityRequirements) -> EntityLayout:
     state, reading = STATE_HEADER, READING_HEADER
     rings: list[Ring] = []
     for (source, measure, hop), tiles in requirements.rings.items():

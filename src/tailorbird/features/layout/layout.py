@@ -25,7 +25,7 @@ sequences:
     sequences   ts × L, item × L, type × L, session × L each, and × L for each further value
     profile     values
 
-Windows and decays over the same events with the same hop share a ring. A `Spot` names a lane of an
+Windows and decays over the same events with the same hop share a ring. A `RecordLane` names a lane of an
 entity's reading record; `features.arithmetic.finish` computes columns from them, for requests and
 for backfills alike. `features.layout.compile` gathers what declarations require and assigns the
 lanes.
@@ -255,7 +255,7 @@ class EntityLayout:
 
 
 @dataclass(frozen=True)
-class Spot:
+class RecordLane:
     """A lane of an entity's reading record.
 
     For `sequence` columns, the first lane of `length` × 4, or more with further values.
@@ -267,12 +267,12 @@ class Spot:
 
 @dataclass(frozen=True)
 class Step:
-    """The computation of one column from spots; `operation` names a function of
+    """The computation of one column from lanes; `operation` names a function of
     `features.arithmetic.finish`.
 
     Attributes:
         operation: which; the list follows.
-        spots: count: sum. total: sum. mean: sum, count. variance: count, sum, low limb, high limb.
+        record_lanes: count: sum. total: sum. mean: sum, count. variance: count, sum, low limb, high limb.
             extreme: coded value. distinct: summary (numbers: precision). ratio: a, b (and the
             parent's A, B). trend: short, long. share: own, group's. decayed: weighted sum. last:
             ts, value. since: ts. first: time. earliest: time, value. session, length, depth,
@@ -292,7 +292,7 @@ class Step:
     name: str
     kind: str
     operation: str
-    spots: tuple[Spot, ...] = ()
+    record_lanes: tuple[RecordLane, ...] = ()
     numbers: tuple[float, ...] = ()
     text: str = ""
     length: int = 0

@@ -1,7 +1,7 @@
 """The sources, measures and profile lanes of declarations.
 
 `features.layout.compile` derives the content of records from them, and `features.layout.steps` the
-spots that columns are finished from.
+lanes that columns are finished from.
 """
 
 from tailorbird.features.declare.declarations import (

@@ -55,7 +55,9 @@ def build_from_lake(
     )
     try:
         worker.bootstrap(
-            lambda after: _history(lake, worker.features, after, end, stop, batch_rows, progress),
+            lambda after: _read_history(
+                lake, worker.features, after, end, stop, batch_rows, progress
+            ),
             end - 1,
         )
     except _Stopped:
@@ -104,7 +106,7 @@ class _Stopped(Exception):
     """Raised when the role has to stop before the state is built."""
 
 
-def _history(
+def _read_history(
     lake: Lake,
     features: FeatureSet,
     after: int,
@@ -114,10 +116,10 @@ def _history(
     progress: Callable[[int, int], None],
 ) -> Iterator[pa.Table]:
     events = JoinedEvents(lake, features)
-    for first in range(after + 1, end, batch_rows):
+    for start in range(after + 1, end, batch_rows):
         if stop.is_set():
             raise _Stopped
-        progress(first - 1, end - 1)
-        where = (ds.field("p") >= first) & (ds.field("p") < min(first + batch_rows, end))
+        progress(start - 1, end - 1)
+        where = (ds.field("p") >= start) & (ds.field("p") < min(start + batch_rows, end))
         yield events.table(where=where)
     progress(end - 1, end - 1)

@@ -53,7 +53,7 @@ def sensitivity(sets: Iterable[FeatureSet]) -> Sensitivity:
     for layout in (layout for features in sets for layout in features.layout.entities):
         if is_personal(layout.entity):
             continue
-        names = {*layout.entity.fields, *_names(layout)}
+        names = {*layout.entity.fields, *_state_columns(layout)}
         attributes |= {name for name in names if name.startswith(("item.", "user."))}
         # Events of one time are ordered by their ids, which are new.
         is_ordered = bool(layout.lasts or layout.sequences or layout.first_values)
@@ -68,17 +68,19 @@ def is_personal(entity: Entity) -> bool:
     return any(name in _PERSONAL for name in entity.fields)
 
 
-def _names(layout: EntityLayout) -> Iterator[str]:
+def _state_columns(layout: EntityLayout) -> Iterator[str]:
     """Yield the columns that the states of a layout read."""
     sources = [
-        spot.source
-        for spots in (layout.rings, layout.sketches, layout.lasts, layout.firsts)
-        for spot in spots
+        entry.source
+        for entries in (layout.rings, layout.sketches, layout.lasts, layout.firsts)
+        for entry in entries
     ]
-    sources += [spot.source for spot in (*layout.first_values, *layout.sequences)]
-    of = [one.value.of if isinstance(one.value, Amount) else one.value for one in sources]
-    more = [one for sequence in layout.sequences for one in sequence.of]
-    for expression in (*(one.where for one in sources), *of, *more):
+    sources += [entry.source for entry in (*layout.first_values, *layout.sequences)]
+    amounts = [
+        source.value.of if isinstance(source.value, Amount) else source.value for source in sources
+    ]
+    sequence_values = [expression for sequence in layout.sequences for expression in sequence.of]
+    for expression in (*(source.where for source in sources), *amounts, *sequence_values):
         if isinstance(expression, Expression):
             yield from (name for name, _ in expression.names)
 

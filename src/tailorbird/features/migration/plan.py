@@ -137,7 +137,7 @@ def compare_sets(before: FeatureSet | None, after: FeatureSet) -> Comparison:
             "changed",
             _entity_name(feature),
             short_location(feature.place),
-            _differences(old[name], feature),
+            _describe_differences(old[name], feature),
         )
         for name, feature in new.items()
         if name in old and old[name] != feature
@@ -153,7 +153,9 @@ def compare_sets(before: FeatureSet | None, after: FeatureSet) -> Comparison:
         for name, feature in old.items()
         if name not in new
     ]
-    proofs = tuple(proof for feature in after.features if (proof := _proof(feature)) is not None)
+    proofs = tuple(
+        proof for feature in after.features if (proof := _overflow_bound(feature)) is not None
+    )
     new_attributes = (
         set() if before is None else _joined_attributes(after) - _joined_attributes(before)
     )
@@ -162,7 +164,7 @@ def compare_sets(before: FeatureSet | None, after: FeatureSet) -> Comparison:
         old_hash,
         after.schema_hash,
         tuple(changes),
-        _records(before, after),
+        _compare_records(before, after),
         proofs,
         tuple(sorted(new_attributes)),
     )
@@ -195,7 +197,7 @@ def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Mea
         return None
     newest = lake.newest_p()
     sample = JoinedEvents(lake, features).table(where=ds.field("p") > newest - rows)
-    parts = list(_parts(sample.sort_by("p")))
+    parts = list(_list_parts(sample.sort_by("p")))
     with tempfile.TemporaryDirectory(prefix="tailorbird-plan-") as folder:
         seconds: list[float] = []
         with FeatureWorker(
@@ -224,13 +226,13 @@ def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Mea
     )
 
 
-def _parts(sample: pa.Table) -> Iterator[pa.Table]:
+def _list_parts(sample: pa.Table) -> Iterator[pa.Table]:
     step = max(1, -(-len(sample) // SAMPLE_PARTS))
     for start in range(0, len(sample), step):
         yield sample.slice(start, step)
 
 
-def _records(before: FeatureSet | None, after: FeatureSet) -> tuple[RecordChange, ...]:
+def _compare_records(before: FeatureSet | None, after: FeatureSet) -> tuple[RecordChange, ...]:
     old = (
         {}
         if before is None
@@ -262,13 +264,15 @@ def _entity_name(feature: Feature) -> str:
     return entity.name if isinstance(entity, Entity) else ""
 
 
-def _differences(old: Feature, new: Feature) -> str:
+def _describe_differences(old: Feature, new: Feature) -> str:
     if type(old) is not type(new):
         return f"{type(old).__name__} → {type(new).__name__}"
     compared = [field.name for field in dataclasses.fields(new) if field.compare]
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in compared]
     return "; ".join(
-        f"{name}: {_describe(was)} → {_describe(now)}" for name, was, now in pairs if was != now
+        f"{name}: {_describe(before)} → {_describe(after)}"
+        for name, before, after in pairs
+        if before != after
     )
 
 
@@ -286,7 +290,7 @@ def _describe(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _proof(feature: Feature) -> Proof | None:
+def _overflow_bound(feature: Feature) -> Proof | None:
     """Return the overflow bound of a feature that sums amounts; None for counts."""
     amounts = [
         value

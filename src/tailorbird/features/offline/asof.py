@@ -89,7 +89,7 @@ class Timeline:
         sums[:, 0] = 0
         for row, column in zip(sums, values, strict=True):
             kernels.run_parallel(kernels.gather, len(self), column, self.order, row[1:])
-            kernels.accumulate(row)
+            kernels.accumulate_sums(row)
         return sums
 
     def at(self, keys: Keys, t: Int64s, p: Int64s) -> "Moments":
@@ -164,15 +164,21 @@ class Moments:
 
     def _cut(self, times: Int64s) -> "Cut":
         timeline = self.timeline
-        edge, first = np.empty(len(times), np.intp), np.empty(len(times), np.intp)
+        edge, first_in_flight = np.empty(len(times), np.intp), np.empty(len(times), np.intp)
         kernels.run_parallel(
-            kernels.edges, len(times), self.entity, times, timeline.starts, timeline.ts, edge
+            kernels.write_edges, len(times), self.entity, times, timeline.starts, timeline.ts, edge
         )
         kernels.run_parallel(
-            kernels.in_flight, len(times), self.start, edge, self.p, timeline.running_p, first
+            kernels.in_flight,
+            len(times),
+            self.start,
+            edge,
+            self.p,
+            timeline.running_p,
+            first_in_flight,
         )
-        slow = np.flatnonzero(first < edge)
-        return Cut(timeline, self.p, edge, slow, first[slow])
+        slow = np.flatnonzero(first_in_flight < edge)
+        return Cut(timeline, self.p, edge, slow, first_in_flight[slow])
 
     def to_input_order(self, values: npt.NDArray) -> npt.NDArray:
         """Reorder values from the sorted order back to the input order of the moments."""
@@ -197,7 +203,7 @@ class Moments:
         """
         timeline = self.timeline
         hop, length, prefix_of = (
-            np.array([window[place] for window in windows], np.int64) for place in range(3)
+            np.array([window[index] for window in windows], np.int64) for index in range(3)
         )
         sums, is_deferred = (
             np.empty((len(self), len(windows)), np.int64),
@@ -221,11 +227,11 @@ class Moments:
         if len(deferred):
             moments = self.take(deferred)
             upper = moments.before().sums(list(prefixes))
-            for place, (hop_of, length_of, prefix) in enumerate(windows):
+            for index, (hop_of, length_of, prefix) in enumerate(windows):
                 lower = moments.before(moments.t // hop_of * hop_of - length_of).sums(
                     [prefixes[prefix]]
                 )[0]
-                sums[deferred, place] = moments.to_input_order(upper[prefix] - lower)
+                sums[deferred, index] = moments.to_input_order(upper[prefix] - lower)
         return sums
 
     def decayed_sums(
@@ -236,7 +242,7 @@ class Moments:
         Tiles are weighted by age and added oldest first.
         """
         timeline = self.timeline
-        totals, far = np.empty(len(self)), np.zeros(len(self), np.bool_)
+        totals, is_far = np.empty(len(self)), np.zeros(len(self), np.bool_)
         of_moments = (self.order, self.entity, self.sorted_t, self.p)
         of_events = (timeline.starts, timeline.ts, timeline.p, timeline.running_p, prefix)
         kernels.run_parallel(
@@ -248,11 +254,11 @@ class Moments:
             weights,
             in_flight_max,
             totals,
-            far,
+            is_far,
         )
-        rest = np.flatnonzero(far)
-        if len(rest):
-            totals[rest] = self.take(rest)._tile_by_tile(prefix, hop, weights)
+        far_rows = np.flatnonzero(is_far)
+        if len(far_rows):
+            totals[far_rows] = self.take(far_rows)._tile_by_tile(prefix, hop, weights)
         return totals
 
     def _tile_by_tile(self, prefix: Int64s, hop: int, weights: Floats) -> Floats:
@@ -302,7 +308,7 @@ class Cut:
 
 
 def _stretch_sums(
-    p: Int64s, first: Intps, last: Intps, bound: Int64s, prefixes: Sequence[Int64s]
+    p: Int64s, first_in_flight: Intps, last: Intps, bound: Int64s, prefixes: Sequence[Int64s]
 ) -> list[Int64s]:
     """Sum over the positions [first, last) with p ≤ bound, by a wavelet matrix processed level by
     level.
@@ -311,15 +317,15 @@ def _stretch_sums(
     level is held at a time.
     """
     marks = np.zeros(len(p) + 1, np.int64)
-    np.add.at(marks, first, 1)
+    np.add.at(marks, first_in_flight, 1)
     np.subtract.at(marks, last, 1)
     covered = np.flatnonzero(np.cumsum(marks[:-1]))
-    low = np.searchsorted(covered, first)
+    low = np.searchsorted(covered, first_in_flight)
     high = np.searchsorted(covered, last)
     distinct, ranks = np.unique(p[covered], return_inverse=True)
     limit = np.searchsorted(distinct, bound, side="right")  # events with rank < limit were known
     values = [prefix[covered + 1] - prefix[covered] for prefix in prefixes]
-    sums = [np.zeros(len(first), np.int64) for _ in prefixes]
+    sums = [np.zeros(len(first_in_flight), np.int64) for _ in prefixes]
     for bit in reversed(range(len(distinct).bit_length())):
         ones = (ranks >> bit) & 1 == 1
         zeros_before = np.concatenate(([0], np.cumsum(~ones)))

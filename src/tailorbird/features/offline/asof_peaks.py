@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.features.offline.asof import Moments, Timeline
-from tailorbird.features.offline.kernels.aggregates import peaks
+from tailorbird.features.offline.kernels.aggregates import write_peaks
 from tailorbird.features.offline.kernels.windows import run_parallel
 
 Int64s = npt.NDArray[np.int64]
@@ -48,6 +48,12 @@ class Peaks:
         )
         of_moments = (moments.order, start, cut.edge, cut.first_in_flight(), moments.p)
         run_parallel(
-            peaks, len(moments), *of_moments, self._timeline.p, self._flat, self._levels, maxima
+            write_peaks,
+            len(moments),
+            *of_moments,
+            self._timeline.p,
+            self._flat,
+            self._levels,
+            maxima,
         )
         return maxima

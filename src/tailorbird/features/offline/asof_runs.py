@@ -16,7 +16,7 @@ from tailorbird.events.keys import hash64
 from tailorbird.features.declare.limits import HORIZON, SESSION_GAP
 from tailorbird.features.layout.layout import Step
 from tailorbird.features.offline.asof import Moments
-from tailorbird.features.offline.events.ragged import ragged
+from tailorbird.features.offline.events.ragged import concatenate_ranges
 from tailorbird.features.offline.events.series import Series
 from tailorbird.features.offline.kernels import runs
 from tailorbird.features.offline.kernels.windows import gather_parallel, run_parallel
@@ -167,7 +167,7 @@ class LastRuns:
         of_events = (offsets, self._columns.item, self._columns.type, indices, ts, item, type_)
         run_parallel(runs.run_events, len(moments), *self._kernel_args, *of_events)
         if deferred_runs is not None:
-            slots, _ = ragged(offsets[deferred], offsets[deferred + 1])
+            slots, _ = concatenate_ranges(offsets[deferred], offsets[deferred + 1])
             indices[slots] = deferred_runs[1]
             ts[slots], item[slots], type_[slots] = (
                 series.ts[deferred_runs[1]],

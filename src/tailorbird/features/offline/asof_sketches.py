@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tailorbird.features.declare.limits import RANK_MAX
 from tailorbird.features.offline.asof import Moments, Timeline
-from tailorbird.features.offline.kernels.aggregates import BLOCK, union_of_blocks, unions
+from tailorbird.features.offline.kernels.aggregates import BLOCK, union_of_blocks, write_unions
 from tailorbird.features.offline.kernels.marks import registers_of
 from tailorbird.features.offline.kernels.windows import run_parallel
 
@@ -65,5 +65,5 @@ class Unions:
         empty, weight = np.empty(len(moments), np.int64), np.empty(len(moments), np.int64)
         of_moments = (moments.order, start, cut.edge, cut.first_in_flight(), moments.p)
         of_events = (self._timeline.p, self._register, self._rank, self._flat, self._levels)
-        run_parallel(unions, len(moments), *of_moments, *of_events, RANK_MAX, empty, weight)
+        run_parallel(write_unions, len(moments), *of_moments, *of_events, RANK_MAX, empty, weight)
         return empty, weight

@@ -65,8 +65,7 @@ def backfill(
 
     Args:
         events: columns of `events.contract.schema.ROUTED`, at least those of `event_columns`; rows
-        in any
-            order.
+            in any order.
         only: compute these columns only, in order of declaration; by default all.
     Raises:
         UsageError: `only` names an unknown column, or a sequence is about the item.
@@ -115,13 +114,13 @@ class History:
         exempt: dict[str, npt.NDArray[np.bool_]] = {}
         for step in _dependency_order(features.layout):
             rows = np.zeros(lanes.rows, np.bool_)
-            for spot in step.spots:
+            for record_lane in step.record_lanes:
                 parts = (
                     other.entity
-                    for (entity, _), other in features.composite_spots.items()
-                    if entity == spot.entity
+                    for (entity, _), other in features.composite_lanes.items()
+                    if entity == record_lane.entity
                 )
-                for index in kinds.keys() & {spot.entity, *parts}:
+                for index in kinds.keys() & {record_lane.entity, *parts}:
                     rows |= kinds[index]
             for name, _ in () if step.expression is None else step.expression.names:
                 rows |= exempt.get(name, False)

@@ -83,11 +83,13 @@ class Requests:
             for field_ in fields(self)
             if not field_.name.startswith("row_")
         }
-        cut: dict[str, Any] = {
+        sliced_columns: dict[str, Any] = {
             name: None if column is None else column[start:stop] for name, column in columns.items()
         }
         return Requests(
-            **cut, row_request=self.row_request[rows] - start, row_item=self.row_item[rows]
+            **sliced_columns,
+            row_request=self.row_request[rows] - start,
+            row_item=self.row_item[rows],
         )
 
     def take(self, requests: Intps, rows: Intps) -> "Requests":

@@ -23,9 +23,9 @@ import pyarrow.compute as pc
 from tailorbird.events.contract.schema import micros
 from tailorbird.features.arithmetic.sketch import registers_and_ranks
 from tailorbird.features.event_columns.extracts import Extract, tile_values
-from tailorbird.features.layout.layout import PEAKS, EntityLayout, Profile, Ring, Source, Spot
+from tailorbird.features.layout.layout import PEAKS, EntityLayout, Profile, RecordLane, Ring, Source
 from tailorbird.features.offline.events.frames import Frames
-from tailorbird.features.offline.hashing import identities
+from tailorbird.features.offline.hashing import identify_texts
 from tailorbird.features.offline.timelines import sources_of
 
 Int64s = npt.NDArray[np.int64]
@@ -55,16 +55,16 @@ class TileSums:
         order = np.lexsort((tile, key))
         order = order[tile[order] >= oldest]
         key, tile, value = key[order], tile[order], value[order]
-        first = np.flatnonzero(_changes(key, tile))
-        self._key, self._tile = key[first], tile[first]
-        self._total = np.add.reduceat(value, first) if len(first) else value
+        tile_starts = np.flatnonzero(_mark_changes(key, tile))
+        self._key, self._tile = key[tile_starts], tile[tile_starts]
+        self._total = np.add.reduceat(value, tile_starts) if len(tile_starts) else value
         self._index()
 
     def since(self, key: Keys, tile: Int64s) -> Int64s:
         """Return the sum of each key's tiles from `tile` on."""
         if not len(self):
             return np.zeros(len(key), np.int64)
-        key_index, is_present = self._numbers(key)
+        key_index, is_present = self._numbers_of_keys(key)
         start = np.searchsorted(
             self._code, key_index * self._span + np.clip(tile - self._low, 0, self._span)
         )
@@ -82,7 +82,7 @@ class TileSums:
         self._code = number * self._span + (self._tile - self._low)
         self._prefix = np.append(0, np.cumsum(self._total))
 
-    def _numbers(self, key: Keys) -> tuple[Intps, Bools]:
+    def _numbers_of_keys(self, key: Keys) -> tuple[Intps, Bools]:
         number = np.minimum(np.searchsorted(self._keys, key), len(self._keys) - 1)
         return number, self._keys[number] == key
 
@@ -140,15 +140,17 @@ class CompactedHistory:
         self.events = frames.events.filter(pa.array(retained)).combine_chunks()
 
     def add_compacted_sums(
-        self, layout: EntityLayout, key: Keys, t: Int64s, values: dict[Spot, Int64s]
+        self, layout: EntityLayout, key: Keys, t: Int64s, values: dict[RecordLane, Int64s]
     ) -> None:
         """Add what was compacted away to the windows' sums of keys at t."""
         for window in layout.windows:
             ring = layout.rings[window.ring]
             tiles = self._tiles.get((layout.index, ring))
             if tiles is not None:
-                spot = Spot(layout.index, window.reading_lane)
-                values[spot] = values[spot] + tiles.since(key, t // ring.hop - window.tiles)
+                record_lane = RecordLane(layout.index, window.reading_lane)
+                values[record_lane] = values[record_lane] + tiles.since(
+                    key, t // ring.hop - window.tiles
+                )
 
     def tile_lookup(
         self, layout: EntityLayout, ring: Ring, key: Keys
@@ -165,7 +167,7 @@ class CompactedHistory:
         of_type = pc.and_(pc.equal(table["type"], profile.type), table["counts"]).to_numpy()
         events = np.flatnonzero(of_type)
         ids = table["item_id" if profile.type == "item" else "user_id"].take(pa.array(events))
-        key = identities(ids, start=frames.start)
+        key = identify_texts(ids, seed=frames.seed)
         is_requested = _is_among(request_keys, key)
         events, key = events[is_requested], key[is_requested]
         is_settled = table["p"].to_numpy()[events] <= p
@@ -199,10 +201,10 @@ def _retained_events(
         for first_ in (*layout.firsts, *layout.first_values)
         if first_.source == source
     ]
-    for place, ring in enumerate(layout.rings):
+    for index, ring in enumerate(layout.rings):
         if ring.source == source and ring.measure in PEAKS:
             reach = max(
-                (window.tiles for window in layout.windows if window.ring == place), default=0
+                (window.tiles for window in layout.windows if window.ring == index), default=0
             )
             tile = ts // ring.hop
             late = np.flatnonzero(tile >= t // ring.hop - reach)
@@ -239,12 +241,13 @@ def _largest_events(value: npt.NDArray, *of: npt.NDArray) -> Intps:
     order = np.lexsort((value, *of))
     return order[
         np.append(
-            _changes(*(group[order] for group in of))[1:], np.ones(min(len(order), 1), np.bool_)
+            _mark_changes(*(group[order] for group in of))[1:],
+            np.ones(min(len(order), 1), np.bool_),
         )
     ]
 
 
-def _changes(*columns: npt.NDArray) -> Bools:
+def _mark_changes(*columns: npt.NDArray) -> Bools:
     """Return where a row differs from the one before it."""
     differs = np.ones(len(columns[0]), np.bool_)
     differs[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])

@@ -13,7 +13,7 @@ import pyarrow as pa
 from tailorbird.features.declare.scalars import query_text, text_of
 from tailorbird.features.event_columns.fields import parsed_json
 from tailorbird.features.offline.bulk import Requests
-from tailorbird.features.offline.hashing import hashes
+from tailorbird.features.offline.hashing import hash_texts
 
 Keys = npt.NDArray[np.uint64]
 
@@ -26,10 +26,10 @@ def texts_by_hash(requested: Keys, requests: Requests, events: Iterable[pa.Table
     missing.
     """
     remaining, tables = np.unique(requested[requested != 0]), []
-    for texts in _texts(requests, events):
+    for texts in _read_texts(requests, events):
         if not len(remaining):
             break
-        keys = hashes(texts)
+        keys = hash_texts(texts)
         is_match = np.isin(keys, remaining)
         if is_match.any():
             tables.append(
@@ -42,7 +42,7 @@ def texts_by_hash(requested: Keys, requests: Requests, events: Iterable[pa.Table
     return pa.concat_tables([empty, *tables]).sort_by("hash").combine_chunks()
 
 
-def _texts(requests: Requests, events: Iterable[pa.Table]) -> Iterator[pa.Array]:
+def _read_texts(requests: Requests, events: Iterable[pa.Table]) -> Iterator[pa.Array]:
     """Yield the distinct texts, column by column."""
     for name in ("device", "country", "query"):
         column = getattr(requests, name)
@@ -67,7 +67,7 @@ def _column_texts(name: str, column: pa.Array | pa.ChunkedArray) -> pa.Array:
             return pa.array([], pa.string())
     unique = column.unique().drop_null()
     if name in _JSON:
-        return _distinct_texts(_values(parsed_json(text)) for text in unique.to_pylist())
+        return _distinct_texts(_read_values(parsed_json(text)) for text in unique.to_pylist())
     return (
         _distinct_texts([query_text(text)] for text in unique.to_pylist())
         if name in _QUERIES
@@ -86,7 +86,7 @@ def _distinct_texts(value_groups: Iterable[Iterable[object]]) -> pa.Array:
     )
 
 
-def _values(parsed: object) -> Iterator[object]:
+def _read_values(parsed: object) -> Iterator[object]:
     """Yield the attributes of one or several profiles, and the elements of lists."""
     for profile in parsed if isinstance(parsed, list) else [parsed]:
         for value in profile.values() if isinstance(profile, dict) else ():

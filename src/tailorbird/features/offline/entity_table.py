@@ -178,18 +178,20 @@ class _Column:
                 fix="write timestamps",
             )
         fix = "write a column of timestamps (UTC where it names no zone)"
-        self._require(_within(values, _EARLIEST, _LATEST - 1, allow_null=False), expected, fix)
+        self._require(_is_within(values, _EARLIEST, _LATEST - 1, allow_null=False), expected, fix)
         return values.to_numpy().astype(np.int64)
 
     def required_integers(self, low: int, high: int, expected: str) -> Int64s:
         """Return the integers of the column, none of them missing."""
-        return self._integers(low, high, expected, allow_null=False).to_numpy().astype(np.int64)
+        return self._to_integers(low, high, expected, allow_null=False).to_numpy().astype(np.int64)
 
     def optional_integers(self, low: int, high: int, expected: str) -> pa.ChunkedArray:
         """Return the integers of the column, null where unknown."""
-        return self._integers(low, high, expected, allow_null=True)
+        return self._to_integers(low, high, expected, allow_null=True)
 
-    def _integers(self, low: int, high: int, expected: str, *, allow_null: bool) -> pa.ChunkedArray:
+    def _to_integers(
+        self, low: int, high: int, expected: str, *, allow_null: bool
+    ) -> pa.ChunkedArray:
         values = self._values
         if pa.types.is_floating(values.type):  # Some writers store nullable integers as floats.
             values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
@@ -202,7 +204,7 @@ class _Column:
                 where=self._where,
                 fix="write whole numbers",
             )
-        self._require(_within(values, low, high, allow_null=allow_null), expected)
+        self._require(_is_within(values, low, high, allow_null=allow_null), expected)
         return values.cast(pa.int64())
 
     def _require(self, is_valid: pa.ChunkedArray, expected: str, fix: str = "") -> None:
@@ -227,7 +229,9 @@ class _Column:
             )
 
 
-def _within(values: pa.ChunkedArray, low: int, high: int, *, allow_null: bool) -> pa.ChunkedArray:
+def _is_within(
+    values: pa.ChunkedArray, low: int, high: int, *, allow_null: bool
+) -> pa.ChunkedArray:
     return pc.fill_null(
         pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)), allow_null
     )

@@ -98,14 +98,14 @@ class _Texts:
         return cls(text_offsets, np.frombuffer(data or b"", np.uint8), valid)
 
 
-def hashes(column: pa.ChunkedArray | pa.Array) -> Keys:
+def hash_texts(column: pa.ChunkedArray | pa.Array) -> Keys:
     """Return hash64 of each text, 0 for null."""
     array = _text_array(column)
     if array.null_count == len(array):
         return np.zeros(len(array), np.uint64)
     if pa.types.is_dictionary(array.type):
-        return _decode_keys(hashes(array.dictionary), array.indices)
-    texts, identities_ = _Texts.from_array(array), identities(array, start=secrets.randbits(64))
+        return _decode_keys(hash_texts(array.dictionary), array.indices)
+    texts, identities_ = _Texts.from_array(array), identify_texts(array, seed=secrets.randbits(64))
     numbering = KeyNumbering(identities_)
     keys = np.zeros(numbering.count, np.uint64)
     run_parallel(
@@ -116,16 +116,16 @@ def hashes(column: pa.ChunkedArray | pa.Array) -> Keys:
     return keys_by_row
 
 
-def identities(column: pa.ChunkedArray | pa.Array, *, start: int) -> Keys:
-    """Return a key of each text, 0 for null; equal texts and `start` give equal keys."""
+def identify_texts(column: pa.ChunkedArray | pa.Array, *, seed: int) -> Keys:
+    """Return a key of each text, 0 for null; equal texts and `seed` give equal keys."""
     array = _text_array(column)
     if array.null_count == len(array):
         return np.zeros(len(array), np.uint64)
     if pa.types.is_dictionary(array.type):
-        return _decode_keys(identities(array.dictionary, start=start), array.indices)
+        return _decode_keys(identify_texts(array.dictionary, seed=seed), array.indices)
     texts, keys = _Texts.from_array(array), np.empty(len(array), np.uint64)
     run_parallel(
-        _identify, len(array), texts.offsets, texts.data, texts.valid, np.uint64(start), keys
+        _identify, len(array), texts.offsets, texts.data, texts.valid, np.uint64(seed), keys
     )
     return keys
 
@@ -163,7 +163,7 @@ _word: Callable[..., np.uint64] = intrinsic(_word_of)
 
 
 @compiled
-def _mix(word: np.uint64) -> np.uint64:
+def _mix_bits(word: np.uint64) -> np.uint64:
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return word ^ (word >> np.uint64(31))
@@ -184,21 +184,21 @@ def _identify(
         if len(valid) and not valid[row]:
             keys[row] = 0
             continue
-        at, stop = np.int64(offsets[row]), np.int64(offsets[row + 1])
-        key = _mix(start ^ np.uint64(stop - at))
-        while stop - at >= 8:
-            key = _mix(key ^ _word(data, at))
-            at += 8
-        if stop > at:
+        begin, stop = np.int64(offsets[row]), np.int64(offsets[row + 1])
+        key = _mix_bits(start ^ np.uint64(stop - begin))
+        while stop - begin >= 8:
+            key = _mix_bits(key ^ _word(data, begin))
+            begin += 8
+        if stop > begin:
             word = np.uint64(0)
-            if at + 8 <= size:
-                word = _word(data, at) & (
-                    (np.uint64(1) << np.uint64(8 * (stop - at))) - np.uint64(1)
+            if begin + 8 <= size:
+                word = _word(data, begin) & (
+                    (np.uint64(1) << np.uint64(8 * (stop - begin))) - np.uint64(1)
                 )
             else:
-                for place in range(stop - at):
-                    word |= np.uint64(data[at + place]) << np.uint64(8 * place)
-            key = _mix(key ^ word)
+                for place in range(stop - begin):
+                    word |= np.uint64(data[begin + place]) << np.uint64(8 * place)
+            key = _mix_bits(key ^ word)
         keys[row] = key if key != 0 else np.uint64(1)
 
 
@@ -223,12 +223,12 @@ def _hash(
         start, stop = np.int64(offsets[row]), np.int64(offsets[row + 1])
         for word in range(8):
             state[word] = _START[word]
-        at = start
-        while stop - at > 128:
-            _fill(data, at, at + 128, block)
-            at += 128
-            _compress(state, block, work, np.uint64(at - start), False)
-        _fill(data, at, stop, block)
+        position = start
+        while stop - position > 128:
+            _fill(data, position, position + 128, block)
+            position += 128
+            _compress(state, block, work, np.uint64(position - start), False)
+        _fill(data, position, stop, block)
         _compress(state, block, work, np.uint64(stop - start), True)
         hashes[index] = state[0]
 
@@ -237,8 +237,8 @@ def _hash(
 def _fill(data: npt.NDArray[np.uint8], start: int, stop: int, block: Keys) -> None:
     for word in range(16):
         block[word] = np.uint64(0)
-    for at in range(stop - start):
-        block[at >> 3] |= np.uint64(data[start + at]) << np.uint64(8 * (at & 7))
+    for position in range(stop - start):
+        block[position >> 3] |= np.uint64(data[start + position]) << np.uint64(8 * (position & 7))
 
 
 @compiled

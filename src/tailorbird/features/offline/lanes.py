@@ -21,7 +21,7 @@ from tailorbird.features.layout.layout import (
     EntityLayout,
     LastEvents,
     Profile,
-    Spot,
+    RecordLane,
     Step,
     missing_bits,
 )
@@ -30,9 +30,9 @@ from tailorbird.features.offline.asof_runs import COMPILED, LastRuns
 from tailorbird.features.offline.bulk import RaggedSequence, Requests
 from tailorbird.features.offline.compaction import CompactedHistory
 from tailorbird.features.offline.events.frames import AllRunEvents, Frames, has_text_keys
-from tailorbird.features.offline.events.ragged import ragged
+from tailorbird.features.offline.events.ragged import concatenate_ranges
 from tailorbird.features.offline.events.series import Series
-from tailorbird.features.offline.hashing import hashes, identities
+from tailorbird.features.offline.hashing import hash_texts, identify_texts
 from tailorbird.features.offline.kernels.windows import THREADS
 from tailorbird.features.offline.positions import positions_of_keys
 from tailorbird.features.offline.request_context import RequestContext, keys_of_texts
@@ -59,7 +59,7 @@ class PastLanes:
         requests: Requests,
         *,
         entities: Collection[int] | None = None,
-        precomputed: Mapping[Spot, Int64s] | None = None,
+        precomputed: Mapping[RecordLane, Int64s] | None = None,
         run_columns: Mapping[str, npt.NDArray] | None = None,
         compacted: CompactedHistory | None = None,
     ) -> None:
@@ -73,7 +73,8 @@ class PastLanes:
         self._compacted = compacted
         self._features = features
         self._frames = frames
-        self._start = 0 if frames is None else frames.start
+        start = 0 if frames is None else frames.seed
+        self._identify = partial(identify_texts, seed=start)
         self._requests = requests
         self._row_request = np.asarray(requests.row_request, np.intp)
         count = len(requests.t)
@@ -82,17 +83,16 @@ class PastLanes:
             (self._row_request == np.arange(count)).all()
         )
         self._times = np.asarray(requests.t, np.int64), np.asarray(requests.p, np.int64)
-        self._values: dict[Spot, Int64s] = dict(precomputed or {})
+        self._values: dict[RecordLane, Int64s] = dict(precomputed or {})
         self._present: list[Bools] = [np.ones(1, np.bool_)] * len(features.layout.entities)
-        self._runs: dict[Spot, AllRunEvents] = {}
+        self._runs: dict[RecordLane, AllRunEvents] = {}
         self._run_columns: dict[str, npt.NDArray] = dict(run_columns or {})
         self.context = RequestContext(requests)
         self._by_row = [is_by_row(entity) for entity in features.layout.entities]
-        composite = {entity for entity, _ in features.composite_spots}
+        composite = {entity for entity, _ in features.composite_lanes}
+        steps = features.layout.steps
         # `seen` compares with the item's own category, which has to be computed before.
-        seen_entities = {
-            step.spots[0].entity for step in features.layout.steps if step.operation == "seen"
-        }
+        seen_entities = {step.record_lanes[0].entity for step in steps if step.operation == "seen"}
         stages = [
             (entity.index in composite, entity.index in seen_entities)
             for entity in features.layout.entities
@@ -121,7 +121,7 @@ class PastLanes:
         return len(self._row_request)
 
     def sequence(self, step: Step) -> RaggedSequence:
-        return self._runs[step.spots[0]].sequence(step)
+        return self._runs[step.record_lanes[0]].sequence(step)
 
     def slice_rows(self, start: int, stop: int) -> "LanesOfRows":
         return LanesOfRows(self, slice(start, stop))
@@ -136,7 +136,7 @@ class PastLanes:
         self._present[layout.index] = is_present
         t, p = self._to_rows(self._times[0], not by_row), self._position_of(layout, by_row)
         if layout.profile is not None:
-            self._profile(layout, layout.profile, frames, key, t, p)
+            self._compute_profile(layout, layout.profile, frames, key, t, p)
         if not sources_of(layout):
             return
         history = EntityHistory(layout, frames, key)
@@ -157,11 +157,11 @@ class PastLanes:
                     "or country"
                 )
                 raise UsageError(message, where=f"entity {layout.entity.name}")
-            spot = Spot(layout.index, sequence.reading_lane)
-            steps = [step for step in self._features.layout.steps if spot in step.spots[:1]]
+            lane = RecordLane(layout.index, sequence.reading_lane)
+            steps = [step for step in self._features.layout.steps if lane in step.record_lanes[:1]]
             runs = history.last_runs(moments, sequence)
             if any(step.kind == "sequence" for step in steps):
-                self._runs[spot] = history.run_events(runs)
+                self._runs[lane] = history.run_events(runs)
             self._compute_compiled(
                 history,
                 runs,
@@ -189,7 +189,7 @@ class PastLanes:
         """Compute the columns that compiled loops derive from each run."""
         if not steps:
             return
-        request_session = self.context.text_keys("session", partial(identities, start=self._start))
+        request_session = self.context.text_keys("session", self._identify)
         columns, deferred = runs.compute(steps, request_session)
         self._run_columns.update(
             (step.name, column) for step, column in zip(steps, columns.T, strict=True)
@@ -213,7 +213,7 @@ class PastLanes:
         """Compute other columns over last events, in chunks: a run may have 100 events."""
         if not steps:
             return
-        request_session = self.context.text_keys("session", partial(identities, start=self._start))
+        request_session = self.context.text_keys("session", self._identify)
         candidates = {
             step.name: self._candidate_values(step) for step in steps if step.operation == "seen"
         }
@@ -236,7 +236,7 @@ class PastLanes:
                 if step.name not in candidates:
                     self._run_columns[step.name][rows] = runs.column(step)
                     continue
-                picks, offsets = ragged(np.append(0, ends)[rows], ends[rows])
+                picks, offsets = concatenate_ranges(np.append(0, ends)[rows], ends[rows])
                 candidate_rows = by_request[picks]
                 request = np.repeat(np.arange(len(rows)), np.diff(offsets))
                 self._run_columns[step.name][candidate_rows] = runs.seen(
@@ -249,9 +249,9 @@ class PastLanes:
 
     def _candidate_values(self, step: Step) -> Keys:
         """Return the value of each row's item that is compared with the last events."""
-        if len(step.spots) == 1:
-            return keys_of_texts(self._requests.row_item, self.rows, hashes)
-        return self._values[step.spots[1]].view(np.uint64)
+        if len(step.record_lanes) == 1:
+            return keys_of_texts(self._requests.row_item, self.rows, hash_texts)
+        return self._values[step.record_lanes[1]].view(np.uint64)
 
     def keys_of(self, entity: int) -> Keys:
         """Return the keys of an entity, at its requests or rows."""
@@ -259,7 +259,7 @@ class PastLanes:
 
     def _entity_keys(self, layout: EntityLayout, by_row: bool) -> tuple[Keys, Bools]:
         count = self.rows if by_row else len(self._times[0])
-        keyed = partial(identities, start=self._start) if has_text_keys(layout.entity) else hashes
+        keyed = self._identify if has_text_keys(layout.entity) else hash_texts
         parts = [
             self.key_field(layout, index, by_row, keyed)
             for index in range(len(layout.entity.fields))
@@ -280,7 +280,7 @@ class PastLanes:
         if p.ndim == 1:
             return self._to_rows(p, not by_row)
         parts = [
-            self.key_field(layout, index, by_row, hashes)
+            self.key_field(layout, index, by_row, hash_texts)
             for index in range(len(layout.entity.fields))
         ]
         request_of = self._row_request if by_row else np.arange(len(p))
@@ -296,9 +296,9 @@ class PastLanes:
         if name == "item":
             return keys_of_texts(self._requests.row_item, self.rows, keyed)
         if "." in name:
-            spot = self._features.composite_spots[layout.index, index]
-            values = self._values[spot]
-            return (self._to_rows(values, self._by_row[spot.entity]) if by_row else values).view(
+            lane = self._features.composite_lanes[layout.index, index]
+            values = self._values[lane]
+            return (self._to_rows(values, self._by_row[lane.entity]) if by_row else values).view(
                 np.uint64
             )
         return self._to_rows(self.context.text_keys(name, keyed), not by_row)
@@ -325,15 +325,15 @@ class PastLanes:
             )
         return has_events if by_row else has_events[self._row_request]
 
-    def lanes_of(self, entity: int) -> dict[Spot, Int64s]:
+    def lanes_of(self, entity: int) -> dict[RecordLane, Int64s]:
         """Return the computed lanes of an entity, at its requests or rows."""
-        return {spot: values for spot, values in self._values.items() if spot.entity == entity}
+        return {lane: values for lane, values in self._values.items() if lane.entity == entity}
 
     def run_values(self, step: Step) -> npt.NDArray:
         """Return a step's values over the last events, by request, or by row for `seen`."""
         return self._run_columns[step.name]
 
-    def _profile(
+    def _compute_profile(
         self,
         layout: EntityLayout,
         profile: Profile,
@@ -352,7 +352,7 @@ class PastLanes:
             values = np.append(profiles.values[:, index], missing_bits(kind))[
                 newest
             ]  # −1 (no profile) selects the last entry.
-            self._values[Spot(layout.index, profile.reading_lane + index)] = values
+            self._values[RecordLane(layout.index, profile.reading_lane + index)] = values
 
 
 def is_by_row(layout: EntityLayout) -> bool:
@@ -376,8 +376,8 @@ class LanesOfRows:
     def t(self) -> Int64s:
         return self._all._times[0][self._request]
 
-    def lane(self, spot: Spot) -> Int64s:
-        return self._take(self._all._values[spot], spot.entity)
+    def lane(self, record_lane: RecordLane) -> Int64s:
+        return self._take(self._all._values[record_lane], record_lane.entity)
 
     def is_present(self, entity: int) -> Bools:
         return self._take(self._all._present[entity], entity)

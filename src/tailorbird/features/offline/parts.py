@@ -199,11 +199,11 @@ def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[Part]:
             stop,
             row_start,
             row_stop,
-            _rows(list(columns), group_by_column, tables, row_stop - row_start),
+            _count_rows(list(columns), group_by_column, tables, row_stop - row_start),
         )
 
 
-def _rows(
+def _count_rows(
     names: Sequence[str],
     group_by_column: Mapping[str, str],
     tables: Mapping[str, Mapping[str, pa.Table]],
@@ -229,8 +229,8 @@ def _rows(
         np.empty((rows, len(categorical)), np.uint64),
     )
     for table, columns in ((numbers, numeric), (keys, categorical)):
-        for place, name in enumerate(columns):
-            table[:, place] = columns_on_disk[name].to_numpy()
+        for index, name in enumerate(columns):
+            table[:, index] = columns_on_disk[name].to_numpy()
     sequences = {}
     for name in (name for name in names if name not in columns_on_disk):
         table = tables["requests"][group_by_column[name]]

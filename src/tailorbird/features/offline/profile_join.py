@@ -142,7 +142,7 @@ def join_profiles(
     filled = np.empty(len(rows), object)
     joined_singles = np.array(
         [
-            _merged(text, attributes.get((id_, version)), needed)
+            _merge_properties(text, attributes.get((id_, version)), needed)
             for id_, version, text in single.values
         ],
         object,
@@ -169,14 +169,14 @@ class _Distinct:
             for name in (subject, f"{kind}_version", f"{kind}_profile")
         ]
         self.codes: npt.NDArray[np.int64] = np.zeros(len(events), np.int64)
-        first = np.zeros(0, np.int64)
+        first_rows = np.zeros(0, np.int64)
         for column in columns:
             codes = column.indices.fill_null(len(column.dictionary)).to_numpy(zero_copy_only=False)
             pairs = self.codes * (len(column.dictionary) + 1) + codes
-            _, first, self.codes = np.unique(pairs, return_index=True, return_inverse=True)
-        first_rows = pa.array(first)
+            _, first_rows, self.codes = np.unique(pairs, return_index=True, return_inverse=True)
+        row_indices = pa.array(first_rows)
         self.values: list[tuple[str, str, str | None]] = list(
-            zip(*(column.take(first_rows).to_pylist() for column in columns), strict=True)
+            zip(*(column.take(row_indices).to_pylist() for column in columns), strict=True)
         )
 
 
@@ -206,7 +206,7 @@ class _VersionCache:
 
         Of a version id that was reused, beyond the period of deduplication, the first one counts.
         """
-        first: dict[Version, int] = {}
+        first_row: dict[Version, int] = {}
         where = ds.field("version").isin(
             pa.array(sorted({version for _, version in missing}), pa.string())
         )
@@ -215,8 +215,8 @@ class _VersionCache:
                 *(column.to_pylist() for column in batch.columns), strict=True
             ):
                 key = (id_, version)
-                if key in missing and p < first.get(key, p + 1):
-                    first[key] = p
+                if key in missing and p < first_row.get(key, p + 1):
+                    first_row[key] = p
                     attributes = _profile.decode(text) if text else {}
                     self._cache[key] = {
                         name: attributes[name].copy() for name in self.names if name in attributes
@@ -254,10 +254,12 @@ def _profile_lists(events: pa.Table) -> list[tuple[list[Version | None], list[At
     return profile_lists
 
 
-def _merged(text: str | None, attributes: Attributes | None, needed: frozenset[str]) -> str | None:
+def _merge_properties(
+    text: str | None, attributes: Attributes | None, needed: frozenset[str]
+) -> str | None:
     if attributes is None:
         return text
-    return _encoded(_profile.decode(text) if text else {}, attributes, needed)
+    return _encode_sorted(_profile.decode(text) if text else {}, attributes, needed)
 
 
 def _merged_list(
@@ -272,12 +274,12 @@ def _merged_list(
         encoded.append(
             "null"
             if version is None
-            else _encoded(profile or {}, attributes.get(version, {}), needed)
+            else _encode_sorted(profile or {}, attributes.get(version, {}), needed)
         )
     return f"[{','.join(encoded)}]"
 
 
-def _encoded(profile: Attributes, attributes: Attributes, needed: frozenset[str]) -> str:
+def _encode_sorted(profile: Attributes, attributes: Attributes, needed: frozenset[str]) -> str:
     """Encode as JSON with sorted keys; what is stored with the event takes precedence."""
     merged = {name: value for name, value in attributes.items() if name in needed} | profile
     return msgspec.json.encode({name: merged[name] for name in sorted(merged)}).decode()

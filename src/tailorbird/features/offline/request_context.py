@@ -10,9 +10,14 @@ import pyarrow.compute as pc
 
 from tailorbird.features.declare.fields import INTEGER_FIELDS
 from tailorbird.features.declare.limits import WORDS
-from tailorbird.features.event_columns.fields import integer_keys, query_keys, query_words, weekdays
+from tailorbird.features.event_columns.fields import (
+    compute_weekdays,
+    integer_keys,
+    query_keys,
+    query_words,
+)
 from tailorbird.features.offline.bulk import Requests, Texts
-from tailorbird.features.offline.hashing import hashes
+from tailorbird.features.offline.hashing import hash_texts
 
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -31,7 +36,7 @@ class RequestContext:
     def numbers(self, name: str) -> Floats:
         """Return a number of each request, NaN where it is unknown."""
         if name not in self._numbers:
-            self._numbers[name] = self._number(name)
+            self._numbers[name] = self._compute_number(name)
         return self._numbers[name]
 
     def keys(self, name: str) -> Keys:
@@ -50,17 +55,17 @@ class RequestContext:
             else query_words(to_array(queries))
         )
 
-    def _number(self, name: str) -> Floats:
+    def _compute_number(self, name: str) -> Floats:
         """Compute a number of each request, NaN where it is unknown."""
         if name == "weekday":
-            return weekdays(self._t, self.numbers("local_hour"))
+            return compute_weekdays(self._t, self.numbers("local_hour"))
         column = getattr(self._requests, name)
         if column is None:
             return np.full(len(self._t), 1.0 if name == "position" else np.nan)
         numbers = pa.array(column) if not isinstance(column, pa.Array | pa.ChunkedArray) else column
         return pc.fill_null(numbers.cast(pa.float64()), np.nan).to_numpy()
 
-    def text_keys(self, name: str, keyed: Callable[[pa.Array], Keys] = hashes) -> Keys:
+    def text_keys(self, name: str, keyed: Callable[[pa.Array], Keys] = hash_texts) -> Keys:
         """Compute a text of each request as a key."""
         if name in INTEGER_FIELDS:
             return integer_keys(self.numbers(name))

@@ -22,7 +22,7 @@ import pyarrow as pa
 from tailorbird.errors import UsageError
 from tailorbird.events.contract.schema import ROUTED
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.layout.layout import Spot
+from tailorbird.features.layout.layout import RecordLane
 from tailorbird.features.offline.backfill import History, finish_columns, relevant_events, subset
 from tailorbird.features.offline.bulk import BackfilledRows, Requests
 from tailorbird.features.offline.lanes import PastLanes
@@ -43,7 +43,7 @@ from tailorbird.features.offline.partition.lanes import (
     compute_partition,
 )
 from tailorbird.features.offline.parts import Folder
-from tailorbird.features.offline.spill import Spill, partitions
+from tailorbird.features.offline.spill import Spill, order_partitions
 
 MEMORY_BYTES = 2 << 30
 
@@ -126,10 +126,11 @@ def _compute_parts(
             return
         spill = Spill(folder, plan.memory_bytes)
         spill.write_buckets(
-            {partition_.field for partition_ in partitions(plan.features)}, chain(tables, remaining)
+            {partition_.field for partition_ in order_partitions(plan.features)},
+            chain(tables, remaining),
         )
         del tables
-    for number, partition in enumerate(partitions(plan.features)):
+    for number, partition in enumerate(order_partitions(plan.features)):
         compute_partition(plan, spill, number, partition)
     for part in parts:
         part_requests = _part_requests(plan, parts_folder, part)
@@ -138,10 +139,14 @@ def _compute_parts(
             slice(*parts_folder.manifest.row_cuts[part : part + 2]),
         )
         tables = spill.read_lanes("requests", requests) | spill.read_lanes("rows", rows)
-        by_spot = {spot: values for spot, values in tables.items() if isinstance(spot, Spot)}
+        by_lane = {
+            record_lane: values
+            for record_lane, values in tables.items()
+            if isinstance(record_lane, RecordLane)
+        }
         run_columns = {name: values for name, values in tables.items() if isinstance(name, str)}
         lanes = PastLanes(
-            plan.features, None, part_requests, precomputed=by_spot, run_columns=run_columns
+            plan.features, None, part_requests, precomputed=by_lane, run_columns=run_columns
         )
         steps = enumerate(plan.features.layout.steps)
         sequences = {

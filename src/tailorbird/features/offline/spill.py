@@ -29,7 +29,7 @@ import pyarrow as pa
 from tailorbird.events.contract.schema import micros
 from tailorbird.features.declare.declarations import Entity
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.layout.layout import Spot
+from tailorbird.features.layout.layout import RecordLane
 from tailorbird.features.offline.bulk import RaggedSequence
 from tailorbird.features.offline.events.frames import PastFrame
 
@@ -60,13 +60,13 @@ class Partition:
         return self.field is not None and self.field.partition(".")[0] == "item"
 
 
-def partitions(features: FeatureSet) -> list[Partition]:
+def order_partitions(features: FeatureSet) -> list[Partition]:
     """Return the partitions of all entities; those that read profile attributes come after the
     profiles.
     """
-    dependent = {entity for entity, _ in features.composite_spots}
+    dependent = {entity for entity, _ in features.composite_lanes}
     dependent |= {
-        step.spots[0].entity for step in features.layout.steps if step.operation == "seen"
+        step.record_lanes[0].entity for step in features.layout.steps if step.operation == "seen"
     }
     entities_by_field: dict[tuple[bool, str | None], list[int]] = {}
     for layout in features.layout.entities:
@@ -116,7 +116,7 @@ class Spill:
                 for field in fields:
                     for bucket, bucket_table in _split_by_bucket(table, field):
                         if (field, bucket) not in writers:
-                            path = self._events(field, bucket)
+                            path = self._events_path(field, bucket)
                             writers[field, bucket] = stack.enter_context(
                                 pa.ipc.new_file(path, table.schema)
                             )
@@ -130,7 +130,7 @@ class Spill:
 
     def plan_shards(self, field: str | None, bytes_max: int) -> list[range]:
         """Return ranges of buckets that are computed together: as many as fit, at least one."""
-        sizes = self._sizes(field)
+        sizes = self._read_sizes(field)
         ranges: list[range] = []
         start = 0
         for bucket in range(1, BUCKETS + 1):
@@ -141,14 +141,14 @@ class Spill:
 
     def read_events(self, field: str | None, buckets: range, empty: pa.Table) -> pa.Table:
         tables = [empty]
-        for path in (self._events(field, bucket) for bucket in buckets):
+        for path in (self._events_path(field, bucket) for bucket in buckets):
             if path.exists():
                 with pa.ipc.open_file(path) as reader:
                     tables.append(reader.read_all())
         return pa.concat_tables(tables)
 
     def size(self, field: str | None, buckets: range) -> int:
-        return sum(self._sizes(field)[buckets.start : buckets.stop])
+        return sum(self._read_sizes(field)[buckets.start : buckets.stop])
 
     def cut_by_time(self, field: str | None, bucket: int, bytes_max: int) -> Int64s:
         """Write a bucket's events into stretches of similar size, and return the times between
@@ -159,7 +159,7 @@ class Spill:
         folder.mkdir()
         count, step = min(-(-size // bytes_max), STRETCHES_MAX), 1 + (size >> 24)
         with (
-            pa.OSFile(str(self._events(field, bucket))) as file,
+            pa.OSFile(str(self._events_path(field, bucket))) as file,
             pa.ipc.open_file(file) as reader,
             ExitStack() as stack,
         ):
@@ -178,7 +178,7 @@ class Spill:
                 for number in np.unique(stretch).tolist():
                     if number not in writers:
                         writers[number] = stack.enter_context(
-                            pa.ipc.new_file(self._stretch(number), reader.schema)
+                            pa.ipc.new_file(self._stretch_path(number), reader.schema)
                         )
                     writers[number].write_batch(batch.filter(pa.array(stretch == number)))
                 pa.default_memory_pool().release_unused()
@@ -186,13 +186,13 @@ class Spill:
 
     def read_stretch(self, number: int, *before: pa.Table) -> pa.Table:
         """Return the events of a stretch after those of other tables."""
-        if not self._stretch(number).exists():
+        if not self._stretch_path(number).exists():
             return pa.concat_tables(before)
-        with pa.OSFile(str(self._stretch(number))) as file, pa.ipc.open_file(file) as reader:
+        with pa.OSFile(str(self._stretch_path(number))) as file, pa.ipc.open_file(file) as reader:
             return pa.concat_tables([*before, reader.read_all()])
 
     def write_lanes(
-        self, kind: str, piece: str, at: Intps, columns: Mapping[Spot | str, npt.NDArray]
+        self, kind: str, piece: str, at: Intps, columns: Mapping[RecordLane | str, npt.NDArray]
     ) -> None:
         """Write a piece's lanes and run columns for ascending "requests" or "rows", once and
         sequentially.
@@ -203,15 +203,15 @@ class Spill:
             writer.write_batch(batch)
 
     def read_lanes(
-        self, kind: str, span: slice, only: Spot | None = None
-    ) -> dict[Spot | str, npt.NDArray]:
+        self, kind: str, span: slice, only: RecordLane | None = None
+    ) -> dict[RecordLane | str, npt.NDArray]:
         """Return everything written for the requests or rows of a span, or one lane alone."""
-        columns: dict[Spot | str, npt.NDArray] = {}
+        columns: dict[RecordLane | str, npt.NDArray] = {}
         for path in (self.folder / kind).glob("*.arrow"):
             with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
                 batch = reader.get_batch(0)
-                at = batch["at"].to_numpy()
-                low, high = np.searchsorted(at, [span.start, span.stop])
+                positions = batch["at"].to_numpy()
+                low, high = np.searchsorted(positions, [span.start, span.stop])
                 for name in batch.schema.names[1:]:
                     column = _parse_column(name)
                     if only is None or column == only:
@@ -219,7 +219,7 @@ class Spill:
                         values_of_span = columns.setdefault(
                             column, np.zeros(span.stop - span.start, values.dtype)
                         )
-                        values_of_span[at[low:high] - span.start] = values
+                        values_of_span[positions[low:high] - span.start] = values
         return columns
 
     def write_sequence(
@@ -271,15 +271,15 @@ class Spill:
             values,
         )
 
-    def _sizes(self, field: str | None) -> list[int]:
+    def _read_sizes(self, field: str | None) -> list[int]:
         return msgspec.json.decode(
             (self.folder / "events" / f"{field or 'everyone'}.json").read_bytes(), type=list[int]
         )
 
-    def _stretch(self, number: int) -> Path:
+    def _stretch_path(self, number: int) -> Path:
         return self.folder / "stretches" / f"{number:03d}.arrow"
 
-    def _events(self, field: str | None, bucket: int) -> Path:
+    def _events_path(self, field: str | None, bucket: int) -> Path:
         return self.folder / "events" / f"{field or 'everyone'}-{bucket:02d}.arrow"
 
 
@@ -293,13 +293,17 @@ def _boot_id() -> str:
         return uuid4().hex
 
 
-def _column_name(column: Spot | str) -> str:
-    return f"lane {column.entity} {column.lane}" if isinstance(column, Spot) else f"step {column}"
+def _column_name(column: RecordLane | str) -> str:
+    return (
+        f"lane {column.entity} {column.lane}"
+        if isinstance(column, RecordLane)
+        else f"step {column}"
+    )
 
 
-def _parse_column(name: str) -> Spot | str:
+def _parse_column(name: str) -> RecordLane | str:
     kind, _, label = name.partition(" ")
-    return Spot(*(int(part) for part in label.split())) if kind == "lane" else label
+    return RecordLane(*(int(part) for part in label.split())) if kind == "lane" else label
 
 
 def _take_requests(batch: pa.RecordBatch, start: int, stop: int) -> pa.Table:

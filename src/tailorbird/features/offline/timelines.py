@@ -15,7 +15,14 @@ from tailorbird.features.arithmetic.finish import DECAY_WEIGHTS
 from tailorbird.features.declare.limits import HORIZON
 from tailorbird.features.event_columns.columns import take_rows
 from tailorbird.features.event_columns.extracts import PEAK_ZERO, tile_values
-from tailorbird.features.layout.layout import PEAKS, EntityLayout, LastEvents, Ring, Source, Spot
+from tailorbird.features.layout.layout import (
+    PEAKS,
+    EntityLayout,
+    LastEvents,
+    RecordLane,
+    Ring,
+    Source,
+)
 from tailorbird.features.offline.asof import Moments, Timeline
 from tailorbird.features.offline.asof_peaks import Peaks
 from tailorbird.features.offline.asof_runs import Columns, LastRuns
@@ -48,7 +55,7 @@ class EntityHistory:
         self._extracts = {source: frames.extract(source) for source in sources_of(layout)}
         self._all_series: dict[Source, Series] = {}
         self._rows, self._row_index = _union_rows(
-            [taken.rows for taken in self._extracts.values()], len(frame)
+            [extract.rows for extract in self._extracts.values()], len(frame)
         )
         # Sums do not depend on the order of ties.
         tie = (
@@ -63,7 +70,7 @@ class EntityHistory:
 
     def values(
         self, moments: Moments, t: Int64s, compacted: CompactedTiles | None = None
-    ) -> list[tuple[Spot, Int64s]]:
+    ) -> list[tuple[RecordLane, Int64s]]:
         """Return every lane that is a single number.
 
         `compacted` returns what to add to each tile of a ring that decays.
@@ -76,8 +83,8 @@ class EntityHistory:
         )
         return [*over_tiles, *self.lasts(moments), *self.first_values(moments)]
 
-    def windows(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
-        """Return the sum of each window at its spot."""
+    def windows(self, moments: Moments) -> list[tuple[RecordLane, Int64s]]:
+        """Return the sum of each window at its record_lane."""
         layout = self._layout
         windows = [
             (window, layout.rings[window.ring])
@@ -94,8 +101,8 @@ class EntityHistory:
         ]
         sums = moments.window_sums(self._prefixes, window_specs)
         return [
-            (Spot(layout.index, one.reading_lane), sums[:, place])
-            for place, (one, _) in enumerate(windows)
+            (RecordLane(layout.index, one.reading_lane), sums[:, index])
+            for index, (one, _) in enumerate(windows)
         ]
 
     @cached_property
@@ -153,7 +160,7 @@ class EntityHistory:
         word, bit = divmod(list(self._extracts).index(source), 16)
         return self._source_marks[word], np.uint16(1 << bit)
 
-    def peaks(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
+    def peaks(self, moments: Moments, t: Int64s) -> list[tuple[RecordLane, Int64s]]:
         """Return the code of the peak of each window that has one, and of each first time."""
         lanes = []
         trees: dict[tuple[Source, str], Peaks] = {}
@@ -167,23 +174,25 @@ class EntityHistory:
                 since = t // ring.hop * ring.hop - ring.hop * window.tiles
                 lanes.append(
                     (
-                        Spot(self._layout.index, window.reading_lane),
+                        RecordLane(self._layout.index, window.reading_lane),
                         trees[ring.source, ring.measure].since(moments, since),
                     )
                 )
-        for first in self._layout.firsts:
+        for first_time in self._layout.firsts:
             # The code of an earlier time is larger.
             codes = np.zeros(len(self._frame), np.int64)
-            codes[self._extracts[first.source].rows] = PEAK_ZERO - self._extracts[first.source].ts
+            codes[self._extracts[first_time.source].rows] = (
+                PEAK_ZERO - self._extracts[first_time.source].ts
+            )
             lanes.append(
                 (
-                    Spot(self._layout.index, first.reading_lane),
+                    RecordLane(self._layout.index, first_time.reading_lane),
                     Peaks(self.timeline, codes[self._rows]).since(moments, t * 0),
                 )
             )
         return lanes
 
-    def distincts(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
+    def distincts(self, moments: Moments) -> list[tuple[RecordLane, Int64s]]:
         """Return the summary of each window that counts different values."""
         lanes = []
         for number, sketch in enumerate(self._layout.sketches):
@@ -198,15 +207,15 @@ class EntityHistory:
                     moments, moments.window_start(sketch.hop, sketch.hop * window.tiles)
                 )
                 lanes += [
-                    (Spot(self._layout.index, window.reading_lane + lane), values)
+                    (RecordLane(self._layout.index, window.reading_lane + lane), values)
                     for lane, values in enumerate(summary)
                 ]
         return lanes
 
     def decays(
         self, moments: Moments, compacted: CompactedTiles | None
-    ) -> list[tuple[Spot, Int64s]]:
-        """Return the weighted sum of each decay at its spot, added tile by tile from the oldest."""
+    ) -> list[tuple[RecordLane, Int64s]]:
+        """Return the weighted sum of each decay at its record_lane, added tile by tile from the oldest."""
         lanes = []
         for decay in self._layout.decays:
             ring = self._layout.rings[decay.ring]
@@ -216,10 +225,10 @@ class EntityHistory:
                 total = moments.decayed_sums(prefix, ring.hop, weights)
             else:
                 total = _tile_by_tile(moments, prefix, ring.hop, weights, compacted(ring))
-            lanes.append((Spot(self._layout.index, decay.reading_lane), total.view(np.int64)))
+            lanes.append((RecordLane(self._layout.index, decay.reading_lane), total.view(np.int64)))
         return lanes
 
-    def lasts(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
+    def lasts(self, moments: Moments) -> list[tuple[RecordLane, Int64s]]:
         """Return time and value of the newest event of each source, 0 without one."""
         lanes = []
         for last in self._layout.lasts:
@@ -227,10 +236,10 @@ class EntityHistory:
             newest = self._series_of(last.source).newest(moments)
             value = self._tile_values(last.source, "sum")
             for lane, column in enumerate((self._frame.ts[self._rows], value)):
-                spot = Spot(self._layout.index, last.reading_lane + lane)
+                record_lane = RecordLane(self._layout.index, last.reading_lane + lane)
                 lanes.append(
                     (
-                        spot,
+                        record_lane,
                         np.where(newest >= 0, column[newest], 0)
                         if len(extract)
                         else np.zeros(len(newest), np.int64),
@@ -238,9 +247,9 @@ class EntityHistory:
                 )
         return lanes
 
-    def first_values(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
+    def first_values(self, moments: Moments) -> list[tuple[RecordLane, Int64s]]:
         """Return coded time and value of the first event of each source, 0 without one."""
-        lanes: list[tuple[Spot, Int64s]] = []
+        lanes: list[tuple[RecordLane, Int64s]] = []
         order = self.timeline.order
         for first_value in self._layout.first_values:
             ranks = np.zeros(len(self._rows), np.int64)
@@ -257,7 +266,7 @@ class EntityHistory:
             ):
                 lanes.append(
                     (
-                        Spot(self._layout.index, first_value.reading_lane + lane),
+                        RecordLane(self._layout.index, first_value.reading_lane + lane),
                         np.append(column, 0)[event],
                     )
                 )
@@ -299,7 +308,7 @@ class EntityHistory:
     def _is_counted(self, source: Source) -> Bools:
         """Return which of the entity's events the source counts."""
         chosen = np.zeros(len(self._rows), np.bool_)
-        chosen[self._positions(source)] = True
+        chosen[self._indices_of_source(source)] = True
         return chosen
 
     def _tile_values(self, source: Source, measure: str) -> Int64s:
@@ -308,10 +317,10 @@ class EntityHistory:
         if len(counted_values) == len(self._rows):
             return counted_values
         values = np.zeros(len(self._rows), np.int64)
-        values[self._positions(source)] = counted_values
+        values[self._indices_of_source(source)] = counted_values
         return values
 
-    def _positions(self, source: Source) -> Intps | slice:
+    def _indices_of_source(self, source: Source) -> Intps | slice:
         """Return the indices of the source's events among the entity's."""
         extract = self._extracts[source]
         return (

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from tailorbird.events.keys import hash64
 from tailorbird.features.arithmetic import finish
-from tailorbird.features.arithmetic.runs import OneRun, Runs
+from tailorbird.features.arithmetic.runs import Runs, SingleRun
 from tailorbird.features.arithmetic.stacks import Entries, Stacks, find_one_row_entities
 from tailorbird.features.declare.scalars import request_text, weekday
 from tailorbird.features.event_columns.columns import entity_key
@@ -21,7 +21,7 @@ from tailorbird.features.layout.layout import (
     NEXT_CHANGE,
     SEQUENCE_READING,
     VALID_FROM,
-    Spot,
+    RecordLane,
     Step,
 )
 from tailorbird.features.request import ReadRequest, Rows, Sequence
@@ -41,8 +41,8 @@ class ReadPlan:
     def __init__(self, features: FeatureSet) -> None:
         layout = self.layout = features.layout
         self.records = all_records(layout)
-        self.composite_spots = features.composite_spots
-        composite = {entity for entity, _ in self.composite_spots}
+        self.composite_lanes = features.composite_lanes
+        composite = {entity for entity, _ in self.composite_lanes}
         self.weekday_entities = [
             entity.index for entity in layout.entities if "weekday" in entity.entity.fields
         ]
@@ -52,7 +52,7 @@ class ReadPlan:
         )
         # Entities whose keys need no record come before those whose keys do.
         self.fetch_order = other_entities
-        self.one_row = find_one_row_entities(layout, self.composite_spots)
+        self.one_row = find_one_row_entities(layout, self.composite_lanes)
         self.stacks = Stacks(layout, self.one_row)
         self.sequences = [step for step in layout.steps if step.kind == "sequence"]
         self.empty_entries = [
@@ -90,8 +90,8 @@ class ActiveRead:
             plan.unknown_entries if self._is_person_only else plan.empty_entries
         ).copy()
         self._context: dict[str, Keys] = {}
-        self._distinct_values: dict[Spot, tuple[Keys, npt.NDArray[np.intp]]] = {}
-        self._runs: dict[Spot, Runs] = {}
+        self._distinct_values: dict[RecordLane, tuple[Keys, npt.NDArray[np.intp]]] = {}
+        self._runs: dict[RecordLane, Runs] = {}
         self._validity = 0, NEVER  # interval in which all records are valid
         self.rows = len(items)
         self.t: Int64s = np.full(1, swept, np.int64)
@@ -112,9 +112,9 @@ class ActiveRead:
                 break
         return Rows(
             stale=self._refresh_stale(),
-            numeric=self._numeric(),
+            numeric=self._read_numeric(),
             categorical=finish.categorical(plan.layout, self),
-            sequences={step.name: self._sequence(step) for step in plan.sequences},
+            sequences={step.name: self._read_sequence(step) for step in plan.sequences},
             t=t,
             commit=max(position.commit for position in positions),
             p=max(position.p for position in positions),
@@ -122,7 +122,7 @@ class ActiveRead:
             positions=tuple(position.p for position in positions) if len(positions) > 1 else (),
         )
 
-    def _numeric(self) -> npt.NDArray[np.float32]:
+    def _read_numeric(self) -> npt.NDArray[np.float32]:
         with np.errstate(all="ignore"):
             table = self._plan.stacks.table(self._entries, self.t, self.rows)
             for column, step in self._plan.stacks.unstacked:
@@ -150,8 +150,8 @@ class ActiveRead:
         self.t = np.full(1, t, np.int64)
         return t
 
-    def lane(self, spot: Spot) -> Int64s:
-        return self._entries[spot.entity].lane(spot.lane)
+    def lane(self, record_lane: RecordLane) -> Int64s:
+        return self._entries[record_lane.entity].lane(record_lane.lane)
 
     def is_present(self, entity: int) -> Bools:
         return self._entries[entity].present
@@ -160,15 +160,19 @@ class ActiveRead:
         run = self._get_run(step)
         if step.operation != "seen":
             return run.column(step)
-        candidate = self.lane(step.spots[1]).view(np.uint64) if len(step.spots) > 1 else self._items
+        candidate = (
+            self.lane(step.record_lanes[1]).view(np.uint64)
+            if len(step.record_lanes) > 1
+            else self._items
+        )
         return run.seen(np.zeros(len(candidate), np.intp), candidate)
 
     def _get_run(self, step: Step) -> Runs:
         """Return the last events that a step uses, computed once for all steps over them."""
-        run = self._runs.get(step.spots[0])
+        run = self._runs.get(step.record_lanes[0])
         if run is None:
             ts, item, types, sessions, *further = finish.recent_events(
-                int(self.t[0]), *self._events(step)
+                int(self.t[0]), *self._read_last_events(step)
             )
             session_id = self._request.session_id
             request_session = np.full(1, 0 if session_id is None else hash64(session_id), np.uint64)
@@ -178,10 +182,10 @@ class ActiveRead:
                 sessions.view(np.uint64),
             )
             value = further[0].view(np.uint64) if further else item
-            run = OneRun(
+            run = SingleRun(
                 np.array([0, len(ts)]), ts, item, types, sessions, self.t, request_session, value
             )
-            self._runs[step.spots[0]] = run
+            self._runs[step.record_lanes[0]] = run
         return run
 
     def query_words(self) -> Keys:
@@ -195,23 +199,23 @@ class ActiveRead:
         value = request_text(self._request, field, int(self.t[0]))
         return np.full(1, 0 if value is None else hash64(value), np.uint64)
 
-    def _sequence(self, step: Step) -> Sequence:
-        events = self._events(step)
-        if not self._entries[step.spots[0].entity].all_present:
+    def _read_sequence(self, step: Step) -> Sequence:
+        events = self._read_last_events(step)
+        if not self._entries[step.record_lanes[0].entity].all_present:
             events = np.zeros_like(events)
         ts, item, types, _, *bits = finish.recent_events(int(self.t[0]), *events)
         return Sequence(
             item.view(np.uint64), types.view(np.uint64), ts, finish.further_values(step, bits)
         )
 
-    def _events(self, step: Step) -> Int64s:
+    def _read_last_events(self, step: Step) -> Int64s:
         """Return columns of the last events (columns, length): ts, item, type, session, further
         values.
         """
-        spot, columns = step.spots[0], SEQUENCE_READING + len(step.of)
+        record_lane, columns = step.record_lanes[0], SEQUENCE_READING + len(step.of)
         return (
-            self._entries[spot.entity]
-            .readings[0, spot.lane : spot.lane + columns * step.length]
+            self._entries[record_lane.entity]
+            .readings[0, record_lane.lane : record_lane.lane + columns * step.length]
             .reshape(columns, step.length)
         )
 
@@ -245,8 +249,8 @@ class ActiveRead:
         Keys are deduplicated where a single attribute varies between rows.
         """
         fields = self._plan.records[index].layout.entity.fields
-        spots = [
-            self._plan.composite_spots.get((index, field_index))
+        record_lanes = [
+            self._plan.composite_lanes.get((index, field_index))
             for field_index in range(len(fields))
         ]
         if given := self._request.given:
@@ -255,29 +259,32 @@ class ActiveRead:
                 for name in fields
             )
             return [
-                self._key_part(name, spot) if key is None else key
-                for name, spot, key in zip(fields, spots, keys, strict=True)
+                self._key_part(name, record_lane) if key is None else key
+                for name, record_lane, key in zip(fields, record_lanes, keys, strict=True)
             ], None
-        row_spots = [
-            spot for spot in spots if spot is not None and not self._plan.one_row[spot.entity]
+        row_lanes = [
+            record_lane
+            for record_lane in record_lanes
+            if record_lane is not None and not self._plan.one_row[record_lane.entity]
         ]
-        if len(row_spots) != 1 or "item" in fields:
+        if len(row_lanes) != 1 or "item" in fields:
             return [
-                self._key_part(name, spot) for name, spot in zip(fields, spots, strict=True)
+                self._key_part(name, record_lane)
+                for name, record_lane in zip(fields, record_lanes, strict=True)
             ], None
-        if row_spots[0] not in self._distinct_values:
-            self._distinct_values[row_spots[0]] = np.unique(
-                self._key_part("", row_spots[0]), return_inverse=True
+        if row_lanes[0] not in self._distinct_values:
+            self._distinct_values[row_lanes[0]] = np.unique(
+                self._key_part("", row_lanes[0]), return_inverse=True
             )
-        unique, inverse = self._distinct_values[row_spots[0]]
+        unique, inverse = self._distinct_values[row_lanes[0]]
         return [
-            unique if spot == row_spots[0] else self._key_part(name, spot)
-            for name, spot in zip(fields, spots, strict=True)
+            unique if record_lane == row_lanes[0] else self._key_part(name, record_lane)
+            for name, record_lane in zip(fields, record_lanes, strict=True)
         ], inverse
 
-    def _key_part(self, name: str, spot: Spot | None) -> Keys:
-        if spot is not None:
-            return self.lane(spot).view(np.uint64)
+    def _key_part(self, name: str, record_lane: RecordLane | None) -> Keys:
+        if record_lane is not None:
+            return self.lane(record_lane).view(np.uint64)
         if name == "item":
             return self._items
         if name == "weekday":  # It depends on t.

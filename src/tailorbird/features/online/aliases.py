@@ -44,13 +44,13 @@ def aliases_of(table: pa.Table, part: KeyPart = ALL_KEYS) -> dict[bytes, Alias]:
     Whether it counts is for features, not for who someone is.
     """
     aliases: dict[bytes, Alias] = {}
-    for type_, of, who, key in _KINDS:
+    for type_, id_column, target_column, make_key in _KINDS:
         rows = table.filter(pc.equal(table["type"], type_))
         columns = (
-            rows[of].to_pylist(),
+            rows[id_column].to_pylist(),
             micros(rows["ts"]).tolist(),
             rows["p"].to_pylist(),
-            rows[who].to_pylist(),
+            rows[target_column].to_pylist(),
         )
         for id_, ts, p, user_id in zip(*columns, strict=True):
             if (
@@ -58,7 +58,7 @@ def aliases_of(table: pa.Table, part: KeyPart = ALL_KEYS) -> dict[bytes, Alias]:
                 and user_id is not None
                 and (part.is_complete or part.contains_key(hash64(id_)))
             ):
-                _keep_newest(aliases, key(id_), Alias(ts, p, user_id))
+                _keep_newest(aliases, make_key(id_), Alias(ts, p, user_id))
     return aliases
 
 
@@ -125,11 +125,11 @@ def resolve_request(
         max(decode_swept(answer[1]) for answer in answers),
     )
     has_merges = any(answer[2] for answer in answers)
-    alias = answers[_owner(own_key, len(parts))][3] if own_key else None
+    alias = answers[_part_of_key(own_key, len(parts))][3] if own_key else None
 
     def merge_of(user_id: str) -> Merge | None:
         record = (
-            read_alias(parts[_owner(merge_key(user_id), len(parts))], merge_key(user_id))
+            read_alias(parts[_part_of_key(merge_key(user_id), len(parts))], merge_key(user_id))
             if has_merges
             else None
         )
@@ -158,6 +158,6 @@ def _get_several(snapshot: Snapshot, keys: Sequence[bytes]) -> list[bytes | None
     return values
 
 
-def _owner(key: bytes, parts: int) -> int:
+def _part_of_key(key: bytes, parts: int) -> int:
     """Return the index of the part that has the record of a key that ends in a hash."""
     return int.from_bytes(key[-8:], "big") % parts

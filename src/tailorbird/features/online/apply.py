@@ -59,10 +59,10 @@ class Batch:
             parts_by_batch: dict[int, tuple[Rows, Additions]] = {}
             for _, rows, additions in self.parts:
                 if id(additions) not in parts_by_batch:
-                    first, last = np.searchsorted(rows, (start, end))
+                    low, high = np.searchsorted(rows, (start, end))
                     parts_by_batch[id(additions)] = (
-                        rows[first:last] - start,
-                        additions.take(slice(first, last)),
+                        rows[low:high] - start,
+                        additions.take(slice(low, high)),
                     )
             parts = [(one, *parts_by_batch[id(added)]) for one, _, added in self.parts]
             yield Batch(self.keys[start:end], self.newest[start:end], parts)
@@ -83,9 +83,9 @@ class Change:
     added_bytes: int
 
 
-def additions(records: Records, frame: Frame, part: KeyPart = ALL_KEYS) -> Batch:
+def compute_additions(records: Records, frame: Frame, part: KeyPart = ALL_KEYS) -> Batch:
     """Return what the frame adds to the entities of the part."""
-    extracts = _extracts(records, frame, part)
+    extracts = _compute_extracts(records, frame, part)
     distinct = {id(batch): batch for _, batch in extracts}
     keys, places = np.unique(
         np.concatenate([batch.key for batch in distinct.values()]), return_inverse=True
@@ -105,16 +105,16 @@ def additions(records: Records, frame: Frame, part: KeyPart = ALL_KEYS) -> Batch
         rows, batch = rows[order], batch.take(order)
         ordered[name] = rows, batch
         if len(rows):
-            first = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))
-            newest[rows[first]] = np.maximum(
-                newest[rows[first]], np.maximum.reduceat(batch.ts, first)
+            entity_starts = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))
+            newest[rows[entity_starts]] = np.maximum(
+                newest[rows[entity_starts]], np.maximum.reduceat(batch.ts, entity_starts)
             )
     return Batch(
         keys, newest, [(accumulator, *ordered[id(batch)]) for accumulator, batch in extracts]
     )
 
 
-def _extracts(
+def _compute_extracts(
     records: Records, frame: Frame, part: KeyPart
 ) -> list[tuple[Accumulator[Any], Additions]]:
     """Return the extract of each accumulator; identical sources share one extract."""
@@ -189,8 +189,8 @@ class HotKeys:
     def _compact(self) -> tuple[Keys, Int64s]:
         """Deduplicate to the last change of each key, ordered by time, and drop the oldest ones."""
         keys, change = (
-            np.concatenate([np.zeros(0, kind), *some])
-            for kind, some in ((np.uint64, self._keys), (np.int64, self._change))
+            np.concatenate([np.zeros(0, kind), *columns])
+            for kind, columns in ((np.uint64, self._keys), (np.int64, self._change))
         )
         last = np.sort(len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1])
         last = last[change[last] != NEVER][-self._most :]

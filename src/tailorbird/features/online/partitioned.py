@@ -76,4 +76,4 @@ class PartedSnapshot:
         for number, part in enumerate(self._parts):
             indices = np.flatnonzero(owner == number)
             if len(indices):
-                yield part, indices, [keys[place] for place in indices.tolist()]
+                yield part, indices, [keys[index] for index in indices.tolist()]

@@ -130,7 +130,7 @@ class Reader:
         for store in self._stores:
             with store.snapshot() as snapshot:
                 positions.append(read_position(snapshot))
-        return min(positions, key=lambda one: (one.ready, one.p))
+        return min(positions, key=lambda position: (position.ready, position.p))
 
     def close(self) -> None:
         if self._pool is not None:

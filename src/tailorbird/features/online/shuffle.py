@@ -34,7 +34,7 @@ from tailorbird.features.event_columns.columns import Frame
 from tailorbird.features.event_columns.fields import TextHashCache
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.online.receipts import CHOSEN, LEFT_OUT, events_of, is_only_in_lake
-from tailorbird.features.state.accumulators import Accumulator, accumulators
+from tailorbird.features.state.accumulators import Accumulator, build_accumulators
 from tailorbird.features.state.key_partition import part_numbers
 from tailorbird.features.state.progress import Figures, write_shuffle_figures
 from tailorbird.stream import (
@@ -102,7 +102,7 @@ class Shuffle:
         self._accumulators: list[Accumulator] = [
             accumulator
             for layout in features.layout.entities
-            for accumulator in accumulators(layout)
+            for accumulator in build_accumulators(layout)
         ]
 
     def step(self, rows_max: int = ROWS_MAX) -> ShuffleReport:
@@ -127,7 +127,7 @@ class Shuffle:
         blocks = self._take_step(reader.read(start, bytes_max=ROW_BYTES * rows_max), rows_max)
         if not blocks:
             return ShuffleReport(0, (0,) * len(self._addresses), start)
-        end, receipt = blocks[-1].end, _receipt(blocks)
+        end, receipt = blocks[-1].end, _encode_receipt(blocks)
         if is_only_in_lake(blocks[0].block, self.features):
             return self._write(ROUTED.empty_table(), end, LEFT_OUT, receipt)
         tables = [
@@ -205,9 +205,9 @@ class Shuffle:
                 self._reader = open_reader(self._routed)
             except NotReadyError:  # There is no router yet, or it is creating the log.
                 return None
-            first = max(1, self._first, self._reader.start())
+            first_position = max(1, self._first, self._reader.start())
             for number, address in enumerate(self._addresses):
-                self._writers.append(_writer(address, number, first))
+                self._writers.append(_open_shuffle_writer(address, number, first_position))
         return self._reader
 
     def _take_step(self, blocks: Sequence[StoredBlock], rows_max: int) -> list[StoredBlock]:
@@ -272,9 +272,9 @@ class Shuffle:
         return part_masks
 
 
-def _writer(address: Address, number: int, first: int) -> LogWriter:
+def _open_shuffle_writer(address: Address, number: int, first_position: int) -> LogWriter:
     # A part is never split into several partitions.
-    return open_writer(address, partition=f"part-{number}", first=first)  # type: ignore[arg-type]
+    return open_writer(address, partition=f"part-{number}", first_position=first_position)  # type: ignore[arg-type]
 
 
 def _encode_table(table: pa.Table) -> bytes:
@@ -284,7 +284,7 @@ def _encode_table(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _receipt(blocks: Sequence[StoredBlock]) -> bytes:
+def _encode_receipt(blocks: Sequence[StoredBlock]) -> bytes:
     """Return a receipt with the time at which the first of the blocks came in, b"" if none states
     it.
     """

@@ -38,15 +38,15 @@ class MisfitCounter:
             return
         if self.capped:
             text = "%d values were above the maximum that is declared for them, and count as it: %s"
-            log.warning(text, self.capped.total(), _fields(self.capped))
+            log.warning(text, self.capped.total(), _format_counts(self.capped))
         if self.unreadable:
             text = "%d values are missing because they are no number or text as declared: %s"
-            log.warning(text, self.unreadable.total(), _fields(self.unreadable))
+            log.warning(text, self.unreadable.total(), _format_counts(self.unreadable))
         if self.capped or self.unreadable:
             self.capped, self.unreadable, self.logged_at = Counter(), Counter(), now
 
 
-def _fields(counts: Counter[str]) -> str:
+def _format_counts(counts: Counter[str]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in counts.most_common(5))
 
 

@@ -30,7 +30,7 @@ from tailorbird.features.event_columns.columns import Frame
 from tailorbird.features.event_columns.fields import TextHashCache
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.online.aliases import aliases_of
-from tailorbird.features.online.apply import HOT_MANY, HOT_ONE, Change, HotKeys, additions
+from tailorbird.features.online.apply import HOT_MANY, HOT_ONE, Change, HotKeys, compute_additions
 from tailorbird.features.online.commit import write_commit
 from tailorbird.features.online.copied_state import measure_state, open_copied_state, republish
 from tailorbird.features.online.crash_loop import StartMarker
@@ -125,7 +125,7 @@ class FeatureWorker:
         self._sweep = Sweep(self._records, -(-entities_max // part.count))
         hot_keys = [
             HotKeys(HOT_ONE if is_one_row else HOT_MANY)
-            for is_one_row in find_one_row_entities(features.layout, features.composite_spots)
+            for is_one_row in find_one_row_entities(features.layout, features.composite_lanes)
         ]
         self._renewals = RenewalQueue(self._records, hot_keys)
         self._text_hashes = TextHashCache()
@@ -363,7 +363,7 @@ class FeatureWorker:
     def _commit(self, table: pa.Table, position: Position) -> Frame:
         """Apply a table of events, and move to `position`, numbered as the next commit."""
         frame = Frame(table, repeated=self._text_hashes)
-        batches = [additions(records, frame, self.part) for records in self._records]
+        batches = [compute_additions(records, frame, self.part) for records in self._records]
         aliases = aliases_of(table, self.part)
         before = self.position
         newest = int(frame.ts.max(initial=0))

@@ -134,7 +134,7 @@ def parity(
         return report
     history = History(features, events, only=only)
     done = 0
-    for part in _parts(logged):
+    for part in _list_parts(logged):
         requests = requests_of(part)
         compare_answers(
             features,
@@ -215,7 +215,7 @@ def comparable_answers(
     return arrived
 
 
-def _parts(answers: pa.Table) -> Iterator[pa.Table]:
+def _list_parts(answers: pa.Table) -> Iterator[pa.Table]:
     ends = np.cumsum(pc.list_value_length(answers["items"]).to_numpy())
     start = 0
     while start < answers.num_rows:
@@ -236,17 +236,17 @@ def requests_of(answers: pa.Table) -> Requests:
         country=answers["country"],
         local_hour=answers["local_hour"],
         query=answers["query"],
-        row_request=np.repeat(np.arange(answers.num_rows), _lengths(answers)),
+        row_request=np.repeat(np.arange(answers.num_rows), _sequence_lengths(answers)),
         row_item=pc.list_flatten(answers["items"]),
     )
 
 
-def _lengths(answers: pa.Table) -> npt.NDArray[np.int64]:
+def _sequence_lengths(answers: pa.Table) -> npt.NDArray[np.int64]:
     return pc.list_value_length(answers["items"]).to_numpy().astype(np.int64)
 
 
 def _check_shapes(features: FeatureSet, answers: pa.Table) -> None:
-    items = _lengths(answers)
+    items = _sequence_lengths(answers)
     for name, columns in (("numeric", features.numeric), ("categorical", features.categorical)):
         sizes = pc.fill_null(pc.list_value_length(answers[name]), 0).to_numpy()
         wrong = np.flatnonzero(sizes != items * len(columns))
@@ -272,7 +272,7 @@ def compare_answers(
     Raises DamageError as `parity`.
     """
     _check_shapes(features, answers)
-    owner = np.repeat(np.arange(answers.num_rows), _lengths(answers))
+    owner = np.repeat(np.arange(answers.num_rows), _sequence_lengths(answers))
     numbers = (
         pc.list_flatten(answers["numeric"])
         .to_numpy()
@@ -287,20 +287,20 @@ def compare_answers(
         (features.categorical, rows.categorical_names, keys, rows.categorical),
     ):
         for column, name in enumerate(names):
-            own, recomputed = logged[:, columns.index(name)], recomputed_table[:, column]
-            is_unequal = unequal(own, recomputed)
-            report.add_compared(name, len(own))
+            logged_values, recomputed = logged[:, columns.index(name)], recomputed_table[:, column]
+            is_unequal = unequal(logged_values, recomputed)
+            report.add_compared(name, len(logged_values))
             unequal_rows = exemptions.non_exempt(name, np.flatnonzero(is_unequal), report)
             report.add_unequal(name, len(unequal_rows))
             for row in unequal_rows[: EXAMPLES_MAX - len(report.examples)]:
                 item = pc.list_flatten(answers["items"])[int(row)].as_py()
                 report.examples.append(
-                    _difference(
+                    _describe_difference(
                         answers,
                         int(owner[row]),
                         name,
                         item,
-                        own[row].item(),
+                        logged_values[row].item(),
                         recomputed[row].item(),
                     )
                 )
@@ -324,11 +324,11 @@ def _compare_sequences(
                 name, index, report
             ):
                 report.add_difference(
-                    _difference(answers, index, name, "", logged.get(name), recomputed)
+                    _describe_difference(answers, index, name, "", logged.get(name), recomputed)
                 )
 
 
-def _difference(
+def _describe_difference(
     answers: pa.Table, index: int, name: str, item: str, logged: object, recomputed: object
 ) -> Difference:
     request, person, p = (

@@ -190,13 +190,16 @@ def unselective_columns(features: FeatureSet) -> list[str]:
 def dependent_columns(features: FeatureSet, entities: Collection[int]) -> list[str]:
     """Return the columns that depend on any of these entities, by index."""
     parts: dict[int, set[int]] = {}
-    for (entity, _), other in features.composite_spots.items():
+    for (entity, _), other in features.composite_lanes.items():
         parts.setdefault(entity, set()).add(other.entity)
     chosen = set(entities)
     columns = {
         step.name
         for step in features.layout.steps
-        if any(chosen & {spot.entity, *parts.get(spot.entity, ())} for spot in step.spots)
+        if any(
+            chosen & {record_lane.entity, *parts.get(record_lane.entity, ())}
+            for record_lane in step.record_lanes
+        )
     }
     for name in features.layout.derived_order:
         step = next(step for step in features.layout.steps if step.name == name)

@@ -39,7 +39,7 @@ from tailorbird.features.declare.scalars import category, evaluate, float32, num
 from tailorbird.features.reference.moments import Moment, Row
 
 
-def counted(moment: Moment, feature: Counted) -> float | int:
+def count_value(moment: Moment, feature: Counted) -> float | int:
     """Return the value, rounded to float32, or a category, of an entity that the request has."""
     if isinstance(feature, Last | First):
         return last_or_first(moment, feature)
@@ -164,8 +164,8 @@ def distinct(moment: Moment, feature: Distinct) -> float:
     bits, registers = feature.precision, [0] * 2**feature.precision
     for row in moment.within(moment.rows(feature, value=feature.of), feature.window):
         key = category(evaluate(feature.of, row.field))
-        rest = key % 2 ** (64 - bits)  # its first 1, counted from the left
-        rank = min(64 - bits - rest.bit_length() + 1, RANK_MAX)
+        remaining_bits = key % 2 ** (64 - bits)  # its first 1, counted from the left
+        rank = min(64 - bits - remaining_bits.bit_length() + 1, RANK_MAX)
         registers[key >> 64 - bits] = max(registers[key >> 64 - bits], rank)
     m, empty = float(2**bits), registers.count(0)
     alpha = {4: 0.673, 5: 0.697, 6: 0.709}.get(bits, 0.7213 / (1 + 1.079 / m))
@@ -219,7 +219,7 @@ def share(moment: Moment, feature: Share) -> float:
         return math.nan
     value = feature.amount.of if feature.amount else None
     by_item = shared_by_item(feature)
-    own, group = (
+    own_value, group = (
         sum_units(
             moment.within(
                 moment.rows(feature, entity=about, value=value, per_item=by_item), feature.window
@@ -228,7 +228,7 @@ def share(moment: Moment, feature: Share) -> float:
         )
         for about in (feature.entity, feature.group)
     )
-    return own / group if group > 0 else math.nan
+    return own_value / group if group > 0 else math.nan
 
 
 def shared_by_item(feature: Share) -> bool:

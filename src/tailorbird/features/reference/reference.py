@@ -38,7 +38,7 @@ from tailorbird.features.declare.scalars import (
     words_of,
 )
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.reference.counted import counted, of_session
+from tailorbird.features.reference.counted import count_value, of_session
 from tailorbird.features.reference.moments import Event, Moment, RoutedPositions, make_moment
 from tailorbird.features.request import ReadRequest
 
@@ -127,4 +127,4 @@ def value_at(moment: Moment, name: str) -> Value:
         ]
     if isinstance(feature, OfSession):
         return float32(of_session(moment, feature))
-    return counted(moment, feature)
+    return count_value(moment, feature)

@@ -90,35 +90,35 @@ class Readable(Protocol):
 class Newest:
     """The last event that has the value: ts, id, value. The newest of (ts, id) stays."""
 
-    def __init__(self, spot: LastValue | FirstValue) -> None:
-        self._spot = spot
+    def __init__(self, entry: LastValue | FirstValue) -> None:
+        self._entry = entry
 
     def take(self, frame: Frame) -> Extract:
-        return extract(self._spot.source, frame)
+        return extract(self._entry.source, frame)
 
     def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
         values = np.stack([batch.ts, batch.id.view(np.int64), batch.value], axis=1)
-        _keep_newest(states[:, self._spot.lane : self._spot.lane + 3], rows, values)
+        _keep_newest(states[:, self._entry.lane : self._entry.lane + 3], rows, values)
 
     def finish(self, states: States, readings: Readings) -> None:
-        readings[:, self._spot.reading_lane] = states[:, self._spot.lane]
-        readings[:, self._spot.reading_lane + 1] = states[:, self._spot.lane + 2]
+        readings[:, self._entry.reading_lane] = states[:, self._entry.lane]
+        readings[:, self._entry.reading_lane + 1] = states[:, self._entry.lane + 2]
 
 
 class Oldest:
     """The time of the first event, stored as a code that is larger for earlier times."""
 
-    def __init__(self, spot: FirstTime) -> None:
-        self._spot = spot
+    def __init__(self, entry: FirstTime) -> None:
+        self._entry = entry
 
     def take(self, frame: Frame) -> Extract:
-        return extract(self._spot.source, frame)
+        return extract(self._entry.source, frame)
 
     def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
-        np.maximum.at(states[:, self._spot.lane], rows, PEAK_ZERO - batch.ts)
+        np.maximum.at(states[:, self._entry.lane], rows, PEAK_ZERO - batch.ts)
 
     def finish(self, states: States, readings: Readings) -> None:
-        readings[:, self._spot.reading_lane] = states[:, self._spot.lane]
+        readings[:, self._entry.reading_lane] = states[:, self._entry.lane]
 
 
 class Earliest(Newest):
@@ -129,17 +129,17 @@ class Earliest(Newest):
 
     def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
         values = np.stack([PEAK_ZERO - batch.ts, (~batch.id).view(np.int64), batch.value], axis=1)
-        _keep_newest(states[:, self._spot.lane : self._spot.lane + 3], rows, values)
+        _keep_newest(states[:, self._entry.lane : self._entry.lane + 3], rows, values)
 
 
 class Sequences:
     """The last L events by (ts, id), oldest first, aligned to the end; ts 0 is empty."""
 
-    def __init__(self, spot: LastEvents) -> None:
-        self._spot = spot
+    def __init__(self, entry: LastEvents) -> None:
+        self._entry = entry
 
     def take(self, frame: Frame) -> Extract:
-        return extract(self._spot.source, frame)
+        return extract(self._entry.source, frame)
 
     def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
         columns = (
@@ -148,20 +148,20 @@ class Sequences:
             batch.item,
             batch.type,
             batch.session,
-            *(batch.of(value) for value in self._spot.of),
+            *(batch.of(value) for value in self._entry.of),
         )
         self._add(states, rows, np.stack([column.view(np.int64) for column in columns], axis=1))
 
     def finish(self, states: States, readings: Readings) -> None:
-        length, out = self._spot.length, self._spot.reading_lane
-        for index, column in enumerate((0, *range(2, self._spot.state_columns))):  # without the id
-            readings[:, out + index * length : out + (index + 1) * length] = self._view(states)[
-                :, column
-            ]
+        length, out = self._entry.length, self._entry.reading_lane
+        for index, column in enumerate((0, *range(2, self._entry.state_columns))):  # without the id
+            readings[:, out + index * length : out + (index + 1) * length] = self._view_sequences(
+                states
+            )[:, column]
 
-    def _view(self, states: States) -> Int64s:
+    def _view_sequences(self, states: States) -> Int64s:
         """Return the sequences as an array of shape (entities, columns, L)."""
-        lane, length, columns = self._spot.lane, self._spot.length, self._spot.state_columns
+        lane, length, columns = self._entry.lane, self._entry.length, self._entry.state_columns
         return states[:, lane : lane + columns * length].reshape(len(states), columns, length)
 
     def _add(self, states: States, rows: Rows, events: Int64s) -> None:
@@ -171,9 +171,9 @@ class Sequences:
         """
         if not len(rows):
             return
-        length = self._spot.length
+        length = self._entry.length
         touched, local = np.unique(rows, return_inverse=True)
-        view = self._view(states)[touched]  # a copy
+        view = self._view_sequences(states)[touched]  # a copy
         occupied_row, occupied_slot = np.nonzero(view[:, 0])
         row = np.concatenate([occupied_row, local])
         all_events = np.concatenate([view[occupied_row, :, occupied_slot], events])
@@ -185,8 +185,8 @@ class Sequences:
         is_recent = slot >= 0
         view[:] = 0
         view[row[is_recent], :, slot[is_recent]] = all_events[is_recent]
-        lane = self._spot.lane
-        states[touched, lane : lane + self._spot.state_columns * length] = view.reshape(
+        lane = self._entry.lane
+        states[touched, lane : lane + self._entry.state_columns * length] = view.reshape(
             len(touched), -1
         )
 
@@ -197,13 +197,13 @@ class Profiles:
     An id of 0 with a ts of 0 means that there is none yet.
     """
 
-    def __init__(self, spot: Profile) -> None:
-        self._spot = spot
-        self._lanes = slice(spot.lane, spot.lane + 2 + len(spot.attributes))
-        self._missing = np.array([missing_bits(kind) for _, kind in spot.attributes], np.int64)
+    def __init__(self, entry: Profile) -> None:
+        self._entry = entry
+        self._lanes = slice(entry.lane, entry.lane + 2 + len(entry.attributes))
+        self._missing = np.array([missing_bits(kind) for _, kind in entry.attributes], np.int64)
 
     def take(self, frame: Frame) -> ProfileExtract:
-        return extract_profiles(self._spot.type, self._spot.attributes, frame)
+        return extract_profiles(self._entry.type, self._entry.attributes, frame)
 
     def update(self, states: States, new: Int64s, rows: Rows, batch: ProfileExtract) -> None:
         values = np.concatenate(
@@ -213,24 +213,24 @@ class Profiles:
 
     def finish(self, states: States, readings: Readings) -> None:
         is_empty = (states[:, self._lanes][:, :2] == 0).all(axis=1)
-        values = states[:, self._spot.lane + 2 : self._lanes.stop]
-        out = self._spot.reading_lane
+        values = states[:, self._entry.lane + 2 : self._lanes.stop]
+        out = self._entry.reading_lane
         readings[:, out : out + len(self._missing)] = np.where(
             is_empty[:, None], self._missing, values
         )
 
 
-def accumulators(layout: EntityLayout) -> list[Accumulator[Any]]:
+def build_accumulators(layout: EntityLayout) -> list[Accumulator[Any]]:
     """Return all accumulators of an entity, in the order of its lanes."""
     all_accumulators: list[Accumulator[Any]] = []
     all_accumulators += [
         RingPeaks(ring) if ring.measure in PEAKS else RingSums(ring) for ring in layout.rings
     ]
     all_accumulators += [RingSketches(sketch) for sketch in layout.sketches]
-    all_accumulators += [Newest(spot) for spot in layout.lasts]
-    all_accumulators += [Oldest(spot) for spot in layout.firsts]
-    all_accumulators += [Earliest(spot) for spot in layout.first_values]
-    all_accumulators += [Sequences(spot) for spot in layout.sequences]
+    all_accumulators += [Newest(entry) for entry in layout.lasts]
+    all_accumulators += [Oldest(entry) for entry in layout.firsts]
+    all_accumulators += [Earliest(entry) for entry in layout.first_values]
+    all_accumulators += [Sequences(entry) for entry in layout.sequences]
     if layout.profile is not None:
         all_accumulators.append(Profiles(layout.profile))
     return all_accumulators

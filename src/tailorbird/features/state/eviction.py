@@ -120,7 +120,7 @@ def retention_us(layout: EntityLayout) -> int:
 def permanent_lanes(layout: EntityLayout) -> Bools:
     """Return the lanes that stay when an entity expires; shape (state lanes,)."""
     is_permanent = np.zeros(layout.state_lanes, np.bool_)
-    spans = [(first.lane, 1) for first in layout.firsts] + [
+    spans = [(first_time.lane, 1) for first_time in layout.firsts] + [
         (first_value.lane, 3) for first_value in layout.first_values
     ]
     if layout.profile is not None:

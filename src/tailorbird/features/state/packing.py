@@ -75,7 +75,7 @@ class Packing:
         octets = values.astype("<i8", copy=False).view(np.uint8)
         lane_bits = np.packbits(octets != 0, bitorder="little")
         group = record * self._groups + (lane >> 3)
-        starts = _starts(group)
+        starts = _run_starts(group)
         group_bits = (
             np.bitwise_or.reduceat(np.left_shift(1, lane & 7).astype(np.uint8), starts)
             if len(starts)
@@ -87,9 +87,9 @@ class Packing:
         group_ends = np.searchsorted(groups, np.arange(len(states) + 1) * self._groups)
         byte_ends = np.append(0, np.cumsum(_BITS[lane_bits]))[ends]
         heads = np.zeros(len(states), self._head)
-        heads["check"] = self._checksum(values, lane, ends)
+        heads["check"] = self._compute_checksums(values, lane, ends)
         heads["groups"], heads["lanes"] = np.diff(group_ends), np.diff(ends)
-        first = np.concatenate(
+        head_groups = np.concatenate(
             [
                 heads.view(np.uint8).reshape(len(states), -1),
                 np.packbits(top, axis=1, bitorder="little"),
@@ -101,10 +101,10 @@ class Packing:
             _split_bytes(lane_bits, ends),
             _split_bytes(octets[octets != 0], byte_ends),
         )
-        width, head = first.shape[1], first.tobytes()
+        width, head = head_groups.shape[1], head_groups.tobytes()
         return [
-            head[at : at + width] + a + b + c
-            for at, a, b, c in zip(range(0, len(head), width), *sections, strict=True)
+            head[start : start + width] + a + b + c
+            for start, a, b, c in zip(range(0, len(head), width), *sections, strict=True)
         ]
 
     def unpack(self, joined: bytes, sizes: Intps) -> FilledLanes:
@@ -120,7 +120,7 @@ class Packing:
         if not len(nonempty):
             return FilledLanes.empty(count)
         data, sizes = np.frombuffer(joined, np.uint8), sizes[nonempty]
-        heads = self._heads(data, sizes)
+        heads = self._unpack_heads(data, sizes)
         sections = self._section_sizes(heads, sizes)
         top, group_bits, lane_bits, octets = _split_sections(data, sections)
         in_groups = np.flatnonzero(np.unpackbits(top, bitorder="little"))
@@ -139,13 +139,13 @@ class Packing:
         spread = np.zeros(len(filled), np.uint8)
         spread[filled] = octets
         values = spread.view("<i8").astype(np.int64, copy=False)
-        self._refuse(self._checksum(values, lane, ends) != heads["check"])
+        self._refuse(self._compute_checksums(values, lane, ends) != heads["check"])
         if len(self._types):
-            first = ends[:-1].clip(
+            starts = ends[:-1].clip(
                 max=max(0, len(values) - 1)
             )  # The first lane is the newest ts, if any.
             newest = (
-                np.where(lane[first] == NEWEST, values[first], 0)
+                np.where(lane[starts] == NEWEST, values[starts], 0)
                 if len(values)
                 else np.zeros(len(nonempty), np.int64)
             )
@@ -158,16 +158,21 @@ class Packing:
 
     def _unpack_one(self, data: bytes) -> FilledLanes:
         """Unpack one record, for a waiting request, with scalar section bounds."""
-        at = self._head.itemsize + self._top
-        check, groups, lanes = (
-            self._head_struct.unpack_from(data) if len(data) >= at else (0, 0, len(data))
+        position = self._head.itemsize + self._top
+        checksum, groups, lanes = (
+            self._head_struct.unpack_from(data) if len(data) >= position else (0, 0, len(data))
         )
-        self._require_valid(check >> _CHECK_BITS == FORMAT or len(data) < at, "of another format")
+        self._require_valid(
+            checksum >> _CHECK_BITS == FORMAT or len(data) < position, "of another format"
+        )
         bits = np.frombuffer(data, np.uint8)
-        self._require_valid(at + groups + lanes <= len(data))
-        lane_bits, octets = bits[at + groups : at + groups + lanes], bits[at + groups + lanes :]
-        group = np.unpackbits(bits[self._head.itemsize : at], bitorder="little").nonzero()[0]
-        in_lanes = np.unpackbits(bits[at : at + groups], bitorder="little").nonzero()[0]
+        self._require_valid(position + groups + lanes <= len(data))
+        lane_bits, octets = (
+            bits[position + groups : position + groups + lanes],
+            bits[position + groups + lanes :],
+        )
+        group = np.unpackbits(bits[self._head.itemsize : position], bitorder="little").nonzero()[0]
+        in_lanes = np.unpackbits(bits[position : position + groups], bitorder="little").nonzero()[0]
         filled = np.unpackbits(lane_bits, bitorder="little").view(np.bool_)
         self._require_valid(
             len(group) == groups
@@ -180,7 +185,7 @@ class Packing:
         spread[filled] = octets
         values = spread.view("<i8").astype(np.int64, copy=False)
         total = int((values.view(np.uint64) * self._weights[lane]).sum() ^ self._seed)
-        self._require_valid(total >> 64 - _CHECK_BITS | FORMAT << _CHECK_BITS == check)
+        self._require_valid(total >> 64 - _CHECK_BITS | FORMAT << _CHECK_BITS == checksum)
         if len(self._types) and lanes:
             newest = values[0] if lane[0] == NEWEST else np.int64(0)
             types = values[self._kinds[lane] == _TYPE]
@@ -218,7 +223,7 @@ class Packing:
         run_start = np.where(values[sessions] == _SAME_SESSION, 0, np.arange(len(sessions)))
         values[sessions] = values[sessions][np.maximum.accumulate(run_start)]
 
-    def _heads(self, data: Octets, sizes: Intps) -> npt.NDArray:
+    def _unpack_heads(self, data: Octets, sizes: Intps) -> npt.NDArray:
         self._refuse(sizes < self._head.itemsize + self._top)
         head_bytes = (np.cumsum(sizes) - sizes)[:, None] + np.arange(self._head.itemsize)
         return data[head_bytes].view(self._head).ravel()
@@ -233,7 +238,9 @@ class Packing:
         self._refuse(sections[:, 4] < 0)
         return sections
 
-    def _checksum(self, values: Int64s, lane: Intps, ends: Intps) -> npt.NDArray[np.uint32]:
+    def _compute_checksums(
+        self, values: Int64s, lane: Intps, ends: Intps
+    ) -> npt.NDArray[np.uint32]:
         """Return each record's check word; its values are from ends[i] to ends[i + 1]."""
         with np.errstate(over="ignore"):
             sums = np.append(np.uint64(0), np.cumsum(values.view(np.uint64) * self._weights[lane]))
@@ -265,7 +272,7 @@ class Packing:
             )
 
 
-def _starts(group: Intps) -> Intps:
+def _run_starts(group: Intps) -> Intps:
     """Return where each run of equal values begins."""
     if not len(group):
         return np.zeros(0, np.intp)
@@ -274,13 +281,13 @@ def _starts(group: Intps) -> Intps:
 
 def _split_bytes(octets: Octets, ends: Intps) -> list[bytes]:
     data, edges = octets.tobytes(), ends.tolist()
-    return [data[first:end] for first, end in pairwise(edges)]
+    return [data[start:end] for start, end in pairwise(edges)]
 
 
 def _split_sections(data: Octets, sections: Intps) -> list[Octets]:
     """Return the bytes of each section except the head, concatenated over all records."""
     if len(sections) == 1:
         edges = np.cumsum(sections[0]).tolist()
-        return [data[first:end] for first, end in pairwise(edges)]
+        return [data[start:end] for start, end in pairwise(edges)]
     kind = np.repeat(np.tile(np.arange(_SECTIONS, dtype=np.uint8), len(sections)), sections.ravel())
     return [data[kind == section] for section in range(1, _SECTIONS)]

@@ -99,8 +99,8 @@ def read_all_figures(state: Path, workers: int = 1) -> list[Figures]:
 def figures_by_schema(state: Path, workers: int = 1) -> list[Figures]:
     """Return the merged figures of each schema; see `merge_figures`."""
     by_schema: dict[str, list[Figures]] = {}
-    for one in read_all_figures(state, workers):
-        by_schema.setdefault(one.schema_hash, []).append(one)
+    for all_figure in read_all_figures(state, workers):
+        by_schema.setdefault(all_figure.schema_hash, []).append(all_figure)
     return [merge_figures(figures) for figures in by_schema.values()]
 
 

@@ -63,7 +63,7 @@ class RingSketches:
         return extract(self._sketch.source, frame)
 
     def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
-        sketch, tiles = self._sketch, self._tiles(states)
+        sketch, tiles = self._sketch, self._view_tiles(states)
         tile = batch.ts // sketch.hop
         is_current = tile >= new[rows] // sketch.hop - sketch.tiles
         register, rank = registers_and_ranks(
@@ -71,7 +71,7 @@ class RingSketches:
         )
         np.maximum.at(tiles, (rows[is_current], tile[is_current] % sketch.slots, register), rank)
 
-    def _tiles(self, states: States) -> Registers:
+    def _view_tiles(self, states: States) -> Registers:
         """Return a view of the tiles, shape (entities, slots, registers)."""
         sketch = self._sketch
         lanes = states[:, sketch.lane : sketch.lane + sketch.lanes]

@@ -47,7 +47,7 @@ from tailorbird.features.state.accumulators import (
     Part,
     Readable,
     Sequences,
-    accumulators,
+    build_accumulators,
 )
 from tailorbird.features.state.key_partition import ALL_KEYS, KeyPart
 from tailorbird.features.state.packing import Packing
@@ -181,7 +181,7 @@ def expired_commit_keys(position: Position) -> list[bytes]:
     return [_commit_key(position.commit - COMMITS_MAX)] if position.commit > COMMITS_MAX else []
 
 
-def commits(snapshot: Snapshot) -> Iterator[tuple[int, int, int]]:
+def read_commits(snapshot: Snapshot) -> Iterator[tuple[int, int, int]]:
     """Yield (commit, p, written_at) of each commit, oldest first."""
     for key, value in snapshot.scan(COMMITS):
         yield int.from_bytes(key[1:], "big"), *_COMMIT.unpack(value)
@@ -237,7 +237,7 @@ class Records:
 
     def __init__(self, layout: EntityLayout) -> None:
         self.layout = layout
-        self.accumulators: list[Accumulator[Any]] = accumulators(layout)
+        self.accumulators: list[Accumulator[Any]] = build_accumulators(layout)
         self._packing = Packing(layout)
         self._tiles = Tiles(layout)
         self._index = layout.index.to_bytes(2, "big")
@@ -257,7 +257,7 @@ class Records:
         ]
         self._tag = hash64(f"{layout.entity.name}/{layout.reading_lanes}") % (1 << TAG_BITS - 1)
         none = self.finish(np.zeros((1, layout.state_lanes), np.int64), np.ones(1, np.int64))
-        self._no_reading = self._stored(none).tobytes()
+        self._no_reading = self._read_stored(none).tobytes()
 
     def states(self, snapshot: Snapshot, keys: Keys) -> Int64s:
         """Return a copy of the states (n, state lanes); zeros for missing keys."""
@@ -348,7 +348,7 @@ class Records:
 
     def reading_records(self, keys: Keys, readings: Int64s) -> list[tuple[bytes, bytes]]:
         """Return the records to write for the readings of `finish`."""
-        data, width = self._stored(readings).tobytes(), 8 * len(self._stored_lanes)
+        data, width = self._read_stored(readings).tobytes(), 8 * len(self._stored_lanes)
         starts = range(0, len(data), width)
         return [
             (key, data[start : start + width])
@@ -363,7 +363,7 @@ class Records:
         table[:, 3:] = keys.astype(">u8").view(np.uint8).reshape(len(keys), 8)
         return table.reshape(-1).view(_RECORD_KEY).tolist()
 
-    def _stored(self, readings: Int64s) -> Int64s:
+    def _read_stored(self, readings: Int64s) -> Int64s:
         stored = readings[:, self._stored_lanes].astype(LANE)
         stored[:, COMMIT] |= self._tag << 64 - TAG_BITS
         return stored
@@ -392,9 +392,9 @@ def sequence_lanes(layout: EntityLayout) -> npt.NDArray[np.intp]:
     reading_lanes = np.zeros(layout.state_lanes, np.intp)
     for sequence in layout.sequences:
         for index, column in enumerate((0, *range(2, sequence.state_columns))):  # without the id
-            from_, to = (
+            source, to = (
                 sequence.lane + column * sequence.length,
                 sequence.reading_lane + index * sequence.length,
             )
-            reading_lanes[from_ : from_ + sequence.length] = np.arange(to, to + sequence.length)
+            reading_lanes[source : source + sequence.length] = np.arange(to, to + sequence.length)
     return reading_lanes

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tailorbird import faults
 from tailorbird.features.arithmetic.finish import DECAY_WEIGHTS
-from tailorbird.features.arithmetic.sketch import Registers, summary
+from tailorbird.features.arithmetic.sketch import Registers, summarise_registers
 from tailorbird.features.layout.layout import PEAKS, DistinctValues, EntityLayout, Sketch
 
 Int64s = npt.NDArray[np.int64]
@@ -107,7 +107,12 @@ class Tiles:
         self._weights = np.array(DECAY_WEIGHTS)
         # The readings without any event.
         self._none = [
-            (window, summary(np.zeros((1, layout.sketches[window.sketch].registers), np.uint8)))
+            (
+                window,
+                summarise_registers(
+                    np.zeros((1, layout.sketches[window.sketch].registers), np.uint8)
+                ),
+            )
             for window in layout.distincts
         ]
 
@@ -131,7 +136,7 @@ class Tiles:
         if not len(self._hops):
             return
         tile_lanes = filled.select(self._tiled[filled.lane])
-        is_expired = self._ages(tile_lanes, old, new)[0] >= self._slots[tile_lanes.lane]
+        is_expired = self._tile_ages(tile_lanes, old, new)[0] >= self._slots[tile_lanes.lane]
         states[tile_lanes.row[is_expired], tile_lanes.lane[is_expired]] = 0
 
     def finish(self, filled: FilledLanes, newest: Int64s, t: Int64s, readings: Int64s) -> Int64s:
@@ -142,7 +147,7 @@ class Tiles:
         if not len(self._hops):
             return next_change
         tile_lanes = filled.select(self._tiled[filled.lane])
-        age, now = self._ages(tile_lanes, newest, t)
+        age, now = self._tile_ages(tile_lanes, newest, t)
         for windows in self._windows:
             self._read_windows(windows, tile_lanes, age, now, readings, next_change)
         for windows in self._decays:
@@ -156,14 +161,14 @@ class Tiles:
                         entries.read(window, readings, next_change)
         return next_change
 
-    def _ages(self, some: FilledLanes, newest: Int64s, t: Int64s) -> tuple[Int64s, Int64s]:
+    def _tile_ages(self, lanes: FilledLanes, newest: Int64s, t: Int64s) -> tuple[Int64s, Int64s]:
         """Return how many tiles each filled lane lies before the tile of t, and the number of that
         tile.
         """
         heads, now = newest[:, None] // self._hops, t[:, None] // self._hops
-        clock_index = some.row * len(self._hops) + self._clock[some.lane]
+        clock_index = lanes.row * len(self._hops) + self._clock[lanes.lane]
         head, tile = heads.reshape(-1)[clock_index], now.reshape(-1)[clock_index]
-        return (head - self._slot[some.lane]) % self._slots[some.lane] + tile - head, tile
+        return (head - self._slot[lanes.lane]) % self._slots[lanes.lane] + tile - head, tile
 
     def _read_windows(
         self,
@@ -184,26 +189,26 @@ class Tiles:
             tile_lanes.value[in_window],
             age[in_window],
         )
-        first = _run_starts(row * readings.shape[1] + windows.reading[lane])
+        starts = _run_starts(row * readings.shape[1] + windows.reading[lane])
         if faults.is_disabled("features.tile"):
             value = np.where(age < tiles[in_window], value, 0)
         sums, deciding_age = (
-            np.add.reduceat(value, first),
-            np.maximum.reduceat(age, first),
+            np.add.reduceat(value, starts),
+            np.maximum.reduceat(age, starts),
         )  # For sums, the oldest tile decides.
-        peaks = self._peak[lane[first]]
+        peaks = self._peak[lane[starts]]
         if peaks.any():
-            peak = np.maximum.reduceat(value, first)
+            peak = np.maximum.reduceat(value, starts)
             # The peak changes when the youngest tile that contains it expires.
-            is_peak = value == np.repeat(peak, np.diff(np.append(first, len(value))))
+            is_peak = value == np.repeat(peak, np.diff(np.append(starts, len(value))))
             sums = np.where(peaks, peak, sums)
             deciding_age = np.where(
-                peaks, np.minimum.reduceat(np.where(is_peak, age, NEVER), first), deciding_age
+                peaks, np.minimum.reduceat(np.where(is_peak, age, NEVER), starts), deciding_age
             )
-        row, lane = row[first], lane[first]
+        row, lane = row[starts], lane[starts]
         readings[row, windows.reading[lane]] = sums
         # A tile leaves when t reaches the tile that is `tiles` + 1 after it.
-        leaves_at = (now[in_window[first]] - deciding_age + windows.tiles[lane] + 1) * self._hops[
+        leaves_at = (now[in_window[starts]] - deciding_age + windows.tiles[lane] + 1) * self._hops[
             self._clock[lane]
         ]
         np.minimum.at(next_change, row, leaves_at)
@@ -221,19 +226,19 @@ class Tiles:
         if not len(in_window):
             return
         row, lane, age = tile_lanes.row[in_window], tile_lanes.lane[in_window], age[in_window]
-        first = _run_starts(row * readings.shape[1] + decays.reading[lane])
-        group = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(row))))
+        starts = _run_starts(row * readings.shape[1] + decays.reading[lane])
+        group = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(row))))
         # Add tile by tile from the oldest, since the order decides the last bit; bincount adds in
         # order.
         order = np.argsort(group * 1_024 - age, kind="stable")
         weighted = tile_lanes.value[in_window].astype(np.float64) * self._weights[age]
-        readings[row[first], decays.reading[lane[first]]] = np.bincount(
-            group, weighted[order], len(first)
+        readings[row[starts], decays.reading[lane[starts]]] = np.bincount(
+            group, weighted[order], len(starts)
         ).view(np.int64)
         np.minimum.at(
             next_change,
-            row[first],
-            (now[in_window[first]] + 1) * self._hops[self._clock[lane[first]]],
+            row[starts],
+            (now[in_window[starts]] + 1) * self._hops[self._clock[lane[starts]]],
         )
 
 
@@ -274,13 +279,13 @@ class _Entries:
         if not len(in_window):
             return
         row, rank, age = self.row[in_window], self.rank[in_window], self.age[in_window]
-        first = _run_starts(row)
-        local = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(row))))
+        starts = _run_starts(row)
+        local = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(row))))
         register_index = local * self.sketch.registers + self.register[in_window]
-        union = np.zeros(len(first) * self.sketch.registers, np.uint8)
+        union = np.zeros(len(starts) * self.sketch.registers, np.uint8)
         np.maximum.at(union, register_index, rank)
-        rows = row[first]
-        summaries = summary(union.reshape(-1, self.sketch.registers))
+        rows = row[starts]
+        summaries = summarise_registers(union.reshape(-1, self.sketch.registers))
         readings[rows, window.reading_lane], readings[rows, window.reading_lane + 1] = summaries
         # A register changes when the youngest tile with its maximum expires. The first change of
         # any register counts.
@@ -289,7 +294,9 @@ class _Entries:
         np.minimum.at(youngest, register_index[is_peak], age[is_peak].astype(np.uint8))
         youngest[union == 0] = 0
         deciding_age = youngest.reshape(-1, self.sketch.registers).max(axis=1).astype(np.int64)
-        leaves_at = (self.now[in_window[first]] - deciding_age + window.tiles + 1) * self.sketch.hop
+        leaves_at = (
+            self.now[in_window[starts]] - deciding_age + window.tiles + 1
+        ) * self.sketch.hop
         np.minimum.at(next_change, rows, leaves_at)
 
 

@@ -29,10 +29,10 @@ def delta_errors(path: Storage) -> Iterator[None]:
     try:
         yield
     except DeltaError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
 
 
-def unreadable(path: Storage, error: DeltaError) -> TailorbirdError:
+def unreadable_error(path: Storage, error: DeltaError) -> TailorbirdError:
     """Return the error about a table that deltalake cannot use, where no file is to blame."""
     message = (str(error).splitlines() or [type(error).__name__])[0]
     if storage_at(path).is_remote:

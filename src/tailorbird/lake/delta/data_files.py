@@ -123,7 +123,7 @@ def statistics_of(rows: pa.Table, spec: TableSpec) -> str:
     """Return a file's statistics as Delta's JSON: row count, and minimum, maximum and null count of
     the allowed columns.
     """
-    least: dict[str, object] = {}
+    minima: dict[str, object] = {}
     greatest: dict[str, object] = {}
     nulls: dict[str, int] = {}
     for name in spec.statistics:
@@ -133,14 +133,20 @@ def statistics_of(rows: pa.Table, spec: TableSpec) -> str:
             continue
         time = pa.types.is_timestamp(column.type)
         bounds = pc.min_max(column.cast(pa.int64()) if time else column)
-        least[name], greatest[name] = (
-            _iso(bounds[side].as_py()) if time else bounds[side].as_py() for side in ("min", "max")
+        minima[name], greatest[name] = (
+            _to_iso_day(bounds[side].as_py()) if time else bounds[side].as_py()
+            for side in ("min", "max")
         )
     return json.dumps(
-        {"numRecords": rows.num_rows, "minValues": least, "maxValues": greatest, "nullCount": nulls}
+        {
+            "numRecords": rows.num_rows,
+            "minValues": minima,
+            "maxValues": greatest,
+            "nullCount": nulls,
+        }
     )
 
 
-def _iso(moment: int) -> str:
+def _to_iso_day(moment: int) -> str:
     # Floating-point division would not be exact over the full range of dates.
     return (_START + timedelta(microseconds=moment)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -48,7 +48,7 @@ class Orphan:
     remedy: str
 
 
-def versions(path: Storage) -> list[int]:
+def list_versions(path: Storage) -> list[int]:
     """Return the versions with a commit file in the log of a table."""
     log = path / "_delta_log"
     names = [entry.name for entry in log.iterdir()] if log.is_dir() else []
@@ -97,16 +97,18 @@ def orphan_commits(path: Storage, commits: Mapping[int, Line]) -> list[tuple[int
 
     A complete commit of our own that the ledger does not know was made just now, or before a crash.
     """
-    later_versions = [version for version in versions(path) if version > max(commits, default=-1)]
+    later_versions = [
+        version for version in list_versions(path) if version > max(commits, default=-1)
+    ]
     faults = [
         (version, unknown_commit_fault(commit_path(path, version).read_bytes(), version))
         for version in later_versions
     ]
-    first = next((version for version, fault in faults if fault is not None), None)
+    first_orphan = next((version for version, fault in faults if fault is not None), None)
     return [
         (version, fault or f"stands on one that {FOREIGN}")
         for version, fault in faults
-        if first is not None and version >= first
+        if first_orphan is not None and version >= first_orphan
     ]
 
 
@@ -118,7 +120,7 @@ def are_all_foreign(commits: list[tuple[int, str]]) -> bool:
     return all(fault == FOREIGN for _, fault in commits)
 
 
-def remedy(path: Storage, *, at_start: bool) -> str:
+def describe_remedy(path: Storage, *, at_start: bool) -> str:
     """Return the remedy for orphans in the log of a table.
 
     Args:
@@ -140,7 +142,7 @@ def find_orphans(path: Storage, own_commits: Mapping[int, Line]) -> list[Orphan]
     if not (log := path / "_delta_log").is_dir():
         return []
     commits = orphan_commits(path, own_commits)
-    orphan_remedy = remedy(
+    orphan_remedy = describe_remedy(
         path, at_start=are_all_foreign(commits) or len(commits) == 1
     )  # A crash may leave a torn one.
     orphans = [
@@ -152,7 +154,7 @@ def find_orphans(path: Storage, own_commits: Mapping[int, Line]) -> list[Orphan]
         )
         for version, fault in commits
     ]
-    newest, first = (
+    newest, oldest = (
         max(own_commits, default=-1),
         min((version for version, _ in commits), default=None),
     )
@@ -165,7 +167,7 @@ def find_orphans(path: Storage, own_commits: Mapping[int, Line]) -> list[Orphan]
         name
         for name, version in side_files.items()
         if version > newest
-        and ((first is not None and version >= first) or not commit_path(path, version).exists())
+        and ((oldest is not None and version >= oldest) or not commit_path(path, version).exists())
     }
     orphans += [
         Orphan(
@@ -184,8 +186,8 @@ def find_orphans(path: Storage, own_commits: Mapping[int, Line]) -> list[Orphan]
             if version == hinted and CHECKPOINT.match(name)
         }
         if not hinted_checkpoints - orphan_names:
-            what = f"names a checkpoint that {FOREIGN}" if hinted_checkpoints else NOT_THERE
-            orphans.append(Orphan(log / HINT, -1, f"{what}, of version {hinted}", orphan_remedy))
+            message = f"names a checkpoint that {FOREIGN}" if hinted_checkpoints else NOT_THERE
+            orphans.append(Orphan(log / HINT, -1, f"{message}, of version {hinted}", orphan_remedy))
     return orphans
 
 
@@ -222,10 +224,10 @@ def data_files(file: Storage, named: Collection[str]) -> list[str]:
     ):
         return []
     table = file.parent.parent
-    return [path for path in _added(data) if path not in named and (table / path).is_file()]
+    return [path for path in _added_files(data) if path not in named and (table / path).is_file()]
 
 
-def brought(folder: Storage) -> set[Storage]:
+def files_brought_by(folder: Storage) -> set[Storage]:
     """Return the data files that `set_aside` moved into a folder with an orphan commit.
 
     The lake never had their rows.
@@ -237,11 +239,11 @@ def brought(folder: Storage) -> set[Storage]:
         if _ASIDE_COMMIT.match(path.name)
         and unknown_commit_fault(data := path.read_bytes(), -1) == FOREIGN
     ]
-    names = {path.rpartition("/")[2] for data in commits for path in _added(data)}
+    names = {path.rpartition("/")[2] for data in commits for path in _added_files(data)}
     return {path for path in files if {path.name, path.name.rpartition(".")[0]} & names}
 
 
-def _added(data: bytes) -> Iterator[str]:
+def _added_files(data: bytes) -> Iterator[str]:
     """Yield the data files that a commit adds and that are below the table's folder."""
     for action in map(json.loads, data.splitlines()):
         path = unquote(str(action.get("add", {}).get("path", "")))

@@ -32,9 +32,9 @@ from tailorbird.errors import DamageError, TailorbirdError
 from tailorbird.events.clock import Clock
 from tailorbird.lake.delta import orphans
 from tailorbird.lake.delta.commits import commit_path
-from tailorbird.lake.delta.connection import unreadable
+from tailorbird.lake.delta.connection import unreadable_error
 from tailorbird.lake.delta.corruption import corrupt_file, file_corruption
-from tailorbird.lake.delta.orphans import unknown_commit_fault, versions
+from tailorbird.lake.delta.orphans import list_versions, unknown_commit_fault
 from tailorbird.lake.delta.vacuum import KEEP_US, unreferenced_files
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import File, Ledger, Line
@@ -79,7 +79,7 @@ def check_table(
     """
     commits = ledger.commits(spec.name)
     recoveries = _set_orphans_aside(path, spec, ledger, aside)
-    newest = max([*commits, *versions(path)], default=-1)
+    newest = max([*commits, *list_versions(path)], default=-1)
     for version in range(ledger.log_begin(spec.name), newest + 1):
         if _commit_corruption(path, version, commits.get(version)) is None and version in commits:
             continue
@@ -104,7 +104,7 @@ def ledger_is_lost(lake: Storage) -> bool:
     A new ledger would have the newest commit of each table only.
     """
     return not (lake / "ledger.jsonl").exists() and any(
-        max(versions(lake / table), default=0) > 0 for table in TABLES
+        max(list_versions(lake / table), default=0) > 0 for table in TABLES
     )
 
 
@@ -136,7 +136,7 @@ def opening_errors(lake: Storage, table: str) -> Iterator[None]:
                 fix=orphan.remedy,
             ) from error
         if isinstance(error, DeltaError):
-            raise unreadable(lake / table, error) from error
+            raise unreadable_error(lake / table, error) from error
         raise
 
 
@@ -208,7 +208,9 @@ def _recover_last(
         return _enter_commit(path, spec, version, ledger, clock)
     if version != newest:
         fix = (
-            _REPAIR if version <= max(commits, default=-1) else orphans.remedy(path, at_start=False)
+            _REPAIR
+            if version <= max(commits, default=-1)
+            else orphans.describe_remedy(path, at_start=False)
         )
         raise DamageError(
             f"version {version} of table {spec.name} {fault}, and later versions stand on it",
@@ -260,7 +262,7 @@ def enter_commits(path: Storage, spec: TableSpec, ledger: Ledger, clock: Clock) 
         DamageError: one of them names a data file that is missing or incomplete.
     """
     newest = max(ledger.commits(spec.name), default=-1)
-    for version in versions(path):
+    for version in list_versions(path):
         if version > newest:
             if _commit_corruption(path, version, None) is not None:
                 break
@@ -319,8 +321,10 @@ def _check_files(path: Storage, spec: TableSpec, ledger: Ledger) -> None:
         except OSError:
             size = -1
         if size != file.size:
-            what = "is missing" if size < 0 else f"has {size} bytes, the ledger says {file.size}"
-            raise DamageError(f"a file of table {spec.name} {what}", where=str(target), fix=_REPAIR)
+            fault = "is missing" if size < 0 else f"has {size} bytes, the ledger says {file.size}"
+            raise DamageError(
+                f"a file of table {spec.name} {fault}", where=str(target), fix=_REPAIR
+            )
 
 
 def _set_checkpoints_aside(

@@ -36,7 +36,7 @@ from tailorbird.lake.delta.schema import missing_columns
 from tailorbird.lake.delta.vacuum import VacuumReport
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import File, Ledger, Line
-from tailorbird.lake.tables import TableSpec, aligned
+from tailorbird.lake.tables import TableSpec, align_columns
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
 
@@ -120,7 +120,7 @@ class DurableTable:
         now = self._clock.now()
         written, actions = self._write(rows, now) if rows is not None and len(rows) else ([], [])
         for file in files:
-            statistics = self._opened(file).read(list(self.spec.statistics))
+            statistics = self._open_table(file).read(list(self.spec.statistics))
             actions.append(
                 AddAction(
                     file.path,
@@ -244,7 +244,7 @@ class DurableTable:
             The number of files that it saved.
         """
         now = self._clock.now()
-        tables = [aligned(self._read(file), self.spec.file_schema) for file in group.files]
+        tables = [align_columns(self._read(file), self.spec.file_schema) for file in group.files]
         rows = pa.concat_tables(tables)
         if rows.num_rows != sum(file.rows for file in group.files):
             raise DamageError(
@@ -271,9 +271,9 @@ class DurableTable:
 
     def _read(self, file: File) -> pa.Table:
         with self._reading_errors(file):
-            return self._opened(file).read()
+            return self._open_table(file).read()
 
-    def _opened(self, file: File) -> pq.ParquetFile:
+    def _open_table(self, file: File) -> pq.ParquetFile:
         return pq.ParquetFile(storage_at(self.path / file.path).arrow_source())
 
     def _reading_errors(self, file: File) -> AbstractContextManager[None]:
@@ -301,9 +301,9 @@ class DurableTable:
         removed: list[File] = []
         for file in list(self._files.values()):
             with self._reading_errors(file):
-                parquet = self._opened(file)
+                parquet = self._open_table(file)
                 rows_before = parquet.read()
-            rows = change(aligned(rows_before, self.spec.file_schema))
+            rows = change(align_columns(rows_before, self.spec.file_schema))
             progress(1)
             if rows is None:
                 continue

@@ -59,7 +59,7 @@ def unreferenced_files(
     return [
         file
         for file, below in _data_files(path)
-        if below not in named and not (may_arrive_late and _version(file.name) > newest)
+        if below not in named and not (may_arrive_late and _version_of_file(file.name) > newest)
     ]
 
 
@@ -67,7 +67,7 @@ def _data_files(path: Storage) -> list[tuple[Storage, str]]:
     files: list[tuple[Storage, str]] = [
         (file, relative_path(file, path)) for file in path.rglob(f"{FILE_PREFIX}*.parquet")
     ]
-    return sorted(files, key=lambda each: each[1])
+    return sorted(files, key=lambda file: file[1])
 
 
 def relative_path(file: Storage, folder: Storage) -> str:
@@ -75,7 +75,7 @@ def relative_path(file: Storage, folder: Storage) -> str:
     return str(file)[len(str(folder)) + 1 :]
 
 
-def _version(name: str) -> int:
+def _version_of_file(name: str) -> int:
     """Return the version for which a data file was written."""
     digits = name.removeprefix(FILE_PREFIX).partition("-")[0]
     return int(digits) if digits.isdigit() else -1

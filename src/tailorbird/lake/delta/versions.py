@@ -34,7 +34,7 @@ def versions_of(lake: Storage) -> dict[str, TableVersion]:
     """Return the latest version of each table in the ledger. Raises DamageError."""
     ledger = Ledger(lake / "ledger.jsonl")
     return {
-        name: _at(ledger, name, max(commits))
+        name: _version_at(ledger, name, max(commits))
         for name in TABLES
         if (commits := ledger.commits(name))
     }
@@ -61,7 +61,7 @@ def version_at(lake: Storage, table: str, version: int) -> dict[str, TableVersio
         raise UsageError(
             f"table {table} has no version {version}", fix=f"versions 0 to {max(commits)}"
         )
-    return {table: _at(ledger, table, version)}
+    return {table: _version_at(ledger, table, version)}
 
 
 def rows_of(table: str, at: TableVersion) -> ds.Expression | None:
@@ -78,7 +78,7 @@ def rows_of(table: str, at: TableVersion) -> ds.Expression | None:
     return reduce(lambda one, other: one | other, parts, ds.scalar(False))
 
 
-def _at(ledger: Ledger, table: str, version: int) -> TableVersion:
+def _version_at(ledger: Ledger, table: str, version: int) -> TableVersion:
     positions: dict[str, int] = {}
     for line_version, line in sorted(ledger.commits(table).items()):
         if line_version <= version:
@@ -89,8 +89,8 @@ def _at(ledger: Ledger, table: str, version: int) -> TableVersion:
 def to_manifest(at: Mapping[str, TableVersion]) -> dict[str, dict[str, object]]:
     """Convert versions to JSON for a manifest."""
     return {
-        name: {"version": each.version, "positions": dict(each.positions)}
-        for name, each in at.items()
+        name: {"version": table_version.version, "positions": dict(table_version.positions)}
+        for name, table_version in at.items()
     }
 
 

@@ -62,7 +62,7 @@ class _ObjectTail:
         self._path = path
         with durable.disk_errors(path):
             # Read the tail first, because the closed parts may grow meanwhile.
-            self._end, self._tag = _tagged(path)
+            self._end, self._tag = _read_tagged(path)
             closed = _closed_contents(path, self._end)
         if closed and self._end and closed[-1].startswith(self._end):
             self._end = b""  # It was closed, and its replacement was not written yet.
@@ -83,7 +83,7 @@ class _ObjectTail:
 
     def replace(self, data: bytes) -> None:
         with durable.disk_errors(self._path):
-            closed = sorted(_folder(self._path).iterdir())
+            closed = sorted(_closed_folder(self._path).iterdir())
             if closed:  # First put everything into the tail, which then overrides the parts.
                 self._put(b"".join([*_closed_contents(self._path, self._end), self._end]))
             for file in closed:
@@ -93,7 +93,7 @@ class _ObjectTail:
 
     def _close(self) -> None:
         end = self._start + len(self._end)
-        durable.write_new(_folder(self._path) / f"{self._start:015d}-{end:015d}", self._end)
+        durable.write_new(_closed_folder(self._path) / f"{self._start:015d}-{end:015d}", self._end)
         self._start, self._end = end, b""
 
     def _put(self, content: bytes) -> None:
@@ -105,7 +105,7 @@ class _ObjectTail:
                     else self._path.put_new(content)
                 )
             except OSError as error:
-                stored, tag = _tagged(self._path)
+                stored, tag = _read_tagged(self._path)
                 if stored != content:
                     if isinstance(error, StaleError | FileExistsError):
                         raise LockedError(
@@ -118,11 +118,11 @@ class _ObjectTail:
         self._end = content
 
 
-def _folder(path: ObjectPath) -> ObjectPath:
+def _closed_folder(path: ObjectPath) -> ObjectPath:
     return path.with_name(path.name + ".closed")
 
 
-def _tagged(path: ObjectPath) -> tuple[bytes, str]:
+def _read_tagged(path: ObjectPath) -> tuple[bytes, str]:
     try:
         return path.read_tagged()
     except FileNotFoundError:
@@ -136,15 +136,15 @@ def _closed_contents(path: ObjectPath, end: bytes) -> list[bytes]:
     one counts.
     """
     spans: dict[int, int] = {}
-    for file in _folder(path).iterdir():
-        first, _, last = file.name.partition("-")
-        spans[int(first)] = max(int(last), spans.get(int(first), 0))
+    for file in _closed_folder(path).iterdir():
+        start, _, stop = file.name.partition("-")
+        spans[int(start)] = max(int(stop), spans.get(int(start), 0))
     contents: list[bytes] = []
-    at = 0
-    while at in spans:
-        content = (_folder(path) / f"{at:015d}-{spans[at]:015d}").read_bytes()
+    position = 0
+    while position in spans:
+        content = (_closed_folder(path) / f"{position:015d}-{spans[position]:015d}").read_bytes()
         if end.startswith(content) and end != content:
             break
         contents.append(content)
-        at = spans[at]
+        position = spans[position]
     return contents

@@ -195,7 +195,7 @@ class Archive:
             raise StorageError(
                 f"cannot archive a partition of the name {partition!r}", fix="rename the producer"
             )
-        data = packed(blocks)
+        data = pack_blocks(blocks)
         sha256 = hashlib.sha256(data).hexdigest()
         # In a bucket another writer may still be active, so its file must have another name.
         part = f".{sha256[:12]}" if storage_at(self.path).is_remote else ""
@@ -233,8 +233,12 @@ class Archive:
         needless: list[Storage] = []
         for partition, end in self._ends.items():
             for path in (self.path / partition).iterdir():
-                first = path.name.partition(".")[0]
-                if f"{partition}/{path.name}" not in named and first.isdigit() and int(first) < end:
+                first_part = path.name.partition(".")[0]
+                if (
+                    f"{partition}/{path.name}" not in named
+                    and first_part.isdigit()
+                    and int(first_part) < end
+                ):
                     needless.append(path)
         return needless
 
@@ -287,7 +291,7 @@ class Archive:
 
     def _write_rewritten(self, file: Archived, blocks: list[StoredBlock]) -> Archived:
         name = f"{file.partition}/{file.first:020d}.{uuid.uuid4().hex[:8]}.blocks.zst"
-        data = packed(blocks)
+        data = pack_blocks(blocks)
         durable.write_new(self.path / name, data)
         durable.sync_folder((self.path / name).parent)
         size = sum(len(stored.block.payload) for stored in blocks)
@@ -315,7 +319,7 @@ class Archive:
             yield StoredBlock(offset, Block(kind=kind, rows=rows, payload=payload, receipt=receipt))
 
 
-def packed(blocks: list[StoredBlock]) -> bytes:
+def pack_blocks(blocks: list[StoredBlock]) -> bytes:
     """Return the content of a file with these blocks."""
     return _compress(
         _pack(

@@ -46,7 +46,7 @@ class ChainedFile:
 
     def _check(self, raw: bytes) -> bytes:
         body, tail = raw[:-_TAIL], raw[-_TAIL:]
-        chain = self._next(body)
+        chain = self._next_hash(body)
         if tail != _KEY + chain.encode() + b'"}':
             raise self.corrupt_line(
                 self._lines,
@@ -58,7 +58,7 @@ class ChainedFile:
 
     def append(self, body: bytes) -> None:
         """Append an object, given as JSON without spaces, and sync it."""
-        chain = self._next(body[:-1])
+        chain = self._next_hash(body[:-1])
         self._tail.append(body[:-1] + _KEY + chain.encode() + b'"}\n')
         self._chain = chain
         self._lines += 1
@@ -68,7 +68,7 @@ class ChainedFile:
         self._chain, self._lines = hashlib.sha256(self._origin.encode()).hexdigest(), 0
         lines: list[bytes] = []
         for body in bodies:
-            self._chain = self._next(body[:-1])
+            self._chain = self._next_hash(body[:-1])
             self._lines += 1
             lines.append(body[:-1] + _KEY + self._chain.encode() + b'"}\n')
         self._tail.replace(b"".join(lines))
@@ -86,5 +86,5 @@ class ChainedFile:
             fix="restore the file from a copy; nothing else was touched",
         )
 
-    def _next(self, body: bytes) -> str:
+    def _next_hash(self, body: bytes) -> str:
         return hashlib.sha256(self._chain.encode() + body).hexdigest()

@@ -83,7 +83,7 @@ class Lease:
         """Raise ConfigError if the storage ignores the conditions of conditional writes."""
         for attempt in (self._path.put_new, lambda data: self._path.put_if(data, '"of-no-object"')):
             try:
-                attempt(self._encoded(self._until))
+                attempt(self._encode(self._until))
             except (FileExistsError, StaleError):
                 continue
             raise ConfigError(
@@ -107,11 +107,11 @@ class Lease:
         if self._until == 0:
             return
         with suppress(OSError):  # It expires by itself.
-            self._path.put_if(self._encoded(0), self._tag)
+            self._path.put_if(self._encode(0), self._tag)
         self._until = 0
 
     def _put(self, until: int) -> None:
-        data = self._encoded(until)
+        data = self._encode(until)
         try:
             self._tag = (
                 self._path.put_if(data, self._tag) if self._tag else self._path.put_new(data)
@@ -127,7 +127,7 @@ class Lease:
             self._tag = tag
         self._until = until
 
-    def _encoded(self, until: int) -> bytes:
+    def _encode(self, until: int) -> bytes:
         return msgspec.json.encode(_Holder(self._token, socket.gethostname(), os.getpid(), until))
 
 

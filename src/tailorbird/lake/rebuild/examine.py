@@ -91,9 +91,11 @@ class Examiner:
                 self._intact.table(name, missing.RAW_COLUMNS) for name in missing.RAW_TABLES
             ]
             self._result.positions.routed = etl.raw_ends(*raw_columns)
-        for partition, first, end in self._archive.gaps():
-            lost = "their bodies are in no raw log and no archive, so they cannot be routed again"
-            self._give_up(self._lake / "archive" / partition, describe_gap(first, end), lost)
+        for partition, start, end in self._archive.gaps():
+            consequence = (
+                "their bodies are in no raw log and no archive, so they cannot be routed again"
+            )
+            self._give_up(self._lake / "archive" / partition, describe_gap(start, end), consequence)
         for file in self._archive.files:
             self._examine_archived(file)
         if not (logs := log_set(self._stream)).is_remote:
@@ -118,31 +120,34 @@ class Examiner:
         try:
             archive = Archive(self._lake / "archive")
         except DamageError as error:
-            lost = "the manifest has no second source, so restore it from the backup"
-            self._give_up(error.where, error.message, lost)
+            consequence = "the manifest has no second source, so restore it from the backup"
+            self._give_up(error.where, error.message, consequence)
         return (ledger, archive) if ledger is not None and archive is not None else None
 
     def _load_positions(self) -> Positions:
         """Return the positions, derived where the file is missing or corrupt."""
         try:
             if positions_lost(self._lake, self._ledger, self._archive.positions()):
-                what = "is missing"
+                fault = "is missing"
             else:
                 positions = load_positions(self._lake)
                 beyond = next(beyond_logs(positions, ends_of(self._stream)), None)
                 # If a commit says so too, it is the log that has lost rows.
-                if beyond is None or reached(self._ledger, beyond[0]).get(beyond[1], 0) > beyond[3]:
+                if (
+                    beyond is None
+                    or reached_positions(self._ledger, beyond[0]).get(beyond[1], 0) > beyond[3]
+                ):
                     return positions
                 table, log, position, end = beyond
-                what = (
+                fault = (
                     f"says that table {table} has {log} up to {position:,}, which ends at {end:,}"
                 )
         except DamageError as error:
-            what = error.message
+            fault = error.message
         source = "ledger, manifest and tables"
-        self._plan.rebuilt.append(Rebuilt(str(self._lake / FILE), what, source))
+        self._plan.rebuilt.append(Rebuilt(str(self._lake / FILE), fault, source))
         self._result.evidence[FILE] = [(FILE, "")]
-        ends = {name: reached(self._ledger, name) for name in TABLES if name != MIRROR}
+        ends = {name: reached_positions(self._ledger, name) for name in TABLES if name != MIRROR}
         # Nothing is safe to delete until the role says so again.
         self._result.positions = Positions(
             tables={name: of_table for name, of_table in ends.items() if of_table},
@@ -156,12 +161,12 @@ class Examiner:
         for log, end in self._positions.archive.items():
             archived = self._archive.positions().get(log.removeprefix("raw-"), 0)
             if archived < end:
-                what = f"ends at row {archived:,} of {log}, {end:,} were archived"
-                lost = (
+                fault = f"ends at row {archived:,} of {log}, {end:,} were archived"
+                consequence = (
                     f"nothing else vouches for the files of {log} from row {archived:,} on, so "
                     "restore the manifest from the backup"
                 )
-                self._give_up(self._lake / MANIFEST, what, lost)
+                self._give_up(self._lake / MANIFEST, fault, consequence)
 
     def _table_faults(self, name: str) -> list[Fault]:
         """Return what is corrupt in a table, checkpoints that nothing vouches for included."""
@@ -177,8 +182,8 @@ class Examiner:
         ]
         if unknown and (log / orphans.HINT).exists():
             unknown.append(orphans.HINT)
-        what = "the ledger does not know it, and the table is not what the ledger says"
-        causes = [Fault(f"{name}/_delta_log/{file_name}", what) for file_name in unknown]
+        fault_text = "the ledger does not know it, and the table is not what the ledger says"
+        causes = [Fault(f"{name}/_delta_log/{file_name}", fault_text) for file_name in unknown]
         return [fault for fault in faults if fault.where != name or not causes] + causes
 
     def _examine_rows(self) -> None:
@@ -186,7 +191,7 @@ class Examiner:
         intact, before = self._intact, self._rows_in_no_table()
         sources: dict[str, list[str]] = {}
         if before or any(intact.corrupt_files(name) for name in missing.RAW_TABLES):
-            ends = {name: self._end(name, "routed") for name in missing.RAW_TABLES}
+            ends = {name: self._loaded_end(name, "routed") for name in missing.RAW_TABLES}
             recovered = missing.recover_routed(
                 self._stream, intact, ends, self._routed_again, self._is_complete
             )
@@ -197,22 +202,26 @@ class Examiner:
             self._plan_table(name, sources.get(name, []))
         for name in missing.PROFILE_TABLES:
             new_events = intact.recovered.get("events", TABLES["events"].schema.empty_table())
-            rows = missing.recover_profiles(intact, name, new_events, self._end(name, "routed"))
+            rows = missing.recover_profiles(
+                intact, name, new_events, self._loaded_end(name, "routed")
+            )
             if len(rows):
                 intact.add(name, rows)
             self._plan_table(name, [missing.EVENTS] if len(rows) else [])
         if intact.corrupt_files("answers"):
-            logs = reached(self._ledger, "answers") | self._positions.tables.get("answers", {})
-            ends = {log: self._end("answers", log) for log in logs}
+            logs = reached_positions(self._ledger, "answers") | self._positions.tables.get(
+                "answers", {}
+            )
+            ends = {log: self._loaded_end("answers", log) for log in logs}
             intact.add("answers", missing.recover_answers(self._stream, intact, ends))
         self._plan_table("answers", [missing.ANSWER_LOGS] if "answers" in intact.recovered else [])
         self._plan_table(MIRROR, ["the ledger"])
         self._report_rows_in_no_table(before, sources)
 
-    def _end(self, name: str, log: str) -> int:
+    def _loaded_end(self, name: str, log: str) -> int:
         """Return the position of a log up to which a table has it; the role loads the rest."""
         stored = self._positions.tables.get(name, {}).get(log, 0)
-        return max(stored, reached(self._ledger, name).get(log, 0))
+        return max(stored, reached_positions(self._ledger, name).get(log, 0))
 
     def _rows_in_no_table(self) -> dict[str, int]:
         files: dict[str, list[Archived]] = {}
@@ -221,12 +230,12 @@ class Examiner:
         accounts = count_raw_rows(self._intact, files, self._positions.routed)
         return {name: len(rows) for name, _, rows, _ in accounts if len(rows)}
 
-    def _shortage(self, name: str) -> int:
+    def _count_missing_rows(self, name: str) -> int:
         return self._intact.expected_rows(name) - self._intact.rows(name)
 
     def _is_complete(self) -> bool:
         return not self._rows_in_no_table() and all(
-            self._shortage(name) <= 0 for name in missing.RAW_TABLES
+            self._count_missing_rows(name) <= 0 for name in missing.RAW_TABLES
         )
 
     def _report_rows_in_no_table(
@@ -237,22 +246,22 @@ class Examiner:
             used = sorted({source for name in tables for source in sources.get(name, ())})
             for partition, count in before.items():
                 if (recovered := count - after.get(partition, 0)) > 0:
-                    what, where = f"{recovered:,} in no table", f"raw rows of {partition}"
-                    self._plan.rebuilt.append(Rebuilt(where, what, " and ".join(used)))
+                    fault, where = f"{recovered:,} in no table", f"raw rows of {partition}"
+                    self._plan.rebuilt.append(Rebuilt(where, fault, " and ".join(used)))
         if all(name in self._result.tables or not self._faults[name] for name in tables):
-            lost = (
+            consequence = (
                 "neither the routed log nor the archive, routed again, gives them back; their "
                 "bodies as received are in the archive"
             )
             for partition, count in after.items():
-                self._give_up(f"raw rows of {partition}", f"{count:,} in no table", lost)
+                self._give_up(f"raw rows of {partition}", f"{count:,} in no table", consequence)
 
     def _plan_table(self, name: str, sources: list[str]) -> None:
         """Plan to rebuild a table, or name the files whose rows are nowhere else."""
         faults, intact = self._faults[name], self._intact
         if not faults and not len(intact.recovered.get(name, ())):
             return
-        shortage = self._shortage(name) if name != MIRROR else 0
+        shortage = self._count_missing_rows(name) if name != MIRROR else 0
         # Rows that were never counted can only be raw rows in no table, and their profiles.
         is_exact = name == "answers" or (
             name in missing.PROFILE_TABLES and "events" not in intact.recovered
@@ -261,10 +270,10 @@ class Examiner:
             corrupt_files = {f"{name}/{file.path}": file for file in intact.corrupt_files(name)}
             for fault in faults:
                 file = corrupt_files.get(fault.where)
-                lost = f"table {name} cannot be rebuilt while rows of it are lost"
+                consequence = f"table {name} cannot be rebuilt while rows of it are lost"
                 if file is not None:
-                    lost = _describe_lost_rows(name, file.rows)
-                self._give_up(self._lake / fault.where, fault.what, lost)
+                    consequence = _describe_lost_rows(name, file.rows)
+                self._give_up(self._lake / fault.where, fault.what, consequence)
             intact.discard(name)
             return
         self._result.tables.append(name)
@@ -272,9 +281,9 @@ class Examiner:
         self._plan.rebuilt += [
             Rebuilt(str(self._lake / fault.where), fault.what, source) for fault in faults
         ]
-        self._result.evidence[name] = self._evidence(name)
+        self._result.evidence[name] = self._files_to_set_aside(name)
 
-    def _evidence(self, name: str) -> list[tuple[str, str]]:
+    def _files_to_set_aside(self, name: str) -> list[tuple[str, str]]:
         """Return the files of a table to set aside: corrupt ones, and what orphans brought."""
         commits = self._ledger.commits(name)
         own_files = {file.path for line in commits.values() for file in line.files}
@@ -294,11 +303,11 @@ class Examiner:
             return
         data = archived_content(self._stream, file)
         if data is None:
-            lost = (
+            consequence = (
                 f"the raw log no longer has the bodies of rows {file.first:,} to {file.end - 1:,} "
                 f"of {file.partition}; what was made of them is in the tables"
             )
-            self._give_up(self._lake / item, corruption, lost)
+            self._give_up(self._lake / item, corruption, consequence)
             return
         self._plan.rebuilt.append(Rebuilt(str(self._lake / item), corruption, "the raw log"))
         self._result.files[item] = data
@@ -316,7 +325,7 @@ class Examiner:
                 yield folder
 
 
-def reached(ledger: Ledger, name: str) -> dict[str, int]:
+def reached_positions(ledger: Ledger, name: str) -> dict[str, int]:
     """Return for each log of a table the position up to which its commits have it."""
     ends: dict[str, int] = {}
     for line in ledger.commits(name).values():

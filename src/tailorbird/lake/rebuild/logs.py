@@ -7,7 +7,7 @@
 A corrupt routed log is not rebuilt: the router's index of events is in the same file.
 
 The new log is written next to the old one, under a name that marks it as complete once it is.
-`finish` then puts it in place, and continues that after a crash.
+`finish_rebuild` then puts it in place, and continues that after a crash.
 """
 
 import os
@@ -52,9 +52,9 @@ def log_corruption(path: Path) -> str | None:
             position = reader.start()
             while blocks := reader.read(position):
                 position = blocks[-1].end
-            with sqlite.errors(path):
-                check = reader.connection.execute("PRAGMA quick_check(1)").get
-        return None if check == "ok" else f"SQLite: {check}".replace("\n", " ")
+            with sqlite.translate_errors(path):
+                quick_check = reader.connection.execute("PRAGMA quick_check(1)").get
+        return None if quick_check == "ok" else f"SQLite: {quick_check}".replace("\n", " ")
     except TailorbirdError as error:
         return error.message
 
@@ -68,20 +68,20 @@ def salvage(
         archived: blocks that another copy vouches for; they win over the log's own.
         end: where the log ended, as far as others know; the log itself may know better.
     """
-    own, own_end = _intact_blocks(path)
-    by_offset = {stored.offset: stored for stored in own}
+    intact_blocks, own_end = _intact_blocks(path)
+    by_offset = {stored.offset: stored for stored in intact_blocks}
     by_offset.update({stored.offset: stored for stored in archived()})
     blocks = [by_offset[offset] for offset in sorted(by_offset) if by_offset[offset].end > needed]
     end = max([end, own_end, needed, *(stored.end for stored in blocks)])
-    lost: list[tuple[int, int]] = []
+    lost_spans: list[tuple[int, int]] = []
     position = start = min([needed, *(stored.offset for stored in blocks[:1])])
     for stored in blocks:
         if stored.offset > position:
-            lost.append((position, stored.offset))
+            lost_spans.append((position, stored.offset))
         position = max(position, stored.end)
     if position < end:
-        lost.append((position, end))
-    return Salvage(start, end, blocks, lost)
+        lost_spans.append((position, end))
+    return Salvage(start, end, blocks, lost_spans)
 
 
 def _intact_blocks(path: Path) -> tuple[list[StoredBlock], int]:
@@ -89,7 +89,7 @@ def _intact_blocks(path: Path) -> tuple[list[StoredBlock], int]:
     blocks: list[StoredBlock] = []
     end = 0
     try:
-        with sqlite.errors(path):
+        with sqlite.translate_errors(path):
             connection = sqlite.connect_reader(path)
             try:
                 previous = sqlite.one_row(connection, "SELECT first_crc FROM log")[0]
@@ -110,10 +110,10 @@ def _intact_blocks(path: Path) -> tuple[list[StoredBlock], int]:
 def rebuild_log(path: Path, partition: str, content: Salvage, set_aside: Path) -> None:
     """Replace a corrupt log by one of these blocks; the corrupt one is kept in `set_aside`."""
     draft = path.with_name(_DRAFT + path.name)
-    for part in _parts(draft):
+    for part in _files_of_log(draft):
         part.unlink(missing_ok=True)
     with (
-        embedded.open_writer(draft, partition=partition, first=content.start) as writer,
+        embedded.open_writer(draft, partition=partition, first_position=content.start) as writer,
         writer.transaction(),
     ):
         for stored in content.blocks:
@@ -124,12 +124,12 @@ def rebuild_log(path: Path, partition: str, content: Salvage, set_aside: Path) -
     faults.at("rebuild.before_log")
     draft.replace(path.with_name(_COMPLETE + path.name))
     durable.sync_folder(path.parent)
-    for leftover in (*_parts(draft)[1:], draft.with_name(draft.name + ".lock")):
+    for leftover in (*_files_of_log(draft)[1:], draft.with_name(draft.name + ".lock")):
         leftover.unlink(missing_ok=True)
-    finish(path, set_aside)
+    finish_rebuild(path, set_aside)
 
 
-def finish(path: Path, set_aside: Path) -> bool:
+def finish_rebuild(path: Path, set_aside: Path) -> bool:
     """Put a rebuilt log in its place if it is complete; return whether there was one.
 
     Only for the log's writer.
@@ -141,12 +141,12 @@ def finish(path: Path, set_aside: Path) -> bool:
         complete.unlink()  # Rows were appended to the old log since.
         return False
     durable.make_folder(set_aside)
-    for part in _parts(path):
+    for part in _files_of_log(path):
         if part.exists():
             _copy(part, set_aside)
     durable.sync_folder(set_aside)
     # SQLite would play the old log's write-ahead file into the new log.
-    for part in _parts(path)[1:]:
+    for part in _files_of_log(path)[1:]:
         part.unlink(missing_ok=True)
     durable.sync_folder(path.parent)
     faults.at("rebuild.between_log_files")
@@ -155,7 +155,7 @@ def finish(path: Path, set_aside: Path) -> bool:
     return True
 
 
-def unfinished(folder: Path) -> list[Path]:
+def unfinished_rebuilds(folder: Path) -> list[Path]:
     """Return the logs in a folder whose rebuild was cut short after it was complete."""
     return [
         path.with_name(path.name.removeprefix(_COMPLETE))
@@ -180,16 +180,16 @@ def _copy(part: Path, folder: Path) -> None:
             durable.sync_file(target)
 
 
-def _parts(path: Path) -> list[Path]:
+def _files_of_log(path: Path) -> list[Path]:
     return [path, *(path.with_name(path.name + suffix) for suffix in _SIDE_FILES)]
 
 
-def format_spans(lost: list[tuple[int, int]]) -> str:
+def format_spans(spans: list[tuple[int, int]]) -> str:
     """Format spans of rows as text.
 
     >>> format_spans([(3, 9), (12, 13)])
     'rows 3 to 8, 12'
     """
     return "rows " + ", ".join(
-        f"{first:,}" if end == first + 1 else f"{first:,} to {end - 1:,}" for first, end in lost
+        f"{start:,}" if end == start + 1 else f"{start:,} to {end - 1:,}" for start, end in spans
     )

@@ -77,7 +77,7 @@ def recover_routed(
     if is_complete():
         return
     for folder in routed_again():
-        if _agrees(folder, intact, max(ends.values())):
+        if _is_same_in_both(folder, intact, max(ends.values())):
             yield from _recover_from(folder, intact, ends, ARCHIVE)
             return
 
@@ -92,12 +92,12 @@ def _recover_from(
     events = _without_taken_positions(intact, kinds["events"])
     # A later repeat of a missing event is in the table as if it were the first one, so the
     # rows at any position count here.
-    first, repeats = etl.split_repeats(
+    first_copies, repeats = etl.split_repeats(
         events, lambda days, _: _events_of_days(intact, days, list(etl.KEY_COLUMNS))
     )
-    repeats = etl.as_duplicates(_before(repeats, ends["duplicates"]))
+    repeats = etl.as_duplicates(_rows_before(repeats, ends["duplicates"]))
     tables = {
-        "events": etl.with_day(_before(first, ends["events"])),
+        "events": etl.with_day(_rows_before(first_copies, ends["events"])),
         "quarantine": kinds["quarantine"],
         "duplicates": pa.concat_tables([kinds["duplicates"], repeats]),
     }
@@ -110,7 +110,7 @@ def _recover_from(
     yield RecoveredRows(source, tables, numbers)
 
 
-def _before(events: pa.Table, end: int) -> pa.Table:
+def _rows_before(events: pa.Table, end: int) -> pa.Table:
     return events.filter(pc.less(events["p"], end))
 
 
@@ -163,8 +163,8 @@ def _without_taken_positions(intact: IntactRows, events: pa.Table) -> pa.Table:
     """Drop the events at whose p the table has another one."""
     if not len(events):
         return events
-    taken = pc.unique(intact.table("events", ["p"])["p"])
-    return events.filter(pc.invert(pc.is_in(events["p"], value_set=taken)))
+    taken_positions = pc.unique(intact.table("events", ["p"])["p"])
+    return events.filter(pc.invert(pc.is_in(events["p"], value_set=taken_positions)))
 
 
 def _events_of_days(intact: IntactRows, days: list[int], columns: list[str]) -> pa.Table:
@@ -172,7 +172,7 @@ def _events_of_days(intact: IntactRows, days: list[int], columns: list[str]) -> 
     return intact.table("events", columns, pc.field("day").isin(values))
 
 
-def _agrees(folder: Stream, intact: IntactRows, end: int) -> bool:
+def _is_same_in_both(folder: Stream, intact: IntactRows, end: int) -> bool:
     """Return whether each event that the tables and a routed log have is the same in both."""
     columns = [*RAW_COLUMNS, *_DECIDED]
     routed = [etl.routed_rows((), "events").select(columns)]
@@ -205,9 +205,9 @@ def recover_profiles(intact: IntactRows, name: str, new_events: pa.Table, end: i
         end: the position up to which the table was loaded.
     """
     events = intact.table("events") if intact.corrupt_files(name) else new_events
-    rows = etl.profiles(_before(events, end).sort_by("p"), name.removesuffix("s"))
-    taken = pc.unique(intact.table(name, ["p"])["p"])
-    return rows.filter(pc.invert(pc.is_in(rows["p"], value_set=taken)))
+    rows = etl.profile_versions(_rows_before(events, end).sort_by("p"), name.removesuffix("s"))
+    taken_positions = pc.unique(intact.table(name, ["p"])["p"])
+    return rows.filter(pc.invert(pc.is_in(rows["p"], value_set=taken_positions)))
 
 
 def recover_answers(stream: Stream, intact: IntactRows, ends: dict[str, int]) -> pa.Table:
@@ -225,7 +225,7 @@ def recover_answers(stream: Stream, intact: IntactRows, ends: dict[str, int]) ->
                 position = reader.start()
                 while position < end and (blocks := reader.read(position)):
                     position = blocks[-1].end
-                    before = [each for each in blocks if each.offset < end]
+                    before = [block for block in blocks if block.offset < end]
                     missing.append(_answers_without(etl.answer_rows(before, producer), present))
         except TailorbirdError:
             continue
@@ -235,5 +235,5 @@ def recover_answers(stream: Stream, intact: IntactRows, ends: dict[str, int]) ->
 def _answers_without(rows: pa.Table, present: pa.Table) -> pa.Table:
     if not len(rows):
         return rows
-    taken = present.filter(pc.equal(present["producer"], rows["producer"][0]))["offset"]
-    return rows.filter(pc.invert(pc.is_in(rows["offset"], value_set=pc.unique(taken))))
+    taken_offsets = present.filter(pc.equal(present["producer"], rows["producer"][0]))["offset"]
+    return rows.filter(pc.invert(pc.is_in(rows["offset"], value_set=pc.unique(taken_offsets))))

@@ -22,7 +22,14 @@ from tailorbird.lake.delta.table import DurableTable
 from tailorbird.lake.files import durable, swap
 from tailorbird.lake.files.lease import acquire_writer_lock
 from tailorbird.lake.files.ledger import Ledger
-from tailorbird.lake.rebuild.examine import BACKUP, LEDGER, MIRROR, Examination, Examiner, reached
+from tailorbird.lake.rebuild.examine import (
+    BACKUP,
+    LEDGER,
+    MIRROR,
+    Examination,
+    Examiner,
+    reached_positions,
+)
 from tailorbird.lake.rebuild.plan import Plan, Rebuilt, Unrecoverable
 from tailorbird.lake.rebuild.reroute import RouteAgain
 from tailorbird.lake.tables import TABLES
@@ -70,7 +77,7 @@ class Rebuilder:
     def plan(self) -> Plan:
         """Return what is corrupt and from what it can be rebuilt; changes nothing."""
         if swap.is_unfinished(self._lake):
-            return Plan([self._unfinished()])
+            return Plan([self._describe_unfinished()])
         if (short := self._short_ledger()) is not None:
             return short
         with (
@@ -89,7 +96,7 @@ class Rebuilder:
             LockedError: one of them runs.
             DamageError: what was rebuilt does not verify; the lake is as it was.
         """
-        done: list[Rebuilt] = []
+        completed: list[Rebuilt] = []
         unrecoverable: list[Unrecoverable] = []
         for _ in range(_ROUNDS_MAX):
             # Corruption may hide other corruption, so look again after something was rebuilt.
@@ -97,13 +104,13 @@ class Rebuilder:
             unrecoverable = plan.unrecoverable
             for rebuilt in plan.rebuilt:
                 progress(rebuilt)
-            done += plan.rebuilt
+            completed += plan.rebuilt
             if not plan.rebuilt:
                 break
-        if done and not unrecoverable:
+        if completed and not unrecoverable:
             with LakeRole(self._stream, self._lake, clock=self._clock) as role:
                 role.publish()
-        return Plan(done, unrecoverable)
+        return Plan(completed, unrecoverable)
 
     def _run_once(self) -> Plan:
         scratch = swap.scratch_folder(self._lake)
@@ -111,7 +118,7 @@ class Rebuilder:
             lock = acquire_writer_lock(self._lake / LEDGER, self._clock)
             stack.callback(lock.release)
             stack.enter_context(delta_errors(self._lake))
-            unfinished = [self._unfinished()] if swap.finish(self._lake) else []
+            unfinished = [self._describe_unfinished()] if swap.finish(self._lake) else []
             short = self._short_ledger() or Plan()
             if short.unrecoverable:
                 return Plan(unfinished, short.unrecoverable)
@@ -128,7 +135,7 @@ class Rebuilder:
     def _examine(self, scratch: Path) -> Examination:
         return Examiner(self._stream, self._lake, scratch, self._route_again).examine()
 
-    def _unfinished(self) -> Rebuilt:
+    def _describe_unfinished(self) -> Rebuilt:
         folder = str(swap.scratch_folder(self._lake))
         return Rebuilt(folder, "a rebuild was cut short", "what it had rebuilt")
 
@@ -141,13 +148,13 @@ class Rebuilder:
         if not 0 < len(ledger.lines) < written:
             return None
         where = str(self._lake / LEDGER)
-        what = f"has {len(ledger.lines):,} lines, {written:,} were written"
+        fault = f"has {len(ledger.lines):,} lines, {written:,} were written"
         if any(
             commit_path(self._lake / name, max(ledger.commits(name), default=-1) + 1).exists()
             for name in TABLES
         ):
-            return Plan([Rebuilt(where, what, "the commits of the tables themselves")])
-        return Plan([], [Unrecoverable(where, what, f"the ledger {BACKUP}")])
+            return Plan([Rebuilt(where, fault, "the commits of the tables themselves")])
+        return Plan([], [Unrecoverable(where, fault, f"the ledger {BACKUP}")])
 
     def _complete_ledger(self) -> Unrecoverable | None:
         """Enter the commits that the ledger lacks, or return which file makes that impossible."""
@@ -156,10 +163,10 @@ class Rebuilder:
             for name, spec in TABLES.items():
                 enter_commits(self._lake / name, spec, ledger, self._clock)
         except DamageError as error:
-            lost = (
+            consequence = (
                 "the ledger lacks its checksum, so restore it, or a newer ledger, from the backup"
             )
-            return Unrecoverable(error.where, error.message, lost)
+            return Unrecoverable(error.where, error.message, consequence)
         positions = load_positions(self._lake)
         positions.ledger = len(ledger.lines)
         store_positions(self._lake, positions)
@@ -207,7 +214,7 @@ class Rebuilder:
                 durable.make_folder((folder / file.path).parent)
                 durable.link(self._lake / name / file.path, folder / file.path)
             table = DurableTable(folder, spec, ledger, self._clock)
-            table.adopt(files, result.intact.recovered.get(name), reached(old, name))
+            table.adopt(files, result.intact.recovered.get(name), reached_positions(old, name))
             if faults := table_faults(scratch, name, ledger):
                 raise DamageError(
                     f"the rebuilt table {name} does not verify: {faults[0]}",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tailorbird.errors import DamageError, TailorbirdError
 from tailorbird.file_lock import FileLock
-from tailorbird.lake.files.archive import Archive, Archived, packed
+from tailorbird.lake.files.archive import Archive, Archived, pack_blocks
 from tailorbird.lake.files.swap import SET_ASIDE
 from tailorbird.lake.rebuild import logs
 from tailorbird.lake.rebuild.plan import Plan, Rebuilt, Unrecoverable
@@ -40,14 +40,18 @@ def archived_content(stream: Stream, file: Archived) -> bytes | None:
             blocks: list[StoredBlock] = []
             position = file.first
             while position < file.end:
-                next_blocks = [each for each in reader.read(position) if each.end <= file.end]
+                next_blocks = [
+                    stored_block
+                    for stored_block in reader.read(position)
+                    if stored_block.end <= file.end
+                ]
                 if not next_blocks:
                     break
                 blocks += next_blocks
                 position = next_blocks[-1].end
     except TailorbirdError:
         return None
-    data = packed(blocks) if blocks else b""
+    data = pack_blocks(blocks) if blocks else b""
     return data if hashlib.sha256(data).hexdigest() == file.sha256 else None
 
 
@@ -56,37 +60,39 @@ def examine_logs(
 ) -> list[Action]:
     """Add the corrupt logs in a folder to the plan, and return what rebuilds them."""
     actions: list[Action] = []
-    for path in logs.unfinished(folder):
+    for path in logs.unfinished_rebuilds(folder):
         plan.rebuilt.append(Rebuilt(str(path), "its rebuild was cut short", "the rebuilt log"))
-        actions.append(partial(_finish, lake, path))
-    pending = set(logs.unfinished(folder))
+        actions.append(partial(_finish_rebuild, lake, path))
+    pending = set(logs.unfinished_rebuilds(folder))
     for producer, path in raw_logs(folder).items():
         if path in pending:
             continue
         archived = archive.positions().get(producer, 0)
         needed = min(archived, positions.routed.get(producer, 0))
-        files = [each for each in archive.files if each.partition == producer]
-        copies = partial(_archived_blocks, archive, [each for each in files if each.end > needed])
-        lost = "of events were acknowledged and are nowhere else"
-        actions += _examine_log(lake, path, producer, copies, needed, archived, lost, plan)
+        files = [file for file in archive.files if file.partition == producer]
+        copies = partial(_archived_blocks, archive, [file for file in files if file.end > needed])
+        consequence = "of events were acknowledged and are nowhere else"
+        actions += _examine_log(lake, path, producer, copies, needed, archived, consequence, plan)
     for producer, path in response_logs(folder).items():
         if path in pending:
             continue
-        taken = positions.tables.get("answers", {}).get(path.stem, 0)
-        lost = "hold the features that answers were given by, and are nowhere else"
-        actions += _examine_log(lake, path, producer, list, taken, taken, lost, plan)
+        loaded_end = positions.tables.get("answers", {}).get(path.stem, 0)
+        consequence = "hold the features that answers were given by, and are nowhere else"
+        actions += _examine_log(
+            lake, path, producer, list, loaded_end, loaded_end, consequence, plan
+        )
     path = routed_path(folder)
     if path.exists() and (corruption := logs.log_corruption(path)) is not None:
         loaded = min(
             (ends[log] for ends in positions.tables.values() for log in ends if log == "routed"),
             default=0,
         )
-        lost = (
+        consequence = (
             "the router's index of events, people and answers is in this file alone, so restore "
             f"it from the backup; rows before {loaded:,} are in the lake, later ones still in the "
             "raw logs"
         )
-        plan.unrecoverable.append(Unrecoverable(str(path), corruption, lost))
+        plan.unrecoverable.append(Unrecoverable(str(path), corruption, consequence))
     return actions
 
 
@@ -97,7 +103,7 @@ def _examine_log(
     copies: Callable[[], list[StoredBlock]],
     needed: int,
     end: int,
-    lost: str,
+    consequence: str,
     plan: Plan,
 ) -> list[Action]:
     corruption = logs.log_corruption(path)
@@ -105,7 +111,7 @@ def _examine_log(
         return []
     content = logs.salvage(path, copies, needed, end)
     if content.lost:
-        sentence = f"{logs.format_spans(content.lost)} {lost}"
+        sentence = f"{logs.format_spans(content.lost)} {consequence}"
         plan.unrecoverable.append(Unrecoverable(str(path), corruption, sentence))
         return []
     source = (
@@ -114,10 +120,10 @@ def _examine_log(
         else "nothing is needed: the lake has all of its rows"
     )
     plan.rebuilt.append(Rebuilt(str(path), corruption, source))
-    return [partial(_rebuild, lake, path, producer, content)]
+    return [partial(_rebuild_log, lake, path, producer, content)]
 
 
-def _rebuild(lake: Path, path: Path, producer: str, content: logs.Salvage) -> None:
+def _rebuild_log(lake: Path, path: Path, producer: str, content: logs.Salvage) -> None:
     lock = FileLock(path)
     try:
         logs.rebuild_log(path, producer, content, lake / SET_ASIDE / "stream")
@@ -125,10 +131,10 @@ def _rebuild(lake: Path, path: Path, producer: str, content: logs.Salvage) -> No
         lock.release()
 
 
-def _finish(lake: Path, path: Path) -> None:
+def _finish_rebuild(lake: Path, path: Path) -> None:
     lock = FileLock(path)
     try:
-        logs.finish(path, lake / SET_ASIDE / "stream")
+        logs.finish_rebuild(path, lake / SET_ASIDE / "stream")
     finally:
         lock.release()
 

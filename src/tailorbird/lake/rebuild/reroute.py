@@ -54,7 +54,8 @@ def route_archive(
         waiting: dict[str, list[StoredBlock]] = {name: [] for name in names}
         rows = 0
         for _, name, stored in heapq.merge(
-            *(_received(name, archive, live.get(name)) for name in names), key=lambda each: each[:2]
+            *(_read_bodies(name, archive, live.get(name)) for name in names),
+            key=lambda each: each[:2],
         ):
             waiting[name].append(stored)
             rows += stored.block.rows
@@ -65,23 +66,23 @@ def route_archive(
         route()
 
 
-def _received(
+def _read_bodies(
     name: str, archive: Archive, live: "Address | None"
 ) -> Iterator[tuple[int, str, StoredBlock]]:
     """Yield the bodies of a raw log, each with the time of its receipt."""
-    newest = at = 0
+    newest = received_at = 0
     for file in archive.files:
         if file.partition == name:
             for stored in archive.read(file):
-                newest, at = max(newest, _received_at(stored)), stored.end
+                newest, received_at = max(newest, _received_at(stored)), stored.end
                 yield newest, name, stored
     if live is None:
         return
     with open_reader(live) as reader:
-        at = max(at, reader.start())
-        while blocks := reader.read(at):
+        received_at = max(received_at, reader.start())
+        while blocks := reader.read(received_at):
             for stored in blocks:
-                newest, at = max(newest, _received_at(stored)), stored.end
+                newest, received_at = max(newest, _received_at(stored)), stored.end
                 yield newest, name, stored
 
 

@@ -73,7 +73,7 @@ def with_day(events: pa.Table) -> pa.Table:
     )
 
 
-def profiles(events: pa.Table, kind: str) -> pa.Table:
+def profile_versions(events: pa.Table, kind: str) -> pa.Table:
     """Return the profile versions of one kind, "user" or "item", that events carry."""
     rows = events.filter(pc.equal(events.column("type"), kind))
     columns = {
@@ -110,9 +110,9 @@ def split_repeats(
         else pa.array(np.zeros(len(events), bool))
     )
     codes = pc.dictionary_encode(_identity_keys(events)).combine_chunks().indices.to_numpy()
-    first = np.zeros(len(codes), bool)
-    first[np.unique(codes, return_index=True)[1]] = True
-    drop = pc.and_(imported, pc.or_(repeated, pa.array(~first)))
+    is_first = np.zeros(len(codes), bool)
+    is_first[np.unique(codes, return_index=True)[1]] = True
+    drop = pc.and_(imported, pc.or_(repeated, pa.array(~is_first)))
     if not pc.any(drop).as_py():
         return events, ROUTED.empty_table()
     return events.filter(pc.invert(drop)), events.filter(drop)
@@ -137,7 +137,7 @@ def raw_ends(*tables: pa.Table) -> dict[str, int]:
     }
 
 
-class _Taken(msgspec.Struct, frozen=True):
+class _ReadPositions(msgspec.Struct, frozen=True):
     """Content of a block of kind "taken": how far router `partition`, of `count`, has read the raw
     logs that all routers share.
     """
@@ -159,13 +159,13 @@ def taken_by_all(
     for stored in blocks:
         if stored.block.kind != "taken":
             continue
-        taken = msgspec.json.decode(stored.block.payload, type=_Taken)
-        for log, offset in taken.offsets.items():
+        positions = msgspec.json.decode(stored.block.payload, type=_ReadPositions)
+        for log, offset in positions.offsets.items():
             router_offsets = taken_by_router.setdefault(log, {})
-            router_offsets[str(taken.partition)] = max(
-                offset, router_offsets.get(str(taken.partition), 0)
+            router_offsets[str(positions.partition)] = max(
+                offset, router_offsets.get(str(positions.partition), 0)
             )
-            ends[log] = min(router_offsets.get(str(number), 0) for number in range(taken.count))
+            ends[log] = min(router_offsets.get(str(number), 0) for number in range(positions.count))
     return ends
 
 

@@ -19,19 +19,19 @@ class Feeds:
     @property
     def raw(self) -> dict[str, Address]:
         """Raw logs, by producer."""
-        return self._existing(self._logs.raw_logs())
+        return self._existing_logs(self._logs.raw_logs())
 
     @property
     def answers(self) -> dict[str, Address]:
         """Logs of answers, by producer."""
-        return self._existing(self._logs.response_logs())
+        return self._existing_logs(self._logs.response_logs())
 
     @property
     def routed(self) -> dict[str, Address]:
         """The routed log, or nothing."""
-        return self._existing({ROUTED: self._logs.routed})
+        return self._existing_logs({ROUTED: self._logs.routed})
 
-    def _existing(self, logs: Mapping[str, Address]) -> dict[str, Address]:
+    def _existing_logs(self, logs: Mapping[str, Address]) -> dict[str, Address]:
         """Return the logs that exist; one that is just being created comes with the next step."""
         existing: dict[str, Address] = {}
         for name, path in logs.items():
@@ -60,7 +60,7 @@ class Feeds:
             path = by_stem.get(log) if log != ROUTED else self._logs.routed
             if (
                 path is None
-                or not self._existing({log: path})
+                or not self._existing_logs({log: path})
                 or self.reader(path).start() > max(position, 1)
             ):
                 return False

@@ -75,7 +75,7 @@ class Loader:
         if not (addresses := self._feeds.routed):
             return
         reader = self._feeds.reader(addresses[ROUTED])
-        starts = {name: self._position(name, reader, ROUTED) for name in etl.ROUTED_TABLES}
+        starts = {name: self._start_position(name, reader, ROUTED) for name in etl.ROUTED_TABLES}
         # Start at the stored positions, because a crash may have come between the commits and
         # them. A table does not append again what it has.
         stored_ends = self.positions.tables
@@ -106,14 +106,14 @@ class Loader:
         # Profiles come before the events that carry them, so that a reader of an event finds them.
         self._append(
             "users",
-            etl.profiles(etl.events_from(events, starts["users"]), "user"),
+            etl.profile_versions(etl.events_from(events, starts["users"]), "user"),
             ROUTED,
             end,
             rows,
         )
         self._append(
             "items",
-            etl.profiles(etl.events_from(events, starts["items"]), "item"),
+            etl.profile_versions(etl.events_from(events, starts["items"]), "item"),
             ROUTED,
             end,
             rows,
@@ -141,7 +141,7 @@ class Loader:
     ) -> None:
         """Load new rows of a log of answers, and count them in `rows`."""
         reader = self._feeds.reader(path)
-        position = self._position("answers", reader, path.stem)
+        position = self._start_position("answers", reader, path.stem)
         blocks = read_some(reader, position, rows_max)
         if blocks:
             self._append(
@@ -189,7 +189,7 @@ class Loader:
                 0,
                 end
                 - min(
-                    self._position(name, self._feeds.reader(path), ROUTED)
+                    self._start_position(name, self._feeds.reader(path), ROUTED)
                     for name in etl.ROUTED_TABLES
                 ),
             )
@@ -197,11 +197,11 @@ class Loader:
             waiting += max(
                 0,
                 self._feeds.reader(path).end()
-                - self._position("answers", self._feeds.reader(path), path.stem),
+                - self._start_position("answers", self._feeds.reader(path), path.stem),
             )
         return waiting
 
-    def _position(self, table: str, reader: LogReader, log: str) -> int:
+    def _start_position(self, table: str, reader: LogReader, log: str) -> int:
         """Return the position from which a table must be loaded."""
         reached = self.positions.tables.get(table, {}).get(log, 0)
         position = max(self._tables[table].position(log) or 0, reached)

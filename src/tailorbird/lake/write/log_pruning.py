@@ -65,8 +65,8 @@ def _prune(path: Path, producer: str, before: int, hold_s: float) -> int:
     # A corrupt end of the log is for its own writer to handle.
     with open_writer(path, partition=producer, damaged_tail="stop") as writer:
         count = 0
-        while (some := writer.prune_some(before)) and time.monotonic() < until:
-            count += some
-        if not some:
+        while (pruned := writer.prune_some(before)) and time.monotonic() < until:
+            count += pruned
+        if not pruned:
             writer.shrink()
-        return count + some
+        return count + pruned

@@ -226,7 +226,7 @@ def _examine(
         return None
     report.examined += 1
     body, reason = bytes(row["body"]), row["code"]
-    lines, format_ = _lines(body, row)
+    lines, format_ = _parse_lines(body, row)
     if not lines:
         report.left_out += 1
         report.count(reason, "left_out")
@@ -257,7 +257,7 @@ def _examine(
     return _Replayable(reason, place, receipt, accepted_lines, events)
 
 
-def _lines(body: bytes, row: dict[str, Any]) -> tuple[list[bytes], str]:
+def _parse_lines(body: bytes, row: dict[str, Any]) -> tuple[list[bytes], str]:
     """Parse a refused row with the current adapters, and return its events and the adapter.
 
     A row that came by HTTP is parsed as the collector does, which is stricter than a file import.
@@ -299,10 +299,10 @@ def _existing_keys(lake: Lake, replayable: list[_Replayable]) -> set[tuple]:
         ),
         strict=True,
     )
-    return {_key(*row) for row in rows}
+    return {_repeat_key(*row) for row in rows}
 
 
-def _key(event_id: str, user: str | None, anonymous: str | None, item: str | None) -> tuple:
+def _repeat_key(event_id: str, user: str | None, anonymous: str | None, item: str | None) -> tuple:
     """Return id and subject, by which the router and `etl.split_repeats` recognise repeats."""
     subject = (
         ("u", user)
@@ -316,7 +316,7 @@ def _key(event_id: str, user: str | None, anonymous: str | None, item: str | Non
 
 def _already_exists(candidate: _Replayable, existing_keys: set[tuple]) -> bool:
     return all(
-        _key(
+        _repeat_key(
             event.event.event_id, event.event.user_id, event.event.anonymous_id, event.event.item_id
         )
         in existing_keys
@@ -331,7 +331,7 @@ def _send(
     with writer.transaction() as connection:
         insert = "INSERT OR IGNORE INTO replayed VALUES (?, ?, ?, ?, ?, ?)"
         connection.executemany(insert, [(*row.row_key, None, None, now) for row in existing])
-        for body in _bodies(new):
+        for body in _group_bodies(new):
             lines = [line for row in body for line in row.lines]
             origins = [Origin(*row.row_key) for row in body for _ in row.lines]
             receipt = msgspec.structs.replace(body[0].receipt, origins=origins)
@@ -354,7 +354,7 @@ def _send(
     faults.at("replay.after_commit")
 
 
-def _bodies(new: list[_Replayable]) -> Iterator[list[_Replayable]]:
+def _group_bodies(new: list[_Replayable]) -> Iterator[list[_Replayable]]:
     """Group rows of one receipt into bodies of limited size."""
     body: list[_Replayable] = []
     rows = size = 0

@@ -42,7 +42,7 @@ class Rewriting:
         """Replace rows of tables, and return the number of files rewritten by table."""
         with self.stop_on_error():
             counts = {
-                name: self.tables[name].rewrite(change, self._renewing(progress))
+                name: self.tables[name].rewrite(change, self._with_lease_renewal(progress))
                 for name, change in changes.items()
             }
             self.publish()
@@ -61,7 +61,7 @@ class Rewriting:
         with self.stop_on_error():
             before = self.archive.chain
             return (
-                self.archive.rewrite(change, self._renewing(progress)),
+                self.archive.rewrite(change, self._with_lease_renewal(progress)),
                 before,
                 self.archive.chain,
             )
@@ -78,7 +78,7 @@ class Rewriting:
                 faults.at("erase.past_of_a_table")
             self.publish()
 
-    def _renewing(self, progress: Progress) -> Progress:
+    def _with_lease_renewal(self, progress: Progress) -> Progress:
         def renew_and_report(done: int) -> None:
             self.renew()
             progress(done)

@@ -54,8 +54,8 @@ def epoch_batches(
             )
         last = start + BLOCKS_MIXED >= len(order)
         full_rows = len(mixed.matrix) if last else len(mixed.matrix) // size * size
-        for at in range(0, full_rows, size):
-            yield _slice_batch(mixed, slice(at, min(at + size, full_rows)))
+        for low in range(0, full_rows, size):
+            yield _slice_batch(mixed, slice(low, min(low + size, full_rows)))
         remainder = None if last else _slice_batch(mixed, slice(full_rows, None))
 
 

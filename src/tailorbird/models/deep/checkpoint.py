@@ -52,7 +52,7 @@ class Position(msgspec.Struct, forbid_unknown_fields=True):
     ended: bool = False
 
 
-def weights(net: nn.Module) -> Arrays:
+def copy_weights(net: nn.Module) -> Arrays:
     """Return copies of weights and buffers as arrays."""
     return {name: value.detach().cpu().numpy().copy() for name, value in net.state_dict().items()}
 
@@ -67,7 +67,7 @@ def save(
 ) -> None:
     """Write the checkpoint of a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    arrays: Arrays = {f"w/{name}": value for name, value in weights(net).items()} | {
+    arrays: Arrays = {f"w/{name}": value for name, value in copy_weights(net).items()} | {
         f"b/{name}": value for name, value in best.items()
     }
     for index, state in optimiser.state_dict()["state"].items():

@@ -129,18 +129,22 @@ class Fields(nn.Module):
             Numbers(matrix[:, list(layout.numbers)], parameters) if layout.numbers else None
         )
 
-        def embedding(place: int, size: int, *, empty: bool = False) -> nn.Embedding:
+        def embedding(column_index: int, size: int, *, empty: bool = False) -> nn.Embedding:
             return _new_embedding(
-                size, embedding_width(layout.nominal.get(place, size), width_max), empty=empty
+                size,
+                embedding_width(layout.nominal.get(column_index, size), width_max),
+                empty=empty,
             )
 
-        self.codes = nn.ModuleList(embedding(place, size) for place, size in layout.codes.items())
+        self.codes = nn.ModuleList(
+            embedding(column_index, size) for column_index, size in layout.codes.items()
+        )
         self.bags = nn.ModuleList(
             embedding(bag.places[0], bag.size, empty=True) for bag in layout.bags
         )
         widths = [
             self.numbers.width if self.numbers else 0,
-            *(_width(each) for each in (*self.codes, *self.bags)),
+            *(_embedding_width(code) for code in (*self.codes, *self.bags)),
         ]
         if layout.history:
             self.items = embedding(layout.history.candidate, layout.history.size)
@@ -161,27 +165,27 @@ class Fields(nn.Module):
             parts.append(
                 self.numbers(self._apply_position_dropout(matrix)[:, list(layout.numbers)])
             )
-        for embedding, (place, size) in zip(self.codes, layout.codes.items(), strict=True):
-            parts.append(embedding(self._codes(matrix[:, place], size)))
+        for embedding, (column_index, size) in zip(self.codes, layout.codes.items(), strict=True):
+            parts.append(embedding(self._clip_codes(matrix[:, column_index], size)))
             lookups.append(parts[-1])
         for embedding, bag in zip(self.bags, layout.bags, strict=True):
-            code = self._codes(matrix[:, list(bag.places)], bag.size)
+            code = self._clip_codes(matrix[:, list(bag.places)], bag.size)
             is_present = (code > 0).to(matrix.dtype).unsqueeze(2)
             summed = (embedding(code) * is_present).sum(dim=1)
             parts.append(summed / torch.clamp(is_present.sum(dim=1), min=1.0).sqrt())
             lookups.append(summed)
         if layout.history is not None:
-            parts.append(self._history(matrix, lookups))
+            parts.append(self._embed_history(matrix, lookups))
         squares = sum(
-            (each.square().sum() for each in lookups), torch.zeros((), dtype=matrix.dtype)
+            (lookup.square().sum() for lookup in lookups), torch.zeros((), dtype=matrix.dtype)
         )
         return torch.cat(parts, dim=1), squares / matrix.shape[0]
 
-    def _history(self, matrix: Tensor, lookups: list[Tensor]) -> Tensor:
+    def _embed_history(self, matrix: Tensor, lookups: list[Tensor]) -> Tensor:
         history = self.layout.history
         assert history is not None
-        candidate = self.items(self._codes(matrix[:, history.candidate], history.size))
-        code = self._codes(matrix[:, list(history.items)], history.size)
+        candidate = self.items(self._clip_codes(matrix[:, history.candidate], history.size))
+        code = self._clip_codes(matrix[:, list(history.items)], history.size)
         items = self.items(code)
         is_present = (code > 0).to(matrix.dtype)
         gaps = matrix[:, list(history.gaps)]
@@ -198,7 +202,7 @@ class Fields(nn.Module):
         lookups += [candidate, pooled]
         return torch.cat([candidate, pooled, candidate * pooled], dim=1)
 
-    def _codes(self, column: Tensor, size: int) -> Tensor:
+    def _clip_codes(self, column: Tensor, size: int) -> Tensor:
         """Return codes clipped to bounds; in training, some are replaced by the unknown code."""
         code = torch.clamp(
             torch.where(torch.isnan(column), torch.zeros_like(column), column), 0.0, float(size - 1)
@@ -228,5 +232,5 @@ def _new_embedding(size: int, width: int, *, empty: bool = False) -> nn.Embeddin
     return embedding
 
 
-def _width(embedding: nn.Module) -> int:
+def _embedding_width(embedding: nn.Module) -> int:
     return cast(nn.Embedding, embedding).embedding_dim

@@ -59,10 +59,10 @@ class Layout:
     nominal: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        bags = [place for bag in self.bags for place in bag.places]
+        bags = [column_index for bag in self.bags for column_index in bag.places]
         used_columns = [*self.numbers, *self.codes, *bags, *self.history_columns]
         if len(set(used_columns)) != len(used_columns) or any(
-            not 0 <= place < len(self.columns) for place in used_columns
+            not 0 <= column_index < len(self.columns) for column_index in used_columns
         ):
             raise UsageError(
                 "a column of the matrix is used twice, or does not exist",
@@ -74,8 +74,11 @@ class Layout:
     @property
     def net_only_columns(self) -> tuple[str, ...]:
         """Names of the columns that only a net can use: those of the history and of bags."""
-        places = [*self.history_columns, *(place for bag in self.bags for place in bag.places)]
-        return tuple(self.columns[place] for place in places)
+        net_columns = [
+            *self.history_columns,
+            *(column_index for bag in self.bags for column_index in bag.places),
+        ]
+        return tuple(self.columns[column_index] for column_index in net_columns)
 
     @property
     def history_columns(self) -> tuple[int, ...]:
@@ -91,20 +94,20 @@ class Layout:
 
         A bag or the history stays if all of its columns do.
         """
-        new_index = {self.columns.index(name): place for place, name in enumerate(names)}
+        new_index = {self.columns.index(name): index for index, name in enumerate(names)}
 
-        def remap(places: Iterable[int]) -> tuple[int, ...]:
-            return tuple(new_index[place] for place in places if place in new_index)
+        def remap(column_indices: Iterable[int]) -> tuple[int, ...]:
+            return tuple(new_index[index] for index in column_indices if index in new_index)
 
         history, bags = (
             self.history,
-            [bag for bag in self.bags if all(place in new_index for place in bag.places)],
+            [bag for bag in self.bags if all(index in new_index for index in bag.places)],
         )
-        has_history = history and all(place in new_index for place in self.history_columns)
+        has_history = history and all(index in new_index for index in self.history_columns)
         return Layout(
             tuple(names),
             remap(self.numbers),
-            {new_index[place]: size for place, size in self.codes.items() if place in new_index},
+            {new_index[index]: size for index, size in self.codes.items() if index in new_index},
             tuple(replace(bag, places=remap(bag.places)) for bag in bags),
             History(
                 new_index[history.candidate],
@@ -115,7 +118,7 @@ class Layout:
             if history and has_history
             else None,
             new_index.get(self.position, -1),
-            {new_index[place]: size for place, size in self.nominal.items() if place in new_index},
+            {new_index[index]: size for index, size in self.nominal.items() if index in new_index},
         )
 
 
@@ -127,8 +130,8 @@ def build_layout(
     Args:
         sizes: name of a code column → number of codes, as in `Encoder.sizes`.
     """
-    codes = {place: sizes[name] for place, name in enumerate(columns) if name in sizes}
-    numbers = tuple(place for place in range(len(columns)) if place not in codes)
+    codes = {index: sizes[name] for index, name in enumerate(columns) if name in sizes}
+    numbers = tuple(index for index in range(len(columns)) if index not in codes)
     return Layout(
         tuple(columns),
         numbers,

@@ -32,21 +32,21 @@ class EventLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._now = now
         self.path = folder / f"events.out.tfevents.{int(now()):010}.tailorbird"
-        self._append(_field(3, b"brain.Event:2"))
+        self._append(_encode_field(3, b"brain.Event:2"))
 
     def scalars(self, step: int, figures: Mapping[str, float]) -> None:
         """Append a value for each tag."""
         values = (
-            _field(1, _field(1, tag.encode()) + b"\x15" + struct.pack("<f", value))
+            _encode_field(1, _encode_field(1, tag.encode()) + b"\x15" + struct.pack("<f", value))
             for tag, value in figures.items()
         )
-        self._append(b"\x10" + _varint(step) + _field(5, b"".join(values)))
+        self._append(b"\x10" + _encode_varint(step) + _encode_field(5, b"".join(values)))
 
     def _append(self, payload: bytes) -> None:
         event = b"\x09" + struct.pack("<d", self._now()) + payload
         length = struct.pack("<Q", len(event))
         with self.path.open("ab") as file:
-            file.write(length + _checksum(length) + event + _checksum(event))
+            file.write(length + _compute_checksum(length) + event + _compute_checksum(event))
 
 
 def group_tags(figures: Mapping[str, float]) -> dict[str, float]:
@@ -93,11 +93,11 @@ def log_to_mlflow(
         ) from error
 
 
-def _field(number: int, data: bytes) -> bytes:
-    return bytes([number << 3 | 2]) + _varint(len(data)) + data
+def _encode_field(number: int, data: bytes) -> bytes:
+    return bytes([number << 3 | 2]) + _encode_varint(len(data)) + data
 
 
-def _varint(value: int) -> bytes:
+def _encode_varint(value: int) -> bytes:
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -106,8 +106,8 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _checksum(data: bytes) -> bytes:
-    table, crc = _table(), 0xFFFFFFFF
+def _compute_checksum(data: bytes) -> bytes:
+    table, crc = _crc_table(), 0xFFFFFFFF
     for byte in data:
         crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
     crc ^= 0xFFFFFFFF
@@ -115,7 +115,7 @@ def _checksum(data: bytes) -> bytes:
 
 
 @lru_cache(maxsize=1)
-def _table() -> tuple[int, ...]:
+def _crc_table() -> tuple[int, ...]:
     entries = []
     for value in range(256):
         for _ in range(8):

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tailorbird.models.deep.batches import Batch, epoch_batches
-from tailorbird.models.deep.checkpoint import Arrays, Position, load, load_weights, save, weights
+from tailorbird.models.deep.checkpoint import (
+    Arrays,
+    Position,
+    copy_weights,
+    load,
+    load_weights,
+    save,
+)
 from tailorbird.models.deep.losses import finite_mean, log_losses
 from tailorbird.models.deep.nets import Net
 from tailorbird.models.deep.parameters import DeepParameters
@@ -110,11 +117,11 @@ def _train(
     optimiser = torch.optim.AdamW(
         net.parameters(), lr=parameters.rate, weight_decay=parameters.weight_decay
     )
-    digest = _digest(net, rows, parameters, seed, class_weights)
+    digest = _hash_run(net, rows, parameters, seed, class_weights)
     groups = _head_groups(net)
     position, best = (
         Position(digest, best=[np.inf] * len(groups), best_epoch=[0] * len(groups)),
-        weights(net),
+        copy_weights(net),
     )
     if (
         run.checkpoint is not None
@@ -124,7 +131,7 @@ def _train(
     sampled = _sample_blocks(rows)
     total = parameters.epochs * class_weights.rows
     while not position.ended and position.epoch < parameters.epochs:
-        started, done = time.monotonic(), position.step * parameters.batch
+        started, rows_done = time.monotonic(), position.step * parameters.batch
         drawn = epoch_batches(
             rows,
             seed=seed,
@@ -146,16 +153,16 @@ def _train(
                 device,
             )
             position.step += 1
-            done += len(batch.matrix)
+            rows_done += len(batch.matrix)
             if position.step % 50 == 0 and run.progress is not None:
-                run.progress(position.epoch * class_weights.rows + done, total)
+                run.progress(position.epoch * class_weights.rows + rows_done, total)
             if (
                 run.checkpoint is not None
                 and position.step % run.checkpoint_steps == 0
                 and run.peers.rank == 0
             ):
                 save(run.checkpoint, net, optimiser, best, position)
-        rate = done / max(time.monotonic() - started, 1e-9)
+        rate = rows_done / max(time.monotonic() - started, 1e-9)
         _finish_epoch(
             net,
             sampled,
@@ -182,7 +189,9 @@ def _train(
     if parameters.patience:
         load_weights(net, best)
     net.to("cpu").eval()
-    best_epochs = [each if parameters.patience else position.epoch for each in position.best_epoch]
+    best_epochs = [
+        best_epoch if parameters.patience else position.epoch for best_epoch in position.best_epoch
+    ]
     by_head = dict(
         zip(
             net.heads,
@@ -219,8 +228,8 @@ def _step(
         if part.start < part.stop:
             torch.manual_seed(int(np.random.SeedSequence([*at, shard]).generate_state(1)[0]))
             matrix, labels, weights_ = (
-                torch.from_numpy(np.ascontiguousarray(each[part]))
-                for each in (batch.matrix, batch.labels, weight)
+                torch.from_numpy(np.ascontiguousarray(array[part]))
+                for array in (batch.matrix, batch.labels, weight)
             )
             with (
                 torch.autocast("cuda", torch.bfloat16)
@@ -239,17 +248,19 @@ def _step(
             return
         flat_gradient = torch.cat(
             [
-                (each.grad if each.grad is not None else torch.zeros_like(each)).flatten()
-                for each in trainable
+                (
+                    parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+                ).flatten()
+                for parameter in trainable
             ]
         )
-        for each in peers.gather(flat_gradient):
-            total = each.clone() if total is None else total.add_(each)
+        for peer_gradient in peers.gather(flat_gradient):
+            total = peer_gradient.clone() if total is None else total.add_(peer_gradient)
     assert total is not None
     offset = 0
-    for each in trainable:
-        each.grad = total[offset : offset + each.numel()].view_as(each).clone()
-        offset += each.numel()
+    for parameter in trainable:
+        parameter.grad = total[offset : offset + parameter.numel()].view_as(parameter).clone()
+        offset += parameter.numel()
     optimiser.step()
 
 
@@ -284,7 +295,7 @@ def _finish_epoch(
     relative_losses = losses_by_part.get("validation", losses_by_part["train"]) / np.maximum(
         class_weights.chance_loss, 1e-12
     )
-    state = weights(net)
+    state = copy_weights(net)
     for index, heads in enumerate(groups):
         value = finite_mean(relative_losses[heads])
         if value < position.best[index]:
@@ -341,7 +352,7 @@ def _sample_blocks(rows: Blocks) -> Blocks:
     )
 
 
-def _digest(
+def _hash_run(
     net: nn.Module, rows: Blocks, parameters: DeepParameters, seed: int, class_weights: ClassWeights
 ) -> str:
     """Return a digest of what determines the result.
@@ -349,7 +360,7 @@ def _digest(
     It covers the initial net, the parameters, and the first and last block of rows.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(weights(net).items()):
+    for name, value in sorted(copy_weights(net).items()):
         digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
     for index in dict.fromkeys((0, len(rows.sizes) - 1)):
         block = rows.block(index)

@@ -17,7 +17,7 @@ def finite_mean(losses: Floats) -> float:
     return float(finite.mean()) if len(finite) else float("nan")
 
 
-def logits(net: Net, matrix: np.ndarray, device: torch.device | None = None) -> Tensor:
+def restore_prior(net: Net, matrix: np.ndarray, device: torch.device | None = None) -> Tensor:
     """Return logits with the prior restored, shape (n, heads)."""
     device = device or next(net.parameters()).device
     with torch.inference_mode():
@@ -35,7 +35,7 @@ def log_losses(net: Net, rows: Blocks, device: torch.device) -> Floats:
     total, weight = np.zeros(len(net.heads)), np.zeros(len(net.heads))
     for index in range(len(rows.sizes)):
         block = rows.block(index)
-        predicted = logits(net, block.matrix, device)
+        predicted = restore_prior(net, block.matrix, device)
         label = torch.from_numpy((block.labels > 0).astype(np.float32))
         loss = (softplus(predicted) - predicted * label).numpy().astype(np.float64)
         label_weight = np.where(np.isfinite(block.labels), block.weight[:, None], 0.0)

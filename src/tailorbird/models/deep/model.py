@@ -12,7 +12,7 @@ from tailorbird.models.deep.checkpoint import load_weights
 from tailorbird.models.deep.export import net_to_onnx
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.loop import Run, train_net
-from tailorbird.models.deep.losses import logits
+from tailorbird.models.deep.losses import restore_prior
 from tailorbird.models.deep.nets import Net
 from tailorbird.models.deep.parameters import DeepParameters
 from tailorbird.models.deep.rows import Blocks, count_classes, single_class_problem
@@ -47,7 +47,7 @@ class DeepModel:
     def has_diverged(self) -> bool:
         """True if a weight is not finite, or a head never had a finite loss."""
         return (
-            not all(bool(torch.isfinite(each).all()) for each in self.net.parameters())
+            not all(bool(torch.isfinite(parameter).all()) for parameter in self.net.parameters())
             or 0 in self.best_epoch.values()
         )
 
@@ -67,8 +67,8 @@ class DeepModel:
 
     def score(self, matrix: Matrix) -> dict[str, Floats]:
         """Return the probability of each head, shape (n,) each."""
-        probabilities = torch.sigmoid(logits(self.net, matrix)).numpy().astype(np.float64)
-        return {head: probabilities[:, place] for place, head in enumerate(self.heads)}
+        probabilities = torch.sigmoid(restore_prior(self.net, matrix)).numpy().astype(np.float64)
+        return {head: probabilities[:, index] for index, head in enumerate(self.heads)}
 
     def export(self) -> bytes:
         """Return one ONNX file; the heads are the columns of its output, in order."""
@@ -109,7 +109,9 @@ def initialise_net(
     layout: Layout, rows: Blocks, heads: Sequence[str], parameters: DeepParameters, seed: int
 ) -> Net:
     """Return a new net: weights drawn by the seed, scales learned from sampled blocks."""
-    matrix = np.concatenate([rows.block(place).matrix for place in _sample_blocks(rows.sizes)])
+    matrix = np.concatenate(
+        [rows.block(column_index).matrix for column_index in _sample_blocks(rows.sizes)]
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Net(layout, matrix, heads, parameters)

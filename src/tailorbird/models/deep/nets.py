@@ -42,7 +42,7 @@ class Crosses(nn.Module):
         return x
 
 
-class Single(nn.Module):
+class SingleHeadNet(nn.Module):
     """One head: layers, and cross layers in parallel if any."""
 
     def __init__(
@@ -133,7 +133,7 @@ class Net(nn.Module):
         self.heads = tuple(heads)
         self.separate_heads = parameters.experts == 0
         parts = (
-            [Single(layout, matrix, parameters) for _ in heads]
+            [SingleHeadNet(layout, matrix, parameters) for _ in heads]
             if self.separate_heads
             else [Mixture(layout, matrix, parameters, len(self.heads))]
         )
@@ -152,9 +152,9 @@ def dense_layers(
 ) -> nn.Sequential:
     """Return layers with ReLU and dropout between them (with `last`, after the last too)."""
     layers: list[nn.Module] = []
-    for place, layer_width in enumerate(hidden):
+    for index, layer_width in enumerate(hidden):
         layers += [nn.Linear(width, layer_width), nn.ReLU()]
-        if dropout and (last or place + 1 < len(hidden)):
+        if dropout and (last or index + 1 < len(hidden)):
             layers.append(nn.Dropout(dropout))
         width = layer_width
     return nn.Sequential(*layers)

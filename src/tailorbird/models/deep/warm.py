@@ -110,11 +110,11 @@ def series_name(
 def clear_series(folder: Path, *, keep: int = SERIES_MAX) -> None:
     """Keep the most recently trained series of a folder, and remove states outside any."""
     newest = {
-        each: max((path.stem for path in each.glob("*.npz")), default="")
-        for each in folder.iterdir()
-        if each.is_dir()
+        entry: max((path.stem for path in entry.glob("*.npz")), default="")
+        for entry in folder.iterdir()
+        if entry.is_dir()
     }
-    for old in sorted(newest, key=lambda each: (newest[each], each.name))[:-keep]:
+    for old in sorted(newest, key=lambda entry: (newest[entry], entry.name))[:-keep]:
         shutil.rmtree(old)
     for path in folder.glob("*.npz"):
         path.unlink()
@@ -125,7 +125,7 @@ def save_warm(folder: Path, warm: WarmState, *, keep: int = STATES_MAX) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     meta = Meta(warm.architecture, warm.parameters, warm.heads, warm.layout, warm.trained_until)
     arrays: Arrays = {f"w/{name}": value for name, value in warm.weights.items()}
-    arrays |= {f"k/{place}": np.asarray(keys, np.uint64) for place, keys in warm.keys.items()}
+    arrays |= {f"k/{index}": np.asarray(keys, np.uint64) for index, keys in warm.keys.items()}
     arrays["meta"] = np.frombuffer(msgspec.json.encode(meta), np.uint8)
     path = folder / f"{warm.trained_until:020}.npz"
     part = path.with_suffix(".part")
@@ -209,7 +209,7 @@ def warm_start(
             f"the {changed_part} have changed since the last training",
             fix="train without --incremental",
         )
-    tables = {place: f"codes.{number}.weight" for number, place in enumerate(layout.codes)}
+    tables = {index: f"codes.{number}.weight" for number, index in enumerate(layout.codes)}
     sizes = dict(layout.codes)
     if layout.history is not None:
         tables[layout.history.candidate], sizes[layout.history.candidate] = (
@@ -217,14 +217,14 @@ def warm_start(
             layout.history.size,
         )
     weights, added, dropped = dict(warm.weights), 0, 0
-    for place, table in tables.items():
+    for index, table in tables.items():
         names = [name for name in weights if name.endswith(f".fields.{table}")]
         old, now = (
-            warm.keys.get(place, np.zeros(0, np.uint64)),
-            keys.get(place, np.zeros(0, np.uint64)),
+            warm.keys.get(index, np.zeros(0, np.uint64)),
+            keys.get(index, np.zeros(0, np.uint64)),
         )
         for name in names:
-            weights[name] = _remap_rows(weights[name], old, now, sizes[place], name)
+            weights[name] = _remap_rows(weights[name], old, now, sizes[index], name)
         added += int(np.count_nonzero(~np.isin(now, old)))
         dropped += int(np.count_nonzero(~np.isin(old, now)))
     nominal = {**_embedding_sizes(warm.layout), **dict(warm.layout.nominal)}

@@ -3,6 +3,6 @@
 `protocol` defines their interface.
 """
 
-from tailorbird.models.retrievers.protocol import Contexts, Recipe, Retriever, Top
+from tailorbird.models.retrievers.protocol import Contexts, Recipe, Retriever, TopItems
 
-__all__ = ["Contexts", "Recipe", "Retriever", "Top"]
+__all__ = ["Contexts", "Recipe", "Retriever", "TopItems"]

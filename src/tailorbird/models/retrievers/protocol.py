@@ -40,12 +40,12 @@ class Contexts:
 
     def part(self, low: int, high: int) -> "Contexts":
         """Return queries low … high − 1."""
-        first, last = self.offsets[low], self.offsets[high]
+        start, stop = self.offsets[low], self.offsets[high]
         return Contexts(
             self.t[low:high],
-            self.item[first:last],
-            self.ts[first:last],
-            self.offsets[low : high + 1] - first,
+            self.item[start:stop],
+            self.ts[start:stop],
+            self.offsets[low : high + 1] - start,
         )
 
     def newest(self, length: int) -> "Contexts":
@@ -62,7 +62,7 @@ class Contexts:
 
 
 @dataclass(frozen=True)
-class Top:
+class TopItems:
     """The best items of each query, best first.
 
     Attributes:
@@ -87,7 +87,7 @@ class Retriever(Protocol):
         """Number of items."""
         ...
 
-    def top(self, contexts: Contexts, n: int, *, repeats: bool = False) -> Top:
+    def top(self, contexts: Contexts, n: int, *, repeats: bool = False) -> TopItems:
         """Return the best `n` of all items for each query."""
         ...
 
@@ -106,7 +106,7 @@ class Recipe(Protocol):
         ...
 
 
-def top_items(scores: Scores, contexts: Contexts, n: int, *, repeats: bool) -> Top:
+def top_items(scores: Scores, contexts: Contexts, n: int, *, repeats: bool) -> TopItems:
     """Return the best `n` of dense scores (queries, items), which are overwritten."""
     if not repeats:
         is_item = contexts.item >= 0
@@ -116,7 +116,7 @@ def top_items(scores: Scores, contexts: Contexts, n: int, *, repeats: bool) -> T
     item = np.full((len(contexts), n), -1, np.int32)
     score = np.zeros((len(contexts), n), np.float32)
     if n_listed == 0 or not len(contexts):
-        return Top(item, score)
+        return TopItems(item, score)
     if n_listed < width:
         threshold = -np.partition(-scores, n_listed - 1, axis=1)[:, n_listed - 1 : n_listed]
         # A partial sort would break ties arbitrarily, so those with the smallest codes are taken.
@@ -133,10 +133,10 @@ def top_items(scores: Scores, contexts: Contexts, n: int, *, repeats: bool) -> T
     value = np.take_along_axis(value, order, axis=1)
     item[:, :n_listed] = np.where(value > 0, np.take_along_axis(listed, order, axis=1), -1)
     score[:, :n_listed] = np.where(value > 0, value, 0)
-    return Top(item, score)
+    return TopItems(item, score)
 
 
-def concatenate(first: Interactions, second: Interactions) -> Interactions:
+def concatenate_interactions(first: Interactions, second: Interactions) -> Interactions:
     """Return the interactions of both."""
     columns = ((first.person, second.person), (first.item, second.item), (first.ts, second.ts))
     person, item, ts = (np.concatenate(pair) for pair in columns)

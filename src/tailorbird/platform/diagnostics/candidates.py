@@ -56,7 +56,7 @@ def candidate_sources(project: "Project", *, served: bool) -> Iterator[Finding]:
         if published is not None and served:
             now = SystemClock().now()
             for name, group in published.groups.items():
-                age_s = (now - group.at) / SECOND
+                age_s = (now - group.current_as_of) / SECOND
                 if age_s > LATE_US[name] / SECOND:
                     yield (
                         f"candidates: {name}",
@@ -87,9 +87,11 @@ def _is_empty(tables: "CandidateTables", name: str) -> bool:
 
     source = source_of(name)
     if source.board is not None:
-        return not len(tables.board(Board(source.board.window_us)).items)
+        return not len(tables.leaderboard(Board(source.board.window_us)).items)
     if source.kind == "item_knn":
-        return not len(tables.neighbours(tables.board(WEEK).items.keys[:_POPULAR_CHECKED]).keys)
+        return not len(
+            tables.neighbours(tables.leaderboard(WEEK).items.keys[:_POPULAR_CHECKED]).keys
+        )
     if source.kind in ("session_knn", "stan"):
         return not tables.sessions()
     return False

@@ -137,7 +137,7 @@ def check_settings(project: "Project") -> None:
     if find_spec("starlette") is not None:  # Part of the extra `serve`.
         from tailorbird.serving.auth.networks import Networks
 
-        Networks(settings.serve.proxies)
+        Networks(settings.serve.trusted_proxies)
         _check_access(project)
     if settings.events.pseudonym_key:
         Pseudonyms(settings.events.pseudonym_key)
@@ -176,7 +176,7 @@ def _check_access(project: "Project") -> None:
         serve.write_keys, serve.read_keys, serve.admin_keys, file=project.root / serve.keys_file
     )
     require_safe_bind(serve.host, keys)
-    require_origins(serve.origins)
+    require_origins(serve.allowed_origins)
 
 
 def _check_brokers(project: "Project") -> None:

@@ -54,7 +54,7 @@ def check_erasure(project: "Project") -> Iterator[Finding]:
     try:
         require_finished(project.paths.data)
         if (topics := project.stream.topics) is not None:
-            from tailorbird.stream.kafka.emptied import last_erasure
+            from tailorbird.stream.kafka.topic_reset import last_erasure
 
             last_erasure(topics.cluster)
         project.suppression_list()

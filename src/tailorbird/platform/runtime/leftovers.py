@@ -31,7 +31,7 @@ def find_leftovers(root: Path, own: Collection[int]) -> list[Leftover]:
 
     `own` are the processes that this `up` started.
     """
-    found = []
+    leftovers = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
@@ -55,28 +55,28 @@ def find_leftovers(root: Path, own: Collection[int]) -> list[Leftover]:
             parent == str(os.getpid()).encode() and int(folder.name) not in own
         )
         if started_by and is_orphan and status[0] != "Z":
-            found.append(Leftover(int(folder.name), b"serve" in words))
-    return found
+            leftovers.append(Leftover(int(folder.name), b"serve" in words))
+    return leftovers
 
 
 async def end_leftovers(leftovers: Sequence[Leftover], wait_s: float) -> None:
     """End processes in an orderly way; kill those that are there after `wait_s`."""
     for leftover in leftovers:
-        _signal(leftover.pid, signal.SIGTERM)
+        _send_signal(leftover.pid, signal.SIGTERM)
     with suppress(TimeoutError):
         async with asyncio.timeout(wait_s):
-            while any(_runs(leftover.pid) for leftover in leftovers):
+            while any(_is_running(leftover.pid) for leftover in leftovers):
                 await asyncio.sleep(_POLL_S)
     for leftover in leftovers:
-        _signal(leftover.pid, signal.SIGKILL)
+        _send_signal(leftover.pid, signal.SIGKILL)
 
 
-def _signal(pid: int, number: int) -> None:
+def _send_signal(pid: int, number: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
 
 
-def _runs(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     with suppress(ChildProcessError):  # It is a child after `up` took new code.
         os.waitpid(pid, os.WNOHANG)
     return state_of(pid) not in ("", "Z")

@@ -69,7 +69,7 @@ def _available_bytes() -> int | None:
     """Return the free memory of this machine or container; None where that is not known."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) << 10 for line in lines if "MemAvailable" in line)
+        free_bytes = next(int(line.split()[1]) << 10 for line in lines if "MemAvailable" in line)
     except (OSError, StopIteration, ValueError):
         return None
     group = Path("/sys/fs/cgroup")
@@ -79,5 +79,5 @@ def _available_bytes() -> int | None:
             int((group / "memory.current").read_text()),
         )
     except (OSError, ValueError):
-        return free
-    return free if limit == "max" else min(free, max(0, int(limit) - used))
+        return free_bytes
+    return free_bytes if limit == "max" else min(free_bytes, max(0, int(limit) - used))

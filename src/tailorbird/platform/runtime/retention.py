@@ -60,8 +60,8 @@ class PruneResult(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         verb = "would be removed" if self.dry_run else "removed"
         lines = [
-            f"{each.kind} {each.name}: {verb}, {each.size_bytes / 1e6:.1f} MB"
-            for each in self.removed
+            f"{removed.kind} {removed.name}: {verb}, {removed.size_bytes / 1e6:.1f} MB"
+            for removed in self.removed
         ]
         lines += [f"{version} stays: {reason}" for version, reason in self.retained.items()]
         return "\n".join(lines) or "nothing is old enough to be removed"
@@ -88,7 +88,7 @@ def prune_models(project: Project, clock: Clock, *, dry_run: bool = False) -> Pr
             if reason:
                 retained[prefix + version] = reason
                 continue
-            removed.append(Removed("version", prefix + version, _size(folder / version)))
+            removed.append(Removed("version", prefix + version, _folder_size(folder / version)))
             if not dry_run:
                 age = f"unused for {policy.days} days, and beyond the newest {policy.keep}"
                 registry.remove(version, by=BY, why=age)
@@ -102,8 +102,10 @@ def prune_models(project: Project, clock: Clock, *, dry_run: bool = False) -> Pr
 def prune_safely(project: Project, clock: Clock) -> None:
     """Call `prune_models`, log what it removed, and log its errors instead of raising them."""
     try:
-        for each in prune_models(project, clock).removed:
-            log.info("%s %s: removed, %.1f MB", each.kind, each.name, each.size_bytes / 1e6)
+        for removed in prune_models(project, clock).removed:
+            log.info(
+                "%s %s: removed, %.1f MB", removed.kind, removed.name, removed.size_bytes / 1e6
+            )
     except (TailorbirdError, OSError) as error:
         log.error("old versions could not be removed: %s", error)
 
@@ -111,17 +113,19 @@ def prune_safely(project: Project, clock: Clock) -> None:
 def _old_versions(project: Project, registry: Registry, keep: int, before: int) -> dict[str, str]:
     """Return versions beyond the newest that were not used since, and what refers to them or ""."""
     old = registry.versions()[:-keep]
-    used_at = {each.version: each.created_at for each in old}
+    used_at = {info.version: info.created_at for info in old}
     for entry in registry.audit():
         if entry.version in used_at:
             used_at[entry.version] = max(used_at[entry.version], entry.at)
-    if not any(at < before for at in used_at.values()):
+    if not any(used < before for used in used_at.values()):
         return {}
-    references = _references(project, registry, used_at)
-    return {name: references.get(name, "") for name, at in used_at.items() if at < before}
+    references = _find_references(project, registry, used_at)
+    return {name: references.get(name, "") for name, used in used_at.items() if used < before}
 
 
-def _references(project: Project, registry: Registry, used_at: Mapping[str, int]) -> dict[str, str]:
+def _find_references(
+    project: Project, registry: Registry, used_at: Mapping[str, int]
+) -> dict[str, str]:
     references: dict[str, str] = {}
     for page in sorted(project.paths.reports.rglob("*")):
         if page.suffix in (".html", ".json") and not _OWN_PAGE.fullmatch(page.name):
@@ -131,7 +135,7 @@ def _references(project: Project, registry: Registry, used_at: Mapping[str, int]
         if experiment.state == "decided":
             continue
         names = set(_VERSION.findall(str(experiment.declaration)))
-        names |= {name for name, at in used_at.items() if at >= experiment.started_at}
+        names |= {name for name, used in used_at.items() if used >= experiment.started_at}
         references |= dict.fromkeys(names, f"in the experiment {experiment.name}")
     aliases = registry.aliases()
     references |= dict.fromkeys(aliases.history, "an earlier champion, to roll back to")
@@ -147,7 +151,7 @@ def _prune_checkpoints(folder: Path, before: float, dry_run: bool) -> list[Remov
         for run in sorted(parent.iterdir()) if parent.is_dir() else []:
             if _written_at(run) >= before:
                 continue
-            removed.append(Removed("checkpoint", f"{parent.name}/{run.name}", _size(run)))
+            removed.append(Removed("checkpoint", f"{parent.name}/{run.name}", _folder_size(run)))
             if not dry_run:
                 shutil.rmtree(run)
     return removed
@@ -163,7 +167,7 @@ def _prune_states(project: Project, before: float, dry_run: bool) -> list[Remove
     retained = {features.schema_hash for features in active_schemas(project)} | young
     if dry_run:
         return [
-            Removed("state", schema, _size(state / schema))
+            Removed("state", schema, _folder_size(state / schema))
             for schema in folders
             if schema not in retained
         ]
@@ -176,5 +180,5 @@ def _written_at(folder: Path) -> float:
     return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
-def _size(folder: Path) -> int:
+def _folder_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

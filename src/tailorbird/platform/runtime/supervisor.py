@@ -144,7 +144,7 @@ class Supervisor:
         servers = [role for role in self.roles if role.listener is not None]
         leftovers = find_leftovers(self.project, ())
         self._others_answer = self.take_over is not None or any(
-            each.is_server for each in leftovers
+            leftover.is_server for leftover in leftovers
         )
         ticks = asyncio.create_task(self._tick())
         try:
@@ -155,9 +155,9 @@ class Supervisor:
                 await self._sleep(POLL_S)
             for role in reversed(self.roles):
                 if role.listener is None:
-                    await self._end(role)
+                    await self._end_role(role)
             servers = [role for role in self.roles if role.listener is not None]
-            await asyncio.gather(*(self._end(role) for role in servers))
+            await asyncio.gather(*(self._end_role(role) for role in servers))
             if not self._status:  # It was stopped before it had ended those of an earlier one.
                 await end_leftovers(find_leftovers(self.project, ()), STOP_S)
         finally:
@@ -169,8 +169,8 @@ class Supervisor:
         """Start the other roles once a server answers, and end those of an earlier supervisor."""
         if leftovers:
             self._report("up", f"takes over from an earlier one: {len(leftovers)} processes")
-        old_servers = [each for each in leftovers if each.is_server]
-        await end_leftovers([each for each in leftovers if not each.is_server], STOP_S)
+        old_servers = [leftover for leftover in leftovers if leftover.is_server]
+        await end_leftovers([leftover for leftover in leftovers if not leftover.is_server], STOP_S)
         enough, wait_s = (any, FIRST_S) if self.take_over is None else (all, STARTUP_S)
         await self._wait_for(lambda: enough(role.is_ready for role in servers), wait_s)
         if self.take_over is not None and not self._stopping.is_set():
@@ -183,8 +183,10 @@ class Supervisor:
                 self._report("up", notice)
             # The servers of one that was killed go on.
             leftovers = find_leftovers(self.project, [role.pid for role in servers])
-            old_servers = [each for each in leftovers if each.is_server]
-            await end_leftovers([each for each in leftovers if not each.is_server], STOP_S)
+            old_servers = [leftover for leftover in leftovers if leftover.is_server]
+            await end_leftovers(
+                [leftover for leftover in leftovers if not leftover.is_server], STOP_S
+            )
         if self._stopping.is_set():
             return
         self._keeper_tasks.append(asyncio.create_task(self._finish_start(servers, old_servers)))
@@ -263,7 +265,7 @@ class Supervisor:
         ]
         for role in reversed([role for role in self.roles if role not in unchanged]):
             role.is_retired = True
-            await self._end(role)
+            await self._end_role(role)
         self.roles = [
             next((role for role in unchanged if role.is_same_as(other)), other) for other in desired
         ]
@@ -289,7 +291,7 @@ class Supervisor:
                 self.stop()
                 return
             wait_s = BACKOFF_MIN_S if lifetime_s > STABLE_S else min(wait_s * 2, BACKOFF_MAX_S)
-            wait_s, storm = _dampened(role, wait_s)
+            wait_s, storm = _dampen_restart(role, wait_s)
             role.restarts += 1
             self._report(
                 role.name,
@@ -354,7 +356,7 @@ class Supervisor:
         changed.since_s = time.time()
         self.on_change(self.roles)
 
-    async def _end(self, role: Role) -> None:
+    async def _end_role(self, role: Role) -> None:
         process = role.process
         if process is None or process.returncode is not None:
             return
@@ -369,7 +371,7 @@ class Supervisor:
             process.kill()
 
 
-def _dampened(role: Role, wait_s: float) -> tuple[float, str]:
+def _dampen_restart(role: Role, wait_s: float) -> tuple[float, str]:
     """Return a longer wait for a role that ends again and again, and what it said last."""
     now = time.monotonic()
     role.ends.append(now)

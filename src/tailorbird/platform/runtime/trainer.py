@@ -92,7 +92,7 @@ def train_once(
         quick=quick,
         retrieval=retrieval,
         meaning=project.meaning,
-        beside=tuple(own_families()),
+        challengers=tuple(own_families()),
     )
     settings = apply_tuned(settings, slot, project.root / FILE)
     return to_outcome(

@@ -51,7 +51,7 @@ class UpLock:
             LockedError: it cannot be ended.
         """
         pid = int(self._path.with_name("up.lock").read_text().strip() or 0)
-        _signal(pid, signal.SIGTERM)
+        _send_signal(pid, signal.SIGTERM)
         give_up, notice = time.monotonic() + END_S, ""
         while not self.acquire():
             is_late = time.monotonic() > give_up
@@ -59,7 +59,7 @@ class UpLock:
                 raise self.error()
             if not notice and (is_late or state_of(pid) == "T"):
                 notice = f"the earlier one (process {pid}) hung and was killed"
-                _signal(pid, signal.SIGKILL)
+                _send_signal(pid, signal.SIGKILL)
                 give_up = time.monotonic() + KILLED_S
             await asyncio.sleep(_POLL_S)
         return notice
@@ -70,6 +70,6 @@ class UpLock:
             self._lock = None
 
 
-def _signal(pid: int, number: int) -> None:
+def _send_signal(pid: int, number: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)

@@ -40,10 +40,13 @@ class BgNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         It is 0 for users without a history.
         """
         return purchases_between(
-            matrix[:, [self.recency, self.frequency, self.age]], start, stop, self._expected
+            matrix[:, [self.recency, self.frequency, self.age]],
+            start,
+            stop,
+            self._expected_purchases,
         )
 
-    def _expected(self, x: Floats, recency: Floats, age: Floats, span: float) -> Floats:
+    def _expected_purchases(self, x: Floats, recency: Floats, age: Floats, span: float) -> Floats:
         """Evaluate equation 10 of Fader, Hardie, Lee (2005), after Euler's transformation.
 
         The series as printed overflows.
@@ -134,11 +137,11 @@ def integrate_expectation(shape: Floats, scale: Floats, a: float, b: Floats, spa
     """
     pieces = [slice(start, start + ROWS) for start in range(0, len(shape), ROWS)]
     return np.concatenate(
-        [_integral(shape[piece], scale[piece], b[piece], a, span) for piece in pieces]
+        [_integrate(shape[piece], scale[piece], b[piece], a, span) for piece in pieces]
     )
 
 
-def _integral(shape: Floats, scale: Floats, b: Floats, a: float, span: float) -> Floats:
+def _integrate(shape: Floats, scale: Floats, b: Floats, a: float, span: float) -> Floats:
     def height(u: Floats, b: Floats) -> Floats:
         return -a * np.logaddexp(0, -u) - b * np.logaddexp(0, u)
 

@@ -39,7 +39,8 @@ def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Colum
                 )
             else:
                 fields = [
-                    features.layout.entities[spot.entity].entity.fields for spot in step.spots
+                    features.layout.entities[record_lane.entity].entity.fields
+                    for record_lane in step.record_lanes
                 ]
                 is_user_column[step.name] = (
                     step.operation not in _OF_REQUESTS

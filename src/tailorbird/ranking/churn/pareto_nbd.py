@@ -43,10 +43,13 @@ class ParetoNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         It is 0 for users without a history.
         """
         return purchases_between(
-            matrix[:, [self.recency, self.frequency, self.age]], start, stop, self._expected
+            matrix[:, [self.recency, self.frequency, self.age]],
+            start,
+            stop,
+            self._expected_purchases,
         )
 
-    def _expected(self, x: Floats, recency: Floats, age: Floats, span: float) -> Floats:
+    def _expected_purchases(self, x: Floats, recency: Floats, age: Floats, span: float) -> Floats:
         return expected(x, recency, age, self.r, self.alpha, self.s, self.beta, span)
 
 
@@ -98,10 +101,10 @@ def _odds(
     shape = (r + x)[:, None]
     last, now = np.log(alpha + np.minimum(recency, age))[:, None], np.log(alpha + age)[:, None]
     fallen = -np.expm1(-shape * (now - last))
-    at = last - np.log1p(-STEPS * fallen) / shape
-    left = np.exp(at) - alpha + beta
+    times = last - np.log1p(-STEPS * fallen) / shape
+    left = np.exp(times) - alpha + beta
     with np.errstate(over="ignore"):
         inner = (
-            np.exp(s * (np.log(beta + age)[:, None] - np.log(left)) + at - np.log(left)) @ SHARES
+            np.exp(s * (np.log(beta + age)[:, None] - np.log(left)) + times - np.log(left)) @ SHARES
         )
         return s * inner * np.expm1(shape * (now - last))[:, 0] / shape[:, 0]

@@ -54,30 +54,30 @@ def churn_reasons(
         duration_columns(bundle.features),
     )
     vector_positions = {
-        at for at, name in enumerate(names) if name.startswith(VECTOR)
+        column for column, name in enumerate(names) if name.startswith(VECTOR)
     }  # single coordinates of a vector have no meaning
     reasons_by_user = []
     for row, values, counterfactuals, chance in zip(
         effects, matrix, without, churn_probability, strict=True
     ):
         strongest = [
-            at
-            for at in np.argsort(-np.abs(row), kind="stable").tolist()
-            if at not in vector_positions
+            column
+            for column in np.argsort(-np.abs(row), kind="stable").tolist()
+            if column not in vector_positions
         ][:limit]
         reasons = []
-        for at in (at for at in strongest if abs(row[at]) >= EFFECT_MIN):
-            name = names[at]
+        for column in (column for column in strongest if abs(row[column]) >= EFFECT_MIN):
+            name = names[column]
             subject = (
                 name
                 if name in codes
-                else f"{name} is {format_column_value(float(values[at]), seconds=name in seconds)}"
+                else f"{name} is {format_column_value(float(values[column]), seconds=name in seconds)}"
             )
             reasons.append(
                 ChurnReason(
                     name,
-                    float(row[at]),
-                    f"{subject}: {_describe_change(float(counterfactuals[at]), float(chance))}",
+                    float(row[column]),
+                    f"{subject}: {_describe_change(float(counterfactuals[column]), float(chance))}",
                 )
             )
         reasons_by_user.append(reasons)

@@ -95,20 +95,20 @@ def _block_step(steps: list) -> BlockStep:
         case Log():
             return steps[0].apply
         case Clip():
-            low, high = _column(steps, "low"), _column(steps, "high")
+            low, high = _read_column(steps, "low"), _read_column(steps, "high")
             return lambda x: np.minimum(np.maximum(x, low), high)
         case Standardise():
-            mean, std = _column(steps, "mean"), _column(steps, "std")
+            mean, std = _read_column(steps, "mean"), _read_column(steps, "std")
             return lambda x: (x - mean) / std
         case Fill():
-            value = _column(steps, "value")
+            value = _read_column(steps, "value")
             return lambda x: np.where(np.isnan(x), value, x)
         case Quantile():
             return _quantile_step(cast(list[Quantile], steps))
     raise AssertionError(steps[0])
 
 
-def _column(steps: list[NumericStep], name: str) -> Floats:
+def _read_column(steps: list[NumericStep], name: str) -> Floats:
     return np.array([getattr(step, name) for step in steps], np.float64)[:, None]
 
 
@@ -137,7 +137,11 @@ def _quantile_step(steps: list[Quantile]) -> BlockStep:
         ).copy()  # how many cuts lie below x, counted from where the row begins
         for halving in range(halvings - 1, -1, -1):
             below += (flat[below + ((1 << halving) - 1)] < x).astype(np.intp) << halving
-        at = below + (start - row)
-        return np.where(x == flat[below], tied[at], value[at] + (x - begin[at]) * slope[at])
+        position = below + (start - row)
+        return np.where(
+            x == flat[below],
+            tied[position],
+            value[position] + (x - begin[position]) * slope[position],
+        )
 
     return apply

@@ -57,14 +57,14 @@ def computed_columns(
     """
     row = index.find(item_keys)
     is_indexed = row >= 0
-    at = np.where(is_indexed, row, 0)
+    known_rows = np.where(is_indexed, row, 0)
     columns: dict[str, npt.NDArray[np.generic]] = {}
     if len(index) == 0:
         return dict.fromkeys(names, np.full(item_keys.size, np.nan, np.float32))
-    first_seen = np.where(is_indexed, index.first_seen[at], 0)
+    first_seen = np.where(is_indexed, index.first_seen[known_rows], 0)
     columns["age_days"] = np.where(first_seen > 0, (t[request] - first_seen) / DAY, np.nan)
 
-    category = np.where(is_indexed, index.category.codes[at], -1)
+    category = np.where(is_indexed, index.category.codes[known_rows], -1)
     same, any_category = np.zeros(item_keys.size), np.zeros(item_keys.size)
     age_of_item = np.full(item_keys.size, np.nan)
     for age in range(RECENT_MAX if sequence is not None and sequence.item.size else 0):
@@ -87,6 +87,6 @@ def computed_columns(
 
 def recent_at(sequence: RaggedLike, age: int) -> tuple[Keys, npt.NDArray[np.bool_]]:
     """Return each request's item key `age` positions before the newest, and whether it exists."""
-    at = sequence.offsets[1:] - 1 - age
-    is_present = at >= sequence.offsets[:-1]
-    return sequence.item[np.where(is_present, at, 0)], is_present
+    positions = sequence.offsets[1:] - 1 - age
+    is_present = positions >= sequence.offsets[:-1]
+    return sequence.item[np.where(is_present, positions, 0)], is_present

@@ -197,7 +197,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         if self.history:
             descriptions |= self.history.describe_columns()
         for words in self.words:
-            descriptions |= words.told()
+            descriptions |= words.describe_columns()
         return descriptions
 
     def _check(self, output: Output) -> None:
@@ -281,18 +281,18 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         columns |= {name: nothing if live is None else live[name] for name in live_names}
         shown = np.ones(item_keys.size, np.float32) if position is None else position
         matrix = self._fill_matrix(numeric, categorical, columns, shown, learned or {})
-        at = matrix.shape[1] - len(self._net_columns)
+        net_start = matrix.shape[1] - len(self._net_columns)
         if self.history:
             history = self.history.columns(
                 item_keys, request, sequences.get(self.history.sequence), t
             )
-            matrix[:, at : at + history.shape[1]] = history
-            at += history.shape[1]
+            matrix[:, net_start : net_start + history.shape[1]] = history
+            net_start += history.shape[1]
         for words in self.words:
-            matrix[:, at : at + words.width] = words.columns(
+            matrix[:, net_start : net_start + words.width] = words.columns(
                 index.attributes, index.find(item_keys)
             )
-            at += words.width
+            net_start += words.width
         return matrix
 
     @cached_property
@@ -317,27 +317,27 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         matrix[:, len(self.names) - len(self._net_columns) :] = MISSING
         numeric_at, categorical_at = self._column_indices
         matrix[:, : numeric_at.size] = numeric[:, numeric_at]
-        at = numeric_at.size
+        offset = numeric_at.size
         for vocabulary, source_index in zip(self.vocabularies, categorical_at, strict=True):
-            matrix[:, at] = vocabulary.encode(categorical[:, source_index])
-            at += 1
+            matrix[:, offset] = vocabulary.encode(categorical[:, source_index])
+            offset += 1
         for name in self.computed:
-            matrix[:, at] = computed[name]
-            at += 1
+            matrix[:, offset] = computed[name]
+            offset += 1
         if self.position:
-            matrix[:, at] = position
-            at += 1
+            matrix[:, offset] = position
+            offset += 1
         sources = numeric, categorical, computed, position
         singles, blocks = self._parts
         for source_index, output in singles:
             values = output.apply(
                 source_column(self.columns, output.column, *sources), learned.get(output.name)
             )
-            matrix[:, at + source_index : at + source_index + output.width] = values.reshape(
-                len(matrix), output.width
+            matrix[:, offset + source_index : offset + source_index + output.width] = (
+                values.reshape(len(matrix), output.width)
             )
         for block, offsets in blocks:
-            matrix[:, at + offsets] = block.apply(
+            matrix[:, offset + offsets] = block.apply(
                 [source_column(self.columns, column, *sources) for column in block.columns]
             ).T
         return matrix

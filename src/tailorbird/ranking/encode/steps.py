@@ -201,8 +201,8 @@ class Table(KeyStep, frozen=True):
         sorted_keys, numbers = self._sorted
         if not sorted_keys.size:
             return np.full(keys.shape, unknown)
-        at = np.minimum(np.searchsorted(sorted_keys, keys), sorted_keys.size - 1)
-        return np.where(sorted_keys[at] == keys, numbers[at], unknown)
+        positions = np.minimum(np.searchsorted(sorted_keys, keys), sorted_keys.size - 1)
+        return np.where(sorted_keys[positions] == keys, numbers[positions], unknown)
 
 
 class Codes(Table, frozen=True, tag="vocabulary"):

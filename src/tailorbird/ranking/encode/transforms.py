@@ -44,9 +44,9 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
 
     def __post_init__(self) -> None:
         for before, step in zip((None, *self.steps), self.steps, strict=False):
-            first = before is None or isinstance(before, FillKey)
+            is_first_step = before is None or isinstance(before, FillKey)
             require(
-                first or isinstance(step, NumericStep),
+                is_first_step or isinstance(step, NumericStep),
                 f"{self.name}: a {type(step).__name__} that does not come first",
             )
             require(

@@ -39,6 +39,6 @@ class Vocabulary(msgspec.Struct, frozen=True, dict=True):
         sorted_keys, codes = self._sorted
         if not sorted_keys.size:
             return np.where(column == 0, np.float32(MISSING), np.float32(UNKNOWN))
-        at = np.minimum(np.searchsorted(sorted_keys, column), sorted_keys.size - 1)
-        code = np.where(sorted_keys[at] == column, codes[at], np.float32(UNKNOWN))
+        positions = np.minimum(np.searchsorted(sorted_keys, column), sorted_keys.size - 1)
+        code = np.where(sorted_keys[positions] == column, codes[positions], np.float32(UNKNOWN))
         return np.where(column == 0, np.float32(MISSING), code)

@@ -123,14 +123,14 @@ class Arrivals:
             ts=self.ts[is_retained],
             utc_offset_min=self.utc_offset_min[is_retained],
             profiles=[
-                replace(one, row=int(new_rows[one.row]))
-                for one in self.profiles
-                if is_retained[one.row]
+                replace(profile, row=int(new_rows[profile.row]))
+                for profile in self.profiles
+                if is_retained[profile.row]
             ],
             responses=[
-                replace(one, row=int(new_rows[one.row]))
-                for one in self.responses
-                if is_retained[one.row]
+                replace(response, row=int(new_rows[response.row]))
+                for response in self.responses
+                if is_retained[response.row]
             ],
             identifies=[int(new_rows[row]) for row in self.identifies if is_retained[row]],
             merges=[(int(new_rows[row]), into) for row, into in self.merges if is_retained[row]],
@@ -194,10 +194,10 @@ class ArrivalsBuilder:
             np.concatenate([piece.entries for piece in chunks]),
             np.concatenate([piece.ts for piece in chunks]),
             np.concatenate([piece.utc_offset_min for piece in chunks]),
-            [one for piece in chunks for one in piece.profiles],
-            [one for piece in chunks for one in piece.responses],
+            [profile for piece in chunks for profile in piece.profiles],
+            [response for piece in chunks for response in piece.responses],
             [row for piece in chunks for row in piece.identifies],
-            [one for piece in chunks for one in piece.merges],
+            [merge for piece in chunks for merge in piece.merges],
             producers,
             self._refused,
         )
@@ -230,9 +230,9 @@ class ArrivalsBuilder:
 
 
 def _to_arrivals(
-    checked: CheckedBatch, bodies: Sequence[Body], producer_ids: dict[str, int], first: int
+    checked: CheckedBatch, bodies: Sequence[Body], producer_ids: dict[str, int], first_row: int
 ) -> Arrivals:
-    """Turn checked events into columns, with rows counted from `first`."""
+    """Turn checked events into columns, with rows counted from `first_row`."""
     fields = checked.fields
     types = set(fields.type)
     profiles: list[ProfileRow] = []
@@ -248,12 +248,12 @@ def _to_arrivals(
     if "answer" in types:
         rows = zip(fields.type, fields.answer, fields.items, strict=True)
         responses = [
-            ResponseRow(first + row, answer, items)
+            ResponseRow(first_row + row, answer, items)
             for row, (type_, answer, items) in enumerate(rows)
             if type_ == "answer" and answer is not None and items is not None
         ]
     identifies = (
-        [first + row for row, type_ in enumerate(fields.type) if type_ == "identify"]
+        [first_row + row for row, type_ in enumerate(fields.type) if type_ == "identify"]
         if "identify" in types
         else []
     )
@@ -261,7 +261,7 @@ def _to_arrivals(
     if "merge" in types:
         profile_rows = zip(fields.type, fields.properties, strict=True)
         merges = [
-            (first + row, (properties or {})[MERGED_INTO])
+            (first_row + row, (properties or {})[MERGED_INTO])
             for row, (type_, properties) in enumerate(profile_rows)
             if type_ == "merge"
         ]
@@ -278,10 +278,10 @@ def _to_arrivals(
     context_columns, utc_offset_min = _context_columns(fields.context)
     return Arrivals(
         columns | context_columns,
-        _entries(checked, bodies, producer_ids),
+        _dedup_entries(checked, bodies, producer_ids),
         np.array(checked.ts, np.int64),
         utc_offset_min,
-        [replace(one, row=first + one.row) for one in profiles],
+        [replace(profile, row=first_row + profile.row) for profile in profiles],
         responses,
         identifies,
         merges,
@@ -306,7 +306,7 @@ def _context_columns(contexts: Sequence[Any]) -> tuple[dict[str, pa.Array], Int6
     offsets = (
         np.zeros(len(filled), np.int64)
         if offset.count(None) == len(offset)
-        else np.array([one or 0 for one in offset], np.int64)
+        else np.array([offset_or_none or 0 for offset_or_none in offset], np.int64)
     )
     return {name: pa.array(column, pa.string()) for name, column in columns.items()}, offsets
 
@@ -320,8 +320,8 @@ def _property_columns(
     """
     texts: list[str | None] = [None] * len(column)
     properties_by_row: list[dict[str, Any]] = [properties or {} for properties in column]
-    for one in profiles:
-        texts[one.row], properties_by_row[one.row] = one.text, {}
+    for profile in profiles:
+        texts[profile.row], properties_by_row[profile.row] = profile.text, {}
     names = set().union(*properties_by_row)
     if not names <= enrich.PROPERTY_COLUMNS:
         for row, properties in enumerate(properties_by_row):
@@ -338,7 +338,7 @@ def _property_columns(
     return columns
 
 
-def _entries(
+def _dedup_entries(
     checked: CheckedBatch, bodies: Sequence[Body], producer_ids: dict[str, int]
 ) -> Entries:
     """Return the dedup index entries of the events, shape (n,)."""
@@ -348,7 +348,7 @@ def _entries(
         fields.user_id, fields.anonymous_id, fields.item_id, fields.event_id
     )
     body_indices = np.array(checked.bodies, np.intp)
-    entries["key"], entries["check"] = fingerprints[:, 0], fingerprints[:, 1]
+    entries["key"], entries["fingerprint_rest"] = fingerprints[:, 0], fingerprints[:, 1]
     entries["received_at"] = checked.received_at
     entries["offset"] = np.array([body.offset for body in bodies], np.int64)[body_indices]
     entries["producer"] = np.array([producer_ids[body.producer] for body in bodies], np.int32)[

@@ -10,7 +10,7 @@ from collections import deque
 import apsw
 import msgspec
 
-TABLE = """
+SCHEMA_SQL = """
 CREATE TABLE IF NOT EXISTS answer_run(
     id INTEGER PRIMARY KEY, producer INTEGER NOT NULL, newest INTEGER NOT NULL,
     answers BLOB NOT NULL

@@ -1,7 +1,7 @@
 """An index of the fingerprints of accepted events, with no random writes and little memory.
 
     fingerprint   128 bits of BLAKE2b over kind of subject, subject and event_id, split into `key`
-                  and `check` of 64 bits each
+                  and `fingerprint_rest` of 64 bits each
     open run      the newest entries: in memory by key, and one blob per step in `dedup_run`
     segment       2**18 sealed entries, sorted by key, in pages of 256 in `dedup_page`; in memory a
                   Bloom filter (16 bits per entry, six probes, about 0.1 % false positives) and
@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from tailorbird.events import Event
 
-TABLE = """
+SCHEMA_SQL = """
 CREATE TABLE IF NOT EXISTS dedup_run(id INTEGER PRIMARY KEY, entries BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS dedup_segment(
     id INTEGER PRIMARY KEY, oldest INTEGER NOT NULL, newest INTEGER NOT NULL,
@@ -33,13 +33,13 @@ CREATE TABLE IF NOT EXISTS dedup_page(
     segment INTEGER NOT NULL, page INTEGER NOT NULL, entries BLOB NOT NULL,
     PRIMARY KEY (segment, page)
 ) STRICT;
-CREATE TABLE IF NOT EXISTS dedup_lasting(segment INTEGER PRIMARY KEY) STRICT; -- never dropped
+CREATE TABLE IF NOT EXISTS dedup_permanent(segment INTEGER PRIMARY KEY) STRICT; -- never dropped
 """
 
 ENTRY = np.dtype(
     [
         ("key", "<u8"),
-        ("check", "<u8"),
+        ("fingerprint_rest", "<u8"),
         ("received_at", "<i8"),
         ("offset", "<i8"),
         ("producer", "<i4"),
@@ -55,8 +55,8 @@ _BITS_PER_ENTRY = 16
 _SEGMENTS_MIN = 16
 
 
-def fingerprints(events: Sequence[Event]) -> npt.NDArray[np.uint64]:
-    """Return key and check of each event, shape (n, 2).
+def compute_fingerprints(events: Sequence[Event]) -> npt.NDArray[np.uint64]:
+    """Return key and rest of each event, shape (n, 2).
 
     The subject is the user, else the anonymous id, else the item.
     """
@@ -111,24 +111,24 @@ class DedupIndex:
                 "SELECT id, oldest, newest, bloom, first_keys FROM dedup_segment ORDER BY id"
             ).fetchall()
         ]
-        self._permanent = {
+        self._permanent_segments = {
             segment
-            for (segment,) in connection.execute("SELECT segment FROM dedup_lasting").fetchall()
+            for (segment,) in connection.execute("SELECT segment FROM dedup_permanent").fetchall()
         }
         self._newest = max((segment.newest for segment in self._segments), default=0)
-        self._start_open()
+        self._reset_open_run()
         for (entries,) in connection.execute(
             "SELECT entries FROM dedup_run ORDER BY id"
         ).fetchall():
             self.add(np.frombuffer(entries, ENTRY))
         self._unsaved = []
 
-    def _start_open(self) -> None:
+    def _reset_open_run(self) -> None:
         self._open_entries = np.empty(0, ENTRY)
         self._open_rows = 0
         self._unsaved: list[Entries] = []
         self._row_by_key: dict[int, int] = {}  # row of the first entry of a key in `_open_entries`
-        self._more_rows: dict[int, list[int]] = {}  # rows of its other entries
+        self._other_rows_by_key: dict[int, list[int]] = {}  # rows of its other entries
 
     def find_duplicates(self, entries: Entries) -> dict[int, tuple]:
         """Return, by row, the earlier entry that the row duplicates, as a tuple of ENTRY.
@@ -143,20 +143,24 @@ class DedupIndex:
                 map(self._row_by_key.__contains__, key_list), bool, len(entries)
             )
         sealed_matches = self._search_segments(entries, is_candidate)
-        first_entries: dict[int, tuple] = {}
+        original_by_row: dict[int, tuple] = {}
         earlier_rows: dict[int, list[tuple]] = {}
         for row in np.flatnonzero(is_candidate).tolist():
             entry = entries[row].item()
             key = entry[0]
-            first = self._match(
+            original = self._match(
                 entry,
-                [*sealed_matches.get(row, ()), *self._match_open(key), *earlier_rows.get(key, ())],
+                [
+                    *sealed_matches.get(row, ()),
+                    *self._open_entries_of(key),
+                    *earlier_rows.get(key, ()),
+                ],
             )
-            if first is None:
+            if original is None:
                 earlier_rows.setdefault(key, []).append(entry)
             else:
-                first_entries[row] = first
-        return first_entries
+                original_by_row[row] = original
+        return original_by_row
 
     def _match(self, entry: tuple, candidates: Sequence[tuple]) -> tuple | None:
         for candidate in candidates:
@@ -168,12 +172,15 @@ class DedupIndex:
                 return candidate
         return None
 
-    def _match_open(self, key: int) -> list[tuple]:
-        first = self._row_by_key.get(key)
+    def _open_entries_of(self, key: int) -> list[tuple]:
+        first_row = self._row_by_key.get(key)
         return (
             []
-            if first is None
-            else [self._open_entries[row].item() for row in (first, *self._more_rows.get(key, ()))]
+            if first_row is None
+            else [
+                self._open_entries[row].item()
+                for row in (first_row, *self._other_rows_by_key.get(key, ()))
+            ]
         )
 
     def _search_segments(
@@ -189,7 +196,7 @@ class DedupIndex:
             if segment.newest < oldest or segment.oldest > newest:
                 continue
             for row in np.flatnonzero(
-                _query_bloom(segment.bloom, entries["key"], entries["check"])
+                _query_bloom(segment.bloom, entries["key"], entries["fingerprint_rest"])
             ).tolist():
                 entries_of_key = self._read(segment, entries["key"][row])
                 if entries_of_key:
@@ -229,7 +236,7 @@ class DedupIndex:
             return
         for row, key in enumerate(keys, start):
             if self._row_by_key.setdefault(key, row) != row:
-                self._more_rows.setdefault(key, []).append(row)
+                self._other_rows_by_key.setdefault(key, []).append(row)
 
     def save(self, connection: apsw.Connection, permanent_producers: Sequence[int] = ()) -> None:
         """Write added entries, seal a full open run, and drop segments behind the window.
@@ -258,15 +265,15 @@ class DedupIndex:
         connection.execute("INSERT INTO dedup_segment VALUES (?, ?, ?, ?, ?)", row)
         connection.execute("DELETE FROM dedup_run")
         if np.isin(entries["producer"], permanent_producers).any():
-            connection.execute("INSERT INTO dedup_lasting VALUES (?)", (id_,))
-            self._permanent.add(id_)
+            connection.execute("INSERT INTO dedup_permanent VALUES (?)", (id_,))
+            self._permanent_segments.add(id_)
         self._segments.append(_Segment(*row))
-        self._start_open()
+        self._reset_open_run()
 
     def _drop_old(self, connection: apsw.Connection) -> None:
         horizon = self._newest - self._dedup_us
         for segment in self._segments[:-_SEGMENTS_MIN]:
-            if segment.newest < horizon and segment.id not in self._permanent:
+            if segment.newest < horizon and segment.id not in self._permanent_segments:
                 connection.execute("DELETE FROM dedup_page WHERE segment = ?", (segment.id,))
                 connection.execute("DELETE FROM dedup_segment WHERE id = ?", (segment.id,))
                 self._segments.remove(segment)
@@ -279,7 +286,7 @@ def _write_segment(connection: apsw.Connection, id_: int, entries: Entries) -> t
         for page, start in enumerate(range(0, len(entries), _PAGE_ROWS))
     )
     connection.executemany("INSERT INTO dedup_page VALUES (?, ?, ?)", pages)
-    return _build_bloom(entries["key"], entries["check"]).tobytes(), entries["key"][
+    return _build_bloom(entries["key"], entries["fingerprint_rest"]).tobytes(), entries["key"][
         ::_PAGE_ROWS
     ].tobytes()
 
@@ -292,7 +299,7 @@ def rewrite_segment(connection: apsw.Connection, id_: int, entries: Entries) -> 
         connection.execute(update, (*_write_segment(connection, id_, entries), id_))
     else:
         connection.execute("DELETE FROM dedup_segment WHERE id = ?", (id_,))
-        connection.execute("DELETE FROM dedup_lasting WHERE segment = ?", (id_,))
+        connection.execute("DELETE FROM dedup_permanent WHERE segment = ?", (id_,))
 
 
 def _find_repeated(keys: Keys) -> npt.NDArray[np.bool_]:
@@ -306,27 +313,27 @@ def _find_repeated(keys: Keys) -> npt.NDArray[np.bool_]:
     return repeated
 
 
-def _bits(key: Keys, check: Keys, probe: int, bits: int) -> npt.NDArray[np.intp]:
+def _bit_positions(key: Keys, rest: Keys, probe: int, bits: int) -> npt.NDArray[np.intp]:
     """Return the `probe`-th bit of each entry by double hashing; `bits` is a power of two."""
-    return ((key + np.uint64(probe) * (check | np.uint64(1))) & np.uint64(bits - 1)).astype(np.intp)
+    return ((key + np.uint64(probe) * (rest | np.uint64(1))) & np.uint64(bits - 1)).astype(np.intp)
 
 
-def _build_bloom(key: Keys, check: Keys) -> npt.NDArray[np.uint8]:
+def _build_bloom(key: Keys, rest: Keys) -> npt.NDArray[np.uint8]:
     bits = 1 << max((len(key) * _BITS_PER_ENTRY - 1).bit_length(), 6)
     flags = np.zeros(bits, bool)
     for probe in range(_PROBES):
-        flags[_bits(key, check, probe, bits)] = True
+        flags[_bit_positions(key, rest, probe, bits)] = True
     return np.packbits(flags, bitorder="little")
 
 
-def _query_bloom(bloom: npt.NDArray[np.uint8], key: Keys, check: Keys) -> npt.NDArray[np.bool_]:
+def _query_bloom(bloom: npt.NDArray[np.uint8], key: Keys, rest: Keys) -> npt.NDArray[np.bool_]:
     """Return a mask of the entries that the filter may contain.
 
     Each probe looks only at the entries that the previous probes did not rule out.
     """
     rows = np.arange(len(key))
     for probe in range(_PROBES):
-        bits = _bits(key[rows], check[rows], probe, len(bloom) * 8)
+        bits = _bit_positions(key[rows], rest[rows], probe, len(bloom) * 8)
         rows = rows[(bloom[bits >> 3] >> (bits & 7).astype(np.uint8)) & 1 == 1]
     is_member = np.zeros(len(key), bool)
     is_member[rows] = True

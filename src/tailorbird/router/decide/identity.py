@@ -12,7 +12,7 @@ import apsw
 from tailorbird.events.merges import Merge, survivor
 from tailorbird.router.decide.timeline import Timeline
 
-TABLES = """
+SCHEMA_SQL = """
 CREATE TABLE IF NOT EXISTS identity(
     anonymous_id TEXT NOT NULL, ts INTEGER NOT NULL, p INTEGER NOT NULL, user_id TEXT NOT NULL,
     PRIMARY KEY (anonymous_id, ts, p)

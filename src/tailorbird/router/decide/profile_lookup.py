@@ -45,7 +45,7 @@ def profile_updates(
 ) -> list[Update]:
     """Return the profile updates of one kind."""
     ids, versions = arrivals.columns[key], arrivals.columns["event_id"]
-    profiles = {one.row: one for one in arrivals.profiles if one.type == kind}
+    profiles = {profile.row: profile for profile in arrivals.profiles if profile.type == kind}
 
     def apply(row: int) -> None:
         profile = profiles[row]

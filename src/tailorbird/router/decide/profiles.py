@@ -14,7 +14,7 @@ import msgspec
 
 from tailorbird.router.decide.timeline import Timeline
 
-TABLE = """
+SCHEMA_SQL = """
 CREATE TABLE IF NOT EXISTS profile(
     kind TEXT NOT NULL, id TEXT NOT NULL, ts INTEGER NOT NULL, p INTEGER NOT NULL,
     version TEXT NOT NULL, properties TEXT NOT NULL,

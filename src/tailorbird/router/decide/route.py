@@ -57,7 +57,12 @@ class RouterMemory:
 
     @staticmethod
     def make_tables(connection: apsw.Connection) -> None:
-        for table in (dedup.TABLE, identity.TABLES, catalogue.TABLE, attribution.TABLE):
+        for table in (
+            dedup.SCHEMA_SQL,
+            identity.SCHEMA_SQL,
+            catalogue.SCHEMA_SQL,
+            attribution.SCHEMA_SQL,
+        ):
             connection.execute(table)
 
     def save(
@@ -83,8 +88,8 @@ def route(
     """Decide on and apply each event; return n rows of events.ROUTED with p from `first_p` on."""
     event_columns, rows = arrivals.columns, len(arrivals)
     is_profile = np.zeros(rows, bool)  # profiles get nothing attached and always count
-    is_profile[[one.row for one in arrivals.profiles]] = True
-    attributed = _attribute(arrivals, memory.responses, is_profile)
+    is_profile[[profile.row for profile in arrivals.profiles]] = True
+    attributed = _attribute_events(arrivals, memory.responses, is_profile)
     ts = attributed.ts
     persons = _resolve_persons(arrivals, memory, is_profile, ts, first_p)
     delay_us = arrivals.received_at - ts
@@ -143,7 +148,7 @@ class _Attributed(NamedTuple):
     columns: dict[str, pa.Array]
 
 
-def _attribute(
+def _attribute_events(
     arrivals: Arrivals, memory: attribution.ResponseMemory, is_profile: Bools
 ) -> _Attributed:
     """Join events to the responses they name, in order, and add responses for later events."""
@@ -151,7 +156,7 @@ def _attribute(
     responses: dict[int, attribution.RememberedResponse] = {}
     propensities: dict[int, list[float]] = {}
     item_places: dict[int, tuple[int | None, float | None]] = {}
-    response_rows = {one.row: one for one in arrivals.responses}
+    response_rows = {response.row: response for response in arrivals.responses}
     request_rows = np.flatnonzero(
         event_columns["request_id"].is_valid().to_numpy(zero_copy_only=False) & ~is_profile
     )
@@ -195,10 +200,12 @@ def _attribute(
     }
     columns["answer_query"] = encoded.to_arrow(pa.string(), lambda one: one.query)
     for index, name in enumerate(("position", "propensity")):
-        columns[name] = _scatter(
+        columns[name] = _scatter_to_rows(
             {row: place[index] for row, place in item_places.items()}, rows, ROUTED.field(name).type
         )
-    columns["propensities"] = _scatter(propensities, rows, ROUTED.field("propensities").type)
+    columns["propensities"] = _scatter_to_rows(
+        propensities, rows, ROUTED.field("propensities").type
+    )
     return _Attributed(ts, columns)
 
 
@@ -213,7 +220,7 @@ def _encode_by_identity(values_by_row: dict[int, V], rows: int) -> DictionaryCol
     return DictionaryColumn(values, codes)
 
 
-def _scatter(values_by_row: dict[int, Any], rows: int, type_: pa.DataType) -> pa.Array:
+def _scatter_to_rows(values_by_row: dict[int, Any], rows: int, type_: pa.DataType) -> pa.Array:
     """Return an Arrow array of values given by row, null elsewhere."""
     return (
         pa.array([values_by_row.get(row) for row in range(rows)], type_)
@@ -252,7 +259,7 @@ def _resolve_persons(
             arrivals, pc.coalesce(users, identified_users), memory.merges, is_profile, ts, first_p
         )
         persons = pc.coalesce(persons, pc.binary_join_element_wise(_ANONYMOUS, unnamed, ""))
-    item_rows = [one.row for one in arrivals.profiles if one.type == "item"]
+    item_rows = [profile.row for profile in arrivals.profiles if profile.type == "item"]
     if item_rows:
         is_item = np.zeros(len(arrivals), bool)
         is_item[item_rows] = True

@@ -16,7 +16,7 @@ from tailorbird import faults
 from tailorbird.errors import DamageError
 from tailorbird.events import Event
 from tailorbird.router.decide import attribution, dedup
-from tailorbird.router.decide.dedup import ENTRY, Entries, fingerprints
+from tailorbird.router.decide.dedup import ENTRY, Entries, compute_fingerprints
 from tailorbird.router.routed_log import pruned
 from tailorbird.stream import EmbeddedWriter
 
@@ -133,7 +133,9 @@ def _remove_mentions(
 ) -> int:
     rows = connection.execute(f"SELECT properties, {', '.join(key)} FROM {table}")
     changed = [
-        (new_text, *place) for text, *place in rows if (new_text := rewrite(text)) is not None
+        (new_text, *key_values)
+        for text, *key_values in rows
+        if (new_text := rewrite(text)) is not None
     ]
     where = " AND ".join(f"{name} = ?" for name in key)
     connection.executemany(f"UPDATE {table} SET properties = ? WHERE {where}", changed)
@@ -152,7 +154,7 @@ def _remove_response_mentions(connection: apsw.Connection, mentions: Mentions) -
     count = 0
     for id_, data in connection.execute("SELECT id, answers FROM answer_run").fetchall():
         responses = _decode_responses(data)
-        rewritten = [_without_mentions(one, mentions) for one in responses]
+        rewritten = [_without_mentions(response, mentions) for response in responses]
         if changed := sum(new != old for new, old in zip(rewritten, responses, strict=True)):
             connection.execute(
                 "UPDATE answer_run SET answers = ? WHERE id = ?",
@@ -183,8 +185,8 @@ def _fingerprint_entries(events: Collection[tuple[str, str, str]]) -> Entries:
     ]
     entries = np.zeros(len(subjects), ENTRY)
     if subjects:
-        hashes = fingerprints(subjects)
-        entries["key"], entries["check"] = hashes[:, 0], hashes[:, 1]
+        hashes = compute_fingerprints(subjects)
+        entries["key"], entries["fingerprint_rest"] = hashes[:, 0], hashes[:, 1]
     return entries
 
 
@@ -231,9 +233,9 @@ def _delete_dedup_entries(connection: apsw.Connection, erased: Entries) -> int:
 def _is_among(entries: Entries, erased: Entries) -> np.ndarray:
     is_erased = np.isin(entries["key"], erased["key"])
     if is_erased.any():
-        fingerprints = {(one[0], one[1]) for one in erased.tolist()}
+        compute_fingerprints = {(entry[0], entry[1]) for entry in erased.tolist()}
         is_erased[is_erased] = [
-            (one[0], one[1]) in fingerprints for one in entries[is_erased].tolist()
+            (entry[0], entry[1]) in compute_fingerprints for entry in entries[is_erased].tolist()
         ]
     return is_erased
 
@@ -242,7 +244,7 @@ def _delete_responses(connection: apsw.Connection, requests: frozenset[str]) -> 
     count = 0
     for id_, data in connection.execute("SELECT id, answers FROM answer_run").fetchall():
         responses = _decode_responses(data)
-        retained = [one for one in responses if one.request_id not in requests]
+        retained = [response for response in responses if response.request_id not in requests]
         if len(retained) < len(responses):
             connection.execute(
                 "UPDATE answer_run SET answers = ? WHERE id = ?",

@@ -3,7 +3,7 @@ topics, with a snapshot in each.
 
     summarize   the items of the log go into the topic `items`, as in pruning (`router.routed_log.retention`)
     erase       people and mentions of them are deleted from the local files
-    items       the topic is reset (`stream.kafka.emptied`) and gets the current summary
+    items       the topic is reset (`stream.kafka.topic_reset`) and gets the current summary
     index       the topic of snapshots is reset and gets one of the current tables
     routed      is reset; a row without content begins it
     order       likewise, for several partitions; it begins with the places of these rows
@@ -34,9 +34,9 @@ from tailorbird.router.routed_log.retention import publish_summary, rewrite_summ
 from tailorbird.router.routed_log.tables import make_tables
 from tailorbird.router.routed_log.topic import RoutedTopic
 from tailorbird.stream import open_reader, open_writer
-from tailorbird.stream.kafka import KafkaLog, emptied
-from tailorbird.stream.kafka.emptied import TopicSpec
+from tailorbird.stream.kafka import KafkaLog, topic_reset
 from tailorbird.stream.kafka.merged import decode_entry
+from tailorbird.stream.kafka.topic_reset import TopicSpec
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaWriter
@@ -78,7 +78,9 @@ class RoutedTopics:
             topic.connection.execute("SELECT offset FROM followed").get or 0
             for topic in self.topics[1:]
         ]
-        is_profile_pending = self.ends[0] > FIRST_P and any(one < self.ends[0] for one in followed)
+        is_profile_pending = self.ends[0] > FIRST_P and any(
+            followed_end < self.ends[0] for followed_end in followed
+        )
         if ordered_ends != self.ends or is_profile_pending:
             raise LagError(
                 "rows of the routed log are not in order yet",
@@ -90,14 +92,14 @@ class RoutedTopics:
     def describe(self) -> list[TopicSpec]:
         """Summarize the items, then return the specs of the topics."""
         summarize(self.stream)
-        topics = [emptied.describe_topic(list(self.stream.routed_parts), self.ends)]
+        topics = [topic_reset.describe_topic(list(self.stream.routed_parts), self.ends)]
         if (items := _topic_ends([self.stream.item_summary])) is not None:
-            topics.append(emptied.describe_topic([self.stream.item_summary], items))
+            topics.append(topic_reset.describe_topic([self.stream.item_summary], items))
         if (index := _topic_ends(self.stream.snapshots())) is not None:
-            topics.append(emptied.describe_topic(list(self.stream.snapshots()), index))
+            topics.append(topic_reset.describe_topic(list(self.stream.snapshots()), index))
         if self.order is not None:
             topics.append(
-                emptied.describe_topic([self.stream.order(self.folder)], [self.order.end()])
+                topic_reset.describe_topic([self.stream.order(self.folder)], [self.order.end()])
             )
         return topics
 
@@ -147,17 +149,17 @@ class RoutedTopics:
         for topic in self.topics:
             topic.check_alone()
         if items is not None:
-            emptied.reset_topic([self.stream.item_summary], items)
+            topic_reset.reset_topic([self.stream.item_summary], items)
             faults.at("erase.items_topic")
             publish_summary(self.stream)
         if index is not None:
-            emptied.reset_topic(snapshots, index)
+            topic_reset.reset_topic(snapshots, index)
         for topic, address in zip(self.topics, snapshots, strict=True):
             topic.put_snapshot(address)
         faults.at("erase.snapshot")
         self.close()
         logs = list(self.stream.routed_parts)
-        emptied.reset_topic(logs, routed)
+        topic_reset.reset_topic(logs, routed)
         faults.at("erase.routed_topic")
         ends: list[int] = []
         for number, log in enumerate(logs):
@@ -169,7 +171,7 @@ class RoutedTopics:
                 ends.append(topic.end())
         if order is not None:
             order_log = self.stream.order(self.folder)
-            emptied.reset_topic([order_log], order)
+            topic_reset.reset_topic([order_log], order)
             faults.at("erase.order_topic")
             restart_order(order_log, routed.ends, ends, clock)
 
@@ -202,11 +204,13 @@ def lock_routed_topics(stream: "KafkaLogSet") -> Iterator[RoutedTopics]:
         for number in range(stream.count):
             topics.topics.append(_open_topic(stream, number, folder))
         if stream.count > 1:
-            topics.order = open_writer(stream.order(folder), partition="order", first=FIRST_P)
+            topics.order = open_writer(
+                stream.order(folder), partition="order", first_position=FIRST_P
+            )
         for path in stream.index_paths():
             if path.parent != folder:  # rebuilt from the topic when needed
-                for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
-                    each.unlink(missing_ok=True)
+                for database_file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+                    database_file.unlink(missing_ok=True)
         yield topics
 
 
@@ -229,5 +233,5 @@ def open_partition(stream: "KafkaLogSet", number: int, folder: Path) -> Iterator
 
 def _topic_ends(logs: Sequence[KafkaLog]) -> list[int] | None:
     """Return the ends of a topic's partitions; None where it does not exist."""
-    there = emptied.list_topics(logs[0].cluster)
-    return [emptied.log_end(log, there) for log in logs] if logs[0].name in there else None
+    there = topic_reset.list_topics(logs[0].cluster)
+    return [topic_reset.log_end(log, there) for log in logs] if logs[0].name in there else None

@@ -99,10 +99,12 @@ class ProfileFollower:
                 reader.close()
 
 
-def _apply(memory: RouterMemory, payload: bytes, first: int) -> None:
+def _apply(memory: RouterMemory, payload: bytes, first_position: int) -> None:
     with pa.ipc.open_stream(payload, options=_READ_OPTIONS) as stream:
         rows = stream.read_all()
-    rows = rows.append_column("p", pa.array(range(first, first + len(rows)), pa.int64()))
+    rows = rows.append_column(
+        "p", pa.array(range(first_position, first_position + len(rows)), pa.int64())
+    )
     rows = rows.filter(pc.is_in(rows["type"], pa.array(SHARED_TYPES)))
     columns = [
         rows[name].to_pylist()

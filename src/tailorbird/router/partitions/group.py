@@ -30,7 +30,7 @@ from tailorbird.stream.kafka.logs import KafkaLogSet
 POLL_S = 0.005
 ROWS_MAX = 20_000
 SESSION_S = 10.0
-WAITING_TOLD_S = 60.0  # interval of the warning of a process without partitions
+WAITING_LOG_S = 60.0  # interval of the warning of a process without partitions
 # delay before a partition that another process wrote is tried again, if it is still assigned
 RETRY_S = 3.0
 _POLL_MAX_S = 600.0  # bounds a step or the rebuild of an index before the partition is reassigned
@@ -83,19 +83,19 @@ class GroupMember:
         )
 
     def _on_assign(self, consumer: Any, partitions: list[Any]) -> None:
-        for each in partitions:
-            each.offset = OFFSET_END
+        for partition in partitions:
+            partition.offset = OFFSET_END
         consumer.incremental_assign(partitions)
         consumer.pause(partitions)
-        self._assigned |= {each.partition for each in partitions}
-        log.info("got partitions %s", sorted(each.partition for each in partitions))
+        self._assigned |= {partition.partition for partition in partitions}
+        log.info("got partitions %s", sorted(partition.partition for partition in partitions))
 
     def _on_revoke(self, consumer: Any, partitions: list[Any]) -> None:
-        for each in partitions:
-            self._assigned.discard(each.partition)
-            self._stop_router(each.partition)
+        for partition in partitions:
+            self._assigned.discard(partition.partition)
+            self._stop_router(partition.partition)
         consumer.incremental_unassign(partitions)
-        log.info("gave up partitions %s", sorted(each.partition for each in partitions))
+        log.info("gave up partitions %s", sorted(partition.partition for partition in partitions))
 
     def step(self) -> bool:
         """Run a step of each assigned router and return whether any has more."""
@@ -123,7 +123,7 @@ class GroupMember:
         That is normal where others have all of them. Where nobody has, nothing is routed, and no
         other process would say so.
         """
-        if time.monotonic() - self._warned_at < WAITING_TOLD_S:
+        if time.monotonic() - self._warned_at < WAITING_LOG_S:
             return
         self._warned_at = time.monotonic()
         log.warning(

@@ -54,7 +54,7 @@ class Sequencer:
         routed = stream.merged
         self._parts, self._clock = routed.parts, clock
         self._readers: dict[int, LogReader] = {}
-        self._writer = open_writer(stream.order(folder), partition="order", first=FIRST_P)
+        self._writer = open_writer(stream.order(folder), partition="order", first_position=FIRST_P)
         try:
             self._ends = self._load_ends(routed)
         except BaseException:
@@ -80,21 +80,23 @@ class Sequencer:
         """Append newly routed rows to the order, durably, and return how many there were."""
         ends, blocks = list(self._ends), []
         for number in range(len(self._parts)):
-            end = self._end(number)
+            end = self._end_of_part(number)
             if end > ends[number]:
-                first, ends[number] = ends[number], end
-                blocks.append(self._block(number, first, ends))
+                first_row, ends[number] = ends[number], end
+                blocks.append(self._build_block(number, first_row, ends))
         if blocks:
             self._writer.append(blocks)
         count = sum(ends) - sum(self._ends)
         self._ends = ends
         return count
 
-    def _block(self, number: int, first: int, ends: list[int]) -> Block:
+    def _build_block(self, number: int, first_row: int, ends: list[int]) -> Block:
         receipt = msgspec.json.encode(_OrderReceipt(self._clock.now()))
-        return encode_entry(OrderEntry(number, first, tuple(ends)), ends[number] - first, receipt)
+        return encode_entry(
+            OrderEntry(number, first_row, tuple(ends)), ends[number] - first_row, receipt
+        )
 
-    def _end(self, number: int) -> int:
+    def _end_of_part(self, number: int) -> int:
         if number not in self._readers:
             try:
                 self._readers[number] = open_reader(self._parts[number])
@@ -128,7 +130,7 @@ def restart_order(
     Does nothing if the order has blocks already.
     """
     with (
-        open_writer(order, partition="order", first=FIRST_P) as writer,
+        open_writer(order, partition="order", first_position=FIRST_P) as writer,
         open_reader(order) as reader,
     ):
         if writer.end() > reader.start():

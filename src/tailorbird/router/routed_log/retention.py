@@ -111,11 +111,13 @@ class Retention:
     ) -> int:
         if self._order is not None:
             count = _delete_records(self._order, order_before)
-            ends = self._ends(self._order)
+            ends = self._unnamed_ends(self._order)
             faults.at("retention.before_routed")
         else:
             ends, count = [order_before], 0
-        followed_positions = [0 if each is None else each.followed for each in snapshots[1:]]
+        followed_positions = [
+            0 if snapshot is None else snapshot.followed for snapshot in snapshots[1:]
+        ]
         for number, (address, end, snapshot) in enumerate(
             zip(self._parts, ends, snapshots, strict=True)
         ):
@@ -127,7 +129,7 @@ class Retention:
             count += _delete_records(address, least) if least > 1 else 0
         return count
 
-    def _ends(self, order_log: KafkaLog) -> list[int]:
+    def _unnamed_ends(self, order_log: KafkaLog) -> list[int]:
         """Return the end of each partition's rows that the order no longer names.
 
         The order is deleted by whole runs.
@@ -155,11 +157,13 @@ class Retention:
                 )
             while position < target:
                 stored = [
-                    one for one in reader.read(position, bytes_max=_READ_BYTES) if one.end <= target
+                    stored_block
+                    for stored_block in reader.read(position, bytes_max=_READ_BYTES)
+                    if stored_block.end <= target
                 ]
                 if not stored:
                     break
-                with sqlite.errors(file), connection:
+                with sqlite.translate_errors(file), connection:
                     pruned.summarize_blocks(connection, stored)
                     connection.execute("UPDATE summed SET p = ?", (stored[-1].end,))
                 position = stored[-1].end
@@ -187,7 +191,7 @@ def rewrite_summary(stream: KafkaLogSet, change: Callable[[apsw.Connection], int
     file = stream.folder / FILE
     connection = _open(file)
     try:
-        with sqlite.errors(file):
+        with sqlite.translate_errors(file):
             with connection:
                 count = change(connection)
             connection.execute("VACUUM")  # free pages would keep the old content
@@ -216,7 +220,7 @@ def _open_newest(stream: KafkaLogSet) -> tuple[apsw.Connection, Snapshot | None]
 
 
 def _open(file: Path) -> apsw.Connection:
-    with sqlite.errors(file):
+    with sqlite.translate_errors(file):
         connection = sqlite.connect_writer(file)
         sqlite.settle(connection, file)
         connection.execute(pruned.TABLES)

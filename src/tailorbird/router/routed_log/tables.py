@@ -43,7 +43,7 @@ def open_log(share: LogShare) -> "EmbeddedWriter | RoutedTopic":
     # A damaged tail stops the router: its positions are committed with it, so setting it aside
     # would lose events silently.
     log = open_writer(
-        routed_path(share.folder), partition="routed", first=FIRST_P, damaged_tail="stop"
+        routed_path(share.folder), partition="routed", first_position=FIRST_P, damaged_tail="stop"
     )
     with log.transaction() as connection:
         make_tables(connection)

@@ -81,7 +81,7 @@ class RoutedTopic:
             stack.callback(self._lock.release)
             self.connection = self._open(make_tables, first)
             self._topic = open_writer(
-                address, partition="routed", first=first
+                address, partition="routed", first_position=first
             )  # from here on, other routers are fenced
             stack.callback(self._topic.close)
             newest = LatestSnapshot(snapshots).refresh()
@@ -89,12 +89,12 @@ class RoutedTopic:
             self._catch_up()
             at = first if newest is None else newest.position
             self._snapshots = SnapshotThread(
-                file, snapshots, _position, last_position=at, every_rows=snapshot_rows
+                file, snapshots, _read_position, last_position=at, every_rows=snapshot_rows
             )
             stack.pop_all()
 
     def _open(self, make_tables: Callable[[apsw.Connection], None], first: int) -> apsw.Connection:
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             connection = sqlite.connect_writer(self.path)
             sqlite.settle(connection, self.path)
             connection.execute(_POSITION)
@@ -157,12 +157,12 @@ class RoutedTopic:
             log.info("brought the index up from %d to %d", start, position)
 
     def _apply(self, stored: list[StoredBlock]) -> None:
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
             try:
-                for one in stored:
-                    if one.block.kind == INDEX:
-                        apsw.Changeset.apply(_unpack(one.block), self.connection)
+                for stored_block in stored:
+                    if stored_block.block.kind == INDEX:
+                        apsw.Changeset.apply(_unpack(stored_block.block), self.connection)
                 self._set_position(stored[-1].end)
             except apsw.AbortError as error:
                 self._roll_back()
@@ -182,7 +182,7 @@ class RoutedTopic:
 
         The caller must put a snapshot and reset the topic afterwards, see `router.erasure.topics`.
         """
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self.connection
@@ -194,17 +194,17 @@ class RoutedTopic:
     def put_snapshot(self, address: KafkaLog) -> None:
         """Put a snapshot of the current tables into a topic that has none."""
         if LatestSnapshot(address).refresh() is None:
-            take_snapshot(self.path, address, _position)
+            take_snapshot(self.path, address, _read_position)
 
     def append_first_row(self) -> None:
         """Append the first row of a topic that was reset."""
         self._topic.append([Block(EMPTIED, 1, b"")])
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             self._set_position(self._topic.end())
 
     def shrink(self) -> None:
         """Rewrite the file without free pages and WAL."""
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             self.connection.execute("VACUUM")
             sqlite.checkpoint(self.connection, self.path, truncate=True)
 
@@ -222,7 +222,7 @@ class RoutedTopic:
                 fix="start the router again",
             )
         is_sent = False
-        with sqlite.errors(self.path):
+        with sqlite.translate_errors(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
         try:
             with self._topic.transaction():
@@ -237,7 +237,7 @@ class RoutedTopic:
                 faults.at("router.before_topic")
             is_sent = True
             faults.at("router.between_topic_and_index")
-            with sqlite.errors(self.path):
+            with sqlite.translate_errors(self.path):
                 self._set_position(self._topic.end())
                 self.connection.execute("COMMIT")
         except BaseException as error:
@@ -247,7 +247,7 @@ class RoutedTopic:
             raise
         self._snapshots.tick(self._topic.end())
         if sqlite.wal_bytes(self.path) > sqlite.CHECKPOINT_BYTES:
-            with sqlite.errors(self.path):
+            with sqlite.translate_errors(self.path):
                 sqlite.checkpoint(self.connection, self.path)
 
     def _set_position(self, position: int) -> None:
@@ -283,7 +283,7 @@ def set_topic_name(connection: apsw.Connection, address: KafkaLog) -> None:
     connection.execute("UPDATE routed_position SET topic = ?", (str(address),))
 
 
-def _position(connection: apsw.Connection) -> tuple[int, int]:
+def _read_position(connection: apsw.Connection) -> tuple[int, int]:
     """Return the applied position of a file, and its position in partition 0."""
     (position,) = sqlite.one_row(connection, "SELECT offset FROM routed_position")
     return position, connection.execute("SELECT offset FROM followed").get or 0

@@ -52,8 +52,7 @@ class Caller:
     Attributes:
         id: safe to log: the key's id, never the key; "" where no key was needed.
         public: the key is in every visitor's browser, so that their address is limited too, and
-            fewer types of events are
-        accepted.
+            fewer types of events are accepted.
         identify: though public, the key may send `identify`.
     """
 
@@ -113,7 +112,7 @@ class Keys:
         for scope, keys in ((WRITE, write), (READ, read), (ADMIN, admin)):
             for number, key in enumerate(keys, 1):
                 scopes_by_digest.setdefault(
-                    _digest(key, f"serve.{scope}_keys"), (f"{scope}-{number}", set())
+                    _hash_of_key(key, f"serve.{scope}_keys"), (f"{scope}-{number}", set())
                 )[1].add(scope)
         self._setting_keys = [
             (digest, name, frozenset(scopes)) for digest, (name, scopes) in scopes_by_digest.items()
@@ -269,7 +268,7 @@ class Keys:
 _NO_CALLER: tuple[Caller | None, frozenset[str], frozenset[str]] = (None, frozenset(), frozenset())
 
 
-def _digest(key: str, where: str) -> bytes:
+def _hash_of_key(key: str, where: str) -> bytes:
     """Return the hash of a key from a setting, or the hash that the setting gives in its place."""
     if key.startswith(_HASHED):
         try:

@@ -18,7 +18,7 @@ class Networks:
     (True, False)
     """
 
-    def __init__(self, texts: Iterable[str] = (), *, where: str = "serve.proxies") -> None:
+    def __init__(self, texts: Iterable[str] = (), *, where: str = "serve.trusted_proxies") -> None:
         self._networks: list[IPv4Network | IPv6Network] = []
         for text in texts:
             try:
@@ -43,8 +43,7 @@ def client_address(peer: str, forwarded: str, proxies: Networks) -> str:
 
     Args:
         forwarded: all lines of `X-Forwarded-For` in their order, joined by commas; some proxies
-            extend the last line, others
-        add one.
+            extend the last line, others add one.
     """
     caller = _parse_ip(peer)
     if caller is None:

@@ -72,7 +72,7 @@ def require_origins(origins: Iterable[str]) -> None:
             raise ConfigError(
                 "expected an origin as browsers send it, such as https://shop.example, got "
                 f"{origin[:80]!r}",
-                where="serve.origins",
+                where="serve.allowed_origins",
                 fix="with its scheme, in lower case, without a path",
             )
 
@@ -148,14 +148,16 @@ class Guard:
 
         if not self._host_allowed(headers.get("host", "")):
             await _send_json(
-                send_guarded, 421, _fault("wrong_host", "this server does not answer for that host")
+                send_guarded,
+                421,
+                _encode_fault("wrong_host", "this server does not answer for that host"),
             )
         elif (
             scope["method"] == "OPTIONS" and allowed and "access-control-request-method" in headers
         ):
             await _send_json(send_guarded, 204, b"")
         elif scope["method"] not in _SAFE and not allowed and _is_foreign(headers):
-            await _send_json(send_guarded, 403, _fault(*WRONG_ORIGIN))
+            await _send_json(send_guarded, 403, _encode_fault(*WRONG_ORIGIN))
         else:
             await self.app(scope, receive, send_guarded)
 
@@ -202,7 +204,7 @@ def _is_foreign(headers: Headers) -> bool:
     )
 
 
-def _fault(code: str, message: str) -> bytes:
+def _encode_fault(code: str, message: str) -> bytes:
     return msgspec.json.encode(Fault(code, message, request_id=REQUEST_ID.get()))
 
 

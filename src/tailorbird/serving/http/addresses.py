@@ -20,8 +20,7 @@ class EncodedIdRoute(Route):
 
     Args:
         allow_slashes: ids may also contain plain slashes, as where a proxy has decoded them. Not
-            for a path with two
-        adjacent ids.
+            for a path with two adjacent ids.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ from tailorbird.serving.http import segment
 from tailorbird.serving.http.access import Guard
 from tailorbird.serving.http.addresses import EncodedIdRoute
 from tailorbird.serving.http.body import Reservation
-from tailorbird.serving.http.handling import Handler, Service, authorize_and_handle, fault
+from tailorbird.serving.http.handling import Handler, Service, authorize_and_handle, error_response
 from tailorbird.serving.http.routes import ROUTES
 
 _SEGMENT_PATHS = (*segment.BATCH_KINDS, *segment.MESSAGE_KINDS)
@@ -34,8 +34,7 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
 
     Args:
         routes: additional routes, such as a demo's shop page. Each must be made by `route`, so that
-            none lacks a declared
-        scope.
+            none lacks a declared scope.
     Raises:
         ValueError: a route declares no scope; that is a bug, not a user's mistake.
     """
@@ -45,7 +44,7 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
     ]
     own_routes += [
         route(path, "POST", handler, WRITE, service, allow_slashes=True)
-        for path, handler in segment.handlers().items()
+        for path, handler in segment.handlers_by_path().items()
     ]
     for declared_route in (*own_routes, *routes):
         if getattr(getattr(declared_route, "endpoint", None), "scope", None) not in (OPEN, *SCOPES):
@@ -101,7 +100,9 @@ async def _http_fault(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "http")
     fix = _suggest_fix(request.url.path.rstrip("/"), error)
-    return fault(error.status_code, code, error.detail, fix=fix, headers=dict(error.headers or {}))
+    return error_response(
+        error.status_code, code, error.detail, fix=fix, headers=dict(error.headers or {})
+    )
 
 
 def _suggest_fix(path: str, error: HTTPException) -> str:
@@ -118,11 +119,11 @@ def _suggest_fix(path: str, error: HTTPException) -> str:
         return ""
     return suggest_name(
         path,
-        [*(served_path for served_path, _ in ROUTES), *segment.handlers()],
+        [*(served_path for served_path, _ in ROUTES), *segment.handlers_by_path()],
         "/docs lists the routes",
     )
 
 
 async def _internal_fault(request: Request, error: Exception) -> Response:
     """Answer 500 without the traceback, which the server has already logged."""
-    return fault(500, "internal", "this is a fault of the server's; it has been logged")
+    return error_response(500, "internal", "this is a fault of the server's; it has been logged")

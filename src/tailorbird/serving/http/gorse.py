@@ -54,9 +54,9 @@ from tailorbird.serving.http.gorse_lists import (
 )
 from tailorbird.serving.http.handling import (
     Service,
-    admission,
-    as_json,
-    fault,
+    create_admission,
+    error_response,
+    json_response,
     read_request_body,
     run_in_thread,
 )
@@ -84,14 +84,24 @@ def gorse_routes(service: Service, slot: str) -> list[Route]:
         partial(recommend_for_session, slot=slot),
         partial(list_neighbors, slot=slot),
     )
-    feedback, user, item = partial(_feedback, recent_answers=recent_answers), _user, _item
+    feedback, user, item = (
+        partial(_convert_feedback, recent_answers=recent_answers),
+        _convert_user,
+        _convert_item,
+    )
     routes = [
         *(
-            ("/api/feedback", method, partial(_insert, convert=feedback), WRITE)
+            ("/api/feedback", method, partial(_insert_records, convert=feedback), WRITE)
             for method in ("POST", "PUT")
         ),
-        *((f"/api/user{end}", "POST", partial(_insert, convert=user), WRITE) for end in ("", "s")),
-        *((f"/api/item{end}", "POST", partial(_insert, convert=item), WRITE) for end in ("", "s")),
+        *(
+            (f"/api/user{end}", "POST", partial(_insert_records, convert=user), WRITE)
+            for end in ("", "s")
+        ),
+        *(
+            (f"/api/item{end}", "POST", partial(_insert_records, convert=item), WRITE)
+            for end in ("", "s")
+        ),
         *(
             (f"/api/recommend/{{user}}{end}", "GET", recommended, READ)
             for end in ("", "/", "/{category}")
@@ -105,7 +115,7 @@ def gorse_routes(service: Service, slot: str) -> list[Route]:
         ),
         ("/api/non-personalized/{name}", "GET", partial(non_personalized, slot=slot), READ),
         ("/api/item/{id}", "GET", _get_item, READ),
-        *((f"/api/health/{name}", "GET", _health, OPEN) for name in ("live", "ready")),
+        *((f"/api/health/{name}", "GET", _get_health, OPEN) for name in ("live", "ready")),
     ]
     return [
         route(path, method, handler, scope, service, key_header="x-api-key")
@@ -116,10 +126,10 @@ def gorse_routes(service: Service, slot: str) -> list[Route]:
 # Requests that write
 
 
-async def _insert(request: Request, service: Service, *, convert: Convert) -> Response:
+async def _insert_records(request: Request, service: Service, *, convert: Convert) -> Response:
     body = await read_request_body(request, service)
-    admit, source = admission(request, service), request.state.caller.source
-    lines = await asyncio.to_thread(_lines, body, convert, admit.charge_rows)
+    admit, source = create_admission(request, service), request.state.caller.source
+    lines = await asyncio.to_thread(_convert_lines, body, convert, admit.charge_rows)
     decisions = []
     if lines:
         decisions = await service.collector.submit_async(
@@ -127,7 +137,7 @@ async def _insert(request: Request, service: Service, *, convert: Convert) -> Re
         )
     refused = [decision for decision in decisions if not decision.accepted]
     if refused and len(refused) == len(decisions):
-        return fault(
+        return error_response(
             400,
             refused[0].code,
             refused[0].message,
@@ -138,7 +148,7 @@ async def _insert(request: Request, service: Service, *, convert: Convert) -> Re
         {"Code": refusal.code, "Path": refusal.path, "Message": refusal.message}
         for refusal in refused[:REFUSALS_LISTED_MAX]
     ]
-    return as_json(
+    return json_response(
         {
             "RowAffected": len(decisions) - len(refused),
             **({"RowRefused": len(refused), "Refused": refusals} if refused else {}),
@@ -146,7 +156,9 @@ async def _insert(request: Request, service: Service, *, convert: Convert) -> Re
     )
 
 
-def _lines(body: bytes, convert: Convert, charge_rows: Callable[[int], None]) -> list[bytes]:
+def _convert_lines(
+    body: bytes, convert: Convert, charge_rows: Callable[[int], None]
+) -> list[bytes]:
     charge_rows(count_records(body))
     lines: list[bytes] = []
     for raw in split_records(body):
@@ -161,22 +173,22 @@ def _lines(body: bytes, convert: Convert, charge_rows: Callable[[int], None]) ->
     return lines
 
 
-def _feedback(fields: Record, raw: bytes, *, recent_answers: RecentAnswers) -> Event:
-    event = gorse.feedback(fields)
+def _convert_feedback(fields: Record, raw: bytes, *, recent_answers: RecentAnswers) -> Event:
+    event = gorse.convert_feedback(fields)
     return msgspec.structs.replace(
         event, request_id=recent_answers.find_request_id(event.user_id or "", event.item_id or "")
     )
 
 
-def _user(fields: Record, raw: bytes) -> Event:
-    return msgspec.structs.replace(gorse.user(fields, _new_id()), timeless=False)
+def _convert_user(fields: Record, raw: bytes) -> Event:
+    return msgspec.structs.replace(gorse.convert_user(fields, _new_id()), timeless=False)
 
 
-def _item(fields: Record, raw: bytes) -> Event:
+def _convert_item(fields: Record, raw: bytes) -> Event:
     """Convert an item to a profile that is valid from now on; its creation time becomes an
     attribute.
     """
-    event = gorse.item(fields, _new_id())
+    event = gorse.convert_item(fields, _new_id())
     created_at = {"timestamp": _to_rfc3339(event.ts)} if isinstance(event.ts, int) else {}
     return msgspec.structs.replace(
         event,
@@ -214,7 +226,7 @@ async def _get_item(request: Request, service: Service) -> Response:
     categories = attributes.get("categories") or (
         [attributes["category"]] if attributes.get("category") else []
     )
-    return as_json(
+    return json_response(
         {
             "ItemId": item.item_id,
             "IsHidden": attributes.get("is_hidden") in (True, 1, "True", "true"),
@@ -232,7 +244,7 @@ async def _get_item(request: Request, service: Service) -> Response:
     )
 
 
-async def _health(request: Request, service: Service) -> Response:
+async def _get_health(request: Request, service: Service) -> Response:
     ready = service.collector.figures().open and not service.draining
     health = {
         "Ready": ready,
@@ -241,4 +253,4 @@ async def _health(request: Request, service: Service) -> Response:
         "DataStoreError": None,
         "CacheStoreError": None,
     }
-    return as_json(health, 200 if ready or request.url.path.endswith("/live") else 503)
+    return json_response(health, 200 if ready or request.url.path.endswith("/live") else 503)

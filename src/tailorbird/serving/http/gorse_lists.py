@@ -16,9 +16,9 @@ from tailorbird.serving.auth.keyfile import WRITE
 from tailorbird.serving.http.handling import (
     AnswerPipeline,
     Service,
-    admission,
-    as_json,
-    fault,
+    create_admission,
+    error_response,
+    json_response,
     read_request_body,
     require_additional_scope,
     run_in_thread,
@@ -71,14 +71,14 @@ class RecentAnswers:
 async def recommend_items(
     request: Request, service: Service, *, slot: str, recent_answers: RecentAnswers
 ) -> Response:
-    count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
+    count, offset = _read_number(request, "n", SIZE), _read_number(request, "offset", 0)
     if count == 0 or offset >= SIZE_MAX:
-        return as_json([])
+        return json_response([])
     write_back = request.query_params.get("write-back-type")
     if write_back:
         require_additional_scope(request, service, WRITE)  # checked first, because this is a write
     user = request.path_params["user"]
-    category = _category(request)
+    category = _read_category(request)
     query = RecommendQuery(
         slot=slot,
         user_id=user,
@@ -89,7 +89,11 @@ async def recommend_items(
     items = answer.items[offset : offset + count]
     shown = [item.item_id for item in items]
     recent_answers.record(user, answer.request_id, shown)
-    response = _scored(items) if request.headers.get("x-api-version") == "2" else as_json(shown)
+    response = (
+        _scored_response(items)
+        if request.headers.get("x-api-version") == "2"
+        else json_response(shown)
+    )
     if shown and write_back:
         impression = Event(
             f"{answer.request_id}#impression",
@@ -109,7 +113,7 @@ async def _write_back(request: Request, service: Service, impression: Event) -> 
     The answer is given in either case.
     """
     try:
-        admit, source = admission(request, service), request.state.caller.source
+        admit, source = create_admission(request, service), request.state.caller.source
         (decision,) = await service.collector.submit_async(
             encode_event(impression), source=source, admit=admit
         )
@@ -124,13 +128,13 @@ async def recommend_for_session(request: Request, service: Service, *, slot: str
 
     The items of the session themselves are left out.
     """
-    count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
+    count, offset = _read_number(request, "n", SIZE), _read_number(request, "offset", 0)
     body = await read_request_body(request, service)
     items = [feedback.ItemId for feedback in decode(body, _session_of)][-SESSION_MAX:]
     related = await run_in_thread(
         service, _sum_similar, service.pipeline, items, min(count + offset, SIZE_MAX), slot
     )
-    return as_json(related[offset : offset + count])
+    return json_response(related[offset : offset + count])
 
 
 def _sum_similar(
@@ -149,7 +153,7 @@ def _sum_similar(
 
 
 async def list_neighbors(request: Request, service: Service, *, slot: str) -> Response:
-    count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
+    count, offset = _read_number(request, "n", SIZE), _read_number(request, "offset", 0)
     similar_items = await run_in_thread(
         service,
         service.pipeline.similar,
@@ -160,35 +164,37 @@ async def list_neighbors(request: Request, service: Service, *, slot: str) -> Re
     return (
         no_item()
         if similar_items is None
-        else _scored(similar_items.items[offset : offset + count])
+        else _scored_response(similar_items.items[offset : offset + count])
     )
 
 
 async def get_list(request: Request, service: Service, *, name: str, slot: str) -> Response:
-    count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
-    category = _category(request)
+    count, offset = _read_number(request, "n", SIZE), _read_number(request, "offset", 0)
+    category = _read_category(request)
     listed_items = await run_in_thread(
         service, service.pipeline.top_items, LISTS[name], count + offset, category, slot
     )
-    return _scored(listed_items[offset : offset + count])
+    return _scored_response(listed_items[offset : offset + count])
 
 
 async def non_personalized(request: Request, service: Service, *, slot: str) -> Response:
     name = request.path_params["name"]
     if name not in LISTS:
-        return fault(404, "unknown_list", f"there is no such list; there are {', '.join(LISTS)}")
+        return error_response(
+            404, "unknown_list", f"there is no such list; there are {', '.join(LISTS)}"
+        )
     return await get_list(request, service, name=name, slot=slot)
 
 
-def _scored(items: list[ShownItem]) -> Response:
-    return as_json([{"Id": item.item_id, "Score": item.score or 0.0} for item in items])
+def _scored_response(items: list[ShownItem]) -> Response:
+    return json_response([{"Id": item.item_id, "Score": item.score or 0.0} for item in items])
 
 
 def no_item() -> Response:
-    return fault(404, "unknown_item", "the live index has no such item")
+    return error_response(404, "unknown_item", "the live index has no such item")
 
 
-def _category(request: Request) -> str | None:
+def _read_category(request: Request) -> str | None:
     """Return the category to filter by.
 
     Gorse takes several, which an item must all have; here an item has one.
@@ -207,7 +213,7 @@ def _category(request: Request) -> str | None:
     return categories[0] if categories else None
 
 
-def _number(request: Request, name: str, default: int) -> int:
+def _read_number(request: Request, name: str, default: int) -> int:
     text = request.query_params.get(name, "")
     if not text:
         return default

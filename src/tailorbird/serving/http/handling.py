@@ -173,7 +173,7 @@ async def authorize_and_handle(
         return await handler(request, service)
     except AccessError as error:
         challenge = {"www-authenticate": "Bearer"} if error.status == 401 else {}
-        return fault(
+        return error_response(
             error.status,
             error.code,
             error.message,
@@ -184,7 +184,7 @@ async def authorize_and_handle(
         # The rest of the body is not read, so the connection cannot be used again.
         wait = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else {}
         service.limiter.count_refusal(error.code)
-        return fault(
+        return error_response(
             error.status,
             error.code,
             error.message,
@@ -193,7 +193,7 @@ async def authorize_and_handle(
         )
     except LimitError as error:
         wait = {"retry-after": str(error.retry_after_s)} if error.status == 429 else {}
-        return fault(
+        return error_response(
             error.status,
             error.code,
             error.message,
@@ -216,9 +216,9 @@ def _warn_of_unlisted_proxy(request: Request, service: Service) -> None:
     # A public address may belong to a visitor who sent the header, so it is not logged.
     source = peer if peer and not is_public(peer) else "an address"
     log.warning(
-        "X-Forwarded-For comes from %s, which is not in serve.proxies: all who come from "
+        "X-Forwarded-For comes from %s, which is not in serve.trusted_proxies: all who come from "
         "there share the limits of one address. "
-        "If it is your proxy, name it in serve.proxies, or TAILORBIRD_SERVE__PROXIES",
+        "If it is your proxy, name it in serve.trusted_proxies, or TAILORBIRD_SERVE__TRUSTED_PROXIES",
         source,
     )
 
@@ -226,10 +226,10 @@ def _warn_of_unlisted_proxy(request: Request, service: Service) -> None:
 def _fault_response(error: TailorbirdError) -> Response:
     retry_after_s = getattr(error, "retry_after_s", 1)
     if isinstance(error, UsageError):
-        return fault(400, error.code, error.message, path=error.where, fix=error.fix)
+        return error_response(400, error.code, error.message, path=error.where, fix=error.fix)
     if isinstance(error, StorageError | NotReadyError):
         status = {"busy": 429, "disk_full": 507}.get(error.code, 503)
-        return fault(
+        return error_response(
             status,
             error.code,
             error.message,
@@ -237,7 +237,7 @@ def _fault_response(error: TailorbirdError) -> Response:
             headers={"retry-after": str(retry_after_s)},
         )
     log.error("a request failed: %s", error.code, exc_info=error)
-    return fault(
+    return error_response(
         503, error.code, "this cannot be answered at the moment", headers={"retry-after": "5"}
     )
 
@@ -272,7 +272,7 @@ async def read_request_body(request: Request, service: Service, *, bytes_max: in
     )
 
 
-def admission(request: Request, service: Service) -> Admission:
+def create_admission(request: Request, service: Service) -> Admission:
     """Create the check of one body against its sender's limits."""
     caller: Caller = request.state.caller
     return Admission(service.limiter, caller, _limited_address(request, service, caller))
@@ -293,7 +293,9 @@ async def run_in_thread(service: Service, call: Callable[..., Any], *args: Any) 
     query = args[0] if args else None
     # Queries that a page depends on take precedence.
     ticket = service.shedder.admit(
-        getattr(call, "__name__", "other"), _units(query), is_primary=isinstance(query, Query)
+        getattr(call, "__name__", "other"),
+        _relative_size(query),
+        is_primary=isinstance(query, Query),
     )
     seconds: list[float] = []
 
@@ -314,17 +316,17 @@ async def run_in_thread(service: Service, call: Callable[..., Any], *args: Any) 
         service.shedder.finish(ticket, seconds[0] if seconds else None)
 
 
-def _units(query: object) -> float:
+def _relative_size(query: object) -> float:
     """Return the size of a query relative to others of its kind."""
     return max(1.0, len(query.items) / 10) if isinstance(query, RankQuery) else 1.0
 
 
-def as_json(value: Any, status: int = 200) -> Response:
+def json_response(value: Any, status: int = 200) -> Response:
     """Encode a value as a JSON response."""
     return Response(_encode(value), status, media_type="application/json")
 
 
-def as_receipts(decisions: Sequence[Decision]) -> Response:
+def receipts_response(decisions: Sequence[Decision]) -> Response:
     """Return a response with the decision on each event of a body."""
     # A body that is refused in full is the sender's mistake, and a 400. If some events were
     # accepted, a retry of the whole body would be wrong.
@@ -333,7 +335,7 @@ def as_receipts(decisions: Sequence[Decision]) -> Response:
         EventDecision(decision.accepted, decision.code, decision.path, decision.message)
         for decision in decisions
     ]
-    return as_json(
+    return json_response(
         Receipts(len(decisions) - refused, refused, events),
         400 if decisions and refused == len(decisions) else 200,
     )
@@ -343,21 +345,21 @@ async def accept_foreign_events(
     request: Request, service: Service, format_: str, body: bytes
 ) -> Response:
     """Accept a body in a foreign format, and respond with the decision on each event in it."""
-    admit = admission(request, service)
+    admit = create_admission(request, service)
     lines = await asyncio.to_thread(
         body_to_lines, format_, body, request.headers, admit.charge_rows
     )
     if not lines:
-        return as_json(Receipts(0, 0, []))  # nothing in it is about people or items
+        return json_response(Receipts(0, 0, []))  # nothing in it is about people or items
     source = request.state.caller.source
-    return as_receipts(
+    return receipts_response(
         await service.collector.submit_async(
             b"\n".join(lines), "ndjson", source=source, format_=format_, admit=admit
         )
     )
 
 
-def fault(
+def error_response(
     status: int,
     code: str,
     message: str,

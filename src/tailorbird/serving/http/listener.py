@@ -1,6 +1,6 @@
 """The HTTP server of the serve process, which drains without failed requests.
 
-SIGTERM starts a drain: for a while (`serve.drain`) new requests are still answered, and each answer
+SIGTERM starts a drain: for a while (`serve.drain_for`) new requests are still answered, and each answer
 closes its connection. Then nothing new is accepted, and running requests finish within a second.
 `serving.http.protocol` limits each connection.
 """

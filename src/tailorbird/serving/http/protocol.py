@@ -57,9 +57,9 @@ class _LingeringTransport:
     """
 
     def __init__(
-        self, transport: asyncio.Transport, lingers: Callable[[asyncio.Transport], bool]
+        self, transport: asyncio.Transport, should_linger: Callable[[asyncio.Transport], bool]
     ) -> None:
-        self._transport, self._lingers = transport, lingers
+        self._transport, self._should_linger = transport, should_linger
         self._is_lingering = False
         self.write = transport.write
 
@@ -72,7 +72,7 @@ class _LingeringTransport:
     def close(self) -> None:
         if self._is_lingering or self._transport.is_closing():
             return
-        self._is_lingering = self._lingers(self._transport)
+        self._is_lingering = self._should_linger(self._transport)
         if not self._is_lingering:
             self._transport.close()
 
@@ -103,7 +103,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     _is_between_requests = True  # nothing of the next request has arrived
     _is_in_body = False  # a head has arrived, and its body not completely
     _has_host = _has_coding = False  # of the current head
-    _discards = False  # the rest of a body, until the client closes
+    _is_discarding = False  # the rest of a body, until the client closes
     _head_timer: asyncio.TimerHandle | None = None
     _unread_timer: asyncio.TimerHandle | None = None
     _peer = ""
@@ -113,25 +113,27 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.transport = _LingeringTransport(transport, self._linger)  # type: ignore[assignment]
+        self.transport = _LingeringTransport(transport, self._start_lingering)  # type: ignore[assignment]
         self._peer = self.client[0] if self.client else ""
-        too_many = self.by_address.add(self._peer)
-        if too_many:
+        exceeds_address_limit = self.by_address.add(self._peer)
+        if exceeds_address_limit:
             self.deadline_s = min(
                 self.deadline_s, REFUSED_DEADLINE_S
             )  # long enough to receive the refusal
-        self._awaits_slot = not too_many and len(self.connections) > self.connections_max
-        if too_many or self._awaits_slot:
+        self._awaits_slot = (
+            not exceeds_address_limit and len(self.connections) > self.connections_max
+        )
+        if exceeds_address_limit or self._awaits_slot:
             self.app = _refuse_connection
         self._start_head_timer()
 
-    def _linger(self, transport: asyncio.Transport) -> bool:
+    def _start_lingering(self, transport: asyncio.Transport) -> bool:
         """Read and discard the rest of a body before the connection closes; False if none is
         due.
         """
         if not self._is_in_body:
             return False
-        self._discards = True
+        self._is_discarding = True
         self.flow.resume_reading()
         if transport.can_write_eof():
             transport.write_eof()
@@ -139,7 +141,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return True
 
     def data_received(self, data: bytes) -> None:
-        if self._pending_error is not None or self._discards:
+        if self._pending_error is not None or self._is_discarding:
             return
         self.idle.pop(self, None)
         is_answered = self._all_answered()
@@ -261,12 +263,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._cancel_unread_timer()
 
     def on_response_complete(self) -> None:
-        last = not self.pipeline
+        is_last = not self.pipeline
         super().on_response_complete()
         if self.transport.is_closing():
             self._start_unread_timer()
         elif self._pending_error is not None:
-            if last:
+            if is_last:
                 self._refuse(self._pending_error)
         elif not self._all_answered():
             return

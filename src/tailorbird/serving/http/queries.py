@@ -7,7 +7,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailorbird.errors import NotReadyError
-from tailorbird.serving.http.handling import Service, as_json, fault, read_query_body, run_in_thread
+from tailorbird.serving.http.handling import (
+    Service,
+    error_response,
+    json_response,
+    read_query_body,
+    run_in_thread,
+)
 from tailorbird.serving.messages import (
     SIZE_MAX,
     FormulaQuery,
@@ -28,48 +34,48 @@ _formula = msgspec.json.Decoder(FormulaQuery)
 
 async def recommend(request: Request, service: Service) -> Response:
     query = _with_explain(request, decode(await read_query_body(request, service), _recommend))
-    return as_json(await run_in_thread(service, service.pipeline.answer, query))
+    return json_response(await run_in_thread(service, service.pipeline.answer, query))
 
 
 async def rank(request: Request, service: Service) -> Response:
     query = _with_explain(request, decode(await read_query_body(request, service), _rank))
-    return as_json(await run_in_thread(service, service.pipeline.rank, query))
+    return json_response(await run_in_thread(service, service.pipeline.rank, query))
 
 
 async def search(request: Request, service: Service) -> Response:
     query = _with_explain(request, decode(await read_query_body(request, service), _search))
-    return as_json(await run_in_thread(service, service.pipeline.search, query))
+    return json_response(await run_in_thread(service, service.pipeline.search, query))
 
 
-async def similar(request: Request, service: Service) -> Response:
-    size = _size(request.query_params.get("size", "12"))
+async def get_similar(request: Request, service: Service) -> Response:
+    size = _parse_size(request.query_params.get("size", "12"))
     slot = request.query_params.get("slot", "")
     similar_items = await run_in_thread(
         service, service.pipeline.similar, request.path_params["id"], size, slot
     )
-    return _unknown_item() if similar_items is None else as_json(similar_items)
+    return _unknown_item() if similar_items is None else json_response(similar_items)
 
 
-async def item(request: Request, service: Service) -> Response:
+async def get_item(request: Request, service: Service) -> Response:
     details = await run_in_thread(service, service.pipeline.item, request.path_params["id"])
-    return _unknown_item() if details is None else as_json(details)
+    return _unknown_item() if details is None else json_response(details)
 
 
-async def churn(request: Request, service: Service) -> Response:
+async def get_churn(request: Request, service: Service) -> Response:
     if service.churn is None:
         raise NotReadyError("there is no churn model", fix="declare one in churn.py")
     explain = _explain(request)
     name = request.query_params.get("model", "churn")
-    return as_json(
+    return json_response(
         await run_in_thread(
             service, partial(service.churn.answer, explain=explain), request.path_params["id"], name
         )
     )
 
 
-async def scores(request: Request, service: Service) -> Response:
+async def get_scores(request: Request, service: Service) -> Response:
     if service.scores is None:
-        return fault(
+        return error_response(
             404,
             "no_scores",
             "this project scores nobody",
@@ -80,13 +86,13 @@ async def scores(request: Request, service: Service) -> Response:
     if start < 0:
         raise QueryError(f"expected a position, got {text[:20]!r}", path="start")
     try:
-        return as_json(await run_in_thread(service, service.scores.read, start))
+        return json_response(await run_in_thread(service, service.scores.read, start))
     except NotReadyError as error:
         raise not_scored_error(error) from None
 
 
-async def formulas(request: Request, service: Service) -> Response:
-    return as_json(
+async def get_formulas(request: Request, service: Service) -> Response:
+    return json_response(
         []
         if service.formulas is None
         else await run_in_thread(service, service.formulas.describe_all)
@@ -98,7 +104,9 @@ async def put_formula(request: Request, service: Service) -> Response:
         raise NotReadyError("this server has no registry")
     query = decode(await read_query_body(request, service), _formula)
     put = partial(service.formulas.put, by=f"key {request.state.caller.id}", why=query.why)
-    return as_json(await run_in_thread(service, put, request.path_params["slot"], query.formula))
+    return json_response(
+        await run_in_thread(service, put, request.path_params["slot"], query.formula)
+    )
 
 
 def _explain(request: Request) -> bool:
@@ -110,7 +118,7 @@ def _with_explain(request: Request, query: AnyQuery) -> AnyQuery:
     return msgspec.structs.replace(query, explain=True) if _explain(request) else query
 
 
-def _size(text: str) -> int:
+def _parse_size(text: str) -> int:
     size = int(text) if text.isascii() and text.isdecimal() and len(text) <= 3 else 0
     if not 1 <= size <= SIZE_MAX:
         raise QueryError(f"expected a number from 1 to {SIZE_MAX}, got {text[:20]!r}", path="size")
@@ -118,4 +126,4 @@ def _size(text: str) -> int:
 
 
 def _unknown_item() -> Response:
-    return fault(404, "unknown_item", "the live index has no such item")
+    return error_response(404, "unknown_item", "the live index has no such item")

@@ -13,22 +13,22 @@ from tailorbird.serving.http.handling import (
     Handler,
     Service,
     accept_foreign_events,
-    admission,
-    as_json,
-    as_receipts,
+    create_admission,
+    json_response,
     read_request_body,
+    receipts_response,
 )
 from tailorbird.serving.http.openapi import Operation
 from tailorbird.serving.http.queries import (
-    churn,
-    formulas,
-    item,
+    get_churn,
+    get_formulas,
+    get_item,
+    get_scores,
+    get_similar,
     put_formula,
     rank,
     recommend,
-    scores,
     search,
-    similar,
 )
 from tailorbird.serving.messages import (
     Answer,
@@ -63,8 +63,8 @@ async def post_events(request: Request, service: Service) -> Response:
         format_ = "cloudevents"
     if format_:
         return await accept_foreign_events(request, service, format_, body)
-    admit, source = admission(request, service), request.state.caller.source
-    return as_receipts(
+    admit, source = create_admission(request, service), request.state.caller.source
+    return receipts_response(
         await service.collector.submit_async(body, encoding, source=source, admit=admit)
     )
 
@@ -98,7 +98,7 @@ async def metrics(request: Request, service: Service) -> Response:
 async def status(request: Request, service: Service) -> Response:
     """Summarise the server for an operator: log state, missing parts, limits and key usage."""
     figures = service.collector.figures()
-    return as_json(
+    return json_response(
         Status(
             producer=service.collector.producer,
             draining=service.draining,
@@ -113,7 +113,7 @@ async def status(request: Request, service: Service) -> Response:
 
 
 async def spec(request: Request, service: Service) -> Response:
-    return as_json(openapi.document(OPERATIONS, Fault))
+    return json_response(openapi.document(OPERATIONS, Fault))
 
 
 async def docs(request: Request, service: Service) -> Response:
@@ -125,7 +125,7 @@ async def docs(request: Request, service: Service) -> Response:
 
 
 async def tracker_script(request: Request, service: Service) -> Response:
-    return Response(tracker.script(), media_type="text/javascript", headers=tracker.HEADERS)
+    return Response(tracker.read_script(), media_type="text/javascript", headers=tracker.HEADERS)
 
 
 _EXPLAIN = {"explain": "`true` tells what stood behind each item, as `explain` in the body does"}
@@ -184,7 +184,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         ),
     ),
     ("/v1/items/{id}/similar", "GET"): (
-        similar,
+        get_similar,
         Operation(
             READ,
             "Items that go with an item.",
@@ -197,7 +197,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         ),
     ),
     ("/v1/users/{id}/churn", "GET"): (
-        churn,
+        get_churn,
         Operation(
             READ,
             "How likely a person is to leave.",
@@ -210,7 +210,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         ),
     ),
     ("/v1/items/{id}", "GET"): (
-        item,
+        get_item,
         Operation(
             READ,
             "An item as the live index knows it.",
@@ -219,7 +219,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         ),
     ),
     ("/v1/scores", "GET"): (
-        scores,
+        get_scores,
         Operation(
             READ,
             "What was scored as events came in, from a position on.",
@@ -231,7 +231,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         ),
     ),
     ("/v1/formulas", "GET"): (
-        formulas,
+        get_formulas,
         Operation(
             ADMIN,
             "What an item is worth to each slot.",

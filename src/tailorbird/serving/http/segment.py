@@ -36,7 +36,7 @@ async def post_messages(request: Request, service: Service, *, kind: str) -> Res
     )
 
 
-def handlers() -> dict[str, Handler]:
+def handlers_by_path() -> dict[str, Handler]:
     """Return path → handler."""
     return {
         f"/v1/{kind}": partial(post_messages, kind=kind) for kind in (*BATCH_KINDS, *MESSAGE_KINDS)

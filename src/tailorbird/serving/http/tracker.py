@@ -9,6 +9,6 @@ HEADERS = {
 
 
 @cache
-def script() -> bytes:
+def read_script() -> bytes:
     """Return the script as it is sent."""
     return (files("tailorbird.serving") / "static" / "tailorbird.js").read_bytes()

@@ -43,7 +43,7 @@ class ArmBundles:
     ) -> None:
         self._registry, self._load, self._gate = registry, load, gate
         self._keep_open, self._watcher, self._retry_s = keep_open, watcher, retry_s
-        self._wanted: frozenset[str] = frozenset()
+        self._wanted_versions: frozenset[str] = frozenset()
         self._bundles: Mapping[str, Bundle] = {}
         self._retry_at: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -56,15 +56,15 @@ class ArmBundles:
     def hold(self, versions: Collection[str]) -> Collection[str]:
         """Hold these versions and release all others; return those that can serve now."""
         with self._lock:
-            self._wanted = frozenset(versions)
-            bundles = {name: each for name, each in self._bundles.items() if name in versions}
+            self._wanted_versions = frozenset(versions)
+            bundles = {name: bundle for name, bundle in self._bundles.items() if name in versions}
             self._swap(bundles)
         return [name for name, bundle in bundles.items() if self._gate.caught_up(bundle, None)]
 
     def tick(self) -> bool:
         """Load what is to be held and is not there yet; return whether anything was loaded."""
         has_loaded = False
-        for version in sorted(self._wanted - self._bundles.keys()):
+        for version in sorted(self._wanted_versions - self._bundles.keys()):
             if time.monotonic() < self._retry_at.get(version, 0.0):
                 continue
             try:
@@ -75,7 +75,7 @@ class ArmBundles:
                 log.error("the version %s of an arm cannot be loaded: %s", version, error)
                 continue
             with self._lock:
-                if version in self._wanted:
+                if version in self._wanted_versions:
                     self._swap({**self._bundles, version: bundle})
                     has_loaded = True
         return has_loaded

@@ -101,8 +101,7 @@ class BundleHolder(Generic[B]):
         gate: decides when a bundle may serve, and is notified which one serves; None lets it serve
             at once.
         name: the alias of the registry's `NAMES` to follow. A bundle of an alias other than the
-            champion is released when
-        the alias is removed.
+            champion is released when the alias is removed.
         keep_previous: keep the previous champion loaded.
         probe: tries a folder in a child process before it is loaded here, and raises BundleError;
             None skips that.

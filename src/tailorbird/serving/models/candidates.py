@@ -18,6 +18,7 @@ from tailorbird.atomic_write import FileStamp, file_stamp
 from tailorbird.candidates.contract import Board, Contract, contract_of
 from tailorbird.candidates.folder import CURRENT, current_contract, folder_of, open_tables
 from tailorbird.candidates.protocol import (
+    EVERYONE,
     NO_TABLES,
     BoardTable,
     CandidateTables,
@@ -52,16 +53,14 @@ class _OpenTables:
 
 
 class LiveTables:
-    """Implements `parts.Tables` over `data/candidates`, or over copies in a Valkey. Thread-safe.
+    """Implements `pipeline.protocols.Tables` over `data/candidates`, or over copies. Thread-safe.
 
     Args:
         root: the folder of candidates.
         expected_contract: returns the contract to read where only copies are available, because
-            `current.json` is on
-        another machine.
+            `current.json` is on another machine.
         log_end: returns the offset behind the routed log. Tables that cover all of it are current,
-            even if nobody publishes
-        them any more.
+            even if nobody publishes them any more.
     """
 
     def __init__(
@@ -144,7 +143,7 @@ class LiveTables:
             return {}
         now, end = self._clock.now(), self._log_end() if self._log_end is not None else 1 << 62
         return {
-            name: 0 if group.p >= end - 1 else max(now - group.at, 0)
+            name: 0 if group.position >= end - 1 else max(now - group.current_as_of, 0)
             for name, group in published.groups.items()
         }
 
@@ -234,8 +233,8 @@ class FailSafeTables:
     def epochs(self) -> Mapping[str, Epoch]:
         return self._tables.epochs
 
-    def board(self, board: Board, segment: int = 0) -> BoardTable:
-        return self._read(lambda tables: tables.board(board, segment))
+    def leaderboard(self, board: Board, segment: int = EVERYONE) -> BoardTable:
+        return self._read(lambda tables: tables.leaderboard(board, segment))
 
     def new_items(self) -> RankedList:
         return self._read(lambda tables: tables.new_items())

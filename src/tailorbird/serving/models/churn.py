@@ -94,10 +94,10 @@ class ChurnModels:
             QueryError: there is no such model.
             NotReadyError: it has no champion that serves, or its state is not there.
         """
-        bundle = self._bundle(name)
+        bundle = self._require_bundle(name)
         now = self._clock.now()
         person = user_id if self._pseudonyms is None else self._pseudonyms.user_id(user_id)
-        assert bundle.features is not None  # ensured by `_bundle`
+        assert bundle.features is not None  # ensured by `_require_bundle`
         with self._schemas.access_for(bundle.features) as access:
             if access.reader is None:
                 raise NotReadyError(
@@ -107,7 +107,7 @@ class ChurnModels:
                 access.reader.person(ReadRequest(user_id=person, now=moment))
                 for moment in bundle.moments(now)
             ]
-        rows = [_columns(moment_rows, bundle, access.features) for moment_rows in moments]
+        rows = [_select_columns(moment_rows, bundle, access.features) for moment_rows in moments]
         scores = bundle.score(rows)
         purchases = float(scores.purchases[0])
         why: list[ChurnReason] = []
@@ -133,7 +133,7 @@ class ChurnModels:
         bundle = holder.current() if holder is not None else None
         return None if bundle is None else bundle.features
 
-    def _bundle(self, name: str) -> ChurnBundle:
+    def _require_bundle(self, name: str) -> ChurnBundle:
         holder = self._holders.get(name)
         if holder is None:
             fix = (
@@ -167,7 +167,7 @@ class ChurnModels:
         self._schemas.keep_open(schema_hashes, by="churn")
 
 
-def _columns(
+def _select_columns(
     rows: Rows, bundle: ChurnBundle, features: FeatureSet
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the one row of the columns that the bundle reads."""

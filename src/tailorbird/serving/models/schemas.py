@@ -75,7 +75,7 @@ class Schemas:
     def access(self, bundle: Bundle | None) -> Iterator[FeatureAccess]:
         """Open the features of a bundle for the duration of a request."""
         with self.access_for(
-            self._default_features() if bundle is None else _features(bundle)
+            self._default_features() if bundle is None else _read_features(bundle)
         ) as access:
             yield access
 
@@ -122,7 +122,7 @@ class Schemas:
         The states of others are closed once nobody reads them.
         """
         with self._lock:
-            self._active = {_features(bundle).schema_hash}
+            self._active = {_read_features(bundle).schema_hash}
             self._targets.clear()
             self._close_idle()
 
@@ -132,10 +132,10 @@ class Schemas:
         It is once it has reached the position that the serving bundle's state had when this one
         appeared.
         """
-        features = _features(bundle)
+        features = _read_features(bundle)
         if serving is not None and serving.schema_hash == features.schema_hash:
             return True
-        return self._caught_up(features, None if serving is None else _features(serving))
+        return self._caught_up(features, None if serving is None else _read_features(serving))
 
     def ready(self, bundle: Bundle | None) -> bool:
         """Return whether features can be read for a bundle now."""
@@ -160,15 +160,15 @@ class Schemas:
     def _caught_up(self, features: FeatureSet, reference: FeatureSet | None) -> bool:
         with self._lock:
             self._active.add(features.schema_hash)
-        position = self._position(features)
+        position = self._read_position(features)
         if position is None:
             return False
         if features.schema_hash not in self._targets:
-            reference_position = None if reference is None else self._position(reference)
+            reference_position = None if reference is None else self._read_position(reference)
             self._targets[features.schema_hash] = reference_position or 0
         return position >= self._targets[features.schema_hash]
 
-    def _position(self, features: FeatureSet) -> int | None:
+    def _read_position(self, features: FeatureSet) -> int | None:
         opened = self._acquire(features)
         try:
             return opened.reader.position()
@@ -230,12 +230,12 @@ class Schemas:
             self._open.pop(schema).reader.close()
 
 
-def _features(bundle: Bundle) -> FeatureSet:
+def _read_features(bundle: Bundle) -> FeatureSet:
     assert bundle.features is not None  # ensured by `complete`
     return bundle.features
 
 
-class OneSchema:
+class SingleSchema:
     """Reads one schema whatever the bundle: for evaluation and tests."""
 
     def __init__(self, features: FeatureSet, reader: FeatureReader | None) -> None:

@@ -154,7 +154,7 @@ class StateReader:
 
         A memory mapping would not notice that.
         """
-        inodes = self._inodes()
+        inodes = self._read_inodes()
         if self._opened is not None and self._opened.inodes != inodes:
             self._drop("the state was removed")
         if self._opened is None and all(inodes):
@@ -172,7 +172,7 @@ class StateReader:
             except Exception as error:  # as above
                 self._problem = f"the state cannot be opened: {error}"
 
-    def _inodes(self) -> tuple[int, ...]:
+    def _read_inodes(self) -> tuple[int, ...]:
         return (1,) if self._copies is not None else tuple(map(inode, self._folders))
 
     def _discard_if_broken(self, opened: _OpenReader, error: Exception) -> None:

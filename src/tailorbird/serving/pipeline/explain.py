@@ -47,7 +47,7 @@ class Adjustment:
     placed: list[str]
 
 
-def explanations(
+def explain_slate(
     features: FeatureSet,
     bundle: Bundle | None,
     index: Index,
@@ -66,7 +66,7 @@ def explanations(
     """
     live_columns = None if live is None else live[:ITEMS_MAX]
     attribution = (
-        _attribute(bundle, index, keys[:ITEMS_MAX], rows, objective, live_columns)
+        _attribute_of_item(bundle, index, keys[:ITEMS_MAX], rows, objective, live_columns)
         if bundle is not None and rows is not None
         else None
     )
@@ -84,7 +84,7 @@ def explanations(
         )
         explanation, adjustment = Explanation(feature_values, heads), adjustments[position]
         if attribution is not None and bundle is not None and position < len(attribution.columns):
-            largest = _largest(attribution.columns[position], bundle.encoder.names)
+            largest = _largest_contributions(attribution.columns[position], bundle.encoder.names)
             rest = (
                 float(attribution.columns[position].sum() - sum(largest.values()))
                 if attribution.base is not None
@@ -115,13 +115,13 @@ def _read_features(
     feature_values: dict[str, float | str | None] = {}
     for name, value in zip(features.numeric, rows.numeric[position].tolist(), strict=True):
         feature_values[name] = None if value != value else value
-    texts = _texts(index, row, context)
+    texts = _text_of_hash(index, row, context)
     for name, key in zip(features.categorical, rows.categorical[position].tolist(), strict=True):
         feature_values[name] = None if key == 0 else texts.get(key, f"#{key:016x}")
     return feature_values
 
 
-def _texts(index: Index, row: int, context: Context) -> dict[int, str]:
+def _text_of_hash(index: Index, row: int, context: Context) -> dict[int, str]:
     """Map hashes to the texts that a categorical column of this row may stand for, because columns
     hold hashes only.
     """
@@ -147,7 +147,7 @@ class _Attribution:
     base: float | None = None
 
 
-def _attribute(
+def _attribute_of_item(
     bundle: Bundle,
     index: Index,
     keys: npt.NDArray[np.uint64],
@@ -193,6 +193,6 @@ def _attribute_by_occlusion(
     return (value[:count] - value[count:].reshape(width, count)).T
 
 
-def _largest(effects: Floats, names: Sequence[str]) -> dict[str, float]:
+def _largest_contributions(effects: Floats, names: Sequence[str]) -> dict[str, float]:
     order = np.argsort(-np.abs(effects), kind="stable")[:CONTRIBUTIONS_MAX]
     return {names[column]: float(effects[column]) for column in order.tolist() if effects[column]}

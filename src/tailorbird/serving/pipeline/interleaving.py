@@ -67,17 +67,19 @@ def interleave(
     best, reasons = [], []
     for arm, ranking in zip(arms, rankings, strict=True):
         order, _ = stages.order(arm, ranking.candidates, ranking.values, size)
-        top = ranking.select(order[: DEPTH * size])
-        best.append(top)
-        ranked_slate = Slate(np.arange(len(top.candidates)), np.ones(len(top.candidates)))
+        drafted_ranking = ranking.select(order[: DEPTH * size])
+        best.append(drafted_ranking)
+        ranked_slate = Slate(
+            np.arange(len(drafted_ranking.candidates)), np.ones(len(drafted_ranking.candidates))
+        )
         ranked = ranking.scores is not None
-        reasons.append(reasons_for(arm, top.candidates, ranked_slate, ranked=ranked))
+        reasons.append(reasons_for(arm, drafted_ranking.candidates, ranked_slate, ranked=ranked))
         request.has_stale_features |= arm.has_stale_features
         request.contributed = arm.contributed | request.contributed
     first, second = (ranking.candidates for ranking in best)
     union = first.concat(second.select(np.flatnonzero(~np.isin(second.keys, first.keys))))
-    place = {key: number for number, key in enumerate(union.keys.tolist())}
-    second_places = np.array([place[key] for key in second.keys.tolist()], np.intp)
+    index_by_key = {key: number for number, key in enumerate(union.keys.tolist())}
+    second_places = np.array([index_by_key[key] for key in second.keys.tolist()], np.intp)
     limits = [
         (attribute_codes(request.index, union.rows, quota.by), quota.most)
         for quota in dict.fromkeys(quota for arm in arms for quota in arm.slot.all_quotas)

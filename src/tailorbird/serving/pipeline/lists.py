@@ -20,9 +20,9 @@ def list_items(
 
     An unknown category has none.
     """
-    ranked_list = tables.new_items() if source == "new_items" else tables.board(WEEK).shares
+    ranked_list = tables.new_items() if source == "new_items" else tables.leaderboard(WEEK).shares
     if source == "popular" and category is not None:
-        of_category = tables.board(Board(WEEK.window_us, "category"), hash64(category))
+        of_category = tables.leaderboard(Board(WEEK.window_us, "category"), hash64(category))
         ranked_list = of_category.shares if len(of_category.items) else ranked_list
     rows, scores = _visible_rows(index, ranked_list)
     if category is not None:
@@ -51,7 +51,7 @@ def similar_items(
     """
     row = int(index.find_ids([item_id])[0])
     related, scores = _visible_rows(index, item_neighbours(tables, int(index.keys[row])))
-    filler, _ = _visible_rows(index, tables.board(WEEK).items)
+    filler, _ = _visible_rows(index, tables.leaderboard(WEEK).items)
     category_code = index.category.codes[row]
     filler = filler[
         np.argsort(

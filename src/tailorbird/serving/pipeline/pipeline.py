@@ -77,7 +77,7 @@ class Pipeline:
         slots: by name.
         bundles: selects the bundle that serves; `bundles.BundleHolder`, or `FixedBundle`.
         feature_provider: opens the features and state of a bundle; `schemas.Schemas`, or
-            `OneSchema`.
+            `SingleSchema`.
         answer_log: where answers are logged; `collector.EventCollector`. None logs nothing: for
             evaluation.
         clock: for `now`; the answer's own time is the t of its features.
@@ -154,7 +154,7 @@ class Pipeline:
                 request, lambda arm: self._stages.find(arm, arm.slot.sources, size), size
             )
 
-        return self._opener.run(query, self._slot(query.slot), fill)
+        return self._opener.run(query, self._find_slot(query.slot), fill)
 
     def rank(self, query: RankQuery) -> Answer:
         """Order the caller's own items, all of them unless `size` is smaller.
@@ -175,11 +175,11 @@ class Pipeline:
             size = query.size or len(ids)
             return self._finish(request, lambda arm: candidates, size, score_all=True)
 
-        return self._opener.run(query, self._slot(query.slot), order)
+        return self._opener.run(query, self._find_slot(query.slot), order)
 
     def search(self, query: SearchQuery) -> Answer:
         """Find items by words, scored by text and by the ranker for this person."""
-        slot = self._slot(query.slot or "search")
+        slot = self._find_slot(query.slot or "search")
 
         def find(request: Request) -> Answer:
             request.text = query.query
@@ -200,7 +200,7 @@ class Pipeline:
         """Return the items among which a slot chooses for a query, at most `CANDIDATES_MAX`,
         without logging.
         """
-        slot = self._slot(query.slot)
+        slot = self._find_slot(query.slot)
         return self._opener.run(
             query,
             slot,
@@ -217,7 +217,7 @@ class Pipeline:
 
         None where no model can score.
         """
-        slot = self._slot(query.slot)
+        slot = self._find_slot(query.slot)
         return self._opener.run(
             query,
             slot,
@@ -271,7 +271,7 @@ class Pipeline:
             )
 
     def _slot_view(self, slot: str, index: Index) -> Index:
-        return self._stages.view(self._slot(slot), index) if slot else index
+        return self._stages.view(self._find_slot(slot), index) if slot else index
 
     def prepare(self, index: Index) -> None:
         """Compute each slot's view of an index before a request needs it."""
@@ -377,7 +377,7 @@ class Pipeline:
         live = request.live if scores is not None else None
         return Ranking(candidates, model_values, text_values, values, rows, scores, live)
 
-    def _slot(self, name: str) -> Slot:
+    def _find_slot(self, name: str) -> Slot:
         slot = self._slots.get(name)
         if slot is None:
             raise QueryError(

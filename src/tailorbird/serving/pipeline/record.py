@@ -22,7 +22,7 @@ from tailorbird.retrieval import Index, TextColumn
 from tailorbird.retrieval.facets import Facet
 from tailorbird.serving.messages import Answer, FacetCounts, ShownItem
 from tailorbird.serving.pipeline.deadlines import Dependency
-from tailorbird.serving.pipeline.explain import Adjustment, explanations
+from tailorbird.serving.pipeline.explain import Adjustment, explain_slate
 from tailorbird.serving.pipeline.protocols import AnswerLog
 from tailorbird.serving.pipeline.request import Candidates, Floats, Request
 
@@ -51,7 +51,7 @@ def build_answer(
     explained = None
     if query.explain and index is not None:
         bundle = request.bundle if scores is not None else None
-        explained = explanations(
+        explained = explain_slate(
             request.access.features,
             bundle,
             index,
@@ -174,7 +174,7 @@ def build_log_entry(
         candidate_counts=list(request.contributed.values()),
         candidate_lists=list(request.lists.by_source),
         candidate_digests=[listed.digest for listed in request.lists.by_source.values()],
-        candidate_positions=_positions(request.lists),
+        candidate_positions=_list_positions(request.lists),
         live=request.live.ravel().tolist()
         if request.live is not None and scores is not None
         else [],
@@ -204,13 +204,14 @@ def _pack_sequences(request: Request, rows: Rows | None) -> bytes:
     return pack_sequences(sequences)
 
 
-def _positions(lists: RequestLists) -> list[int]:
+def _list_positions(lists: RequestLists) -> list[int]:
     """Return the log position that the tables of each list had reached; 0 for a list that reads
     none.
     """
     epochs = lists.tables.epochs
     return [
-        epochs[group].p if (group := table_group(name)) in epochs else 0 for name in lists.by_source
+        epochs[group].position if (group := table_group(name)) in epochs else 0
+        for name in lists.by_source
     ]
 
 

@@ -195,10 +195,10 @@ def require_filters(query: Query) -> None:
                 if not isinstance(value, str | int | float):
                     raise QueryError(
                         f"expected a text, a number or a list of them, got {_json_kind(value)}",
-                        path=_path(name),
+                        path=_field_path(name),
                     )
         if any(isinstance(value, int) and abs(value) >= 1 << 63 for value in values):
-            raise QueryError("expected a number of at most 64 bits", path=_path(name))
+            raise QueryError("expected a number of at most 64 bits", path=_field_path(name))
 
 
 def _require_range(name: str, bounds: Mapping[str, Any]) -> list[Any]:
@@ -206,12 +206,12 @@ def _require_range(name: str, bounds: Mapping[str, Any]) -> list[Any]:
     fix = f'{{"{name[:60]}": {{"min": 10, "max": 50}}}}, or only one of the two'
     if not bounds:
         raise QueryError(
-            "expected min, max or both, got an empty object", path=_path(name), fix=fix
+            "expected min, max or both, got an empty object", path=_field_path(name), fix=fix
         )
     for key, value in bounds.items():
         if key not in ("min", "max"):
             raise QueryError(
-                f"a range has min and max, and no {key[:60]!r}", path=_path(name), fix=fix
+                f"a range has min and max, and no {key[:60]!r}", path=_field_path(name), fix=fix
             )
         if isinstance(value, bool) or not isinstance(value, int | float):
             fix = (
@@ -220,7 +220,9 @@ def _require_range(name: str, bounds: Mapping[str, Any]) -> list[Any]:
                 else "write it as a number"
             )
             raise QueryError(
-                f"expected a number, got {_json_kind(value)}", path=f"{_path(name)}.{key}", fix=fix
+                f"expected a number, got {_json_kind(value)}",
+                path=f"{_field_path(name)}.{key}",
+                fix=fix,
             )
     return list(bounds.values())
 
@@ -241,14 +243,14 @@ def filter_mask(index: Index, rows: RowIndices, query: Query) -> Mask:
         if column is None:
             raise QueryError(
                 f"no item has an attribute {name[:60]!r}",
-                path=_path(name),
+                path=_field_path(name),
                 code="unknown_attribute",
             )
         if isinstance(condition, dict):
             if isinstance(column, TextColumn):
                 raise QueryError(
                     "expected a text or a list of texts: only a number has min and max",
-                    path=_path(name),
+                    path=_field_path(name),
                 )
             mask &= (column[rows] >= float(condition.get("min", -np.inf))) & (
                 column[rows] <= float(condition.get("max", np.inf))
@@ -258,14 +260,14 @@ def filter_mask(index: Index, rows: RowIndices, query: Query) -> Mask:
         if any(isinstance(value, bool) for value in values) and not is_boolean(column):
             raise QueryError(
                 "expected a text or a number, as items have here, which is not true or false",
-                path=_path(name),
+                path=_field_path(name),
             )
         if isinstance(column, TextColumn):
             mask &= np.isin(column.codes[rows], [column.code(str(value)) for value in values])
         else:
             if any(isinstance(value, str) for value in values):
                 raise QueryError(
-                    "expected a number or a list of numbers, got text", path=_path(name)
+                    "expected a number or a list of numbers, got text", path=_field_path(name)
                 )
             mask &= np.isin(column[rows], [float(value) for value in values])
     return mask
@@ -285,7 +287,7 @@ def require_facets(request: Request, names: Sequence[str]) -> None:
             )
 
 
-def _path(attribute: str) -> str:
+def _field_path(attribute: str) -> str:
     return f"$.filters.{attribute[:60]}"
 
 

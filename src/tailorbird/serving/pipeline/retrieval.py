@@ -8,18 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.candidates.item_knn.query import RECENT_MAX
-from tailorbird.candidates.merge import Merge, Merged, bounded
+from tailorbird.candidates.merge import Merge, Merged, bound_limits
 from tailorbird.candidates.protocol import BOARDS, NEIGHBOURS, SESSIONS, RankedList
 from tailorbird.candidates.query import LIVE, source_of
 from tailorbird.events import SECOND
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.tower import add_sequence_source
-from tailorbird.retrieval import Found, Index
+from tailorbird.retrieval import Index, SearchResult
 from tailorbird.serving.pipeline.request import Candidates, Request
 
 Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
-Near = Callable[[int], Found]
+Near = Callable[[int], SearchResult]
 
 # Ages beyond which an answer is marked as having stale candidates. Session tables are published
 # once a minute.
@@ -43,7 +43,7 @@ class CandidateFinder:
         sources: Mapping[str, int],
         *,
         nearest: Near | None,
-        search: Callable[[int], Found],
+        search: Callable[[int], SearchResult],
         lists: Mapping[str, npt.NDArray[np.uint64]],
         until: float,
     ) -> Merged:
@@ -56,8 +56,7 @@ class CandidateFinder:
             search: returns the items that match the query.
             lists: editorial lists.
             until: deadline of `time.perf_counter` after which no further source is queried;
-                `degraded` then names
-            `retrieval`.
+                `degraded` then names `retrieval`.
         """
         merge = Merge(len(view))
         for name, limit in sources.items():
@@ -79,7 +78,7 @@ class CandidateFinder:
         name: str,
         limit: int,
         nearest: Near | None,
-        search: Callable[[int], Found],
+        search: Callable[[int], SearchResult],
         lists: Mapping[str, npt.NDArray[np.uint64]],
     ) -> tuple[Rows, Floats]:
         source = source_of(name)
@@ -93,7 +92,7 @@ class CandidateFinder:
         if source.kind == "sequence":
             hits = nearest(limit) if nearest is not None else None
         elif source.kind == "clusters":
-            hits = _clusters(request, view, limit)
+            hits = _query_clusters(request, view, limit)
         else:
             hits = search(limit)
         return (hits.rows, hits.scores) if hits is not None else (np.zeros(0, np.intp), np.zeros(0))
@@ -134,7 +133,7 @@ def sources_for(request: Request, sources: Mapping[str, int]) -> dict[str, int]:
             limits = dict.fromkeys(Baseline.parse(bundle.baseline).sources, BASELINE_ITEMS) | limits
         if bundle.tower is not None:
             limits = add_sequence_source(limits, bundle.tower.plan.share)
-    return bounded(limits)
+    return bound_limits(limits)
 
 
 def with_newest(candidates: Candidates, view: Index, limit: int) -> Candidates:
@@ -163,7 +162,7 @@ def check_tables(request: Request, ages: Mapping[str, int], live: bool) -> None:
         request.mark_degraded("stale_candidates")
 
 
-def _clusters(request: Request, view: Index, limit: int) -> Found:
+def _query_clusters(request: Request, view: Index, limit: int) -> SearchResult:
     recent = (
         request.recent.item[::-1][:RECENT_MAX]
         if request.recent is not None

@@ -176,16 +176,18 @@ def costs(outcomes: Sequence[Mapping[str, VariantOutcome]]) -> list[Cost]:
     """
     if not outcomes:
         return []
-    mean = float(np.mean([each[ALL].value for each in outcomes]))
+    mean = float(np.mean([outcome[ALL].value for outcome in outcomes]))
     rule_costs = []
     for wish in (name for name in outcomes[0] if name != ALL):
-        losses = np.array([each[wish].value - each[ALL].value for each in outcomes])
+        losses = np.array([outcome[wish].value - outcome[ALL].value for outcome in outcomes])
         half_width = (
             1.96 * float(losses.std(ddof=1)) / np.sqrt(losses.size)
             if losses.size > 1
             else float("inf")
         )
-        changed = float(np.mean([each[wish].items != each[ALL].items for each in outcomes]))
+        changed = float(
+            np.mean([outcome[wish].items != outcome[ALL].items for outcome in outcomes])
+        )
         value = float(losses.mean())
         rule_costs.append(
             Cost(

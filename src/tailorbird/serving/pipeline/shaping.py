@@ -205,7 +205,7 @@ class Shaping:
             for sequence in request.sequences.values():  # any sequence may contain such events
                 mask &= ~seen_mask(index, rows, sequence, types=self.slot.hide_seen)
         for cap in self.slot.caps:
-            mask &= ~self._capped(
+            mask &= ~self._mark_capped(
                 request,
                 index,
                 rows,
@@ -244,7 +244,7 @@ class Shaping:
                 mask &= on_failure
         return mask
 
-    def _capped(
+    def _mark_capped(
         self, request: Request, index: Index, rows: RowIndices, name: str, most: int, since: int
     ) -> Mask:
         sequence = request.sequences.get(name)
@@ -323,12 +323,12 @@ class Shaping:
                 if index_position >= 0
             },
             tuple(slot.promotions),
-            self._masks(request, candidates, self.promotions),
+            self._compute_masks(request, candidates, self.promotions),
         )
 
     def factors(self, request: Request, candidates: Candidates) -> list[tuple[float, Mask]]:
         """Return for each boost its factor and the candidates that it applies to."""
-        masks = self._masks(request, candidates, [rules for _, rules in self.boosts])
+        masks = self._compute_masks(request, candidates, [rules for _, rules in self.boosts])
         return [(factor, mask) for (factor, _), mask in zip(self.boosts, masks, strict=True)]
 
     def explain_placement(
@@ -353,13 +353,13 @@ class Shaping:
             if shown.ids[pin.position - 1] == pin.item:
                 placed[pin.position - 1].append(f"pin {pin.position}")
         for promotion, mask in zip(
-            self.slot.promotions, self._masks(request, shown, self.promotions), strict=True
+            self.slot.promotions, self._compute_masks(request, shown, self.promotions), strict=True
         ):
             for position in np.flatnonzero(mask).tolist():
                 placed[position].append(f"promotion {promotion.when}")
         return list(zip(moved, placed, strict=True))
 
-    def _masks(
+    def _compute_masks(
         self, request: Request, candidates: Candidates, compiled: Sequence[Rules]
     ) -> list[Mask]:
         if not compiled:

@@ -28,7 +28,7 @@ from tailorbird.ranking.policy.interleaving import TeamDraft
 from tailorbird.ranking.policy.policy import apply_boosts, arrange_slate
 from tailorbird.ranking.policy.slate_distribution import Slate
 from tailorbird.ranking.slot import SOURCES
-from tailorbird.retrieval import NOTHING, Found, Index
+from tailorbird.retrieval import NOTHING, Index, SearchResult
 from tailorbird.retrieval.facets import Facet, facet_of
 from tailorbird.retrieval.synonyms import Phrase, Synonyms
 from tailorbird.serving.pipeline.deadlines import Breakers
@@ -189,7 +189,7 @@ class Stages:
         )
         return candidates if rows.size >= enough else with_newest(candidates, view, NEWEST_MAX)
 
-    def _search(self, request: Request, view: Index, limit: int) -> Found:
+    def _search(self, request: Request, view: Index, limit: int) -> SearchResult:
         return (
             view.search(request.text, limit, self._synonyms_of(request))
             if request.text
@@ -199,7 +199,9 @@ class Stages:
     def _synonyms_of(self, request: Request) -> Sequence[Phrase]:
         """Return synonyms of the words in the query."""
         return (
-            () if request.text is None else self._synonyms[request.slot.name].beside(request.text)
+            ()
+            if request.text is None
+            else self._synonyms[request.slot.name].phrases_for(request.text)
         )
 
     def facets(self, request: Request, names: Sequence[str]) -> dict[str, Facet]:
@@ -215,7 +217,9 @@ class Stages:
         facets = {name: facet_of(index, hits, name) for name in names}
         return {name: facet for name, facet in facets.items() if facet is not None}
 
-    def _nearest_search(self, request: Request, index: Index) -> Callable[[int], Found] | None:
+    def _nearest_search(
+        self, request: Request, index: Index
+    ) -> Callable[[int], SearchResult] | None:
         """Return a search for the items nearest to the person's vector, by the latest events.
 
         None without a tower, or if it fails.

@@ -254,8 +254,8 @@ class ScoreRole:
                 self._reader = open_reader(self._routed)
             except NotReadyError:  # there is no router yet
                 return None
-            first = max(1, self._reader.end())
-            writer = open_writer(self._address, partition=NAME, first=first)  # type: ignore[arg-type]
+            first_position = max(1, self._reader.end())
+            writer = open_writer(self._address, partition=NAME, first_position=first_position)  # type: ignore[arg-type]
             self._writer = writer  # type: ignore[assignment]
             self._position = writer.end()
             self._replay_log()
@@ -288,7 +288,7 @@ class ScoreRole:
         ):
             try:
                 scored = (
-                    self._churn(score, row)
+                    self._score_churn(score, row)
                     if isinstance(score, ChurnScore)
                     else self._next_best(score, row)
                 )
@@ -299,7 +299,7 @@ class ScoreRole:
                 scored_people.append(scored)
         return scored_people
 
-    def _churn(self, score: ChurnScore, row: Mapping) -> Scored | None:
+    def _score_churn(self, score: ChurnScore, row: Mapping) -> Scored | None:
         if row["user_id"] is None:
             return None  # the model knows people by their user id
         answer = self._models.churn(row["user_id"], score.model)

@@ -10,7 +10,7 @@ import apsw
 from tailorbird.stream.kafka.cluster import KafkaTopic
 from tailorbird.stream.kafka.reader import KafkaReader
 from tailorbird.stream.kafka.snapshots import open_item_summary
-from tailorbird.stream.kafka.waits import BacklogClient, LogBacklog
+from tailorbird.stream.kafka.topic_backlog import BacklogClient, LogBacklog
 from tailorbird.stream.kafka.writer import KafkaWriter
 
 
@@ -22,9 +22,16 @@ class KafkaLog(KafkaTopic):
         return KafkaReader(self)
 
     def open_writer(
-        self, *, partition: str, first: int, damaged_tail: str, expected_ends: Mapping[str, int]
+        self,
+        *,
+        partition: str,
+        first_position: int,
+        damaged_tail: str,
+        expected_ends: Mapping[str, int],
     ) -> KafkaWriter:
-        return KafkaWriter(self, first=first, expected_end=expected_ends.get(self.stem, 0))
+        return KafkaWriter(
+            self, first_position=first_position, expected_end=expected_ends.get(self.stem, 0)
+        )
 
     def set_aside_files(self) -> list[Path]:
         return []

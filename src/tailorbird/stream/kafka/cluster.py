@@ -91,7 +91,7 @@ class Cluster:
 
     @property
     def marker(self) -> str:
-        """The topic that exists while people are erased, see `stream.kafka.emptied`."""
+        """The topic that exists while people are erased, see `stream.kafka.topic_reset`."""
         return f"{self.prefix}.erasing"
 
     def conf(self, **settings: Any) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def parse_cluster(url: str, **settings: Any) -> Cluster:
 
 
 @contextmanager
-def errors(where: "KafkaTopic | Cluster", *clients: Any) -> Iterator[None]:
+def translate_errors(where: "KafkaTopic | Cluster", *clients: Any) -> Iterator[None]:
     """Convert the client's errors to ours; `clients` are polled for why a broker was silent."""
     try:
         yield
@@ -255,7 +255,7 @@ def list_topic_suffixes(cluster: Cluster, kind: str) -> list[str]:
     """Return the sorted suffixes of the topics of a kind, such as `raw` or `answers`."""
     admin = cluster.admin()
     name_prefix = f"{cluster.prefix}.{kind}."
-    with errors(cluster, admin):
+    with translate_errors(cluster, admin):
         names = admin.list_topics(timeout=cluster.timeout_s).topics
     return sorted(name[len(name_prefix) :] for name in names if name.startswith(name_prefix))
 
@@ -267,7 +267,7 @@ def check_topic_exists(consumer: Any, address: KafkaTopic) -> None:
         NotReadyError: there is no such topic.
         ConfigError: it has another number of partitions.
     """
-    with errors(address, consumer):
+    with translate_errors(address, consumer):
         topic = consumer.list_topics(timeout=address.cluster.timeout_s).topics.get(address.name)
     if topic is None:
         raise NotReadyError(
@@ -292,7 +292,7 @@ def ensure_topic(address: KafkaTopic) -> int:
         replication_factor=cluster.replication,
         config=topic_settings(cluster.replication),
     )
-    with errors(address, admin):
+    with translate_errors(address, admin):
         topics_by_name = admin.list_topics(timeout=cluster.timeout_s).topics
         if cluster.marker in topics_by_name and not cluster.erasing:
             raise NotReadyError(

@@ -73,7 +73,7 @@ class Piece(msgspec.Struct, frozen=True):
         pairs = [("place", place), ("kind", self.kind.encode()), ("rows", b"%d" % self.rows)]
         if self.receipt:
             pairs.append(("receipt", self.receipt))
-        return [*pairs, ("crc", b"%d" % _checksum(pairs, self.payload))]
+        return [*pairs, ("crc", b"%d" % _compute_checksum(pairs, self.payload))]
 
 
 def split_run(
@@ -88,9 +88,11 @@ def split_run(
     result: list[Piece] = []
     total = sum(block.rows for block in blocks)
     for index, (block, start) in enumerate(chunks):
-        more = start + bytes_max < len(block.payload)
+        has_more = start + bytes_max < len(block.payload)
         payload = (
-            block.payload if start == 0 and not more else block.payload[start : start + bytes_max]
+            block.payload
+            if start == 0 and not has_more
+            else block.payload[start : start + bytes_max]
         )
         receipt = block.receipt if start == 0 else b""
         result.append(
@@ -99,7 +101,7 @@ def split_run(
                 base,
                 index,
                 len(chunks),
-                more,
+                has_more,
                 total,
                 writer,
                 block.kind,
@@ -123,15 +125,15 @@ def decode_piece(headers: Headers | None, payload: bytes, where: str) -> Piece |
     pairs = [(name, value) for name, value in headers or () if name != "crc"]
     try:
         *numbers, writer = header_values["place"].split()
-        at, base, index, count, more, total = map(int, numbers)
-        if int(header_values["crc"]) == _checksum(pairs, payload):
+        offset, base, index, count, has_more, total = map(int, numbers)
+        if int(header_values["crc"]) == _compute_checksum(pairs, payload):
             kind, receipt = header_values["kind"].decode(), header_values.get("receipt", b"")
             return Piece(
-                at,
+                offset,
                 base,
                 index,
                 count,
-                bool(more),
+                bool(has_more),
                 total,
                 writer.decode(),
                 kind,
@@ -148,7 +150,7 @@ def decode_piece(headers: Headers | None, payload: bytes, where: str) -> Piece |
     )
 
 
-def _checksum(pairs: Headers, payload: bytes) -> int:
+def _compute_checksum(pairs: Headers, payload: bytes) -> int:
     total = 0
     for name, value in pairs:
         total = crc32(value, crc32(b"%s %d " % (name.encode(), len(value)), total))
@@ -193,12 +195,12 @@ class RunAssembler:
         if not piece.last:
             return []
         run, self._run = self._run, []
-        blocks = list(_blocks(run))
+        blocks = list(_decode_blocks(run))
         self.end = piece.base + piece.total
         return blocks
 
 
-def _blocks(run: Sequence[Piece]) -> Iterator[StoredBlock]:
+def _decode_blocks(run: Sequence[Piece]) -> Iterator[StoredBlock]:
     position = run[0].base
     block_pieces: list[Piece] = []
     for piece in run:
@@ -209,7 +211,7 @@ def _blocks(run: Sequence[Piece]) -> Iterator[StoredBlock]:
             payload = (
                 block_pieces[0].payload
                 if len(block_pieces) == 1
-                else b"".join(each.payload for each in block_pieces)
+                else b"".join(block_piece.payload for block_piece in block_pieces)
             )
             yield StoredBlock(
                 position, Block(piece.kind, piece.rows, payload, block_pieces[0].receipt)

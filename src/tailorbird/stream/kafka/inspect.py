@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tailorbird.stream.kafka.client import ConfigResource, KafkaException
-from tailorbird.stream.kafka.cluster import Cluster, errors
+from tailorbird.stream.kafka.cluster import Cluster, translate_errors
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def inspect_cluster(cluster: Cluster) -> ClusterState:
         ConfigError: client settings are invalid.
     """
     admin = cluster.admin()
-    with errors(cluster, admin):
+    with translate_errors(cluster, admin):
         metadata = admin.list_topics(timeout=cluster.timeout_s)
-    brokers = tuple(sorted(f"{each.host}:{each.port}" for each in metadata.brokers.values()))
+    brokers = tuple(sorted(f"{broker.host}:{broker.port}" for broker in metadata.brokers.values()))
     names = sorted(name for name in metadata.topics if name.startswith(f"{cluster.prefix}."))
     resources = [ConfigResource("topic", name) for name in names]
     descriptions = (
@@ -71,8 +71,8 @@ def inspect_cluster(cluster: Cluster) -> ClusterState:
             if key in entries and entries[key].value is not None
         }
         copies, in_sync = (
-            min((len(each.replicas) for each in parts), default=0),
-            min((len(each.isrs) for each in parts), default=0),
+            min((len(part.replicas) for part in parts), default=0),
+            min((len(part.isrs) for part in parts), default=0),
         )
         states.append(TopicState(name, len(parts), copies, in_sync, settings))
     return ClusterState(brokers, tuple(states))

@@ -37,7 +37,12 @@ class KeyedLog:
         return self.logs[0].cluster
 
     def open_writer(
-        self, *, partition: str, first: int, damaged_tail: str, expected_ends: Mapping[str, int]
+        self,
+        *,
+        partition: str,
+        first_position: int,
+        damaged_tail: str,
+        expected_ends: Mapping[str, int],
     ) -> "KeyedWriter":
         return KeyedWriter(self, expected_ends)
 
@@ -68,10 +73,12 @@ class KeyedWriter:
             self._writers.append(
                 openers[0]()
             )  # alone at first, to learn whether another writer has the log
-            openings = [self._pool.submit(each) for each in openers[1:]]
-            errors = [done.exception() for done in openings]
+            openings = [self._pool.submit(opener) for opener in openers[1:]]
+            errors = [opening.exception() for opening in openings]
             self._writers += [
-                done.result() for done, error in zip(openings, errors, strict=True) if error is None
+                opening.result()
+                for opening, error in zip(openings, errors, strict=True)
+                if error is None
             ]
             for error in errors:
                 if error is not None:
@@ -106,10 +113,12 @@ class KeyedWriter:
             ).items():
                 parts.setdefault(number, []).append(Block(block.kind, rows, body, block.receipt))
         sent = [
-            self._pool.submit(self._writers[number].append, some)
-            for number, some in sorted(parts.items())
+            self._pool.submit(self._writers[number].append, part_blocks)
+            for number, part_blocks in sorted(parts.items())
         ]
-        errors = [each.exception() for each in sent]  # wait for all before an error is raised
+        errors = [
+            delivery.exception() for delivery in sent
+        ]  # wait for all before an error is raised
         for error in errors:
             if error is not None:
                 raise error

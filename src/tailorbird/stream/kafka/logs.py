@@ -23,7 +23,7 @@ from tailorbird.stream.kafka.cluster import SHUFFLED, Cluster, list_topic_suffix
 from tailorbird.stream.kafka.keyed import KeyedLog
 from tailorbird.stream.kafka.merged import MergedLog
 from tailorbird.stream.kafka.snapshots import ITEM_SUMMARY, SNAPSHOT_ROWS
-from tailorbird.stream.kafka.waits import BacklogClient
+from tailorbird.stream.kafka.topic_backlog import BacklogClient
 from tailorbird.stream.partitions import HISTORICAL_PRODUCERS, check_producer_name, raw_logs
 
 _REFRESH_S = 1.0  # between listings of topics
@@ -60,7 +60,7 @@ class KafkaLogSet:
 
     def raw_parts(self, producer: str) -> tuple[KafkaLog, ...]:
         """Return the partitions of the raw log of `producer`."""
-        return self._parts(f"raw.{check_producer_name(producer)}", producer, self.folder)
+        return self._list_parts(f"raw.{check_producer_name(producer)}", producer, self.folder)
 
     def raw_stems(self, producer: str) -> dict[str, str]:
         return {part.stem: part.partition for part in self.raw_parts(producer)}
@@ -84,7 +84,7 @@ class KafkaLogSet:
     @property
     def routed_parts(self) -> tuple[KafkaLog, ...]:
         """The partitions of the routed topic."""
-        return self._parts("routed", "routed", self.folder)
+        return self._list_parts("routed", "routed", self.folder)
 
     def order(self, folder: Path | None) -> KafkaLog:
         """Return the log with the order of the partitions of `routed`; `folder` has its lock."""
@@ -112,7 +112,7 @@ class KafkaLogSet:
 
     def snapshots(self) -> tuple[KafkaLog, ...]:
         """Return the topics of router snapshots, by partition."""
-        return self._parts("index", "index", None)
+        return self._list_parts("index", "index", None)
 
     @property
     def scores(self) -> KafkaLog:
@@ -140,11 +140,13 @@ class KafkaLogSet:
 
     def response_logs(self) -> dict[str, KafkaLog]:
         """Return the existing response logs by producer, in order of name."""
-        return {producer: self.response_log(producer) for producer in self._producers("answers")}
+        return {
+            producer: self.response_log(producer) for producer in self._list_producers("answers")
+        }
 
     def raw_topics(self) -> list[KafkaLog]:
         """Return the existing raw logs in topics, in order of producer."""
-        return [log for name in self._producers("raw") for log in self.raw_parts(name)]
+        return [log for name in self._list_producers("raw") for log in self.raw_parts(name)]
 
     def measured_logs(
         self, producer: str
@@ -188,7 +190,7 @@ class KafkaLogSet:
             return int(topic.rpartition("-")[2])
         return self.count if topic in ("routed", "index") or topic.startswith("raw.") else 1
 
-    def _parts(self, topic: str, name: str, folder: Path | None) -> tuple[KafkaLog, ...]:
+    def _list_parts(self, topic: str, name: str, folder: Path | None) -> tuple[KafkaLog, ...]:
         if self.count == 1:
             return (KafkaLog(self.cluster, topic, name, folder),)
         return tuple(
@@ -203,7 +205,7 @@ class KafkaLogSet:
             if producer in HISTORICAL_PRODUCERS
         }
 
-    def _producers(self, kind: str) -> list[str]:
+    def _list_producers(self, kind: str) -> list[str]:
         listed_at, names = self._listed_producers.get(kind, (0.0, []))
         if not listed_at or time.monotonic() - listed_at >= _REFRESH_S:
             names = list_topic_suffixes(self.cluster, kind)
@@ -222,10 +224,10 @@ class KafkaPartition:
         index: file of the router's tables.
     """
 
-    def __init__(self, whole: KafkaLogSet, number: int, folder: Path) -> None:
-        self._stream, self.number, self.count = whole, number, whole.count
-        self.folder, self.snapshot_rows = folder, whole.snapshot_rows
-        self.index = folder / (f"{_INDEX}.db" if whole.count == 1 else f"{_INDEX}.{number}.db")
+    def __init__(self, log_set: KafkaLogSet, number: int, folder: Path) -> None:
+        self._stream, self.number, self.count = log_set, number, log_set.count
+        self.folder, self.snapshot_rows = folder, log_set.snapshot_rows
+        self.index = folder / (f"{_INDEX}.db" if log_set.count == 1 else f"{_INDEX}.{number}.db")
 
     @property
     def topics(self) -> "KafkaPartition":
@@ -237,7 +239,7 @@ class KafkaPartition:
     @property
     def routed(self) -> KafkaLog:
         """The partition of the routed topic that this router writes."""
-        return self._stream._parts("routed", "routed", self.folder)[self.number]
+        return self._stream._list_parts("routed", "routed", self.folder)[self.number]
 
     @property
     def snapshots(self) -> KafkaLog:
@@ -247,12 +249,12 @@ class KafkaPartition:
     @property
     def profiles(self) -> tuple[KafkaLog, KafkaLog]:
         """The routed log with the profiles, and the order log that limits how far to follow it."""
-        return self._stream._parts("routed", "routed", None)[0], self._stream.order(None)
+        return self._stream._list_parts("routed", "routed", None)[0], self._stream.order(None)
 
     def raw_logs(self) -> dict[str, KafkaLog | Path]:
         """Return the raw logs of this partition, in order of name."""
         logs: dict[str, KafkaLog | Path] = {}
-        for producer in self._stream._producers("raw"):
+        for producer in self._stream._list_producers("raw"):
             log = self._stream.raw_parts(producer)[self.number]
             logs[log.partition] = log
         return dict(sorted({**logs, **self._stream._historical_logs()}.items()))

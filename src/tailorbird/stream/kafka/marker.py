@@ -1,7 +1,8 @@
-"""The marker topic `PREFIX.erasing`, which exists while people are erased, and its owner.
+"""The marker topic `PREFIX.erasing`, which exists while people are erased, and its token.
 
-The topic keeps writers out, and its first message names the owner. So an erasure that did not learn
-whether its marker was created or deleted can check: it removes only its own.
+The topic keeps writers out, and its first message has the token of the erasure that made it. So an
+erasure that did not learn whether its marker was created or deleted can check: it removes only its
+own.
 """
 
 import secrets
@@ -13,16 +14,16 @@ from tailorbird import faults
 from tailorbird.errors import NotReadyError, StorageError
 from tailorbird.stream.kafka.address import KafkaLog
 from tailorbird.stream.kafka.client import KafkaError, KafkaException, NewTopic, Producer
-from tailorbird.stream.kafka.cluster import Cluster, errors, storage_error, topic_settings
-from tailorbird.stream.kafka.emptied import delete_topic, list_topics, read_messages
+from tailorbird.stream.kafka.cluster import Cluster, storage_error, topic_settings, translate_errors
+from tailorbird.stream.kafka.topic_reset import delete_topic, list_topics, read_messages
 
 
-def new_owner() -> str:
-    """Return a random name for an erasure."""
+def new_erasure_token() -> str:
+    """Return a random token for an erasure."""
     return secrets.token_hex(16)
 
 
-def set_marker(cluster: Cluster, owner: str) -> None:
+def set_marker(cluster: Cluster, erasure_token: str) -> None:
     """Keep new writers out until `clear_marker`. Idempotent.
 
     Raises:
@@ -30,7 +31,7 @@ def set_marker(cluster: Cluster, owner: str) -> None:
         StorageError: it is unknown whether the marker exists; `clear_marker` checks.
     """
     admin = cluster.admin()
-    settings = topic_settings(cluster.replication)  # the owner's message must not expire
+    settings = topic_settings(cluster.replication)  # the message with the token must not expire
     topic = NewTopic(
         cluster.marker, num_partitions=1, replication_factor=cluster.replication, config=settings
     )
@@ -42,7 +43,7 @@ def set_marker(cluster: Cluster, owner: str) -> None:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise storage_error(error.args[0], cluster, admin) from error
     faults.at("erase.marker")
-    if not _is_owned_by(cluster, owner):
+    if not _claim_or_compare(cluster, erasure_token):
         raise NotReadyError(
             "another erasure is at work, or was cut short",
             where=str(cluster),
@@ -52,30 +53,33 @@ def set_marker(cluster: Cluster, owner: str) -> None:
         )
 
 
-def clear_marker(cluster: Cluster, owner: str) -> bool:
-    """Remove the marker of `owner`, and return whether there was one."""
-    if cluster.marker not in list_topics(cluster) or not _is_owned_by(cluster, owner):
+def clear_marker(cluster: Cluster, erasure_token: str) -> bool:
+    """Remove the marker with this token, and return whether there was one."""
+    if cluster.marker not in list_topics(cluster) or not _claim_or_compare(cluster, erasure_token):
         return False
     delete_topic(cluster, cluster.marker)
     return True
 
 
-def _is_owned_by(cluster: Cluster, owner: str) -> bool:
-    """Return whether the marker is `owner`'s; claim one whose creator died before it did."""
-    current = _owner(cluster)
+def _claim_or_compare(cluster: Cluster, erasure_token: str) -> bool:
+    """Return whether the marker has this token; claim one whose creator died before it did."""
+    current = _read_token(cluster)
     if current is None:
-        _claim(cluster, owner)
-        current = _owner(cluster)
-    return current == owner
+        _append_claim(cluster, erasure_token)
+        current = _read_token(cluster)
+    return current == erasure_token
 
 
-def _owner(cluster: Cluster) -> str | None:
+def _read_token(cluster: Cluster) -> str | None:
     with closing(read_messages(cluster, cluster.marker, 0)) as stored_messages:
-        first = next(stored_messages, None)
-    return None if first is None else first[2].decode(errors="replace")
+        claim = next(stored_messages, None)
+    if claim is None:
+        return None
+    _, _, token = claim
+    return token.decode(errors="replace")
 
 
-def _claim(cluster: Cluster, owner: str) -> None:
+def _append_claim(cluster: Cluster, erasure_token: str) -> None:
     """Append a claim; of several the first counts."""
     failures: list[Any] = []
     timeout_ms = int(cluster.timeout_s * 1000)
@@ -84,10 +88,10 @@ def _claim(cluster: Cluster, owner: str) -> None:
     )
     producer = cluster.client(Producer, conf)
     where = KafkaLog(cluster, cluster.marker.removeprefix(f"{cluster.prefix}."), "")
-    with errors(where, producer):
+    with translate_errors(where, producer):
         producer.produce(
             cluster.marker,
-            owner.encode(),
+            erasure_token.encode(),
             partition=0,
             on_delivery=lambda error, _: failures.append(error) if error else None,
         )

@@ -18,7 +18,7 @@ import msgspec
 
 from tailorbird.stream.kafka.address import KafkaLog
 from tailorbird.stream.kafka.reader import KafkaReader
-from tailorbird.stream.kafka.waits import BacklogClient, LogBacklog
+from tailorbird.stream.kafka.topic_backlog import BacklogClient, LogBacklog
 from tailorbird.stream.protocol import Backlog, Block, LogWriter, StoredBlock
 
 _ORDER_BYTES = 1 << 16  # of the order, read at once: some hundred blocks
@@ -74,7 +74,12 @@ class MergedLog:
         return MergedReader(self)
 
     def open_writer(
-        self, *, partition: str, first: int, damaged_tail: str, expected_ends: Mapping[str, int]
+        self,
+        *,
+        partition: str,
+        first_position: int,
+        damaged_tail: str,
+        expected_ends: Mapping[str, int],
     ) -> LogWriter:
         raise ValueError("each partition is written by itself, and the order by router.order")
 
@@ -108,7 +113,7 @@ class MergedReader:
             run = decode_entry(entry.block)
             position, end = run.first + max(0, start - entry.offset), run.first + entry.block.rows
             while position < end:
-                blocks_of_part = self._part(run.partition).between(
+                blocks_of_part = self._open_part(run.partition).between(
                     position, end, bytes_max=max(1, bytes_max)
                 )
                 if not blocks_of_part:  # a newly elected leader may not have its high watermark yet
@@ -123,7 +128,7 @@ class MergedReader:
                     position = stored.end
         return blocks
 
-    def _part(self, number: int) -> KafkaReader:
+    def _open_part(self, number: int) -> KafkaReader:
         if number not in self._parts:
             self._parts[number] = KafkaReader(self.address.parts[number])
         return self._parts[number]

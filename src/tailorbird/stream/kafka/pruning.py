@@ -100,7 +100,7 @@ class DeletingThread:
 
     def _run(self) -> None:
         try:
-            while (before := self._next()) is not None:
+            while (before := self._next_deletion()) is not None:
                 try:
                     self._deleter.delete(before)
                 except TailorbirdError as error:
@@ -110,7 +110,7 @@ class DeletingThread:
         finally:
             self._deleter.close()
 
-    def _next(self) -> int | None:
+    def _next_deletion(self) -> int | None:
         with self._changed:
             self._changed.wait_for(lambda: self._before or self._closing)
             before, self._before = self._before, 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from tailorbird.errors import DamageError, InputError, NotReadyError, StorageError
 from tailorbird.stream.kafka.client import KafkaError, TopicPartition
-from tailorbird.stream.kafka.cluster import KafkaTopic, errors, storage_error
+from tailorbird.stream.kafka.cluster import KafkaTopic, storage_error, translate_errors
 from tailorbird.stream.kafka.frames import RunAssembler, decode_piece
 from tailorbird.stream.kafka.tail import Tail, consumer_of
 from tailorbird.stream.protocol import RECEIPTS, Backlog, StoredBlock
@@ -83,13 +83,15 @@ class KafkaReader:
 
     def _seek(self, start: int) -> None:
         offset = self._tail.find(start)
-        first = self._tail.piece(offset) if offset < self._tail.watermarks()[1] else None
+        first_piece = self._tail.piece(offset) if offset < self._tail.watermarks()[1] else None
         self._buffer.clear()
         self._bytes = 0
         self._offset = offset
-        self._assembly = RunAssembler(first.base if first is not None else start, str(self.address))
+        self._assembly = RunAssembler(
+            first_piece.base if first_piece is not None else start, str(self.address)
+        )
         self._buffer_start = start
-        with errors(self.address):
+        with translate_errors(self.address):
             self._consumer.assign([TopicPartition(self.address.name, self.address.number, offset)])
 
     def _discard_before(self, start: int) -> None:
@@ -102,7 +104,7 @@ class KafkaReader:
         self._discard_before(start)
         deadline = time.monotonic() + self.address.cluster.timeout_s
         while self._offset < high and (self._bytes < bytes_max or not self._buffer):
-            with errors(self.address):
+            with translate_errors(self.address):
                 messages = self._consumer.consume(
                     min(high - self._offset, _BATCH_MESSAGES), timeout=0.05
                 )
@@ -159,11 +161,11 @@ class KafkaReader:
         requested, position = position, max(position, self.start())
         if position >= end:
             return Backlog(0, 0, beyond=max(0, requested - end))
-        first = self.read(position, bytes_max=RECEIPTS << 14)[:RECEIPTS]
+        first_blocks = self.read(position, bytes_max=RECEIPTS << 14)[:RECEIPTS]
         return Backlog(
             end - position,
             high - self._tail.find(position),
-            tuple(each.block.receipt for each in first),
+            tuple(stored_block.block.receipt for stored_block in first_blocks),
         )
 
     def changed(self) -> bool:

@@ -85,9 +85,9 @@ class LatestSnapshot:
                     ):
                         self._latest = next(
                             (
-                                _decode(one.block.payload)
-                                for one in reversed(stored)
-                                if one.block.kind == SNAPSHOT
+                                _decode(stored_block.block.payload)
+                                for stored_block in reversed(stored)
+                                if stored_block.block.kind == SNAPSHOT
                             ),
                             self._latest,
                         )
@@ -113,17 +113,17 @@ def take_snapshot(
     copy = file.with_name(f"{file.name}.copy")
     try:
         _copy(file, copy)
-        with sqlite.errors(copy):
+        with sqlite.translate_errors(copy):
             connection = apsw.Connection(str(copy), flags=apsw.SQLITE_OPEN_READONLY)
             position, followed = position_of(connection)
             connection.close()
         faults.at("snapshot.before_pieces")
         with KafkaWriter(address) as writer:
             previous = LatestSnapshot(address).refresh()
-            digest, size, first, pieces = hashlib.sha256(), 0, writer.end(), 0
-            for chunk in _chunks(copy):
+            digest, size, start, piece_count = hashlib.sha256(), 0, writer.end(), 0
+            for chunk in _read_chunks(copy):
                 digest.update(chunk)
-                size, pieces = size + len(chunk), pieces + 1
+                size, piece_count = size + len(chunk), piece_count + 1
                 writer.append(
                     [
                         Block(
@@ -134,7 +134,7 @@ def take_snapshot(
                         )
                     ]
                 )
-            snapshot = Snapshot(position, followed, first, pieces, size, digest.hexdigest())
+            snapshot = Snapshot(position, followed, start, piece_count, size, digest.hexdigest())
             for _ in _read(address, snapshot):  # reads it back to verify it
                 pass
             newest = (
@@ -156,7 +156,7 @@ def take_snapshot(
 def restore_snapshot(address: KafkaTopic, snapshot: Snapshot, file: Path) -> None:
     """Replace `file`, which nobody has open, by a snapshot. Raises DamageError, StorageError."""
     temporary = file.with_name(f"{file.name}.fresh")
-    with sqlite.errors(file):
+    with sqlite.translate_errors(file):
         with temporary.open("wb") as out:
             for chunk in _read(address, snapshot):
                 out.write(chunk)
@@ -199,7 +199,7 @@ def open_item_summary(cluster: Cluster, start: int) -> Iterator[tuple[apsw.Conne
 
 def _copy(file: Path, copy: Path) -> None:
     copy.unlink(missing_ok=True)
-    with sqlite.errors(file):
+    with sqlite.translate_errors(file):
         connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READWRITE)
         try:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
@@ -210,7 +210,7 @@ def _copy(file: Path, copy: Path) -> None:
             connection.close()
 
 
-def _chunks(file: Path) -> Iterator[bytes]:
+def _read_chunks(file: Path) -> Iterator[bytes]:
     with file.open("rb") as data:
         while chunk := data.read(PIECE_BYTES):
             yield chunk
@@ -231,14 +231,16 @@ def _read(address: KafkaTopic, snapshot: Snapshot) -> Iterator[bytes]:
     with KafkaReader(address) as reader:
         while position < end:
             stored = [
-                one for one in reader.read(position, bytes_max=_READ_BYTES) if one.offset < end
+                stored_block
+                for stored_block in reader.read(position, bytes_max=_READ_BYTES)
+                if stored_block.offset < end
             ]
             if not stored:
                 break
-            for one in stored:
+            for stored_block in stored:
                 chunk = pa.decompress(
-                    one.block.payload,
-                    decompressed_size=int(one.block.receipt),
+                    stored_block.block.payload,
+                    decompressed_size=int(stored_block.block.receipt),
                     codec=_CODEC,
                     asbytes=True,
                 )
@@ -281,18 +283,18 @@ class SnapshotThread:
     def tick(self, end: int) -> None:
         """Start a snapshot if one is due at the log's `end`."""
         self._end = end
-        if self._due() and (self._thread is None or not self._thread.is_alive()):
+        if self._is_due() and (self._thread is None or not self._thread.is_alive()):
             self._thread = threading.Thread(target=self._run, name="snapshot", daemon=True)
             self._thread.start()
 
-    def _due(self) -> bool:
+    def _is_due(self) -> bool:
         rows = self._end - self._at
         return rows > 0 and (
             rows >= self._every_rows or time.monotonic() - self._since >= self._age_s
         )
 
     def _run(self) -> None:
-        while self._due():
+        while self._is_due():
             self._since, end = time.monotonic(), self._end
             try:
                 self._at = max(

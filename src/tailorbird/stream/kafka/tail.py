@@ -8,7 +8,12 @@ from msgspec.structs import replace
 
 from tailorbird.errors import DamageError, InputError, StorageError
 from tailorbird.stream.kafka.client import Consumer, TopicPartition, need_client
-from tailorbird.stream.kafka.cluster import KafkaTopic, check_topic_exists, errors, storage_error
+from tailorbird.stream.kafka.cluster import (
+    KafkaTopic,
+    check_topic_exists,
+    storage_error,
+    translate_errors,
+)
 from tailorbird.stream.kafka.frames import Piece, decode_piece
 
 _RETRY_S = 0.05
@@ -16,7 +21,7 @@ _SCAN_MAX = 10_000  # bound of the search for a message that counts at the end
 
 
 @dataclass(frozen=True)
-class Tip:
+class TopicEnd:
     """The end of a topic: the next offset, and the position after the last row that counts."""
 
     offset: int
@@ -80,7 +85,7 @@ class Tail:
             tries += 1
             try:
                 left_s = max(deadline - time.monotonic(), min(1.0, self._timeout_s / 4))
-                with errors(self.address, self._consumer):
+                with translate_errors(self.address, self._consumer):
                     marks = self._consumer.get_watermark_offsets(self._partition, timeout=left_s)
                 if marks is not None:
                     return marks
@@ -96,15 +101,15 @@ class Tail:
                     raise
                 time.sleep(_RETRY_S)
 
-    def tip(self) -> Tip:
+    def tip(self) -> TopicEnd:
         """Return the end of the log, without an incomplete run."""
         low, high = self.watermarks()
         for offset in range(high - 1, max(low, high - _SCAN_MAX) - 1, -1):
             piece = self.piece(offset)
             if piece is not None and piece.at == offset:
-                return Tip(high, piece.end)
+                return TopicEnd(high, piece.end)
         if high == 0:
-            return Tip(0, None)
+            return TopicEnd(0, None)
         raise DamageError(
             f"none of the messages {max(low, high - _SCAN_MAX)} to {high} is one of this log's",
             where=str(self.address),
@@ -124,8 +129,12 @@ class Tail:
     def start(self) -> int:
         """Return the position of the first row that was not pruned."""
         low, high = self.watermarks()
-        first = self._first_counted(low, high)
-        return 0 if first is None else first.base + self._pruned_rows(first, low)
+        first_counted = self._first_counted(low, high)
+        return (
+            0
+            if first_counted is None
+            else first_counted.base + self._pruned_rows(first_counted, low)
+        )
 
     def _pruned_rows(self, piece: Piece, low: int) -> int:
         if piece.index == 0 or piece.at > low:
@@ -139,19 +148,19 @@ class Tail:
     def find(self, position: int) -> int:
         """Return the offset of the first message of the run that holds `position`, or will."""
         low, high = self.watermarks()
-        first = self._first_counted(low, high)
-        if first is None:
+        first_counted = self._first_counted(low, high)
+        if first_counted is None:
             return high
         pruned = (
-            low > 0 or first.base > 1
+            low > 0 or first_counted.base > 1
         )  # positions begin at 0 or 1, and later in a log that was reset
-        if position < first.base and pruned:
+        if position < first_counted.base and pruned:
             raise InputError(
-                f"rows before {first.base} were pruned, asked for {position}",
+                f"rows before {first_counted.base} were pruned, asked for {position}",
                 where=str(self.address),
                 fix="read them from the lake, then go on here",
             )
-        best, left, right = first, first.at + 1, high
+        best, left, right = first_counted, first_counted.at + 1, high
         while left < right:
             middle = (left + right) // 2
             piece = self._first_counted(middle, right)
@@ -180,14 +189,14 @@ class Tail:
         return self._cache[offset]
 
     def _fetch(self, offset: int) -> Piece | None:
-        message = self._message(offset)
+        message = self._read_message(offset)
         if message.offset() != offset:  # a gap left by a foreign transaction
             return None
         piece = decode_piece(message.headers(), message.value() or b"", f"{self.address}@{offset}")
         return piece and replace(piece, payload=b"")
 
-    def _message(self, offset: int) -> Any:
-        with errors(self.address):
+    def _read_message(self, offset: int) -> Any:
+        with translate_errors(self.address):
             self._consumer.assign([TopicPartition(self.address.name, self.address.number, offset)])
             message = self._consumer.poll(self._timeout_s)
             self._consumer.unassign()

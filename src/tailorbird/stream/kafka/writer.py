@@ -17,7 +17,7 @@ from tailorbird import faults
 from tailorbird.errors import DamageError, InputError, LockedError, StorageError, TailorbirdError
 from tailorbird.file_lock import FileLock
 from tailorbird.stream.kafka.client import Producer
-from tailorbird.stream.kafka.cluster import KafkaTopic, ensure_topic, errors
+from tailorbird.stream.kafka.cluster import KafkaTopic, ensure_topic, translate_errors
 from tailorbird.stream.kafka.frames import OPENED, Piece, split_run
 from tailorbird.stream.kafka.pruning import Deleter, DeletingThread
 from tailorbird.stream.kafka.tail import Tail
@@ -39,7 +39,9 @@ class KafkaWriter:
         StorageError: the broker cannot be reached.
     """
 
-    def __init__(self, address: KafkaTopic, *, first: int = 0, expected_end: int = 0) -> None:
+    def __init__(
+        self, address: KafkaTopic, *, first_position: int = 0, expected_end: int = 0
+    ) -> None:
         self.address, self.partition = address, address.partition
         self._timeout_s = address.cluster.timeout_s
         self._name = secrets.token_hex(6)
@@ -53,17 +55,17 @@ class KafkaWriter:
         try:
             self._bytes_max = ensure_topic(address)
             self._tail = Tail(address)
-            self._producer = address.cluster.client(Producer, self._conf())
-            with errors(
+            self._producer = address.cluster.client(Producer, self._producer_conf())
+            with translate_errors(
                 address, self._producer
             ):  # else the first message waits a second for metadata
                 self._producer.list_topics(address.name, timeout=self._timeout_s)
-            self._begin(first, expected_end)
+            self._begin(first_position, expected_end)
         except BaseException:
             self.close()
             raise
 
-    def _conf(self) -> dict[str, Any]:
+    def _producer_conf(self) -> dict[str, Any]:
         return self.address.cluster.conf(
             enable_idempotence=True,
             acks="all",
@@ -77,13 +79,13 @@ class KafkaWriter:
             compression_type="none",  # routed blocks are compressed already
         )
 
-    def _begin(self, first: int, expected_end: int) -> None:
+    def _begin(self, first_position: int, expected_end: int) -> None:
         """Write the opening message, which fences messages of other writers in flight."""
         assert self._tail is not None
-        who = f"process {os.getpid()} of {socket.gethostname()}".encode()
+        process_name = f"process {os.getpid()} of {socket.gethostname()}".encode()
         for _ in range(_TRIES):
             tip = self._tail.tip()
-            end = first if tip.end is None else tip.end
+            end = first_position if tip.end is None else tip.end
             if end < expected_end:
                 raise DamageError(
                     f"the topic ends at {end}, but was read up to {expected_end} before: it was "
@@ -94,7 +96,9 @@ class KafkaWriter:
                     'If they are lost for good: docs/how-to/kafka.md, "When topics are lost '
                     'for good"',
                 )
-            opened = Piece(tip.offset, end, 0, 1, False, 0, self._name, OPENED, 0, who, b"")
+            opened = Piece(
+                tip.offset, end, 0, 1, False, 0, self._name, OPENED, 0, process_name, b""
+            )
             offsets = self._send([opened])
             if self._is_in_place([opened], offsets):
                 self._next, self._end = offsets[0] + 1, end
@@ -131,7 +135,7 @@ class KafkaWriter:
     def _buffer(self, blocks: Iterable[Block]) -> int:
         faults.at("stream.before_append")
         assert self._pending is not None
-        first = self._end
+        start = self._end
         for block in blocks:
             if block.rows < 1:
                 raise ValueError(f"a block takes at least one position, got rows={block.rows}")
@@ -143,7 +147,7 @@ class KafkaWriter:
             self._pending.append(block)
             self._end += block.rows
         faults.at("stream.after_append")
-        return first
+        return start
 
     def _commit(self, blocks: Sequence[Block]) -> None:
         if not blocks:
@@ -190,7 +194,9 @@ class KafkaWriter:
         """
         assert self._tail is not None
         _, high = self._tail.watermarks()
-        if high < self._next:  # the topic was deleted and created again, see `stream.kafka.emptied`
+        if (
+            high < self._next
+        ):  # the topic was deleted and created again, see `stream.kafka.topic_reset`
             self._is_fenced = True
             raise self._fenced_error()
         for offset in range(self._next, high):
@@ -276,7 +282,7 @@ class KafkaWriter:
     def _produce(self, piece: Piece, report: Any, deadline: float) -> None:
         while True:
             try:
-                with errors(self.address):
+                with translate_errors(self.address):
                     self._producer.produce(
                         self.address.name,
                         piece.payload,
@@ -326,12 +332,12 @@ class KafkaWriter:
 
     def _fenced_error(self) -> LockedError:
         return LockedError(
-            f"{self._successor()} writes this log now; it can have one writer",
+            f"{self._find_successor()} writes this log now; it can have one writer",
             where=str(self.address),
             fix="stop one of the two, or start this one under another name",
         )
 
-    def _successor(self) -> str:
+    def _find_successor(self) -> str:
         """Return the writer that took over, according to the last messages."""
         assert self._tail is not None
         try:

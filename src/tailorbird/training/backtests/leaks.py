@@ -100,10 +100,11 @@ def find_lookahead(
             (ts < request.t[0]) & (p <= request.p[0].max())
         )  # with several parts, the most advanced position counts
         full, truncated = (
-            _rows(request, features, each) for each in (events, events.filter(pa.array(is_visible)))
+            _compute_rows(request, features, known_events)
+            for known_events in (events, events.filter(pa.array(is_visible)))
         )
         rows += request.rows
-        for name, count in differences(full, truncated).items():
+        for name, count in count_differences(full, truncated).items():
             changed_rows[name] = changed_rows.get(name, 0) + count
     findings = [
         Finding(
@@ -116,9 +117,9 @@ def find_lookahead(
     ]
     if timeless.any():
         sample = data.take(chosen)
-        changed_without_profiles = differences(
-            _rows(sample, features, events),
-            _rows(sample, features, events.filter(pa.array(~timeless))),
+        changed_without_profiles = count_differences(
+            _compute_rows(sample, features, events),
+            _compute_rows(sample, features, events.filter(pa.array(~timeless))),
         )
         why = (
             "have a value from a profile without a time, which is valid from the beginning: it "
@@ -132,11 +133,11 @@ def find_lookahead(
     return findings
 
 
-def _rows(data: Dataset, features: FeatureSet, events: pa.Table) -> FeatureChunk:
+def _compute_rows(data: Dataset, features: FeatureSet, events: pa.Table) -> FeatureChunk:
     return next(iterate_features(data, features, events, rows_max=max(1, data.rows)))
 
 
-def differences(expected: FeatureChunk, actual: FeatureChunk) -> dict[str, int]:
+def count_differences(expected: FeatureChunk, actual: FeatureChunk) -> dict[str, int]:
     """Return column or sequence → rows that differ in any bit; missing values are equal."""
     counts = {}
     for index, name in enumerate(expected.rows.numeric_names):
@@ -188,7 +189,10 @@ def find_backdated_items(material: Material) -> list[Finding]:
 
 def find_backdated_imports(lake: Lake, features: FeatureSet) -> list[Finding]:
     """Return findings on backdated profiles that features read."""
-    return [Finding(REVIEW, what, why) for what, why in describe_backdated_profiles(lake, features)]
+    return [
+        Finding(REVIEW, subject, why)
+        for subject, why in describe_backdated_profiles(lake, features)
+    ]
 
 
 def find_repeated_events(
@@ -205,19 +209,22 @@ def find_repeated_events(
             repeat.
         borders: moments between training and holdout parts.
     """
-    repeats = [_repeat_lags(each) for each in interactions_by_type.values()]
-    lag, at = (
-        np.concatenate([np.zeros(0, np.int64), *(each[index] for each in repeats)])
+    repeats = [_repeat_lags(interaction) for interaction in interactions_by_type.values()]
+    lag, event_rows = (
+        np.concatenate([np.zeros(0, np.int64), *(repeat[index] for repeat in repeats)])
         for index in (0, 1)
     )
     is_coarse = _is_coarse_time(
         lag,
-        at,
+        event_rows,
         np.concatenate(
-            [np.zeros(0, np.int64), *(each.ts for each in interactions_by_type.values())]
+            [
+                np.zeros(0, np.int64),
+                *(interaction.ts for interaction in interactions_by_type.values()),
+            ]
         ),
     )
-    lag, at = lag[~is_coarse], at[~is_coarse]
+    lag, event_rows = lag[~is_coarse], event_rows[~is_coarse]
     if not len(lag):
         return []
     values, counts = np.unique(lag, return_counts=True)
@@ -225,7 +232,7 @@ def find_repeated_events(
     count, after = int(counts[most_frequent]), int(values[most_frequent])
     if count < REPEATS_MIN or count < REPEATED * len(lag):
         return []
-    earlier = at[lag == after] - after
+    earlier = event_rows[lag == after] - after
     across = sum(
         int(np.count_nonzero((earlier < border) & (earlier + after >= border)))
         for border in borders
@@ -255,16 +262,16 @@ def _repeat_lags(interactions: Interactions) -> tuple[Ints, Ints]:
     return (ts[1:] - ts[:-1])[is_repeat], ts[1:][is_repeat]
 
 
-def _is_coarse_time(lag: Ints, at: Ints, ts: Ints) -> npt.NDArray[np.bool_]:
+def _is_coarse_time(lag: Ints, event_rows: Ints, ts: Ints) -> npt.NDArray[np.bool_]:
     """Return which repeats are whole hours apart because times are rounded."""
     places, counts = np.unique(ts % HOUR, return_counts=True)
-    return (lag % HOUR == 0) & np.isin(at % HOUR, places[counts >= COARSE * len(ts)])
+    return (lag % HOUR == 0) & np.isin(event_rows % HOUR, places[counts >= COARSE * len(ts)])
 
 
 def findings_from_ranking(signals: Mapping[str, Any]) -> list[Finding]:
     """Return the columns that `features rank` flagged as leaking."""
     return [
-        Finding(LEAK, one["name"], f"`features rank` called it too good: {one['why']}")
-        for one in signals.get("signals", ())
-        if one.get("verdict") == "too good: leak?"
+        Finding(LEAK, signal["name"], f"`features rank` called it too good: {signal['why']}")
+        for signal in signals.get("signals", ())
+        if signal.get("verdict") == "too good: leak?"
     ]

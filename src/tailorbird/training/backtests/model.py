@@ -37,20 +37,20 @@ def fit_model(split: Split, request: FitRequest) -> CalibratedModel:
         DivergenceError: a weight of a net is not finite.
     """
     name = request.train.architecture
-    challengers = list(request.train.beside) if name in (TREES, AUTO) else []
+    challengers = list(request.train.challengers) if name in (TREES, AUTO) else []
     if name == AUTO and split.layout is not None:  # None where torch is not installed
         challengers.insert(0, auto_net_architecture(split.objective))
     if not challengers:
         return _fit_architecture(TREES if name == AUTO else name, split, request)
     winner = trees = _fit_architecture(TREES, split, request)
-    watch, most = split.validation, 0.0
+    watch, best_gain = split.validation, 0.0
     gain_of_rows = watch.gain(split.objective)
     for challenger in challengers:
         model = _fit_architecture(challenger, split, request)
         values = model.value(split.served), trees.value(split.served)
         gain = ndcg_gain(*values, gain_of_rows, watch.offsets, watch.person)
-        if gain.has_bounds and gain.low > 0 and gain.value > most:
-            winner, most = model, gain.value
+        if gain.has_bounds and gain.low > 0 and gain.value > best_gain:
+            winner, best_gain = model, gain.value
     return winner
 
 

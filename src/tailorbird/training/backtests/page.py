@@ -20,8 +20,8 @@ def write_validation(folder: Path, report: ValidationReport) -> Path:
     """Write `validation-SLOT.html` and its JSON, and return the page's path."""
     page = folder / f"validation-{report.slot}.html"
     figures = report.evaluation.figures
-    shown = [NAME, *(one.other for one in report.tests if one.kind == "baseline")]
-    charts = [_gains(report.tests), *([_curve(report)] if report.curve else [])]
+    shown = [NAME, *(test.other for test in report.tests if test.kind == "baseline")]
+    charts = [_plot_gains(report.tests), *([_plot_curve(report)] if report.curve else [])]
     write_page(
         page,
         "validation",
@@ -42,40 +42,40 @@ def write_validation(folder: Path, report: ValidationReport) -> Path:
     return page
 
 
-def _gains(tests: Sequence[ComparisonTest]) -> Figure:
+def _plot_gains(tests: Sequence[ComparisonTest]) -> Figure:
     figure = Figure(figsize=(6.4, 0.26 * len(tests) + 0.9), layout="constrained")
     axes = figure.subplots()
-    for place, one in enumerate(reversed(tests)):
+    for index, test in enumerate(reversed(tests)):
         colour = (
             HIGHLIGHT_COLOUR
-            if one.verdict == "ahead"
+            if test.verdict == "ahead"
             else _LEAK
-            if one.verdict == "behind"
+            if test.verdict == "behind"
             else MUTED_COLOUR
         )
         axes.plot(
-            [one.gain.low, one.gain.high],
-            [place, place],
+            [test.gain.low, test.gain.high],
+            [index, index],
             color=colour,
             linewidth=3,
             solid_capstyle="round",
         )
-        axes.plot([one.gain.value], [place], "o", color=colour, markersize=4)
+        axes.plot([test.gain.value], [index], "o", color=colour, markersize=4)
     axes.axvline(0, color=MUTED_COLOUR, linewidth=0.8)
-    axes.set_yticks(range(len(tests)), [one.other for one in reversed(tests)])
+    axes.set_yticks(range(len(tests)), [test.other for test in reversed(tests)])
     axes.set_title(f"What {NAME} gains in {PRIMARY}; green after Holm", fontsize=10)
     return clean_axes(figure)
 
 
-def _curve(report: ValidationReport) -> Figure:
+def _plot_curve(report: ValidationReport) -> Figure:
     figure = Figure(figsize=(4.6, 3.4), layout="constrained")
     axes = figure.subplots()
     shares = list(report.curve)
     values = [report.curve[share] for share in shares]
-    spread = np.array([[one.value - one.low, one.high - one.value] for one in values]).T
+    spread = np.array([[value.value - value.low, value.high - value.value] for value in values]).T
     axes.errorbar(
         shares,
-        [one.value for one in values],
+        [value.value for value in values],
         np.maximum(spread, 0),
         fmt="o-",
         color=HIGHLIGHT_COLOUR,
@@ -93,7 +93,7 @@ def _curve(report: ValidationReport) -> Figure:
 
 def best_baseline(report: ValidationReport) -> str:
     """Return the baseline with the best metric, or ""."""
-    baselines = [one.other for one in report.tests if one.kind == "baseline"]
+    baselines = [test.other for test in report.tests if test.kind == "baseline"]
     return max(
         baselines, key=lambda name: report.evaluation.figures[name][PRIMARY].value, default=""
     )

@@ -97,11 +97,13 @@ class ValidationReport:
     @property
     def architecture(self) -> str:
         """Names of the fitted architectures, without repeats."""
-        return ", ".join(dict.fromkeys(one["architecture"] for one in self.about["splits"]))
+        return ", ".join(
+            dict.fromkeys(split_summary["architecture"] for split_summary in self.about["splits"])
+        )
 
     @property
     def leaks(self) -> tuple[Finding, ...]:
-        return tuple(one for one in self.findings if one.severity == LEAK)
+        return tuple(finding for finding in self.findings if finding.severity == LEAK)
 
     @property
     def _header(self) -> str:
@@ -130,12 +132,12 @@ class ValidationReport:
             for share, figure in self.curve.items()
         ]
         tables = {
-            "tests": [one.to_dict() for one in self.tests],
-            "gaps": [one.to_dict() for one in self.gaps],
+            "tests": [test.to_dict() for test in self.tests],
+            "gaps": [gap.to_dict() for gap in self.gaps],
             "learning_curve": curve,
         }
         details = {
-            "findings": [one.to_dict() for one in self.findings],
+            "findings": [finding.to_dict() for finding in self.findings],
             "notes": list(self.notes),
             "about": self.about,
         }

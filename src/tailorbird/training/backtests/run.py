@@ -130,7 +130,7 @@ def validate(
         *findings_from_ranking(signals or {}),
     ]
     progress("leaks", 1, 1)
-    variants = _variants(splits[-1][0], features, settings, signals or {})
+    variants = _build_variants(splits[-1][0], features, settings, signals or {})
     request = build_fit_request(train, settings.seed)
     models, scores, left_out = _fit_origins_and_variants(splits, variants, request, progress)
     evaluator = Evaluator(
@@ -142,7 +142,7 @@ def validate(
     gaps: list[OverfitGap] = []
     for number, ((split, judged), model) in enumerate(zip(splits, models, strict=True)):
         origin = f"from {to_iso(segmented.borders[number + 1])[:16]}"
-        gaps += _gaps(origin, split, model)
+        gaps += _measure_gaps(origin, split, model)
         heads = model.probabilities(split.holdout.matrix)
         evaluator.set_popularity(
             interaction_shares(segmented.material.history, segmented.borders[number + 1])
@@ -155,7 +155,7 @@ def validate(
             slice_name=origin,
         )
     evaluation = evaluator.evaluation(NAME)
-    kinds = {one.name: one.kind for one in variants}
+    kinds = {variant.name: variant.kind for variant in variants}
     tests = holm_adjust(
         [(name, kinds.get(name, "baseline"), gain) for name, gain in evaluation.differences.items()]
     )
@@ -169,11 +169,12 @@ def validate(
     ]
     about = describe_splits(segmented, [split for split, _ in splits])
     about["splits"] = [
-        {**one, "architecture": name} for one, name in zip(about["splits"], fitted, strict=True)
+        {**split_and_model, "architecture": name}
+        for split_and_model, name in zip(about["splits"], fitted, strict=True)
     ]
     about |= {
         "seed": settings.seed,
-        "tuned": "; ".join(each for each in (train.tuned, substitution) if each) or "no",
+        "tuned": "; ".join(note for note in (train.tuned, substitution) if note) or "no",
         "architecture": train.architecture,
         "settings": {name: resolved_settings(name, request) for name in dict.fromkeys(fitted)},
     }
@@ -182,7 +183,7 @@ def validate(
         evaluation,
         tuple(tests),
         tuple(gaps),
-        _curve(evaluation),
+        _cost_curve(evaluation),
         tuple(findings),
         tuple(notes),
         about,
@@ -209,19 +210,21 @@ def _fit_origins_and_variants(
         for model, (split, _) in zip(models, splits, strict=True)
     ]
     left_out = []
-    for one in variants:
-        label = one.name if one.kind == "architecture" else f"{architecture}, {one.name}"
+    for variant in variants:
+        label = (
+            variant.name if variant.kind == "architecture" else f"{architecture}, {variant.name}"
+        )
         values = _fit_each_origin(
-            label, splits, lambda split, one=one: one.value(split, request), progress
+            label, splits, lambda split, variant=variant: variant.value(split, request), progress
         )
         complete_values = [value for value in values if value is not None]
         if len(complete_values) < len(splits):  # it would be compared on other requests
             left_out.append(
-                f"{one.name} was left out: too little to learn from, or it diverged, at some origin"
+                f"{variant.name} was left out: too little to learn from, or it diverged, at some origin"
             )
             continue
         for origin_scores, value in zip(scores, complete_values, strict=True):
-            origin_scores[one.name] = value
+            origin_scores[variant.name] = value
     return models, scores, left_out
 
 
@@ -270,13 +273,15 @@ def _find_leaks(
     """Return suspected leaks in the largest split and in the log."""
     split, judged = splits[-1][0], splits[-1][1].rows
     column_findings = [
-        one
+        finding
         for head in split.objective
-        for one in find_target_leakage(
+        for finding in find_target_leakage(
             split.names, split.train.matrix, split.train.labels[head], head
         )
     ]
-    first_by_subject = {one.subject: one for one in reversed(column_findings)}
+    first_by_subject = {
+        column_finding.subject: column_finding for column_finding in reversed(column_findings)
+    }
     unique_findings = list(reversed(first_by_subject.values()))
     material = segmented.material
     return [
@@ -287,7 +292,7 @@ def _find_leaks(
     ]
 
 
-def _variants(
+def _build_variants(
     split: Split, features: FeatureSet, settings: ValidateSettings, signals: Mapping[str, Any]
 ) -> list[Variant]:
     if not settings.variants:
@@ -298,7 +303,7 @@ def _variants(
     )
 
 
-def _gaps(origin: str, split: Split, model: CalibratedModel) -> list[OverfitGap]:
+def _measure_gaps(origin: str, split: Split, model: CalibratedModel) -> list[OverfitGap]:
     gaps = []
     parts: list[tuple[Part, Mapping[str, Floats]]] = [
         (split.train, model.probabilities(split.train.matrix)),
@@ -333,13 +338,13 @@ def _find_overfit(gaps: Sequence[OverfitGap], *, nets: bool) -> list[Finding]:
         if nets
         else "fewer leaves, more rows of a leaf"
     )
-    for head in dict.fromkeys(one.head for one in gaps):
-        head_gaps = [one for one in gaps if one.head == head and np.isfinite(one.overfit)]
-        gap = float(np.mean([one.overfit for one in head_gaps])) if head_gaps else 0.0
+    for head in dict.fromkeys(gap.head for gap in gaps):
+        head_gaps = [gap for gap in gaps if gap.head == head and np.isfinite(gap.overfit)]
+        gap = float(np.mean([head_gap.overfit for head_gap in head_gaps])) if head_gaps else 0.0
         if gap > OVERFIT_MIN:
             reached = (
-                f"{np.mean([one.auc[0] for one in head_gaps]):.3f} on what it learned from, "
-                f"{np.mean([one.auc[2] for one in head_gaps]):.3f} later"
+                f"{np.mean([head_gap.auc[0] for head_gap in head_gaps]):.3f} on what it learned from, "
+                f"{np.mean([head_gap.auc[2] for head_gap in head_gaps]):.3f} later"
             )
             fix = f"{advice} or more data may help: tailorbird tune"
             findings.append(
@@ -374,7 +379,7 @@ def holm_adjust(compared: Sequence[tuple[str, str, Interval]]) -> list[Compariso
     ]
 
 
-def _curve(evaluation: Evaluation) -> dict[float, Interval]:
+def _cost_curve(evaluation: Evaluation) -> dict[float, Interval]:
     from tailorbird.training.backtests.variants import SHARES, amount_name
 
     curve = {

@@ -100,7 +100,9 @@ def column_groups(
             the newest items are a group of their own.
     """
     entity_of = {column.name: column.entity for column in features.columns}
-    entity_of |= {one.output: entity_of.get(one.column, "") for one in features.transforms}
+    entity_of |= {
+        transform.output: entity_of.get(transform.column, "") for transform in features.transforms
+    }
     ids = {layout.columns[place] for place in layout.history_columns} if layout else set()
     words = (
         {layout.columns[place] for bag in layout.bags for place in bag.places} if layout else set()
@@ -115,7 +117,7 @@ def column_groups(
         elif name in words:
             group = "columns of item"
         elif name in COMPUTED or (
-            entity is None and any(name.startswith(f"{one}_") for one in COMPUTED)
+            entity is None and any(name.startswith(f"{prefix}_") for prefix in COMPUTED)
         ):
             group = "columns of the index"
         elif CANDIDATE_COLUMN.fullmatch(name):
@@ -123,8 +125,8 @@ def column_groups(
         elif entity is None:
             group = next(
                 (
-                    f"columns of {each or 'the request'}"
-                    for column, each in entity_of.items()
+                    f"columns of {entity_name or 'the request'}"
+                    for column, entity_name in entity_of.items()
                     if name.startswith(f"{column}_")
                 ),
                 "others",

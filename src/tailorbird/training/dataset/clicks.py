@@ -41,14 +41,14 @@ class Scheme:
         truth: `event` places a request before each event, with its item as the positive; `session`
             places one before each session (or, without a session_id, each event), with all of its
             items as positives.
-        before_looks: whether to move requests before the visits that most of these events follow;
+        moves_before_visit: whether to move requests before the visits that most of these events follow;
             see `training.dataset.pre_visit`.
         seed: seed of every draw.
     """
 
     type: str = "click"
     truth: str = "event"
-    before_looks: bool = True
+    moves_before_visit: bool = True
     seed: int = 7
 
 
@@ -185,7 +185,7 @@ def concat_datasets(parts: Sequence[Dataset]) -> tuple[Dataset, Ints]:
 
     Return also the order: the index of each request in the parts, one after another.
     """
-    first, counts = parts[0], np.cumsum([0, *(part.requests for part in parts)])
+    dataset, counts = parts[0], np.cumsum([0, *(part.requests for part in parts)])
     sizes = np.concatenate([np.diff(part.offsets) for part in parts])
     missed = MissedPositives(
         np.concatenate(
@@ -199,16 +199,16 @@ def concat_datasets(parts: Sequence[Dataset]) -> tuple[Dataset, Ints]:
     }
     live = (
         None
-        if first.live is None
+        if dataset.live is None
         else np.concatenate([part.live for part in parts if part.live is not None])
     )
     combined = replace(
-        first,
+        dataset,
         **columns,
         context=pa.concat_tables([part.context for part in parts]),
         offsets=np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
         labels={
-            head: np.concatenate([part.labels[head] for part in parts]) for head in first.labels
+            head: np.concatenate([part.labels[head] for part in parts]) for head in dataset.labels
         },
         live=live,
         missed=missed,

@@ -66,8 +66,7 @@ class Dataset:
         position: shape (n,), from 1 as shown; 0 for a candidate that was never shown.
         propensity: shape (n,), probability with which it was shown there; 1 where unknown.
         labels: target → shape (n,): whether it happened; for returning (`ranking.policy.targets`)
-        1, 0, or
-            NaN where unknown.
+            1, 0, or NaN where unknown.
         weight: shape (n,), number of rows of the full set that a sampled row stands for.
         people, items: codes of users and items.
         scheme: how rows were chosen, in words and numbers, for reports and manifests.

@@ -52,7 +52,7 @@ def collect_exploration_rows(
     place, propensity = position[order].astype(np.int64) - 1, propensity[order].astype(np.float64)
     answer = np.unique(request[order], return_inverse=True)[1].astype(np.int64)
     drawn = propensity < 1
-    pair = _pairs(answer, place, drawn)
+    pair = _mark_pairs(answer, place, drawn)
     kind = _answer_kinds(answer, propensity, drawn, pair)[answer]
     return ExplorationRows(
         answer, place, clicked[order].astype(bool), propensity, drawn, kind, pair
@@ -67,12 +67,12 @@ def exchangeable_rows(rows: ExplorationRows) -> Iterator[Ints]:
     neighbours = (
         (np.diff(rows.answer) == 0) & (np.diff(rows.place) == 1) & rows.drawn[:-1] & rows.drawn[1:]
     )
-    for kind, which in ((ANY_ROW, neighbours), (PAIRS, neighbours & rows.pair[:-1])):
-        if (upper := np.flatnonzero(which & (rows.kind[:-1] == kind))).size:
+    for kind, mask in ((ANY_ROW, neighbours), (PAIRS, neighbours & rows.pair[:-1])):
+        if (upper := np.flatnonzero(mask & (rows.kind[:-1] == kind))).size:
             yield upper
 
 
-def _pairs(answer: Ints, place: Ints, drawn: Bools) -> Bools:
+def _mark_pairs(answer: Ints, place: Ints, drawn: Bools) -> Bools:
     """Return the mask of the upper rows of pairs, as if all responses used `swap`.
 
     Pairs follow one another from the first drawn row of a run, be it the first of the list or one
@@ -100,8 +100,8 @@ def _answer_kinds(answer: Ints, propensity: Floats, drawn: Bools, pair: Bools) -
     has_draws = np.isfinite(low)
     low, high = np.where(has_draws, low, 1.0), np.where(has_draws, high, 1.0)
     size, lows, highs = (
-        np.bincount(drawn_answer[which], minlength=count)
-        for which in (
+        np.bincount(drawn_answer[mask], minlength=count)
+        for mask in (
             slice(None),
             np.abs(chance - low[drawn_answer]) < _SAME,
             np.abs(chance - high[drawn_answer]) < _SAME,
@@ -136,9 +136,9 @@ def _answer_kinds(answer: Ints, propensity: Floats, drawn: Bools, pair: Bools) -
 
 def _consistent_keys(key: Ints, fits: Bools) -> Ints:
     """Return the probabilities whose responses nearly all fit the traces of one method."""
-    keys, which = np.unique(key, return_inverse=True)
-    share = np.bincount(which, ~fits, len(keys)) / np.maximum(
-        np.bincount(which, minlength=len(keys)), 1
+    keys, key_index = np.unique(key, return_inverse=True)
+    share = np.bincount(key_index, ~fits, len(keys)) / np.maximum(
+        np.bincount(key_index, minlength=len(keys)), 1
     )
     return keys[share <= _ODD_MAX]
 

@@ -97,7 +97,7 @@ def dataset_from_answers(
     }
     is_seen = np.ones(base.rows, bool)
     if denominator == "impression":
-        is_seen = matcher.match(_impressions(events, request_ids, people, items))
+        is_seen = matcher.match(_read_impressions(events, request_ids, people, items))
         # An outcome of any kind proves that the item was seen.
         is_seen |= (
             np.logical_or.reduce([label > 0 for label in labels.values()]) if labels else False
@@ -249,7 +249,9 @@ def _drop_other_answers(events: pa.Table, request_ids: Codes) -> pa.Table:
     return events.filter(pc.or_(pc.is_null(events["request_id"]), is_ours))
 
 
-def _impressions(events: pa.Table, request_ids: Codes, people: Codes, items: Codes) -> Outcomes:
+def _read_impressions(
+    events: pa.Table, request_ids: Codes, people: Codes, items: Codes
+) -> Outcomes:
     """Return impressions, one per item; an impression event names one item or several."""
     impressions = _drop_other_answers(
         events.filter(pc.equal(events["type"], "impression")), request_ids

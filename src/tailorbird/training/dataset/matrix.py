@@ -67,7 +67,7 @@ def iterate_features_from(
 ) -> Iterator[FeatureChunk]:
     """Yield the features of a data set; `history` can be shared by several data sets."""
     for part in data.chunks(rows_max):
-        yield FeatureChunk(part, history.rows(_requests(part)))
+        yield FeatureChunk(part, history.rows(_to_requests(part)))
 
 
 def encode_rows(
@@ -144,7 +144,7 @@ def _slice_sequence(sequence: object, low: int, high: int) -> Ragged:
     return Ragged(offsets[low : high + 1] - offsets[low], item[event_range], ts[event_range])
 
 
-def _requests(part: Dataset) -> Requests:
+def _to_requests(part: Dataset) -> Requests:
     context = part.context
     return Requests(
         t=part.t,

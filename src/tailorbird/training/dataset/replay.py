@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from tailorbird.candidates.batch import CONTEXT, segment_keys
 from tailorbird.candidates.contract import Contract, contract_of
-from tailorbird.candidates.merge import Merge, Merged, bounded
+from tailorbird.candidates.merge import Merge, Merged, bound_limits
 from tailorbird.candidates.protocol import CandidateRequest, RankedList
 from tailorbird.candidates.query import (
     LIVE,
@@ -133,7 +133,7 @@ class Replay:
         self._events, self._features, self._slot, self._items = events, features, slot, items
         self.live = live
         self.baselines = {name: Baseline.parse(name) for name in baselines}
-        self._sources = dict(sources if sources is not None else bounded(slot.sources))
+        self._sources = dict(sources if sources is not None else bound_limits(slot.sources))
         self._retriever = retriever
         baseline_sources = (
             name for baseline in self.baselines.values() for name in baseline.sources
@@ -232,9 +232,9 @@ class Replay:
             )
             requests.append(request)
         p = data.p if data.p.ndim == 1 else data.p.max(axis=1)
-        questions = ReplayRequests(requests, epochs_by_group(self._events, p))
+        replayed = ReplayRequests(requests, epochs_by_group(self._events, p))
         for indices, lists in replay_requests(
-            self._contract, self._events, questions, self._names, progress=progress
+            self._contract, self._events, replayed, self._names, progress=progress
         ):
             yield from zip(indices.tolist(), lists, strict=True)
 

@@ -101,7 +101,7 @@ def choose_requests(
     )
     if (
         moved := move_before_visits(events, data, scheme.type, parse_duration(slot.attribution))
-        if scheme.before_looks
+        if scheme.moves_before_visit
         else None
     ):
         data, move_note = moved.data, f"; {moved.summary}"

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-def thin(indices: npt.NDArray[np.int64], limit: int, seed: int) -> npt.NDArray[np.int64]:
+def thin_evenly(indices: npt.NDArray[np.int64], limit: int, seed: int) -> npt.NDArray[np.int64]:
     """Return at most `limit` of the indices, drawn evenly, in order; 0 keeps all."""
     if not limit or len(indices) <= limit:
         return indices

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tailorbird.candidates.merge import bounded
+from tailorbird.candidates.merge import bound_limits
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import Clock, to_iso
 from tailorbird.experiments.off_policy.support import ESS_MIN, FIX
@@ -22,7 +22,7 @@ from tailorbird.storage_paths import Storage
 from tailorbird.training.dataset.indexes import IndexSeries, build_series
 from tailorbird.training.dataset.replay import Replay
 from tailorbird.training.dataset.rows import Material, load_material
-from tailorbird.training.dataset.sampling import thin
+from tailorbird.training.dataset.sampling import thin_evenly
 from tailorbird.training.evaluation.evaluate import (
     Scorer,
     explain_mismatch,
@@ -37,7 +37,7 @@ from tailorbird.training.evaluation.off_policy import (
 from tailorbird.training.settings import TrainSettings
 
 PILOT = 500  # responses that are replayed to see whether all of them can tell
-NOT_TOLD = "value of this model and the champion, estimated from the log: not told, "
+NOT_ESTIMATED = "value of this model and the champion, estimated from the log: not told, "
 
 
 def estimate_bundles(
@@ -67,12 +67,12 @@ def estimate_bundles(
             f"{new} and {old} are the same version, {bundles[0].version}",
             fix="tailorbird models list names others",
         )
-    own = bundles[0].features or features
-    others = [bundle.features for bundle in bundles[1:] if bundle.features is not None]
+    read_features = bundles[0].features or features
+    other_features = [bundle.features for bundle in bundles[1:] if bundle.features is not None]
     source, now = Lake(lake).pinned(), clock.now()
     rows = replace(settings.row_settings(now, (outcome,)), rows="answers")
     every_item = replace(slot, denominator="answer")
-    material = load_material(source, own, every_item, rows, other_features=others)
+    material = load_material(source, read_features, every_item, rows, other_features=other_features)
     learned_until = max(bundle.manifest.window.ts_to for bundle in bundles)
     ts_from = max(rows.ts_from, learned_until)
     try:
@@ -85,16 +85,20 @@ def estimate_bundles(
         ) from error
     left_out = material.data.requests - data.requests
     responses = data.requests
-    data = data.take(thin(np.arange(responses), settings.test_requests, settings.seed))
+    data = data.take(thin_evenly(np.arange(responses), settings.test_requests, settings.seed))
     live = merge_live_columns([bundle.encoder.live for bundle in bundles])
     series = build_series(material.events, material.items, [int(data.t[0])])
-    replay = Replay(material.log, own, slot, material.codes, live, sources=bounded(slot.sources))
+    replay = Replay(
+        material.log, read_features, slot, material.codes, live, sources=bound_limits(slot.sources)
+    )
     scorers = {
-        bundle.version: version_scorer(bundle, series, slot.objective, live, own, material.events)
+        bundle.version: version_scorer(
+            bundle, series, slot.objective, live, read_features, material.events
+        )
         for bundle in bundles
     }
     report = evaluate_off_policy(
-        material, own, slot, data, replay, series, scorers, outcome, seed=settings.seed
+        material, read_features, slot, data, replay, series, scorers, outcome, seed=settings.seed
     )
     notes = [*report.notes]
     if left_out > 0:
@@ -123,7 +127,7 @@ class ChampionEstimate:
     @property
     def summary(self) -> str:
         """The estimate, or why there is none, in one line."""
-        return self.report.summary if self.report is not None else f"{NOT_TOLD}{self.refusal}"
+        return self.report.summary if self.report is not None else f"{NOT_ESTIMATED}{self.refusal}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the estimate as JSON."""
@@ -155,7 +159,7 @@ def estimate_against_champion(
         data = read_responses(lake, material, slot, outcome, ts_from=ts_from)
     except NotReadyError:
         return ChampionEstimate(None, "no answer is newer than what the two learned from")
-    data = data.take(thin(np.arange(data.requests), settings.test_requests, settings.seed))
+    data = data.take(thin_evenly(np.arange(data.requests), settings.test_requests, settings.seed))
     if not (data.labels[outcome] > 0).any():
         return ChampionEstimate(None, f"no answer led to a {outcome}")
     varied = np.zeros(int(data.position.max()), bool)
@@ -177,9 +181,11 @@ def estimate_against_champion(
         seed=settings.seed,
     )
     if data.requests > 2 * PILOT:
-        pilot = estimate(data.take(thin(np.arange(data.requests), PILOT, settings.seed)))
+        pilot = estimate(data.take(thin_evenly(np.arange(data.requests), PILOT, settings.seed)))
         supports = (pilot.evaluation.new.support, pilot.evaluation.old.support)
-        expected = min(each.effective / each.responses for each in supports) * data.requests
+        expected = (
+            min(support.effective / support.responses for support in supports) * data.requests
+        )
         if expected < ESS_MIN / 2:
             return ChampionEstimate(
                 None,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tailorbird.candidates.merge import bounded
+from tailorbird.candidates.merge import bound_limits
 from tailorbird.candidates.query import CandidateColumns
 from tailorbird.errors import UsageError
 from tailorbird.events import Clock
@@ -29,7 +29,7 @@ from tailorbird.training.dataset.indexes import IndexSeries, build_series
 from tailorbird.training.dataset.matrix import FeatureChunk, encode_rows, iterate_features_from
 from tailorbird.training.dataset.replay import Replay, Slates
 from tailorbird.training.dataset.rows import Material, load_material
-from tailorbird.training.dataset.sampling import thin
+from tailorbird.training.dataset.sampling import thin_evenly
 from tailorbird.training.dataset.split import split_at, split_by_time
 from tailorbird.training.evaluation.figures import Evaluation
 from tailorbird.training.evaluation.judge import Evaluator, interaction_shares
@@ -229,8 +229,8 @@ def evaluate(
     scorers = {
         bundle.version: version_scorer(bundle, series, slot.objective, live) for bundle in bundles
     }
-    test = data.take(thin(split.test, settings.test_requests, settings.seed))
-    sources = bounded(slot.sources)
+    test = data.take(thin_evenly(split.test, settings.test_requests, settings.seed))
+    sources = bound_limits(slot.sources)
     baselines = default_baselines(slot.sources)
     replay = Replay(
         material.log, features, slot, material.codes, live, baselines=baselines, sources=sources

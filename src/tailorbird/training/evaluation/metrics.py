@@ -105,7 +105,7 @@ def rank_lists(
     rows, ranks = [], []
     # Lists of similar length are ranked together, so that padding stays small.
     by_length = np.argsort(lengths, kind="stable")
-    for chunk in _chunks(by_length, lengths):
+    for chunk in _split_chunks(by_length, lengths):
         positive_rows, rank = _rank_chunk(value, label, offsets, chunk, top, seed)
         rows.append(positive_rows)
         ranks.append(rank)
@@ -132,8 +132,8 @@ def ndcg(ranked: RankedLists, k: int = 10) -> Floats:
     best = np.lexsort((-gain, lists))
     lists = lists[best]
     nth = 1 + np.arange(len(best)) - np.searchsorted(lists, lists)  # rank in the best order
-    dcg = totals(ranked.request, ranked.gain * _discount(ranked.rank, k), size)
-    return divide(dcg, totals(lists, gain[best] * _discount(nth, k), size))
+    dcg = totals(ranked.request, ranked.gain * _rank_discount(ranked.rank, k), size)
+    return divide(dcg, totals(lists, gain[best] * _rank_discount(nth, k), size))
 
 
 def recall(ranked: RankedLists, k: int = 10) -> Floats:
@@ -264,7 +264,7 @@ def tiebreak(rows: Ints, seed: int = 0) -> npt.NDArray[np.uint32]:
     return h ^ (h >> np.uint32(16))
 
 
-def _chunks(by_length: Ints, lengths: Ints) -> list[Ints]:
+def _split_chunks(by_length: Ints, lengths: Ints) -> list[Ints]:
     """Split non-empty requests into runs whose padded matrix has at most CELLS_MAX cells."""
     by_length = by_length[lengths[by_length] > 0]
     chunks, start = [], 0
@@ -333,7 +333,7 @@ def _top_columns(
     return np.lexsort((tie, -score, padding), axis=1)[:, :k]
 
 
-def _discount(rank: Ints, k: int) -> Floats:
+def _rank_discount(rank: Ints, k: int) -> Floats:
     return np.where(rank <= k, 1.0 / np.log2(rank + 1.0), 0.0)
 
 

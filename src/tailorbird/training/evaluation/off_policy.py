@@ -290,9 +290,9 @@ class _Replayer:
                 self._expected[name][rows] = self._expect(distribution, predicted, len(shown))
 
     def _visible(
-        self, keys: npt.NDArray[np.uint64], places: npt.NDArray[np.intp], inputs: RuleInputs
+        self, keys: npt.NDArray[np.uint64], positions: npt.NDArray[np.intp], inputs: RuleInputs
     ) -> npt.NDArray[np.bool_]:
-        mask = self._rules.mask(inputs) | (places < 0)
+        mask = self._rules.mask(inputs) | (positions < 0)
         if self._allow.size:
             mask &= np.isin(keys, self._allow)
         return mask & ~np.isin(keys, self._deny)

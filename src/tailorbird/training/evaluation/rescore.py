@@ -201,7 +201,7 @@ def _is_complete(row: dict) -> bool:
 
 def _compare(bundle: Bundle, row: dict, overlay: IndexOverlay, report: ScoreReport) -> None:
     ids: list[str] = row["items"]
-    rows, keys = _rows(bundle, row), hash64s(ids)
+    rows, keys = _logged_rows(bundle, row), hash64s(ids)
     sequence_items = np.concatenate(
         [sequence.item for sequence in rows.sequences.values()] or [np.zeros(0, np.uint64)]
     )
@@ -237,7 +237,7 @@ def _compare(bundle: Bundle, row: dict, overlay: IndexOverlay, report: ScoreRepo
         )
 
 
-def _rows(bundle: Bundle, row: dict) -> Rows:
+def _logged_rows(bundle: Bundle, row: dict) -> Rows:
     """Return the logged features of one response."""
     count = len(row["items"])
     numeric = np.array(row["numeric"] or (), np.float32).reshape(count, len(bundle.columns.numeric))

@@ -62,7 +62,7 @@ def fit_heads(
     """
     amount_heads = tuple(head for head in inputs.heads if is_amount(head))
     probability_heads = tuple(head for head in inputs.heads if not is_amount(head))
-    if not amount_heads or (settings.architecture == "gbdt" and not settings.beside):
+    if not amount_heads or (settings.architecture == "gbdt" and not settings.challengers):
         return _fit_by_architecture(inputs, settings, progress, sample)
     if not probability_heads:
         return _fit_amount_trees(
@@ -124,15 +124,17 @@ def _fit_by_architecture(
         return fit_net(inputs, settings.architecture, settings, progress, sample)
     trees_inputs = inputs.without_net_columns()
     if settings.architecture not in ("gbdt", AUTO):
-        return _fit_plain(trees_inputs, settings.architecture, settings, sample)
+        return _fit_without_choice(trees_inputs, settings.architecture, settings, sample)
     challengers: dict[str, FittedHeads] = {}
     boosters = _fit_boosters(trees_inputs, settings, progress, sample)
     if settings.architecture == AUTO and allows_net(settings):
         name = auto_net_architecture(inputs.heads)
         challengers[name] = fit_net(inputs, name, settings, progress, sample)
-    for name in settings.beside:
+    for name in settings.challengers:
         progress(name, 0, 1)
-        challengers[name] = _fit_plain(trees_inputs, name, replace(settings, parameters={}), sample)
+        challengers[name] = _fit_without_choice(
+            trees_inputs, name, replace(settings, parameters={}), sample
+        )
         progress(name, 1, 1)
     winner = _choose(inputs, boosters, challengers)
     if settings.architecture == AUTO and not allows_net(settings):
@@ -147,12 +149,12 @@ def _choose(
     inputs: FitInputs, boosters: FittedHeads, challengers: Mapping[str, FittedHeads]
 ) -> FittedHeads:
     """Return the model that beats the boosters most on the validation part, or the boosters."""
-    winner, most, comparisons = boosters, 0.0, []
+    winner, best_gain, comparisons = boosters, 0.0, []
     for name, challenger in challengers.items():
         gain = _validation_gain(inputs, challenger, boosters)
         comparisons.append(f"{gain.signed} for {name} over gbdt")
-        if gain.has_bounds and gain.low > 0 and gain.value > most:
-            winner, most = challenger, gain.value
+        if gain.has_bounds and gain.low > 0 and gain.value > best_gain:
+            winner, best_gain = challenger, gain.value
     if not comparisons:
         return boosters
     comparison = f"ndcg_10 on the validation part {', '.join(comparisons)}"
@@ -185,7 +187,7 @@ def _fit_boosters(
     return export_model(estimator.fit(*encode_parts(inputs, rows)), inputs, settings, sample)
 
 
-def _fit_plain(
+def _fit_without_choice(
     inputs: FitInputs, name: str, settings: TrainSettings, sample: npt.NDArray[np.intp]
 ) -> FittedHeads:
     """Fit an estimator that reads the columns of trees: regressions, or one of the project."""

@@ -150,8 +150,8 @@ def _chain_ratios(rows: ExplorationRows, clicks: npt.NDArray[np.int64]) -> Float
         place = rows.place[upper]
         linked |= np.bincount(place + 1, minlength=places)[:places] > 0
         above, below = (
-            _rates(place, rows.clicked[upper], weight[upper], places),
-            _rates(place, rows.clicked[lower], weight[lower], places),
+            _compute_rates(place, rows.clicked[upper], weight[upper], places),
+            _compute_rates(place, rows.clicked[lower], weight[lower], places),
         )
         comparisons.append(
             (
@@ -258,7 +258,7 @@ class _Rates:
     effective_clicks: Floats
 
 
-def _rates(place: npt.NDArray, clicked: npt.NDArray, weight: Floats, places: int) -> _Rates:
+def _compute_rates(place: npt.NDArray, clicked: npt.NDArray, weight: Floats, places: int) -> _Rates:
     mass = np.bincount(place, weight, places)
     clicked_mass = np.bincount(place, weight * clicked, places)
     squares = np.bincount(place, np.square(weight) * clicked, places)

@@ -29,32 +29,34 @@ def export_model(
     if isinstance(model, Forests):
         models |= model.boosters
         is_probabilistic = all(
-            one.settings.objective != "lambdarank" for one in model.boosters.values()
+            booster.settings.objective != "lambdarank" for booster in model.boosters.values()
         )
     else:
         is_probabilistic = isinstance(model, Net) or is_probability(model, rows)
         probe = rows[:: max(1, len(rows) // IMPORTANCE_ROWS)]
         importances = _permutation_importance(model, inputs.encoder, probe, settings.seed)
         for head in model.heads:
-            steps, unit = (
+            steps, calibration_unit = (
                 (model.deep.best_epoch[head], "epochs") if isinstance(model, Net) else (1, "fits")
             )
-            models[head] = ModelHead(model, head, importances[head], steps, unit)
+            models[head] = ModelHead(model, head, importances[head], steps, calibration_unit)
     files, head_files = model.export()
     parity = max(
-        _difference(models[head], place, files[place.file], rows)
-        for head, place in head_files.items()
+        _measure_difference(models[head], head_file, files[head_file.file], rows)
+        for head, head_file in head_files.items()
     )
     return FittedHeads(
         model.architecture, inputs.encoder, models, files, head_files, parity, is_probabilistic
     )
 
 
-def _difference(model: HeadModel, place: HeadFile, exported: bytes, rows: Matrix) -> float:
-    if not place.file.endswith(SUFFIX):
-        return largest_difference(model, exported, rows, place.column)
-    loaded = open_own(exported, where=place.file)
-    scores = loaded.run([], {loaded.get_inputs()[0].name: rows})[0][:, place.column]
+def _measure_difference(
+    model: HeadModel, head_file: HeadFile, exported: bytes, rows: Matrix
+) -> float:
+    if not head_file.file.endswith(SUFFIX):
+        return largest_difference(model, exported, rows, head_file.column)
+    loaded = open_own(exported, where=head_file.file)
+    scores = loaded.run([], {loaded.get_inputs()[0].name: rows})[0][:, head_file.column]
     return compare_scores(model.score(rows), scores)
 
 

@@ -21,7 +21,7 @@ from tailorbird.models.deep.fitting import OnEpoch
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.logs import EventLog, group_tags, log_to_mlflow
 from tailorbird.ranking.slot import Slot
-from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, exclusive
+from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, hold_exclusive
 from tailorbird.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def open_working_folder(
     if work is None or settings.architecture == "gbdt":
         yield None, settings
         return
-    with exclusive(work / f"{slot.name}.lock", f"a net for slot {slot.name} is trained"):
+    with hold_exclusive(work / f"{slot.name}.lock", f"a net for slot {slot.name} is trained"):
         yield _prepare_folders(work, features, slot, settings, clock)
 
 
@@ -177,10 +177,10 @@ def _describe_differences(
         differences.append(f"did not learn {', '.join(gained)}")
     if (last.layout.columns, last.layout.numbers) != (layout.columns, layout.numbers):
         differences.append("had other columns")
-    if other := [
+    if differing := [
         name for name in SHAPES if getattr(last.parameters, name) != getattr(parameters, name)
     ]:
-        differences.append(f"had other parameters ({', '.join(other)})")
+        differences.append(f"had other parameters ({', '.join(differing)})")
     return " and ".join(differences) or "had its heads in another order"
 
 
@@ -198,7 +198,7 @@ def save_state(
 ) -> str:
     """Save the weights for the next training and log to MLflow; return a warning or ""."""
     if settings.warm is not None:
-        from tailorbird.models.deep.checkpoint import weights
+        from tailorbird.models.deep.checkpoint import copy_weights
         from tailorbird.models.deep.warm import WarmState, clear_series, save_warm, series_name
 
         series = settings.warm / series_name(
@@ -212,7 +212,7 @@ def save_state(
                 deep.heads,
                 deep.layout,
                 keys,
-                weights(deep.net),
+                copy_weights(deep.net),
                 until,
             ),
         )

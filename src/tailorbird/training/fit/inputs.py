@@ -171,27 +171,27 @@ def _encode_training_rows(
     """Learn the encoder and encode the training rows."""
     train, live = parts.train, parts.live
     if folder is None:
-        pieces = Pieces.of(list(sketch.watch(iterate_features(train, features, events))))
+        chunks = Pieces.of(list(sketch.watch(iterate_features(train, features, events))))
     else:
-        pieces = Pieces.spill_to_files(
+        chunks = Pieces.spill_to_files(
             sketch.watch(iterate_features(train, features, events, rows_max=ROWS_AT_ONCE)),
             folder / "features",
             train.rows,
         )
     encoder, time_encodings = learn_encoder(
-        pieces, features, series, settings, labelled, position=position, live=live
+        chunks, features, series, settings, labelled, position=position, live=live
     )
     if allows_net(settings):
         encoder = add_net_columns(encoder, train, series)
     if folder is None:
         return encoder, _TrainingRows(
             stack_matrices(
-                pieces.chunks, encoder, series, position=position, learned=time_encodings, live=live
+                chunks.chunks, encoder, series, position=position, learned=time_encodings, live=live
             )
         )
     labels, weight = labelled.labels, labelled.weight
     files = write_matrix_files(
-        pieces,
+        chunks,
         encoder,
         series,
         folder / "matrix",
@@ -201,7 +201,7 @@ def _encode_training_rows(
         learned=time_encodings,
         live=live,
     )
-    del pieces
+    del chunks
     shutil.rmtree(folder / "features")
     return encoder, _TrainingRows(np.zeros((0, len(encoder.names)), np.float32), files)
 

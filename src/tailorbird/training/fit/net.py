@@ -86,7 +86,7 @@ def fit_net(
     warm_start_note = _save_warm_start(
         model.deep, valid.rows, code_keys(inputs.encoder), inputs.until, settings
     )
-    note = "; ".join(each for each in (start.summary, warm_start_note) if each)
+    note = "; ".join(sentence for sentence in (start.summary, warm_start_note) if sentence)
     return replace(export_model(model, inputs, settings, sample), note=note)
 
 

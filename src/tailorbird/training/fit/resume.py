@@ -70,7 +70,7 @@ class UnfinishedRun:
 
 
 @contextmanager
-def exclusive(lock: Path, activity: str) -> Iterator[None]:
+def hold_exclusive(lock: Path, activity: str) -> Iterator[None]:
     """Hold a lock between processes; the kernel releases it when a process dies.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.candidates.merge import bounded
+from tailorbird.candidates.merge import bound_limits
 from tailorbird.candidates.protocol import CandidateRequest, RankedList
 from tailorbird.errors import UsageError
 from tailorbird.features import FeatureSet
@@ -26,7 +26,7 @@ from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries
 from tailorbird.training.dataset.replay import Replay, VectorRetriever
 from tailorbird.training.dataset.rows import Material
-from tailorbird.training.dataset.sampling import thin
+from tailorbird.training.dataset.sampling import thin_evenly
 from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
 from tailorbird.training.fit.towers import (
     TowerLearner,
@@ -66,7 +66,9 @@ class RetrievalChoice:
     def sources(self, slot: Slot) -> dict[str, int]:
         """Return the sources of the slot as a server with this choice queries them."""
         share = None if self.learner is None else self.learner.share
-        return bounded(slot.sources if share is None else add_sequence_source(slot.sources, share))
+        return bound_limits(
+            slot.sources if share is None else add_sequence_source(slot.sources, share)
+        )
 
     def retriever(self) -> VectorRetriever | None:
         """Return the retriever by vectors, None without them."""
@@ -195,12 +197,13 @@ def compare_retrieval(
         The better share of vectors, its gain in recall over tables alone, and recall and cost of
         each source and way.
     """
-    data = validation.take(thin(np.arange(validation.requests), QUESTIONS, seed))
+    data = validation.take(thin_evenly(np.arange(validation.requests), QUESTIONS, seed))
     source_limits: dict[str, dict[str, int]] = {
-        TABLES: bounded({name: n for name, n in slot.sources.items() if name != "sequence"})
+        TABLES: bound_limits({name: n for name, n in slot.sources.items() if name != "sequence"})
     }
     source_limits |= {
-        _vector_label(share): bounded(add_sequence_source(slot.sources, share)) for share in SHARES
+        _vector_label(share): bound_limits(add_sequence_source(slot.sources, share))
+        for share in SHARES
     }
     total = sum(source_limits[TABLES].values())
     source_limits |= {name: {name: total} for name in ("sequence", *source_limits[TABLES])}
@@ -221,7 +224,9 @@ def compare_retrieval(
     bootstrap = Bootstrap(np.unique(person, return_inverse=True)[1], seed=seed)
     best = max(SHARES, key=lambda share: (np.nansum(recalls[_vector_label(share)]), -share))
     figures = {
-        name: _figures(bootstrap.mean(hit), durations[name], sum(source_limits[name].values()))
+        name: _measure_figures(
+            bootstrap.mean(hit), durations[name], sum(source_limits[name].values())
+        )
         for name, hit in recalls.items()
     }
     return best, bootstrap.difference(recalls[_vector_label(best)], recalls[TABLES]), figures
@@ -231,7 +236,7 @@ def _vector_label(share: float) -> str:
     return f"{share:.0%} by vectors"
 
 
-def _figures(recall: Interval, durations: list[float], count: int) -> dict[str, float]:
+def _measure_figures(recall: Interval, durations: list[float], count: int) -> dict[str, float]:
     us = float(np.median(durations)) * 1e6 if durations else float("nan")
     values = {
         "recall": recall.value,

@@ -61,7 +61,7 @@ def final_rates(
         np.bincount(order[index[in_vocabulary]], amount[in_vocabulary], minlength=len(vocabulary))
         for amount in (hit, weight)
     )
-    return _smoothed(hits, rows, mean, smoothing * _weight_unit(labelled)), mean
+    return _smooth_means(hits, rows, mean, smoothing * _weight_unit(labelled)), mean
 
 
 def rates_in_time(
@@ -76,7 +76,9 @@ def rates_in_time(
     mean = np.divide(hits, rows, out=np.full(len(keys), np.nan), where=rows > 0)
     _, code = np.unique(keys, return_inverse=True)
     hits, rows = _prior_sums(code.astype(np.int64), labelled, head, hit, weight)
-    return np.where(is_rare, mean, _smoothed(hits, rows, mean, smoothing * _weight_unit(labelled)))
+    return np.where(
+        is_rare, mean, _smooth_means(hits, rows, mean, smoothing * _weight_unit(labelled))
+    )
 
 
 def _weight_unit(labelled: LabelledRows) -> float:
@@ -95,7 +97,7 @@ def _weights_in_units(labelled: LabelledRows, head: str) -> tuple[Ints, Ints]:
     return weight, weight * (label > 0)
 
 
-def _smoothed(hits: Numbers, rows: Numbers, mean: Floats | float, smoothing: float) -> Floats:
+def _smooth_means(hits: Numbers, rows: Numbers, mean: Floats | float, smoothing: float) -> Floats:
     below = rows + smoothing
     rate = np.divide(
         hits + smoothing * mean, below, out=np.full(len(hits), np.nan), where=below > 0

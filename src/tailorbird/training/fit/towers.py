@@ -23,7 +23,7 @@ from tailorbird.ranking.tower import Space, Tower, TowerPlan
 from tailorbird.ranking.tower_net import TOLERANCE, OnnxNet
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.arrays import array_bytes
-from tailorbird.retrieval.sequences import windows
+from tailorbird.retrieval.sequences import recent_windows
 from tailorbird.retrieval.vectors import INVERTED_ITEMS_MIN, Content, ItemVectors, content_of
 from tailorbird.training.dataset.codes import Codes, encode_interactions
 from tailorbird.training.dataset.indexes import IndexSeries
@@ -241,12 +241,12 @@ class TowerLearner:
         """Return sequence windows of users, drawn evenly."""
         order = np.lexsort((self.interactions.ts, self.interactions.person))
         order = order[self.interactions.person[order] >= 0]
-        first = np.flatnonzero(np.diff(self.interactions.person[order], prepend=-1))
+        user_starts = np.flatnonzero(np.diff(self.interactions.person[order], prepend=-1))
         row = space.index.find(
             self.codes.keys[np.maximum(self.interactions.item[order], 0)]
         ).astype(np.int64)
-        rows, gaps = windows(
-            np.concatenate((first, [len(order)])),
+        rows, gaps = recent_windows(
+            np.concatenate((user_starts, [len(order)])),
             row,
             self.interactions.ts[order],
             space.tower.plan.length,
@@ -270,7 +270,9 @@ class TowerLearner:
             if len(space.index)
             else np.full(offsets[-1], -1)
         )
-        return windows(offsets, items, np.cumsum(rng.integers(0, 1 << 32, offsets[-1])), length)
+        return recent_windows(
+            offsets, items, np.cumsum(rng.integers(0, 1 << 32, offsets[-1])), length
+        )
 
 
 def build_item_vectors(
@@ -311,7 +313,7 @@ def add_spaces(
         events_min: number of events before which nothing is learned.
     """
     count = len(series.indexes)
-    first = next(
+    first_space = next(
         (
             position
             for position, moment in enumerate(series.moments.tolist())
@@ -319,10 +321,14 @@ def add_spaces(
         ),
         count,
     )
-    even = np.linspace(first, count - 1, min(count - first, TOWERS_MAX)).astype(int).tolist()
+    even = (
+        np.linspace(first_space, count - 1, min(count - first_space, TOWERS_MAX))
+        .astype(int)
+        .tolist()
+    )
     learned_at = {*even, int(series.positions_at(np.array([validation_from]))[0])}
-    spaces: list[Space | None] = [None] * first
-    for number in range(first, count):
+    spaces: list[Space | None] = [None] * first_space
+    for number in range(first_space, count):
         progress(number, count)
         spaces.append(
             learner.space(

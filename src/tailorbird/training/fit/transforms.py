@@ -328,10 +328,10 @@ def _learn_impute_key(step: ImputeStep, keys: Keys) -> learned.FillKey:
 def _load_vectors(
     step: VectorsStep, transform: Transform, labelled: LabelledRows
 ) -> learned.Vectors:
-    if len(labelled.t) and (first := int(labelled.t.min())) < step.trained_until:
+    if len(labelled.t) and (first_label := int(labelled.t.min())) < step.trained_until:
         message = (
             f"the vectors of {transform.column} know what came until "
-            f"{to_iso(step.trained_until)}, training begins at {to_iso(first)}"
+            f"{to_iso(step.trained_until)}, training begins at {to_iso(first_label)}"
         )
         raise DeclarationError(
             message,

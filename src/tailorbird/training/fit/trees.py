@@ -35,8 +35,8 @@ def _add(trees: Trees, root: dict[str, Any]) -> None:
             (trees.left if left else trees.right)[parent] = index
         inner = "split_feature" in node
         trees.feature.append(node["split_feature"] if inner else LEAF)
-        trees.threshold.append(_threshold(trees, node) if inner else 0.0)
-        trees.kind.append(_kind(node) if inner else 0)
+        trees.threshold.append(_split_threshold(trees, node) if inner else 0.0)
+        trees.kind.append(_encode_split_kind(node) if inner else 0)
         trees.cover.append(float(node["internal_count"] if inner else node.get("leaf_count", 0)))
         trees.value.append(0.0 if inner else float(node["leaf_value"]))
         trees.left.append(0)
@@ -45,13 +45,13 @@ def _add(trees: Trees, root: dict[str, Any]) -> None:
             stack += [(node["right_child"], index, False), (node["left_child"], index, True)]
 
 
-def _threshold(trees: Trees, node: dict[str, Any]) -> float:
+def _split_threshold(trees: Trees, node: dict[str, Any]) -> float:
     if node["decision_type"] != "==":
         return float(node["threshold"])
     trees.sets.append([int(code) for code in str(node["threshold"]).split("||")])
     return float(len(trees.sets) - 1)
 
 
-def _kind(node: dict[str, Any]) -> int:
+def _encode_split_kind(node: dict[str, Any]) -> int:
     kind = _MISSING[node["missing_type"]] | (MISSING_LEFT if node["default_left"] else 0)
     return kind | SET if node["decision_type"] == "==" else kind

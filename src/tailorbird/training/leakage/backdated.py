@@ -43,8 +43,7 @@ def find_backdated_profiles(
 
     Args:
         events: `PROFILE_COLUMNS` of `events.contract.schema.ROUTED`, and `properties`, without
-        which no
-            column reads a profile; for items also their id.
+            which no column reads a profile; for items also their id.
         entity: "user" or "item".
 
     Returns:

@@ -80,8 +80,8 @@ def find_leakage(
                 break
         else:
             best_aucs[name] = best
-    ahead, rest = find_ahead(best_aucs)
-    return LeakageReport(leaks, {name: best_aucs[name] for name in ahead}, rest)
+    ahead, other_auc = find_ahead(best_aucs)
+    return LeakageReport(leaks, {name: best_aucs[name] for name in ahead}, other_auc)
 
 
 def _missingness_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
@@ -105,9 +105,12 @@ def find_ahead(aucs: Mapping[str, float]) -> tuple[list[str], float]:
     """
     ordered = sorted(aucs, key=lambda name: -aucs[name])
     for count in range(len(ordered) - 1, 0, -1):
-        last, rest = aucs[ordered[count - 1]], aucs[ordered[count]]
-        if last >= (AHEAD_AUC if count == 1 else AHEAD_GROUP_AUC) and last >= rest + AHEAD_MARGIN:
-            return ordered[:count], rest
+        last_auc, next_auc = aucs[ordered[count - 1]], aucs[ordered[count]]
+        if (
+            last_auc >= (AHEAD_AUC if count == 1 else AHEAD_GROUP_AUC)
+            and last_auc >= next_auc + AHEAD_MARGIN
+        ):
+            return ordered[:count], next_auc
     return [], 0.0
 
 
@@ -135,8 +138,8 @@ def binned_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
         edges = _bin_edges(column[train_half], positive[train_half])
         size = len(edges) + 2
         (hits, rows), (hits_judged, rows_judged) = (
-            _bin_counts(edges, size, column[which], positive[which])
-            for which in (train_half, ~train_half)
+            _bin_counts(edges, size, column[part_mask], positive[part_mask])
+            for part_mask in (train_half, ~train_half)
         )
         # A bin without rows gets the overall rate.
         rate = (hits + hits.sum() / rows.sum()) / (rows + 1)

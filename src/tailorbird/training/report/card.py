@@ -61,9 +61,9 @@ def render_model_card(
         *_data_lines(about),
         "## Columns",
         "Learned from the training part alone.",
-        _table(["column", "how it is taken"], about["columns"].items()),
+        _format_table(["column", "how it is taken"], about["columns"].items()),
         "## Quality",
-        _table(
+        _format_table(
             ["", PRIMARY],
             ((name, figures[PRIMARY]) for name, figures in _ranked_figures(evaluation)),
         ),
@@ -133,7 +133,7 @@ def _slices_table(evaluation: Evaluation) -> str:
     """Render the slices, including the long tail, next to the best baseline."""
     best = evaluation.best_baseline
     header = ["slice", "requests", evaluation.model, *([best] if best else [])]
-    return _table(
+    return _format_table(
         header,
         (
             (name, f"{count:,}", *(figures[model] if count else "–" for model in header[2:]))
@@ -163,10 +163,10 @@ def _calibration_table(name: str, head: HeadFigures) -> str:
             for value in (calibration.predicted, calibration.observed)
         )
         rows.append((slice_, f"{count:,.0f}", *means, f"{calibration.debiased:.4f}"))
-    return _table([f"{name}, for", "rows", "said", "happened", "error, debiased"], rows)
+    return _format_table([f"{name}, for", "rows", "said", "happened", "error, debiased"], rows)
 
 
-def _table(header: Sequence[str], rows: Any) -> str:
+def _format_table(header: Sequence[str], rows: Any) -> str:
     lines = (f"| {' | '.join(str(cell) for cell in cells)} |" for cells in rows)
     return "\n".join([f"| {' | '.join(header)} |", "|---" * len(header) + "|", *lines])
 

@@ -30,7 +30,7 @@ from tailorbird.features.arithmetic import finish
 from tailorbird.features.arithmetic.runs import Runs
 from tailorbird.features.declare.declarations import Derived
 from tailorbird.features.declare.limits import WORDS
-from tailorbird.features.layout.layout import Layout, Spot, Step
+from tailorbird.features.layout.layout import Layout, RecordLane, Step
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.lake import Lake
@@ -219,8 +219,8 @@ class _Lanes:
             for entity in layout.entities
         }
 
-    def lane(self, spot: Spot) -> Int64s:
-        return self._readings[spot.entity][:, spot.lane]
+    def lane(self, record_lane: RecordLane) -> Int64s:
+        return self._readings[record_lane.entity][:, record_lane.lane]
 
     def is_present(self, entity: int) -> Bools:
         return np.ones(1, np.bool_)

@@ -85,7 +85,7 @@ def entropy(bin_index: Ints, size: int) -> float:
     return float(-(share * np.log2(share)).sum())
 
 
-def drift(before: Ints, after: Ints, size: int) -> float:
+def population_stability(before: Ints, after: Ints, size: int) -> float:
     """Return the population stability index of two samples of the same bins.
 
     Σ (q − p) · ln(q / p), with half a count added to each bin. By convention, below 0.1 is stable

@@ -20,7 +20,7 @@ from tailorbird.training.report.serving_cost import (
     drop_declarations,
     measure_read_us,
 )
-from tailorbird.training.selection.importance import Permuter, gain_fits, quality
+from tailorbird.training.selection.importance import Permuter, gain_fits, request_quality
 from tailorbird.training.selection.information import ColumnInformation
 from tailorbird.training.selection.redundancy import Clusters
 from tailorbird.training.selection.signal_rows import SignalParts
@@ -91,7 +91,7 @@ def permutation_importances(
         permuter = Permuter(
             model, honest, rows, of_request, settings.repeats, settings.seed + number
         )
-        baseline = quality(model, np.ascontiguousarray(rows.matrix[:, honest]), rows)
+        baseline = request_quality(model, np.ascontiguousarray(rows.matrix[:, honest]), rows)
         for done, group in enumerate(groups):
             drops[done] += (
                 unfinished.array(
@@ -163,31 +163,33 @@ def build_signals(
     share = gain / max(gain.sum(), 1e-12)
     honest_index = {index: number for number, index in enumerate(honest)}
     signals = []
-    for place, name in enumerate(parts.names):
+    for position, name in enumerate(parts.names):
         kind, entity, declared_at = declared.get(name, ("computed", "", ""))
         cost = column_costs.get(name, Cost(0, 0, float("nan")))
-        number = honest_index.get(place)
+        number = honest_index.get(position)
         signals.append(
             Signal(
                 name=name,
                 kind=kind,
                 entity=entity,
                 place=declared_at,
-                of_request=bool(of_request[place]),
+                of_request=bool(of_request[position]),
                 importance=unknown if number is None else importances[number],
                 gain=0.0 if number is None else float(share[number]),
                 null_z=0.0 if number is None else float(z[number]),
                 above_nulls=number is not None and bool(is_above_nulls[number]),
-                bits=information[place].bits,
-                bits_z=information[place].z,
-                drift=float(drift.worst[place]),
-                drifts=tuple(float(value) for value in drift.drift[place]),
-                missing=float(drift.missing[place]),
+                bits=information[position].bits,
+                bits_z=information[position].z,
+                drift=float(drift.worst[position]),
+                drifts=tuple(float(value) for value in drift.drift[position]),
+                missing=float(drift.missing[position]),
                 record_bytes=cost.record_bytes,
                 request_bytes=cost.request_bytes,
                 finish_us=cost.finish_us,
-                cluster=cluster.get(place, 0),
-                together=cluster_importances[cluster[place] - 1] if place in cluster else None,
+                cluster=cluster.get(position, 0),
+                together=cluster_importances[cluster[position] - 1]
+                if position in cluster
+                else None,
             )
         )
     return signals

@@ -31,7 +31,7 @@ Ints = npt.NDArray[np.int64]
 NULL_SETTINGS = GbdtSettings(trees=60, rate=0.1, patience=0)
 
 
-def quality(model: Gbdt, matrix: Matrix, rows: SignalRows) -> Floats:
+def request_quality(model: Gbdt, matrix: Matrix, rows: SignalRows) -> Floats:
     """Return NDCG of each request, shape (requests,); NaN without a positive."""
     ranked = metrics.rank_lists(model.score(matrix), rows.label, rows.offsets, k=K)
     return np.where(rows.has_both_classes, metrics.ndcg(ranked, K), np.nan)
@@ -59,7 +59,7 @@ class Permuter:
 
         Args:
             members: indices of the columns.
-            baseline: `quality` of the model on the unchanged rows.
+            baseline: `request_quality` of the model on the unchanged rows.
         """
         permuted = np.ascontiguousarray(self.rows.matrix[:, self.columns])
         split = self.model.booster.feature_importance("split", iteration=self.model.trees)
@@ -79,7 +79,7 @@ class Permuter:
             )
             for index, member in indices:
                 permuted[:, index] = original[across if self.of_request[member] else inside, index]
-            drop += baseline - quality(self.model, permuted, self.rows)
+            drop += baseline - request_quality(self.model, permuted, self.rows)
         return drop / self.repeats
 
 

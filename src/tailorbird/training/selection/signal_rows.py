@@ -29,7 +29,7 @@ from tailorbird.training.dataset.indexes import build_series
 from tailorbird.training.dataset.matrix import bundle_columns, encode_rows, iterate_features
 from tailorbird.training.dataset.replay import Replay, select_live_columns
 from tailorbird.training.dataset.rows import Material, load_material
-from tailorbird.training.dataset.sampling import thin
+from tailorbird.training.dataset.sampling import thin_evenly
 from tailorbird.training.dataset.split import split_at, split_by_time
 from tailorbird.training.settings import Progress, TrainSettings
 
@@ -101,8 +101,8 @@ class SignalRows:
 
     def request_level_columns(self) -> Bools:
         """Return the mask of columns that are constant within requests, shape (columns,)."""
-        first = self.matrix[self.offsets[:-1]][self.request]
-        same = (self.matrix == first) | (np.isnan(self.matrix) & np.isnan(first))
+        first_rows = self.matrix[self.offsets[:-1]][self.request]
+        same = (self.matrix == first_rows) | (np.isnan(self.matrix) & np.isnan(first_rows))
         return same.all(axis=0)
 
 
@@ -196,8 +196,8 @@ def gather_signal_rows(
     train_requests = split.train[series.positions_at(start) >= 0]
     all_requests = np.ones(data.requests, bool)
     part_requests = {
-        "train": (thin(train_requests, settings.requests, settings.seed), all_requests),
-        "watch": (thin(split.validation, settings.requests, settings.seed), all_requests),
+        "train": (thin_evenly(train_requests, settings.requests, settings.seed), all_requests),
+        "watch": (thin_evenly(split.validation, settings.requests, settings.seed), all_requests),
         "choose": _draw_later(data, later_split.validation, target, settings),
         "judge": _draw_later(data, later_split.test, target, settings),
     }
@@ -209,9 +209,9 @@ def gather_signal_rows(
         _require_requests(
             part, target, REQUESTS_MIN, f"the {part.requests:,} requests of the part to {name} by"
         )
-        pieces = list(iterate_features(part, features, material.events))
+        chunks = list(iterate_features(part, features, material.events))
         if encoder is None:
-            categorical = np.concatenate([piece.rows.categorical for piece in pieces])
+            categorical = np.concatenate([piece.rows.categorical for piece in chunks])
             encoder = fit_encoder(
                 bundle_columns(features),
                 categorical,
@@ -219,7 +219,7 @@ def gather_signal_rows(
                 candidates=live.candidates,
             )
         matrix = np.concatenate(
-            [encode_rows(piece, encoder, series, live=live) for piece in pieces]
+            [encode_rows(piece, encoder, series, live=live) for piece in chunks]
         )
         drawn = evenly[requests] if material.is_logged else np.ones(part.requests, bool)
         parts[name] = SignalRows(
@@ -231,7 +231,7 @@ def gather_signal_rows(
         encoder.names,
         encoder.categorical_names,
         **parts,
-        about=_about(material, slot, target, parts),
+        about=_describe_parts(material, slot, target, parts),
     )
 
 
@@ -245,14 +245,16 @@ def _draw_later(
     """
     is_positive = np.zeros(data.requests, bool)
     is_positive[data.request[data.labels[target]]] = True
-    evenly = thin(requests, settings.test_requests, settings.seed)
-    positive_requests = thin(requests[is_positive[requests]], settings.test_requests, settings.seed)
+    evenly = thin_evenly(requests, settings.test_requests, settings.seed)
+    positive_requests = thin_evenly(
+        requests[is_positive[requests]], settings.test_requests, settings.seed
+    )
     is_drawn = np.zeros(data.requests, bool)
     is_drawn[evenly] = True
     return np.union1d(evenly, positive_requests), is_drawn
 
 
-def _about(
+def _describe_parts(
     material: Material, slot: Slot, target: str, parts: dict[str, SignalRows]
 ) -> dict[str, Any]:
     """Return sizes and times of the parts."""

@@ -25,7 +25,7 @@ from tailorbird.platform.frames import Frame
 from tailorbird.ranking.slot import Slot
 from tailorbird.storage_paths import Storage
 from tailorbird.training.evaluation.figures import PRIMARY
-from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, exclusive
+from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, hold_exclusive
 from tailorbird.training.report.serving_cost import measure_costs
 from tailorbird.training.selection.column_signals import (
     RankSettings,
@@ -149,7 +149,9 @@ def rank_signals(
         "target": target,
         "lake": str(lake),
     }
-    with exclusive(out / f"{UNFINISHED_FOLDER}.lock", f"columns for slot {slot.name} are ranked"):
+    with hold_exclusive(
+        out / f"{UNFINISHED_FOLDER}.lock", f"columns for slot {slot.name} are ranked"
+    ):
         unfinished = UnfinishedRun(out / UNFINISHED_FOLDER, fingerprint, clock.now())
         try:
             parts = _load_parts(features, slot, target, Lake(lake), settings, unfinished, progress)

@@ -59,7 +59,7 @@ def write_signals(folder: Path, report: SignalReport, commands: Sequence[str]) -
         items=ITEMS,
         groups=GROUPS,
         colours=COLOURS,
-        charts=_charts(report),
+        charts=_draw_charts(report),
         facts=[(name, value) for name, value in report.about.items() if name != "parts"],
     )
     return page, image
@@ -142,7 +142,7 @@ def _draw_drift(axes: Axes, report: SignalReport) -> None:
     axes.set_title("Drift (PSI) since the first period", fontsize=10)
 
 
-def _charts(report: SignalReport) -> list[Markup]:
+def _draw_charts(report: SignalReport) -> list[Markup]:
     size = 0.24 * len(report.signals) + 1.2
     charts = []
     for draw, width in ((_draw_importance, 8.5), (_draw_tree, 7.5), (_draw_drift, 7.0)):

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.training.selection.binning import drift, learn_bins
+from tailorbird.training.selection.binning import learn_bins, population_stability
 from tailorbird.training.selection.signal_rows import SignalRows
 
 Matrix = npt.NDArray[np.float32]
@@ -56,13 +56,15 @@ def measure_stability(
     table = np.zeros((len(of_request), len(periods) - 1))
     missing = np.zeros(len(of_request))
     for column in range(len(of_request)):
-        values = [_values(rows, column, of_request[column]) for rows in periods]
+        values = [_column_values(rows, column, of_request[column]) for rows in periods]
         bins = learn_bins(values[0], categorical=column in categorical)
         binned = [bins.assign(column_values) for column_values in values]
-        table[column] = [drift(binned[0], period_bins, bins.size) for period_bins in binned[1:]]
+        table[column] = [
+            population_stability(binned[0], period_bins, bins.size) for period_bins in binned[1:]
+        ]
         missing[column] = np.mean(binned[-1] == 0)
     return Stability(table, tuple(int(rows.t[0]) for rows in periods[1:]), missing)
 
 
-def _values(rows: SignalRows, column: int, of_request: bool) -> npt.NDArray[np.float32]:
+def _column_values(rows: SignalRows, column: int, of_request: bool) -> npt.NDArray[np.float32]:
     return rows.matrix[rows.offsets[:-1], column] if of_request else rows.matrix[:, column]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tailorbird.models.gbdt import Gbdt, GbdtSettings, fit_gbdt
 from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
-from tailorbird.training.selection.importance import quality
+from tailorbird.training.selection.importance import request_quality
 from tailorbird.training.selection.signal_rows import SignalParts, SignalRows
 from tailorbird.training.selection.verdicts import (
     DRIFTING,
@@ -132,7 +132,10 @@ class ModelComparison:
         model, indices = self.model(columns, seed), self.places(columns)
         parts = (self.parts.choose, self.parts.judge)
         return np.concatenate(
-            [quality(model, np.ascontiguousarray(rows.matrix[:, indices]), rows) for rows in parts]
+            [
+                request_quality(model, np.ascontiguousarray(rows.matrix[:, indices]), rows)
+                for rows in parts
+            ]
         )
 
 

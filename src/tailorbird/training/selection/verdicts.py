@@ -129,7 +129,9 @@ def assign_verdicts(
     """
     honest = [signal for signal in signals if signal.name not in leaks]
     clusters = {
-        signal.cluster: [other for other in honest if other.cluster == signal.cluster]
+        signal.cluster: [
+            cluster_signal for cluster_signal in honest if cluster_signal.cluster == signal.cluster
+        ]
         for signal in honest
         if signal.cluster
     }
@@ -153,7 +155,7 @@ def assign_verdicts(
     verdicts = [
         replace(
             signal,
-            **_verdict(
+            **_judge_signal(
                 signal,
                 clusters.get(signal.cluster, [signal]),
                 representatives,
@@ -191,7 +193,7 @@ def _undecided_verdict(signal: Signal, requests: int) -> dict[str, Any]:
     return {}
 
 
-def _verdict(
+def _judge_signal(
     signal: Signal,
     members: Sequence[Signal],
     representatives: Mapping[int, str],

@@ -79,7 +79,7 @@ class Finalist:
             name: round(float(value), 6) if np.isfinite(value) else None
             for name, value in (totals | interval_fields).items()
         }
-        cells = [[round(float(each), 6) for each in row] for row in self.quality]
+        cells = [[round(float(result), 6) for result in row] for row in self.quality]
         return {
             "name": self.name,
             "architecture": self.trial.architecture,
@@ -117,20 +117,22 @@ def select_finalists(trials: Mapping[str, Sequence[Trial]], count: int) -> list[
     There are at most `count` trials that are not defaults, unless there are more architectures.
     """
     defaults = [
-        next(one for one in each if one.default)
-        for each in trials.values()
-        if any(one.default for one in each)
+        next(trial for trial in architecture_trials if trial.default)
+        for architecture_trials in trials.values()
+        if any(trial.default for trial in architecture_trials)
     ]
     ranked = {
-        name: sorted(_distinct_trials(each), key=lambda one: (-one.value, one.number))
-        for name, each in trials.items()
+        name: sorted(
+            _distinct_trials(architecture_trials), key=lambda trial: (-trial.value, trial.number)
+        )
+        for name, architecture_trials in trials.items()
     }
-    best = [each[0] for each in ranked.values() if each]
-    rest = sorted(
-        (one for each in ranked.values() for one in each[1:]),
-        key=lambda one: (-one.value, one.number),
+    best = [by_value[0] for by_value in ranked.values() if by_value]
+    others = sorted(
+        (trial for by_value in ranked.values() for trial in by_value[1:]),
+        key=lambda trial: (-trial.value, trial.number),
     )
-    return [*defaults, *best, *rest[: max(count - len(best), 0)]]
+    return [*defaults, *best, *others[: max(count - len(best), 0)]]
 
 
 def _distinct_trials(trials: Sequence[Trial]) -> list[Trial]:
@@ -161,10 +163,10 @@ def choose_finalist(
     ]
     progress(0, len(jobs))
     pending: dict[Future[FitResult], tuple[int, int, int]] = {}
-    for place, split, seed in jobs:
-        trial = trials[place]
+    for trial_index, split, seed in jobs:
+        trial = trials[trial_index]
         pending[fits.submit(FitSpec(trial.architecture, trial.settings, split, seed))] = (
-            place,
+            trial_index,
             split,
             seed,
         )
@@ -175,8 +177,12 @@ def choose_finalist(
         progress(len(results), len(jobs))
     person = np.concatenate(
         [
-            np.where(each < 0, -1 - np.arange(len(each)) - 10_000_000 * n, each)
-            for n, each in enumerate(people)
+            np.where(
+                split_people < 0,
+                -1 - np.arange(len(split_people)) - 10_000_000 * split_index,
+                split_people,
+            )
+            for split_index, split_people in enumerate(people)
         ]
     )
     bootstrap = Bootstrap(np.unique(person, return_inverse=True)[1])
@@ -185,12 +191,14 @@ def choose_finalist(
         return [[results[index, split, seed] for seed in seeds] for split in splits]
 
     reference = cells(0)
-    level = np.array([[each.mean for each in row] for row in reference]).mean(axis=1, keepdims=True)
+    reference_means = np.array([[result.mean for result in row] for row in reference]).mean(
+        axis=1, keepdims=True
+    )
     finalists = [
-        _score_finalist(one, cells(place), level, reference, bootstrap)
-        for place, one in enumerate(trials)
+        _score_finalist(trial, cells(trial_index), reference_means, reference, bootstrap)
+        for trial_index, trial in enumerate(trials)
     ]
-    ordered = tuple(sorted(finalists, key=lambda one: -one.score))
+    ordered = tuple(sorted(finalists, key=lambda trial: -trial.score))
     return _choose_winner(ordered, finalists[0])
 
 
@@ -201,13 +209,14 @@ def _score_finalist(
     reference: Sequence[Sequence[FitResult]],
     bootstrap: Bootstrap,
 ) -> Finalist:
-    quality = np.array([[each.mean for each in row] for row in cells])
+    quality = np.array([[result.mean for result in row] for row in cells])
     gains = quality - level
     overall, tail = (
-        [_by_request(each, name) for each in (cells, reference)] for name in ("quality", "tail")
+        [_by_request(results, name) for results in (cells, reference)]
+        for name in ("quality", "tail")
     )
     spread = float(gains.std(ddof=1)) if gains.size > 1 else 0.0
-    seconds = float(np.mean([each.seconds for row in cells for each in row]))
+    seconds = float(np.mean([result.seconds for row in cells for result in row]))
     tail_intervals = bootstrap.mean(tail[0]), bootstrap.difference(*tail)
     return Finalist(
         trial,
@@ -222,11 +231,13 @@ def _score_finalist(
 
 def _by_request(cells: Sequence[Sequence[FitResult]], name: str) -> Floats:
     """Return a metric of each request over all splits, averaged over seeds."""
-    return np.concatenate([np.mean([getattr(each, name) for each in row], axis=0) for row in cells])
+    return np.concatenate(
+        [np.mean([getattr(result, name) for result in row], axis=0) for row in cells]
+    )
 
 
 def _choose_winner(ordered: tuple[Finalist, ...], reference: Finalist) -> Choice:
-    best = next((one for one in ordered if one is not reference), reference)
+    best = next((finalist for finalist in ordered if finalist is not reference), reference)
     cells = f"{reference.quality.shape[0]} splits and {reference.quality.shape[1]} seeds"
     if best is reference:
         return Choice(

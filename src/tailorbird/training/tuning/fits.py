@@ -92,7 +92,9 @@ class FitRunner:
     def split(self, preset: str, number: int) -> Split:
         name = split_name(preset, number)
         if name not in self.splits:
-            self.splits[name] = Split.from_arrays(load_or_make_arrays(self.folder, name, _missing))
+            self.splits[name] = Split.from_arrays(
+                load_or_make_arrays(self.folder, name, _raise_rows_gone)
+            )
         return self.splits[name]
 
     def run(self, fit: FitSpec) -> FitResult:
@@ -115,7 +117,7 @@ class FitRunner:
         return FitResult(cached["quality"], cached["tail"], float(cached["seconds"]))
 
 
-def _missing() -> Mapping[str, npt.NDArray]:
+def _raise_rows_gone() -> Mapping[str, npt.NDArray]:
     raise StorageError(
         "the rows of a tuning are gone from its folder", fix="the same command makes them again"
     )

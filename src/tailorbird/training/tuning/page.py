@@ -42,10 +42,10 @@ def write_tuning(folder: Path, report: TuneReport, next_steps: Sequence[str]) ->
         f"Tuning of slot {report.slot}",
         report=report,
         next_steps=next_steps,
-        finalists_chart=to_svg(_cells(report.choice.finalists)),
-        charts={name: _charts(trials, report, name) for name, trials in report.trials.items()},
-        best={name: _best(trials) for name, trials in report.trials.items()},
-        facts=_facts(report.about),
+        finalists_chart=to_svg(_plot_cells(report.choice.finalists)),
+        charts={name: _draw_charts(trials, report, name) for name, trials in report.trials.items()},
+        best={name: _best_trials(trials) for name, trials in report.trials.items()},
+        facts=_list_facts(report.about),
     )
     page.with_suffix(".json").write_bytes(
         msgspec.json.format(msgspec.json.encode(report.to_dict()), indent=1) + b"\n"
@@ -53,49 +53,49 @@ def write_tuning(folder: Path, report: TuneReport, next_steps: Sequence[str]) ->
     return page
 
 
-def _cells(finalists: Sequence[Finalist]) -> Figure:
+def _plot_cells(finalists: Sequence[Finalist]) -> Figure:
     """Plot NDCG@10 of every split and seed."""
     figure = Figure(figsize=(6.4, 0.36 * len(finalists) + 1.0), layout="constrained")
     axes = figure.subplots()
-    for place, one in enumerate(reversed(finalists)):
-        for split, row in enumerate(one.quality):
+    for index, finalist in enumerate(reversed(finalists)):
+        for split, row in enumerate(finalist.quality):
             axes.plot(
                 row,
-                [place + 0.18 * (split - (len(one.quality) - 1) / 2)] * len(row),
+                [index + 0.18 * (split - (len(finalist.quality) - 1) / 2)] * len(row),
                 "o",
                 color=f"C{split}",
                 markersize=4,
             )
-    axes.set_yticks(range(len(finalists)), [one.name for one in reversed(finalists)])
+    axes.set_yticks(range(len(finalists)), [finalist.name for finalist in reversed(finalists)])
     axes.set_title("NDCG@10 by split (colour) and seed", fontsize=10)
     return clean_axes(figure)
 
 
-def _charts(trials: Sequence[Trial], report: TuneReport, name: str) -> list[Markup]:
-    charts = [to_svg(_history(trials))]
+def _draw_charts(trials: Sequence[Trial], report: TuneReport, name: str) -> list[Markup]:
+    charts = [to_svg(_plot_history(trials))]
     if shares := report.importance[name]:
         charts.append(to_svg(importance_chart(shares, "What the trials differ by (PED-ANOVA)")))
-    if sum(one.state == "complete" for one in trials) > 1:
-        charts.append(to_svg(_parallel(trials, report.spaces[name])))
+    if sum(trial.state == "complete" for trial in trials) > 1:
+        charts.append(to_svg(_plot_parallel(trials, report.spaces[name])))
     return charts
 
 
-def _history(trials: Sequence[Trial]) -> Figure:
+def _plot_history(trials: Sequence[Trial]) -> Figure:
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
     best, line = -np.inf, []
-    for place, one in enumerate(trials):
-        reached = float(np.mean(one.figures)) if one.figures else np.nan
-        best = max(best, one.value) if one.state == "complete" else best
+    for index, trial in enumerate(trials):
+        reached = float(np.mean(trial.figures)) if trial.figures else np.nan
+        best = max(best, trial.value) if trial.state == "complete" else best
         line.append(best if np.isfinite(best) else np.nan)
         style = {
             "complete": ("o", HIGHLIGHT_COLOUR),
             "pruned": ("x", MUTED_COLOUR),
             "failed": ("v", _LOST),
-        }[one.state]
-        axes.plot([place], [reached], style[0], color=style[1], markersize=4)
+        }[trial.state]
+        axes.plot([index], [reached], style[0], color=style[1], markersize=4)
     axes.plot(range(len(line)), line, color=HIGHLIGHT_COLOUR, linewidth=1)
-    default = next((one for one in trials if one.default and np.isfinite(one.value)), None)
+    default = next((trial for trial in trials if trial.default and np.isfinite(trial.value)), None)
     if default is not None:
         axes.axhline(
             default.value, color=MUTED_COLOUR, linewidth=0.8, linestyle="--", label="defaults"
@@ -107,18 +107,23 @@ def _history(trials: Sequence[Trial]) -> Figure:
     return clean_axes(figure)
 
 
-def _parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
+def _plot_parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
     """Plot a line for each complete trial through its settings; better trials are darker."""
-    shown = sorted((one for one in trials if one.state == "complete"), key=lambda one: one.value)
+    shown = sorted(
+        (trial for trial in trials if trial.state == "complete"), key=lambda trial: trial.value
+    )
     names = list(space.dimensions)
-    values = np.array([one.value for one in shown])
+    values = np.array([trial.value for trial in shown])
     low, high = float(values.min()), max(float(values.max()), float(values.min()) + 1e-9)
     figure = Figure(figsize=(1.3 * (len(names) + 1) + 1, 3.8), layout="constrained")
     axes = figure.subplots()
     colours = matplotlib.colormaps["viridis_r"]
-    for one in shown:
-        share = (one.value - low) / (high - low)
-        heights = [*(_height(one.params.get(name), space, name) for name in names), share]
+    for trial in shown:
+        share = (trial.value - low) / (high - low)
+        heights = [
+            *(_relative_height(trial.params.get(name), space, name) for name in names),
+            share,
+        ]
         axes.plot(
             range(len(heights)),
             heights,
@@ -126,16 +131,19 @@ def _parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
             linewidth=0.6 + 1.2 * share,
             alpha=0.35 + 0.6 * share,
         )
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         one = space.dimensions[name]
         ends = (
-            [(i / max(len(one.choices) - 1, 1), str(each)) for i, each in enumerate(one.choices)]
+            [
+                (i / max(len(one.choices) - 1, 1), str(choice))
+                for i, choice in enumerate(one.choices)
+            ]
             if isinstance(one, Choices)
             else [(0.0, f"{one.low:g}"), (1.0, f"{one.high:g}")]
         )
         for height, label in ends:
-            axes.text(place + 0.04, height, label, fontsize=7, va="center")
-        axes.axvline(place, color=MUTED_COLOUR, linewidth=0.8)
+            axes.text(index + 0.04, height, label, fontsize=7, va="center")
+        axes.axvline(index, color=MUTED_COLOUR, linewidth=0.8)
     axes.axvline(len(names), color=MUTED_COLOUR, linewidth=0.8)
     for height, value in ((0.0, low), (1.0, high)):
         axes.text(len(names) + 0.04, height, f"{value:.4f}", fontsize=7, va="center")
@@ -148,7 +156,7 @@ def _parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
     return figure
 
 
-def _height(value: Value | None, space: SearchSpace, name: str) -> float:
+def _relative_height(value: Value | None, space: SearchSpace, name: str) -> float:
     """Return the relative position of a value within its range, 0 to 1."""
     one = space.dimensions[name]
     if value is None:
@@ -160,23 +168,23 @@ def _height(value: Value | None, space: SearchSpace, name: str) -> float:
             else np.nan
         )
     ends = (float(value), one.low, one.high)
-    at, low, high = np.log(ends) if one.log else ends
-    return float((at - low) / (high - low))
+    position, low, high = np.log(ends) if one.log else ends
+    return float((position - low) / (high - low))
 
 
-def _best(trials: Sequence[Trial]) -> list[Trial]:
-    ordered = sorted(trials, key=lambda one: -one.value if np.isfinite(one.value) else np.inf)
+def _best_trials(trials: Sequence[Trial]) -> list[Trial]:
+    ordered = sorted(trials, key=lambda trial: -trial.value if np.isfinite(trial.value) else np.inf)
     return ordered[:TRIALS_SHOWN]
 
 
-def _facts(about: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _list_facts(about: Mapping[str, Any]) -> list[tuple[str, Any]]:
     budget = about["budget"]
     limits = [f"{budget['trials']} trials"] * bool(budget["trials"]) + [
         f"{budget['seconds']:g} s of fits"
     ] * bool(budget["seconds"])
     spent = (
-        f"{name}: {each['trials']} trials, {each['seconds']:g} s of fits"
-        for name, each in about["spent"].items()
+        f"{name}: {spent['trials']} trials, {spent['seconds']:g} s of fits"
+        for name, spent in about["spent"].items()
     )
     facts = {
         "as of": about["as_of"],

@@ -33,7 +33,7 @@ from tailorbird.training.dataset.indexes import IndexSeries, build_series
 from tailorbird.training.dataset.matrix import FeatureChunk, iterate_features
 from tailorbird.training.dataset.replay import Replay, select_live_columns
 from tailorbird.training.dataset.rows import Material, load_material
-from tailorbird.training.dataset.sampling import thin
+from tailorbird.training.dataset.sampling import thin_evenly
 from tailorbird.training.dataset.split import split_at, split_by_time
 from tailorbird.training.evaluation.judge import interaction_shares, long_tail_mask
 from tailorbird.training.fit.inputs import POSITIVES_MIN
@@ -152,10 +152,10 @@ def _answerable_requests(data: Dataset, requests: Ints, slot: Slot) -> Ints:
 
 
 def _index_moments(
-    first: Ints, data: Dataset, cuts: Sequence[int], settings: TrainSettings
+    first_row: Ints, data: Dataset, cuts: Sequence[int], settings: TrainSettings
 ) -> list[int]:
-    sampled_positions = np.linspace(0, len(first), settings.index_parts + 1).astype(int)[:-1]
-    return [*(int(data.t[first[place]]) for place in sampled_positions), *cuts]
+    sampled_positions = np.linspace(0, len(first_row), settings.index_parts + 1).astype(int)[:-1]
+    return [*(int(data.t[first_row[place]]) for place in sampled_positions), *cuts]
 
 
 @dataclass(frozen=True)
@@ -193,21 +193,21 @@ def encode_splits(
         usable = requests[segmented.series.positions_at(data.t[requests]) >= 0]
         limit = round(settings.requests * share[number] / sum(share)) if settings.requests else 0
         learned = training_rows(
-            material, data.take(thin(usable, limit, settings.seed)), segmented.replay
+            material, data.take(thin_evenly(usable, limit, settings.seed)), segmented.replay
         )
         judged = None
         if number >= 2:
-            chosen = thin(
+            chosen = thin_evenly(
                 requests if evenly else _answerable_requests(data, requests, slot),
                 judged_max,
                 settings.seed,
             )
             judged = judged_rows(material, data.take(chosen), segmented.replay)
-        pieces = list(iterate_features(learned, features, material.events))
+        chunks = list(iterate_features(learned, features, material.events))
         segment_features.append(
             _SegmentFeatures(
                 learned,
-                pieces,
+                chunks,
                 judged,
                 list(iterate_features(judged.rows, features, material.events))
                 if judged is not None
@@ -256,7 +256,7 @@ def _encode_split(
     nets: bool,
 ) -> Split:
     series, live = segmented.series, segmented.replay.live
-    pieces = [piece for part in past for piece in part.learned_pieces]
+    chunks = [piece for part in past for piece in part.learned_pieces]
     learned, t = (
         [part.learned for part in past],
         [part.learned.t[part.learned.request] for part in past],
@@ -279,14 +279,14 @@ def _encode_split(
         )
     labelled = LabelledRows(np.concatenate(t), labels, weight, segmented.material.label_window)
     encoder, in_time = learn_encoder(
-        Pieces.of(pieces), features, series, settings, labelled, position=position, live=live
+        Pieces.of(chunks), features, series, settings, labelled, position=position, live=live
     )
     if nets:
         all_items = replace(
             learned[0], item=np.concatenate([part.item for part in learned])
         )  # only its items are read
         encoder = add_net_columns(encoder, all_items, series)
-    train = stack_matrices(pieces, encoder, series, position=position, learned=in_time, live=live)
+    train = stack_matrices(chunks, encoder, series, position=position, learned=in_time, live=live)
     shown = stack_matrices(validation.learned_pieces, encoder, series, position=position, live=live)
     served = (
         stack_matrices(validation.learned_pieces, encoder, series, position=False, live=live)

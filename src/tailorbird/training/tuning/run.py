@@ -25,7 +25,7 @@ from tailorbird.platform.frames import Frame
 from tailorbird.ranking.policy.targets import is_amount
 from tailorbird.ranking.slot import Slot
 from tailorbird.storage_paths import Storage
-from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, exclusive
+from tailorbird.training.fit.resume import UNFINISHED_FOLDER, UnfinishedRun, hold_exclusive
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.tuning.architectures import NETS, Architecture, select_architectures
 from tailorbird.training.tuning.choose import Choice, choose_finalist, select_finalists
@@ -94,12 +94,16 @@ class TuneReport:
         return {
             "slot": self.slot,
             "chosen": {**chosen, "default": choice.winner.trial.default},
-            "finalists": [one.to_dict() for one in choice.finalists],
+            "finalists": [finalist.to_dict() for finalist in choice.finalists],
             "reference": choice.reference.name,
-            "trials": [one.to_dict() for each in self.trials.values() for one in each],
+            "trials": [
+                trial.to_dict()
+                for architecture_trials in self.trials.values()
+                for trial in architecture_trials
+            ],
             "importance": {
-                name: {setting: round(share, 4) for setting, share in each.items()}
-                for name, each in self.importance.items()
+                name: {setting: round(share, 4) for setting, share in importances.items()}
+                for name, importances in self.importance.items()
             },
             "about": self.about,
             "resumed": self.resumed,
@@ -131,10 +135,10 @@ def tune(
         LockedError: another process tunes there.
     """
     search_spaces = [
-        (one, (spaces or {}).get(one.name) or one.full_space())
-        for one in select_architectures(settings.names)
+        (architecture, (spaces or {}).get(architecture.name) or architecture.full_space())
+        for architecture in select_architectures(settings.names)
     ]
-    with exclusive(out / "lock", f"slot {slot.name} is tuned"):
+    with hold_exclusive(out / "lock", f"slot {slot.name} is tuned"):
         return _tune(
             features,
             slot,
@@ -238,8 +242,11 @@ def _tune(
     }
     about["spaces"] = {one.name: space.to_dict() for one, space in search_spaces}
     spent = {
-        name: {"trials": len(each), "seconds": round(sum(one.seconds for one in each), 1)}
-        for name, each in trials.items()
+        name: {
+            "trials": len(architecture_trials),
+            "seconds": round(sum(trial.seconds for trial in architecture_trials), 1),
+        }
+        for name, architecture_trials in trials.items()
     }
     about["spent"] = spent
     about["untuned"] = (
@@ -274,7 +281,7 @@ def _study_key(
         "attribution": slot.attribution,
         "denominator": slot.denominator,
     }
-    transforms = [repr(one) for one in features.transforms]
+    transforms = [repr(transform) for transform in features.transforms]
     training = {**asdict(settings.train), "scheme": repr(settings.train.scheme)}
     context = {
         "kept": STUDY_FORMAT,
@@ -288,7 +295,7 @@ def _study_key(
 
 def _prepare_folder(folder: Path, *, extend: bool) -> None:
     """Keep an unfinished study, and clear a finished one."""
-    done = (folder / _DONE).exists()
+    is_complete = (folder / _DONE).exists()
     if extend:
         if not (folder / JOURNAL).exists():
             raise UsageError(
@@ -297,7 +304,7 @@ def _prepare_folder(folder: Path, *, extend: bool) -> None:
                 fix="tailorbird tune begins one",
             )
         (folder / _DONE).unlink(missing_ok=True)
-    elif done:
+    elif is_complete:
         shutil.rmtree(folder)
 
 
@@ -331,7 +338,7 @@ def _load_splits(
     """Load or build the splits of each column set, and return them with their description."""
     splits: dict[str, list[Split]] = {}
     about: dict[str, Any] = {}
-    for preset in dict.fromkeys(one.columns for one in selected):
+    for preset in dict.fromkeys(architecture.columns for architecture in selected):
         builder = _SplitBuilder(
             features, slot, lake, unfinished.started_at, settings, train, preset == NETS, progress
         )

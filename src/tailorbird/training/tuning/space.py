@@ -60,7 +60,9 @@ class SearchSpace:
     def to_dict(self) -> dict[str, Any]:
         """Return the space as JSON."""
         return {
-            "tried": {name: msgspec.to_builtins(one) for name, one in self.dimensions.items()},
+            "tried": {
+                name: msgspec.to_builtins(dimension) for name, dimension in self.dimensions.items()
+            },
             "fixed": dict(self.fixed),
         }
 
@@ -86,7 +88,7 @@ def override_spaces(path: Path, spaces: Mapping[str, SearchSpace]) -> dict[str, 
         if name not in spaces or not isinstance(section, dict):
             raise ConfigError(
                 f"unknown architecture {name!r}",
-                where=_where(path, text, name),
+                where=_locate_key(path, text, name),
                 fix=_suggest(name, spaces),
             )
         merged[name] = _override_space(spaces[name], section, path, text, name)
@@ -98,7 +100,7 @@ def _override_space(
 ) -> SearchSpace:
     dimensions, fixed = dict(space.dimensions), dict(space.fixed)
     for name, given in section.items():
-        where = _where(path, text, architecture, name)
+        where = _locate_key(path, text, architecture, name)
         if name not in space.defaults:
             raise ConfigError(
                 f"{architecture} has no setting {name!r}",
@@ -113,7 +115,7 @@ def _override_space(
             fixed[name] = _convert_value(given, space.defaults[name], name, where)
     if not dimensions:
         raise ConfigError(
-            f"nothing of {architecture} is left to try", where=_where(path, text, architecture)
+            f"nothing of {architecture} is left to try", where=_locate_key(path, text, architecture)
         )
     return SearchSpace(dimensions, fixed, space.defaults)
 
@@ -133,7 +135,7 @@ def _parse_dimension(
         if not dimension.choices:
             raise ConfigError(f"{name}: there is nothing to choose from", where=where)
         return Choices(
-            tuple(_convert_value(each, default, name, where) for each in dimension.choices)
+            tuple(_convert_value(choice, default, name, where) for choice in dimension.choices)
         )
     if isinstance(default, str | bool):
         raise ConfigError(
@@ -164,7 +166,7 @@ def _suggest(name: str, valid_names: Mapping[str, Any]) -> str:
     return suggest_name(name, valid_names, f"use one of {', '.join(valid_names)}")
 
 
-def _where(path: Path, text: str, section: str, key: str = "") -> str:
+def _locate_key(path: Path, text: str, section: str, key: str = "") -> str:
     """Return file and line of a section's heading, or of a key below it."""
     inside, line = False, 0
     for number, row in enumerate(text.splitlines(), 1):

@@ -137,14 +137,14 @@ class Split:
 
     def quality(self, value: Floats) -> Floats:
         """Return NDCG@10 of each holdout request for rows ordered by a value, shape (requests,)."""
-        return metrics.ndcg(self._ranked(value), K)
+        return metrics.ndcg(self._rank_rows(value), K)
 
     def tail_quality(self, value: Floats) -> Floats:
         """Return NDCG@10 with long-tail items alone as relevant."""
-        ranked = self._ranked(value)
+        ranked = self._rank_rows(value)
         return metrics.ndcg(ranked.restrict(self.tail[ranked.row], np.zeros_like(ranked.missed)), K)
 
-    def _ranked(self, value: Floats) -> metrics.RankedLists:
+    def _rank_rows(self, value: Floats) -> metrics.RankedLists:
         return metrics.rank_lists(value, self.holdout.gain(self.worth), self.holdout.offsets, k=K)
 
     def to_arrays(self) -> dict[str, npt.NDArray]:

@@ -89,7 +89,7 @@ class Trial:
         }
         figures = {
             "ndcg_10": round(self.value, 6) if np.isfinite(self.value) else None,
-            "splits": [round(each, 6) for each in self.figures],
+            "splits": [round(figure, 6) for figure in self.figures],
         }
         return {
             **header,
@@ -126,7 +126,7 @@ class _RunningTrial:
 
     @property
     def seconds(self) -> float:
-        return sum(each.seconds for each in self.results)
+        return sum(result.seconds for result in self.results)
 
 
 @dataclass
@@ -154,7 +154,7 @@ class Search:
             study_name=self.architecture.name,
             direction="maximize",
             load_if_exists=True,
-            pruner=self._pruner(),
+            pruner=self._create_pruner(),
         )
         for interrupted in self._study.get_trials(
             deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)
@@ -164,25 +164,25 @@ class Search:
     def trials(self) -> list[Trial]:
         """Return all finished trials, in order."""
         return [
-            _to_trial(self.architecture.name, place, one)
-            for place, one in enumerate(self._finished_trials())
+            _to_trial(self.architecture.name, index, finished_trial)
+            for index, finished_trial in enumerate(self._finished_trials())
         ]
 
     def _finished_trials(self) -> "list[FrozenTrial]":
         return [
-            one
-            for one in self._study.get_trials(deepcopy=False)
-            if one.state.is_finished() and "settings" in one.user_attrs
+            frozen_trial
+            for frozen_trial in self._study.get_trials(deepcopy=False)
+            if frozen_trial.state.is_finished() and "settings" in frozen_trial.user_attrs
         ]
 
     def run(self, budget: Budget, progress: Callable[[int, float], None]) -> None:
         """Run trials until the budget is used up; `progress` gets trials and seconds."""
-        done = self.trials()
-        trials, seconds = len(done), sum(each.seconds for each in done)
+        finished = self.trials()
+        trials, seconds = len(finished), sum(trial.seconds for trial in finished)
         progress(trials, seconds)
         draws = {
-            running_trial.user_attrs.get("draw", place)
-            for place, running_trial in enumerate(self._finished_trials())
+            running_trial.user_attrs.get("draw", operand)
+            for operand, running_trial in enumerate(self._finished_trials())
         }  # older studies do not record it
         running: dict[Future[FitResult], _RunningTrial] = {}
         while True:
@@ -195,7 +195,7 @@ class Search:
             if not running:
                 return
             ready, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in sorted(ready, key=lambda each: running[each].trial.number):
+            for future in sorted(ready, key=lambda future: running[future].trial.number):
                 one = running.pop(future)
                 if self._record_fit(one, future):
                     trials, seconds = trials + 1, seconds + one.seconds
@@ -204,11 +204,11 @@ class Search:
                     running[self._fit(one)] = one
 
     def _ask_trial(self, draw: int) -> _RunningTrial:
-        self._study.sampler = self._sampler(draw)
+        self._study.sampler = self._create_sampler(draw)
         defaults = draw == 0
         if defaults:
             self._study.enqueue_trial(dict(self.start_settings))
-        trial = self._study.ask(_distributions(self.space))
+        trial = self._study.ask(_to_distributions(self.space))
         tried = (
             self.architecture.defaults
             if defaults
@@ -237,15 +237,15 @@ class Search:
             mean = running_trial.results[-1].mean
             why = "" if np.isfinite(mean) else "what it gives is no number"
         if why:
-            self._end(running_trial, TrialState.FAIL, why)
+            self._end_trial(running_trial, TrialState.FAIL, why)
             return True
-        running_mean = float(np.mean([each.mean for each in running_trial.results]))
+        running_mean = float(np.mean([result.mean for result in running_trial.results]))
         trial.report(running_mean, len(running_trial.results))
         if len(running_trial.results) == len(self.split_order):
-            self._end(running_trial, TrialState.COMPLETE)
+            self._end_trial(running_trial, TrialState.COMPLETE)
             return True
         if not running_trial.default and self._should_prune(running_trial, running_mean):
-            self._end(running_trial, TrialState.PRUNED)
+            self._end_trial(running_trial, TrialState.PRUNED)
             return True
         return False
 
@@ -260,14 +260,16 @@ class Search:
         step = len(running_trial.results)
         complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         completed_values = [
-            each.intermediate_values[step] for each in complete if step in each.intermediate_values
+            trial.intermediate_values[step]
+            for trial in complete
+            if step in trial.intermediate_values
         ]
         return len(completed_values) >= PRUNING_STARTUP and running_mean < float(
             np.median(completed_values)
         )
 
-    def _end(self, running_trial: _RunningTrial, state: TrialState, why: str = "") -> None:
-        figures = [each.mean for each in running_trial.results if np.isfinite(each.mean)]
+    def _end_trial(self, running_trial: _RunningTrial, state: TrialState, why: str = "") -> None:
+        figures = [result.mean for result in running_trial.results if np.isfinite(result.mean)]
         attributes = {
             "settings": running_trial.settings,
             "figures": figures,
@@ -281,13 +283,13 @@ class Search:
         value = float(np.mean(figures)) if state == TrialState.COMPLETE else None
         self._study.tell(running_trial.trial, value, state=state)
 
-    def _sampler(self, draw: int) -> "optuna.samplers.BaseSampler":
+    def _create_sampler(self, draw: int) -> "optuna.samplers.BaseSampler":
         seed = int(np.random.SeedSequence([self.seed, draw]).generate_state(1)[0])
         if self.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=STARTUP)
 
-    def _pruner(self) -> "optuna.pruners.BasePruner":
+    def _create_pruner(self) -> "optuna.pruners.BasePruner":
         if self.pruner == "halving":
             return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
         return optuna.pruners.NopPruner()  # `_should_prune` implements the median
@@ -298,13 +300,13 @@ class Search:
         Empty if there are too few trials.
         """
         complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if len(complete) < STARTUP or len({one.value for one in complete}) < 2:
+        if len(complete) < STARTUP or len({trial.value for trial in complete}) < 2:
             return {}
         importances = optuna.importance.get_param_importances(self._study)
         return {name: float(share) for name, share in importances.items() if np.isfinite(share)}
 
 
-def _distributions(space: SearchSpace) -> dict[str, "optuna.distributions.BaseDistribution"]:
+def _to_distributions(space: SearchSpace) -> dict[str, "optuna.distributions.BaseDistribution"]:
     distributions: dict[str, optuna.distributions.BaseDistribution] = {}
     for name, dimension in space.dimensions.items():
         if isinstance(dimension, Choices):

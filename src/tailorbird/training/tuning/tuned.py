@@ -109,15 +109,17 @@ def write_tuned(path: Path, slot: str, tuned: TunedSettings) -> None:
     for name, section in sorted(sections.items()):
         key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
         parts.append(
-            f"\n[{key}]\narchitecture = {_toml(section.architecture)}\n"
-            f"until = {_toml(section.until)}\n"
+            f"\n[{key}]\narchitecture = {_format_toml(section.architecture)}\n"
+            f"until = {_format_toml(section.until)}\n"
         )
-        parts.append(f"gain = {_toml(section.gain)}\n\n[{key}.settings]\n")
-        parts += [f"{setting} = {_toml(value)}\n" for setting, value in section.settings.items()]
+        parts.append(f"gain = {_format_toml(section.gain)}\n\n[{key}.settings]\n")
+        parts += [
+            f"{setting} = {_format_toml(value)}\n" for setting, value in section.settings.items()
+        ]
     atomic_write(path, "".join(parts).encode())
 
 
-def _toml(value: Value) -> str:
+def _format_toml(value: Value) -> str:
     return json.dumps(value) if isinstance(value, str | bool) else repr(value)
 
 
@@ -143,12 +145,16 @@ def apply_tuned(
     if tuned.architecture == "gbdt":  # `auto` compares nets with trees, so it uses them too
         applies = settings.architecture in ("gbdt", AUTO)
         return (
-            replace(settings, gbdt=_gbdt(settings.gbdt, tuned.settings, where), **provenance)
+            replace(
+                settings,
+                gbdt=_apply_gbdt_settings(settings.gbdt, tuned.settings, where),
+                **provenance,
+            )
             if applies
             else settings
         )
-    others = ("logistic", *own_families())
-    if tuned.architecture not in (*DEEP, *others):
+    other_architectures = ("logistic", *own_families())
+    if tuned.architecture not in (*DEEP, *other_architectures):
         fix = "train without it: tailorbird train --untuned"
         raise ConfigError(
             f"{slot}.architecture: training does not know {tuned.architecture!r}",
@@ -173,9 +179,11 @@ def apply_tuned(
     )
 
 
-def _gbdt(base: GbdtSettings, given: Mapping[str, Any], where: str) -> GbdtSettings:
+def _apply_gbdt_settings(
+    base: GbdtSettings, overrides: Mapping[str, Any], where: str
+) -> GbdtSettings:
     names = {name: type(getattr(base, name)) for name in base.__dataclass_fields__}
-    for name, value in given.items():
+    for name, value in overrides.items():
         if name not in names:
             raise ConfigError(
                 f"trees have no setting {name!r}", where=where, fix=f"use {', '.join(names)}"
@@ -185,7 +193,7 @@ def _gbdt(base: GbdtSettings, given: Mapping[str, Any], where: str) -> GbdtSetti
             raise ConfigError(
                 f"{name}: expected a {names[name].__name__}, got {value!r}", where=where
             )
-    return replace(base, **given)
+    return replace(base, **overrides)
 
 
 def build_tuned(

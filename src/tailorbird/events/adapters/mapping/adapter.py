@@ -23,7 +23,7 @@ from tailorbird.events.adapters.record import NO_RECORD, WRONG_ROW, unread_rows
 from tailorbird.events.tables.columns import column_names, read_columns, read_sample
 from tailorbird.events.tables.files import BATCH_ROWS
 from tailorbird.events.tables.forms import Join, TableForm
-from tailorbird.events.tables.most_said import MostFrequentValues
+from tailorbird.events.tables.most_frequent import MostFrequentValues
 from tailorbird.events.tables.records import is_json
 
 
@@ -73,7 +73,7 @@ def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator
         for batch in read_columns(
             file, required_columns, texts=_texts_of(source), broken=broken, form=form
         ):
-            yield from _batches(file, batch, rows_before, digest, source)
+            yield from _convert_batches(file, batch, rows_before, digest, source)
             rows_before += batch.num_rows
     except pa.ArrowException as error:
         raise InputError(
@@ -107,10 +107,10 @@ def _read_distinct(file: Path, digest: str, source: Source, form: TableForm) -> 
         ) from None
     if rows is not None:
         for start in range(0, rows.num_rows, BATCH_ROWS):
-            yield from _batches(file, rows.slice(start, BATCH_ROWS), start, digest, source)
+            yield from _convert_batches(file, rows.slice(start, BATCH_ROWS), start, digest, source)
 
 
-def _batches(
+def _convert_batches(
     file: Path, rows: pa.RecordBatch, rows_before: int, digest: str, source: Source
 ) -> Iterator[Batch]:
     """Convert rows to batches of events; `done` rows precede them in the file."""

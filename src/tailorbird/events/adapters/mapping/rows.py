@@ -28,14 +28,17 @@ def events_of(batch: pa.RecordBatch, rows_before: int, digest: str, source: Sour
         digest: digest of the file, for the ids of profiles.
     """
     texts = {
-        name: _texts(batch, getattr(source, name))
+        name: _read_texts(batch, getattr(source, name))
         for name in ("user_id", "anonymous_id", "session_id", "item_id", "request_id")
     }
-    ids = _texts(batch, source.event_id)
-    times, arrivals = _times(batch, source.ts, source), _times(batch, source.received_at, source)
-    types = _types(batch, source)
-    contexts = _contexts(batch, source)
-    properties = _properties(batch, source)
+    ids = _read_texts(batch, source.event_id)
+    times, arrivals = (
+        _read_times(batch, source.ts, source),
+        _read_times(batch, source.received_at, source),
+    )
+    types = _read_types(batch, source)
+    contexts = _read_contexts(batch, source)
+    properties = _read_properties(batch, source)
     timeless = source.kind != "events" and source.ts is None
     events = (
         Event(
@@ -93,7 +96,7 @@ def _with_row_offset(event: Event, row: int) -> Event:
     return msgspec.structs.replace(event, ts=event.ts + row) if isinstance(event.ts, int) else event
 
 
-def _texts(batch: pa.RecordBatch, column: str | None) -> Any:
+def _read_texts(batch: pa.RecordBatch, column: str | None) -> Any:
     if column is None:
         return list(repeat(None, batch.num_rows))
     values = batch.column(column)
@@ -105,7 +108,7 @@ def _texts(batch: pa.RecordBatch, column: str | None) -> Any:
     return values.cast(pa.string()).to_pylist()
 
 
-def _types(batch: pa.RecordBatch, source: Source) -> Any:
+def _read_types(batch: pa.RecordBatch, source: Source) -> Any:
     if source.kind != "events":
         return repeat(source.kind.removesuffix("s"), batch.num_rows)
     if isinstance(source.type, str):
@@ -113,11 +116,11 @@ def _types(batch: pa.RecordBatch, source: Source) -> Any:
     values = source.type.values
     return [
         values.get(text) or (text and safe_event_type(text))
-        for text in _texts(batch, source.type.column)
+        for text in _read_texts(batch, source.type.column)
     ]
 
 
-def _times(batch: pa.RecordBatch, name: str | None, source: Source) -> Any:
+def _read_times(batch: pa.RecordBatch, name: str | None, source: Source) -> Any:
     if name is None:
         return repeat(None, batch.num_rows)
     column = batch.column(name)
@@ -136,7 +139,7 @@ def _times(batch: pa.RecordBatch, name: str | None, source: Source) -> Any:
         or pa.types.is_floating(column.type)
         or pa.types.is_decimal(column.type)
     ):
-        return [_microseconds(value, UNITS[source.ts_unit]) for value in column.to_pylist()]
+        return [_to_microseconds(value, UNITS[source.ts_unit]) for value in column.to_pylist()]
     texts = column.cast(pa.string()).to_pylist()
     if source.ts_format:
         parsed = parse_times(column, source.ts_format, source.ts_zone).to_pylist()
@@ -147,7 +150,7 @@ def _times(batch: pa.RecordBatch, name: str | None, source: Source) -> Any:
     return [_time_text(value, UNITS[source.ts_unit], zone) for value in texts]
 
 
-def _microseconds(value: float | Decimal | None, unit: int) -> int | None:
+def _to_microseconds(value: float | Decimal | None, unit: int) -> int | None:
     return None if value is None or not isfinite(value) else int(value * unit)
 
 
@@ -159,18 +162,18 @@ def _time_text(text: str | None, unit: int, zone: ZoneInfo) -> int | str | None:
     if text is None:
         return None
     try:
-        return _microseconds(Decimal(text), unit)
+        return _to_microseconds(Decimal(text), unit)
     except InvalidOperation:
         pass
     moment = parse_iso_time(text, zone)
     return text if moment is None else moment.isoformat()
 
 
-def _contexts(batch: pa.RecordBatch, source: Source) -> Any:
+def _read_contexts(batch: pa.RecordBatch, source: Source) -> Any:
     if not source.context:
         return repeat(None, batch.num_rows)
     columns = [
-        batch.column(column).to_pylist() if name == "utc_offset_min" else _texts(batch, column)
+        batch.column(column).to_pylist() if name == "utc_offset_min" else _read_texts(batch, column)
         for name, column in source.context.items()
     ]
     return [
@@ -178,12 +181,13 @@ def _contexts(batch: pa.RecordBatch, source: Source) -> Any:
     ]
 
 
-def _properties(batch: pa.RecordBatch, source: Source) -> Any:
+def _read_properties(batch: pa.RecordBatch, source: Source) -> Any:
     if not source.properties:
         return repeat(None, batch.num_rows)
     names = list(source.properties)
     columns = [
-        _values(batch, column, number=name in NUMBERS) for name, column in source.properties.items()
+        _read_values(batch, column, number=name in NUMBERS)
+        for name, column in source.properties.items()
     ]
     return [
         {
@@ -196,7 +200,7 @@ def _properties(batch: pa.RecordBatch, source: Source) -> Any:
     ]
 
 
-def _values(batch: pa.RecordBatch, column: str, *, number: bool = False) -> list[Any]:
+def _read_values(batch: pa.RecordBatch, column: str, *, number: bool = False) -> list[Any]:
     """Return a column's values.
 
     A column that has to hold a `number` is converted value by value, so that an odd one does not
@@ -204,10 +208,14 @@ def _values(batch: pa.RecordBatch, column: str, *, number: bool = False) -> list
     """
     values = batch.column(column).to_pylist()
     kind = prevailing_type(batch.schema.field(column))
-    return [_number(value) for value in values] if number or kind in ("int64", "double") else values
+    return (
+        [_parse_number(value) for value in values]
+        if number or kind in ("int64", "double")
+        else values
+    )
 
 
-def _number(text: Any) -> Any:
+def _parse_number(text: Any) -> Any:
     """Convert text to a number if it holds one; leave anything else for the contract to judge."""
     if not isinstance(text, str):
         return text

@@ -24,7 +24,7 @@ from tailorbird.features.layout.layout import LastEvents, Profile, Source, Step
 from tailorbird.features.offline.asof_runs import RunEvents
 from tailorbird.features.offline.bulk import RaggedSequence
 from tailorbird.features.offline.events.ragged import Ragged
-from tailorbird.features.offline.hashing import hashes, identities
+from tailorbird.features.offline.hashing import hash_texts, identify_texts
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
@@ -50,9 +50,9 @@ _PROFILE_COLUMNS = (
 class PastFrame(Frame):
     """A frame that uses identities as keys of text entities, since keys only group."""
 
-    def __init__(self, events: pa.Table, start: int) -> None:
-        super().__init__(events, hashes)
-        self._start = start
+    def __init__(self, events: pa.Table, seed: int) -> None:
+        super().__init__(events, hash_texts)
+        self._seed = seed
         self._identities: dict[str, Keys] = {}
         # Entities are computed concurrently, and each column is computed once.
         self.lock = RLock()
@@ -79,22 +79,22 @@ class PastFrame(Frame):
         with self.lock:
             if name not in self._identities:
                 self._identities[name] = self.text_column(
-                    name, partial(identities, start=self._start)
+                    name, partial(identify_texts, seed=self._seed)
                 )
             return self._identities[name]
 
     def profile_keys(self, ids: pa.ChunkedArray) -> Keys:
-        return identities(ids, start=self._start)
+        return identify_texts(ids, seed=self._seed)
 
 
 class Frames:
     """The events, with cached extracts."""
 
-    def __init__(self, events: pa.Table, start: int | None = None) -> None:
-        """Prepare a frame; frames with the same `start` have the same identities."""
+    def __init__(self, events: pa.Table, seed: int | None = None) -> None:
+        """Prepare a frame; frames with the same `seed` have the same identities."""
         self.events = events
-        self.start = secrets.randbits(64) if start is None else start
-        self.frame = PastFrame(events, self.start)
+        self.seed = secrets.randbits(64) if seed is None else seed
+        self.frame = PastFrame(events, self.seed)
         self._extracts: dict[Source, Extract] = {}
         self._profiles: dict[Profile, ProfileExtract] = {}
 
@@ -111,7 +111,7 @@ class Frames:
             is_profile = pa.array(
                 np.array([name == profile.type for name in type_names], np.bool_)[codes]
             )
-            frame = PastFrame(self.events.select(columns).filter(is_profile), self.start)
+            frame = PastFrame(self.events.select(columns).filter(is_profile), self.seed)
             self._profiles[profile] = extract_profiles(profile.type, profile.attributes, frame)
         return self._profiles[profile]
 
@@ -119,10 +119,10 @@ class Frames:
         """Return tie-breaking ids. Hashing is expensive, so only rows with ties are hashed."""
         event = self.frame.event(rows)
         unique, inverse = np.unique(event, return_inverse=True)
-        tied_events = Frame(self.events.take(pa.array(unique)), hashes)
-        first = tied_events.id[tied_events.index == 0]
+        tied_events = Frame(self.events.take(pa.array(unique)), hash_texts)
+        id_of_event = tied_events.id[tied_events.index == 0]
         with np.errstate(over="ignore"):
-            return first[inverse] + self.frame.index[rows].astype(np.uint64)
+            return id_of_event[inverse] + self.frame.index[rows].astype(np.uint64)
 
 
 def has_text_keys(entity: Entity) -> bool:
@@ -159,7 +159,7 @@ class ChunkRuns:
         """Return the runs of requests at t (m,) with session identities (m,), 0 if none."""
         frame, rows = self.frame, self.rows
         item, type, session = frame.text("item"), frame.text("type"), frame.identity("session")
-        value = frame.bits(sequence.of[0]).view(np.uint64) if sequence.of else item
+        run_values = frame.bits(sequence.of[0]).view(np.uint64) if sequence.of else item
         return Runs(
             self.run.offsets,
             frame.ts[rows],
@@ -168,5 +168,5 @@ class ChunkRuns:
             session[rows],
             t,
             request_session,
-            value[rows],
+            run_values[rows],
         )

@@ -23,7 +23,7 @@ class Ragged:
     events: Intps
 
 
-def ragged(start: Intps, stop: Intps) -> tuple[Intps, Int64s]:
+def concatenate_ranges(start: Intps, stop: Intps) -> tuple[Intps, Int64s]:
     """Return the concatenated positions of all ranges [start, stop), and the offsets (q + 1,) of
     each.
     """
@@ -33,7 +33,7 @@ def ragged(start: Intps, stop: Intps) -> tuple[Intps, Int64s]:
     return picks, offsets
 
 
-def chunked(rows: Intps, width: int) -> Iterator[Intps]:
+def split_chunks(rows: Intps, width: int) -> Iterator[Intps]:
     size = max(1, _RAGGED_MAX // width)
-    for at in range(0, len(rows), size):
-        yield rows[at : at + size]
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

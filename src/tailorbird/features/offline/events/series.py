@@ -5,7 +5,13 @@ from functools import cached_property
 import numpy as np
 
 from tailorbird.features.offline.asof import Moments, Timeline
-from tailorbird.features.offline.events.ragged import Int64s, Intps, Ragged, chunked, ragged
+from tailorbird.features.offline.events.ragged import (
+    Int64s,
+    Intps,
+    Ragged,
+    concatenate_ranges,
+    split_chunks,
+)
 from tailorbird.features.offline.kernels import runs
 from tailorbird.features.offline.kernels import windows as kernels
 
@@ -37,7 +43,7 @@ class Series:
         newest, is_deferred = np.empty(len(moments), np.intp), np.zeros(len(moments), np.bool_)
         of_moments = (moments.order, floor, moments.stop.edge, moments.p)
         kernels.run_parallel(
-            runs.newest,
+            runs.write_newest,
             len(moments),
             *of_moments,
             self.before,
@@ -76,7 +82,7 @@ class Series:
             stop[slow] = start[slow] + sizes
             pools.append(pool)
         start, stop = moments.to_input_order(start), moments.to_input_order(stop)
-        picks, offsets = ragged(start, stop)
+        picks, offsets = concatenate_ranges(start, stop)
         return offsets, np.concatenate(pools)[picks]
 
     def _newest_indices(self, stop: Intps, bound: Int64s) -> Intps:
@@ -140,9 +146,9 @@ class Series:
         pending = np.arange(len(stop))
         while len(pending):
             unfinished = []
-            for chunk in chunked(pending, reach):
+            for chunk in split_chunks(pending, reach):
                 start = np.maximum(stop[chunk] - reach, floor[chunk])
-                picks, offsets = ragged(start, stop[chunk])
+                picks, offsets = concatenate_ranges(start, stop[chunk])
                 owner = np.repeat(np.arange(len(chunk)), np.diff(offsets))
                 is_routed = self._p[picks] <= bound[chunk][owner]
                 picks, owner = picks[is_routed], owner[is_routed]

@@ -57,7 +57,7 @@ def decayed_sums(
     ring = np.zeros(slots)
     newest = filled = np.int64(0)
     ring_group = np.int64(-1)
-    at = stop = np.int64(0)
+    position = stop = np.int64(0)
     last_group = np.int64(-1)
     for moment in range(low, high):
         own_group, time, bound, row = group[moment], t[moment], p[moment], order[moment]
@@ -65,14 +65,14 @@ def decayed_sums(
         total = 0.0
         if start < end:
             if own_group != last_group:
-                last_group, at, stop = own_group, start, start
+                last_group, position, stop = own_group, start, start
             tile = tile_of(time, hop, per_hop)
             stop = advance(times, stop, end, time)
-            at = advance(times, at, end, (tile - tiles) * hop)
-            slow = stop > at and running_p[stop - 1] > bound
-            if stop - at <= (limit if slow else few):
+            position = advance(times, position, end, (tile - tiles) * hop)
+            slow = stop > position and running_p[stop - 1] > bound
+            if stop - position <= (limit if slow else few):
                 units, age, tile_end = np.int64(0), np.int64(-1), np.int64(0)
-                for event in range(at, stop):
+                for event in range(position, stop):
                     if slow and event_p[event] > bound:
                         continue
                     if age < 0 or times[event] >= tile_end:
@@ -88,7 +88,7 @@ def decayed_sums(
             else:
                 # A moment reuses the tiles of the previous one and adds those since.
                 if own_group != ring_group or tile - newest > tiles:
-                    ring_group, newest, filled = own_group, tile - tiles - 1, at
+                    ring_group, newest, filled = own_group, tile - tiles - 1, position
                 while newest < tile - 1:
                     newest += 1
                     edge = advance(times, filled, end, (newest + 1) * hop)
@@ -101,7 +101,7 @@ def decayed_sums(
 
 
 @compiled
-def largest(flat: Int64s, levels: Int64s, low: int, high: int) -> np.int64:
+def find_largest(flat: Int64s, levels: Int64s, low: int, high: int) -> np.int64:
     """Return the largest value of the positions [low, high) in a tree of maxima, 0 for none."""
     best = np.int64(0)
     level = 0
@@ -120,28 +120,28 @@ def largest(flat: Int64s, levels: Int64s, low: int, high: int) -> np.int64:
 
 
 @compiled
-def peaks(
+def write_peaks(
     low: int,
     high: int,
     order: Intps,
     begin: Intps,
     edge: Intps,
-    first: Intps,
+    first_in_flight: Intps,
     p: Int64s,
     event_p: Int64s,
     flat: Int64s,
     levels: Int64s,
     out: Int64s,
 ) -> None:
-    """Write the largest value of the known events of [begin, edge); `first` is the first one in
+    """Write the largest value of the known events of [begin, edge); `first_in_flight` is the first one in
     flight.
     """
     for moment in range(low, high):
         start, stop, bound = begin[moment], edge[moment], p[moment]
-        settled_stop = max(first[moment], start)
-        best = largest(flat, levels, start, min(settled_stop, stop))
+        settled_stop = max(first_in_flight[moment], start)
+        best = find_largest(flat, levels, start, min(settled_stop, stop))
         # Scan only if any of the others, known or not, is larger.
-        if settled_stop < stop and largest(flat, levels, settled_stop, stop) > best:
+        if settled_stop < stop and find_largest(flat, levels, settled_stop, stop) > best:
             for event in range(settled_stop, stop):
                 if event_p[event] <= bound:
                     best = max(best, flat[event])
@@ -149,13 +149,13 @@ def peaks(
 
 
 @compiled
-def unions(
+def write_unions(
     low: int,
     high: int,
     order: Intps,
     begin: Intps,
     edge: Intps,
-    first: Intps,
+    first_in_flight: Intps,
     p: Int64s,
     event_p: Int64s,
     register: Registers,
@@ -175,7 +175,7 @@ def unions(
     empty_weight = np.int64(registers) << rank_max
     for moment in range(low, high):
         start, stop, bound, row = begin[moment], edge[moment], p[moment], order[moment]
-        settled_stop = min(max(first[moment], start), stop)
+        settled_stop = min(max(first_in_flight[moment], start), stop)
         if stop - start <= _SCAN_MAX:
             empty_registers, sum_ = np.int64(registers), empty_weight
             for event in range(start, stop):

@@ -44,16 +44,18 @@ class KeyNumbering:
         self._keys = keys
         self.numbers: Int32s = np.empty(len(keys), np.int32)
         bits, count, row = 12, 0, 0
-        first = np.empty(1 << 11, np.int64)
+        first_keys = np.empty(1 << 11, np.int64)
         slots = np.zeros((1 << bits, 2), np.uint64)
         while row < len(keys):
-            row, count = _number_keys(keys, slots, first, self.numbers, row, count)
+            row, count = _number_keys(keys, slots, first_keys, self.numbers, row, count)
             if row < len(keys):
                 bits += 2 if bits < 16 else 1
-                first = np.concatenate((first, np.empty((1 << (bits - 1)) - len(first), np.int64)))
+                first_keys = np.concatenate(
+                    (first_keys, np.empty((1 << (bits - 1)) - len(first_keys), np.int64))
+                )
                 slots = np.zeros((1 << bits, 2), np.uint64)
-                _fill_slots(keys, slots, first, count)
-        self._slots, self.count, self.first = slots, int(count), first[:count].copy()
+                _fill_slots(keys, slots, first_keys, count)
+        self._slots, self.count, self.first = slots, int(count), first_keys[:count].copy()
 
     def lookup(self, keys: Keys) -> Int32s:
         """Return the number of each key, or `count` for an unknown one."""
@@ -76,7 +78,7 @@ def _find_slot(key: np.uint64, slots: Slots) -> np.int64:
 
 @compiled
 def _number_keys(
-    keys: Keys, slots: Slots, first: Int64s, numbers: Int32s, row: int, count: int
+    keys: Keys, slots: Slots, first_keys: Int64s, numbers: Int32s, row: int, count: int
 ) -> tuple[int, int]:
     """Number the keys from `row` on, until the slots run out.
 
@@ -85,9 +87,9 @@ def _number_keys(
     while row < len(keys):
         slot = _find_slot(keys[row], slots)
         if slots[slot, 1] == 0:
-            if count == len(first):
+            if count == len(first_keys):
                 break
-            first[count] = row
+            first_keys[count] = row
             count += 1
             slots[slot, 0] = keys[row]
             slots[slot, 1] = np.uint64(count)
@@ -97,9 +99,9 @@ def _number_keys(
 
 
 @compiled
-def _fill_slots(keys: Keys, slots: Slots, first: Int64s, count: int) -> None:
+def _fill_slots(keys: Keys, slots: Slots, first_keys: Int64s, count: int) -> None:
     for number in range(count):
-        key = keys[first[number]]
+        key = keys[first_keys[number]]
         slot = _find_slot(key, slots)
         slots[slot, 0] = key
         slots[slot, 1] = np.uint64(number + 1)
@@ -135,7 +137,16 @@ def group_entries(
     )
     cuts = share_bounds(starts)
     run_parallel(
-        _scatter, groups, group, starts[:-1].copy(), times, p, order, times_of, p_of, bounds=cuts
+        _scatter_entries,
+        groups,
+        group,
+        starts[:-1].copy(),
+        times,
+        p,
+        order,
+        times_of,
+        p_of,
+        bounds=cuts,
     )
     run_parallel(_sort_groups, groups, starts, order, times_of, p_of, bounds=cuts)
     return starts, order, times_of, p_of
@@ -157,7 +168,7 @@ def _grouped_by_buckets(
     bounds = np.append(next_slots[0], size)
     bucketed = np.empty((size, 3), np.int64)
     run_parallel(
-        _distribute,
+        _fill_buckets,
         len(group),
         group,
         groups,
@@ -202,7 +213,7 @@ def _count_buckets(
 
 
 @compiled
-def _distribute(
+def _fill_buckets(
     low: int,
     high: int,
     group: Int32s,
@@ -221,11 +232,11 @@ def _distribute(
     for row in range(low, high):
         own_group = np.int64(group[row])
         if own_group < groups:
-            at = own_slots[own_group >> shift]
-            own_slots[own_group >> shift] = at + 1
-            bucketed[at, 0] = own_group << 32 | row
-            bucketed[at, 1] = times[row]
-            bucketed[at, 2] = p[row]
+            slot = own_slots[own_group >> shift]
+            own_slots[own_group >> shift] = slot + 1
+            bucketed[slot, 0] = own_group << 32 | row
+            bucketed[slot, 1] = times[row]
+            bucketed[slot, 2] = p[row]
 
 
 @compiled
@@ -244,25 +255,25 @@ def _sort_buckets(
     """Sort the entries of some buckets by (group, time)."""
     next_slots = np.empty(1 << shift, np.int64)
     for bucket in range(low, high):
-        first, start, stop = bucket << shift, bounds[bucket], bounds[bucket + 1]
-        stop_group = min(first + (1 << shift), groups)
+        first_group, start, stop = bucket << shift, bounds[bucket], bounds[bucket + 1]
+        stop_group = min(first_group + (1 << shift), groups)
         next_slots[:] = 0
         for entry in range(start, stop):
-            next_slots[(bucketed[entry, 0] >> 32) - first] += 1
-        at = start
-        for group in range(first, stop_group):
-            starts[group] = at
-            at += next_slots[group - first]
-            next_slots[group - first] = starts[group]
+            next_slots[(bucketed[entry, 0] >> 32) - first_group] += 1
+        position = start
+        for group in range(first_group, stop_group):
+            starts[group] = position
+            position += next_slots[group - first_group]
+            next_slots[group - first_group] = starts[group]
         starts[stop_group] = stop
         for entry in range(start, stop):
-            group = (bucketed[entry, 0] >> 32) - first
+            group = (bucketed[entry, 0] >> 32) - first_group
             to = next_slots[group]
             next_slots[group] = to + 1
             order[to] = bucketed[entry, 0] & 0xFFFFFFFF
             times_of[to] = bucketed[entry, 1]
             p_of[to] = bucketed[entry, 2]
-        _sort_groups(first, stop_group, starts, order, times_of, p_of)
+        _sort_groups(first_group, stop_group, starts, order, times_of, p_of)
 
 
 @compiled
@@ -272,7 +283,7 @@ def _count(group: Int32s, counts: Int64s) -> None:
 
 
 @compiled
-def _scatter(
+def _scatter_entries(
     low: int,
     high: int,
     group: Int32s,
@@ -286,11 +297,11 @@ def _scatter(
     for row in range(len(group)):
         own_group = group[row]
         if low <= own_group < high:
-            at = next_slots[own_group]
-            next_slots[own_group] = at + 1
-            order[at] = row
-            times_of[at] = times[row]
-            p_of[at] = p[row]
+            slot = next_slots[own_group]
+            next_slots[own_group] = slot + 1
+            order[slot] = row
+            times_of[slot] = times[row]
+            p_of[slot] = p[row]
 
 
 @compiled
@@ -301,16 +312,16 @@ def _sort_groups(
     for group in range(low, high):
         start, stop = starts[group], starts[group + 1]
         unsorted = False
-        for at in range(start + 1, stop):
-            if times[at] < times[at - 1]:
+        for index in range(start + 1, stop):
+            if times[index] < times[index - 1]:
                 unsorted = True
                 break
         if not unsorted:
             continue
         if stop - start <= 32:
-            for at in range(start + 1, stop):
-                time, row, position = times[at], order[at], p[at]
-                to = at
+            for index in range(start + 1, stop):
+                time, row, position = times[index], order[index], p[index]
+                to = index
                 while to > start and times[to - 1] > time:
                     times[to], order[to], p[to] = times[to - 1], order[to - 1], p[to - 1]
                     to -= 1

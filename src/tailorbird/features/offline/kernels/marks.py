@@ -33,8 +33,8 @@ def mark(rows: Intps, bit: np.uint16, marks: Marks) -> None:
 
 @compiled
 def gather_marks(low: int, high: int, marks: Marks, order: Intps, out: Marks) -> None:
-    for at in range(low, high):
-        out[at] = marks[order[at]]
+    for position in range(low, high):
+        out[position] = marks[order[position]]
 
 
 @compiled
@@ -98,16 +98,16 @@ def registers_of(
     """Write `sketch.places` of the chosen events, in timeline order; rank 0 for
     others.
     """
-    for at in range(low, high):
-        row = order[at]
+    for position in range(low, high):
+        row = order[position]
         if not chosen[row]:
-            register[at] = rank[at] = 0
+            register[position] = rank[position] = 0
             continue
-        register[at] = hashes[row] >> np.uint64(64 - precision)
+        register[position] = hashes[row] >> np.uint64(64 - precision)
         # A sketch uses 53 of the remaining bits.
-        rest = (hashes[row] << np.uint64(precision)) >> np.uint64(11)
+        remaining_bits = (hashes[row] << np.uint64(precision)) >> np.uint64(11)
         rank_, bit = 1, np.uint64(1) << np.uint64(52)
-        while rank_ < rank_max and rest & bit == 0:
+        while rank_ < rank_max and remaining_bits & bit == 0:
             rank_ += 1
             bit >>= np.uint64(1)
-        rank[at] = rank_
+        rank[position] = rank_

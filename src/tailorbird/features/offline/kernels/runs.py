@@ -45,7 +45,7 @@ def walk(
 
 
 @compiled
-def newest(
+def write_newest(
     low: int,
     high: int,
     order: Intps,
@@ -179,7 +179,7 @@ def run_columns(
             current += 1
         for step in range(len(operation)):
             if operation[step] == GAP:
-                out[row, step] = _gap(times, run, count)
+                out[row, step] = _measure_gap(times, run, count)
             else:
                 out[row, step] = _session_measure(
                     operation[step],
@@ -194,7 +194,7 @@ def run_columns(
 
 
 @compiled
-def _gap(times: Int64s, run: Intps, count: int) -> float:
+def _measure_gap(times: Int64s, run: Intps, count: int) -> float:
     different = min(count, 1)
     for back in range(1, count):
         different += times[run[back]] != times[run[back - 1]]

@@ -50,12 +50,12 @@ def run_parallel(
     if len(spans) < 2:
         return [loop(low, high, *arguments) for low, high in spans]
     # The caller's thread takes a share too: starting a thread costs more than a short loop.
-    futures = [_pool(os.getpid()).submit(loop, *span, *arguments) for span in spans[1:]]
+    futures = [_get_thread_pool(os.getpid()).submit(loop, *span, *arguments) for span in spans[1:]]
     return [loop(*spans[0], *arguments), *(future.result() for future in futures)]
 
 
 @lru_cache(maxsize=1)
-def _pool(process: int) -> ThreadPoolExecutor:
+def _get_thread_pool(process: int) -> ThreadPoolExecutor:
     """Return this process's threads for loops that never block, so that they cannot wait for each
     other.
     """
@@ -83,9 +83,9 @@ def find_ties(starts: Int64s, times: Int64s) -> Bools:
     """Return for each position whether another one of the group has its time."""
     is_tied = np.zeros(len(times), np.bool_)
     for group in range(len(starts) - 1):
-        for at in range(starts[group] + 1, starts[group + 1]):
-            if times[at - 1] == times[at]:
-                is_tied[at - 1] = is_tied[at] = True
+        for position in range(starts[group] + 1, starts[group + 1]):
+            if times[position - 1] == times[position]:
+                is_tied[position - 1] = is_tied[position] = True
     return is_tied
 
 
@@ -94,35 +94,35 @@ def running_maximum(low: int, high: int, starts: Int64s, p: Int64s, running_p: I
     """Write for each position the largest p of its group so far."""
     for group in range(low, high):
         largest = np.int64(-(2**63))
-        for at in range(starts[group], starts[group + 1]):
-            largest = max(largest, p[at])
-            running_p[at] = largest
+        for position in range(starts[group], starts[group + 1]):
+            largest = max(largest, p[position])
+            running_p[position] = largest
 
 
 @compiled
 def gather(low: int, high: int, values: Int64s, order: Intps, out: Int64s) -> None:
-    for at in range(low, high):
-        out[at] = values[order[at]]
+    for position in range(low, high):
+        out[position] = values[order[position]]
 
 
 @compiled
 def count_before(positions: Intps, before: Intps) -> None:
     """Write how many of the ascending positions are less than each position."""
-    count, at = len(positions), 0
+    count, index = len(positions), 0
     for position in range(len(before)):
-        while at < count and positions[at] < position:
-            at += 1
-        before[position] = at
+        while index < count and positions[index] < position:
+            index += 1
+        before[position] = index
 
 
 @compiled
-def accumulate(sums: Int64s) -> None:
-    for at in range(1, len(sums)):
-        sums[at] += sums[at - 1]
+def accumulate_sums(sums: Int64s) -> None:
+    for index in range(1, len(sums)):
+        sums[index] += sums[index - 1]
 
 
 @compiled
-def advance(times: Int64s, at: int, stop: int, time: int) -> int:
+def advance(times: Int64s, position: int, stop: int, time: int) -> int:
     """Return the first position in [at, stop] whose time is not before `time`.
 
     Searches by single steps, then by doubling steps, then by bisection.
@@ -130,21 +130,21 @@ def advance(times: Int64s, at: int, stop: int, time: int) -> int:
     for _ in range(
         4
     ):  # The target is mostly near, and an unpredictable branch costs more than a step.
-        if at == stop or times[at] >= time:
-            return at
-        at += 1
+        if position == stop or times[position] >= time:
+            return position
+        position += 1
     step = 1
-    while at + step <= stop and times[at + step - 1] < time:
-        at += step
+    while position + step <= stop and times[position + step - 1] < time:
+        position += step
         step *= 2
-    high = min(at + step - 1, stop)
-    while at < high:
-        middle = (at + high) >> 1
+    high = min(position + step - 1, stop)
+    while position < high:
+        middle = (position + high) >> 1
         if times[middle] < time:
-            at = middle + 1
+            position = middle + 1
         else:
             high = middle
-    return at
+    return position
 
 
 @compiled
@@ -176,7 +176,7 @@ def first_above(values: Int64s, low: int, high: int, bound: int) -> int:
 
 
 @compiled
-def edges(
+def write_edges(
     low: int, high: int, group: Int32s, cutoffs: Int64s, starts: Int64s, times: Int64s, out: Intps
 ) -> None:
     """Write the first position of the group that is not before a cutoff, moments in order of
@@ -184,14 +184,14 @@ def edges(
 
     Fast where the cutoffs increase as well.
     """
-    last_group, last_time, at = -1, 0, 0
+    last_group, last_time, position = -1, 0, 0
     for moment in range(low, high):
         own_group, time = group[moment], cutoffs[moment]
         if own_group != last_group or time < last_time:
-            at = starts[own_group]
+            position = starts[own_group]
         last_group, last_time = own_group, time
-        at = advance(times, at, starts[own_group + 1], time)
-        out[moment] = at
+        position = advance(times, position, starts[own_group + 1], time)
+        out[moment] = position
 
 
 @compiled
@@ -206,27 +206,33 @@ def window_edges(
     length: int,
     out: Intps,
 ) -> None:
-    """Write the `edges` of t // hop · hop − length."""
-    last_group, last_time, at = -1, 0, 0
+    """Write the `write_edges` of t // hop · hop − length."""
+    last_group, last_time, position = -1, 0, 0
     for moment in range(low, high):
         own_group, time = group[moment], t[moment] // hop * hop - length
         if own_group != last_group or time < last_time:
-            at = starts[own_group]
+            position = starts[own_group]
         last_group, last_time = own_group, time
-        at = advance(times, at, starts[own_group + 1], time)
-        out[moment] = at
+        position = advance(times, position, starts[own_group + 1], time)
+        out[moment] = position
 
 
 @compiled
 def in_flight(
-    low: int, high: int, start: Int64s, edge: Intps, p: Int64s, running_p: Int64s, first: Intps
+    low: int,
+    high: int,
+    start: Int64s,
+    edge: Intps,
+    p: Int64s,
+    running_p: Int64s,
+    first_in_flight: Intps,
 ) -> None:
     """Write the first position before the edge that was not known at p, or the edge itself."""
     for moment in range(low, high):
         stop = edge[moment]
         if stop > start[moment] and running_p[stop - 1] > p[moment]:
             stop = first_above(running_p, start[moment], stop, p[moment])
-        first[moment] = stop
+        first_in_flight[moment] = stop
 
 
 @compiled
@@ -256,7 +262,7 @@ def window_sums(
     """
     windows = len(hop)
     per_hop = 1.0 / hop
-    at = np.zeros(windows, np.int64)
+    positions = np.zeros(windows, np.int64)
     stop = last_group = np.int64(-1)
     for moment in range(low, high):
         own_group, time, bound, row = group[moment], t[moment], p[moment], order[moment]
@@ -268,29 +274,31 @@ def window_sums(
         if own_group != last_group:
             last_group, stop = own_group, start
             for window in range(windows):
-                at[window] = start
+                positions[window] = start
         stop = advance(times, stop, end, time)
         for window in range(windows):
             since = tile_of(time, hop[window], per_hop[window]) * hop[window] - length[window]
-            at[window] = advance(times, at[window], end, since)
+            positions[window] = advance(times, positions[window], end, since)
         if stop == start or running_p[stop - 1] <= bound:
             for window in range(windows):
                 prefix = prefix_of[window]
-                sums[row, window] = prefixes[prefix, stop] - prefixes[prefix, at[window]]
+                sums[row, window] = prefixes[prefix, stop] - prefixes[prefix, positions[window]]
             continue
-        first = first_above(running_p, start, stop, bound)
-        if stop - first > limit:
+        first_in_flight = first_above(running_p, start, stop, bound)
+        if stop - first_in_flight > limit:
             is_deferred[row] = True
             continue
         for window in range(windows):
             prefix = prefix_of[window]
             sums[row, window] = (
-                prefixes[prefix, first] - prefixes[prefix, at[window]] if at[window] < first else 0
+                prefixes[prefix, first_in_flight] - prefixes[prefix, positions[window]]
+                if positions[window] < first_in_flight
+                else 0
             )
-        for event in range(first, stop):
+        for event in range(first_in_flight, stop):
             if event_p[event] <= bound:
                 for window in range(windows):
-                    if event >= at[window]:
+                    if event >= positions[window]:
                         sums[row, window] += (
                             prefixes[prefix_of[window], event + 1]
                             - prefixes[prefix_of[window], event]

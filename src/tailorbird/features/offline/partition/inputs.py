@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from tailorbird.features.event_columns.fields import floats
+from tailorbird.features.event_columns.fields import to_floats
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.offline.backfill import subset
 from tailorbird.features.offline.bulk import BackfilledRows, Requests
-from tailorbird.features.offline.hashing import identities
+from tailorbird.features.offline.hashing import identify_texts
 from tailorbird.features.offline.parts import Manifest
 from tailorbird.features.offline.spill import IDENTITY_SEED
 
@@ -64,8 +64,10 @@ def to_tables(events: Events, columns: Sequence[str]) -> Iterator[pa.Table]:
 def make_manifest(requests: Requests, events: Events, version: str, rows_max: int) -> Manifest:
     rows = len(requests.row_request)
     size = max(1, min(1 << 20, rows_max))
-    first = requests.row_request[np.arange(size, rows, size)] if rows else np.zeros(0, np.intp)
-    cuts = np.unique(np.concatenate(([0], first, [len(requests.t)]))).astype(np.int64)
+    first_requests = (
+        requests.row_request[np.arange(size, rows, size)] if rows else np.zeros(0, np.intp)
+    )
+    cuts = np.unique(np.concatenate(([0], first_requests, [len(requests.t)]))).astype(np.int64)
     row_cuts = np.searchsorted(requests.row_request, cuts)
     events_name = version or (
         "\n".join(sorted(events.files)) if isinstance(events, ds.FileSystemDataset) else ""
@@ -88,9 +90,9 @@ def _request_bytes(requests: Requests) -> Iterator[bytes]:
             array = value if isinstance(value, pa.Array | pa.ChunkedArray) else pa.array(value)
             numbers = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
             yield (
-                floats(pa.chunked_array(array))
+                to_floats(pa.chunked_array(array))
                 if numbers
-                else identities(array, start=IDENTITY_SEED)
+                else identify_texts(array, seed=IDENTITY_SEED)
             ).tobytes()
 
 

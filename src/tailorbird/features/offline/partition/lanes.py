@@ -12,13 +12,13 @@ from tailorbird.events.contract.schema import ROUTED
 from tailorbird.features.arithmetic.runs import OF_RUN
 from tailorbird.features.declare.declarations import Entity
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.layout.layout import Spot, Step
+from tailorbird.features.layout.layout import RecordLane, Step
 from tailorbird.features.offline.backfill import event_columns
 from tailorbird.features.offline.bulk import Requests
 from tailorbird.features.offline.compaction import CompactedHistory
 from tailorbird.features.offline.events.frames import Frames, has_text_keys
-from tailorbird.features.offline.events.ragged import ragged
-from tailorbird.features.offline.hashing import hashes, identities
+from tailorbird.features.offline.events.ragged import concatenate_ranges
+from tailorbird.features.offline.hashing import hash_texts, identify_texts
 from tailorbird.features.offline.lanes import PastLanes, is_by_row
 from tailorbird.features.offline.partition.inputs import row_bytes
 from tailorbird.features.offline.spill import IDENTITY_SEED, Partition, Spill, assign_buckets
@@ -50,7 +50,8 @@ def compute_partition(plan: BackfillPlan, spill: Spill, number: int, partition: 
     bytes_max = plan.memory_bytes // (2 * EVENT_FACTOR)
     shards = spill.plan_shards(partition.field, bytes_max)
     earlier_lanes = {
-        spot: _read_lane(plan, spill, spot) for spot in _foreign_spots(features, partition)
+        record_lane: _read_lane(plan, spill, record_lane)
+        for record_lane in _foreign_lanes(features, partition)
     }
     bucket = _assign_buckets(plan, earlier_lanes, partition)
     empty = ROUTED.empty_table().select(plan.columns())
@@ -83,7 +84,7 @@ def _compute_by_time(
     partition: Partition,
     bucket: int,
     own_rows: Intps,
-    earlier_lanes: Mapping[Spot, npt.NDArray],
+    earlier_lanes: Mapping[RecordLane, npt.NDArray],
 ) -> None:
     """Compute the lanes of a bucket larger than memory: events and requests in order of time."""
     if spill.is_done(name) or not len(own_rows):
@@ -104,7 +105,7 @@ def _compute_by_time(
     for number in range(len(cuts) + 1):
         frames = Frames(spill.read_stretch(number, compacted.events), start)
         stretch_rows = own_rows[stretch == number]
-        for piece, first in enumerate(range(0, len(stretch_rows), rows_max)):
+        for piece, first_row in enumerate(range(0, len(stretch_rows), rows_max)):
             piece_name = f"{name}-{number}-{piece}"
             if not spill.is_done(piece_name):
                 _write_piece(
@@ -112,7 +113,7 @@ def _compute_by_time(
                     spill,
                     partition,
                     frames,
-                    stretch_rows[first : first + rows_max],
+                    stretch_rows[first_row : first_row + rows_max],
                     piece_name,
                     earlier_lanes,
                     compacted,
@@ -130,7 +131,7 @@ def _partition_keys(
     plan: BackfillPlan,
     partition: Partition,
     own_rows: Intps,
-    earlier_lanes: Mapping[Spot, npt.NDArray],
+    earlier_lanes: Mapping[RecordLane, npt.NDArray],
     start: int,
 ) -> dict[int, npt.NDArray]:
     """Return the requested keys of each entity of a partition."""
@@ -150,8 +151,8 @@ def _select_requests(
     plan: BackfillPlan,
     partition: Partition,
     own_rows: Intps,
-    earlier_lanes: Mapping[Spot, npt.NDArray],
-) -> tuple[Intps, Intps, dict[Spot, npt.NDArray]]:
+    earlier_lanes: Mapping[RecordLane, npt.NDArray],
+) -> tuple[Intps, Intps, dict[RecordLane, npt.NDArray]]:
     """Return requests and rows of some requests or rows, with their lanes that were computed
     earlier.
     """
@@ -159,52 +160,54 @@ def _select_requests(
     if partition.is_by_row:
         rows, request_rows = own_rows, np.unique(requests.row_request[own_rows])
     else:
-        first, last = (
+        first_request, last_request = (
             np.searchsorted(requests.row_request, own_rows),
             np.searchsorted(requests.row_request, own_rows, side="right"),
         )
-        rows, request_rows = ragged(first, last)[0], own_rows
+        rows, request_rows = concatenate_ranges(first_request, last_request)[0], own_rows
     by_row = [is_by_row(entity) for entity in plan.features.layout.entities]
     return (
         request_rows,
         rows,
         {
-            spot: values[rows if by_row[spot.entity] else request_rows]
-            for spot, values in earlier_lanes.items()
+            record_lane: values[rows if by_row[record_lane.entity] else request_rows]
+            for record_lane, values in earlier_lanes.items()
         },
     )
 
 
-def _foreign_spots(features: FeatureSet, partition: Partition) -> set[Spot]:
+def _foreign_lanes(features: FeatureSet, partition: Partition) -> set[RecordLane]:
     """Return the lanes of other partitions that this one's keys or `seen` columns need."""
-    spots = {
-        spot
-        for (entity, _), spot in features.composite_spots.items()
+    record_lanes = {
+        record_lane
+        for (entity, _), record_lane in features.composite_lanes.items()
         if entity in partition.entities
     }
-    spots |= {
-        spot
+    record_lanes |= {
+        record_lane
         for step in _steps_of(features, partition)
         if step.operation == "seen"
-        for spot in step.spots[1:]
+        for record_lane in step.record_lanes[1:]
     }
-    return {spot for spot in spots if spot.entity not in partition.entities}
+    return {
+        record_lane for record_lane in record_lanes if record_lane.entity not in partition.entities
+    }
 
 
 def _steps_of(features: FeatureSet, partition: Partition) -> list[Step]:
     return [
         step
         for step in features.layout.steps
-        if step.spots and step.spots[0].entity in partition.entities
+        if step.record_lanes and step.record_lanes[0].entity in partition.entities
     ]
 
 
-def _read_lane(plan: BackfillPlan, spill: Spill, spot: Spot) -> npt.NDArray:
+def _read_lane(plan: BackfillPlan, spill: Spill, record_lane: RecordLane) -> npt.NDArray:
     """Return a lane at all requests or rows."""
-    by_row = is_by_row(plan.features.layout.entities[spot.entity])
+    by_row = is_by_row(plan.features.layout.entities[record_lane.entity])
     size = len(plan.requests.row_request) if by_row else len(plan.requests.t)
-    return spill.read_lanes("rows" if by_row else "requests", slice(0, size), only=spot).get(
-        spot, np.zeros(size, np.int64)
+    return spill.read_lanes("rows" if by_row else "requests", slice(0, size), only=record_lane).get(
+        record_lane, np.zeros(size, np.int64)
     )
 
 
@@ -215,7 +218,7 @@ def _write_piece(
     frames: Frames,
     own_rows: Intps,
     name: str,
-    earlier_lanes: Mapping[Spot, npt.NDArray],
+    earlier_lanes: Mapping[RecordLane, npt.NDArray],
     compacted: CompactedHistory | None = None,
 ) -> None:
     """Compute and write the lanes of some requests or rows of a shard."""
@@ -230,11 +233,11 @@ def _write_piece(
         precomputed=lanes_read,
         compacted=compacted,
     )
-    row_columns: dict[Spot | str, npt.NDArray] = {}
-    request_columns: dict[Spot | str, npt.NDArray] = {}
+    row_columns: dict[RecordLane | str, npt.NDArray] = {}
+    request_columns: dict[RecordLane | str, npt.NDArray] = {}
     for entity in partition.entities:
-        for spot, values in lanes.lanes_of(entity).items():
-            (row_columns if by_row[entity] else request_columns)[spot] = values
+        for record_lane, values in lanes.lanes_of(entity).items():
+            (row_columns if by_row[entity] else request_columns)[record_lane] = values
     for step in _steps_of(features, partition):
         if step.operation in OF_RUN:
             (row_columns if step.operation == "seen" else request_columns)[step.name] = (
@@ -244,16 +247,16 @@ def _write_piece(
             spill.write_sequence(
                 features.layout.steps.index(step), name, request_rows, lanes.sequence(step)
             )
-    for kind, at, columns in (
+    for kind, positions, columns in (
         ("rows", rows, row_columns),
         ("requests", request_rows, request_columns),
     ):
         if columns:
-            spill.write_lanes(kind, name, at, columns)
+            spill.write_lanes(kind, name, positions, columns)
 
 
 def _assign_buckets(
-    plan: BackfillPlan, earlier_lanes: Mapping[Spot, npt.NDArray], partition: Partition
+    plan: BackfillPlan, earlier_lanes: Mapping[RecordLane, npt.NDArray], partition: Partition
 ) -> Intps:
     """Return the bucket of each row or request."""
     features, requests = plan.features, plan.requests
@@ -263,9 +266,9 @@ def _assign_buckets(
     layout = features.layout.entities[partition.entities[0]]
     field_index = layout.entity.fields.index(partition.field)
     key_function = (
-        partial(identities, start=IDENTITY_SEED)
+        partial(identify_texts, seed=IDENTITY_SEED)
         if has_text_keys(Entity((partition.field,)))
-        else hashes
+        else hash_texts
     )
     lanes = PastLanes(features, None, requests, entities=(), precomputed=dict(earlier_lanes))
     return assign_buckets(lanes.key_field(layout, field_index, partition.is_by_row, key_function))

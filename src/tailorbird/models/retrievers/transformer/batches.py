@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tailorbird.models.interactions import Interactions
 from tailorbird.models.retrievers.protocol import Contexts
-from tailorbird.retrieval.sequences import GAPS, NO_GAP, START, gap_of, windows
+from tailorbird.retrieval.sequences import GAPS, NO_GAP, START, gap_of, recent_windows
 
 __all__ = ["GAPS", "NO_GAP", "PAD", "SequenceWindows", "codes_of", "gap_of", "inputs_of"]
 
@@ -44,12 +44,12 @@ class SequenceWindows:
             np.lexsort((interactions.ts[valid_rows], interactions.person[valid_rows]))
         ]
         person = interactions.person[order]
-        first = (
+        window_starts = (
             np.flatnonzero(np.concatenate(([True], person[1:] != person[:-1])))
             if len(person)
             else np.zeros(0, np.int64)
         )
-        begin = np.repeat(first, np.diff(np.concatenate((first, [len(person)]))))
+        begin = np.repeat(window_starts, np.diff(np.concatenate((window_starts, [len(person)]))))
         return cls(interactions.item[order], interactions.ts[order], begin, interactions.items)
 
     def batch(self, seed: int, step: int, size: int, length: int) -> tuple[Ints, Ints, Ints]:
@@ -61,9 +61,9 @@ class SequenceWindows:
         row = last[:, None] + np.arange(1 - length, 1)[None, :]
         begin = self.begin[last][:, None]
         inside = row >= begin
-        at = np.where(inside, row, 0)
-        target = np.where(inside, self.item[at] + 1, PAD)
-        before = np.maximum(at - 1, 0)
+        rows = np.where(inside, row, 0)
+        target = np.where(inside, self.item[rows] + 1, PAD)
+        before = np.maximum(rows - 1, 0)
         source = np.where(
             row > begin, self.item[before] + 1, np.where(row == begin, self.items + 1, PAD)
         )
@@ -79,7 +79,7 @@ def inputs_of(contexts: Contexts, items: int, length: int) -> tuple[Ints, Ints]:
 
     They equal a window that ends with the query.
     """
-    row, gap = windows(
+    row, gap = recent_windows(
         contexts.offsets, np.where(contexts.item < items, contexts.item, -1), contexts.ts, length
     )
     return codes_of(row, items), gap

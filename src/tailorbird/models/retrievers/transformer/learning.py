@@ -39,7 +39,7 @@ def train_net(
                 (step + 1) / warm, 0.5 * (1 + np.cos(np.pi * step / steps)) + 0.01
             )
         batch = data.batch(recipe.seed, step, recipe.batch, recipe.length)
-        source, gap, target = (torch.from_numpy(each) for each in batch)
+        source, gap, target = (torch.from_numpy(array) for array in batch)
         loss = batch_loss(net, recipe, source, gap, target, share, generator)
         optimiser.zero_grad()
         loss.backward()
@@ -79,8 +79,10 @@ def batch_loss(
     uniform = (
         seen_items[torch.randint(0, len(seen_items), (recipe.negatives,), generator=generator)] + 1
     )
-    own = target_code[torch.randint(0, len(target_code), (recipe.negatives,), generator=generator)]
-    negative = torch.cat((uniform, own))
+    negative_codes = target_code[
+        torch.randint(0, len(target_code), (recipe.negatives,), generator=generator)
+    ]
+    negative = torch.cat((uniform, negative_codes))
     expected = recipe.negatives * (1 / len(seen_items) + share[negative - 1])
     target_logits = (state * item_vectors(target_code)).sum(dim=-1, keepdim=True)
     negative_logits = state @ item_vectors(negative).T - torch.log(expected)
@@ -107,5 +109,5 @@ def content_tokens(recipe: TransformerSettings, items: int) -> Tensor:
 
 def seen_mask(data: SequenceWindows) -> Tensor:
     """Return which items have been seen; the others are embedded by content alone."""
-    seen = np.bincount(data.item, minlength=data.items) > 0
-    return torch.from_numpy(np.concatenate(([True], seen, [True]))).float()
+    is_seen = np.bincount(data.item, minlength=data.items) > 0
+    return torch.from_numpy(np.concatenate(([True], is_seen, [True]))).float()

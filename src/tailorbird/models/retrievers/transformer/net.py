@@ -90,10 +90,12 @@ class SequenceNet(nn.Module):
         id_weight = self.known[code]
         if drop is not None:
             id_weight = id_weight * (1 - drop)
-        own = self.id(code) * id_weight.unsqueeze(-1) + self.unknown * (1 - id_weight).unsqueeze(-1)
+        id_vectors = self.id(code) * id_weight.unsqueeze(-1) + self.unknown * (
+            1 - id_weight
+        ).unsqueeze(-1)
         tokens = self.content[code]
         count = (tokens > 0).sum(dim=-1, keepdim=True).clamp(min=1)
-        return own + self.token(tokens).sum(dim=-2) / count
+        return id_vectors + self.token(tokens).sum(dim=-2) / count
 
     def forward(self, vectors: Tensor, is_item: Tensor, gap: Tensor) -> Tensor:
         """Return states (rows, length, width) from input vectors, padding mask and gaps."""

@@ -7,7 +7,13 @@ import numpy.typing as npt
 import torch
 
 from tailorbird.models.interactions import Interactions
-from tailorbird.models.retrievers.protocol import Contexts, Scores, Top, concatenate, top_items
+from tailorbird.models.retrievers.protocol import (
+    Contexts,
+    Scores,
+    TopItems,
+    concatenate_interactions,
+    top_items,
+)
 from tailorbird.models.retrievers.transformer.batches import SequenceWindows, inputs_of
 from tailorbird.models.retrievers.transformer.learning import content_tokens, seen_mask, train_net
 from tailorbird.models.retrievers.transformer.net import SequenceNet
@@ -79,7 +85,7 @@ class SequenceVectors:
                 torch.from_numpy(vectors), torch.from_numpy(there), torch.from_numpy(gap)
             )[:, -1].numpy()
 
-    def top(self, contexts: Contexts, n: int, *, repeats: bool = False) -> Top:
+    def top(self, contexts: Contexts, n: int, *, repeats: bool = False) -> TopItems:
         """Return the best items; scores are e^(score − the query's best), so above 0."""
         item, score = (
             np.full((len(contexts), n), -1, np.int32),
@@ -99,11 +105,11 @@ class SequenceVectors:
             )
             best = top_items(product, own_contexts, n, repeats=repeats)
             item[low : low + len(chunk)], score[low : low + len(chunk)] = best.item, best.score
-        return Top(item, score)
+        return TopItems(item, score)
 
     def updated(self, new_interactions: Interactions, t: int) -> "SequenceVectors":
         """Continue training from these weights; the result differs from a new fit."""
-        return warm_start(self, concatenate(self.interactions, new_interactions))
+        return warm_start(self, concatenate_interactions(self.interactions, new_interactions))
 
     def without_ids(self) -> "SequenceVectors":
         """Return the same net with all items embedded by content alone.

@@ -10,7 +10,7 @@ from tailorbird.errors import DamageError
 Content = TypeVar("Content", bound=msgspec.Struct)
 
 
-def read_state(path: Path, content: type[Content], *, fix: str) -> Content:
+def read_json(path: Path, content: type[Content], *, fix: str) -> Content:
     """Return the content of a file, or its default where there is none.
 
     Raises:
@@ -24,6 +24,6 @@ def read_state(path: Path, content: type[Content], *, fix: str) -> Content:
         raise DamageError(f"cannot be read: {error}", where=str(path), fix=fix) from error
 
 
-def encode_state(content: msgspec.Struct) -> bytes:
+def encode_json(content: msgspec.Struct) -> bytes:
     """Return a content as stored: indented, for people who look."""
     return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"

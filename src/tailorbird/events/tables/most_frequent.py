@@ -62,9 +62,11 @@ class MostFrequentValues:
             ordered = _sum(parts, ["owner", "value"]).sort_by(
                 [("owner", "ascending"), ("count", "descending"), ("value", "ascending")]
             )
-            first = ordered.group_by("owner", use_threads=False).aggregate([("value", "first")])
-            at = pc.index_in(owners, value_set=first["owner"].combine_chunks())
-            values = first["value_first"].combine_chunks().take(at)
+            most_frequent = ordered.group_by("owner", use_threads=False).aggregate(
+                [("value", "first")]
+            )
+            owner_rows = pc.index_in(owners, value_set=most_frequent["owner"].combine_chunks())
+            values = most_frequent["value_first"].combine_chunks().take(owner_rows)
             if name in self._nested:
                 values = pa.array(
                     [

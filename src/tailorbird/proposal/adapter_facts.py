@@ -54,18 +54,20 @@ def facts_from_adapter(format_: str, data: Path, now: int) -> tuple[Facts, list[
         now: in microseconds.
     """
     site = _Site()
-    for accepted in islice(_accepted(format_, data, now), ROWS_MAX):
+    for accepted in islice(_read_accepted(format_, data, now), ROWS_MAX):
         _add_event(site, accepted)
-    shown = [name for name, _ in site.types.most_common() if name not in EXCLUDED_TYPES]
-    kind = primary_type(shown)
+    action_types = [name for name, _ in site.types.most_common() if name not in EXCLUDED_TYPES]
+    primary = primary_type(action_types)
     attribute_kinds = {
-        (owner, name): kind_of_column(name, _array(values))
+        (owner, name): kind_of_column(name, _to_array(values))
         for (owner, name), values in site.profiles.items()
     }
     facts = Facts(
-        type=kind,
-        types=tuple(shown),
-        log=_statistics([event for event in site.interactions if event.event.type == kind]),
+        type=primary,
+        types=tuple(action_types),
+        log=_compute_statistics(
+            [event for event in site.interactions if event.event.type == primary]
+        ),
         has_price="price" in site.properties,
         has_quantity="quantity" in site.properties,
         has_session=any(row.event.session_id for row in site.interactions[:1_000]),
@@ -73,10 +75,14 @@ def facts_from_adapter(format_: str, data: Path, now: int) -> tuple[Facts, list[
         context=tuple(name for name in CONTEXT if name in site.context),
         **attribute_fields(attribute_kinds),
     )
-    return facts, [name for name in shown if name not in EVENT_TYPES], typical_user(site.people)
+    return (
+        facts,
+        [name for name in action_types if name not in EVENT_TYPES],
+        typical_user(site.people),
+    )
 
 
-def _accepted(format_: str, data: Path, now: int) -> Iterator[Accepted]:
+def _read_accepted(format_: str, data: Path, now: int) -> Iterator[Accepted]:
     format_adapter = FORMATS[format_]
     read, patterns = format_adapter.read, format_adapter.patterns
     plan = RoutePlan()
@@ -85,12 +91,12 @@ def _accepted(format_: str, data: Path, now: int) -> Iterator[Accepted]:
     ):
         rows, refused = check(b"\n".join(batch.lines), Receipt(now, "import", "ndjson"), plan)
         if any(refusal.code == "unknown_type" for refusal in refused):
-            plan = RoutePlan(event_types=(*EVENT_TYPES, *_types(batch.lines)))
+            plan = RoutePlan(event_types=(*EVENT_TYPES, *_unknown_types(batch.lines)))
             rows, _ = check(b"\n".join(batch.lines), Receipt(now, "import", "ndjson"), plan)
         yield from rows
 
 
-def _types(lines: list[bytes]) -> list[str]:
+def _unknown_types(lines: list[bytes]) -> list[str]:
     types = dict.fromkeys(msgspec.json.decode(line, type=_TypeOnly).type for line in lines)
     return [name for name in types if name and name not in EVENT_TYPES]
 
@@ -112,7 +118,7 @@ def _add_event(site: _Site, row: Accepted) -> None:
         site.context.update(name for name in CONTEXT if getattr(event.context, name))
 
 
-def _statistics(interactions: list[Accepted]) -> LogStatistics:
+def _compute_statistics(interactions: list[Accepted]) -> LogStatistics:
     usable = [
         row
         for row in interactions
@@ -133,7 +139,7 @@ def _statistics(interactions: list[Accepted]) -> LogStatistics:
     )
 
 
-def _array(values: list[Any]) -> pa.Array:
+def _to_array(values: list[Any]) -> pa.Array:
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError):

@@ -30,9 +30,9 @@ from tailorbird.stream.kafka.client import (
 from tailorbird.stream.kafka.cluster import (
     Cluster,
     KafkaTopic,
-    errors,
     storage_error,
     topic_settings,
+    translate_errors,
 )
 from tailorbird.stream.kafka.reader import KafkaReader
 from tailorbird.stream.kafka.tail import consumer_of
@@ -75,7 +75,7 @@ def describe_topic(logs: Sequence[KafkaTopic], ends: list[int]) -> TopicSpec:
     """Describe a topic by its partitions as it is now."""
     cluster, name = logs[0].cluster, logs[0].name
     admin = cluster.admin()
-    with errors(cluster, admin):
+    with translate_errors(cluster, admin):
         topic = admin.list_topics(timeout=cluster.timeout_s).topics[name]
         resource = ConfigResource("topic", name)
         try:
@@ -92,13 +92,14 @@ def describe_topic(logs: Sequence[KafkaTopic], ends: list[int]) -> TopicSpec:
     copies = max(
         1,
         min(
-            (len(each.replicas) for each in topic.partitions.values()), default=cluster.replication
+            (len(partition.replicas) for partition in topic.partitions.values()),
+            default=cluster.replication,
         ),
     )
     return TopicSpec(logs[0].topic, tuple(ends), copies, {**topic_settings(copies), **own})
 
 
-def reset_topic(logs: list[KafkaLog], was: TopicSpec) -> None:
+def reset_topic(logs: list[KafkaLog], spec: TopicSpec) -> None:
     """Delete a topic, unless it was reset already, and create it again.
 
     Its only writers are the caller's, and are closed.
@@ -106,25 +107,28 @@ def reset_topic(logs: list[KafkaLog], was: TopicSpec) -> None:
     Raises:
         StorageError: the broker does not delete topics, or cannot be reached.
     """
-    if _is_there(logs[0]) and not _is_empty(logs, was):
+    if _is_there(logs[0]) and not _is_empty(logs, spec):
         delete_topic(logs[0].cluster, logs[0].name)
-    create_topic(logs, was)
+    create_topic(logs, spec)
 
 
-def create_topic(logs: list[KafkaLog], was: TopicSpec) -> None:
+def create_topic(logs: list[KafkaLog], spec: TopicSpec) -> None:
     """Create a deleted topic and begin its empty partitions; existing rows stay."""
     cluster, name = logs[0].cluster, logs[0].name
     if not _is_there(logs[0]):
         topic = NewTopic(
-            name, num_partitions=len(logs), replication_factor=was.replication, config=was.settings
+            name,
+            num_partitions=len(logs),
+            replication_factor=spec.replication,
+            config=spec.settings,
         )
         admin = cluster.admin()
-        with errors(cluster, admin):
+        with translate_errors(cluster, admin):
             admin.create_topics([topic], operation_timeout=cluster.timeout_s)[name].result(
                 cluster.timeout_s
             )
-    for log, end in zip(logs, was.ends, strict=True):
-        KafkaWriter(log, first=end).close()
+    for log, end in zip(logs, spec.ends, strict=True):
+        KafkaWriter(log, first_position=end).close()
 
 
 def erasure_log(cluster: Cluster) -> KafkaLog:
@@ -134,7 +138,7 @@ def erasure_log(cluster: Cluster) -> KafkaLog:
 
 def record_erasure(cluster: Cluster, stop: bytes, key: bytes) -> Erasure:
     """Append an erasure to the log of erasures."""
-    with KafkaWriter(erasure_log(cluster), first=1) as writer:
+    with KafkaWriter(erasure_log(cluster), first_position=1) as writer:
         erasure = Erasure(writer.end(), stop, key)
         writer.append([Block(_KIND, 1, msgspec.msgpack.encode(erasure))])
     return erasure
@@ -143,17 +147,17 @@ def record_erasure(cluster: Cluster, stop: bytes, key: bytes) -> Erasure:
 def last_erasure(cluster: Cluster) -> Erasure | None:
     """Return the last erasure, or None. Raises NotReadyError while one is unfinished."""
     admin = cluster.admin()
-    with errors(cluster, admin):
-        there = admin.list_topics(timeout=cluster.timeout_s).topics
+    with translate_errors(cluster, admin):
+        topics = admin.list_topics(timeout=cluster.timeout_s).topics
     log = erasure_log(cluster)
-    if cluster.marker in there:
+    if cluster.marker in topics:
         raise NotReadyError(
             "people are being erased, or their erasure was cut short",
             where=str(cluster),
             fix="tailorbird lake erase --yes, on the machine where it was begun, brings it to "
             "its end",
         )
-    if log.name not in there:
+    if log.name not in topics:
         return None
     try:
         reader = KafkaReader(log)
@@ -171,7 +175,7 @@ def last_erasure(cluster: Cluster) -> Erasure | None:
 def list_topics(cluster: Cluster) -> dict[str, int]:
     """Return the topics with the project's prefix and their numbers of partitions."""
     admin = cluster.admin()
-    with errors(cluster, admin):
+    with translate_errors(cluster, admin):
         topics = admin.list_topics(timeout=cluster.timeout_s).topics
     return {
         name: len(topic.partitions)
@@ -180,9 +184,9 @@ def list_topics(cluster: Cluster) -> dict[str, int]:
     }
 
 
-def log_end(log: KafkaLog, there: Collection[str]) -> int:
-    """Return the end of a log; 0 if its topic is not in `there`, or empty."""
-    if log.name not in there:
+def log_end(log: KafkaLog, existing_topics: Collection[str]) -> int:
+    """Return the end of a log; 0 if its topic is not in `existing_topics`, or empty."""
+    if log.name not in existing_topics:
         return 0
     try:
         with KafkaReader(log) as reader:
@@ -199,13 +203,13 @@ def read_messages(
     consumer = consumer_of(log)
     topic_partition = TopicPartition(name, partition)
     try:
-        with errors(cluster, consumer):
+        with translate_errors(cluster, consumer):
             low, high = consumer.get_watermark_offsets(topic_partition, timeout=cluster.timeout_s)
             consumer.assign([TopicPartition(name, partition, low)])
         deadline = time.monotonic() + cluster.timeout_s
         offset = low
         while offset < high:
-            with errors(cluster, consumer):
+            with translate_errors(cluster, consumer):
                 batch = consumer.consume(64, timeout=0.1)
             for message in batch:
                 if message.error() is not None:
@@ -231,9 +235,9 @@ def _is_there(log: KafkaLog) -> bool:
     return log.name in list_topics(log.cluster)
 
 
-def _is_empty(logs: list[KafkaLog], was: TopicSpec) -> bool:
+def _is_empty(logs: list[KafkaLog], spec: TopicSpec) -> bool:
     """Return whether no partition has a row from before its reset."""
-    for log, end in zip(logs, was.ends, strict=True):
+    for log, end in zip(logs, spec.ends, strict=True):
         try:
             with KafkaReader(log) as reader:
                 if reader.start() < end:
@@ -246,7 +250,7 @@ def _is_empty(logs: list[KafkaLog], was: TopicSpec) -> bool:
 def delete_topic(cluster: Cluster, name: str) -> None:
     """Delete a topic, if it exists, and wait until it is gone. Raises StorageError."""
     admin = cluster.admin()
-    with errors(cluster, admin):
+    with translate_errors(cluster, admin):
         try:
             admin.delete_topics([name], operation_timeout=cluster.timeout_s)[name].result(
                 cluster.timeout_s

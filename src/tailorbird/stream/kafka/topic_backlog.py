@@ -46,14 +46,16 @@ class LogBacklog:
         requested, position = position, max(position, self._tail.start())
         if position >= end:
             return Backlog(0, 0, beyond=max(0, requested - end))
-        first = self._tail.find(position)
-        return Backlog(end - position, high - first, self._receipts(first, high, position))
+        first_offset = self._tail.find(position)
+        return Backlog(
+            end - position, high - first_offset, self._read_receipts(first_offset, high, position)
+        )
 
-    def _receipts(self, first: int, high: int, position: int) -> tuple[bytes, ...]:
+    def _read_receipts(self, first_offset: int, high: int, position: int) -> tuple[bytes, ...]:
         """Return the receipts of the first blocks from `position` on."""
         receipts: list[bytes] = []
         block_end, is_continued = 0, False
-        for offset in range(first, min(high, first + 16 * RECEIPTS)):
+        for offset in range(first_offset, min(high, first_offset + 16 * RECEIPTS)):
             piece = self._tail.piece(offset)
             if piece is None or piece.at != offset:
                 continue

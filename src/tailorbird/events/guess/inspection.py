@@ -64,8 +64,10 @@ def _counts_rows(column: pa.Array) -> bool:
     head = column.slice(0, 1_000)
     if not pa.types.is_integer(head.type) or head.null_count:
         return False
-    first = head[0].as_py()
-    return first in (0, 1) and head.to_pylist() == list(range(first, first + len(head)))
+    first_value = head[0].as_py()
+    return first_value in (0, 1) and head.to_pylist() == list(
+        range(first_value, first_value + len(head))
+    )
 
 
 def ts_format_of(

@@ -40,7 +40,7 @@ check: setup-dev    ## lint, types and all tests but slow ones: under five minut
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not slow and not nightly' $(PYTEST)
 
-test: setup-dev    ## lint, types and all tests but nightly ones: 40 minutes on two cores
+test: setup-dev    ## lint, types and all tests but nightly ones: 35 minutes on two cores
 	@sh tests/system_packages.sh
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not nightly' $(PYTEST)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.test_help import parse
+from tests.support.programs.command_line import parse
 
 from tailorbird.cli.init import init
 from tailorbird.cli.main import build_app

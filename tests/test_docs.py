@@ -17,9 +17,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from docs.generate import FOLDER, PAGES
-from tests.cli.test_help import parse
-from tests.cli.test_init import address_of
 from tests.support.commands import environment
+from tests.support.programs.addresses import address_of
+from tests.support.programs.command_line import parse
 
 from tailorbird.cli.main import build_app
 from tailorbird.config import load_settings
@@ -37,12 +37,6 @@ TEXTS = [
 ]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
-# Names of the vocabulary that a snippet may use without the line that imports them.
-_GIVEN = """
-from tailorbird.experiments import Experiment
-from tailorbird.features import *
-from tailorbird.ranking import Diversity, Explore, Quota, Slot
-"""
 
 
 def _name(path: Path) -> str:
@@ -144,8 +138,10 @@ def test_versions_of_models_are_written_as_the_registry_writes_them(path: Path) 
 
 @pytest.mark.parametrize("path", TEXTS, ids=_name)
 def test_python_runs(path: Path) -> None:
+    """A block brings its own imports; one that needs a project is `py`, and is compiled alone."""
     names: dict[str, object] = {}
-    exec(_GIVEN, names)
+    for block in _blocks(path, "py"):
+        compile(block, str(path), "exec")
     for block in _blocks(path, "python"):
         code = compile(block, str(path), "exec")
         if path.parent.name not in ("explanation", "decisions"):  # those show parts of something

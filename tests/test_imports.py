@@ -326,3 +326,16 @@ def test_no_library_sends_usage_data(tmp_path) -> None:
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "0"
+
+
+def test_no_test_file_is_a_library_of_another() -> None:
+    """What several tests use is in tests/support."""
+    borrowed = {
+        f"{path}: {node.module}"
+        for path in Path(__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").startswith("tests.")
+        and (node.module or "").rpartition(".")[2].startswith(("test_", "conftest"))
+    }
+    assert borrowed == set()

@@ -2,12 +2,14 @@
 
 import ast
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-NOTEBOOK = Path(__file__).parents[1] / "docs" / "tutorials" / "notebook.ipynb"
+TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
+NOTEBOOK, PAGE = TUTORIALS / "notebook.ipynb", TUTORIALS / "python.md"
 
 pytestmark = pytest.mark.slow
 
@@ -39,3 +41,10 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert result.results["tailorbird"]["ndcg_10"] > result.results["popular:7d"]["ndcg_10"]
     assert len(slate) == 5
     assert len(names["answer"].items) == 5
+
+    # The page shows the same shop: its first block creates it, as the notebook did.
+    _, *blocks = re.findall(r"^```py\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), names)
+    assert len(names["answer"].items) > 0

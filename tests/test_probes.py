@@ -173,7 +173,7 @@ def test_the_lag_is_measured_on_after_any_error(monkeypatch):
 
 
 def test_the_catalogue_continues_after_any_error_and_counts_nothing_twice(tmp_path, monkeypatch):
-    from tests.faults.test_pruning import CLOCK, send
+    from tests.support.shops.pruned_shop import CLOCK, send
 
     from tailorbird.router import Router
     from tailorbird.serving.collector.collector import EventCollector

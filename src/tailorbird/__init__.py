@@ -71,7 +71,16 @@ _MODULES = {
 }
 _load_name = lazy_names(__name__, _MODULES)
 
-_NAMESPACES = ("candidates", "experiments", "features", "metrics", "models", "training", "tuning")
+_NAMESPACES = (
+    "candidates",
+    "experiments",
+    "features",
+    "metrics",
+    "models",
+    "simulator",
+    "training",
+    "tuning",
+)
 
 __all__ = [
     "AsyncClient",
@@ -109,6 +118,7 @@ __all__ = [
     "metrics",
     "models",
     "restore",
+    "simulator",
     "training",
     "tuning",
 ]

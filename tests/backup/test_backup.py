@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.backup.conftest import CLOCK, clicks, send
+from tests.support.shops.backup_shop import CLOCK, clicks, send
 
 import tailorbird as tb
 from tailorbird.backup.snapshot import SnapshotMovedError, hold_logs, read_lake, require_connected

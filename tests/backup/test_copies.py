@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.backup.conftest import clicks, send
 from tests.support.commands import must_json, tailorbird
 from tests.support.oracle import Ledger, Load, in_lake
 from tests.support.roles import Up, make_project, until
+from tests.support.shops.backup_shop import clicks, send
 
 from tailorbird.backup import inspect_copy, record_origin
 from tailorbird.config import Project, open_project

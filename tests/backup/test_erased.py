@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.backup.conftest import CLOCK, clicks, send
+from tests.support.shops.backup_shop import CLOCK, clicks, send
 
 import tailorbird as tb
 from tailorbird.config import Project, open_project

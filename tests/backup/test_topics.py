@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from tests.backup.conftest import CLOCK, clicks, send
 from tests.support.network.brokers import broker, needs_kafka, on_kafka
 from tests.support.network.deleting_proxy import deleting_broker
 from tests.support.oracle import unequal_state
 from tests.support.roles import make_project, until
+from tests.support.shops.backup_shop import CLOCK, clicks, send
 
 import tailorbird as tb
 from tailorbird.config import Project, open_project

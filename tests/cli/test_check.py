@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from tailorbird.cli.check import check_churn, check_settings, check_slots
 from tailorbird.cli.init import init
 from tailorbird.config import open_project
 from tailorbird.errors import DeclarationError, TailorbirdError
+from tailorbird.platform.diagnostics.declarations import check_churn, check_settings, check_slots
 from tailorbird.version import __version__
 
 WRONG = {

@@ -19,8 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from tests.cli.test_init import address_of
 from tests.support.commands import EXAMPLE_USER, environment, must, must_json, refused, tailorbird
+from tests.support.programs.addresses import address_of
 from tests.support.roles import until
 
 from tailorbird.file_lock import FileLock

@@ -3,13 +3,12 @@ parses; every option is explained.
 """
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
-from cyclopts import App
 from docs.generate import commands_of, examples_of, prose_of
 from tests.support.commands import must, tailorbird
+from tests.support.programs.command_line import _without_options, parse
 
 from tailorbird.cli.main import build_app
 
@@ -39,25 +38,6 @@ def test_a_command_has_a_summary_an_example_and_words_for_each_option(name: str)
 )
 def test_an_example_parses(example: str) -> None:
     parse(build_app(), example)
-
-
-def parse(app: App, line: str) -> None:
-    """Assert that the command line would be understood; nothing is run."""
-    words = _without_options(line)
-    assert words[0] == "tailorbird"
-    app.parse_args(words[1:], exit_on_error=False, print_error=False)
-
-
-def _without_options(line: str) -> list[str]:
-    """The words of a command line without variables and options before the command, and without
-    redirections and comments.
-    """
-    words = shlex.split(re.split(r"\s[>|]\s", line)[0], comments=True)
-    while words and re.match(r"[A-Z_]+=", words[0]):
-        del words[0]
-    while words[1:2] and words[1] in ("-C", "--project", "--debug"):
-        del words[1 : 2 if words[1] == "--debug" else 3]
-    return words
 
 
 def test_help_and_version_of_the_app() -> None:

@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 from tests.support.commands import environment, must, must_json, refused, tailorbird
+from tests.support.programs.addresses import address_of
 from tests.support.roles import until
 
 CLICKS, USERS, ITEMS = 3_000, 120, 40
@@ -64,16 +64,6 @@ def _shell_environment(**more: str) -> dict[str, str]:
     return environment(
         PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **more
     )
-
-
-def address_of(project: Path, process: subprocess.Popen) -> str:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None
-        for path in (project / "data" / "run").glob("serve*.json"):
-            return json.loads(path.read_text())["url"]
-        time.sleep(0.05)
-    raise AssertionError("no address file")
 
 
 def _steps(printed: str) -> list[str]:

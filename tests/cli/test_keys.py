@@ -90,7 +90,7 @@ def test_doctor_prints_access(fresh: Path) -> None:
         findings = json.loads(tailorbird("-C", fresh, "doctor", "--json", env=env).stdout)[
             "findings"
         ]
-        return next((row["state"], row["found"]) for row in findings if row["what"] == "front door")
+        return next((row["state"], row["found"]) for row in findings if row["what"] == "access")
 
     assert front_door() == ("ok", "open to this machine, closed to others")
     assert front_door(TAILORBIRD_SERVE__HOST="0.0.0.0")[0] == "error"

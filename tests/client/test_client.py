@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.network.servers import Served, serving
+from tests.support.network.waiting import until
 
 import tailorbird
 from tailorbird.client import (
@@ -30,7 +31,7 @@ from tailorbird.client import (
     OutboxFullError,
     RefusedError,
     UnreachableError,
-    patience,
+    retries,
 )
 from tailorbird.client.parameters import (
     ClientSettings,
@@ -39,7 +40,7 @@ from tailorbird.client.parameters import (
     QueryOptions,
     SearchOptions,
 )
-from tailorbird.client.patience import BUDGET_MAX, RetryBudget, Throttle, backoff_s
+from tailorbird.client.retries import BUDGET_MAX, RetryBudget, Throttle, backoff_s
 from tailorbird.errors import StorageError, UsageError
 from tailorbird.events import Event
 from tailorbird.serving.auth.keys import Keys
@@ -53,13 +54,6 @@ NOWHERE = "http://127.0.0.1:1"  # nothing listens there
 def server(tmp_path: Path) -> Iterator[Served]:
     with serving(tmp_path / "stream") as served:
         yield served
-
-
-def until(holds: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def click(number: int) -> dict[str, str]:
@@ -310,7 +304,7 @@ def test_many_threads_track_at_once(server: Served) -> None:
 def test_what_waits_is_sent_though_the_server_took_nothing_for_long(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "BACKOFF_MAX_S", 0.05)  # else a minute and a half
+    monkeypatch.setattr(retries, "BACKOFF_MAX_S", 0.05)  # else a minute and a half
     monkeypatch.setattr(
         Throttle, "allow", lambda *_: False
     )  # as after so many refusals it nearly always says

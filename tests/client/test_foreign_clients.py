@@ -12,8 +12,8 @@ from cloudevents.core.bindings.http import to_binary_event, to_structured_event
 from cloudevents.core.v1.event import CloudEvent
 from gorse import Gorse, GorseException
 from segment.analytics.client import Client
-from tests.events.adapters.test_metarank import CLICK, ITEM, RANKING, USER
 from tests.support.network.servers import serving
+from tests.support.wire.metarank import CLICK, ITEM, RANKING, USER
 
 from tailorbird.serving.auth.keys import Keys
 

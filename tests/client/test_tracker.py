@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, sync_playwright
-from tests.client.test_client import until
 from tests.support.network.servers import Served, serving
 from tests.support.network.shop_server import chromium, launch
+from tests.support.network.waiting import until
 
 from tailorbird.serving.auth.keyfile import create_key
 from tailorbird.serving.auth.keys import Keys

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.events.test_contract import ANSWER, CLICK, EVENTS, NOW, click, deep
+from tests.support.wire.events import ANSWER, CLICK, EVENTS, NOW, click, deep
 
 from tailorbird.events import DAY, MINUTE, Receipt, RoutePlan, check
 from tailorbird.events.contract import columnwise

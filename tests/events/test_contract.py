@@ -7,22 +7,13 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.wire.events import ANSWER, CLICK, EVENTS, NOW, click, deep
 
 from tailorbird.events import DAY, HOUR, MINUTE, SECOND, Receipt, RoutePlan, check
 from tailorbird.events.contract.contract import count_rows, split_body
 from tailorbird.events.contract.envelope import PROPERTIES
 
-NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
 PLAN = RoutePlan()
-CLICK = {"event_id": "e1", "type": "click", "user_id": "42", "item_id": "i1"}
-ANSWER = {
-    "event_id": "a1",
-    "type": "answer",
-    "user_id": "42",
-    "request_id": "r1",
-    "items": ["i1", "i2"],
-    "answer": {"slot": "home", "propensities": [1.0, 0.5]},
-}
 
 
 def decide(event, source="door", plan=PLAN):
@@ -39,18 +30,6 @@ def refusal(event, source="door"):
     taken, refused = decide(event, source)
     assert taken == []
     return refused[0].code, refused[0].path
-
-
-def click(**fields):
-    event = CLICK | fields
-    return {name: value for name, value in event.items() if value is not ...}
-
-
-def deep(levels):
-    value = 1
-    for _ in range(levels):
-        value = [value]
-    return value
 
 
 @pytest.mark.parametrize(
@@ -285,29 +264,6 @@ def test_of_the_types_that_are_named_none_is_the_servers_own():
 def test_a_project_may_declare_types_of_its_own():
     plan = RoutePlan(event_types=(*PLAN.event_types, "listen"))
     assert accepted(click(type="listen"), plan=plan).event.type == "listen"
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
-FIELDS = [
-    *list(CLICK | ANSWER),
-    "ts",
-    "sent_at",
-    "context",
-    "properties",
-    "timeless",
-    "received_at",
-    "anonymous_id",
-    "session_id",
-]
-EVENTS = st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5).map(
-    lambda fields: CLICK | fields
-)
 
 
 def every_row_is_accounted_for(body, receipt):

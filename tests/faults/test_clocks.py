@@ -11,7 +11,6 @@ import pytest
 from tests.support.oracle import unequal_state
 from tests.support.roles import make_project, until
 
-from tailorbird.cli.doctor.clock import dated_ahead
 from tailorbird.events import (
     BACKWARD_TOLERANCE,
     DAY,
@@ -28,6 +27,7 @@ from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.request import Rows
 from tailorbird.lake import Lake, LakeRole, run, verify
+from tailorbird.platform.diagnostics.clock import dated_ahead
 from tailorbird.router import Router
 from tailorbird.serving.collector.collector import EventCollector
 

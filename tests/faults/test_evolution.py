@@ -19,16 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pyarrow.compute as pc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.support.roles import Up, make_project, until
-from tests.support.shops import serving_shop
+from tests.support.shops.evolving_shop import CLOCK, change, item_events, promote, some_events
 
 from tailorbird.config import Project, open_project
 from tailorbird.config.schemas import active_schemas, apply_declared, champion_features
-from tailorbird.events import SystemClock
 from tailorbird.features import FeatureSet
 from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.features.parity.recompute import parity
@@ -37,91 +35,12 @@ from tailorbird.lake import Lake
 from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.runtime.roles import Roles
 from tailorbird.platform.runtime.supervisor import STABLE_S
-from tailorbird.ranking.bundle import write_bundle
-from tailorbird.ranking.encode.encoder_fit import fit_encoder
-from tailorbird.registry import Columns, Head, Registry
+from tailorbird.registry import Registry
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.stream import open_reader, read_released
 
 pytestmark = pytest.mark.slow
-
-CLOCK = SystemClock()
-# One column more, one changed, one gone: another entity, and an attribute of items that the router
-# did not keep before.
-CHANGES = (
-    (
-        'item_clicks_1d = count("item_clicks_1d", item, "click", window="1d"',
-        'item_clicks_1d = count("item_clicks_1d", item, "click", window="2d"',
-    ),
-    ('device = context("device")\n', ""),
-)
-MORE = """
-brand_views = count("brand_views", entity("item.brand"), "view", window="7d")
-user_dear = count("user_dear", user, "click", window="7d", where="item.price > 20 and item.stock > 0")
-"""
-
-
-def change(project: Project) -> Project:
-    file = project.root / "features.py"
-    text = file.read_text()
-    for old, new in CHANGES:
-        assert old in text
-        text = text.replace(old, new)
-    file.write_text(text + MORE)
-    return open_project(project.root)
-
-
-def bundle_of(folder: Path, features: FeatureSet) -> Path:
-    """Write a bundle whose model uses the clicks of an item."""
-    index = folder.with_name(f"{folder.name}-index")
-    serving_shop.build(index)
-    columns = Columns(features.numeric, features.categorical, features.sequences)
-    encoder = fit_encoder(columns, np.zeros((0, len(columns.categorical)), np.uint64))
-    write_bundle(
-        folder,
-        created_at=serving_shop.NOW,
-        features=features,
-        encoder=encoder,
-        models={"model/click.onnx": serving_shop.model(encoder.names, {"item_clicks_7d": 0.1})},
-        heads=[Head("click", "model/click.onnx")],
-        index=index,
-        golden=np.zeros((4, len(encoder.names)), np.float32),
-        formula={"click": 1.0},
-    )
-    return folder
-
-
-def promote(project: Project, features: FeatureSet, name: str) -> str:
-    registry = Registry(project.paths.registry, clock=CLOCK)
-    version = registry.add(bundle_of(project.root / name, features), by="test")
-    registry.promote(version, by="test", why="to see it answer")
-    return version
-
-
-def item_events() -> list[dict]:
-    profiles = [
-        serving_shop.profile(number) | {"brand": f"b{number % 5}"}
-        for number in range(serving_shop.ITEMS)
-    ]
-    return [
-        {"event_id": f"item-{n}", "type": "item", "item_id": f"i{n}", "properties": profile}
-        for n, profile in enumerate(profiles)
-    ]
-
-
-def some_events(number: int) -> list[dict]:
-    identity = {"user_id": f"u{number % 7}"} if number % 3 else {"anonymous_id": f"a{number % 5}"}
-    kinds = ("view", "click", "click", "purchase")
-
-    def make_event(n: int) -> dict:
-        return {
-            "event_id": f"e{number}-{n}",
-            "type": kinds[(number + n) % 4],
-            "item_id": f"i{(number * 7 + n) % 20}",
-        }
-
-    return [make_event(n) | identity | {"properties": {"price": 9.5}} for n in range(3)]
 
 
 def require_equal(project: Project, schemas: dict[str, FeatureSet]) -> dict[str, int]:

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from tests.serving.collector.test_collector_kafka import door_on, ids, stream_on
 from tests.support.network.brokers import needs_kafka
 from tests.support.network.mock_cluster import (
     NOT_ENOUGH_REPLICAS,
@@ -33,6 +32,7 @@ from tests.support.network.mock_cluster import (
 )
 from tests.support.oracle import Ledger
 from tests.support.roles import until
+from tests.support.serving.collector_topics import door_on, ids, stream_on
 
 from tailorbird.serving.http.app import Service, create_app
 

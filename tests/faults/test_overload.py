@@ -20,8 +20,8 @@ from tests.faults.chaos.overloaded import (
     recovery_s,
     slow_senders,
 )
-from tests.serving.test_server import Server
 from tests.support.overload import ROWS, name_in
+from tests.support.serving.server import Server
 
 from tailorbird.stream import open_reader, raw_path
 

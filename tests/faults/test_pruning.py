@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 from tests.support.roles import make_project, until
+from tests.support.shops.pruned_shop import BODIES, CLOCK, ROWS, bodies, send
 
 from tailorbird.config.schemas import releasable_offset as _released
-from tailorbird.events import SystemClock
 from tailorbird.features import ReadRequest
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
@@ -23,38 +23,10 @@ from tailorbird.serving.models.catalogue import Catalogue
 from tailorbird.stream import open_reader, open_writer, raw_path, response_log_path
 from tailorbird.stream.importer import import_files
 
-CLOCK = SystemClock()
-BODIES, ROWS = 12, 5
-
 
 @pytest.fixture
 def project(tmp_path):
     return make_project(tmp_path / "shop")
-
-
-def bodies(first: int):
-    for number in range(first, first + BODIES):
-        profile = {
-            "event_id": f"p{number}",
-            "type": "item",
-            "item_id": f"i{number}",
-            "properties": {"category": f"c{number}", "price": 5.0},
-        }
-        clicks = [
-            {
-                "event_id": f"e{number}-{row}",
-                "type": "click",
-                "user_id": f"u{row}",
-                "item_id": f"i{row}",
-            }
-            for row in range(ROWS - 1)
-        ]
-        yield json.dumps([profile, *clicks]).encode()
-
-
-def send(door: EventCollector, first: int) -> None:
-    for body in bodies(first):
-        assert all(decision.accepted for decision in door.submit(body))
 
 
 @contextmanager

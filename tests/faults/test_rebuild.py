@@ -20,7 +20,6 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from tests.faults.chaos.site import CLOCK, Site, make_site, submit
 
-from tailorbird.cli.lake.repair import _router
 from tailorbird.config import open_project
 from tailorbird.config.schemas import releasable_offset
 from tailorbird.errors import DamageError, LockedError, TailorbirdError
@@ -31,6 +30,7 @@ from tailorbird.lake.rebuild import Rebuilder
 from tailorbird.lake.rebuild.logs import log_corruption
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.write.log_pruning import prune_idle
+from tailorbird.platform.lake.repair import open_router
 from tailorbird.platform.runtime.roles import Roles
 from tailorbird.router import Router
 
@@ -115,7 +115,7 @@ def _send(site: Site, first: int, end: int) -> None:
 
 def _rebuilder(project) -> Rebuilder:
     return Rebuilder(
-        project.stream, project.paths.lake, clock=CLOCK, route_again=partial(_router, project)
+        project.stream, project.paths.lake, clock=CLOCK, route_again=partial(open_router, project)
     )
 
 

@@ -9,10 +9,10 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-from tests.router.conftest import PLAN
-from tests.router.test_partitions import COUNT, PEOPLE, Parted
 from tests.support.network.brokers import WHY_NOT, broker, needs_kafka
 from tests.support.roles import until
+from tests.support.router.partitions import COUNT, PEOPLE, Parted
+from tests.support.router.stream import PLAN
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import SECOND

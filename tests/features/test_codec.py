@@ -8,7 +8,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.features.test_equality import declarations
+from tests.support.drawn.features import declarations
 
 from tailorbird.errors import DamageError, DeclarationError
 from tailorbird.events import HOUR

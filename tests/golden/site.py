@@ -20,9 +20,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tests.cli.test_churn import CHURN, FEATURES, MAPPING, purchases
 from tests.support.commands import environment, with_experiment
 from tests.support.network.ports import free_port
+from tests.support.shops.churn_shop import CHURN, FEATURES, MAPPING, purchases
 
 from tailorbird.cli.main import run
 from tailorbird.events import DAY

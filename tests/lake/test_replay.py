@@ -19,7 +19,12 @@ from tailorbird.events.contract.plan import EVENT_TYPES
 from tailorbird.events.contract.verdict import Origin
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake import Lake, LakeRole, verify
-from tailorbird.lake.quarantine import QuarantineFilter, reasons, samples, slices
+from tailorbird.lake.quarantine import (
+    QuarantineFilter,
+    read_samples,
+    read_slices,
+    summarize_reasons,
+)
 from tailorbird.lake.write.replay import ReplayReport, replay, replayed
 from tailorbird.router import Router
 from tailorbird.stream import REPLAYS, Block, open_reader, open_writer, raw_path
@@ -342,7 +347,7 @@ def test_slices_hold_each_row_once_in_order_of_receipt(tmp_path: Path, rows_max:
         )
         site.now -= SECOND if number % 2 else 0  # several bodies of one moment
     site.load()
-    pieces = [piece.to_pylist() for piece in slices(Lake(site.lake), PLAYED, rows_max)]
+    pieces = [piece.to_pylist() for piece in read_slices(Lake(site.lake), PLAYED, rows_max)]
     rows = [
         (row["received_at"], row["raw_offset"], row["raw_row"]) for piece in pieces for row in piece
     ]
@@ -354,7 +359,7 @@ def test_slices_hold_each_row_once_in_order_of_receipt(tmp_path: Path, rows_max:
 
 def test_reasons_have_counts_times_and_fields(site: Site) -> None:
     site.replay()
-    (summaries,) = reasons(Lake(site.lake), QuarantineFilter(), replayed(site.stream))
+    (summaries,) = summarize_reasons(Lake(site.lake), QuarantineFilter(), replayed(site.stream))
     assert (
         summaries.code,
         summaries.rows,
@@ -363,7 +368,10 @@ def test_reasons_have_counts_times_and_fields(site: Site) -> None:
         summaries.last,
     ) == ("unknown_type", 4, 3, NOW, NOW + SECOND)
     assert summaries.paths == {"$.type": 4}
-    assert [row["raw_offset"] for row in samples(Lake(site.lake), QuarantineFilter(), 2)] == [3, 3]
+    assert [row["raw_offset"] for row in read_samples(Lake(site.lake), QuarantineFilter(), 2)] == [
+        3,
+        3,
+    ]
 
 
 CHILD = """
@@ -374,7 +382,7 @@ from tailorbird.events import RoutePlan, SimulatedClock
 from tailorbird.lake import quarantine
 from tailorbird.lake.write.replay import replay
 plan = msgspec.json.decode(sys.argv[3], type=RoutePlan)
-quarantine.slices.__defaults__ = (3,)  # many small transactions
+quarantine.read_slices.__defaults__ = (3,)  # many small transactions
 clock = SimulatedClock(1_764_072_000_000_000)
 replay(Path(sys.argv[1]), Path(sys.argv[2]), quarantine.QuarantineFilter(), plan=plan, clock=clock)
 """

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from tests.lake.test_s3_project import copied
 from tests.support.people import CANARY, CLOCK, left_of, make_site, rebuilt_states, states
+from tests.support.shops.bucket_shop import copied
 
 from tailorbird.lake import verify
 from tailorbird.lake.files import append_only

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from tests.support.commands import must, must_json, refused, tailorbird
 from tests.support.network.bucket import SECRET
+from tests.support.shops.bucket_shop import copied
 
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock
@@ -36,14 +37,6 @@ def shop(tmp_path: Path, bucket) -> Path:
         folder / "history.jsonl",
     )
     must("-C", folder, "import", "tailorbird", folder / "history.jsonl")
-    return folder
-
-
-def copied(bucket, folder: Path) -> Path:
-    for each in bucket.rglob("*"):
-        target = folder / str(each).removeprefix(str(bucket)).lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(each.read_bytes())
     return folder
 
 

@@ -18,12 +18,12 @@ torch = pytest.importorskip("torch", reason="needs the extra deep: pip install '
 
 from tests.support.nets import LAYOUT, world  # noqa: E402
 from tests.support.programs import train_a_net, train_within  # noqa: E402
+from tests.support.training.bits import same_bits  # noqa: E402
 
 from tailorbird.errors import DamageError, InputError, StorageError, UsageError  # noqa: E402
 from tailorbird.models.deep.batches import epoch_batches  # noqa: E402
-from tailorbird.models.deep.checkpoint import FILE, copy_weights  # noqa: E402
+from tailorbird.models.deep.checkpoint import FILE  # noqa: E402
 from tailorbird.models.deep.logs import EventLog, group_tags, log_to_mlflow  # noqa: E402
-from tailorbird.models.deep.model import DeepModel  # noqa: E402
 from tailorbird.models.deep.parallel import fit_parallel  # noqa: E402
 from tailorbird.models.deep.rows import PartRows, write_parts  # noqa: E402
 
@@ -33,13 +33,6 @@ def parts(tmp_path: Path) -> Path:
     write_parts(tmp_path / "rows", [world(3_000), world(3_000, seed=2)], block_rows=700)
     write_parts(tmp_path / "watched", [world(1_000, seed=1)])
     return tmp_path
-
-
-def same_bits(one: DeepModel, other: DeepModel) -> bool:
-    one_weights, other_weights = copy_weights(one.net), copy_weights(other.net)
-    return one_weights.keys() == other_weights.keys() and all(
-        np.array_equal(one_weights[name], other_weights[name]) for name in one_weights
-    )
 
 
 def test_a_run_killed_again_and_again_ends_in_the_same_bits(parts: Path) -> None:

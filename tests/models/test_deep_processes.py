@@ -14,10 +14,10 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra deep: pip install 'tailorbird[deep]'")
 
-from tests.models.test_deep_engine import same_bits
 from tests.support.nets import world
 from tests.support.programs import train_in_processes
 from tests.support.programs.train_in_processes import RUN
+from tests.support.training.bits import same_bits
 
 from tailorbird.errors import LockedError
 from tailorbird.models.deep import parallel

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.lake.test_s3_project import copied
-from tests.privacy.test_topics import on
 from tests.support.commands import must_json
 from tests.support.network.brokers import broker, needs_kafka
 from tests.support.network.bucket import BUCKET, s3_server
 from tests.support.network.stores import Server, needs_valkey, running
 from tests.support.people import CANARY, CLOCK, Site, find_ids, in_topics, left_of, make_site
+from tests.support.privacy.topics import on
+from tests.support.shops.bucket_shop import copied
 
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.lake import Lake, verify

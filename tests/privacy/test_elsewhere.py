@@ -10,11 +10,11 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from tests.faults.test_evolution import bundle_of
-from tests.privacy.test_people import click, sent
 from tests.support.commands import each, refused, tailorbird
 from tests.support.people import CANARY, CLOCK, Site, left_of, make_site
+from tests.support.privacy.events import click, sent
 from tests.support.roles import make_project
+from tests.support.shops.evolving_shop import bundle_of
 
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError, UsageError

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.privacy.test_people import click, people_of, sent
 from tests.support.people import CLOCK, left_of
+from tests.support.privacy.events import click, people_of, sent
+from tests.support.privacy.merged import merge
 
 from tailorbird.config import Project
 from tailorbird.events import HOUR
@@ -18,15 +19,6 @@ from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.stream.importer import import_files
 
 pytestmark = pytest.mark.slow
-
-
-def merge(event_id: str, user: str, into: str) -> dict:
-    return {
-        "event_id": event_id,
-        "type": "merge",
-        "user_id": user,
-        "properties": {"merged_into": into},
-    }
 
 
 def test_users_who_are_one_by_a_merge_are_one_person(tmp_path: Path) -> None:

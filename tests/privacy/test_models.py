@@ -12,11 +12,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from tests.faults.test_evolution import bundle_of
-from tests.privacy.test_people import click, sent
 from tests.support.commands import environment
 from tests.support.people import CLOCK, left_of
+from tests.support.privacy.events import click, sent
 from tests.support.shops import retrieval_shop
+from tests.support.shops.evolving_shop import bundle_of
 
 from tailorbird.config import Project
 from tailorbird.privacy import erase

@@ -11,10 +11,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from tests.faults.test_evolution import item_events, promote
-from tests.privacy.test_people import click
 from tests.support.people import CLOCK, everything, make_site, past, read_values
+from tests.support.privacy.events import click
 from tests.support.roles import make_project
+from tests.support.shops.evolving_shop import item_events, promote
 
 from tailorbird.config import Project, open_project
 from tailorbird.features.parity.recompute import UNLINKED, parity

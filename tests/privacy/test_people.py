@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from tests.support.commands import each, environment, refused
 from tests.support.people import CANARY, CLOCK, Site, find_ids, left_of, make_site
+from tests.support.privacy.events import click, people_of, sent
 from tests.support.roles import make_project, until
 
-from tailorbird.config import Project, open_project
+from tailorbird.config import open_project
 from tailorbird.config.erasures import READ_LOCK, hold_off_erasures
 from tailorbird.errors import DamageError
 from tailorbird.events import HOUR
@@ -42,40 +43,6 @@ HOSTILE = [
     "{canary}",
     "a" * 256,
 ]
-
-
-def sent(folder: Path, events: list[dict], settings: str = "") -> Project:
-    """A project that got these events."""
-    root = make_project(folder / "shop").root
-    if settings:
-        (root / "tailorbird.toml").write_text(settings)
-    project = open_project(root)
-    with EventCollector(
-        project.paths.stream, "serve-1", project.plan, CLOCK, pseudonyms=project.pseudonyms()
-    ) as door:
-        told = door.submit(json.dumps(events).encode())
-        assert all(one.accepted for one in told), told
-    with Roles(project, CLOCK) as roles:
-        roles.drain()
-    return project
-
-
-def click(
-    event_id: str, user: str | None = None, visitor: str | None = None, **more: object
-) -> dict:
-    event = {
-        "event_id": event_id,
-        "type": "click",
-        "item_id": "i1",
-        "user_id": user,
-        "anonymous_id": visitor,
-        **more,
-    }
-    return {name: value for name, value in event.items() if value is not None}
-
-
-def people_of(project: Project) -> Counter:
-    return Counter(Lake(project.paths.lake).events(["person"])["person"].to_pylist())
 
 
 def test_an_id_is_a_value_and_never_part_of_a_query(tmp_path: Path) -> None:

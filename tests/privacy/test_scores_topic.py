@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.privacy.test_topics import in_topics_of, left
 from tests.support.network.brokers import needs_kafka
 from tests.support.people import CANARY, CLOCK, Site, in_topics, present
+from tests.support.privacy.topics import in_topics_of, left
 from tests.support.scored import ByRule
 
 from tailorbird.config import Project

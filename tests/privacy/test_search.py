@@ -15,8 +15,8 @@ from urllib.parse import quote, quote_plus
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.privacy.test_people import click, sent
 from tests.support.people import CLOCK, find_ids
+from tests.support.privacy.events import click, sent
 
 from tailorbird.privacy import People, erase
 from tailorbird.privacy.search import Needles, search

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.privacy.test_topics import on
 from tests.support.network.brokers import broker, needs_kafka
 from tests.support.people import (
     CANARY,
@@ -20,6 +19,7 @@ from tests.support.people import (
     make_site,
     present,
 )
+from tests.support.privacy.topics import on
 
 from tailorbird.config import Project
 from tailorbird.config.schemas import required_offsets, shuffled_logs, worker_log

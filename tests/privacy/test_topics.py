@@ -8,13 +8,10 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tests.privacy.test_merged import merge
-from tests.privacy.test_people import click
 from tests.support.commands import environment
 from tests.support.network.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
 from tests.support.people import (
@@ -29,6 +26,9 @@ from tests.support.people import (
     rebuilt_states,
     states,
 )
+from tests.support.privacy.events import click
+from tests.support.privacy.merged import merge
+from tests.support.privacy.topics import in_topics_of, left, on
 
 from tailorbird.config import Project, open_project
 from tailorbird.config.erasures import apply_remote_erasures
@@ -51,33 +51,6 @@ pytestmark = [pytest.mark.slow, needs_kafka]
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     with in_topics_of(tmp_path, request.param, canaries=3, others=24) as made:
         yield made
-
-
-@contextmanager
-def in_topics_of(folder: Path, partitions: int, *, canaries: int, others: int) -> Iterator[Site]:
-    """A site whose logs are topics of a broker; without one, the test is skipped."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    with broker(folder) as servers:
-        yield make_site(
-            folder, canaries=canaries, others=others, settings=on(servers, folder, partitions)
-        )
-
-
-def on(servers: str, folder: Path, partitions: int) -> str:
-    client = json.dumps([f"{name}={value}" for name, value in OPTIONS.items()])
-    return (
-        f'\n[stream]\nurl = "kafka://{servers}/{folder.name.lower()}"\nclient = '
-        f"{client}\npartitions = {partitions}\n"
-    )
-
-
-def left(site: Site) -> list[str]:
-    needles = [CANARY, *site.hashes, *(one.encode() for one in site.requests)]
-    return [
-        *left_of(site.root, *needles),
-        *(where for where, data in in_topics(site.project) if any(one in data for one in needles)),
-    ]
 
 
 def catalogue(project: Project) -> tuple[dict, set]:

@@ -1,87 +1,11 @@
 """A folder of logs to post to, and to route: what the router's tests share."""
 
-import msgspec
 import pytest
 from tests.support.network.brokers import started, started_deleting
-
-from tailorbird.events import Receipt, RoutePlan, SimulatedClock
-from tailorbird.router import Router, to_table
-from tailorbird.stream import Block, open_reader, open_writer, raw_path, routed_path
-
-NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
-PLAN = RoutePlan(user_attributes=("plan",), item_attributes=("category", "price"))
-
+from tests.support.router.stream import PLAN, Stream
 
 servers = pytest.fixture(scope="module")(started)
 deleting_servers = pytest.fixture(scope="module")(started_deleting)
-
-
-class Stream:
-    """The logs of a site under `folder`: bodies go in by `post`, rows come out by `events`,
-    `quarantine` and `duplicates`.
-    """
-
-    def __init__(self, folder, plan=PLAN):
-        self.folder = folder
-        self.plan = plan
-        self.now = NOW
-
-    def post(self, *events, producer="door", source="door", received_at=None, encoding="json"):
-        """Append one body."""
-        receipt = Receipt(received_at or self.now, source, encoding)
-        with open_writer(raw_path(self.folder, producer), partition=producer) as writer:
-            writer.append(
-                [
-                    Block(
-                        "body",
-                        len(events),
-                        msgspec.json.encode(events),
-                        msgspec.json.encode(receipt),
-                    )
-                ]
-            )
-
-    def post_bytes(self, body, rows=1, producer="door"):
-        with open_writer(raw_path(self.folder, producer), partition=producer) as writer:
-            writer.append([Block("body", rows, body, msgspec.json.encode(Receipt(self.now)))])
-
-    def router(self):
-        return Router(self.folder, self.plan, clock=SimulatedClock(self.now))
-
-    def route(self, rows_max=20_000):
-        """Step until nothing is left, and close; the sums of the reports and the last positions."""
-        accepted = duplicates = quarantined = 0
-        with self.router() as router:
-            while (report := router.step(rows_max)).rows:
-                accepted += report.accepted
-                duplicates += report.duplicates
-                quarantined += report.quarantined
-        return accepted, duplicates, quarantined, report.positions
-
-    def blocks(self):
-        with open_reader(routed_path(self.folder)) as reader:
-            return reader.read(0, bytes_max=1 << 40)
-
-    def rows(self, kind):
-        result_rows = []
-        for stored in self.blocks():
-            if stored.block.kind == kind:
-                result_rows += to_table(stored.block).to_pylist()
-        return result_rows
-
-    def events(self, *columns):
-        """Routed events in order: as dicts, or as tuples of the columns."""
-        rows = self.rows("events")
-        if not columns:
-            return rows
-        return [
-            row[columns[0]] if len(columns) == 1 else tuple(row[name] for name in columns)
-            for row in rows
-        ]
-
-    def event(self, event_id):
-        (row,) = [row for row in self.events() if row["event_id"] == event_id]
-        return row
 
 
 @pytest.fixture

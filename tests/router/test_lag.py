@@ -3,9 +3,9 @@
 from uuid import uuid4
 
 import pytest
-from tests.router.conftest import NOW, Stream
-from tests.router.test_topic import Topics
 from tests.support.roles import until
+from tests.support.router.stream import NOW, Stream
+from tests.support.router.topics import Topics
 
 from tailorbird.events import SimulatedClock
 from tailorbird.lake import LakeRole

@@ -8,44 +8,16 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.router.conftest import NOW, PLAN
-from tests.router.test_topic import Topics
-from tests.support.network.brokers import OPTIONS
+from tests.support.router.partitions import COUNT, Parted, post, profiles, traffic
+from tests.support.router.stream import NOW, PLAN
 
 from tailorbird.errors import LockedError
 from tailorbird.events import Receipt, SimulatedClock, check
 from tailorbird.events.contract.checked_batch import EventColumns
 from tailorbird.events.parts import partition_of, partition_rows, split_by_partition
 from tailorbird.lake import Lake, LakeRole, verify
-from tailorbird.router import Router, open_router, to_table
+from tailorbird.router import to_table
 from tailorbird.stream import Block, open_reader, open_writer, raw_path
-
-COUNT = 3
-PEOPLE = [f"v{number}" for number in range(8)]
-
-
-class Parted(Topics):
-    """A site whose topics have three partitions."""
-
-    def __init__(self, folder, servers, prefix):
-        super().__init__(folder, servers, prefix)
-        from tailorbird.stream.kafka import Cluster
-        from tailorbird.stream.kafka.logs import KafkaLogSet
-
-        self.stream = KafkaLogSet(
-            Cluster(servers, prefix, options=OPTIONS, partitions=COUNT), folder
-        )
-
-    def router(self):
-        self.stream._listed_producers.clear()
-        return open_router(self.stream, PLAN, clock=SimulatedClock(NOW))
-
-    def share(self, number):
-        """The router of one partition, on a machine of its own."""
-        self.stream._listed_producers.clear()
-        folder = self.folder / f"machine-{uuid4().hex[:6]}"
-        folder.mkdir()
-        return Router(self.stream.share(number, folder), PLAN, clock=SimulatedClock(NOW))
 
 
 @pytest.fixture
@@ -55,96 +27,6 @@ def parted(servers, tmp_path):
     made.close()
 
 
-def profiles():
-    """Return profiles that any event may refer to: items, users, and merges of u0 to u3."""
-    items = [
-        {
-            "event_id": f"i{n}",
-            "type": "item",
-            "item_id": f"i{n}",
-            "ts": NOW - 9,
-            "properties": {"price": n},
-        }
-        for n in range(5)
-    ]
-    users = [
-        {
-            "event_id": f"u{n}",
-            "type": "user",
-            "user_id": f"u{n}",
-            "ts": NOW - 9,
-            "properties": {"plan": f"p{n}"},
-        }
-        for n in range(5)
-    ]
-    merges = [
-        {
-            "event_id": f"m{n}",
-            "type": "merge",
-            "user_id": f"u{n}",
-            "properties": {"merged_into": f"u{n + 1}"},
-        }
-        for n in range(3)
-    ]
-    return items + users + merges
-
-
-def traffic(number):
-    """Return events of some visitors: a response, identifies, clicks, a duplicate, invalid rows."""
-    events = []
-    for index, anonymous_id in enumerate(PEOPLE):
-        visitor = {"anonymous_id": anonymous_id}
-        request = f"r{number}-{index}"
-        answer = {
-            "type": "answer",
-            "request_id": request,
-            "items": ["i1", "i2"],
-            "answer": {"slot": "s", "propensities": [1.0, 0.5]},
-        }
-        events += [
-            ({**visitor, **answer, "event_id": f"a{number}-{index}"}, "server"),
-            (
-                {
-                    **visitor,
-                    "event_id": f"n{number}-{index}",
-                    "type": "identify",
-                    "user_id": f"u{(index + number) % 5}",
-                },
-                "door",
-            ),
-            (
-                {
-                    **visitor,
-                    "event_id": f"c{number}-{index}",
-                    "type": "click",
-                    "item_id": "i2",
-                    "request_id": request,
-                },
-                "door",
-            ),
-            (
-                {
-                    **visitor,
-                    "event_id": f"c{number // 2}-{index}",
-                    "type": "click",
-                    "item_id": "i1",
-                },
-                "door",
-            ),
-            (
-                {
-                    "event_id": f"d{number}-{index}",
-                    "type": "click",
-                    "user_id": f"u{index % 5}",
-                    "item_id": f"i{index % 5}",
-                },
-                "door",
-            ),
-            ({"event_id": "bad"}, "door"),
-        ]
-    return events
-
-
 def fill(site):
     with site.router() as router:
         site.post(*profiles())
@@ -152,13 +34,6 @@ def fill(site):
         for number in range(3):
             post(site, number)
             route(router, 29)
-
-
-def post(site, number):
-    site.now += 1_000
-    events = traffic(number)
-    for source in ("server", "door"):
-        site.post(*[event for event, of in events if of == source], source=source)
 
 
 def route(router, rows_max):

@@ -12,12 +12,12 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.router.filling import NOW, fill
 
 from tailorbird import faults
 from tailorbird.events import DAY, HOUR
 from tailorbird.stream import open_reader, open_writer, raw_logs
 
-NOW = 1_764_072_000_000_000
 CHILD = """
 import sys
 from pathlib import Path
@@ -41,49 +41,6 @@ SITES = [
     "stream.after_commit",
     "router.after_commit",
 ]
-
-
-def fill(stream):
-    """Two producers with answers, clicks, profiles, identifies, repeats and rubbish."""
-    for number in range(12):
-        stream.post(
-            {
-                "event_id": f"a{number}",
-                "type": "answer",
-                "user_id": "u1",
-                "request_id": f"r{number}",
-                "items": ["i1"],
-                "answer": {"slot": "s"},
-            },
-            {
-                "event_id": f"p{number}",
-                "type": "item",
-                "item_id": "i1",
-                "ts": NOW + number,
-                "properties": {"price": number},
-            },
-            {
-                "event_id": f"n{number}",
-                "type": "identify",
-                "anonymous_id": "c0",
-                "user_id": f"u{number}",
-                "ts": NOW + number,
-            },
-            producer="serve",
-            source="server",
-        )
-        stream.post(
-            {
-                "event_id": f"c{number}",
-                "type": "click",
-                "anonymous_id": "c0",
-                "item_id": "i1",
-                "request_id": f"r{number - 1}",
-            },
-            {"event_id": f"c{number // 2}", "type": "click", "anonymous_id": "c0", "item_id": "i1"},
-            {"event_id": "bad"},
-            producer="web",
-        )
 
 
 def stored_rows(stream):

@@ -8,11 +8,11 @@ from contextlib import closing
 from uuid import uuid4
 
 import pytest
-from tests.router.conftest import NOW, PLAN
-from tests.router.test_partitions import COUNT, Parted, post, profiles
-from tests.router.test_recovery import fill
-from tests.router.test_topic import Topics, decided
 from tests.support.network.brokers import OPTIONS
+from tests.support.router.filling import fill
+from tests.support.router.partitions import COUNT, Parted, post, profiles
+from tests.support.router.stream import NOW, PLAN
+from tests.support.router.topics import Topics, decided
 
 from tailorbird.errors import DamageError
 from tailorbird.events import SimulatedClock

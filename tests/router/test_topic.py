@@ -4,54 +4,11 @@ router at a time.
 
 from uuid import uuid4
 
-import msgspec
 import pytest
-from tests.router.conftest import NOW, PLAN, Stream
-from tests.router.test_recovery import fill
-from tests.support.network.brokers import OPTIONS
+from tests.support.router.filling import fill
+from tests.support.router.topics import Topics, decided
 
 from tailorbird.errors import DamageError, LockedError
-from tailorbird.events import Receipt, SimulatedClock
-from tailorbird.router import Router
-from tailorbird.stream import Block, open_reader, open_writer
-
-
-class Topics(Stream):
-    """The same site with its logs in topics; `elsewhere` is another machine of it."""
-
-    def __init__(self, folder, servers, prefix):
-        super().__init__(folder)
-        from tailorbird.stream.kafka import Cluster
-        from tailorbird.stream.kafka.logs import KafkaLogSet
-
-        folder.mkdir(exist_ok=True)
-        self.stream = KafkaLogSet(Cluster(servers, prefix, options=OPTIONS), folder)
-        self._writers = {}
-
-    def post(self, *events, producer="door", source="door", received_at=None, encoding="json"):
-        if producer not in self._writers:
-            self._writers[producer] = open_writer(self.stream.raw(producer), partition=producer)
-        receipt = Receipt(received_at or self.now, source, encoding)
-        self._writers[producer].append(
-            [Block("body", len(events), msgspec.json.encode(events), msgspec.json.encode(receipt))]
-        )
-
-    def post_bytes(self, body, rows=1, producer="door"):
-        self._writers[producer].append(
-            [Block("body", rows, body, msgspec.json.encode(Receipt(self.now)))]
-        )
-
-    def router(self):
-        self.stream._listed_producers.clear()  # rather than wait until it looks again
-        return Router(self.stream, PLAN, clock=SimulatedClock(NOW))
-
-    def blocks(self):
-        with open_reader(self.stream.routed) as reader:
-            return reader.read(reader.start(), bytes_max=1 << 40)
-
-    def close(self):
-        for writer in self._writers.values():
-            writer.close()
 
 
 @pytest.fixture
@@ -59,10 +16,6 @@ def topics(servers, tmp_path):
     made = Topics(tmp_path / "one", servers, f"test-{uuid4().hex[:12]}")
     yield made
     made.close()
-
-
-def decided(stream):
-    return [{name: value for name, value in row.items() if name != "p"} for row in stream.events()]
 
 
 def test_what_is_decided_is_what_is_decided_on_files(topics, stream):

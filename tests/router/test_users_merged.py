@@ -4,7 +4,7 @@ import itertools
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.router.conftest import NOW
+from tests.support.router.stream import NOW
 
 from tailorbird.events import HOUR
 from tailorbird.events.merges import Merge, survivor

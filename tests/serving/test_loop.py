@@ -8,97 +8,17 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import numpy as np
 import pytest
+from tests.support.serving.loop import Loop
 from tests.support.shops import serving_shop
 
-from tailorbird.events import MINUTE, SECOND, RoutePlan, SimulatedClock, hash64
+from tailorbird.events import MINUTE, hash64
 from tailorbird.events.answer_record import decode_answers
 from tailorbird.features import FeatureSet, ReadRequest, count, entity, sequence
 from tailorbird.features.online.worker import FeatureWorker
-from tailorbird.router import Router, to_table
-from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery, SearchQuery
-from tailorbird.serving.models.catalogue import Catalogue
-from tailorbird.serving.models.schemas import SingleSchema
-from tailorbird.serving.models.state import StateReader
-from tailorbird.serving.pipeline.pipeline import Pipeline
-from tailorbird.serving.pipeline.protocols import FixedBundle
 from tailorbird.stream import open_reader, response_log_path, routed_path
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class Loop:
-    """A project's roles around one pipeline."""
-
-    def __init__(self, folder, features, bundle=None, pseudonyms=None) -> None:
-        self.folder, self.features, self.bundle, self.pseudonyms = (
-            folder,
-            features,
-            bundle,
-            pseudonyms,
-        )
-        self.clock = SimulatedClock(serving_shop.NOW)
-        plan = RoutePlan(
-            user_attributes=features.user_attributes, item_attributes=features.item_attributes
-        )
-        self.collector = EventCollector(
-            folder / "stream", "serve-1", plan, self.clock, pseudonyms=pseudonyms
-        )
-        self.router = Router(folder / "stream", plan, clock=self.clock)
-        self.worker = FeatureWorker(
-            routed_path(folder / "stream"), folder / "state", features, clock=self.clock
-        )
-        self.reader = StateReader(folder / "state", features, retry_s=0)
-        self.catalogue = Catalogue(routed_path(folder / "stream"))
-        self.live = serving_shop.Live()
-        self.pipeline = self.make_pipeline(bundle)
-        self.sent = self.published = 0
-
-    def make_pipeline(self, bundle) -> Pipeline:
-        return Pipeline(
-            slots=serving_shop.slots(),
-            bundles=FixedBundle(bundle),
-            catalogue=self.catalogue,
-            feature_provider=SingleSchema(self.features, self.reader),
-            answer_log=self.collector,
-            clock=self.clock,
-            rng=np.random.default_rng(0),
-            pseudonyms=self.pseudonyms,
-            tables=self.live,
-        )
-
-    def send(self, type_: str, **more) -> None:
-        self.sent += 1
-        self.clock.advance_to(self.clock.now() + SECOND)
-        event = {"event_id": f"e{self.sent}", "type": type_, "ts": self.clock.now(), **more}
-        [decision] = self.collector.submit(msgspec.json.encode(event))
-        assert decision.accepted, decision
-
-    def settle(self) -> None:
-        while self.router.step().rows:
-            pass
-        while self.worker.step().rows:
-            pass
-        self.catalogue.refresh()
-        with open_reader(routed_path(self.folder / "stream")) as reader:
-            for stored in reader.read(self.published):
-                if stored.block.kind == "events":
-                    self.live.follow(to_table(stored.block))
-                self.published = stored.end
-
-    def routed(self):
-        with open_reader(routed_path(self.folder / "stream")) as reader:
-            return [
-                row
-                for stored in reader.read(0)
-                if stored.block.kind == "events"
-                for row in to_table(stored.block).to_pylist()
-            ]
-
-    def close(self) -> None:
-        for part in (self.collector, self.router, self.worker, self.reader):
-            part.close()
-        self.catalogue.stop()
 
 
 @pytest.fixture

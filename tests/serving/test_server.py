@@ -5,7 +5,6 @@ and stays light.
 import contextlib
 import json
 import math
-import os
 import re
 import signal
 import socket
@@ -20,6 +19,7 @@ import httpx
 import msgspec
 import pytest
 from tests.support.network.smuggling import COMPLETE, POST, SMUGGLED
+from tests.support.serving.server import CHILD, Server, wait_for
 from tests.support.shops import serving_shop
 
 from tailorbird.config.serve_settings import ServeSection
@@ -43,90 +43,6 @@ NEVER = {
     "joblib",
 }
 
-CHILD = """
-import json, os, sys, threading
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from tests.support.shops import shop_plan
-from tailorbird.events import RoutePlan
-from tailorbird.serving.http import body
-from tailorbird.serving.auth.limits import ServerLimits
-from tailorbird.serving.server import ServeOptions, run
-if room := int(os.environ.get("ROOM_FOR_BODIES", "0")):
-    body.Budget.__init__.__defaults__ = (room,)
-data, told = Path(sys.argv[2]), threading.Event()
-if sys.argv[8:]:
-    told.set()
-run(ServeOptions(
-    stream=data / "stream", routed=data / "stream" / "routed.db", state=data / "state", registry=data / "registry", run=data / "run",
-    features=shop_plan.feature_set(), slots=shop_plan.slots(), plan=RoutePlan(), port=0, probe=sys.argv[3] == "probe",
-    header_deadline_s=float(sys.argv[4]), connections_max=int(sys.argv[5]), limits=ServerLimits(address_connections=int(sys.argv[6])),
-    **json.loads(sys.argv[7]),
-), stop=told)
-print(" ".join(sorted({name.partition(".")[0] for name in sys.modules})))
-"""
-
-
-class Server:
-    """A serve process over a data folder; asks it over one connection pool.
-
-    Args:
-        bodies_bytes_max: room for bodies, if little.
-        more: other options of `ServeOptions`.
-    """
-
-    def __init__(
-        self,
-        data: Path,
-        *,
-        probe: bool = False,
-        header_deadline_s: float = 10.0,
-        connections_max: int = 4_096,
-        address_connections: int = 512,
-        bodies_bytes_max: int = 0,
-        **more: float,
-    ) -> None:
-        self.data = data
-        command = [
-            sys.executable,
-            "-c",
-            CHILD,
-            str(Path(__file__).parents[2]),
-            str(data),
-            "probe" if probe else "trust",
-            str(header_deadline_s),
-            str(connections_max),
-            str(address_connections),
-            json.dumps(more),
-        ]
-        room = {**os.environ, "ROOM_FOR_BODIES": str(bodies_bytes_max)}
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=room
-        )
-        address = data / "run" / "serve-1.json"
-        wait_for(lambda: address.exists() or self.process.poll() is not None, 30)
-        assert address.exists(), self.process.communicate()[1]
-        self.url = json.loads(address.read_bytes())["url"]
-        self.http = httpx.Client(base_url=self.url, timeout=10)
-
-    def recommend(self, **query) -> dict:
-        answer = self.http.post("/v1/recommend", json={"slot": "home", "user_id": "u1", **query})
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def stop(self) -> tuple[int, str]:
-        """Ask it to stop; its status and what it printed."""
-        self.process.send_signal(signal.SIGTERM)
-        out, error = self.process.communicate(timeout=10)
-        assert "Traceback" not in error, error
-        return self.process.returncode, out
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.communicate()
-        self.http.close()
-
 
 @pytest.mark.slow
 def test_who_was_told_to_stop_while_it_started_stops(tmp_path):
@@ -149,13 +65,6 @@ def test_who_was_told_to_stop_while_it_started_stops(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert not list((tmp_path / "run").glob("*serve-*.json"))
-
-
-def wait_for(condition, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ import apsw
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tests.faults.test_evolution import item_events, promote
 from tests.support.commands import environment
 from tests.support.roles import make_project
+from tests.support.shops.evolving_shop import item_events, promote
 
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError

@@ -1,11 +1,13 @@
 """Small routed tables for tests: rows as dictionaries, everything else null or plain."""
 
+from typing import Any
+
 import pyarrow as pa
 
 from tailorbird.events import ROUTED
 
 
-def table(*rows):
+def table(*rows: dict[str, Any]) -> pa.Table:
     full = []
     for p, row in enumerate(rows, 1):
         event = dict.fromkeys(ROUTED.names)
@@ -26,7 +28,9 @@ def table(*rows):
     return pa.Table.from_pylist(full, schema=ROUTED)
 
 
-def answer(t, person, items, request, slot="home", **more):
+def answer(
+    t: int, person: str | None, items: list[str], request: str, slot: str = "home", **more: Any
+) -> dict[str, Any]:
     return {
         "type": "answer",
         "ts": t,
@@ -39,7 +43,14 @@ def answer(t, person, items, request, slot="home", **more):
     }
 
 
-def event(type_, t, person, item, request=None, **more):
+def event(
+    type_: str,
+    t: int,
+    person: str | None,
+    item: str | None,
+    request: str | None = None,
+    **more: Any,
+) -> dict[str, Any]:
     return {
         "type": type_,
         "ts": t,

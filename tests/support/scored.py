@@ -4,13 +4,14 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from tests.support.features import ipc
 
 from tailorbird.errors import NotReadyError
-from tailorbird.events import HOUR, MINUTE, ROUTED, SimulatedClock
+from tailorbird.events import HOUR, MINUTE, ROUTED, Clock, SimulatedClock
 from tailorbird.ranking import ChurnScore, NextBest
-from tailorbird.serving.messages import Answer, ChurnAnswer, ChurnWhy, ShownItem
+from tailorbird.serving.messages import Answer, ChurnAnswer, ChurnReason, RecommendQuery, ShownItem
 from tailorbird.serving.scores.role import ScoreRole
 from tailorbird.stream import Block, open_writer
 
@@ -24,17 +25,17 @@ DECLARED = [
 class ByRule:
     """Everybody's next best item is named after them; the risk of somebody is what `risks` says."""
 
-    def __init__(self, risks=None, reached=1 << 62):
+    def __init__(self, risks: dict[str, float] | None = None, reached: int = 1 << 62) -> None:
         self.risks, self.p, self.queries = dict(risks or {}), reached, []
         self.strangers = set()
 
-    def refresh(self):
+    def refresh(self) -> None:
         pass
 
-    def reached(self):
+    def reached(self) -> int:
         return self.p
 
-    def next_best(self, query):
+    def next_best(self, query: RecommendQuery) -> Answer:
         self.queries.append(query)
         shown = ShownItem(
             item_id=f"for-{query.user_id}",
@@ -54,10 +55,12 @@ class ByRule:
             t=NOW,
         )
 
-    def churn(self, user_id, model):
+    def churn(self, user_id: str, model: str) -> ChurnAnswer:
         if user_id not in self.risks:
             raise NotReadyError("there is no model")
-        why = [ChurnWhy("orders", 0.5, "orders is 0: raises the chance of leaving from 72% to 81%")]
+        why = [
+            ChurnReason("orders", 0.5, "orders is 0: raises the chance of leaving from 72% to 81%")
+        ]
         return ChurnAnswer(
             user_id=user_id,
             name=model,
@@ -70,7 +73,7 @@ class ByRule:
         )
 
 
-def rows(*events):
+def rows(*events: tuple[Any, ...]) -> list[dict[str, Any]]:
     """Routed rows from (p, type, person, minute, more)."""
     routed_rows = []
     for p, kind, person, minute, *more in events:
@@ -100,15 +103,21 @@ class Routed:
         self.path = folder / "routed.db"
         self._writer = open_writer(self.path, partition="routed", first_position=1)
 
-    def append(self, *events):
+    def append(self, *events: tuple[Any, ...]) -> None:
         some = rows(*events)
         self._writer.append([Block("events", len(some), ipc(some))])
 
-    def close(self):
+    def close(self) -> None:
         self._writer.close()
 
 
-def role(folder: Path, models, declared=DECLARED, keep_us=7 * 24 * HOUR, clock=None):
+def role(
+    folder: Path,
+    models: ByRule,
+    declared: list[NextBest | ChurnScore] = DECLARED,
+    keep_us: int = 7 * 24 * HOUR,
+    clock: Clock | None = None,
+) -> ScoreRole:
     return ScoreRole(
         folder / "routed.db",
         folder / "scores.db",

@@ -8,8 +8,8 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from tests.training.dataset.test_rows import Lake
-from tests.training.test_pipeline import Shop
+from tests.support.training.rows import Lake
+from tests.support.training.shop import Shop
 
 from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.features import count, entity

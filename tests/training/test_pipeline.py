@@ -1,18 +1,17 @@
 """The whole of training on a simulated shop's lake: what it promises, and what it refuses."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tests.support.training.shop import HOME, Shop
 
 from tailorbird.errors import DeclarationError, NotReadyError, UsageError
-from tailorbird.events import DAY, RoutePlan, SimulatedClock, SlotPlan
-from tailorbird.features import FeatureSet, count, entity, load_features, similarity
+from tailorbird.events import DAY, SimulatedClock
+from tailorbird.features import FeatureSet, count, entity, similarity
 from tailorbird.features.transforms import (
     clip,
     frequency,
@@ -22,90 +21,19 @@ from tailorbird.features.transforms import (
     target,
     transform,
 )
-from tailorbird.lake import Lake, LakeRole
+from tailorbird.lake import Lake
 from tailorbird.models import architectures
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import SKETCHES, Bundle
 from tailorbird.registry import Registry
-from tailorbird.router import Router
-from tailorbird.simulator import Site
-from tailorbird.stream.importer import import_files
 from tailorbird.training.dataset import matrix
 from tailorbird.training.dataset.replay import select_live_columns
 from tailorbird.training.evaluation.bootstrap import Interval
-from tailorbird.training.evaluation.evaluate import evaluate
 from tailorbird.training.evaluation.gate import NON_INFERIORITY, SUPERIORITY
 from tailorbird.training.fit import inputs
 from tailorbird.training.pipeline import train
 from tailorbird.training.report.pareto import price_models
 from tailorbird.training.settings import TrainSettings
-
-DAYS = 8
-HOME = Slot("home", objective={"click": 1.0, "purchase": 5.0})
-
-
-@dataclass(frozen=True)
-class Shop:
-    """A lake that was filled as a project's is, and what training needs beside it."""
-
-    folder: Path
-    features: FeatureSet
-    lake: Path
-    clock: SimulatedClock
-
-    @classmethod
-    def open(cls, folder, change=lambda history: None):
-        (folder / "features.py").write_text(
-            (files("tailorbird.platform") / "templates" / "features.py").read_text()
-        )
-        features = load_features(folder / "features.py")
-        lake = folder / "lake"
-        site = Site(3, users=900, items=250, days=DAYS + 2)
-        clock = SimulatedClock(site.start + DAYS * DAY)
-        site.history(DAYS).write(folder / "history.jsonl")
-        change(folder / "history.jsonl")
-        plan = RoutePlan(
-            user_attributes=features.user_attributes,
-            item_attributes=features.item_attributes,
-            slots={"home": SlotPlan()},
-        )
-        stream = folder / "stream"
-        stream.mkdir()
-        import_files(stream, "tailorbird", folder / "history.jsonl", plan=plan, clock=clock)
-        with Router(stream, plan, clock=clock) as router:
-            while router.step().rows:
-                pass
-        with LakeRole(stream, lake, clock=clock) as role:
-            role.drain()
-        return cls(folder, features, lake, clock)
-
-    def train(self, name, slot=HOME, heads=(), promote=True, **more):
-        settings = TrainSettings(quick=True, **more)
-        folders = {
-            "lake": self.lake,
-            "registry": self.folder / name,
-            "reports": self.folder / f"{name}-reports",
-        }
-        return train(
-            self.features,
-            slot,
-            **folders,
-            clock=self.clock,
-            settings=settings,
-            heads=heads,
-            promote=promote,
-        )
-
-    def evaluate(self, name, slot, version):
-        folders = {"lake": self.lake, "registry": self.folder / name}
-        return evaluate(
-            self.features,
-            slot,
-            (version,),
-            **folders,
-            clock=self.clock,
-            settings=TrainSettings(quick=True),
-        )
 
 
 def keep_answers(path, last):

@@ -40,6 +40,7 @@ from tailorbird.errors import StorageError, UsageError
 from tailorbird.events import Clock, to_iso
 from tailorbird.events.suppression import FOLDER, JOURNAL, SuppressionList
 from tailorbird.file_lock import FileLock
+from tailorbird.pages.notebook import text_html
 from tailorbird.version import __version__
 
 Progress = Callable[[str, int, int | None], None]
@@ -105,6 +106,8 @@ class BackupReport:
         if self.pruned:
             lines.append(f"  {self.pruned:,} older backups were deleted")
         return "\n".join(lines)
+
+    _repr_html_ = text_html
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird backup --json` prints."""

@@ -22,6 +22,7 @@ from tailorbird.errors import TailorbirdError, UsageError
 from tailorbird.events import Clock, to_iso
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.append_only import open_tail
+from tailorbird.pages.notebook import text_html
 from tailorbird.storage_paths import Storage
 from tailorbird.stream import open_reader, raw_logs
 
@@ -79,6 +80,8 @@ class RestoreReport:
             )
         lines.append("Next (`up` rebuilds the state):")
         return "\n".join([*lines, *(f"  {command}" for command in self.next_commands)])
+
+    _repr_html_ = text_html
 
     def _describe_lost(self) -> list[str]:
         ends = ", ".join(

@@ -1,17 +1,10 @@
 """`tailorbird checks run`: check the data of a day."""
 
-from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import Json, console, print_json, print_table
-from tailorbird.errors import NotReadyError, UsageError
 
-if TYPE_CHECKING:
-    from tailorbird.config import Project
-    from tailorbird.monitoring.amounts import DayExpectations
-    from tailorbird.monitoring.verdict import Check
+_STATUS_LABELS = {"ok": "fine", "failed": "FAILED"}
 
 
 def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Json = False) -> None:
@@ -40,103 +33,18 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
     alert:
         also report a failed check to `checks.alert`
     """
-    import msgspec
-
     from tailorbird.config import open_project
-    from tailorbird.events import DAY, SystemClock
-    from tailorbird.lake import Lake
-    from tailorbird.monitoring import daily
-    from tailorbird.monitoring.daily_page import write_page
+    from tailorbird.platform.diagnostics.daily_checks import check_day
 
-    project, now = open_project(), SystemClock().now()
-    day_number = _day_number(day) if day else now // DAY - 1
-    if day_number * DAY > now:
-        raise UsageError(f"{day} has not come yet", where="--day")
-    lake = Lake(project.paths.lake)
-    report = daily.run_day(
-        lake,
-        day_number,
-        now,
-        day_expectations(project),
-        lambda number: features_check(project, number),
-    )
-    if not report.has_content:
-        raise NotReadyError(
-            f"the lake has no event of {report.day}, nor of any day before",
-            fix="name another day by --day",
-        )
-    target = project.settings.checks.alert
-    alert_result = daily.send_alert(target, report) if alert else ""
-    is_owed = (
-        bool(alert_result) if alert else daily.is_alert_due(project.paths.checks, report, target)
-    )
-    page = daily.save_report(project.paths.checks, msgspec.structs.replace(report, untold=is_owed))
-    if out is not None:
-        page = write_page(out, daily.read_reports(project.paths.checks))
+    result = check_day(open_project(), day, out=out, has_alert=alert)
     if json:
-        print_json({**msgspec.to_builtins(report), "page": str(page), "alert": alert_result})
+        print_json(result.to_dict())
     else:
         rows = [
-            (check.name, _status_label(check), "; ".join(check.details) or check.told)
-            for check in report.checks
+            (row["check"], _STATUS_LABELS.get(row["status"], "not judged"), row["finding"])
+            for row in result.to_frame().to_pylist()
         ]
+        report = result.report
         print_table(f"{report.day}, {report.rows:,} events", ["check", "", "finding"], rows)
-        console().print(f"{alert_result}\n{page}".strip())
-    raise SystemExit(1 if report.failed else 0)
-
-
-def day_expectations(project: "Project") -> "DayExpectations":
-    """Return what the project declares about its days."""
-    from tailorbird.monitoring.amounts import DayExpectations
-
-    return DayExpectations(
-        project.event_contract.unique,
-        project.event_contract.daily_min,
-        project.event_contract.fresh_within,
-    )
-
-
-def features_check(project: "Project", day_number: int) -> "Sequence[Check]":
-    """Recompute some answers of the day from the lake and compare their features."""
-    from tailorbird.events import DAY
-    from tailorbird.features.parity.watch import RECENT_US, compare_recent
-    from tailorbird.lake import Lake
-    from tailorbird.monitoring.verdict import FAILED, NONE, OK, Check
-
-    lake = Lake(project.paths.lake)
-    if not lake.exists("answers"):
-        return [Check("features", NONE, 0.0, 0.0, "no answer was logged")]
-    report, _ = compare_recent(
-        project.features,
-        lake,
-        day_number * DAY + RECENT_US,
-        until=(day_number + 1) * DAY,
-        seed=day_number,
-    )
-    if not report.answers:
-        return [
-            Check("features", NONE, 0.0, 0.0, "no answer of these declarations was logged since")
-        ]
-    unequal = {name: count for name, count in report.by_feature.items() if count}
-    if not unequal:
-        return [
-            Check(
-                "features", OK, 0.0, 0.0, f"{report.answers:,} answers, computed again, are equal"
-            )
-        ]
-    details = [
-        f"{count:,} values of {name} differ from the lake; tailorbird features verify"
-        for name, count in unequal.items()
-    ]
-    return [Check("features", FAILED, float(sum(unequal.values())), 0.0, details[0], details[:5])]
-
-
-def _day_number(day: str) -> int:
-    try:
-        return (date.fromisoformat(day) - date(1970, 1, 1)).days
-    except ValueError:
-        raise UsageError(f"expected a day such as 2026-11-25, got {day!r}", where="--day") from None
-
-
-def _status_label(check: "Check") -> str:
-    return {"ok": "fine", "failed": "FAILED"}.get(check.status, "not judged")
+        console().print(f"{result.alert_result}\n{result.page}".strip())
+    raise SystemExit(0 if result.is_sound else 1)

@@ -1,6 +1,5 @@
 """`tailorbird formula show|set|reset`: the value formulas of slots."""
 
-import getpass
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -87,16 +86,16 @@ def set(
     formula:
         a sum of heads, each with its weight
     """
+    from tailorbird.config import open_project
     from tailorbird.errors import UsageError
-    from tailorbird.serving.pipeline.formulas import set_formula
+    from tailorbird.platform.models.formulas import set_formula
 
     if not formula.strip():
         raise UsageError(
             "the formula is empty",
             fix=f"such as 1.0*click; its own: tailorbird formula reset {slot} --why …",
         )
-    project, registry = open_registry()
-    change = set_formula(registry, project.slot(slot), formula, by=by or getpass.getuser(), why=why)
+    change = set_formula(open_project(), slot, formula, why=why, by=by)
     console().print(
         f"{change.version}: slot {slot} orders by {change.text}. Back:  tailorbird formula "
         f"reset {slot} --why …"
@@ -113,13 +112,13 @@ def reset(slot: str, *, why: Why, by: By = "") -> None:
     slot:
         name of a slot in slots.py
     """
+    from tailorbird.config import open_project
+    from tailorbird.platform.models.formulas import set_formula
     from tailorbird.ranking.policy.formula import format_formula
-    from tailorbird.serving.pipeline.formulas import set_formula
 
-    project, registry = open_registry()
-    declared = project.slot(slot)
-    change = set_formula(registry, declared, "", by=by or getpass.getuser(), why=why)
+    project = open_project()
+    change = set_formula(project, slot, "", why=why, by=by)
     console().print(
         f"{change.version}: slot {slot} orders by its own formula again: "
-        f"{format_formula(declared.objective)}"
+        f"{format_formula(project.slot(slot).objective)}"
     )

@@ -2,16 +2,12 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 from cyclopts import Parameter
 
 from tailorbird.cli.output import Json, console, print_json, print_table
-from tailorbird.errors import UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tailorbird.serving.auth.keyfile import KeyRecord, Limits
+    from tailorbird.serving.auth.keyfile import Limits
 
 RepeatedOption = Annotated[list[str] | None, Parameter(negative="")]
 
@@ -65,39 +61,31 @@ def create(
     keep:
         with --replaces, how long the old key remains valid
     """
-    from tailorbird.events import SystemClock, parse_duration, to_iso
-    from tailorbird.serving.auth.keyfile import create_key, read_keys
+    from tailorbird.events import to_iso
+    from tailorbird.platform.keys import KeysView, describe_key
 
-    file = _keys_file()
-    old = next((record for record in read_keys(file) if record.id == replaces), None)
-    now = SystemClock().now()
-    token, record = create_key(
-        file,
+    key = KeysView().create(
         name,
-        scope or (old.scopes if old else []),
-        now,
-        origins=origin or (old.origins if old else []),
-        limits=_limits(limit) if limit or old is None else old.limits,
-        identify=identify if identify is not None else bool(old and old.identify),
-        expires_at=now + parse_duration(expires) if expires else 0,
+        scopes=scope or (),
+        origins=origin or (),
+        identify=identify,
+        limits=_limits(limit) if limit else None,
+        expires=expires,
         replaces=replaces,
-        keep_until=now + parse_duration(keep),
+        keep=keep,
     )
     if json:
-        print_json({"key": token, **_to_dict(record)})
+        print_json({"key": key.token, **describe_key(key.record)})
         return
     out = console()
     out.print(
-        f"Key {record.id} ({name}), may {' and '.join(record.scopes)}. It is shown this once:\n"
+        f"Key {key.record.id} ({name}), may {' and '.join(key.record.scopes)}. It is shown this "
+        "once:\n"
     )
-    print(token)
+    print(key.token)
     out.print("\nClients send it as the header  Authorization: Bearer KEY")
-    if old is not None:
-        out.print(
-            f"Key {old.id} holds until "
-            f"{to_iso(min(old.expires_at or now + parse_duration(keep), now + parse_duration(keep)))[:16]} "
-            "UTC."
-        )
+    if key.old is not None:
+        out.print(f"Key {key.old.id} holds until {to_iso(key.old_until)[:16]} UTC.")
 
 
 def list_(*, json: Json = False) -> None:
@@ -105,9 +93,9 @@ def list_(*, json: Json = False) -> None:
 
     Example:  tailorbird -C shop keys list
     """
-    from tailorbird.serving.auth.keyfile import read_keys
+    from tailorbird.platform.keys import KeysView, describe_key
 
-    keys = [_to_dict(record) for record in read_keys(_keys_file())]
+    keys = [describe_key(record) for record in KeysView().records()]
     if json:
         print_json({"keys": keys})
         return
@@ -135,21 +123,19 @@ def revoke(key: str, *, json: Json = False) -> None:
     key:
         id of the key, as `tailorbird keys list` shows it
     """
-    from tailorbird.serving.auth.keyfile import revoke_key
+    from tailorbird.platform.keys import KeysView, describe_key
 
-    if key.startswith("tb_"):
-        raise UsageError(
-            "expected the id of a key, not the key",
-            fix="the id is the 12 digits between the underscores",
-        )
-    record = revoke_key(_keys_file(), key)
+    record = KeysView().revoke(key)
     if json:
-        print_json({"revoked": _to_dict(record)})
+        print_json({"revoked": describe_key(record)})
         return
     console().print(f"Key {record.id} ({record.name}) is refused from now on.")
 
 
 def _limits(texts: list[str] | None) -> "Limits":
+    import msgspec
+
+    from tailorbird.errors import UsageError
     from tailorbird.serving.auth.keyfile import Limits
 
     pairs = {name: value for name, _, value in (word.partition("=") for word in texts or ())}
@@ -178,43 +164,10 @@ def pseudonym(user: str, *, anonymous: bool = False, json: Json = False) -> None
     anonymous:
         treat it as an anonymous id
     """
-    from tailorbird.config import FILE, find_project, load_settings, paths_of
-    from tailorbird.config.pseudonyms import pseudonyms_of
+    from tailorbird.platform.keys import KeysView
 
-    root = find_project()
-    settings, _ = load_settings(root / FILE)
-    paths = paths_of(root, settings)
-    pseudonyms = pseudonyms_of(
-        settings.events.pseudonym_key, paths.data, paths.lake, record_key=False
-    )
-    if pseudonyms is None:
-        raise UsageError("this project keeps ids as they come", where="events.pseudonym_key")
-    pseudonymised = pseudonyms.anonymous_id(user) if anonymous else pseudonyms.user_id(user)
+    pseudonymised = KeysView().pseudonym(user, is_anonymous=anonymous)
     if json:
         print_json({"pseudonym": pseudonymised})
         return
     print(pseudonymised)
-
-
-def _to_dict(record: "KeyRecord") -> dict:
-    from tailorbird.events import to_iso
-
-    return {
-        "id": record.id,
-        "name": record.name,
-        "scopes": record.scopes,
-        "created": to_iso(record.created_at),
-        "expires": to_iso(record.expires_at) if record.expires_at else None,
-        "origins": record.origins,
-        "identify": record.identify,
-        "limits": msgspec.to_builtins(record.limits),
-    }
-
-
-def _keys_file() -> "Path":
-    """Return the project's keys file; needs only the settings to load."""
-    from tailorbird.config import FILE, find_project, load_settings
-
-    root = find_project()
-    settings, _ = load_settings(root / FILE)
-    return root / settings.serve.keys_file

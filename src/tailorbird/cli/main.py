@@ -39,7 +39,7 @@ _TOP_COMMANDS = {
     "evaluate": "training.evaluate",
     "recommend": "recommend",
     "sql": "sql",
-    "doctor": "doctor.doctor",
+    "doctor": "doctor",
     "backup": "backup",
     "restore": "backup",
     "demo": "demo",

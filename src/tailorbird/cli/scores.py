@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 
 from tailorbird.cli.output import console
 
@@ -26,12 +27,10 @@ def tail(*, start: int = 0, follow: bool = False) -> None:
     import msgspec
 
     from tailorbird.config import open_project
-    from tailorbird.errors import NotReadyError
-    from tailorbird.serving.scores.log import ScoreFeed, not_scored_error
+    from tailorbird.platform.models.score_log import open_scores
 
-    feed = ScoreFeed(open_project(applied=True).stream.scores)
     position = start
-    try:
+    with open_scores(open_project(applied=True)) as feed, suppress(KeyboardInterrupt):
         while True:
             for page in feed.iterate_from(position):
                 for score in page.scores:
@@ -41,10 +40,4 @@ def tail(*, start: int = 0, follow: bool = False) -> None:
             if not follow:
                 break
             time.sleep(0.2)
-    except NotReadyError as error:
-        raise not_scored_error(error) from None
-    except KeyboardInterrupt:
-        pass
-    finally:
-        feed.close()
     console(stderr=True).print(f"continue with:  --start {position}")

@@ -1,11 +1,9 @@
 """`tailorbird simulate`: write the history of a synthetic shop."""
 
 import shlex
-from datetime import UTC, datetime
 from pathlib import Path
 
 from tailorbird.cli.output import Json, console, print_json, progress_bars, this_command
-from tailorbird.errors import UsageError
 
 
 def simulate(
@@ -41,37 +39,14 @@ def simulate(
     dirt:
         also write faulty events
     """
-    from tailorbird.events import DAY, SystemClock
-    from tailorbird.simulator import Dirt, Site
+    from tailorbird.simulator.history_file import write_history
 
-    if out.exists():
-        raise UsageError(
-            "already there; nothing was written", where=str(out), fix="choose another file"
+    with progress_bars(quiet=json) as progress:
+        history = write_history(
+            out, days=days, users=users, items=items, seed=seed, has_faults=dirt, progress=progress
         )
-    if days < 1 or users < 1 or items < 20:
-        raise UsageError(
-            f"expected at least 1 day, 1 user and 20 items, got {days}, {users}, {items}"
-        )
-    if seed < 0:
-        raise UsageError(f"expected 0 or more, got {seed}", where="--seed")
-    start = (SystemClock().now() // DAY - days) * DAY
-    site = Site(seed, users=users, items=items, start=start, days=days + 60)
-    history = site.history(days, dirt=Dirt() if dirt else Dirt.none())
-    out.parent.mkdir(parents=True, exist_ok=True)
-    lines = 0
-    unfinished = out.with_name(f"{out.name}.part")
-    with progress_bars(quiet=json) as progress, unfinished.open("wb") as file:
-        for lines, arrival in enumerate(history, 1):
-            file.write(arrival.body + b"\n")
-            if lines % 5_000 == 0:
-                progress("simulate", lines, None)
-        progress("simulate", lines, lines)
-    unfinished.rename(out)
     if json:
-        print_json({"file": str(out), "lines": lines, "injected": history.injected})
+        print_json({"file": str(out), "lines": history.lines, "injected": history.injected})
         return
-    first = datetime.fromtimestamp(start / 1e6, UTC).date()
     next_step = f"{this_command()} import tailorbird {shlex.quote(str(out))}"
-    console().print(
-        f"Wrote {lines:,} lines of {days} days from {first} on to {out}.\nNext:  {next_step}"
-    )
+    console().print(f"Wrote {history!r}.\nNext:  {next_step}")

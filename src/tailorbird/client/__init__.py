@@ -21,13 +21,13 @@ from tailorbird.client.parameters import (
     Range,
     SearchOptions,
 )
-from tailorbird.client.talking import ClosedError, RefusedError, UnreachableError
+from tailorbird.client.transport import ClosedError, RefusedError, UnreachableError
 from tailorbird.errors import UsageError
 from tailorbird.events import Context
 from tailorbird.serving.messages import (
     Answer,
     ChurnAnswer,
-    ChurnWhy,
+    ChurnReason,
     EventDecision,
     Explanation,
     FacetCounts,
@@ -41,7 +41,7 @@ __all__ = [
     "Answer",
     "AsyncClient",
     "ChurnAnswer",
-    "ChurnWhy",
+    "ChurnReason",
     "Client",
     "ClientSettings",
     "ClosedError",

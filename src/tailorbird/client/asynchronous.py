@@ -10,9 +10,10 @@ import msgspec
 
 from tailorbird.client.outbox import BATCH_MAX, GATHER_S, QUEUE_MAX, Outbox
 from tailorbird.client.parameters import EventFields, QueryOptions, SearchOptions
-from tailorbird.client.talking import ClosedError, Reply, Transport, to_refused_error
+from tailorbird.client.transport import ClosedError, Reply, Transport, to_refused_error
 from tailorbird.errors import UsageError
 from tailorbird.events import Clock, SystemClock
+from tailorbird.pages.notebook import text_html
 from tailorbird.serving.messages import (
     Answer,
     ChurnAnswer,
@@ -80,6 +81,11 @@ class AsyncClient:
             spool=spool,
         )
         self._closed = False
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({', '.join(self._transport.urls)}; {self.waiting} events waiting)"
+
+    _repr_html_ = text_html
 
     async def __aenter__(self) -> "AsyncClient":
         return self

@@ -9,8 +9,9 @@ from typing import Any, TypeVar, Unpack
 
 from tailorbird.client.asynchronous import AsyncClient
 from tailorbird.client.parameters import ClientSettings, EventFields, QueryOptions, SearchOptions
-from tailorbird.client.talking import ClosedError
+from tailorbird.client.transport import ClosedError
 from tailorbird.errors import TailorbirdError, UsageError
+from tailorbird.pages.notebook import text_html
 from tailorbird.serving.messages import Answer, ChurnAnswer, Item, Receipts, Similar
 
 T = TypeVar("T")
@@ -35,6 +36,11 @@ class Client:
         except BaseException:
             self._stop()
             raise
+
+    def __repr__(self) -> str:
+        return repr(self._client).removeprefix("Async")
+
+    _repr_html_ = text_html
 
     def __enter__(self) -> "Client":
         return self

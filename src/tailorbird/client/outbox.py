@@ -24,8 +24,8 @@ from itertools import count
 from pathlib import Path
 
 from tailorbird.atomic_write import atomic_write
-from tailorbird.client.patience import backoff_s
-from tailorbird.client.talking import RefusedError, UnreachableError
+from tailorbird.client.retries import backoff_s
+from tailorbird.client.transport import RefusedError, UnreachableError
 from tailorbird.errors import StorageError, TailorbirdError
 from tailorbird.serving.messages import Receipts
 

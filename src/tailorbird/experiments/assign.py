@@ -18,6 +18,7 @@ from tailorbird.errors import DeclarationError, TailorbirdError, suggest_name
 from tailorbird.events.clock import parse_duration
 from tailorbird.events.keys import hash64
 from tailorbird.experiments.metrics import CLICKS_PER_ITEM, Metric
+from tailorbird.pages.notebook import notebook_repr
 
 BUCKETS = 10_000
 UNITS = ("person", "session")
@@ -29,6 +30,7 @@ INTERLEAVED = "interleaved"  # logged as the arm of a response that was drafted 
 HOLDOUT_SALT = "holdout"
 
 
+@notebook_repr
 @dataclass(frozen=True)
 class Experiment:
     """An A/B experiment: a permanent split in a slot of slots.py, or a plan in experiments.py.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from tailorbird.errors import DeclarationError, TailorbirdError, suggest_name
 from tailorbird.events.clock import SECOND, parse_duration
+from tailorbird.pages.notebook import notebook_repr
 
 KINDS = ("count", "conversion", "ratio", "mean", "quantile", "revenue", "return", "success")
 EVENTS = ("answer", "impression", "click", "purchase", "view")
@@ -21,6 +22,7 @@ VALUES = ("count", "revenue", "dwell_s")
 SCOPES = ("slot", "site")
 
 
+@notebook_repr
 @dataclass(frozen=True)
 class Metric:
     """A metric of units.

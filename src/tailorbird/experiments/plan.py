@@ -50,7 +50,7 @@ class RulePlan:
     detectable: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """The plan of an experiment.
 
@@ -84,6 +84,9 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data."""
         return msgspec.to_builtins(self)
+
+    def __repr__(self) -> str:
+        return f"{self.experiment} in slot {self.slot}: {self.verdict}"
 
     def _repr_html_(self) -> str:
         return plan_svg(self)

@@ -67,7 +67,9 @@ class Reason:
     paths: dict[str, int] = field(default_factory=dict)
 
 
-def reasons(lake: Lake, choice: QuarantineFilter, replayed: frozenset[RowKey]) -> list[Reason]:
+def summarize_reasons(
+    lake: Lake, choice: QuarantineFilter, replayed: frozenset[RowKey]
+) -> list[Reason]:
     """Return the reasons among the selected rows, most frequent first."""
     table = lake.table(
         "quarantine", ["code", "path", "received_at", *ROW_KEY_COLUMNS], choice.filter()
@@ -95,7 +97,7 @@ def reasons(lake: Lake, choice: QuarantineFilter, replayed: frozenset[RowKey]) -
     return sorted(summaries, key=lambda reason: (-reason.rows, reason.code))
 
 
-def samples(lake: Lake, choice: QuarantineFilter, limit: int) -> list[dict[str, Any]]:
+def read_samples(lake: Lake, choice: QuarantineFilter, limit: int) -> list[dict[str, Any]]:
     """Return at most `limit` of the selected rows, the newest first."""
     table = lake.table("quarantine", where=choice.filter()).sort_by(
         [("received_at", "descending"), ("raw_offset", "descending")]
@@ -103,7 +105,9 @@ def samples(lake: Lake, choice: QuarantineFilter, limit: int) -> list[dict[str, 
     return table.slice(0, max(0, limit)).to_pylist()
 
 
-def slices(lake: Lake, choice: QuarantineFilter, rows_max: int = SLICE_ROWS) -> Iterator[pa.Table]:
+def read_slices(
+    lake: Lake, choice: QuarantineFilter, rows_max: int = SLICE_ROWS
+) -> Iterator[pa.Table]:
     """Yield the selected rows in order of receipt, in slices of about `rows_max`.
 
     Rows of one body stay together.
@@ -130,7 +134,7 @@ def _at_or_after(received_at: int, offset: int) -> ds.Expression:
     )
 
 
-def count(lake: Lake, choice: QuarantineFilter) -> int:
+def count_rows(lake: Lake, choice: QuarantineFilter) -> int:
     """Return the number of selected rows."""
     return lake.table("quarantine", ["code"], choice.filter()).num_rows
 

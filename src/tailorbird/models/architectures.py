@@ -27,6 +27,7 @@ from tailorbird.models.estimator import (
     Estimator,
     HeadFile,
     Model,
+    describe_model,
     describe_settings,
     name_head_files,
 )
@@ -34,6 +35,7 @@ from tailorbird.models.export import gbdt_to_onnx
 from tailorbird.models.gbdt import Gbdt, GbdtSettings, fit_gbdt, head_sample
 from tailorbird.models.logistic import FittedLogistic, fit_logistic, logistic_to_onnx
 from tailorbird.models.space import Choices, Range
+from tailorbird.pages.notebook import text_html
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -173,6 +175,8 @@ class GBDT:
         }
         return describe_settings("GBDT", changed)
 
+    _repr_html_ = text_html
+
 
 class Logistic:
     """Logistic regression: one for each head, on logarithms of the columns.
@@ -210,6 +214,8 @@ class Logistic:
 
     def __repr__(self) -> str:
         return describe_settings("Logistic", {"penalty": self.penalty})
+
+    _repr_html_ = text_html
 
 
 @dataclass(frozen=True)
@@ -278,6 +284,8 @@ class NeuralNet:
         settings = describe_settings("", self.parameters)[1:-1]
         return f"NeuralNet({', '.join(part for part in (repr(self.name), settings) if part)})"
 
+    _repr_html_ = text_html
+
 
 _NET_SPACE: Dimensions = {
     "rate": Range(1e-4, 1e-2, log=True),
@@ -305,7 +313,7 @@ def default_settings(estimator: Estimator) -> dict[str, Any]:
     return {name: value for name, value in defaults.items() if name in space}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Forests:
     """A booster for each head as a model."""
 
@@ -325,8 +333,11 @@ class Forests:
             {head: gbdt_to_onnx(booster) for head, booster in self.boosters.items()}
         )
 
+    __repr__ = describe_model
+    _repr_html_ = text_html
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Regressions:
     """A regression for each head as a model."""
 
@@ -348,6 +359,9 @@ class Regressions:
         return name_head_files(
             {head: logistic_to_onnx(model) for head, model in self.models.items()}
         )
+
+    __repr__ = describe_model
+    _repr_html_ = text_html
 
 
 @dataclass

@@ -19,6 +19,7 @@ from tailorbird.errors import UsageError
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.rows import Blocks, Rows
 from tailorbird.models.space import Choices, Range
+from tailorbird.pages.notebook import notebook_html
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -102,7 +103,7 @@ class EncodedRows:
 
     def _repr_html_(self) -> str:
         heads = ", ".join(self.heads)
-        return f"<p>{len(self):,} rows, {len(self.columns)} columns, heads {heads}</p>"
+        return notebook_html([f"{len(self):,} rows, {len(self.columns)} columns, heads {heads}"])
 
 
 class Model(Protocol):
@@ -161,3 +162,8 @@ class Estimator(Protocol):
 def describe_settings(name: str, settings: Mapping[str, Any]) -> str:
     """Return a constructor call as text, for the repr of an estimator."""
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in settings.items())})"
+
+
+def describe_model(model: Model) -> str:
+    """Return the architecture and the heads of a model, for its repr."""
+    return f"{model.architecture} for {', '.join(model.heads)}"

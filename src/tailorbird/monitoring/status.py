@@ -13,6 +13,7 @@ from tailorbird.events import DAY, to_iso
 from tailorbird.monitoring.daily import read_reports
 from tailorbird.monitoring.figures.report import Figures, rows_of, slot_delays, summarize
 from tailorbird.monitoring.versions import Entry, Names, Versions
+from tailorbird.pages.notebook import text_html
 
 DECISIONS_MAX = 2
 
@@ -39,6 +40,8 @@ class Status:
 
     def __repr__(self) -> str:
         return "\n".join(self.lines)
+
+    _repr_html_ = text_html
 
 
 def build_status(

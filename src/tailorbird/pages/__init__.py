@@ -38,7 +38,7 @@ def write_page(path: Path, template: str, title: str, **values: Any) -> Path:
 
 
 def render(template: str, **values: Any) -> str:
-    """Return the HTML that a template makes of values, see `write_page`."""
+    """Return the HTML that a template makes of values; text is escaped unless it is `Markup`."""
     return _create_environment().get_template(f"{template}.html").render(values)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tailorbird.errors import UsageError
 from tailorbird.events import SystemClock
 from tailorbird.events.guess import Answers
+from tailorbird.pages.notebook import notebook_repr
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.proposal import Proposal, propose
 from tailorbird.storage_paths import require_unescaped_path
@@ -21,6 +22,7 @@ FILES = ("tailorbird.toml", "features.py", "slots.py")
 _GITIGNORE = "data/\nkeys.json\n"
 
 
+@notebook_repr
 @dataclass(frozen=True)
 class CreatedProject:
     """A new project.

@@ -117,7 +117,7 @@ class DriftResult:
         return f"{self.header}\n{self.to_frame()!r}" if self.rows else f"{self.header}\nno episode"
 
     def _repr_html_(self) -> str:
-        return f"<p>{self.header}</p>{self.to_frame()._repr_html_()}"
+        return self.to_frame().to_html(self.header)
 
 
 def find_drift(

@@ -82,6 +82,12 @@ class ExperimentView:
         """
         return report_experiment(open_project(self._root), name, since=since, as_of=as_of)
 
+    def __repr__(self) -> str:
+        return repr(self.list())
+
+    def _repr_html_(self) -> str:
+        return self.list().to_html()
+
 
 def list_experiments(project: Project) -> list[tuple[Any, ...]]:
     """Return rows of `LIST_COLUMNS`: splits of slots, declared and started experiments."""

@@ -6,9 +6,15 @@ from typing import TYPE_CHECKING, Self
 
 from tailorbird.config import Project as Declared
 from tailorbird.config import open_project
+from tailorbird.platform.progress import Progress, no_progress
 
 if TYPE_CHECKING:
+    from tailorbird.backup import BackupReport
     from tailorbird.platform.create import CreatedProject
+    from tailorbird.platform.diagnostics.daily_checks import DayCheck
+    from tailorbird.platform.diagnostics.declarations import CheckResult
+    from tailorbird.platform.diagnostics.diagnose import Diagnosis
+    from tailorbird.platform.frames import Frame
     from tailorbird.ranking import Slot
 
 
@@ -76,13 +82,84 @@ class ProjectFolder:
         """The slots of slots.py by name."""
         return self.declared.slots
 
+    def settings(self) -> "Frame":
+        """Return each setting with its value and its source; secrets are stars."""
+        from tailorbird.config import FILE, load_settings
+        from tailorbird.platform.frames import Frame
+
+        _, origins = load_settings(self.root / FILE)
+        return Frame.from_rows(
+            ["setting", "value", "source", "description"],
+            [(each.key, repr(each.value), each.source, each.description) for each in origins],
+        )
+
+    def check(self) -> "CheckResult":
+        """Check the declarations and settings; touches no data.
+
+        Raises:
+            DeclarationError: a declaration is invalid; names file and line.
+            ConfigError: a setting is invalid; names the setting.
+        """
+        from tailorbird.platform.diagnostics.declarations import check_declarations
+
+        return check_declarations(self.declared)
+
+    def diagnose(self) -> "Diagnosis":
+        """Say what is wrong with this machine and this project, and what to do."""
+        from tailorbird.platform.diagnostics.diagnose import diagnose
+
+        return diagnose(self.root)
+
+    def check_day(self, day: str = "") -> "DayCheck":
+        """Check the data of a day: volume, repeats, gaps, lateness, nulls, drift and more.
+
+        Args:
+            day: ISO 8601, in UTC; "" is yesterday.
+        """
+        from tailorbird.platform.diagnostics.daily_checks import check_day
+
+        return check_day(self.declared, day)
+
+    def scores(self, *, start: int = 0) -> "Frame":
+        """Return the scores of the score role.
+
+        Args:
+            start: position in the log of scores.
+
+        Raises:
+            NotReadyError: nothing has been scored yet.
+        """
+        from tailorbird.platform.models.score_log import read_scores
+
+        return read_scores(open_project(self.root, applied=True), start)
+
+    def backup(
+        self, uri: str | Path, *, keep: int = 0, progress: Progress = no_progress
+    ) -> "BackupReport":
+        """Back up the project to a folder or an `s3://` URI, whether or not its roles run.
+
+        Args:
+            uri: where earlier backups of the project are; what they hold is not copied again.
+            keep: number of backups to keep, this one included; 0 keeps all.
+
+        Raises:
+            UsageError: the URI holds backups of another project.
+            LockedError: another backup, or an erasure, is running.
+            DamageError: a file of the lake is damaged; names it.
+        """
+        from tailorbird.backup import create_backup, open_vault
+        from tailorbird.events import SystemClock
+
+        declared = open_project(self.root, applied=True)
+        vault = open_vault(str(uri))
+        return create_backup(declared, vault, SystemClock(), keep=keep, progress=progress)
+
     def __repr__(self) -> str:
         return f"Project({str(self.root)!r})"
 
     def _repr_html_(self) -> str:
-        from html import escape
+        from tailorbird.pages.notebook import notebook_html
 
         declared = self.declared
-        slots = ", ".join(escape(name) for name in declared.slots)
-        name = escape(declared.settings.project.name)
-        return f"<p><b>{name}</b> in {escape(str(self.root))}: slots {slots}</p>"
+        slots = ", ".join(declared.slots)
+        return notebook_html([f"{declared.settings.project.name} in {self.root}: slots {slots}"])

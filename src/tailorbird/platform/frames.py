@@ -1,6 +1,5 @@
 """Tables and charts for notebooks."""
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from tailorbird.errors import UsageError
+from tailorbird.pages.notebook import notebook_html
 
 if TYPE_CHECKING:
     import pandas
@@ -81,13 +81,12 @@ class Frame:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        header = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in self._format_cells()
-        )
-        footer = f"<p>{len(self):,} rows</p>" if len(self) > MAX_PRINTED_ROWS else ""
-        return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>{footer}"
+        return self.to_html()
+
+    def to_html(self, *lines: str) -> str:
+        """Return the first rows as HTML, below paragraphs."""
+        footer = f"{len(self):,} rows" if len(self) > MAX_PRINTED_ROWS else ""
+        return notebook_html(lines, self.columns, self._format_cells(), footer)
 
     def _format_cells(self) -> list[list[str]]:
         return [

@@ -9,6 +9,7 @@ from tailorbird.errors import InputError, LockedError, UsageError
 from tailorbird.events import SystemClock
 from tailorbird.events.adapters import AdapterOptions, list_importable_files, recognise_format
 from tailorbird.import_formats import FORMAT_NAMES
+from tailorbird.pages.notebook import text_html
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.runtime.roles import drain
 from tailorbird.stream.importer import ImportReport
@@ -31,7 +32,9 @@ class ImportResult:
     report: ImportReport
     routed: dict[str, int] | None
 
-    def __str__(self) -> str:
+    _repr_html_ = text_html
+
+    def __repr__(self) -> str:
         report = self.report
         refused = sum(report.refused.values())
         return (

@@ -19,6 +19,7 @@ from tailorbird.monitoring.figures.report import (
 )
 from tailorbird.monitoring.figures.store import HISTORY_DAYS
 from tailorbird.monitoring.status import Status, build_status
+from tailorbird.pages.notebook import text_html
 from tailorbird.platform.drift import (
     HISTORY,
     RECENT,
@@ -133,7 +134,7 @@ class FiguresResult:
         return repr(self._short)
 
     def _repr_html_(self) -> str:
-        return self._short._repr_html_()
+        return self._short.to_html()
 
 
 class MonitoringView:
@@ -212,6 +213,12 @@ class MonitoringView:
         """Return the last 24 hours in ten lines."""
         project = open_project(self._root)
         return read_status(project, clock_as_of(as_of, project, settled=False))
+
+    def __repr__(self) -> str:
+        return repr(self.status())
+
+    def _repr_html_(self) -> str:
+        return text_html(self)
 
 
 def read_figures(

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.config import Project, open_project
 from tailorbird.errors import LagError, LockedError, UsageError
 from tailorbird.events import SystemClock
+from tailorbird.pages.notebook import notebook_html
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.progress import Progress, no_progress
 
@@ -96,7 +96,7 @@ class ErasureResult:
         return f"{self._header}\n{self.to_frame()!r}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(self._header)}</p>{self.to_frame()._repr_html_()}"
+        return self.to_frame().to_html(self._header)
 
 
 class PrivacyView:
@@ -149,4 +149,4 @@ class PrivacyView:
         return f"PrivacyView({str(self._root)!r}): erase(user_ids), export(user_id)"
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(repr(self))}</p>"
+        return notebook_html([repr(self)])

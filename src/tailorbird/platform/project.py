@@ -13,17 +13,17 @@ from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.results import EvaluationResult, Slate, TrainResult
 
 if TYPE_CHECKING:
-    from tailorbird.backup import BackupReport
     from tailorbird.client import Client
     from tailorbird.events import Clock
-    from tailorbird.experiments.interleaving import InterleavingReport
-    from tailorbird.experiments.report import Report
-    from tailorbird.experiments.trial import TrialReport
     from tailorbird.platform.experiments import ExperimentView
     from tailorbird.platform.imports import ImportResult
+    from tailorbird.platform.keys import KeysView
+    from tailorbird.platform.models.churn_scores import ChurnResult
+    from tailorbird.platform.models.formulas import FormulaView
+    from tailorbird.platform.models.registry import RegistryView
+    from tailorbird.platform.models.rule_costs import RuleCosts
     from tailorbird.platform.monitoring import MonitoringView
     from tailorbird.platform.privacy import PrivacyView
-    from tailorbird.platform.registry import RegistryView
     from tailorbird.platform.tables import FeatureView, LakeView
     from tailorbird.training.backtests.report import ValidationReport
     from tailorbird.training.evaluation.off_policy import OffPolicyReport
@@ -59,7 +59,7 @@ class Project(ProjectFolder):
     @cached_property
     def registry(self) -> "RegistryView":
         """Versions of the ranking model: list, promote, roll back."""
-        from tailorbird.platform.registry import RegistryView
+        from tailorbird.platform.models.registry import RegistryView
 
         return RegistryView(self.root)
 
@@ -76,6 +76,20 @@ class Project(ProjectFolder):
         from tailorbird.platform.monitoring import MonitoringView
 
         return MonitoringView(self.root)
+
+    @cached_property
+    def formulas(self) -> "FormulaView":
+        """Value formulas of slots, changed without a new model."""
+        from tailorbird.platform.models.formulas import FormulaView
+
+        return FormulaView(self.root)
+
+    @cached_property
+    def keys(self) -> "KeysView":
+        """Access keys, and pseudonyms of ids."""
+        from tailorbird.platform.keys import KeysView
+
+        return KeysView(self.root)
 
     def import_files(
         self,
@@ -297,49 +311,41 @@ class Project(ProjectFolder):
         declared = resolve_for_training(self.declared, SystemClock()).project
         return declared, clock_as_of(as_of, declared, notify=lambda note: None)
 
+    def score_churn(
+        self, name: str = "churn", *, version: str = "champion", as_of: str = ""
+    ) -> "ChurnResult":
+        """Score all people that a churn model applies to, the likeliest to leave first.
+
+        Args:
+            name: a churn model of churn.py.
+            version: a version or an alias.
+            as_of: ISO 8601, or `latest`: just after the newest event.
+
+        Raises:
+            NotReadyError: there is no such version yet, or no person is eligible.
+        """
+        from tailorbird.platform.models.churn_scores import score_churn
+
+        project = open_project(self.root, applied=True)
+        return score_churn(project, name, version=version, as_of=as_of)
+
+    def rule_costs(self, slot: str = "", *, requests: int = 200) -> "RuleCosts":
+        """Return what each rule of a slot costs in value, by logged requests answered again.
+
+        Args:
+            slot: "" takes `train.slot`.
+            requests: number of logged requests, the newest first.
+        """
+        from tailorbird.platform.models.rule_costs import rule_costs
+
+        return rule_costs(open_project(self.root, applied=True), slot, requests=requests)
+
     @cached_property
     def experiments(self) -> "ExperimentView":
         """Experiments: list, plan, start, ramp, stop, decide and report."""
         from tailorbird.platform.experiments import ExperimentView
 
         return ExperimentView(self.root)
-
-    def experiment(
-        self, slot: str = "", *, since: str = ""
-    ) -> "Report | TrialReport | InterleavingReport":
-        """Report on a started experiment, or on the split of a slot.
-
-        Args:
-            slot: name of the experiment, or of the slot.
-            since: length of the most recent period to report on, such as `14d`.
-
-        Raises:
-            UsageError: the slot runs no experiment.
-        """
-        from tailorbird.platform.experiments import report_experiment
-
-        return report_experiment(self.declared, slot, since=since)
-
-    def backup(
-        self, uri: str | Path, *, keep: int = 0, progress: Progress = no_progress
-    ) -> "BackupReport":
-        """Back up the project to a folder or an `s3://` URI, whether or not its roles run.
-
-        Args:
-            uri: where earlier backups of the project are; what they hold is not copied again.
-            keep: number of backups to keep, this one included; 0 keeps all.
-
-        Raises:
-            UsageError: the URI holds backups of another project.
-            LockedError: another backup, or an erasure, is running.
-            DamageError: a file of the lake is damaged; names it.
-        """
-        from tailorbird.backup import create_backup, open_vault
-        from tailorbird.events import SystemClock
-
-        declared = open_project(self.root, applied=True)
-        vault = open_vault(str(uri))
-        return create_backup(declared, vault, SystemClock(), keep=keep, progress=progress)
 
     def estimate_policy(
         self,

@@ -1,6 +1,5 @@
 """Results of a project's calls, which print well in terminals and notebooks."""
 
-import html
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,6 @@ if TYPE_CHECKING:
 
 def _to_text(lines: Iterable[str], frame: Frame) -> str:
     return "\n".join((*lines, repr(frame)))
-
-
-def _to_html(lines: Iterable[str], frame: Frame) -> str:
-    paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-    return f"{paragraphs}{frame._repr_html_()}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,7 +72,7 @@ class TrainResult:
         return _to_text([self._header], self.to_frame())
 
     def _repr_html_(self) -> str:
-        return _to_html([self._header], self.to_frame())
+        return self.to_frame().to_html(self._header)
 
 
 @dataclass(frozen=True, repr=False)
@@ -119,7 +113,7 @@ class EvaluationResult:
         return _to_text([self._header], self.to_frame())
 
     def _repr_html_(self) -> str:
-        return _to_html([self._header], self.to_frame())
+        return self.to_frame().to_html(self._header)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird evaluate --json` prints."""
@@ -177,4 +171,4 @@ class Slate:
         return _to_text(self._header, self.to_frame())
 
     def _repr_html_(self) -> str:
-        return _to_html(self._header, self.to_frame())
+        return self.to_frame().to_html(*self._header)

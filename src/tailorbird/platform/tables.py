@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,17 @@ from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import SystemClock, parse_duration
 from tailorbird.events.contract.schema import TIME
 from tailorbird.lake import Lake
+from tailorbird.pages.notebook import text_html
 from tailorbird.platform.frames import Frame
+
+if TYPE_CHECKING:
+    from tailorbird.platform.features.parity import ParityCheck
+    from tailorbird.platform.features.schema_change import AppliedSchema, PrunedStates, SchemaPlan
+    from tailorbird.platform.lake.repair import RepairResult
+    from tailorbird.platform.lake.replay import Quarantine, ReplayResult
+    from tailorbird.platform.lake.upkeep import Compaction
+    from tailorbird.platform.lake.verify import LakeCheck
+    from tailorbird.training.selection.signals import SignalReport
 
 TABLES = ("events", "answers", "users", "items", "quarantine")
 
@@ -59,6 +69,94 @@ class LakeView:
         lake = self._lake()
         return {name: lake.count(name) for name in TABLES if lake.exists(name)}
 
+    def verify(self, *, deep: bool = False) -> "LakeCheck":
+        """Check archive, ledger and tables against each other, to the last row and checksum.
+
+        Args:
+            deep: compare the content of each archived row with the tables' too.
+        """
+        from tailorbird.platform.lake.verify import verify
+
+        return verify(open_project(self._root), deep=deep)
+
+    def repair(self, *, dry_run: bool = True) -> "RepairResult":
+        """Rebuild what is corrupt from what is left; see `tailorbird lake repair`.
+
+        Args:
+            dry_run: only say what would be rebuilt, and from what.
+
+        Raises:
+            LockedError: a role of the project is running.
+        """
+        from tailorbird.platform.lake.repair import repair
+
+        return repair(open_project(self._root), dry_run=dry_run)
+
+    def quarantine(
+        self, *, reasons: Sequence[str] = (), path: str = "", since: str = "", limit: int = 10
+    ) -> "Quarantine":
+        """Return refused rows: counts by reason, and samples.
+
+        Args:
+            reasons: only these.
+            path: only where this field was wrong, or one below it, such as `$.properties`.
+            since: only what came in at this ISO 8601 time or later.
+            limit: number of samples, the newest first.
+        """
+        from tailorbird.platform.lake.replay import read_quarantine
+
+        project = open_project(self._root)
+        return read_quarantine(project, reasons=reasons, path=path, since=since, limit=limit)
+
+    def replay(
+        self, reasons: Sequence[str], *, path: str = "", since: str = "", dry_run: bool = True
+    ) -> "ReplayResult":
+        """Send refused rows again after the declarations were fixed, each at most once.
+
+        Args:
+            reasons, path, since: as for `quarantine`.
+            dry_run: only say what would be accepted.
+
+        Raises:
+            NotReadyError: a running router has older declarations and would refuse the rows again.
+        """
+        from tailorbird.platform.lake.replay import replay
+
+        project = open_project(self._root)
+        return replay(project, reasons=reasons, path=path, since=since, dry_run=dry_run)
+
+    def compact(self, *, all_days: bool = False) -> "Compaction":
+        """Compact small files; no row changes. The lake role does the same by itself.
+
+        Args:
+            all_days: take every day with more than one small file, today's too.
+        """
+        from tailorbird.platform.lake.upkeep import compact
+
+        return compact(open_project(self._root), all_days=all_days)
+
+    def vacuum(self, *, keep: str = "", dry_run: bool = False) -> Frame:
+        """Delete files that only old versions need; return their number and size by table.
+
+        Args:
+            keep: delete files unneeded for longer than this, instead of `lake.history`.
+            dry_run: only count.
+        """
+        from tailorbird.platform.lake.upkeep import vacuum
+
+        return vacuum(open_project(self._root), keep=keep, dry_run=dry_run)
+
+    def events(self, *, version: int | None = None, bundle: str = "") -> Frame:
+        """Return the events at a version of the table, or as a bundle's training read them.
+
+        Args:
+            version: as `SELECT version, rows FROM commits` lists them; None is now.
+            bundle: a version of the registry.
+        """
+        from tailorbird.platform.lake.upkeep import read_version
+
+        return Frame(read_version(open_project(self._root), version=version, bundle=bundle).rows)
+
     def _lake(self) -> Lake:
         return Lake(open_project(self._root).paths.lake)
 
@@ -66,7 +164,7 @@ class LakeView:
         return repr(self._counts_frame())
 
     def _repr_html_(self) -> str:
-        return self._counts_frame()._repr_html_()
+        return self._counts_frame().to_html()
 
     def _counts_frame(self) -> Frame:
         return Frame.from_rows(["table", "rows"], self.counts().items())
@@ -83,6 +181,79 @@ class FeatureView:
         """Names of the numeric and categorical columns."""
         features = open_project(self._root).features
         return (*features.numeric, *features.categorical)
+
+    def list(self) -> Frame:
+        """Return the declared columns with their kind, entity and description."""
+        return Frame.from_rows(
+            ["name", "kind", "entity", "description"],
+            [
+                (column.name, column.kind, column.entity, column.description)
+                for column in open_project(self._root).features.columns
+            ],
+        )
+
+    def rank(self, slot: str = "", *, as_of: str = "", **options: Any) -> "SignalReport":
+        """Rank the columns of a model by importance and cost; changes nothing.
+
+        Args:
+            slot: "" takes `train.slot`.
+            as_of: rank as of this ISO 8601 time; `latest` is the end of the log.
+            options: see `platform.features.rank.rank_columns`, such as `target` and `requests`.
+        """
+        from tailorbird.platform.features.rank import rank_columns
+
+        return rank_columns(open_project(self._root), slot, as_of=as_of, **options)[0]
+
+    def verify(self, *, answers: int = 2_000, samples: int = 1_000) -> "ParityCheck":
+        """Recompute features and candidate lists from the lake and compare them bit by bit.
+
+        Args:
+            answers: number of logged responses to recompute.
+            samples: number of people whose present state is compared.
+
+        Raises:
+            NotReadyError: nothing can be compared yet.
+        """
+        from tailorbird.platform.features.parity import verify
+
+        return verify(open_project(self._root, applied=True), answers=answers, samples=samples)
+
+    def plan(self, *, has_measurement: bool = True) -> "SchemaPlan":
+        """Return what a changed features.py would do; changes nothing.
+
+        Args:
+            has_measurement: also process a sample of the lake, to estimate the build time.
+        """
+        from tailorbird.platform.features.schema_change import plan_change
+
+        return plan_change(open_project(self._root), has_measurement=has_measurement)
+
+    def apply(self, *, back: bool = False, wait: bool = True) -> "AppliedSchema":
+        """Apply features.py without downtime.
+
+        Args:
+            back: apply the previously applied schema again, whatever features.py declares.
+            wait: wait until the new state has caught up.
+        """
+        from tailorbird.platform.features.schema_change import apply_change
+
+        return apply_change(open_project(self._root, applied=back), back=back, wait=wait)
+
+    def prune(self) -> "PrunedStates":
+        """Remove the states of schemas that are neither applied nor used by a champion."""
+        from tailorbird.platform.features.schema_change import prune_states
+
+        return prune_states(open_project(self._root, applied=True))
+
+    def republish(self) -> dict[str, dict[str, int]]:
+        """Copy all records of the state to the Valkey of `store.url` again.
+
+        Raises:
+            UsageError: `store.url` is not set.
+        """
+        from tailorbird.platform.features.republish import republish
+
+        return republish(open_project(self._root, applied=True))
 
     def historical(self, entity_table: Any, *, only: Sequence[str] | None = None) -> Frame:
         """Return the features of past requests, each value as it was known at that time.
@@ -156,6 +327,8 @@ class FeatureView:
 
     def __repr__(self) -> str:
         return f"{len(self.names)} features: {', '.join(self.names)}"
+
+    _repr_html_ = text_html
 
 
 def _as_arrow(entity_table: Any) -> pa.Table:

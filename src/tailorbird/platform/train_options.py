@@ -12,6 +12,7 @@ from tailorbird.errors import UsageError, suggest_name
 from tailorbird.events import SECOND, parse_duration
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
+from tailorbird.pages.notebook import notebook_repr
 from tailorbird.ranking import Slot
 from tailorbird.ranking.own_models import own_families
 from tailorbird.training.settings import TrainSettings
@@ -24,6 +25,7 @@ Retrieval = Literal["", "auto", "tables", "sequence"]
 DEFAULT_REQUESTS = 25_000  # Fits into ten minutes on two cores with 8 GB of memory.
 
 
+@notebook_repr
 @dataclass(frozen=True)
 class TrainOptions:
     """Options of a slot's training; each has the name of the command's option.

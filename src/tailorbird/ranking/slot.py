@@ -22,6 +22,7 @@ from tailorbird.errors import DeclarationError, TailorbirdError
 from tailorbird.events.clock import ATTRIBUTION, format_duration, parse_duration
 from tailorbird.events.contract.envelope import ITEMS
 from tailorbird.experiments.assign import Experiment
+from tailorbird.pages.notebook import notebook_repr
 from tailorbird.ranking.policy.formula import parse_formula, require_items, validate_weights
 from tailorbird.ranking.type_checks import require_types
 from tailorbird.retrieval.synonyms import Synonyms
@@ -32,6 +33,7 @@ DIVERSITIES = ("mmr", "dpp")
 SOURCES = {"item_knn": 150, "trending": 150, "popular": 150, "new_items": 50}
 
 
+@notebook_repr
 @dataclass(frozen=True)
 class Explore:
     """Exploration with known propensities, from position `first` on.
@@ -86,6 +88,7 @@ class Explore:
             )
 
 
+@notebook_repr
 @dataclass(frozen=True)
 class Quota:
     """A quota: at most `most` items with one attribute value, such as 3 of a brand in the top 10.
@@ -114,6 +117,7 @@ class Quota:
             )
 
 
+@notebook_repr
 @dataclass(frozen=True)
 class Boost:
     """A boost: multiplies the value of items by `factor` where `when` holds.
@@ -135,6 +139,7 @@ class Boost:
             )
 
 
+@notebook_repr
 @dataclass(frozen=True)
 class Pin:
     """A pin: puts an item at a position (from 1) where `when` holds, by default always.
@@ -210,6 +215,7 @@ class Cap:
             )
 
 
+@notebook_repr
 @dataclass(frozen=True)
 class Diversity:
     """Diversification of a slate by attributes that items share.
@@ -246,6 +252,7 @@ class Diversity:
             )
 
 
+@notebook_repr
 @dataclass(frozen=True)
 class Slot:
     """A placement that shows items.

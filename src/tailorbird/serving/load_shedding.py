@@ -22,12 +22,12 @@ from tailorbird.errors import StorageError
 
 WAIT_S = 0.25
 WAITING_MAX = 256  # requests that run or wait, regardless of cost
-GUESS_S = 0.005  # cost of a kind that has not been measured yet
-_SMOOTH = 0.1
-_JUMP = 5.0  # bound of one measurement, as a multiple of the average
+UNMEASURED_COST_S = 0.005  # cost of a kind that has not been measured yet
+_SMOOTHING = 0.1
+_OUTLIER_RATIO = 5.0  # bound of one measurement, as a multiple of the average
 _CORRECTION_MAX = 10.0
 _SHORT_S = 0.02  # waits around it and below say nothing about the correction
-_SECOND_RANK = 0.5  # fraction of the wait that secondary requests may take
+_SECONDARY_SHARE = 0.5  # fraction of the wait that secondary requests may take
 
 
 class OverloadedError(StorageError):
@@ -87,7 +87,7 @@ class Shedder:
     def is_full(self, *, is_primary: bool = True) -> bool:
         """Return whether a request would wait too long; `is_primary`: a page depends on it."""
         return (
-            self.expected_wait_s() > self._wait_s * (1.0 if is_primary else _SECOND_RANK)
+            self.expected_wait_s() > self._wait_s * (1.0 if is_primary else _SECONDARY_SHARE)
             or self.waiting >= WAITING_MAX
         )
 
@@ -106,7 +106,7 @@ class Shedder:
         `require_room`.
         """
         self.require_room(is_primary=is_primary)
-        cost_s = units * self._unit_s.get(kind, GUESS_S)
+        cost_s = units * self._unit_s.get(kind, UNMEASURED_COST_S)
         with self._lock:
             wait_s = self._backlog_s / self._threads
             self._backlog_s += cost_s
@@ -120,7 +120,7 @@ class Shedder:
         waited = self._now() - ticket.taken_at
         ratio = (waited + _SHORT_S) / (ticket.wait_s + _SHORT_S)
         with self._lock:
-            self._correction += _SMOOTH * (min(ratio, _CORRECTION_MAX) - self._correction)
+            self._correction += _SMOOTHING * (min(ratio, _CORRECTION_MAX) - self._correction)
             self._correction = max(1.0, self._correction)
         if waited > 2 * self._wait_s:
             raise OverloadedError(self.record_refusal())
@@ -132,8 +132,8 @@ class Shedder:
             self.waiting -= 1
             self._backlog_s = max(0.0, self._backlog_s - ticket.cost_s) if self.waiting else 0.0
             if seconds is not None:
-                previous_s = self._unit_s.get(ticket.kind, GUESS_S)
+                previous_s = self._unit_s.get(ticket.kind, UNMEASURED_COST_S)
                 # A request that stalled, or that was the first and warmed things up, says little
                 # about the next one.
-                unit_s = min(seconds / max(ticket.units, 1e-9), _JUMP * previous_s)
-                self._unit_s[ticket.kind] = previous_s + _SMOOTH * (unit_s - previous_s)
+                unit_s = min(seconds / max(ticket.units, 1e-9), _OUTLIER_RATIO * previous_s)
+                self._unit_s[ticket.kind] = previous_s + _SMOOTHING * (unit_s - previous_s)

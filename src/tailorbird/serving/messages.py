@@ -176,7 +176,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     attributes: dict[str, Any]
 
 
-class ChurnWhy(msgspec.Struct, frozen=True):
+class ChurnReason(msgspec.Struct, frozen=True):
     """A column that moves a churn score: `effect` in log-odds, above 0 for leaving."""
 
     column: str
@@ -200,7 +200,7 @@ class ChurnAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     purchases: float | None
     known: bool
     as_of: int
-    reasons: list[ChurnWhy] = []
+    reasons: list[ChurnReason] = []
 
 
 class SlotFormula(msgspec.Struct, frozen=True, kw_only=True):
@@ -257,7 +257,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool
     missing: list[str]
     waiting: int
-    door: dict[str, Any]
+    collector: dict[str, Any]
     refused: dict[str, int]
     limited: dict[str, int]
     keys: list[KeyFigures]

@@ -4,6 +4,7 @@ Start at `Site`.
 """
 
 from tailorbird.simulator.history import History
+from tailorbird.simulator.history_file import HistoryFile, write_history
 from tailorbird.simulator.live import LiveTraffic, Outbox, Request
 from tailorbird.simulator.picture import item_picture
 from tailorbird.simulator.population import Population
@@ -17,6 +18,7 @@ __all__ = [
     "Dirt",
     "Expected",
     "History",
+    "HistoryFile",
     "InjectedCounts",
     "LiveTraffic",
     "Outbox",
@@ -25,4 +27,5 @@ __all__ = [
     "Site",
     "Truth",
     "item_picture",
+    "write_history",
 ]

@@ -21,6 +21,7 @@ from tailorbird.lake import Lake
 from tailorbird.models.baseline import BaselineModel
 from tailorbird.models.estimator import EncodedRows, Model
 from tailorbird.models.registration import ESTIMATOR_NAME
+from tailorbird.pages.notebook import notebook_html
 from tailorbird.ranking.baseline import default_baselines
 from tailorbird.ranking.policy.targets import is_amount
 from tailorbird.ranking.slot import Slot
@@ -150,7 +151,7 @@ class Dataset:
         )
 
     def _repr_html_(self) -> str:
-        return f"<p>slot {self.slot.name}: {len(self):,} requests</p>"
+        return notebook_html([f"slot {self.slot.name}: {len(self):,} requests"])
 
 
 @dataclass(frozen=True, repr=False)
@@ -213,8 +214,7 @@ class SplitData:
             ("valid", f"{len(self.valid):,} rows"),
             ("test", f"{len(self.test):,} requests"),
         )
-        cells = "".join(f"<tr><th>{name}</th><td>{size}</td></tr>" for name, size in rows)
-        return f"<table>{cells}</table>"
+        return notebook_html(columns=("part", "size"), rows=rows)
 
 
 @dataclass(frozen=True, repr=False)
@@ -235,7 +235,7 @@ class TestRequests:
         return f"TestRequests({len(self):,} requests)"
 
     def _repr_html_(self) -> str:
-        return f"<p>{len(self):,} test requests</p>"
+        return notebook_html([f"{len(self):,} test requests"])
 
 
 @dataclass

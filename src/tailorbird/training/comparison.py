@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.platform.frames import Frame, figures_frame, plot_figures
@@ -74,4 +73,4 @@ class Comparison:
         return f"{self._header}\n{self.to_frame()!r}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(self._header)}</p>{self.to_frame()._repr_html_()}"
+        return self.to_frame().to_html(self._header)

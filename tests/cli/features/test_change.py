@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from tests.faults.test_evolution import change, item_events, promote, some_events
 from tests.support.commands import environment, must, must_json, refused, tailorbird
 from tests.support.roles import make_project
+from tests.support.shops.evolving_shop import change, item_events, promote, some_events
 
 from tailorbird.cli.main import run
 from tailorbird.config import open_project

@@ -6,10 +6,10 @@ import json
 import shutil
 
 import pytest
-from tests.faults.test_evolution import item_events, some_events
 from tests.support.commands import must, must_json, refused, tailorbird
 from tests.support.network.stores import needs_valkey, running
 from tests.support.roles import make_project
+from tests.support.shops.evolving_shop import item_events, some_events
 
 from tailorbird.config.copying import copy_target_of
 from tailorbird.config.project import FILE

@@ -4,8 +4,8 @@ all of them at once give.
 
 import numpy as np
 import pytest
-from tests.features.offline.test_crowded import crowd
-from tests.features.offline.test_shards import all_of, assert_same, tables
+from tests.support.offline.crowd import crowd
+from tests.support.offline.shards import all_of, assert_same, tables
 
 from tailorbird.events.clock import SECOND
 from tailorbird.features.offline.backfill import backfill

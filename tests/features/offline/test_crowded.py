@@ -6,10 +6,9 @@ events, and many requests fall between an event and its arrival. Reference, read
 compared in float32 bits as there.
 """
 
-import json
-
 import numpy as np
 import pytest
+from tests.support.offline.crowd import ITEMS, SEEN, category, crowd, item, user
 
 from tailorbird.events import SECOND, SimulatedClock
 from tailorbird.features import (
@@ -40,10 +39,6 @@ from tailorbird.features.offline.backfill import Requests, backfill
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.reference import reference
-
-ITEMS = ["i1", "i2"]
-user, item, category = entity("user"), entity("item"), entity("item.category")
-SEEN = ["click", "view", "purchase"]
 
 
 def windows() -> FeatureSet:
@@ -95,38 +90,6 @@ def windows() -> FeatureSet:
             session_duration("seconds"),
         ]
     )
-
-
-def crowd(kit, seed: int) -> list[dict]:
-    """Events of ten minutes, in order of arrival: a third of them late by up to two minutes, some
-    tied in time.
-    """
-    rng, events = np.random.default_rng(seed), []
-    for number in range(260):
-        type = rng.choice(SEEN, p=[0.3, 0.3, 0.4])
-        ts = kit.T0 + int(rng.integers(0, 120)) * 5 * SECOND + int(rng.choice([0, 1, 777_777]))
-        who = f"u{rng.integers(1, 4)}" if rng.random() < 0.5 else f"u{rng.integers(1, 120)}"
-        columns = {
-            "user_id": who,
-            "session_id": rng.choice([None, "s1", "s2"]),
-            "event_id": f"e{number}",
-        }
-        profiles = [{"category": str(rng.choice(["c1", "c2"]))} for _ in range(2)]
-        if type == "purchase":
-            columns["price"] = float(
-                rng.choice([0.01, 19.99, 150.0, 333.33, 99_999.99, 1e9]) * rng.integers(1, 4)
-            )
-        if type == "purchase" and rng.random() < 0.3:
-            columns |= {"items": ITEMS, "item_profile": json.dumps(profiles)}
-        else:
-            columns |= {"item_id": str(rng.choice(ITEMS)), "item_profile": json.dumps(profiles[0])}
-        late = int(rng.integers(0, 120)) * SECOND if rng.random() < 0.33 else 0
-        events.append((ts + late, kit.event(str(type), ts, **columns)))
-    described = [
-        kit.event("item", kit.T0, item_id=one, properties='{"category":"c1"}', event_id=one)
-        for one in ITEMS
-    ]
-    return kit.routed(described + [event for _, event in sorted(events, key=lambda pair: pair[0])])
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
-from tests.features.offline.test_crowded import crowd
-from tests.features.offline.test_shards import all_of, assert_same, tables
 from tests.support.drawn.events import steps
 from tests.support.drawn.features import declarations
 from tests.support.drawn.three_readings import differences, stream
+from tests.support.offline.crowd import crowd
+from tests.support.offline.parts import records
+from tests.support.offline.shards import all_of, assert_same, tables
 
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events.clock import SECOND, SimulatedClock
@@ -38,7 +39,7 @@ from tailorbird.features.state.progress import (
     read_schema_figures,
     routed_log_offsets,
 )
-from tailorbird.features.state.state import open_state, read_local_position
+from tailorbird.features.state.state import read_local_position
 from tailorbird.lake.tables import ANSWERS
 
 
@@ -61,17 +62,6 @@ def test_reference_backfill_and_three_workers_are_equal_to_the_bit(shuffled: boo
 
     run()
     assert apart > 20, "the parts were as far as each other in nearly all requests"
-
-
-def records(state: Path, features: FeatureSet, part: KeyPart) -> dict[bytes, bytes]:
-    """Return a state's records of entities and anonymous ids; reading records without the commit
-    that it was written by.
-    """
-    store = open_state(state, features, part)
-    with store.snapshot() as snapshot:
-        stored = {key: value for tag in (b"s", b"a", b"u") for key, value in snapshot.scan(tag)}
-    store.close()
-    return stored
 
 
 @pytest.fixture

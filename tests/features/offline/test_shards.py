@@ -9,50 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from tests.features.offline.test_backfill import FEATURES, USER, events, requests
-from tests.features.offline.test_crowded import crowd
+from tests.support.offline.backfill import FEATURES, USER, events, requests
+from tests.support.offline.crowd import crowd
+from tests.support.offline.shards import all_of, assert_same, tables
 
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events.clock import SECOND
 from tailorbird.features import FeatureSet, count
 from tailorbird.features.offline.backfill import Requests, backfill
-from tailorbird.features.offline.partition.inputs import definitions
-from tailorbird.features.offline.parts import read_manifest, read_parts
+from tailorbird.features.offline.parts import read_manifest
 from tailorbird.features.offline.shards import backfill_to
 
 SMALL = 1 << 15  # cuts 90 rows into several parts
-
-
-def tables(table, size=37):
-    return lambda columns: (
-        table.slice(at, size).select(columns) for at in range(0, len(table), size)
-    )
-
-
-def all_of(folder, features, only=None):
-    return list(read_parts(folder, definitions(features, only)))
-
-
-def assert_same(parts, requests_, expected):
-    assert np.array_equal(
-        np.concatenate([part.rows.numeric for part in parts]).view(np.uint32),
-        expected.numeric.view(np.uint32),
-    )
-    assert np.array_equal(
-        np.concatenate([part.rows.categorical for part in parts]), expected.categorical
-    )
-    for name, one in expected.sequences.items():
-        got = [part.rows.sequences[name] for part in parts]
-        assert (
-            np.concatenate([np.diff(part.offsets) for part in got]).tolist()
-            == np.diff(one.offsets).tolist()
-        )
-        for column in ("item", "type", "ts"):
-            assert np.array_equal(
-                np.concatenate([getattr(part, column) for part in got]), getattr(one, column)
-            )
-    assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
-    assert parts[-1].row_stop == len(requests_.row_request)
 
 
 @pytest.mark.parametrize("memory", [SMALL, 1 << 30])

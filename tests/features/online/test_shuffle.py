@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.features.offline.test_crowded import crowd
 from tests.support import features as kit_module
+from tests.support.offline.crowd import crowd
 
 from tailorbird.errors import LockedError
 from tailorbird.events.clock import SimulatedClock
@@ -117,7 +117,7 @@ def test_rows_deleted_from_the_log_are_marked_as_only_in_the_lake(kit, tmp_path)
     ) as other:
         assert other.step().p == worker.position.p
         assert other.position.newest >= worker.position.newest
-    from tests.features.offline.test_parts import records
+    from tests.support.offline.parts import records
 
     assert records(direct, features, part) == records(tmp_path / "state", features, part)
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from starlette.testclient import TestClient
-from tests.serving.http.test_app import Prompt
+from tests.support.serving.app import Prompt
 
 from tailorbird.errors import UsageError
 from tailorbird.events import EVENT_TYPES, RoutePlan, SystemClock

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from starlette.testclient import TestClient
-from tests.serving.http.test_app import CLICK, Prompt
+from tests.support.serving.app import CLICK, Prompt
 
 from tailorbird.errors import ConfigError, UsageError
 from tailorbird.events import RoutePlan, SimulatedClock, SystemClock

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from backports import zstd
 from starlette.testclient import TestClient
-from tests.serving.http.test_app import CLICK, Prompt
+from tests.support.serving.app import CLICK, Prompt
 
 from tailorbird.errors import ConfigError
 from tailorbird.events import RoutePlan, SystemClock

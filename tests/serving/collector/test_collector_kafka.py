@@ -7,19 +7,16 @@ import threading
 import time
 
 import pytest
-from tests.support.network.brokers import OPTIONS, needs_kafka
+from tests.support.network.brokers import needs_kafka
 from tests.support.roles import until
+from tests.support.serving.collector_topics import door_on, ids, stream_on
 
 from tailorbird.errors import DamageError
-from tailorbird.events import RoutePlan, SystemClock
-from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.collector.decisions import BusyError, ClosedError
-from tailorbird.stream import open_reader
 from tailorbird.stream.lag import LagMeter
 from tailorbird.stream.released import FILE
 
 pytestmark = [pytest.mark.slow, needs_kafka]
-PLAN = RoutePlan()
 
 
 @pytest.fixture
@@ -30,38 +27,10 @@ def mock():
         yield cluster
 
 
-def stream_on(mock, folder, *, partitions=1, timeout_s: float = 3):
-    from tailorbird.stream.kafka import Cluster
-    from tailorbird.stream.kafka.logs import KafkaLogSet
-
-    for topic, count in (("raw.s", partitions), ("answers.s", 1)):
-        mock.make_topic(f"shop.{topic}", count)
-    return KafkaLogSet(
-        Cluster(mock.servers, "shop", options=OPTIONS, timeout_s=timeout_s, partitions=partitions),
-        folder,
-    )
-
-
-def door_on(stream, **settings):
-    return EventCollector(stream, "s", PLAN, SystemClock(), reopen_after_s=0.2, **settings)
-
-
 def click(event_id, anonymous_id="a1"):
     return json.dumps(
         {"event_id": event_id, "type": "click", "anonymous_id": anonymous_id, "item_id": "i1"}
     ).encode()
-
-
-def ids(stream):
-    event_ids = []
-    for address in stream.raw_logs().values():
-        with open_reader(address) as reader:
-            for stored in reader.read(0, bytes_max=1 << 30):
-                body = json.loads(stored.block.payload)
-                event_ids += [
-                    event["event_id"] for event in (body if isinstance(body, list) else [body])
-                ]
-    return sorted(event_ids)
 
 
 def submit_until_taken(door, body):

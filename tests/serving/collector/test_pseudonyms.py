@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 from starlette.testclient import TestClient
-from tests.serving.test_loop import Loop
 from tests.support.commands import must, must_json, refused, tailorbird
+from tests.support.serving.loop import Loop
 
 from tailorbird.events import DAY
 from tailorbird.events.pseudonyms import Pseudonyms

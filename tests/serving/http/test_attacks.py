@@ -8,8 +8,8 @@ import time
 import msgspec
 import pytest
 from starlette.testclient import TestClient
-from tests.serving.http.test_app import CLICK, Prompt
 from tests.support.commands import must, refused, tailorbird
+from tests.support.serving.app import CLICK, Prompt
 
 from tailorbird.config import Settings
 from tailorbird.console.home import home_routes

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from starlette.testclient import TestClient
-from tests.serving.http.test_app import Prompt
+from tests.support.serving.app import Prompt
 
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.events.contract.codes import CODES

@@ -14,6 +14,7 @@ from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
+from tests.support.serving.bodies import VALID
 from tests.support.shops import serving_shop
 
 from tailorbird.events import Receipt, RoutePlan, SystemClock, check
@@ -157,31 +158,6 @@ def test_any_events_are_decided_one_by_one(client, events):
         )
     else:
         assert len(decisions) == 1, "a body that is no JSON is one row"
-
-
-VALID = [
-    {
-        "event_id": "e1",
-        "type": "click",
-        "ts": "2026-11-25T12:00:00Z",
-        "user_id": "u1",
-        "item_id": "i1",
-        "context": {"country": "NO"},
-    },
-    {
-        "event_id": "e2",
-        "type": "search",
-        "anonymous_id": "a1",
-        "properties": {"query": "rain", "price": 1.5, "deep": [[1], {"x": None}]},
-    },
-    {
-        "event_id": "e3",
-        "type": "item",
-        "item_id": "i1",
-        "properties": {"title": "Coat"},
-        "timeless": True,
-    },
-]
 
 
 @st.composite

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 from starlette.testclient import TestClient
-from tests.serving.http.test_app import Prompt
+from tests.support.serving.app import Prompt
 
 from tailorbird.errors import BundleError
 from tailorbird.events import RoutePlan, SystemClock

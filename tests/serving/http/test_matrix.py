@@ -5,7 +5,7 @@ written down apart from the code.
 import msgspec
 import pytest
 from starlette.testclient import TestClient
-from tests.serving.http.test_app import CLICK, Prompt, PromptChurn, PromptFormulas, PromptScores
+from tests.support.serving.app import CLICK, Prompt, PromptChurn, PromptFormulas, PromptScores
 
 from tailorbird.console.home import home_routes
 from tailorbird.console.shop import shop_routes

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from tests.serving.http.test_app import Prompt
 from tests.support.roles import until
+from tests.support.serving.app import Prompt
 
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.collector.collector import EventCollector

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from tests.serving.http.test_app import PromptChurn, PromptFormulas, PromptScores
+from tests.support.serving.app import PromptChurn, PromptFormulas, PromptScores
 from tests.support.shops import serving_shop
 
 from tailorbird.events import RoutePlan, SystemClock

@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from tests.serving.models.test_rollout import Open, pipeline_of
-from tests.serving.pipeline.test_pipeline import numbers
+from tests.support.serving.pipeline import numbers
+from tests.support.serving.rollout import Open, pipeline_of
 from tests.support.shops import ranking_world, serving_shop
 
 from tailorbird.events import SystemClock

@@ -1,9 +1,9 @@
 """The bundle holder: what serves after a promotion, a refusal, a crash of the loader."""
 
 import time
-from dataclasses import dataclass
 
 import pytest
+from tests.support.serving.bundles import Seen
 
 from tailorbird.errors import BundleError
 from tailorbird.events import SystemClock
@@ -11,18 +11,6 @@ from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
 from tailorbird.serving.models.bundles import BundleHolder, probe_in_child
 from tailorbird.serving.pipeline.pipeline import load_bundle
-
-
-@dataclass
-class Seen:
-    loaded: list[str]
-    refused: int = 0
-
-    def bundle_loaded(self, version: str) -> None:
-        self.loaded.append(version)
-
-    def bundle_refused(self) -> None:
-        self.refused += 1
 
 
 @pytest.fixture

@@ -4,37 +4,22 @@ once, and what a rollback takes.
 
 import time
 
-import numpy as np
 import pytest
-from tests.serving.models.test_bundles import Seen
-from tests.serving.pipeline.test_pipeline import AnswerRecorder
+from tests.support.serving.bundles import Seen
+from tests.support.serving.pipeline import AnswerRecorder
+from tests.support.serving.rollout import Open, pipeline_of
 from tests.support.shops import serving_shop
 
 from tailorbird.errors import BundleError, NotReadyError, UsageError
-from tailorbird.events import SimulatedClock, SystemClock
+from tailorbird.events import SystemClock
 from tailorbird.experiments.assign import Experiment, assign, in_share
 from tailorbird.registry import Registry, StartedExperiment
 from tailorbird.serving.experiments import LiveExperiments
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.models.rollout import Rollout
 from tailorbird.serving.models.schemas import SingleSchema
-from tailorbird.serving.pipeline.pipeline import Pipeline, load_bundle
+from tailorbird.serving.pipeline.pipeline import load_bundle
 from tailorbird.serving.pipeline.shadow import TIMED, ShadowScorer
-
-
-class Open:
-    """Schemas whose states are all there; notes what is to be kept open."""
-
-    def __init__(self) -> None:
-        self.kept_open: dict[str, set[str]] = {}
-
-    def caught_up(self, bundle, serving) -> bool:
-        return True
-
-    def set_serving(self, bundle) -> None: ...
-
-    def keep_open(self, schemas, *, by: str) -> None:
-        self.kept_open[by] = set(schemas)
 
 
 @pytest.fixture
@@ -60,19 +45,6 @@ def rollout(registry, loads):
     rollout = Rollout(registry, load, Seen([]), Open())
     rollout.tick()
     return rollout
-
-
-def pipeline_of(rollout, features, answer_log=None, experiments=None):
-    return Pipeline(
-        slots=serving_shop.slots(),
-        bundles=rollout,
-        feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
-        answer_log=answer_log,
-        experiments=experiments,
-        clock=SimulatedClock(serving_shop.NOW),
-        rng=np.random.default_rng(0),
-        tables=serving_shop.Live(),
-    )
 
 
 def models_of(pipeline, people: int = 200) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from tests.serving.pipeline.test_pipeline import AnswerRecorder, Broken, numbers
+from tests.support.serving.pipeline import AnswerRecorder, Broken, numbers
 from tests.support.shops import serving_shop
 
 from tailorbird.candidates.batch import segment_keys

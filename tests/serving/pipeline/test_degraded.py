@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.serving.pipeline.test_pipeline import AnswerRecorder, numbers
+from tests.support.serving.pipeline import AnswerRecorder, numbers
 from tests.support.shops import serving_shop
 
 from tailorbird.errors import NotReadyError

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from tests.serving.pipeline.test_pipeline import AnswerRecorder
+from tests.support.serving.pipeline import AnswerRecorder
 from tests.support.shops import serving_shop
 
 from tailorbird.atomic_write import atomic_write

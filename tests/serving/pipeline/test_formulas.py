@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
-from tests.serving.pipeline.test_pipeline import AnswerRecorder
+from tests.support.serving.pipeline import AnswerRecorder
 from tests.support.shops import serving_shop
 
 from tailorbird.errors import DeclarationError

@@ -10,12 +10,13 @@ import msgspec
 import numpy as np
 import pytest
 from tests.support import routed
+from tests.support.serving.pipeline import AnswerRecorder, Broken, numbers
 from tests.support.shops import serving_shop
 
 from tailorbird.candidates.protocol import CandidateRequest, Epoch, NoTables
 from tailorbird.candidates.query import RequestLists
-from tailorbird.errors import DeclarationError, NotReadyError, StorageError
-from tailorbird.events import Context, Event, Receipt, RoutePlan, SimulatedClock, check, hash64s
+from tailorbird.errors import DeclarationError, StorageError
+from tailorbird.events import Context, Receipt, RoutePlan, SimulatedClock, check, hash64s
 from tailorbird.experiments import Experiment, assign
 from tailorbird.features import Sequence
 from tailorbird.ranking import Explore, Slot
@@ -25,32 +26,6 @@ from tailorbird.serving.models.candidates import FailSafeTables
 from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.pipeline import STALE_US, Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
-
-
-class AnswerRecorder:
-    """Keeps what would be logged."""
-
-    def __init__(self, room: int = 1_000_000) -> None:
-        self.events: list[Event] = []
-        self.records = []
-        self.room = room
-
-    def record_answer(self, event_body, record) -> bool:
-        if len(self.records) >= self.room:
-            return False
-        self.events.append(msgspec.json.decode(event_body, type=Event))
-        self.records.append(record)
-        return True
-
-
-class Broken:
-    """A store that is gone."""
-
-    def read(self, request, items, item_keys=None):
-        raise NotReadyError("there is no state")
-
-    def person(self, request):
-        raise NotReadyError("there is no state")
 
 
 @pytest.fixture
@@ -87,10 +62,6 @@ def make(features, bundle, answer_log, live):
 
 def ids(answer) -> list[str]:
     return [item.item_id for item in answer.items]
-
-
-def numbers(answer) -> list[int]:
-    return [int(item.item_id[1:]) for item in answer.items]
 
 
 class Seen(serving_shop.FakeReader):

@@ -4,7 +4,7 @@ of the model.
 
 import numpy as np
 import pytest
-from tests.serving.pipeline.test_pipeline import AnswerRecorder
+from tests.support.serving.pipeline import AnswerRecorder
 from tests.support.shops import serving_shop
 
 from tailorbird.candidates.protocol import CandidateRequest

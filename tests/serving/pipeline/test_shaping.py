@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.serving.pipeline.test_pipeline import AnswerRecorder
+from tests.support.serving.pipeline import AnswerRecorder
 from tests.support.shops import serving_shop
 
 from tailorbird.events import Context, SimulatedClock

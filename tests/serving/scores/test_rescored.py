@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.serving.pipeline.test_pipeline import AnswerRecorder
 from tests.support.routed import event
+from tests.support.serving.pipeline import AnswerRecorder
 from tests.support.shops import serving_shop
 
 from tailorbird.events import HOUR, SimulatedClock

@@ -6,7 +6,9 @@ come in at doors, for the router to decide on.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -43,7 +45,7 @@ PROFILE = st.fixed_dictionaries(
 
 
 @st.composite
-def event(draw, span):
+def event(draw: Callable[..., Any], span: int) -> Any:
     """One routed event without its p, at START plus up to `span`: each draw is small, so that ties
     and repeats are common.
     """
@@ -148,7 +150,7 @@ def _is_new(row: dict, seen: set[tuple[str, str]]) -> bool:
 
 
 @st.composite
-def steps(draw):
+def steps(draw: Callable[..., Any]) -> Any:
     span = draw(st.sampled_from([20 * SECOND, 50 * MINUTE, 30 * HOUR, 9 * DAY, 390 * DAY]))
     drawn = []
     seen: set[tuple[str, str]] = set()
@@ -186,7 +188,7 @@ class Post:
 
 
 @st.composite
-def posts(draw):
+def posts(draw: Callable[..., Any]) -> Any:
     """A visit to a shop as two doors see it: clients and doors with skewed clocks, repeats, a
     login, profiles that come late.
     """
@@ -223,7 +225,7 @@ def posts(draw):
 
 
 @st.composite
-def sent_event(draw, now, span):
+def sent_event(draw: Callable[..., Any], now: int, span: int) -> Any:
     kind = draw(
         st.sampled_from(
             ["click", "click", "impression", "purchase", "search", "item", "user", "identify"]

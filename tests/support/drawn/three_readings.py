@@ -4,6 +4,7 @@ stream; what differs is told.
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from tailorbird.features.state.key_partition import KeyPart
 from tailorbird.stream import Block, open_writer
 
 
-def table(rows) -> pa.Table:
+def table(rows: Any) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=ROUTED)
 
 
@@ -106,7 +107,9 @@ def differences(features: FeatureSet, events: pa.Table, reads: list[SampledRead]
         person = plain.ReadRequest(**{**vars(one.request), "person": one.rows.person})
         for place, item in enumerate(ITEMS):
 
-            def expected(name, person=person, item=item, one=one):
+            def expected(
+                name: str, person: str | None = person, item: str | None = item, one: Any = one
+            ) -> Any:
                 return plain.compute_value(
                     features,
                     name,

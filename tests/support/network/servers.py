@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from tests.serving.http.test_app import Prompt
+from tests.support.serving.app import Prompt
 
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.auth.keys import Keys

@@ -1,8 +1,10 @@
 """A tiny shop with an index, a trained model and a bundle, for tests."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -48,19 +50,19 @@ class Rows:
     t: int = T0 + 9 * DAY
 
 
-def item_id(number):
+def item_id(number: int) -> str:
     return f"i{number}"
 
 
-def keys_of(numbers):
+def keys_of(numbers: Iterable[int]) -> np.ndarray:
     return hash64s(item_id(number) for number in numbers)
 
 
-def times(micros):
+def times(micros: Any) -> pa.Array:
     return pa.array(np.asarray(micros, np.int64), pa.int64()).cast(TIME)
 
 
-def items_table(n=ITEMS):
+def items_table(n: int = ITEMS) -> pa.Table:
     categories = ("coats", "hats", "shoes", "bags")
     profiles = [
         {
@@ -81,7 +83,7 @@ def items_table(n=ITEMS):
     )
 
 
-def events_table(n=3_000, items=ITEMS, people=60, seed=0):
+def events_table(n: int = 3000, items: int = ITEMS, people: int = 60, seed: int = 0) -> pa.Table:
     rng = np.random.default_rng(seed)
     return pa.table(
         {
@@ -95,7 +97,7 @@ def events_table(n=3_000, items=ITEMS, people=60, seed=0):
     )
 
 
-def make_index(folder):
+def make_index(folder: Path) -> Index:
     build_index(folder, events_table(), items_table(), as_of=T0 + 9 * DAY)
     return Index.open(folder)
 
@@ -125,7 +127,7 @@ def make_tables(*sources) -> FoldTables:
     return fold.tables()
 
 
-def lists_of(tables, recent=()) -> RequestLists:
+def lists_of(tables: FoldTables, recent: Iterable[int] = ()) -> RequestLists:
     """The lists of somebody with these items, oldest first."""
     return RequestLists(
         tables,
@@ -133,7 +135,7 @@ def lists_of(tables, recent=()) -> RequestLists:
     )
 
 
-def make_encoder(**changes):
+def make_encoder(**changes: Any) -> Encoder:
     category = Vocabulary("category", [hash64("coats"), hash64("hats"), hash64("shoes")])
     settings = {
         "numeric": ("price", "clicks"),
@@ -144,7 +146,7 @@ def make_encoder(**changes):
     return Encoder(COLUMNS, **(settings | changes))
 
 
-def linear_model(width, heads=2, seed=0, external=None):
+def linear_model(width: int, heads: int = 2, seed: int = 0, external: str | None = None) -> bytes:
     """An ONNX model (n, width) → logits (n, heads), NaN as 0. `external`: a file name where its
     weights are said to lie.
     """
@@ -171,7 +173,7 @@ def linear_model(width, heads=2, seed=0, external=None):
     ).SerializeToString()
 
 
-def make_rows(numbers, recent=(), seed=1):
+def make_rows(numbers: list[int], recent: Iterable[int] = (), seed: int = 1) -> Rows:
     rng = np.random.default_rng(seed)
     n = len(numbers)
     numeric = rng.normal(size=(n, 2)).astype(np.float32)
@@ -188,7 +190,7 @@ def make_rows(numbers, recent=(), seed=1):
     return Rows(numeric, categorical, {"recent": sequence})
 
 
-def make_bundle(folder: Path, **changes):
+def make_bundle(folder: Path, **changes: Any) -> Any:
     """Write a bundle with two heads into `folder` and return its manifest."""
     index_folder = folder.parent / f"{folder.name}-index"
     index = make_index(index_folder)

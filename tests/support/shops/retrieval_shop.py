@@ -2,7 +2,9 @@
 
 import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -36,11 +38,11 @@ PROFILES = {
 FIRST_SEEN = {"coat": T0, "parka": T0 + DAY, "hat": None, "cap": T0 + 5 * DAY, "gift": T0 + 9 * DAY}
 
 
-def time(moments):
+def time(moments: list[int]) -> pa.Array:
     return pa.array(moments, pa.int64()).cast(TIME)
 
 
-def items(extra=()):
+def items(extra: Iterable[tuple[Any, ...]] = ()) -> pa.Table:
     """`extra`: (id, valid_from, attributes) of later versions."""
     rows = [
         (name, FIRST_SEEN[name] or 0, attributes, FIRST_SEEN[name] is None)
@@ -71,7 +73,7 @@ EVENTS = [
 ]
 
 
-def events(rows=EVENTS):
+def events(rows: list[Any] = EVENTS) -> pa.Table:
     person, item, kind, hours, agent, counts = (list(column) for column in zip(*rows, strict=True))
     return pa.table(
         {
@@ -85,7 +87,7 @@ def events(rows=EVENTS):
     )
 
 
-def ids(index, rows):
+def ids(index: Index, rows: Any) -> list[str]:
     return [index.ids[row] for row in rows.tolist()]
 
 

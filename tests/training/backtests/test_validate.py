@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from tests.training.test_pipeline import HOME, Shop
+from tests.support.training.shop import HOME, Shop
 
 from tailorbird.errors import UsageError
 from tailorbird.events import DAY, HOUR, MINUTE, ROUTED, SECOND, micros

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from tests.support.commands import must, must_json, refused, small_shop, tailorbird
-from tests.training.test_pipeline import HOME, Shop
+from tests.support.training.shop import HOME, Shop
 
 from tailorbird.errors import UsageError
 from tailorbird.models.deep import fitting

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.training.test_pipeline import HOME, Shop
+from tests.support.training.shop import HOME, Shop
 
 from tailorbird.errors import DeclarationError
 from tailorbird.events import DAY, HOUR, MINUTE

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.support.training.rows import Lake
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, MINUTE
@@ -16,21 +17,6 @@ from tailorbird.training.dataset.rows import load_material
 
 NOW = 20 * DAY
 HOME = Slot("home", denominator="answer")
-
-
-class Lake:
-    """Events alone."""
-
-    path = "lake"
-
-    def __init__(self, events):
-        self._events = events
-
-    def table(self, name, columns, where):
-        return self._events.select(columns)
-
-    def exists(self, table):
-        return False
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from shutil import copytree
 
 import pytest
-from tests.training.test_pipeline import HOME, Shop
+from tests.support.training.shop import HOME, Shop
 
 from tailorbird.errors import LockedError, NotReadyError, UsageError
 from tailorbird.events import DAY, HOUR, MINUTE, SimulatedClock, SystemClock

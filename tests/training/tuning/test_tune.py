@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.support.commands import environment, must_json, refused, small_shop, tailorbird
-from tests.training.test_pipeline import HOME, Shop
+from tests.support.training.shop import HOME, Shop
 
 from tailorbird.errors import ConfigError, LockedError, NotReadyError, UsageError
 from tailorbird.events import DAY, SimulatedClock

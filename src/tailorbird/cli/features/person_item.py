@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 EVENTS_SELECT = "ts, type, item_id, request_id, counts"
 
 
-def pseudonymised(project: "Project", text: str) -> str:
+def pseudonymise_entity(project: "Project", text: str) -> str:
     """Replace the id of a person by its pseudonym if the project uses pseudonyms."""
     from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX
     from tailorbird.privacy.people import pseudonymise_ids

@@ -17,9 +17,6 @@ from tailorbird.cli.training.train import Rows
 from tailorbird.errors import UsageError
 
 if TYPE_CHECKING:
-    from tailorbird.config import Project
-    from tailorbird.ranking.slot import Slot
-    from tailorbird.training.selection.column_signals import RankSettings
     from tailorbird.training.selection.signals import SignalReport
     from tailorbird.training.selection.verdicts import Signal
 
@@ -78,25 +75,25 @@ def rank(
         folder of the report; by default signals-SLOT-TARGET in the project's reports
     """
     from tailorbird.config import open_project
-    from tailorbird.platform.train_options import window_us
-    from tailorbird.training.selection.column_signals import RankSettings
+    from tailorbird.platform.features.rank import rank_columns
     from tailorbird.training.selection.signals_page import write_signals
 
     _check_options(requests, tolerance)
-    project = open_project()
-    declared = project.slot(slot)
-    label = target or next(iter(declared.objective))
-    folder = out or project.paths.reports / f"signals-{declared.name}-{label}"
-    _check_out(folder)
-    settings = RankSettings(
-        window_us=window_us(window, project),
-        lateness_us=project.plan.lateness_us,
-        rows=rows,
-        requests=requests,
-        tolerance=tolerance,
-        seed=seed,
-    )
-    report = _rank(project, declared, label, as_of, folder, settings, quiet=json)
+    with progress_bars(quiet=json) as progress:
+        report, folder = rank_columns(
+            open_project(),
+            slot,
+            target=target,
+            window=window,
+            as_of=as_of,
+            folder=out,
+            progress=progress,
+            notify=print_note,
+            rows=rows,
+            requests=requests,
+            tolerance=tolerance,
+            seed=seed,
+        )
     instructions = removal_instructions(report)
     page, image = write_signals(folder, report, instructions)
     if json:
@@ -116,38 +113,6 @@ def _check_options(requests: int, tolerance: float) -> None:
         )
     if not tolerance >= 0:
         raise UsageError(f"expected 0 or more, got {tolerance}", where="--tolerance")
-
-
-def _check_out(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file", where="--out", fix="name a folder")
-
-
-def _rank(
-    project: "Project",
-    slot: "Slot",
-    target: str,
-    as_of: str,
-    out: Path,
-    settings: "RankSettings",
-    *,
-    quiet: bool,
-) -> "SignalReport":
-    from tailorbird.platform.moment import clock_as_of
-    from tailorbird.training.selection.signals import rank_signals
-
-    with progress_bars(quiet=quiet) as progress:
-        return rank_signals(
-            project.features,
-            slot,
-            lake=project.paths.lake,
-            clock=clock_as_of(as_of, project, notify=print_note),
-            out=out,
-            target=target,
-            settings=settings,
-            event_types=project.plan.event_types,
-            progress=progress,
-        )
 
 
 def removal_instructions(report: "SignalReport") -> list[str]:

@@ -14,7 +14,7 @@ from tailorbird.cli.features.person_item import (
     newest_events,
     none_if_missing,
     print_without_events,
-    pseudonymised,
+    pseudonymise_entity,
     resolve_positions,
 )
 from tailorbird.cli.output import Json, console, print_json, print_table
@@ -107,7 +107,7 @@ def show(
             fix="an answer's own is its p",
         )
     project = open_project(applied=True)
-    about = tuple(pseudonymised(project, text) for text in about)
+    about = tuple(pseudonymise_entity(project, text) for text in about)
     if alone and kind != "item":
         name = about[0].partition(":")[2]
     clock, note = clock_of_answers("", project, SystemClock())

@@ -1,15 +1,12 @@
 """`tailorbird lake verify|quarantine|replay`."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars
-from tailorbird.errors import LockedError, NotReadyError, UsageError
 
 if TYPE_CHECKING:
-    from tailorbird.config import Project
-    from tailorbird.lake.quarantine import QuarantineFilter
     from tailorbird.lake.write.replay import ReplayReport
 
 _BODY_SHOWN = 160
@@ -36,33 +33,19 @@ def verify(*, erased: str = "", deep: bool = False, json: Json = False) -> None:
     deep:
         compare the content of each archived row with the tables' too; takes several times as long
     """
-    import msgspec
+    from tailorbird.config import open_project
+    from tailorbird.platform.lake.verify import verify as verify_lake
 
     if erased:
         from tailorbird.cli.lake.privacy import print_search
 
         print_search(erased, json)
-
-    from tailorbird.backup import inspect_copy
-    from tailorbird.config import open_project
-    from tailorbird.errors import DamageError
-    from tailorbird.lake import verify as run_verify
-    from tailorbird.lake.verify import Fault
-
-    project = open_project()
-    report = run_verify(project.paths.lake, stream=project.stream, deep=deep)
-    try:
-        project.suppression_list()
-    except DamageError as error:
-        report.faults.append(Fault(error.where, error.message))
-    copied = inspect_copy(project)
+    result = verify_lake(open_project(), deep=deep)
     if json:
-        print_json({**msgspec.to_builtins(report), "copy": msgspec.to_builtins(copied)})
+        print_json(result.to_dict())
     else:
-        console().print(str(report))
-        if copied:
-            console().print(str(copied))
-    raise SystemExit(0 if report.clean and not (copied and copied.missing) else 1)
+        console().print(repr(result))
+    raise SystemExit(0 if result.is_sound else 1)
 
 
 def quarantine(
@@ -96,17 +79,11 @@ def quarantine(
     """
     from tailorbird.config import open_project
     from tailorbird.events import to_iso
-    from tailorbird.lake import Lake
-    from tailorbird.lake import quarantine as refused
-    from tailorbird.lake.write.replay import replayed
+    from tailorbird.platform.lake.replay import read_quarantine
 
-    if limit < 0:
-        raise UsageError(f"expected 0 or more, got {limit}", where="--limit")
-    project = open_project()
-    lake, choice = Lake(project.paths.lake), _choice(reason, path, since)
-    _check_reasons(project, choice)
-    reason_counts = refused.reasons(lake, choice, replayed(project.paths.stream))
-    shown = refused.samples(lake, choice, limit)
+    result = read_quarantine(
+        open_project(), reasons=reason or (), path=path, since=since, limit=limit
+    )
     if json:
         counts = [
             {
@@ -117,19 +94,19 @@ def quarantine(
                 "last": to_iso(reason_count.last),
                 "paths": reason_count.paths,
             }
-            for reason_count in reason_counts
+            for reason_count in result.reasons
         ]
         print_json(
             {
                 "counts": counts,
-                "samples": [{**row, "body": _decode_body(row["body"])} for row in shown],
+                "samples": [{**row, "body": _decode_body(row["body"])} for row in result.samples],
             }
         )
         return
-    if not reason_counts:
+    if not result.reasons:
         console().print(
             "The quarantine is empty."
-            if choice.filter() is None
+            if not (reason or path or since)
             else "Nothing was refused for that."
         )
         return
@@ -142,7 +119,7 @@ def quarantine(
             _format_time(one.last),
             _format_paths(one.paths),
         )
-        for one in reason_counts
+        for one in result.reasons
     ]
     print_table(
         "Refused, by reason",
@@ -150,13 +127,13 @@ def quarantine(
         rows,
         right=["rows", "replayed"],
     )
-    if shown:
+    if result.samples:
         print_table(
             "Samples",
             ["code", "path", "message", "body"],
             [
                 (row["code"], row["path"], row["message"], _format_record(row["body"]))
-                for row in shown
+                for row in result.samples
             ],
         )
 
@@ -197,98 +174,22 @@ def replay(
         also route the events and load the lake here; not needed where `up` is running
     """
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import apply_remote_erasures
-    from tailorbird.events import SystemClock
-    from tailorbird.lake.write.replay import replay as run_replay
-    from tailorbird.platform.runtime.roles import drain
+    from tailorbird.platform.lake.replay import replay as replay_rows
 
-    project, choice = open_project(), _choice(reason, path, since)
-    if not dry_run:
-        apply_remote_erasures(project)
-    _check_reasons(project, choice)
-    if not dry_run:
-        _require_new_routers(project)
-    routed = None
     with progress_bars(quiet=json) as progress:
-        report = run_replay(
-            project.paths.lake,
-            project.paths.stream,
-            choice,
-            plan=project.plan,
-            clock=SystemClock(),
-            stopped=project.suppression_list(),
+        result = replay_rows(
+            open_project(),
+            reasons=reason,
+            path=path,
+            since=since,
             dry_run=dry_run,
+            route=route,
             progress=progress,
         )
-        if route and not dry_run:
-            try:
-                routed = drain(project, SystemClock(), progress=progress)
-            except LockedError:
-                routed = None  # a role or another command is at work
     if json:
-        print_json(_as_json(report, routed, dry_run))
+        print_json(result.to_dict())
     else:
-        _print_report(report, routed, dry_run, route)
-
-
-def _require_new_routers(project: "Project") -> None:
-    """Raise NotReadyError if a running router has older declarations and would refuse again."""
-    from tailorbird.router.declarations import find_outdated_routers
-
-    if processes := find_outdated_routers(project.paths.run, project.plan):
-        raise NotReadyError(
-            f"the running router (process {', '.join(map(str, processes))}) decides by "
-            "declarations of before, and would refuse them again",
-            where=str(project.root),
-            fix="stop `tailorbird up`, start it again, and then replay; nothing was sent",
-        )
-
-
-def _choice(reason: list[str] | None, path: str, since: str) -> "QuarantineFilter":
-    from tailorbird.lake.quarantine import QuarantineFilter
-    from tailorbird.platform.moment import parse_time
-
-    return QuarantineFilter(
-        tuple(reason or ()), path, parse_time(since, "--since") if since else None
-    )
-
-
-def _check_reasons(project: "Project", choice: "QuarantineFilter") -> None:
-    """Raise UsageError for a reason that no row was refused for, if any row was refused."""
-    from tailorbird.lake import Lake
-    from tailorbird.lake import quarantine as refused
-
-    known_reasons = [
-        reason_count.code
-        for reason_count in refused.reasons(
-            Lake(project.paths.lake), refused.QuarantineFilter(), frozenset()
-        )
-    ]
-    unknown = [reason for reason in choice.reasons if reason not in known_reasons]
-    if known_reasons and unknown:
-        raise UsageError(
-            f"nothing was refused for {unknown[0]!r}",
-            where="--reason",
-            fix=f"the reasons there are: {', '.join(known_reasons)}",
-        )
-
-
-def _as_json(
-    report: "ReplayReport", routed: dict[str, int] | None, dry_run: bool
-) -> dict[str, Any]:
-    return {
-        "dry_run": dry_run,
-        "examined": report.examined,
-        "replayed_before": report.before,
-        "accepted": report.accepted,
-        "sent": report.sent,
-        "repeats": report.repeats,
-        "left_out": report.left_out,
-        "refused": dict(report.refused),
-        "by_reason": {reason: dict(outcomes) for reason, outcomes in report.by_reason.items()},
-        "examples": report.examples,
-        "routed": routed,
-    }
+        _print_report(result.report, result.routed, dry_run, route)
 
 
 def _print_report(

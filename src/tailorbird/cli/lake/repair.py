@@ -1,8 +1,6 @@
 """`tailorbird lake repair`: rebuild what is corrupt, or say from what it could be rebuilt."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +12,8 @@ from tailorbird.cli.output import (
     progress_bars,
     this_command,
 )
-from tailorbird.errors import LockedError
 
 if TYPE_CHECKING:
-    from tailorbird.config import Project
     from tailorbird.lake.rebuild import Plan
 
 _ROWS_MAX = 20  # of one table
@@ -50,57 +46,16 @@ def repair(*, yes: bool = False, json: Json = False) -> None:
         do it; without it, nothing is changed
     """
     from tailorbird.config import open_project
-    from tailorbird.events import SystemClock
-    from tailorbird.lake import verify
-    from tailorbird.lake.rebuild import Rebuilder
+    from tailorbird.platform.lake.repair import repair as repair_lake
 
     project = open_project()
-    rebuilder = Rebuilder(
-        project.stream,
-        project.paths.lake,
-        clock=SystemClock(),
-        route_again=partial(_router, project),
-    )
     with progress_bars(quiet=json) as progress:
-        if not yes:
-            plan = rebuilder.plan()
-        else:
-            try:
-                plan = rebuilder.run(lambda rebuilt: progress("rebuilt", 0, None))
-            except LockedError as error:
-                raise LockedError(
-                    "a role of this project is running, and a repair must be alone",
-                    where=error.where,
-                    fix="stop up",
-                ) from error
-    is_clean = not plan.unrecoverable and (not yes or verify(project.paths.lake).clean)
+        result = repair_lake(project, dry_run=not yes, progress=progress)
     if json:
-        print_json(
-            {
-                "done": yes,
-                "rebuilt": [vars(entry) for entry in plan.rebuilt],
-                "unrecoverable": [vars(entry) for entry in plan.unrecoverable],
-                "clean": is_clean and (yes or not plan.rebuilt),
-            }
-        )
+        print_json(result.to_dict())
     else:
-        _print_plan(plan, project.root, yes, is_clean)
-    raise SystemExit(1 if not is_clean or (plan.rebuilt and not yes) else 0)
-
-
-@contextmanager
-def _router(project: "Project", folder: Path) -> Iterator[Callable[[], None]]:
-    """Open a router on other logs, with the declarations of the project."""
-    from tailorbird.events import SystemClock
-    from tailorbird.router import Router
-
-    with Router(folder, project.plan, clock=SystemClock()) as router:
-
-        def route() -> None:
-            while router.step().has_more:
-                pass
-
-        yield route
+        _print_plan(result.plan, project.root, yes, result.is_clean)
+    raise SystemExit(0 if result.has_left_nothing else 1)
 
 
 def _print_grouped(entries: Iterable[tuple[str, Sequence[str]]]) -> None:

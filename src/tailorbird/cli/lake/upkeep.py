@@ -1,19 +1,10 @@
 """`tailorbird lake compact|vacuum|events`: compact files, delete old ones, read a version."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars
-from tailorbird.errors import LockedError, NotReadyError, UsageError
-
-if TYPE_CHECKING:
-    from tailorbird.config import Project
-    from tailorbird.lake import LakeRole, TableVersion
 
 _SHOWN = 20
-_KEEP_ALL = 1 << 62  # Opening the lake must not delete what `vacuum` reports and deletes.
 
 
 def compact(*, all_days: bool = False, json: Json = False) -> None:
@@ -30,23 +21,16 @@ def compact(*, all_days: bool = False, json: Json = False) -> None:
     all_days:
         take every day with more than one small file, today's too
     """
-    totals: dict[str, int] = {}
-    with _role(_project(), "puts files together") as role, progress_bars(quiet=json) as progress:
-        total = sum(role.due(everything=all_days).values())
-        progress("files", 0, total)
-        while waiting := role.due(everything=all_days):
-            before = sum(waiting.values())
-            done = role.upkeep(everything=all_days)
-            left = sum(role.due(everything=all_days).values())
-            totals["files"] = totals.get("files", 0) + done
-            totals["commits"] = totals.get("commits", 0) + 1
-            total = max(total, left)
-            progress("files", total - min(left, before), total)
+    from tailorbird.config import open_project
+    from tailorbird.platform.lake.upkeep import compact as compact_files
+
+    with progress_bars(quiet=json) as progress:
+        done = compact_files(open_project(), all_days=all_days, progress=progress)
     if json:
-        print_json({"files_less": totals.get("files", 0), "commits": totals.get("commits", 0)})
-    elif totals:
+        print_json({"files_less": done.files_less, "commits": done.commits})
+    elif done.commits:
         console().print(
-            f"{totals['files']:,} files less, by {totals['commits']:,} commits. Old readers "
+            f"{done.files_less:,} files less, by {done.commits:,} commits. Old readers "
             "still find theirs until lake vacuum."
         )
     else:
@@ -73,37 +57,22 @@ def vacuum(*, keep: str = "", dry_run: bool = False, json: Json = False) -> None
     dry_run:
         only say what would be deleted
     """
-    from tailorbird.events import parse_duration
+    from tailorbird.config import open_project
+    from tailorbird.platform.lake.upkeep import vacuum as delete_files
 
-    project = _project()
-    keep_us = parse_duration(keep or project.settings.lake.history)
-    with _role(project, "deletes them") as role, progress_bars(quiet=json) as progress:
-        planned = role.vacuum(keep_us=keep_us, dry_run=True)
-        total = sum(report.files + report.log_files for report in planned.values())
-        done = 0
-
-        def count_files(count: int) -> None:
-            nonlocal done
-            done += count
-            progress("files", done, total)
-
-        deleted = planned if dry_run else role.vacuum(keep_us=keep_us, progress=count_files)
-    rows = {
-        name: {"files": each.files, "log_files": each.log_files, "bytes": each.bytes}
-        for name, each in deleted.items()
-    }
+    with progress_bars(quiet=json) as progress:
+        deleted = delete_files(open_project(), keep=keep, dry_run=dry_run, progress=progress)
+    rows = {row.pop("table"): row for row in deleted.to_pylist()}
     if json:
         print_json({"dry_run": dry_run, "tables": rows})
         return
     if not rows:
         console().print("There is nothing to delete.")
         return
-    title = "Would be deleted" if dry_run else "Deleted"
-    cells = [(name, each["files"], each["log_files"], each["bytes"]) for name, each in rows.items()]
     print_table(
-        title,
+        "Would be deleted" if dry_run else "Deleted",
         ["table", "files", "log files", "bytes"],
-        cells,
+        [(name, *row.values()) for name, row in rows.items()],
         right=["files", "log files", "bytes"],
     )
 
@@ -133,34 +102,20 @@ def events(
     """
     import pyarrow.parquet as pq
 
-    from tailorbird.lake import Lake, version_at, versions_of
+    from tailorbird.config import open_project
     from tailorbird.lake.write.labels import made
+    from tailorbird.platform.lake.upkeep import read_version
 
-    project = _project()
-    if at_version is not None and bundle:
-        raise UsageError("expected --at-version or --bundle, got both")
-    if bundle:
-        at = _versions_read_by(project, bundle)
-    elif at_version is not None:
-        at = version_at(project.paths.lake, "events", at_version)
-    else:
-        at = versions_of(project.paths.lake)
-    if "events" not in at:
-        raise NotReadyError(
-            "there is nothing in the lake yet",
-            where=str(project.paths.lake),
-            fix="tailorbird import FORMAT PATH",
-        )
-    lake = Lake(project.paths.lake, at=at)
-    columns = None if out is not None else ["p", "ts", "type", "person", "item_id"]
-    rows = lake.events(columns).sort_by("p")
+    columns = None if out is not None else ("p", "ts", "type", "person", "item_id")
+    read = read_version(open_project(), version=at_version, bundle=bundle, columns=columns)
+    rows = read.rows
     if out is not None:
         part = out.with_name(f"{out.name}.part")
         pq.write_table(made(rows, "lake events"), part, compression="zstd")
         part.replace(out)
     summary = {
-        "version": at["events"].version,
-        "positions": at["events"].positions,
+        "version": read.version,
+        "positions": read.positions,
         "rows": len(rows),
         "out": str(out) if out else None,
     }
@@ -178,60 +133,3 @@ def events(
             [list(row.values()) for row in last],
             right=["p"],
         )
-
-
-def _versions_read_by(project: "Project", version: str) -> "dict[str, TableVersion]":
-    from tailorbird.events import SystemClock
-    from tailorbird.lake.delta.versions import from_manifest
-    from tailorbird.registry import Registry
-    from tailorbird.registry.manifest import read_sealed
-
-    folder = Registry(project.paths.registry, clock=SystemClock()).resolve(version)
-    manifest = read_sealed(folder).manifest
-    about = manifest.metrics.get("about", {})
-    if not manifest.heads:
-        raise UsageError(
-            f"bundle {version} was trained on no events: it is an index without a model, "
-            "which shows items by popularity",
-            fix="name a version that train made: tailorbird models list; or --at-version",
-        )
-    if "lake" not in about:
-        raise UsageError(
-            f"bundle {version} does not say which versions it was trained on",
-            fix="an older release trained it; train anew",
-        )
-    return from_manifest(about["lake"])
-
-
-def _project() -> "Project":
-    from tailorbird.config import open_project
-
-    return open_project()
-
-
-@contextmanager
-def _role(project: "Project", does: str) -> Iterator["LakeRole"]:
-    """Open the lake's writer."""
-    from tailorbird.events import SystemClock
-    from tailorbird.lake import LakeRole
-    from tailorbird.lake.write.positions import no_ledger
-
-    paths = project.paths
-    if not (paths.lake / "ledger.jsonl").exists():
-        raise no_ledger(paths.lake)
-    try:
-        role = LakeRole(
-            project.stream,
-            paths.lake,
-            clock=SystemClock(),
-            keep_us=_KEEP_ALL,
-            sort=project.settings.lake.sort,
-        )
-    except LockedError as error:
-        raise LockedError(
-            f"the lake role is running, and {does} by itself",
-            where=error.where,
-            fix="stop it to do it by hand",
-        ) from error
-    with role:
-        yield role

@@ -124,7 +124,7 @@ def promote(
     """
     project, registry = open_registry(churn)
     if because and not churn:
-        from tailorbird.platform.registry import promote_because
+        from tailorbird.platform.models.registry import promote_because
 
         reason = promote_because(project, version, because, by=by, why=why, despite=despite)
         console().print(reason)

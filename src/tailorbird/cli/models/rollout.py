@@ -114,49 +114,21 @@ def canary(
 
 
 def _print_canary(project: "Project", registry: "Registry", json: bool) -> None:
-    from tailorbird.platform.runtime.canary import judge_canary
+    from tailorbird.platform.models.canary import read_canary
 
-    verdict = judge_canary(project, registry)
-    aliases = registry.aliases()
-    rows = [
-        {
-            "version": figures.version,
-            "is": name,
-            "answers": figures.answers,
-            "failed": figures.failed,
-            "not_finite": figures.not_finite,
-            "latency_ms_p95": figures.latency_ms_p95,
-            "ctr": figures.ctr,
-        }
-        for name, figures in (("canary", verdict.canary), ("champion", verdict.champion))
-    ]
+    state = read_canary(project, registry)
     if json:
-        uplift = {
-            "value": verdict.uplift.value,
-            "low": verdict.uplift.low,
-            "high": verdict.uplift.high,
-        }
-        print_json(
-            {
-                "share": aliases.share,
-                "automatic": aliases.automatic,
-                "action": verdict.action,
-                "reason": verdict.reason,
-                "uplift": uplift,
-                "versions": rows,
-            }
-        )
+        print_json(state.to_dict())
         return
-    out = console()
+    out, verdict = console(), state.verdict
     out.print(
-        f"{aliases.canary} answers {aliases.share * 100:.3g}% of the people, "
-        f"{aliases.champion} the others"
+        f"{verdict.canary.version} answers {state.share * 100:.3g}% of the people, "
+        f"{verdict.champion.version} the others"
     )
-    for row in rows:
+    for row in state.to_frame().to_pylist():
         out.print(
             f"{row['is']:>9} {row['version']}: {row['answers']:,} answers, {row['failed']:,} "
-            "failed, "
-            f"{row['latency_ms_p95']:.1f} ms at the 95th percentile, {row['ctr']:.2%} clicks "
-            "per item seen"
+            f"failed, {row['latency_ms_p95']:.1f} ms at the 95th percentile, {row['ctr']:.2%} "
+            "clicks per item seen"
         )
     out.print(f"Verdict: {verdict.action}. {verdict.reason}")

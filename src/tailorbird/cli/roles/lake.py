@@ -83,9 +83,9 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
 
 def _check_days(project: "Project", stop: threading.Event) -> None:
     """Check the data of a day once it is over."""
-    from tailorbird.cli.checks import day_expectations, features_check
     from tailorbird.events import parse_duration
     from tailorbird.monitoring import daily
+    from tailorbird.platform.diagnostics.daily_checks import day_expectations, features_check
 
     settings, paths = project.settings.checks, project.paths
     daily.watch(

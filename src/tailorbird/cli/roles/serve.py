@@ -54,7 +54,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     route_factories: list[Callable[[Service], Sequence[BaseRoute]]] = []
     slots = project.slots
     if settings.gorse_slot:
-        from tailorbird.cli.check import require_gorse_slot
+        from tailorbird.platform.diagnostics.declarations import require_gorse_slot
         from tailorbird.serving.http.gorse import gorse_routes, with_hidden_rule
 
         require_gorse_slot(project)

@@ -59,11 +59,11 @@ def up(
         other settings
     """
     from tailorbird.backup import record_origin
-    from tailorbird.cli.check import check_slots
     from tailorbird.config import open_project
     from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.config.roles import clear_roles
     from tailorbird.config.schemas import ActiveSchemaWatch
+    from tailorbird.platform.diagnostics.declarations import check_slots
     from tailorbird.platform.runtime.listeners import open_listener
     from tailorbird.platform.runtime.parent import die_with_parent
     from tailorbird.platform.runtime.resources import resource_warnings

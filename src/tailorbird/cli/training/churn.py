@@ -2,15 +2,7 @@
 
 from pathlib import Path
 
-from tailorbird.cli.output import (
-    Json,
-    console,
-    print_json,
-    print_note,
-    print_table,
-    progress_bars,
-    this_command,
-)
+from tailorbird.cli.output import Json, console, print_json, print_note, print_table, progress_bars
 
 
 def churn(
@@ -47,16 +39,12 @@ def churn(
     import pyarrow.parquet as pq
 
     from tailorbird.config import open_project
-    from tailorbird.errors import NotReadyError, UsageError
+    from tailorbird.errors import UsageError
     from tailorbird.events import DAY, to_iso
     from tailorbird.lake.write.labels import made
-    from tailorbird.platform.moment import clock_as_of
-    from tailorbird.ranking.churn.bundle import ChurnBundle
-    from tailorbird.registry import Registry
-    from tailorbird.training.tasks.churn.score import score_people
+    from tailorbird.platform.models.churn_scores import score_churn
 
     project = open_project(applied=True)
-    declared = project.churn_model(name)
     if not out.parent.is_dir():
         raise UsageError(
             f"there is no folder {out.parent}", where="--out", fix="make it, or name another file"
@@ -65,40 +53,25 @@ def churn(
         raise UsageError(
             f"{out} is no name of a Parquet file", where="--out", fix="such as churn.parquet"
         )
-    clock = clock_as_of(as_of, project, settled=False, notify=print_note)
-    registry = Registry(project.paths.churn(name), clock=clock)
-    versions = registry.versions()
-    if not versions or (version == "champion" and registry.champion() is None):
-        version_command = (
-            f"score churn {name} --version {versions[-1].version} --out {out}" if versions else ""
-        )
-        fix = f"{this_command()} {version_command or f'train {name}'}"
-        raise NotReadyError(f"there is no {version} of {name} yet", fix=fix)
-    bundle = ChurnBundle.load(registry.resolve(version), schema_hash=None)
     with progress_bars(quiet=json) as progress:
-        scored = score_people(
-            bundle,
-            declared,
-            lake=project.paths.lake,
-            now=clock.now(),
-            reasons=max(reasons, 0),
+        result = score_churn(
+            project,
+            name,
+            version=version,
+            as_of=as_of,
+            reasons=reasons,
             progress=progress,
+            notify=print_note,
         )
     unfinished = out.with_name(f"{out.name}.part")
     try:
-        pq.write_table(made(scored.table, "score churn"), unfinished)
+        pq.write_table(made(result.table, "score churn"), unfinished)
         unfinished.replace(out)
     finally:
         unfinished.unlink(missing_ok=True)
-    people, age_us = scored.table.num_rows, clock.now() - scored.until
+    scored, people = result.scored, result.table.num_rows
     if json:
-        summary = {
-            "version": bundle.version,
-            "people": people,
-            "out": str(out),
-            "log_until": to_iso(scored.until),
-        }
-        print_json({**summary, "segments": [segment.to_dict() for segment in scored.segments]})
+        print_json({**result.to_dict(), "out": str(out)})
         return
     rows = [
         (
@@ -119,9 +92,9 @@ def churn(
             rows,
             right=header[2:],
         )
-    console().print(f"{bundle.version} scored {people:,} people into {out}")
-    if age_us > max(project.plan.lateness_us, DAY):
-        days = age_us // DAY
+    console().print(f"{result.version} scored {people:,} people into {out}")
+    if result.age_us > max(project.plan.lateness_us, DAY):
+        days = result.age_us // DAY
         notice = (
             f"The log ends at {to_iso(scored.until)[:16]}, {days:,} day{'s' * (days != 1)} "
             "before these scores"

@@ -37,7 +37,7 @@ from tailorbird.events.contract.schema import micros
 from tailorbird.events.contract.verdict import Origin, Unread
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake.lake import Lake
-from tailorbird.lake.quarantine import QuarantineFilter, RowKey, count, row_keys, slices
+from tailorbird.lake.quarantine import QuarantineFilter, RowKey, count_rows, read_slices, row_keys
 from tailorbird.lake.write.etl import KEY_COLUMNS
 from tailorbird.storage_paths import Storage as LakePlace
 from tailorbird.stream import REPLAYS, Block, EmbeddedWriter, open_reader, open_writer, raw_path
@@ -125,13 +125,13 @@ def replay(
         LockedError: another replay is running.
     """
     reader = Lake(lake)
-    total = count(reader, choice)
+    total = count_rows(reader, choice)
     report, stopped = ReplayReport(), stopped or SuppressionList(b"")
     writer = None if dry_run else _open_log(stream, lake)
     try:
         done_before = replayed(stream)
         done = 0
-        for table in slices(reader, choice):
+        for table in read_slices(reader, choice):
             received = micros(table.column("received_at")).tolist()
             rows = zip(table.select(_READ).to_pylist(), received, row_keys(table), strict=True)
             replayable = [

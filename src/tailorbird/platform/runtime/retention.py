@@ -22,6 +22,7 @@ from tailorbird.errors import TailorbirdError
 from tailorbird.events import DAY, Clock
 from tailorbird.features.schemas import prune as prune_states
 from tailorbird.features.schemas import state_folders
+from tailorbird.pages.notebook import text_html
 from tailorbird.registry import Registry, read_experiments
 from tailorbird.training.fit.resume import UNFINISHED_FOLDER
 
@@ -64,6 +65,8 @@ class PruneResult(msgspec.Struct, frozen=True):
         ]
         lines += [f"{version} stays: {reason}" for version, reason in self.retained.items()]
         return "\n".join(lines) or "nothing is old enough to be removed"
+
+    _repr_html_ = text_html
 
 
 def prune_models(project: Project, clock: Clock, *, dry_run: bool = False) -> PruneResult:

@@ -19,6 +19,7 @@ from functools import cached_property
 
 from tailorbird.errors import DeclarationError, UsageError
 from tailorbird.events import format_duration, parse_duration
+from tailorbird.pages.notebook import notebook_repr
 
 PERIODS = 12  # of a window, unless `period` says otherwise
 PERIODS_MAX = 64
@@ -47,6 +48,7 @@ class Contact:
             )
 
 
+@notebook_repr
 @dataclass(frozen=True)
 class Churn:
     """The definition of churn, and the population to score.

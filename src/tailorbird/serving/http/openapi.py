@@ -6,11 +6,11 @@ from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from html import escape
 from typing import Any
 
 import msgspec
 
+from tailorbird.pages import render
 from tailorbird.serving.auth.keyfile import OPEN
 from tailorbird.version import __version__
 
@@ -180,62 +180,26 @@ summary { cursor: pointer }
 STYLE_HASH = f"'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'"
 
 
-def page(spec: dict[str, Any]) -> str:
+def page(document: dict[str, Any]) -> str:
     """Render the document as one HTML page without scripts or external resources."""
-    parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport "
-        "content='width=device-width'>",
-        f"<title>Tailorbird API</title><style>{STYLE}</style><h1>Tailorbird API "
-        f"<small>{escape(spec['info']['version'])}</small></h1>",
-        "<p>The same as a machine reads it: <a href=/openapi.json>/openapi.json</a>. A curl "
-        "example:</p>",
-        '<pre>curl -s localhost:8642/v1/recommend -d \'{"slot": "home", "user_id": "42", '
-        '"explain": true}\'</pre>',
-    ]
-    for path, methods in spec["paths"].items():
-        for method, operation in methods.items():
-            parts.append(_operation_html(path, method, operation))
-    parts.append("<h2>Types</h2>")
-    for name, schema in sorted(spec["components"]["schemas"].items()):
-        parts.append(
-            "<details "
-            f"id='{escape(name)}'><summary><code>{escape(name)}</code></summary>"
-            f"{_schema_html(schema)}</details>"
-        )
-    return "".join(parts)
-
-
-def _operation_html(path: str, method: str, operation: dict[str, Any]) -> str:
-    scope = operation.get("description", "Open.")
-    rows = "".join(
-        f"<tr><td><code>{escape(status)}</code><td>{escape(answer['description'])} {_refs(answer)}"
-        for status, answer in operation["responses"].items()
-    )
-    request_html = (
-        f"<p>Takes {_refs(operation['requestBody'])}" if "requestBody" in operation else ""
-    )
-    return (
-        "<h2><span "
-        f"class=method>{method.upper()}</span><code>{escape(path)}</code></h2>"
-        f"<p>{escape(operation['summary'])} "
-        f"<span class=scope>{escape(scope)}</span></p>{request_html}<table>{rows}</table>"
+    return render(
+        "openapi", document=document, style=STYLE, type_names=type_names, pretty_json=_pretty_json
     )
 
 
-def _refs(part: Any) -> str:
-    names = sorted(set(_names(part)))
-    return ", ".join(f"<a href='#{escape(name)}'><code>{escape(name)}</code></a>" for name in names)
+def type_names(part: Any) -> list[str]:
+    """Return the names of the types that a part of the document refers to, sorted."""
+    return sorted(set(_references(part)))
 
 
-def _names(part: Any) -> list[str]:
+def _references(part: Any) -> list[str]:
     if isinstance(part, dict):
         references = [part["$ref"].rpartition("/")[2]] if isinstance(part.get("$ref"), str) else []
-        return references + [name for value in part.values() for name in _names(value)]
+        return references + [name for value in part.values() for name in _references(value)]
     if isinstance(part, list):
-        return [name for value in part for name in _names(value)]
+        return [name for value in part for name in _references(value)]
     return []
 
 
-def _schema_html(schema: dict[str, Any]) -> str:
-    text = msgspec.json.format(msgspec.json.encode(schema), indent=2).decode()
-    return f"<p>{escape(schema.get('description', ''))}</p><pre>{escape(text)}</pre>"
+def _pretty_json(value: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()

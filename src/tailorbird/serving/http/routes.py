@@ -104,7 +104,7 @@ async def status(request: Request, service: Service) -> Response:
             draining=service.draining,
             missing=service.pipeline.missing(),
             waiting=service.shedder.waiting,
-            door={name: value for name, value in asdict(figures).items() if name != "refused"},
+            collector={name: value for name, value in asdict(figures).items() if name != "refused"},
             refused=figures.refused,
             limited=dict(service.limiter.limited),
             keys=service.keys.figures(),

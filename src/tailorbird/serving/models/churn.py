@@ -21,7 +21,7 @@ from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.ranking.churn.bundle import ChurnBundle
 from tailorbird.ranking.churn.reasons import churn_reasons
 from tailorbird.registry import Registry
-from tailorbird.serving.messages import ChurnAnswer, ChurnWhy, QueryError
+from tailorbird.serving.messages import ChurnAnswer, ChurnReason, QueryError
 from tailorbird.serving.models.bundles import BundleHolder
 from tailorbird.serving.models.schemas import Schemas
 
@@ -110,10 +110,12 @@ class ChurnModels:
         rows = [_select_columns(moment_rows, bundle, access.features) for moment_rows in moments]
         scores = bundle.score(rows)
         purchases = float(scores.purchases[0])
-        why: list[ChurnWhy] = []
+        why: list[ChurnReason] = []
         if explain:
             column_reasons = churn_reasons(bundle, rows)[0]
-            why = [ChurnWhy(reason.column, reason.effect, reason.text) for reason in column_reasons]
+            why = [
+                ChurnReason(reason.column, reason.effect, reason.text) for reason in column_reasons
+            ]
         return ChurnAnswer(
             user_id=user_id,
             name=name,

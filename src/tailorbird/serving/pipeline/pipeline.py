@@ -78,7 +78,7 @@ class Pipeline:
         bundles: selects the bundle that serves; `bundles.BundleHolder`, or `FixedBundle`.
         feature_provider: opens the features and state of a bundle; `schemas.Schemas`, or
             `SingleSchema`.
-        answer_log: where answers are logged; `door.EventCollector`. None logs nothing: for
+        answer_log: where answers are logged; `collector.EventCollector`. None logs nothing: for
             evaluation.
         clock: for `now`; the answer's own time is the t of its features.
         rng: for exploration and request ids; the same seed and calls give the same answers.

@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tailorbird.platform.frames import Frame, figures_frame, plot_figures
 from tailorbird.training.backtests.leaks import LEAK, Finding
 from tailorbird.training.evaluation.bootstrap import Interval, flatten_intervals
 from tailorbird.training.evaluation.figures import PRIMARY, Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class OverfitGap:
         return {"origin": self.origin, "head": self.head, **values_by_name}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ValidationReport:
     """The result of a validation.
 
@@ -100,6 +104,26 @@ class ValidationReport:
     @property
     def leaks(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.severity == LEAK)
+
+    @property
+    def _header(self) -> str:
+        leaks = f"{len(self.leaks)} leaks" if self.leaks else "no leak"
+        cuts, requests = len(self.about["splits"]), self.evaluation.requests
+        return f"slot {self.slot}: {cuts} past cuts, {requests:,} requests, {leaks} found"
+
+    def to_frame(self) -> Frame:
+        """Return the figures over all cuts, the best model first."""
+        return figures_frame(self.evaluation.to_dict()["results"])
+
+    def plot(self, metric: str = "ndcg_10") -> "Figure":
+        """Draw one metric of all models, with 95 % intervals."""
+        return plot_figures(self.evaluation.to_dict()["results"], metric)
+
+    def __repr__(self) -> str:
+        return f"{self._header}\n{self.to_frame()!r}"
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(self._header)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""

@@ -26,6 +26,7 @@ from tailorbird.experiments.off_policy.sample import (
 from tailorbird.features import FeatureSet
 from tailorbird.features.offline.backfill import History
 from tailorbird.lake import Lake
+from tailorbird.pages.notebook import text_html
 from tailorbird.ranking.policy.diversity import SlateConstraints
 from tailorbird.ranking.policy.policy import SlateSpec, apply_boosts, arrange_slate
 from tailorbird.ranking.policy.rule_columns import Request as RuleInputs
@@ -96,7 +97,9 @@ class OffPolicyReport:
             f"{difference.value:+.4f} ({difference.low:+.4f} – {difference.high:+.4f})"
         )
 
-    def __str__(self) -> str:
+    _repr_html_ = text_html
+
+    def __repr__(self) -> str:
         return f"{self.new} against {self.old}, slot {self.slot}\n{self.evaluation}"
 
     def to_dict(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from tailorbird.events import Clock, to_iso
 from tailorbird.events.contract.plan import EVENT_TYPES
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
+from tailorbird.platform.frames import Frame
 from tailorbird.ranking.slot import Slot
 from tailorbird.storage_paths import Storage
 from tailorbird.training.evaluation.figures import PRIMARY
@@ -42,7 +43,7 @@ from tailorbird.training.selection.verdicts import LEAK, UNDECIDED, Signal, assi
 from tailorbird.training.settings import Progress, TrainSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SignalReport:
     """Report of a column ranking.
 
@@ -62,6 +63,38 @@ class SignalReport:
     subset: Subset
     about: dict[str, Any]
     notes: tuple[str, ...]
+
+    def to_frame(self) -> Frame:
+        """Return a row for each column, the most important first."""
+        return Frame.from_rows(
+            ["column", "importance", "low", "high", "drift", "missing", "is_kept", "verdict"],
+            [
+                (
+                    signal.name,
+                    signal.importance.value,
+                    signal.importance.low,
+                    signal.importance.high,
+                    signal.drift,
+                    signal.missing,
+                    signal.kept,
+                    signal.verdict,
+                )
+                for signal in self.signals
+            ],
+        )
+
+    @property
+    def _header(self) -> str:
+        return (
+            f"{len(self.subset.keep)} of {len(self.signals)} columns that predict {self.target} "
+            "are proposed to stay"
+        )
+
+    def __repr__(self) -> str:
+        return f"{self._header}\n{self.to_frame()!r}"
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(self._header)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""

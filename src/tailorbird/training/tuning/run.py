@@ -21,6 +21,7 @@ from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.models.space import Value
+from tailorbird.platform.frames import Frame
 from tailorbird.ranking.policy.targets import is_amount
 from tailorbird.ranking.slot import Slot
 from tailorbird.storage_paths import Storage
@@ -41,7 +42,7 @@ STUDY_FORMAT = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TuneReport:
     """The result of a tuning.
 
@@ -65,6 +66,22 @@ class TuneReport:
     def until(self) -> int:
         """End of the data that took part in the choice, microseconds."""
         return int(self.about["test_from_us"])
+
+    def to_frame(self) -> Frame:
+        """Return the last few trials, as they were compared."""
+        return Frame.from_rows(
+            ["trial", "ndcg_10", "gain", "spread", "gain_minus_spread", "fit_s"],
+            [
+                (one.name, float(one.quality.mean()), one.gain, one.spread, one.score, one.seconds)
+                for one in self.choice.finalists
+            ],
+        )
+
+    def __repr__(self) -> str:
+        return f"slot {self.slot}: {self.choice.why}\n{self.to_frame()!r}"
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(f"slot {self.slot}: {self.choice.why}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""

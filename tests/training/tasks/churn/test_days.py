@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.churn_columns import habits
-from tests.training.tasks.churn.test_train import CHURN, day, events_of, log
+from tests.support.shops.churn_log import CHURN, day, events_of, log
 
 from tailorbird.events import DAY
 from tailorbird.features import FeatureSet, count, entity

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tests.support.churn_columns import habits
+from tests.support.shops.churn_log import BEGIN, CHURN, day, events_of, log
 
 from tailorbird.errors import DeclarationError, LeakError, NotReadyError
 from tailorbird.events import DAY, ROUTED, SECOND
@@ -31,8 +32,6 @@ from tailorbird.training.tasks.churn.rolling_origin import backtest_windows, fea
 from tailorbird.training.tasks.churn.rows import PeopleFeatures, needed_columns
 from tailorbird.training.tasks.churn.training_rows import FitSettings
 
-BEGIN = 20_000 * DAY
-CHURN = Churn(window="28d", period="7d", recency="since", frequency="bought", age="age")
 QUICK = ChurnSettings(
     FitSettings(gbdt=GbdtSettings(trees=30, rate=0.1, patience=10), rows=6_000),
     cuts=3,
@@ -51,76 +50,6 @@ def declared(*more):
         for each in more:
             each(user)
     return FeatureSet.from_declarations(declarations)
-
-
-def log(people=400, days=200, seed=0, profiles=()):
-    """Purchases at each person's own rate until they leave, with chance, after each; sorted by
-    time.
-    """
-    rng = np.random.default_rng(seed)
-    rows = []
-    for number in range(people):
-        rate, at, leaving_rate = (
-            rng.gamma(1.5, 0.05),
-            float(rng.uniform(0, days / 2)),
-            rng.beta(1.0, 6.0),
-        )
-        while at < days:
-            rows.append(
-                {
-                    "type": "purchase",
-                    "ts": BEGIN + int(at * DAY),
-                    "person": f"u{number}",
-                    "item_id": "i",
-                    "price": 2.0,
-                    "quantity": 1.0,
-                }
-            )
-            if rng.random() < leaving_rate:
-                break
-            at += rng.exponential(1 / max(rate, 1e-3)) + 1
-    rows += profiles
-    rows.sort(key=lambda row: row["ts"])
-    full = []
-    for p, row in enumerate(rows, 1):
-        event = (
-            dict.fromkeys(ROUTED.names)
-            | {"p": p, "event_id": f"e{p}", "counts": True, "timeless": False, "agent": "person"}
-            | row
-        )
-        event["received_at"], event["user_id"] = (
-            event["received_at"] or event["ts"],
-            event["user_id"] or event["person"],
-        )
-        full.append(event)
-    return pa.Table.from_pylist(full, schema=ROUTED)
-
-
-def events_of(*times, person="u", **more):
-    rows = [
-        {
-            "type": "purchase",
-            "ts": BEGIN + round(at * DAY),
-            "person": person,
-            "item_id": "i",
-            **more,
-        }
-        for at in times
-    ]
-    full = []
-    for p, row in enumerate(rows, 1):
-        event = (
-            dict.fromkeys(ROUTED.names)
-            | {"p": p, "event_id": f"e{p}", "counts": True, "timeless": False, "agent": "person"}
-            | row
-        )
-        event["received_at"], event["user_id"] = event["received_at"] or event["ts"], person
-        full.append(event)
-    return pa.Table.from_pylist(full, schema=ROUTED)
-
-
-def day(number):
-    return BEGIN + round(number * DAY)
 
 
 def test_a_label_counts_from_the_end_of_the_gap_to_the_end_of_the_window():

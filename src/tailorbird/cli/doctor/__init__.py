@@ -1,1 +1,0 @@
-"""`tailorbird doctor`: diagnose this machine and this project."""

@@ -1,0 +1,1 @@
+"""Checks of a project: its declarations, its settings, and the state of its parts."""

@@ -1,0 +1,346 @@
+"""Parity of features and candidate lists: what was served, against the lake, bit by bit."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tailorbird.config import Project
+from tailorbird.errors import NotReadyError, TailorbirdError
+from tailorbird.pages.notebook import text_html
+from tailorbird.platform.features.parity_lists import compare_logged_lists
+from tailorbird.platform.progress import Progress, no_progress
+from tailorbird.platform.training import Notify, discard_note
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tailorbird.backup import CopyReport
+    from tailorbird.candidates.parity import ListReport
+    from tailorbird.features import FeatureSet
+    from tailorbird.features.parity.recompute import ParityReport
+    from tailorbird.features.parity.sampled import SampledRead
+    from tailorbird.lake import Lake
+
+_BATCH_SIZE = 250  # People to read and compare at a time.
+_WAIT_S = 15.0  # For the lake to catch up with the state.
+MEMORY_BYTES = 2_000_000_000  # of the events that values depend on; more are sorted on disk
+
+
+@dataclass(frozen=True, repr=False)
+class ParityCheck:
+    """What a comparison with the lake found.
+
+    Attributes:
+        reports: of logged responses, by schema.
+        sampled: of the present state; `reason` says why it is empty, or "".
+        lists: of logged candidate lists.
+        copied: what a plain copy of a running project lacks; None if the folder is none.
+    """
+
+    reports: "dict[str, ParityReport]"
+    sampled: "ParityReport"
+    reason: str
+    lists: "ListReport"
+    copied: "CopyReport | None" = None
+
+    @property
+    def logged(self) -> "ParityReport":
+        """The sum over all schemas of logged responses."""
+        return _sum_reports(self.reports)
+
+    @property
+    def unequal(self) -> dict[str, int]:
+        """Feature → number of values that differ."""
+        counts = _sum_reports({"": self.logged, " ": self.sampled}).by_feature
+        return {name: count for name, count in counts.items() if count}
+
+    @property
+    def is_sound(self) -> bool:
+        """True if no value and no list differs, and nothing is missing."""
+        return not (self.unequal or self.lists.unequal or (self.copied and self.copied.missing))
+
+    def __repr__(self) -> str:
+        logged, sampled, lists = self.logged, self.sampled, self.lists
+        lines = [
+            f"{logged.answers:,} responses: {logged.compared:,} values, {logged.unequal:,} unequal",
+            f"{sampled.answers:,} people now: {sampled.compared:,} values, "
+            f"{sampled.unequal:,} unequal",
+            f"{lists.lists:,} candidate lists, {sum(lists.unequal.values()):,} unequal",
+        ]
+        return "\n".join([*lines, str(self.copied)] if self.copied else lines)
+
+    _repr_html_ = text_html
+
+
+def verify(
+    project: Project,
+    *,
+    answers: int = 2_000,
+    samples: int = 1_000,
+    memory_bytes: int = MEMORY_BYTES,
+    progress: Progress = no_progress,
+    notify: Notify = discard_note,
+) -> ParityCheck:
+    """Recompute features and candidate lists from the lake and compare them bit by bit.
+
+    Args:
+        answers: number of logged responses to recompute, spread evenly over all.
+        samples: number of people of the lake whose present state is compared.
+        memory_bytes: limit of the events that the values depend on; more are sorted on disk.
+
+    Raises:
+        NotReadyError: nothing can be compared yet.
+    """
+    from tailorbird.backup import inspect_copy
+    from tailorbird.lake import Lake
+
+    lake = Lake(project.paths.lake)
+    reports = _compare_logged(project, lake, answers, memory_bytes, progress, notify)
+    lists = compare_logged_lists(project, lake, answers, progress)
+    sampled, reason = _compare_state(project, lake, samples, memory_bytes, progress)
+    result = ParityCheck(reports, sampled, reason, lists, inspect_copy(project))
+    if not result.logged.answers and not sampled.answers:
+        raise NotReadyError(
+            "nothing could be compared: no answer was logged, and "
+            f"{reason or 'no sample was asked for'}",
+            where=str(lake.path),
+            fix="tailorbird up, then ask it for some",
+        )
+    return result
+
+
+def _sum_reports(reports: "dict[str, ParityReport]") -> "ParityReport":
+    """Return the sums over all schemas."""
+    from tailorbird.features.parity.recompute import ParityReport
+
+    total = ParityReport()
+    for report in reports.values():
+        total.answers += report.answers
+        total.compared += report.compared
+        total.pending += report.pending
+        total.skipped += report.skipped
+        total.exempt += report.exempt
+        total.dropped += report.dropped
+        total.examples += report.examples
+        for name, count in report.by_feature.items():
+            total.by_feature.setdefault(name, 0)
+            total.add_unequal(name, count)
+    return total
+
+
+def _compare_logged(
+    project: Project,
+    lake: "Lake",
+    answers: int,
+    memory_bytes: int,
+    progress: Progress,
+    notify: Notify,
+) -> "dict[str, ParityReport]":
+    """Recompute logged answers; return a report per schema whose declarations are available."""
+    import pyarrow.compute as pc
+
+    from tailorbird.config.schemas import find_schema
+
+    rows, reports = lake.table("answers", ("producer", "offset", "schema_hash")), {}
+    for schema in sorted(pc.unique(rows["schema_hash"]).to_pylist()) if answers > 0 else []:
+        try:
+            features = find_schema(project, schema)
+        except TailorbirdError as error:
+            notify(f"answers of schema {schema} are not compared: {error.message}")
+            continue
+        schema_rows = rows.filter(pc.equal(rows["schema_hash"], schema))
+        stride = max(1, -(-rows.num_rows // answers))
+        sample = schema_rows.take(list(range(0, schema_rows.num_rows, stride)))
+        reports[schema] = _compare_schema(project, features, lake, sample, memory_bytes, progress)
+    return reports
+
+
+def _evicted_kinds(project: Project, features: "FeatureSet") -> dict[str, int]:
+    """Return the kinds of entities that the schema's worker evicted, with their last times."""
+    from tailorbird.features.state.progress import read_schema_figures
+
+    figures = read_schema_figures(project.paths.state, features.schema_hash, project.workers)
+    return {} if figures is None else figures.dropped
+
+
+def _compare_schema(
+    project: Project,
+    features: "FeatureSet",
+    lake: "Lake",
+    answers: "pa.Table",
+    memory_bytes: int,
+    progress: Progress,
+) -> "ParityReport":
+    import pyarrow.dataset as ds
+
+    from tailorbird.features.parity.bounds import (
+        KindExemptions,
+        backfill_on_disk,
+        read_required_events,
+    )
+    from tailorbird.features.parity.recompute import (
+        Exemptions,
+        comparable_answers,
+        compare_answers,
+        empty_report,
+        parity,
+        requests_of,
+    )
+
+    report, known_position, dropped = (
+        empty_report(features),
+        _lake_position(lake),
+        _evicted_kinds(project, features),
+    )
+    where = ds.field("offset").isin(answers["offset"]) & ds.field("producer").isin(
+        answers["producer"]
+    )
+    rows = lake.table("answers", where=where & (ds.field("schema_hash") == features.schema_hash))
+    sample = comparable_answers(features, known_position, rows, report)
+    if not sample.num_rows:
+        return report
+    report_progress = partial(progress, "logged answers")
+    requests = requests_of(sample)
+    events = read_required_events(lake, features, requests, bytes_max=memory_bytes)
+    if events is not None:
+        parity_report = parity(
+            features,
+            events,
+            sample,
+            complete_to=known_position,
+            dropped=dropped,
+            progress=report_progress,
+        )
+        parity_report.skipped, parity_report.exempt, parity_report.pending = (
+            report.skipped,
+            report.exempt,
+            report.pending,
+        )
+        return parity_report
+    with _scratch_folder(project) as folder:
+        for part in backfill_on_disk(lake, features, requests, folder, memory_bytes):
+            part_sample = sample.slice(part.start, part.stop - part.start).combine_chunks()
+            compare_answers(
+                features,
+                part_sample,
+                part.rows,
+                report,
+                Exemptions(KindExemptions(features), requests_of(part_sample), dropped),
+            )
+            report_progress(part.stop, sample.num_rows)
+    return report
+
+
+@contextmanager
+def _scratch_folder(project: Project) -> Iterator[Path]:
+    """Create a temporary folder on the disk of the data.
+
+    The system's folder for temporary files is often in memory.
+    """
+    project.paths.run.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="verify-", dir=project.paths.run) as folder:
+        yield Path(folder)
+
+
+def _compare_state(
+    project: Project, lake: "Lake", samples: int, memory_bytes: int, progress: Progress
+) -> tuple["ParityReport", str]:
+    """Compare the state's present values of a sample; return the report and why it is empty."""
+    from tailorbird.events import SystemClock
+    from tailorbird.features.online.read import Reader
+    from tailorbird.features.parity.recompute import empty_report
+    from tailorbird.features.parity.sampled import draw_sample, read_sample
+
+    features, report = project.features, empty_report(project.features)
+    if samples <= 0:
+        return report, ""
+    sample = draw_sample(lake, samples, now=SystemClock().now())
+    if not sample.requests:
+        return report, "the lake has no event of a person"
+    try:
+        reader = Reader(project.paths.state, features, workers=project.workers)
+    except NotReadyError as error:
+        return report, error.message
+    try:
+        for start in range(0, len(sample.requests), _BATCH_SIZE):
+            part = slice(start, start + _BATCH_SIZE)
+            try:
+                readings = read_sample(reader, sample.requests[part], sample.items[part])
+            except NotReadyError as error:
+                return report, error.message
+            _wait_for(lake, max(reading.rows.p for reading in readings))
+            _compare_sample(project, lake, readings, memory_bytes, report)
+            progress(
+                "people of the lake",
+                min(start + _BATCH_SIZE, len(sample.requests)),
+                len(sample.requests),
+            )
+    finally:
+        reader.close()
+    return report, ""
+
+
+def _compare_sample(
+    project: Project,
+    lake: "Lake",
+    readings: "list[SampledRead]",
+    memory_bytes: int,
+    report: "ParityReport",
+) -> None:
+    from tailorbird.features.offline.backfill import History
+    from tailorbird.features.parity.bounds import (
+        KindExemptions,
+        backfill_on_disk,
+        read_required_events,
+    )
+    from tailorbird.features.parity.recompute import Exemptions
+    from tailorbird.features.parity.sampled import compare, requests_of
+
+    features, requests = project.features, requests_of(readings)
+    dropped = _evicted_kinds(project, features)
+    events = read_required_events(lake, features, requests, bytes_max=memory_bytes)
+    if events is not None:
+        history = History(features, events)
+        compare(
+            features,
+            readings,
+            history.rows(requests),
+            report,
+            excused=Exemptions(history, requests, dropped),
+        )
+        return
+    with _scratch_folder(project) as folder:
+        for part in backfill_on_disk(lake, features, requests, folder, memory_bytes):
+            part_readings = readings[part.start : part.stop]
+            compare(
+                features,
+                part_readings,
+                part.rows,
+                report,
+                excused=Exemptions(KindExemptions(features), requests_of(part_readings), dropped),
+            )
+
+
+def _lake_position(lake: "Lake") -> int:
+    """Return the position up to which the lake is complete."""
+    from tailorbird.stream import read_released
+
+    return read_released(lake.path).routed_position() - 1
+
+
+def _wait_for(lake: "Lake", p: int) -> None:
+    """Wait for the lake, because the worker is often a second ahead of it."""
+    deadline = time.monotonic() + _WAIT_S
+    while _lake_position(lake) < p:
+        if time.monotonic() > deadline:
+            raise NotReadyError(
+                f"the state has events up to {p:,}, the lake up to {_lake_position(lake):,}",
+                where=str(lake.path),
+                fix="tailorbird run lake",
+            )
+        time.sleep(0.1)

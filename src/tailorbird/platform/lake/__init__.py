@@ -1,0 +1,1 @@
+"""The lake of a project: verification, repair, replay and upkeep."""

@@ -1,0 +1,215 @@
+"""Refused rows of a project: what is in the quarantine, and its replay after a fix."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tailorbird.config import Project
+from tailorbird.errors import LockedError, NotReadyError, UsageError
+from tailorbird.events import to_iso
+from tailorbird.pages.notebook import text_html
+from tailorbird.platform.frames import Frame
+from tailorbird.platform.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from tailorbird.lake.quarantine import QuarantineFilter, Reason
+    from tailorbird.lake.write.replay import ReplayReport
+
+
+@dataclass(frozen=True, repr=False)
+class Quarantine:
+    """Refused rows that match a filter.
+
+    Attributes:
+        reasons: by reason: rows, replayed rows, first and last time, wrong fields.
+        samples: the newest rows, as they came.
+    """
+
+    reasons: "Sequence[Reason]"
+    samples: Sequence[dict[str, Any]]
+
+    def to_frame(self) -> Frame:
+        """Return a row for each reason, the most frequent first."""
+        return Frame.from_rows(
+            ["code", "rows", "replayed", "first", "last", "fields"],
+            [
+                (
+                    each.code,
+                    each.rows,
+                    each.replayed,
+                    to_iso(each.first)[:19],
+                    to_iso(each.last)[:19],
+                    ", ".join(each.paths),
+                )
+                for each in self.reasons
+            ],
+        )
+
+    def __repr__(self) -> str:
+        return repr(self.to_frame()) if self.reasons else "Nothing was refused."
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html()
+
+
+def read_quarantine(
+    project: Project,
+    *,
+    reasons: Sequence[str] = (),
+    path: str = "",
+    since: str = "",
+    limit: int = 10,
+) -> Quarantine:
+    """Return refused rows.
+
+    Args:
+        reasons: only these.
+        path: only where this field was wrong, or one below it, such as `$.properties`.
+        since: only what came in at this ISO 8601 time or later.
+        limit: number of samples.
+
+    Raises:
+        UsageError: nothing was refused for a reason.
+    """
+    from tailorbird.lake import Lake
+    from tailorbird.lake import quarantine as refused
+    from tailorbird.lake.write.replay import replayed
+
+    if limit < 0:
+        raise UsageError(f"expected 0 or more, got {limit}", where="--limit")
+    lake, choice = Lake(project.paths.lake), _filter(reasons, path, since)
+    _check_reasons(project, choice)
+    return Quarantine(
+        refused.summarize_reasons(lake, choice, replayed(project.paths.stream)),
+        refused.read_samples(lake, choice, limit),
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class ReplayResult:
+    """What was sent again.
+
+    Attributes:
+        routed: events by the router's decision; None if another process routes them.
+    """
+
+    report: "ReplayReport"
+    routed: dict[str, int] | None
+    is_dry_run: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `tailorbird lake replay --json` prints."""
+        report = self.report
+        return {
+            "dry_run": self.is_dry_run,
+            "examined": report.examined,
+            "replayed_before": report.before,
+            "accepted": report.accepted,
+            "sent": report.sent,
+            "repeats": report.repeats,
+            "left_out": report.left_out,
+            "refused": dict(report.refused),
+            "by_reason": {reason: dict(counts) for reason, counts in report.by_reason.items()},
+            "examples": report.examples,
+            "routed": self.routed,
+        }
+
+    def __repr__(self) -> str:
+        report, verb = self.report, "would be accepted" if self.is_dry_run else "accepted"
+        return (
+            f"{report.examined:,} rows: {report.accepted:,} {verb}, {report.repeats:,} in the lake "
+            f"already, {sum(report.refused.values()):,} refused again"
+        )
+
+    _repr_html_ = text_html
+
+
+def replay(
+    project: Project,
+    *,
+    reasons: Sequence[str],
+    path: str = "",
+    since: str = "",
+    dry_run: bool = False,
+    route: bool = True,
+    progress: Progress = no_progress,
+) -> ReplayResult:
+    """Send refused rows again, each at most once.
+
+    Args:
+        reasons, path, since: as for `read_quarantine`.
+        dry_run: only say what would be accepted.
+        route: also route the events and load the lake.
+
+    Raises:
+        UsageError: nothing was refused for a reason.
+        NotReadyError: a running router has older declarations and would refuse the rows again.
+    """
+    from tailorbird.config.erasures import apply_remote_erasures
+    from tailorbird.events import SystemClock
+    from tailorbird.lake.write.replay import replay as replay_rows
+    from tailorbird.platform.runtime.roles import drain
+
+    choice = _filter(reasons, path, since)
+    if not dry_run:
+        apply_remote_erasures(project)
+    _check_reasons(project, choice)
+    if not dry_run:
+        _require_new_routers(project)
+    report = replay_rows(
+        project.paths.lake,
+        project.paths.stream,
+        choice,
+        plan=project.plan,
+        clock=SystemClock(),
+        stopped=project.suppression_list(),
+        dry_run=dry_run,
+        progress=progress,
+    )
+    routed = None
+    if route and not dry_run:
+        try:
+            routed = drain(project, SystemClock(), progress=progress)
+        except LockedError:
+            routed = None  # a role or another command is at work
+    return ReplayResult(report, routed, dry_run)
+
+
+def _filter(reasons: Sequence[str], path: str, since: str) -> "QuarantineFilter":
+    from tailorbird.lake.quarantine import QuarantineFilter
+    from tailorbird.platform.moment import parse_time
+
+    return QuarantineFilter(tuple(reasons), path, parse_time(since, "--since") if since else None)
+
+
+def _require_new_routers(project: Project) -> None:
+    """Raise NotReadyError if a running router has older declarations and would refuse again."""
+    from tailorbird.router.declarations import find_outdated_routers
+
+    if processes := find_outdated_routers(project.paths.run, project.plan):
+        raise NotReadyError(
+            f"the running router (process {', '.join(map(str, processes))}) decides by "
+            "declarations of before, and would refuse them again",
+            where=str(project.root),
+            fix="stop `tailorbird up`, start it again, and then replay; nothing was sent",
+        )
+
+
+def _check_reasons(project: Project, choice: "QuarantineFilter") -> None:
+    """Raise UsageError for a reason that no row was refused for, if any row was refused."""
+    from tailorbird.lake import Lake
+    from tailorbird.lake import quarantine as refused
+
+    known_reasons = [
+        reason_count.code
+        for reason_count in refused.summarize_reasons(
+            Lake(project.paths.lake), refused.QuarantineFilter(), frozenset()
+        )
+    ]
+    unknown = [reason for reason in choice.reasons if reason not in known_reasons]
+    if known_reasons and unknown:
+        raise UsageError(
+            f"nothing was refused for {unknown[0]!r}",
+            where="--reason",
+            fix=f"the reasons there are: {', '.join(known_reasons)}",
+        )

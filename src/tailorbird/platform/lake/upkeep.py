@@ -1,0 +1,181 @@
+"""Upkeep of the lake by hand: compact files, delete old ones, read a version."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tailorbird.config import Project
+from tailorbird.errors import LockedError, NotReadyError, UsageError
+from tailorbird.pages.notebook import notebook_repr
+from tailorbird.platform.frames import Frame
+from tailorbird.platform.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tailorbird.lake import LakeRole, TableVersion
+
+_KEEP_ALL = 1 << 62  # Opening the lake must not delete what `vacuum` reports and deletes.
+
+
+@notebook_repr
+@dataclass(frozen=True)
+class Compaction:
+    """How many files less there are, and by how many commits."""
+
+    files_less: int
+    commits: int
+
+
+def compact(
+    project: Project, *, all_days: bool = False, progress: Progress = no_progress
+) -> Compaction:
+    """Compact all small files that are due.
+
+    Args:
+        all_days: take every day with more than one small file, today's too.
+
+    Raises:
+        LockedError: the lake role is running; it compacts by itself.
+    """
+    files = commits = 0
+    with _open_role(project, "puts files together") as role:
+        total = sum(role.due(everything=all_days).values())
+        progress("files", 0, total)
+        while waiting := role.due(everything=all_days):
+            before = sum(waiting.values())
+            files += role.upkeep(everything=all_days)
+            commits += 1
+            left = sum(role.due(everything=all_days).values())
+            total = max(total, left)
+            progress("files", total - min(left, before), total)
+    return Compaction(files, commits)
+
+
+def vacuum(
+    project: Project, *, keep: str = "", dry_run: bool = False, progress: Progress = no_progress
+) -> Frame:
+    """Delete files that only old versions need; return their number and size by table.
+
+    Args:
+        keep: delete files unneeded for longer than this, instead of `lake.history`.
+        dry_run: only count.
+
+    Raises:
+        LockedError: the lake role is running; it deletes by itself.
+    """
+    from tailorbird.events import parse_duration
+
+    keep_us = parse_duration(keep or project.settings.lake.history)
+    with _open_role(project, "deletes them") as role:
+        deleted = role.vacuum(keep_us=keep_us, dry_run=True)
+        total = sum(report.files + report.log_files for report in deleted.values())
+        done = 0
+
+        def count_files(count: int) -> None:
+            nonlocal done
+            done += count
+            progress("files", done, total)
+
+        if not dry_run:
+            deleted = role.vacuum(keep_us=keep_us, progress=count_files)
+    return Frame.from_rows(
+        ["table", "files", "log_files", "bytes"],
+        [(name, each.files, each.log_files, each.bytes) for name, each in deleted.items()],
+    )
+
+
+@dataclass(frozen=True)
+class EventsVersion:
+    """The events at a version of the table, in order of their position."""
+
+    version: int
+    positions: dict[str, int]
+    rows: "pa.Table"
+
+
+def read_version(
+    project: Project,
+    *,
+    version: int | None = None,
+    bundle: str = "",
+    columns: tuple[str, ...] | None = None,
+) -> EventsVersion:
+    """Read the events at a version of the table, or as a bundle's training read them.
+
+    Without either, as they are now.
+
+    Raises:
+        UsageError: both are given, or the bundle learned from no events.
+        NotReadyError: the lake is empty.
+    """
+    from tailorbird.lake import Lake, version_at, versions_of
+
+    if version is not None and bundle:
+        raise UsageError("expected --at-version or --bundle, got both")
+    if bundle:
+        at = _versions_read_by(project, bundle)
+    elif version is not None:
+        at = version_at(project.paths.lake, "events", version)
+    else:
+        at = versions_of(project.paths.lake)
+    if "events" not in at:
+        raise NotReadyError(
+            "there is nothing in the lake yet",
+            where=str(project.paths.lake),
+            fix="tailorbird import FORMAT PATH",
+        )
+    rows = Lake(project.paths.lake, at=at).events(columns).sort_by("p")
+    return EventsVersion(at["events"].version, at["events"].positions, rows)
+
+
+def _versions_read_by(project: Project, version: str) -> "dict[str, TableVersion]":
+    from tailorbird.events import SystemClock
+    from tailorbird.lake.delta.versions import from_manifest
+    from tailorbird.registry import Registry
+    from tailorbird.registry.manifest import read_sealed
+
+    folder = Registry(project.paths.registry, clock=SystemClock()).resolve(version)
+    manifest = read_sealed(folder).manifest
+    about = manifest.metrics.get("about", {})
+    if not manifest.heads:
+        raise UsageError(
+            f"bundle {version} was trained on no events: it is an index without a model, "
+            "which shows items by popularity",
+            fix="name a version that train made: tailorbird models list; or --at-version",
+        )
+    if "lake" not in about:
+        raise UsageError(
+            f"bundle {version} does not say which versions it was trained on",
+            fix="an older release trained it; train anew",
+        )
+    return from_manifest(about["lake"])
+
+
+@contextmanager
+def _open_role(project: Project, does: str) -> Iterator["LakeRole"]:
+    """Open the lake's writer."""
+    from tailorbird.events import SystemClock
+    from tailorbird.lake import LakeRole
+    from tailorbird.lake.write.positions import no_ledger
+
+    paths = project.paths
+    if not (paths.lake / "ledger.jsonl").exists():
+        raise no_ledger(paths.lake)
+    try:
+        role = LakeRole(
+            project.stream,
+            paths.lake,
+            clock=SystemClock(),
+            keep_us=_KEEP_ALL,
+            sort=project.settings.lake.sort,
+        )
+    except LockedError as error:
+        raise LockedError(
+            f"the lake role is running, and {does} by itself",
+            where=error.where,
+            fix="stop it to do it by hand",
+        ) from error
+    with role:
+        yield role

@@ -1,0 +1,1 @@
+"""Versions of the model of a project: their verification, canary and formulas."""

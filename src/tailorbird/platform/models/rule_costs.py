@@ -1,0 +1,162 @@
+"""The cost of the rules of a slot: logged requests answered again, without each of them."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tailorbird.config import Project
+from tailorbird.errors import NotReadyError, UsageError
+from tailorbird.platform.frames import Frame
+from tailorbird.platform.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tailorbird.lake import Lake
+    from tailorbird.serving.messages import RecommendQuery
+    from tailorbird.serving.pipeline.rule_costs import Cost
+
+TITLES = ["wish", "changes", "costs a request", "95 %", "of the value"]
+
+
+@dataclass(frozen=True, repr=False)
+class RuleCosts:
+    """What each rule, boost, pin, promotion, cap, quota and list of a slot costs in value.
+
+    Attributes:
+        requests: number of requests that were answered again.
+        page: the HTML report.
+    """
+
+    slot: str
+    requests: int
+    costs: "list[Cost]"
+    page: Path
+
+    def to_frame(self) -> Frame:
+        """Return a row for each rule: the share of answers it changes, and its cost a request."""
+        return Frame.from_rows(
+            ["rule", "changed", "value", "low", "high", "share"],
+            [
+                (cost.wish, cost.changed, cost.value, cost.low, cost.high, cost.share)
+                for cost in self.costs
+            ],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `tailorbird rules report --json` prints."""
+        wishes = [asdict(cost) for cost in self.costs]
+        return {"slot": self.slot, "requests": self.requests, "wishes": wishes}
+
+    @property
+    def _header(self) -> str:
+        return f"slot {self.slot}: {self.requests:,} requests answered again"
+
+    def __repr__(self) -> str:
+        return f"{self._header}\n{self.to_frame()!r}"
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(self._header)
+
+
+def rule_costs(
+    project: Project, slot: str = "", *, requests: int = 200, progress: Progress = no_progress
+) -> RuleCosts:
+    """Answer the newest requests of a slot again, without each rule; logs nothing.
+
+    Args:
+        slot: "" takes `train.slot`.
+        requests: number of logged requests, the newest first.
+
+    Raises:
+        UsageError: the slot has no rules.
+        NotReadyError: no request can be answered by a model.
+    """
+    from tailorbird.events import SystemClock
+    from tailorbird.lake import Lake
+    from tailorbird.pages import write_page
+    from tailorbird.platform.inprocess import InProcessServer
+    from tailorbird.serving.pipeline.rule_costs import VariantComparer, costs
+
+    declared, clock = project.slot(slot), SystemClock()
+    comparer = VariantComparer(declared, clock)
+    if not comparer.names:
+        raise UsageError(
+            "it asks for nothing beside its formula",
+            where=f"slot {declared.name}",
+            fix="declare rules in slots.py",
+        )
+    queries = _newest_queries(Lake(project.paths.lake), declared.name, requests)
+    server = InProcessServer(project, clock, collector=None, seed=0, pseudonymise=False)
+    compared = []
+    try:
+        for number, query in enumerate(queries, 1):
+            values = server.pipeline.compare_variants(query, comparer)
+            compared += [values] if values is not None else []
+            progress("requests", number, len(queries))
+    finally:
+        server.close()
+    if not compared:
+        raise NotReadyError(
+            "no request could be answered by a model",
+            where=f"slot {declared.name}",
+            fix="tailorbird train",
+        )
+    measured = costs(compared)
+    page = write_page(
+        project.paths.reports / f"rules-{declared.name}.html",
+        "rules",
+        f"Wishes of slot {declared.name}",
+        slot=declared.name,
+        requests=len(compared),
+        header=TITLES,
+        rows=[cost_cells(cost) for cost in measured],
+    )
+    return RuleCosts(declared.name, len(compared), measured, page)
+
+
+def cost_cells(cost: "Cost") -> list[str]:
+    """Return a row of tables with `TITLES`."""
+    return [
+        cost.wish,
+        f"{cost.changed:.1%}",
+        f"{cost.value:.5f}",
+        f"{cost.low:.5f} – {cost.high:.5f}",
+        f"{cost.share:.2%}",
+    ]
+
+
+def _newest_queries(lake: "Lake", slot: str, limit: int) -> "list[RecommendQuery]":
+    """Return the newest requests of a slot as queries."""
+    import pyarrow.dataset as ds
+
+    columns = ["ts", "user_id", "anonymous_id", "session_id", "device", "country", "items"]
+    condition = (
+        (ds.field("type") == "answer")
+        & (ds.field("slot") == slot)
+        & ds.field("answer_query").is_null()
+    )
+    answers: pa.Table | None = (
+        lake.table("events", columns, condition) if lake.exists("events") else None
+    )
+    if answers is None or not len(answers):
+        raise NotReadyError(
+            "no request of it has been logged yet",
+            where=f"slot {slot}",
+            fix="tailorbird up, and ask it",
+        )
+    from tailorbird.events import Context
+    from tailorbird.serving.messages import SIZE_MAX, RecommendQuery
+
+    rows = answers.sort_by([("ts", "descending")]).slice(0, limit).to_pylist()
+    return [
+        RecommendQuery(
+            slot=slot,
+            user_id=row["user_id"],
+            anonymous_id=row["anonymous_id"],
+            session_id=row["session_id"],
+            size=min(max(len(row["items"] or ()), 1), SIZE_MAX),
+            context=Context(device=row["device"], country=row["country"]),
+        )
+        for row in rows
+    ]

@@ -1,0 +1,83 @@
+"""The history of a synthetic shop as a file, for `tailorbird import`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tailorbird.errors import UsageError
+from tailorbird.events import DAY, SystemClock
+from tailorbird.pages.notebook import text_html
+from tailorbird.simulator.site import Site
+from tailorbird.simulator.wire import Dirt, InjectedCounts
+
+LINES_PER_REPORT = 5_000
+
+
+@dataclass(frozen=True, repr=False)
+class HistoryFile:
+    """A written history.
+
+    Attributes:
+        start: its first moment, microseconds.
+        injected: faults that it has, by kind.
+    """
+
+    path: Path
+    lines: int
+    days: int
+    start: int
+    injected: InjectedCounts
+
+    def __repr__(self) -> str:
+        first = datetime.fromtimestamp(self.start / 1e6, UTC).date()
+        return f"{self.lines:,} lines of {self.days} days from {first} on in {self.path}"
+
+    _repr_html_ = text_html
+
+
+def write_history(
+    path: str | Path,
+    *,
+    days: int = 14,
+    users: int = 2_000,
+    items: int = 800,
+    seed: int = 1,
+    has_faults: bool = True,
+    progress: Callable[[str, int, int | None], None] = lambda stage, done, total: None,
+) -> HistoryFile:
+    """Write the history of a synthetic shop up to last midnight (UTC).
+
+    Args:
+        path: the file to write; it must not exist.
+        seed: the same seed gives the same history for the same day.
+        has_faults: also write repeats, late and malformed events, skewed clocks and a bot.
+
+    Raises:
+        UsageError: the file exists, or a number is too small.
+    """
+    out = Path(path)
+    if out.exists():
+        raise UsageError(
+            "already there; nothing was written", where=str(out), fix="choose another file"
+        )
+    if days < 1 or users < 1 or items < 20:
+        raise UsageError(
+            f"expected at least 1 day, 1 user and 20 items, got {days}, {users}, {items}"
+        )
+    if seed < 0:
+        raise UsageError(f"expected 0 or more, got {seed}", where="--seed")
+    start = (SystemClock().now() // DAY - days) * DAY
+    site = Site(seed, users=users, items=items, start=start, days=days + 60)
+    history = site.history(days, dirt=Dirt() if has_faults else Dirt.none())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lines = 0
+    unfinished = out.with_name(f"{out.name}.part")
+    with unfinished.open("wb") as file:
+        for lines, arrival in enumerate(history, 1):
+            file.write(arrival.body + b"\n")
+            if lines % LINES_PER_REPORT == 0:
+                progress("simulate", lines, None)
+    progress("simulate", lines, lines)
+    unfinished.rename(out)
+    return HistoryFile(out, lines, days, start, history.injected)

@@ -1,0 +1,83 @@
+"""Calls that do what commands do, on one small project."""
+
+from pathlib import Path
+
+import pytest
+
+import tailorbird as tb
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> tb.Project:
+    folder = tmp_path_factory.mktemp("calls")
+    lines = [
+        f"u{number % 7},i{number % 11},2025-11-{1 + number % 28:02}T{number % 24:02}:00:00Z,click"
+        for number in range(400)
+    ]
+    (folder / "clicks.csv").write_text("\n".join(["user_id,item_id,timestamp,event_type", *lines]))
+    project = tb.Project.create(folder / "shop", data=folder / "clicks.csv")
+    project.import_files(folder / "clicks.csv")
+    return project
+
+
+def test_the_lake_is_checked_kept_and_read(shop: tb.Project) -> None:
+    check = shop.lake.verify()
+    assert check.is_sound
+    assert "400" in repr(check)
+    assert repr(shop.lake.repair()) == "Nothing is corrupt."
+    assert shop.lake.quarantine().reasons == []
+    assert shop.lake.compact(all_days=True).files_less >= 0
+    assert set(shop.lake.vacuum(dry_run=True).columns) == {"table", "files", "log_files", "bytes"}
+    events = shop.lake.events()
+    assert len(events) == shop.lake.counts()["events"]
+
+
+def test_declarations_and_their_state_are_described(shop: tb.Project) -> None:
+    check = shop.check()
+    assert "all declarations load" in repr(check)
+    features = shop.features.list()
+    assert check.to_dict()["numeric"] == [
+        row["name"] for row in features.to_pylist() if row["kind"] == "numeric"
+    ]
+    assert len(shop.settings()) > 50
+    assert shop.features.plan().is_unchanged
+    diagnosis = shop.diagnose()
+    assert not diagnosis.is_broken
+    assert any(row["what"] == "project" for row in diagnosis.to_frame().to_pylist())
+
+
+def test_features_are_applied_and_agree_with_the_lake(shop: tb.Project) -> None:
+    applied = shop.features.apply()
+    assert applied.position == 400
+    parity = shop.features.verify(answers=0, samples=20)
+    assert parity.is_sound
+    assert parity.sampled.compared > 0
+    assert shop.features.prune().retained == [applied.schema]
+
+
+def test_keys_are_made_listed_and_revoked(shop: tb.Project) -> None:
+    key = shop.keys.create("backend", scopes=["read"])
+    assert key.token not in repr(key)
+    assert shop.keys.list()["name"].to_pylist() == ["backend"]
+    shop.keys.revoke(key.record.id)
+    assert not len(shop.keys.list())
+
+
+def test_formulas_are_shown_and_kept_apart(shop: tb.Project) -> None:
+    slots = shop.formulas.current().to_pylist()
+    assert {row["slot"] for row in slots} == set(shop.slots)
+    assert {row["version"] for row in slots} == {""}
+    assert not len(shop.formulas.history())
+
+
+def test_a_day_is_checked(shop: tb.Project) -> None:
+    day = shop.check_day("2025-11-20")
+    assert day.page.is_file()
+    assert "volume" in " ".join(day.to_frame()["check"].to_pylist())
+
+
+def test_a_history_is_written_once(tmp_path: Path) -> None:
+    history = tb.simulator.write_history(tmp_path / "h.jsonl", days=1, users=20, items=20)
+    assert history.lines == len((tmp_path / "h.jsonl").read_text().splitlines())
+    with pytest.raises(tb.UsageError, match="already there"):
+        tb.simulator.write_history(tmp_path / "h.jsonl")

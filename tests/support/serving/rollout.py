@@ -1,0 +1,40 @@
+"""A pipeline whose versions are rolled out."""
+
+from typing import Any
+
+import numpy as np
+from tests.support.shops import serving_shop
+
+from tailorbird.events import SimulatedClock
+from tailorbird.serving.models.schemas import SingleSchema
+from tailorbird.serving.pipeline.pipeline import Pipeline
+
+
+class Open:
+    """Schemas whose states are all there; notes what is to be kept open."""
+
+    def __init__(self) -> None:
+        self.kept_open: dict[str, set[str]] = {}
+
+    def caught_up(self, bundle: Any, serving: Any) -> bool:
+        return True
+
+    def set_serving(self, bundle: Any) -> None: ...
+
+    def keep_open(self, schemas: Any, *, by: str) -> None:
+        self.kept_open[by] = set(schemas)
+
+
+def pipeline_of(
+    rollout: Any, features: Any, answer_log: Any = None, experiments: Any = None
+) -> Any:
+    return Pipeline(
+        slots=serving_shop.slots(),
+        bundles=rollout,
+        feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
+        answer_log=answer_log,
+        experiments=experiments,
+        clock=SimulatedClock(serving_shop.NOW),
+        rng=np.random.default_rng(0),
+        tables=serving_shop.Live(),
+    )

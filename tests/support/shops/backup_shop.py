@@ -1,0 +1,34 @@
+"""Clicks for projects that are backed up."""
+
+import json
+from collections.abc import Sequence
+
+from tailorbird.config import Project
+from tailorbird.events import SystemClock
+from tailorbird.platform.runtime.roles import Roles
+from tailorbird.serving.collector.collector import EventCollector
+
+CLOCK = SystemClock()
+
+
+def send(project: Project, events: Sequence[dict], *, route: bool = True) -> None:
+    """Accept events as a server does, and bring them into the lake unless `route` is false."""
+    with EventCollector(project.stream, "serve-1", project.plan, CLOCK) as door:
+        door.submit(json.dumps(list(events)).encode())
+    if route:
+        with Roles(project, CLOCK) as roles:
+            roles.drain()
+
+
+def clicks(user_id: str, count: int, first: int = 0) -> list[dict]:
+    return [
+        {
+            "event_id": f"{user_id}-{number}",
+            "type": "click",
+            "user_id": user_id,
+            "anonymous_id": f"device-of-{user_id}",
+            "item_id": f"i{number % 7}",
+            "context": {"page": f"/of/{user_id}"},
+        }
+        for number in range(first, first + count)
+    ]

@@ -1,0 +1,84 @@
+"""A log of purchases, and the churn model declared on it."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tailorbird.events import DAY, ROUTED
+from tailorbird.ranking import Churn
+
+BEGIN = 20_000 * DAY
+
+
+CHURN = Churn(window="28d", period="7d", recency="since", frequency="bought", age="age")
+
+
+def log(people: int = 400, days: int = 200, seed: int = 0, profiles: Any = ()) -> pa.Table:
+    """Purchases at each person's own rate until they leave, with chance, after each; sorted by
+    time.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(people):
+        rate, at, leaving_rate = (
+            rng.gamma(1.5, 0.05),
+            float(rng.uniform(0, days / 2)),
+            rng.beta(1.0, 6.0),
+        )
+        while at < days:
+            rows.append(
+                {
+                    "type": "purchase",
+                    "ts": BEGIN + int(at * DAY),
+                    "person": f"u{number}",
+                    "item_id": "i",
+                    "price": 2.0,
+                    "quantity": 1.0,
+                }
+            )
+            if rng.random() < leaving_rate:
+                break
+            at += rng.exponential(1 / max(rate, 1e-3)) + 1
+    rows += profiles
+    rows.sort(key=lambda row: row["ts"])
+    full = []
+    for p, row in enumerate(rows, 1):
+        event = (
+            dict.fromkeys(ROUTED.names)
+            | {"p": p, "event_id": f"e{p}", "counts": True, "timeless": False, "agent": "person"}
+            | row
+        )
+        event["received_at"], event["user_id"] = (
+            event["received_at"] or event["ts"],
+            event["user_id"] or event["person"],
+        )
+        full.append(event)
+    return pa.Table.from_pylist(full, schema=ROUTED)
+
+
+def events_of(*times: float, person: str | None = "u", **more: Any) -> pa.Table:
+    rows = [
+        {
+            "type": "purchase",
+            "ts": BEGIN + round(at * DAY),
+            "person": person,
+            "item_id": "i",
+            **more,
+        }
+        for at in times
+    ]
+    full = []
+    for p, row in enumerate(rows, 1):
+        event = (
+            dict.fromkeys(ROUTED.names)
+            | {"p": p, "event_id": f"e{p}", "counts": True, "timeless": False, "agent": "person"}
+            | row
+        )
+        event["received_at"], event["user_id"] = event["received_at"] or event["ts"], person
+        full.append(event)
+    return pa.Table.from_pylist(full, schema=ROUTED)
+
+
+def day(number: float) -> int:
+    return BEGIN + round(number * DAY)

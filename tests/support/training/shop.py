@@ -1,0 +1,89 @@
+"""A shop to train on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from tailorbird.events import DAY, RoutePlan, SimulatedClock, SlotPlan
+from tailorbird.features import FeatureSet, load_features
+from tailorbird.lake import LakeRole
+from tailorbird.ranking import Slot
+from tailorbird.router import Router
+from tailorbird.simulator import Site
+from tailorbird.stream.importer import import_files
+from tailorbird.training.evaluation.evaluate import evaluate
+from tailorbird.training.pipeline import train
+from tailorbird.training.settings import TrainSettings
+
+DAYS = 8
+
+
+HOME = Slot("home", objective={"click": 1.0, "purchase": 5.0})
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A lake that was filled as a project's is, and what training needs beside it."""
+
+    folder: Path
+    features: FeatureSet
+    lake: Path
+    clock: SimulatedClock
+
+    @classmethod
+    def open(cls, folder: Path, change: Callable[[Path], None] = lambda history: None) -> "Shop":
+        (folder / "features.py").write_text(
+            (files("tailorbird.platform") / "templates" / "features.py").read_text()
+        )
+        features = load_features(folder / "features.py")
+        lake = folder / "lake"
+        site = Site(3, users=900, items=250, days=DAYS + 2)
+        clock = SimulatedClock(site.start + DAYS * DAY)
+        site.history(DAYS).write(folder / "history.jsonl")
+        change(folder / "history.jsonl")
+        plan = RoutePlan(
+            user_attributes=features.user_attributes,
+            item_attributes=features.item_attributes,
+            slots={"home": SlotPlan()},
+        )
+        stream = folder / "stream"
+        stream.mkdir()
+        import_files(stream, "tailorbird", folder / "history.jsonl", plan=plan, clock=clock)
+        with Router(stream, plan, clock=clock) as router:
+            while router.step().rows:
+                pass
+        with LakeRole(stream, lake, clock=clock) as role:
+            role.drain()
+        return cls(folder, features, lake, clock)
+
+    def train(
+        self, name: str, slot: Any = HOME, heads: int = (), promote: bool = True, **more: Any
+    ) -> Any:
+        settings = TrainSettings(quick=True, **more)
+        folders = {
+            "lake": self.lake,
+            "registry": self.folder / name,
+            "reports": self.folder / f"{name}-reports",
+        }
+        return train(
+            self.features,
+            slot,
+            **folders,
+            clock=self.clock,
+            settings=settings,
+            heads=heads,
+            promote=promote,
+        )
+
+    def evaluate(self, name: str, slot: Any, version: str) -> Any:
+        folders = {"lake": self.lake, "registry": self.folder / name}
+        return evaluate(
+            self.features,
+            slot,
+            (version,),
+            **folders,
+            clock=self.clock,
+            settings=TrainSettings(quick=True),
+        )

@@ -55,7 +55,7 @@ def served(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
     # A busy machine must not leave out a stage of an answer.
     patient = {
         f"TAILORBIRD_SERVE__{stage}_MS": "10000"
-        for stage in ("RETRIEVAL", "FEATURES", "RANKING", "POLICY", "WAIT")
+        for stage in ("RETRIEVAL", "FEATURES", "RANKING", "POLICY", "QUEUE_TIMEOUT")
     }
     process = subprocess.Popen(command, env=environment(**patient), stdout=subprocess.DEVNULL)
     try:

@@ -43,7 +43,7 @@ SERVE = "serve"
 ROLES = ("router", "worker", "candidates", "lake", "score", "trainer")
 _VISITORS = 40
 _CLICKS = sum(bool(number % 3) for number in range(_VISITORS))  # as `_visit` sends them
-_STAGES = ("RETRIEVAL", "FEATURES", "RANKING", "POLICY", "WAIT")
+_STAGES = ("RETRIEVAL", "FEATURES", "RANKING", "POLICY", "QUEUE_TIMEOUT")
 _PATIENT = {f"TAILORBIRD_SERVE__{stage}_MS": "10000" for stage in _STAGES}  # no answer lacks a part
 
 

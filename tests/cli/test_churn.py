@@ -118,9 +118,7 @@ def test_train_list_and_score(project: Path, tmp_path: Path) -> None:
     assert trained["results"]["tailorbird"]["auc"] > 0.65
     assert Path(trained["report"]).read_text().count("<svg") >= 5
     unpromoted = tailorbird("-C", project, "score", "churn", "--out", tmp_path / "early.parquet")
-    assert (
-        f"score churn churn --version v0001 --out {tmp_path / 'early.parquet'}" in unpromoted.stderr
-    )
+    assert "score churn churn --version v0001 --out FILE" in unpromoted.stderr
     promoted = must(
         "-C", project, "models", "promote", "v0001", "--why", "a test", "--churn", "churn"
     )

@@ -27,7 +27,7 @@ FILE = "origin.json"
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where a data folder is, and what it was copied from.
+    """Place of a data folder, and of the folder that it was copied from.
 
     Attributes:
         copied_from: path of the original; "" if this is no copy.

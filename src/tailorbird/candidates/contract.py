@@ -53,7 +53,7 @@ class SourceKind(msgspec.Struct, frozen=True):
 
     @property
     def is_personal(self) -> bool:
-        """Whether its list follows from the person's own events."""
+        """Return whether its list follows from the person's own events."""
         return self.reads not in ("", "boards")
 
 

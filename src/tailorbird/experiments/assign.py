@@ -183,7 +183,7 @@ class Experiment:
 
     @property
     def is_interleaved(self) -> bool:
-        """Whether each response is drafted from both arms."""
+        """Return whether each response is drafted from both arms."""
         return self.kind == "interleaving"
 
     @property

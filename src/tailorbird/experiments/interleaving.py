@@ -47,7 +47,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Preference:
-    """What the credits of one kind of event say.
+    """Result of the credits of one kind of event.
 
     Attributes:
         control, treatment: credits of each arm.

@@ -96,7 +96,9 @@ def score_churn(
     registry = Registry(project.paths.churn(name), clock=clock)
     versions = registry.versions()
     if not versions or (version == "champion" and registry.champion() is None):
-        newest = f"score churn {name} --version {versions[-1].version}" if versions else ""
+        newest = (
+            f"score churn {name} --version {versions[-1].version} --out FILE" if versions else ""
+        )
         raise NotReadyError(
             f"there is no {version} of {name} yet", fix=f"tailorbird {newest or f'train {name}'}"
         )

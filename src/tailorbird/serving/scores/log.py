@@ -46,8 +46,9 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         p: the routed row after which the person was scored; `event_id`, `type` and `ts` are that
             event's.
         scored_at: microseconds, UTC, as all times.
-        model: the version that said so. gone, crossed: of a ChurnScore: the chance of leaving, and
-            whether it went `above` the threshold or came back `below`.
+        model: the version that said so.
+        gone, crossed: of a ChurnScore: the chance of leaving, and whether it went `above` the
+            threshold or came back `below`.
         items: of a NextBest, best first.
         reasons: of a ChurnScore: what moves it most.
     """

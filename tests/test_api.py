@@ -108,7 +108,7 @@ def resolve(path: str) -> object:
 
 # Class of a property → its module.
 VIEWS = {
-    "ExperimentView": "tailorbird.platform.experiments",
+    "ExperimentView": "tailorbird.platform.experiments.view",
     "FeatureView": "tailorbird.platform.tables",
     "FormulaView": "tailorbird.platform.models.formulas",
     "KeysView": "tailorbird.platform.keys",

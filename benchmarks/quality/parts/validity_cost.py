@@ -8,7 +8,7 @@ import numpy as np
 
 from tailorbird.events import SimulatedClock
 from tailorbird.experiments.assign import Experiment
-from tailorbird.platform.experiments import freeze
+from tailorbird.platform.experiments.commands import freeze
 from tailorbird.ranking import Slot
 from tailorbird.registry import Experiments, Registry
 from tailorbird.serving.experiments import LiveExperiments

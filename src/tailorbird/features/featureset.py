@@ -384,23 +384,16 @@ def _entity_name(feature: Feature) -> str:
     return entity.name if isinstance(entity, Entity) else ""
 
 
-# Names under which the hash knows what was renamed: no state is built anew for a name.
-_HASHED_NAMES = {"RecordLane": "Spot", "record_lanes": "spots"}
-
-
 def _schema_data(value: object) -> object:
-    """Return plain data of what determines the schema, without locations, descriptions and syntax
-    trees.
-    """
+    """Return plain data of what determines the schema: no places, descriptions, syntax trees."""
     if is_dataclass(value):
         included = {
-            _HASHED_NAMES.get(name, name): _schema_data(content)
+            name: _schema_data(content)
             for name, field_ in value.__dataclass_fields__.items()
             if field_.compare
             and ((content := getattr(value, name)) or "later" not in field_.metadata)
         }
-        kind = type(value).__name__
-        return {"": _HASHED_NAMES.get(kind, kind), **included}
+        return {"": type(value).__name__, **included}
     if isinstance(value, tuple | list):
         return [_schema_data(item) for item in value]
     return value

@@ -15,7 +15,7 @@ from tailorbird.platform.results import EvaluationResult, Slate, TrainResult
 if TYPE_CHECKING:
     from tailorbird.client import Client
     from tailorbird.events import Clock
-    from tailorbird.platform.experiments import ExperimentView
+    from tailorbird.platform.experiments.view import ExperimentView
     from tailorbird.platform.imports import ImportResult
     from tailorbird.platform.keys import KeysView
     from tailorbird.platform.models.churn_scores import ChurnResult
@@ -343,7 +343,7 @@ class Project(ProjectFolder):
     @cached_property
     def experiments(self) -> "ExperimentView":
         """Experiments: list, plan, start, ramp, stop, decide and report."""
-        from tailorbird.platform.experiments import ExperimentView
+        from tailorbird.platform.experiments.view import ExperimentView
 
         return ExperimentView(self.root)
 
@@ -370,7 +370,7 @@ class Project(ProjectFolder):
             UsageError: a version does not exist, or has no model for the slot.
             NotReadyError: no response is left whose outcome is known.
         """
-        from tailorbird.platform.experiments import estimate_policy
+        from tailorbird.platform.experiments.commands import estimate_policy
 
         return estimate_policy(
             self.declared, bundle, against, slot=slot, since=since, outcome=outcome, as_of=as_of

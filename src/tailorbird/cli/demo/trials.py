@@ -9,7 +9,11 @@ from tailorbird.config import Project
 from tailorbird.events import DAY, SimulatedClock, parse_duration, to_iso
 from tailorbird.experiments.page import format_uplift, write_report
 from tailorbird.experiments.trial import TrialReport
-from tailorbird.platform.experiments import change_experiment, report_experiment, start_experiment
+from tailorbird.platform.experiments.commands import (
+    change_experiment,
+    report_experiment,
+    start_experiment,
+)
 from tailorbird.registry import read_experiments
 from tailorbird.simulator import Site
 

@@ -40,7 +40,7 @@ def estimate(
         lake
     """
     from tailorbird.config import open_project
-    from tailorbird.platform.experiments import estimate_policy
+    from tailorbird.platform.experiments.commands import estimate_policy
 
     report = estimate_policy(
         open_project(),

@@ -51,7 +51,7 @@ def report(
     from tailorbird.experiments.interleaving import InterleavingReport
     from tailorbird.experiments.page import write_report
     from tailorbird.experiments.trial import TrialReport
-    from tailorbird.platform.experiments import report_experiment
+    from tailorbird.platform.experiments.commands import report_experiment
 
     project = open_project()
     result = report_experiment(project, slot, since=since, as_of=as_of)

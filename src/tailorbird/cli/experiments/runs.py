@@ -12,7 +12,7 @@ def list_(*, json: Json = False) -> None:
     Example:  tailorbird -C shop experiment list
     """
     from tailorbird.config import open_project
-    from tailorbird.platform.experiments import LIST_COLUMNS, list_experiments
+    from tailorbird.platform.experiments.commands import LIST_COLUMNS, list_experiments
 
     rows = list_experiments(open_project())
     if json:
@@ -39,7 +39,7 @@ def plan(name: str, *, since: str = "", svg: Path | None = None, json: Json = Fa
     """
     from tailorbird.config import open_project
     from tailorbird.experiments.drawing import plan_svg
-    from tailorbird.platform.experiments import plan_declared
+    from tailorbird.platform.experiments.commands import plan_declared
 
     result = plan_declared(open_project(), name, since=since)
     if svg is not None:
@@ -84,7 +84,7 @@ def start(name: str, *, why: Why, ramp: float = 1.0, by: By = "") -> None:
         share of its units that takes part at first
     """
     from tailorbird.config import open_project
-    from tailorbird.platform.experiments import start_experiment
+    from tailorbird.platform.experiments.commands import start_experiment
 
     started = start_experiment(open_project(), name, ramp=ramp, by=by, why=why)
     for arm, version in started.versions.items():
@@ -108,7 +108,7 @@ def ramp(name: str, share: float, *, why: Why, by: By = "") -> None:
         share of its units, up to 1
     """
     from tailorbird.config import open_project
-    from tailorbird.platform.experiments import change_experiment
+    from tailorbird.platform.experiments.commands import change_experiment
 
     change_experiment(open_project(), "ramp", name, share, by=by, why=why)
     console().print(f"{name}: {share:.0%} of its units take part.")
@@ -125,7 +125,7 @@ def stop(name: str, *, why: Why, by: By = "") -> None:
         a running experiment
     """
     from tailorbird.config import open_project
-    from tailorbird.platform.experiments import change_experiment
+    from tailorbird.platform.experiments.commands import change_experiment
 
     stopped = change_experiment(open_project(), "stop", name, by=by, why=why)
     console().print(
@@ -147,7 +147,7 @@ def decide(name: str, arm: str, *, why: Why, by: By = "") -> None:
         the chosen arm
     """
     from tailorbird.config import open_project
-    from tailorbird.platform.experiments import change_experiment
+    from tailorbird.platform.experiments.commands import change_experiment
 
     decided = change_experiment(open_project(), "decide", name, arm, by=by, why=why)
     version = decided.versions.get(arm)

@@ -229,7 +229,7 @@ def promote_because(
     Raises:
         UsageError: the experiment did not decide for this version, and `despite` is "".
     """
-    from tailorbird.platform.experiments import report_experiment
+    from tailorbird.platform.experiments.commands import report_experiment
 
     registry = Registry(project.paths.registry, clock=SystemClock())
     version = registry.resolve(version).name

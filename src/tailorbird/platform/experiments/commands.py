@@ -2,10 +2,9 @@
 
 import getpass
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tailorbird.config import Project, open_project
+from tailorbird.config import Project
 from tailorbird.config.experiments import check_startable, warn_of_shared_learning
 from tailorbird.errors import NotReadyError, UsageError, suggest_name
 from tailorbird.events import DAY, Clock, SystemClock, parse_duration, to_iso
@@ -23,7 +22,6 @@ from tailorbird.experiments.units import UNIT_COLUMNS
 from tailorbird.experiments.views.timeline import TimelineEvent
 from tailorbird.lake import Lake
 from tailorbird.platform.drift import FILE, read_episodes
-from tailorbird.platform.frames import Frame
 from tailorbird.platform.moment import clock_as_of, parse_time
 from tailorbird.platform.train_options import window_us
 from tailorbird.platform.training import Notify, discard_note
@@ -35,58 +33,6 @@ if TYPE_CHECKING:
 
 MODEL_CHANGES = ("promote", "rollback", "canary", "end canary", "formula")
 LIST_COLUMNS = ("experiment", "slot", "state", "ramp", "layer", "rule", "since", "decision")
-
-
-class ExperimentView:
-    """The experiments of a project: `shop.experiments`.
-
-    Every change records who made it and why; running servers follow within a second.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def list(self) -> Frame:
-        """Return all experiments, declared and started, with their state."""
-        return Frame.from_rows(list(LIST_COLUMNS), list_experiments(open_project(self._root)))
-
-    def plan(self, name: str, *, since: str = "") -> Plan:
-        """Plan an experiment from the lake's variance, see `plan_declared`."""
-        return plan_declared(open_project(self._root), name, since=since)
-
-    def start(self, name: str, *, reason: str, ramp: float = 1.0, by: str = "") -> None:
-        """Freeze a declaration and run it, see `start_experiment`."""
-        start_experiment(open_project(self._root), name, ramp=ramp, by=by, why=reason)
-
-    def ramp(self, name: str, share: float, *, reason: str, by: str = "") -> None:
-        """Let another share of its units take part; units keep their arm."""
-        change_experiment(open_project(self._root), "ramp", name, share, by=by, why=reason)
-
-    def stop(self, name: str, *, reason: str, by: str = "") -> None:
-        """End an experiment; the slot's own policy serves all units again."""
-        change_experiment(open_project(self._root), "stop", name, by=by, why=reason)
-
-    def decide(self, name: str, arm: str, *, reason: str, by: str = "") -> None:
-        """Record which arm of a stopped experiment was chosen."""
-        change_experiment(open_project(self._root), "decide", name, arm, by=by, why=reason)
-
-    def report(
-        self, name: str = "", *, since: str = "", as_of: str = ""
-    ) -> "Report | TrialReport | InterleavingReport":
-        """Report on a started experiment by its name, or on the split of a slot.
-
-        Args:
-            name: an experiment or a slot; "" is `train.slot`.
-            since: only the last while of a slot's split, such as `14d`.
-            as_of: a time to report at instead of now, or `latest`.
-        """
-        return report_experiment(open_project(self._root), name, since=since, as_of=as_of)
-
-    def __repr__(self) -> str:
-        return repr(self.list())
-
-    def _repr_html_(self) -> str:
-        return self.list().to_html()
 
 
 def list_experiments(project: Project) -> list[tuple[Any, ...]]:

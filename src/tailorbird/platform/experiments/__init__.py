@@ -1,0 +1,1 @@
+"""Experiments of a project: calls, and the object that has them."""

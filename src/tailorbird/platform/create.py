@@ -1,6 +1,7 @@
 """Create a project: from templates, from data, or from a backup."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -74,19 +75,14 @@ def create_project(folder: Path, proposal: Proposal | None = None) -> CreatedPro
     contents = {
         name: (files("tailorbird.platform") / "templates" / name).read_text() for name in FILES
     }
+    values: dict[str, object] = {"name": folder.resolve().name}
     if proposal is not None:
         contents |= {"features.py": proposal.features, "slots.py": proposal.slots}
         if proposal.mapping:
             contents["mapping.toml"] = proposal.mapping
-        contents["tailorbird.toml"] = (
-            contents["tailorbird.toml"]
-            .replace("types = []", f"types = {json.dumps(proposal.types)}")
-            .replace('window = "28d"', f'window = "{proposal.train_window}"')
-        )
-    name = json.dumps(folder.resolve().name, ensure_ascii=False)
-    contents["tailorbird.toml"] = contents["tailorbird.toml"].replace(
-        'name = "shop"', f"name = {name}"
-    )
+        values |= {"types": proposal.types, "window": proposal.train_window}
+    for key, value in values.items():
+        contents["tailorbird.toml"] = _set_value(contents["tailorbird.toml"], key, value)
     folder.mkdir(parents=True, exist_ok=True)
     if not (data := folder / "data").exists():
         data.mkdir(mode=0o700)  # Other accounts of this machine must not read personal data.
@@ -94,6 +90,14 @@ def create_project(folder: Path, proposal: Proposal | None = None) -> CreatedPro
         if not (folder / file).exists():
             (folder / file).write_text(text)
     return CreatedProject(folder, tuple(contents), proposal)
+
+
+def _set_value(text: str, key: str, value: object) -> str:
+    """Give a key of the template another value than the template's."""
+    shown = json.dumps(value, ensure_ascii=False)
+    text, count = re.subn(rf"(?m)^({key} = )\S+", lambda found: found[1] + shown, text)
+    assert count == 1, f"{key} is in the template {count} times"
+    return text
 
 
 def restore(

@@ -33,7 +33,7 @@ from tailorbird.training.selection.subset import (
     bootstrap_people,
 )
 from tailorbird.training.selection.verdicts import Signal
-from tailorbird.training.settings import Progress, check_seed
+from tailorbird.training.settings import Progress, TrainSettings, check_seed
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -51,7 +51,7 @@ class RankSettings:
         tolerance: loss that a redundant or unstable column may cost on the part to choose on.
     """
 
-    window_us: int = 28 * DAY
+    window_us: int = TrainSettings.window_us
     lateness_us: int = DAY
     rows: Rows = "auto"
     requests: int = 6_000

@@ -32,7 +32,7 @@ from tailorbird.router.partitions import group
 from tailorbird.router.partitions.group import run_member
 from tailorbird.stream.kafka import Cluster
 from tailorbird.stream.kafka.logs import KafkaLogSet
-group.WAITING_TOLD_S = 0.2
+group.WAITING_LOG_S = 0.2
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 servers, prefix, folder, plan = sys.argv[1:]
 stop = threading.Event()

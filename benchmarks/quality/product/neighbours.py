@@ -1,6 +1,6 @@
 """Numba kernels of the live nearest-session baselines, V-SkNN and STAN.
 
-Both are described in `tailorbird.retrieval.neighbours`. Here a session holds its rows before the
+Both are described in `tailorbird.candidates.session_knn`. Here a session holds its rows before the
 question, and is as new as the newest of them.
 """
 

@@ -236,4 +236,4 @@ def test_the_status_names_keys_and_never_shows_them(client, file):
     ]
     assert token not in status.text
     assert record.hash not in status.text
-    assert json.loads(status.text)["door"]["open"] is True
+    assert json.loads(status.text)["collector"]["open"] is True

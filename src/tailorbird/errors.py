@@ -5,7 +5,20 @@ traceback and exits with `exit_status`. The HTTP API returns a body with `code`,
 `path`. Any other exception is a bug in Tailorbird and keeps its traceback.
 """
 
+import errno
 from collections.abc import Iterable
+
+_OS_FIXES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or raise the quota",
+    errno.EMFILE: "raise the limit of open files, `ulimit -n`",
+    errno.ENFILE: "raise the system's limit of open files, `sysctl fs.file-max`",
+    errno.EACCES: "make it writable for this user, or name another place",
+    errno.EPERM: "make it writable for this user, or name another place",
+    errno.EROFS: "make the file system writable, or name another place",
+    errno.ENOENT: "name another place: this one is not there, and cannot be made",
+    errno.ENOTDIR: "name another place: a file is where a folder should be",
+}
 
 
 class TailorbirdError(Exception):
@@ -105,6 +118,15 @@ class NotReadyError(TailorbirdError):
 
 class LagError(NotReadyError):
     """Readers of the logs have not processed all rows yet, and must catch up first."""
+
+
+def fix_for_os_error(error: OSError, default: str) -> str:
+    """Return what to do about an error of the operating system, by its number.
+
+    >>> fix_for_os_error(OSError(errno.EMFILE, "Too many open files"), "look at the disk")
+    'raise the limit of open files, `ulimit -n`'
+    """
+    return _OS_FIXES.get(error.errno or 0, default)
 
 
 def suggest_name(

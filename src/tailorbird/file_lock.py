@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from tailorbird.errors import LockedError, StorageError
+from tailorbird.errors import LockedError, StorageError, fix_for_os_error
 
 
 class FileLock:
@@ -54,7 +54,7 @@ def acquire(file: Path, to_error: Callable[[str], LockedError], *, shared: bool 
         raise StorageError(
             f"cannot make the lock file: {error.strerror}",
             where=str(file),
-            fix="make the folder writable, or choose another",
+            fix=fix_for_os_error(error, "look at the disk, or choose another folder"),
         ) from error
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tailorbird import faults
-from tailorbird.errors import StorageError, TailorbirdError
+from tailorbird.errors import StorageError, TailorbirdError, fix_for_os_error
 from tailorbird.storage_paths import ObjectPath, Storage, client_options
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ class LocalStorage:
             raise StorageError(
                 f"the disk refused: {error.strerror or error}",
                 where=str(self.path),
-                fix="free some space or repair the disk, then restart the role or the command",
+                fix=fix_for_os_error(error, "look at the disk")
+                + "; then restart the role or the command",
             ) from error
 
     def write_new(self, data: bytes | memoryview) -> None:

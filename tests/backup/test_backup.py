@@ -135,8 +135,8 @@ def test_places_that_are_taken_are_refused(shop: Project, tmp_path: Path) -> Non
     tb.Project(shop.root).backup(vault)
     with pytest.raises(UsageError, match="not empty"):
         tb.restore(vault, shop.root)
-    with pytest.raises(UsageError, match="inside the project's data"):
-        tb.Project(shop.root).backup(shop.paths.data / "vault")
+    with pytest.raises(UsageError, match="inside the project's folder"):
+        tb.Project(shop.root).backup(shop.root / "vault")
     other = tmp_path / "other"
     shutil.copytree(shop.root, other)
     settings = other / "tailorbird.toml"

@@ -12,8 +12,11 @@ from tests.support.roles import Up, make_project, until
 from tests.support.shops.backup_shop import clicks, send
 
 from tailorbird.backup import inspect_copy, record_origin
+from tailorbird.client import Client
 from tailorbird.config import Project, open_project
 from tailorbird.errors import DamageError
+from tailorbird.lake import Lake
+from tailorbird.platform.diagnostics.diagnose import diagnose
 
 
 @pytest.fixture
@@ -28,6 +31,10 @@ def known(shop: Project) -> Project:
 def copy(project: Project, target: Path) -> Project:
     shutil.copytree(project.root, target)
     return open_project(target)
+
+
+def event_ids(project: Project) -> list[str]:
+    return Lake(project.paths.lake).events(["event_id"]).column("event_id").to_pylist()
 
 
 def test_a_copy_of_a_project_at_rest_is_named_and_runs(known: Project, tmp_path: Path) -> None:
@@ -62,8 +69,39 @@ def test_a_copy_whose_logs_are_behind_its_lake_is_refused(known: Project, tmp_pa
     done = tailorbird("-C", copied.root, "lake", "verify")
     assert done.returncode == 1
     assert "lacks 6 rows" in done.stdout
+    assert "accounted for" not in done.stdout
+    assert "lacks 6 rows" in tailorbird("-C", copied.root, "features", "verify").stderr
+    (finding,) = [each for each in diagnose(copied.root).findings if each[0] == "copy"]
+    assert finding[1] == "error"
+    assert "lacks 6 rows" in finding[2]
     (copied.paths.stream / "routed.db").unlink()
     assert "missing" in (inspect_copy(copied) or report).missing["routed"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_a_short_log_that_no_server_opens_is_set_aside(known: Project, tmp_path: Path) -> None:
+    """A log of a server that only the original ran: here the third, and `up` starts two."""
+    early = tmp_path / "early"
+    send(known, clicks("dan", 4), producer="serve-3")
+    shutil.copytree(known.paths.stream, early)
+    send(known, clicks("eve", 6), producer="serve-3")
+    copied = copy(known, tmp_path / "copy")
+    shutil.copy(early / "raw-serve-3.db", copied.paths.stream / "raw-serve-3.db")
+    with pytest.raises(DamageError, match="lacks 6 rows") as refused:
+        record_origin(copied)
+    origin = copied.paths.run / "origin.json"
+    assert str(origin) in refused.value.fix
+    origin.unlink()
+    up = Up(copied).wait()
+    try:
+        with Client(f"http://127.0.0.1:{up.port}") as client:
+            client.send(clicks("fay", 5))
+        until(lambda: "fay-4" in event_ids(copied), 60, f"the router does not go on; see {up.log}")
+    finally:
+        up.stop()
+    assert len(event_ids(copied)) == 60 + 4 + 6 + 5
+    (aside,) = copied.paths.stream.glob("raw-serve-3.db.damaged-*")
+    assert any(aside.name in each[2] for each in diagnose(copied.root).findings)
 
 
 @pytest.mark.slow

@@ -128,7 +128,7 @@ def create_backup(
         keep: number of backups to keep, this one included; 0 keeps all.
 
     Raises:
-        UsageError: the URI holds backups of another project, or lies in the project's data.
+        UsageError: the URI holds backups of another project, or lies in the project's folder.
         LockedError: another backup of the project, or an erasure, is running.
         DamageError: a file of the lake is damaged; names it.
         StorageError: there is no space for a copy of the logs.
@@ -151,10 +151,10 @@ def create_backup(
 
 
 def _require_own(project: Project, vault: Vault) -> None:
-    data = str(project.paths.data)
-    if str(vault.storage) == data or str(vault.storage).startswith(f"{data}/"):
+    target = str(vault.storage)
+    if any(f"{target}/".startswith(f"{own}/") for own in (project.paths.data, project.root)):
         raise UsageError(
-            "a backup inside the project's data would be lost with them",
+            "a backup inside the project's folder would be lost with it",
             where=str(vault.storage),
             fix="name a folder on another disk, or a bucket",
         )

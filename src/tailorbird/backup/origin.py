@@ -83,7 +83,7 @@ def record_origin(project: Project) -> CopyReport | None:
             str(report),
             where=str(data),
             fix="tailorbird restore URI FOLDER; to go on with a copy that lost these rows, delete "
-            f"{run / FILE}",
+            f"{run / FILE}: `up` then sets the short logs aside, and begins new ones behind them",
         )
     before = read_origin(run)
     inode = data.stat().st_ino

@@ -30,7 +30,7 @@ from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.folder import ROLE, copy_name, folder_of, set_current_contract
 from tailorbird.candidates.publish import Publisher
-from tailorbird.errors import DamageError, NotReadyError, StorageError
+from tailorbird.errors import DamageError, NotReadyError, StorageError, fix_for_os_error
 from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.events.contract.schema import ROUTED, number_rows
 from tailorbird.file_lock import FileLock
@@ -173,7 +173,9 @@ class CandidatesRole:
             sync_folder(self._folder)
         except OSError as error:
             raise StorageError(
-                f"cannot be written: {error.strerror}", where=str(path), fix="see to the disk"
+                f"cannot be written: {error.strerror}",
+                where=str(path),
+                fix=fix_for_os_error(error, "look at the disk"),
             ) from error
         finally:
             temporary.unlink(missing_ok=True)

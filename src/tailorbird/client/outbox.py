@@ -26,7 +26,7 @@ from pathlib import Path
 from tailorbird.atomic_write import atomic_write
 from tailorbird.client.retries import backoff_s
 from tailorbird.client.transport import RefusedError, UnreachableError
-from tailorbird.errors import StorageError, TailorbirdError
+from tailorbird.errors import StorageError, TailorbirdError, fix_for_os_error
 from tailorbird.serving.messages import Receipts
 
 BATCH_MAX = 500
@@ -83,7 +83,7 @@ class Outbox:
                 raise StorageError(
                     f"cannot be made: {error.strerror}",
                     where=str(spool),
-                    fix="name a folder that can be written",
+                    fix=fix_for_os_error(error, "name a folder that can be written"),
                 ) from None
         self.accepted = self.refused = self.lost = 0
         self._task = self._loop.create_task(self._run())

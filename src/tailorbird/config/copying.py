@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tailorbird.config.settings import Settings
-from tailorbird.errors import ConfigError, StorageError
+from tailorbird.errors import ConfigError, StorageError, fix_for_os_error
 from tailorbird.store import CopyTarget
 
 FILE = "project-id"
@@ -54,7 +54,7 @@ def _project_id(settings: Settings, data: Path) -> str:
             raise StorageError(
                 f"cannot be written: {error.strerror}",
                 where=str(file),
-                fix="make the folder writable",
+                fix=fix_for_os_error(error, "look at the disk"),
             ) from None
     try:
         project_id = file.read_text().strip()

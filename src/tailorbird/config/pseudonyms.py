@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from tailorbird.atomic_write import sync_folder
-from tailorbird.errors import ConfigError, StorageError
+from tailorbird.errors import ConfigError, StorageError, fix_for_os_error
 from tailorbird.events.pseudonyms import SETTING, Pseudonyms
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
@@ -101,5 +101,7 @@ def _write_fingerprint(file: Storage, fingerprint: str) -> None:
         sync_folder(local_file.parent)
     except OSError as error:
         raise StorageError(
-            f"cannot be written: {error.strerror}", where=str(file), fix="make the folder writable"
+            f"cannot be written: {error.strerror}",
+            where=str(file),
+            fix=fix_for_os_error(error, "look at the disk"),
         ) from None

@@ -18,7 +18,13 @@ from pathlib import Path
 import msgspec
 
 from tailorbird.atomic_write import sync_folder
-from tailorbird.errors import DamageError, LockedError, NotReadyError, StorageError
+from tailorbird.errors import (
+    DamageError,
+    LockedError,
+    NotReadyError,
+    StorageError,
+    fix_for_os_error,
+)
 from tailorbird.features.codec import FILE, encode_features, read_features
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.state.key_partition import all_parts, part_folders
@@ -238,5 +244,5 @@ def _write(path: Path, data: bytes) -> None:
         raise StorageError(
             f"cannot be written: {error.strerror}",
             where=str(path),
-            fix="see to the disk and its permissions",
+            fix=fix_for_os_error(error, "look at the disk"),
         ) from error

@@ -72,6 +72,15 @@ class VerifyReport:
         return not self.faults
 
     def __str__(self) -> str:
+        conclusion = (
+            "the lake is as it was written, and every row of it is accounted for"
+            if self.clean
+            else f"{len(self.faults)} faults"
+        )
+        return f"{self.describe()}\n{conclusion}"
+
+    def describe(self) -> str:
+        """Return what was read and found, without a conclusion."""
         lines = [
             f"{self.commits:,} commits, {self.files:,} data files and {self.archive_files:,} "
             f"archived files read, {self.bytes:,} bytes"
@@ -91,11 +100,6 @@ class VerifyReport:
             total = sum(self.waiting.values())
             lines.append(f"  {total:,} rows of the logs are not in the tables yet: {logs}")
         lines += [f"  corrupt: {fault}" for fault in self.faults]
-        lines.append(
-            "the lake is as it was written, and every row of it is accounted for"
-            if self.clean
-            else f"{len(self.faults)} faults"
-        )
         return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tailorbird.errors import StorageError
+from tailorbird.errors import StorageError, fix_for_os_error
 
 ANSWER_TIMEOUT_S = 0.5
 _LISTENER_REQUEST, _METRICS_REQUEST = b"l", b"m"
@@ -46,7 +46,7 @@ class HandoverSocket:
             raise StorageError(
                 f"cannot make the socket: {error.strerror}",
                 where=str(path),
-                fix="make the folder writable; it must lie on a local disk",
+                fix=fix_for_os_error(error, "put the folder on a local disk"),
             ) from error
 
     def start(self) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from tailorbird.atomic_write import atomic_write
-from tailorbird.errors import StorageError, UsageError
+from tailorbird.errors import StorageError, UsageError, fix_for_os_error
 
 PORTS_TRIED = 20
 BACKLOG = 2_048
@@ -95,7 +95,9 @@ def address_file(run: Path, host: str, listener: socket.socket, producer: str) -
         atomic_write(path, msgspec.json.encode(address))
     except OSError as error:
         raise StorageError(
-            f"cannot be written: {error.strerror}", where=str(path), fix="make the folder writable"
+            f"cannot be written: {error.strerror}",
+            where=str(path),
+            fix=fix_for_os_error(error, "look at the disk"),
         ) from error
     try:
         yield url

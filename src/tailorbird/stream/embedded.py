@@ -21,7 +21,7 @@ import apsw
 import msgspec
 
 from tailorbird import faults
-from tailorbird.errors import InputError, StorageError
+from tailorbird.errors import InputError, StorageError, fix_for_os_error
 from tailorbird.file_lock import FileLock
 from tailorbird.stream import chain, sqlite
 from tailorbird.stream.damaged_tail import (
@@ -226,7 +226,7 @@ class EmbeddedWriter:
                 raise StorageError(
                     f"writing failed: {error}",
                     where=str(self.path),
-                    fix="look at the disk, then start again",
+                    fix=fix_for_os_error(error, "look at the disk") + ", then start again",
                 ) from error
             raise
 

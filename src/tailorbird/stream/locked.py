@@ -2,19 +2,22 @@
 
 A lost or older file that began again at 0 would give out positions a second time. Acknowledged rows
 would be skipped until the file had grown past the expected end. So writers check it before they
-open.
+open. A log that nobody opens any more would stop its readers for ever, so the router checks these
+before it starts.
 """
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 import apsw
 
-from tailorbird.errors import NotReadyError, TailorbirdError
+from tailorbird.errors import LockedError, NotReadyError, TailorbirdError
 from tailorbird.storage_paths import Storage
 from tailorbird.stream import sqlite
 from tailorbird.stream.log_set import log_set
-from tailorbird.stream.partitions import Stream
+from tailorbird.stream.opening import open_reader, open_writer
+from tailorbird.stream.partitions import Stream, raw_logs, response_logs
 from tailorbird.stream.released import try_read_released
 
 log = logging.getLogger(__name__)
@@ -70,3 +73,32 @@ def read_expected_ends(stream: Stream, producer: str, lake: Storage | None) -> M
             )
         ends[answers] = max(ends[answers], lake_has.tables.get("answers", {}).get(answers, 0))
     return ends
+
+
+def set_short_logs_aside(stream: Stream, lake: Storage | None) -> list[Path]:
+    """Set aside log files that end before what was read of them and that no process writes.
+
+    A server does so with its own logs. Those of a server that is gone are left in a plain copy, for
+    example. Topics are not touched.
+
+    Returns:
+        The files that hold what was left of the logs.
+    """
+    logs = log_set(stream)
+    if logs.is_remote:
+        return []
+    paths = [*raw_logs(logs.folder).items(), *response_logs(logs.folder).items()]
+    ends = {producer: read_expected_ends(logs, producer, lake) for producer, _ in paths}
+    aside: list[Path] = []
+    for producer, path in paths:
+        try:
+            with open_reader(path) as reader:
+                is_short = reader.end() < ends[producer][path.stem]
+            if is_short:
+                with open_writer(path, partition=producer, expected_ends=ends[producer]) as writer:
+                    aside += writer.set_aside
+        except LockedError:
+            continue  # Its writer set it aside, or does so now.
+        except TailorbirdError as error:
+            log.warning("not set aside: %s", error)
+    return aside

@@ -11,9 +11,11 @@ from tailorbird.serving.collector.collector import EventCollector
 CLOCK = SystemClock()
 
 
-def send(project: Project, events: Sequence[dict], *, route: bool = True) -> None:
+def send(
+    project: Project, events: Sequence[dict], *, route: bool = True, producer: str = "serve-1"
+) -> None:
     """Accept events as a server does, and bring them into the lake unless `route` is false."""
-    with EventCollector(project.stream, "serve-1", project.plan, CLOCK) as door:
+    with EventCollector(project.stream, producer, project.plan, CLOCK) as door:
         door.submit(json.dumps(list(events)).encode())
     if route:
         with Roles(project, CLOCK) as roles:

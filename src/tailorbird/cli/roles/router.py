@@ -21,6 +21,7 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
     from tailorbird.events import SECOND, parse_duration
     from tailorbird.router import run_router
     from tailorbird.router.declarations import register_router
+    from tailorbird.stream.locked import set_short_logs_aside
 
     stop = start_role()
     project = open_project(applied=True)
@@ -48,6 +49,7 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
                 memory_bytes=memory,
             )
         return
+    set_short_logs_aside(project.stream, project.paths.lake)
     with (
         register_router(project.paths.run, plan),
         serve_probes("router", project, stop, host=health_host, port=health_port),

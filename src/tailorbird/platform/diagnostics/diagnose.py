@@ -15,6 +15,7 @@ from tailorbird.platform.diagnostics.clock import dated_ahead, machine_clock
 from tailorbird.platform.diagnostics.external import LOST_ROWS_FIX, Finding, external_services
 from tailorbird.platform.diagnostics.files import (
     check_access,
+    check_copy,
     check_data_folder,
     check_disk,
     check_erasure,
@@ -144,6 +145,7 @@ def _project(root: Path | None) -> Iterator[Finding]:
     yield check_port(project.settings.serve.host, project.settings.serve.port, servers)
     yield check_access(project)
     yield from check_erasure(project)
+    yield from check_copy(project)
     yield from check_logs(project.paths.stream)
     if servers:
         yield from _roles(project)

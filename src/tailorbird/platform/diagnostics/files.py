@@ -132,6 +132,26 @@ def check_access(project: "Project") -> Finding:
     return "access", "ok", text, ""
 
 
+def check_copy(project: "Project") -> Iterator[Finding]:
+    """Report that the project is a plain copy, and what it lacks."""
+    from tailorbird.backup import inspect_copy
+
+    try:
+        copied = inspect_copy(project)
+    except TailorbirdError as error:
+        yield "copy", "error", error.message, error.fix
+        return
+    if copied is None:
+        return
+    lacking = "; ".join(f"{log} {text}" for log, text in copied.missing.items())
+    yield (
+        "copy",
+        "error" if lacking else "ok",
+        f"a plain copy of {copied.copied_from}" + (f": {lacking}" if lacking else ""),
+        "tailorbird restore URI FOLDER; see tailorbird lake verify" if lacking else "",
+    )
+
+
 def check_logs(stream: Path) -> Iterator[Finding]:
     from tailorbird.stream import open_reader, raw_logs, response_logs, routed_path
     from tailorbird.stream.partitions import set_aside_files

@@ -99,11 +99,14 @@ def verify(
     from tailorbird.backup import inspect_copy
     from tailorbird.lake import Lake
 
+    copied = inspect_copy(project)
+    if copied:
+        notify(str(copied))
     lake = Lake(project.paths.lake)
     reports = _compare_logged(project, lake, answers, memory_bytes, progress, notify)
     lists = compare_logged_lists(project, lake, answers, progress)
     sampled, reason = _compare_state(project, lake, samples, memory_bytes, progress)
-    result = ParityCheck(reports, sampled, reason, lists, inspect_copy(project))
+    result = ParityCheck(reports, sampled, reason, lists, copied)
     if not result.logged.answers and not sampled.answers:
         raise NotReadyError(
             "nothing could be compared: no answer was logged, and "

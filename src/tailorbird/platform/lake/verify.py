@@ -35,7 +35,11 @@ class LakeCheck:
         return {**msgspec.to_builtins(self.report), "copy": msgspec.to_builtins(self.copied)}
 
     def __repr__(self) -> str:
-        return f"{self.report}\n{self.copied}" if self.copied else str(self.report)
+        if self.copied is None:
+            return str(self.report)
+        # A report without faults says that no row is missing.
+        is_lacking = self.report.clean and self.copied.missing
+        return f"{self.report.describe() if is_lacking else self.report}\n{self.copied}"
 
     _repr_html_ = text_html
 

@@ -24,7 +24,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from tailorbird.errors import ConfigError, StorageError, UsageError
+from tailorbird.errors import ConfigError, StorageError, UsageError, fix_for_os_error
 
 OPEN, READ, WRITE, ADMIN = "open", "read", "write", "admin"
 SCOPES = (READ, WRITE, ADMIN)  # of a key; OPEN needs none
@@ -264,7 +264,7 @@ def _edit_keys(file: Path) -> Iterator[list[KeyRecord]]:
             raise StorageError(
                 f"cannot be written: {error.strerror}",
                 where=str(file),
-                fix="make the folder writable",
+                fix=fix_for_os_error(error, "look at the disk"),
             ) from None
     finally:
         os.close(folder_fd)

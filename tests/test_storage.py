@@ -1,5 +1,6 @@
 """Each promise of `storage.StorageBackend`, for a local folder and for a bucket."""
 
+import errno
 import hashlib
 import uuid
 
@@ -76,6 +77,22 @@ def test_an_error_of_the_storage_names_the_place(folder):
         raise OSError(5, "input/output error")
     assert caught.value.where == str(folder / "x")
     assert "input/output error" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("number", "fix"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.EROFS, "make the file system writable"),
+        (errno.ENOENT, "name another place"),
+        (errno.EIO, "look at the disk"),
+    ],
+)
+def test_an_error_of_the_disk_says_what_mends_it(tmp_path, number, fix):
+    with pytest.raises(StorageError) as caught, storage_at(tmp_path / "x").errors():
+        raise OSError(number, "refused")
+    assert fix in caught.value.fix
 
 
 def test_a_second_writer_is_kept_out_by_a_lock_or_by_conditions(folder):

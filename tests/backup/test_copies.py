@@ -75,6 +75,9 @@ def test_a_copy_whose_logs_are_behind_its_lake_is_refused(known: Project, tmp_pa
     assert finding[1] == "error"
     assert "lacks 6 rows" in finding[2]
     (copied.paths.stream / "routed.db").unlink()
+    with pytest.raises(DamageError) as refused:
+        record_origin(copied)
+    assert "origin.json" not in refused.value.fix, "positions would be given twice"
     assert "missing" in (inspect_copy(copied) or report).missing["routed"]
 
 

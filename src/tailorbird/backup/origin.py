@@ -79,12 +79,13 @@ def record_origin(project: Project) -> CopyReport | None:
     data, run = project.paths.data, project.paths.run
     report = inspect_copy(project)
     if report is not None and report.missing:
-        raise DamageError(
-            str(report),
-            where=str(data),
-            fix="tailorbird restore URI FOLDER; to go on with a copy that lost these rows, delete "
-            f"{run / FILE}: `up` then sets the short logs aside, and begins new ones behind them",
-        )
+        fix = "tailorbird restore URI FOLDER, or copy the original again while no role runs"
+        if "routed" not in report.missing:  # Its positions would be given to other rows.
+            fix += (
+                f"; to go on with a copy that lost these rows, delete {run / FILE}: `up` then "
+                "sets the short logs aside"
+            )
+        raise DamageError(str(report), where=str(data), fix=fix)
     before = read_origin(run)
     inode = data.stat().st_ino
     if before is None or before.inode != inode:

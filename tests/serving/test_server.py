@@ -471,6 +471,21 @@ def test_a_head_of_a_request_is_no_larger_than_that_of_honest_ones(start, head):
     assert server.http.get("/healthz", headers={"cookie": "a" * 30_000, "x": "b"}).text == "ok\n"
 
 
+def test_a_body_that_nobody_waits_for_is_no_head_of_the_next_request(start):
+    server = start()
+    host, port = server.url.removeprefix("http://").split(":")
+    head = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 800000\r\n\r\n"
+    with socket.create_connection((host, int(port))) as peer:
+        peer.settimeout(20)
+        peer.sendall(head)
+        received = receive_up_to(peer, b"}")  # Answered before a byte of the body.
+        for _ in range(8):
+            peer.sendall(b"a" * 100_000)
+        peer.sendall(COMPLETE)
+        received += receive_up_to(peer, b"ok\n")
+    assert re.findall(rb"HTTP/1\.1 (\d+)", received) == [b"404", b"200"], received
+
+
 def test_few_requests_of_a_connection_wait_for_the_answers_before_theirs(start):
     server = start()
     host, port = server.url.removeprefix("http://").split(":")

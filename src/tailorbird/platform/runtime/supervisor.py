@@ -225,6 +225,7 @@ class Supervisor:
                 if role.watch is not None and role.pid and role.watch.is_hung():
                     self._report(role.name, f"{role.watch.describe()}; it is killed")
                     role.hung += 1
+                    role.watch = None  # A large process takes a while to die; it hung once.
                     with suppress(ProcessLookupError):
                         os.killpg(role.pid, signal.SIGKILL)
             self.on_tick()

@@ -171,10 +171,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
         self._parse(data)
-        # The parser reports nothing of a line before its end.
+        # The parser reports nothing of a line before its end. What follows an answer that did not
+        # wait for its request's body is that body.
         self._incomplete_bytes = (
             self._incomplete_bytes + len(data)
-            if was_waiting and self._head_timer is not None
+            if was_waiting and self._head_timer is not None and not self._is_in_body
             else 0
         )
         if self._incomplete_bytes > 2 * HEAD_BYTES_MAX and not self.transport.is_closing():

@@ -153,7 +153,7 @@ def translate_errors(path: Path) -> Iterator[None]:
         raise StorageError(
             f"SQLite: {error}",
             where=str(path),
-            fix="look at the disk and at the permissions, then start again",
+            fix="look at the disk, the permissions and the limit of open files, then start again",
         ) from error
 
 

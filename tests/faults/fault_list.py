@@ -358,6 +358,7 @@ FAULTS = (
             "tests/stream/test_held.py::test_a_lost_log_goes_on_behind_what_was_read_of_it",
             "tests/stream/test_held.py::test_a_log_that_was_lost_before_the_archive_has_a_file_of_it_goes_on",
             "tests/stream/test_held.py::test_an_older_copy_is_kept_beside_the_log_that_goes_on",
+            "tests/backup/test_copies.py::test_a_short_log_that_no_server_opens_is_set_aside",
             "tests/serving/collector/test_collector_kafka.py::test_a_topic_that_lost_what_the_lake_has_is_not_written_to",
             "tests/stream/test_lost_topics.py::test_a_server_under_another_name_goes_on",
         ),

@@ -3,8 +3,8 @@ that was killed.
 """
 
 import json
-import re
 import os
+import re
 import signal
 import subprocess
 import sys

@@ -70,6 +70,7 @@ COMMAND = [sys.executable, "-m", "tailorbird"]
 OVERLOADS = (3, 10)
 CLOSED_LOOP = 8
 RESTARTS, RESTARTED_S = 10, 20.0
+RESTART_PAUSE_S = 15.0  # more often would be a storm, which is damped
 LAKE_S = 300.0
 Disturb = Callable[["Shop", Callable[[], bool]], Awaitable[dict[str, Any]]]
 
@@ -197,7 +198,7 @@ async def restart(shop: Shop) -> dict[str, Any]:
     """
     seconds = []
     for number in range(RESTARTS):
-        await asyncio.sleep(KILL_S)
+        await asyncio.sleep(RESTART_PAUSE_S)
         killed = shop.pids("serve")
         for pid in killed:
             os.kill(pid, signal.SIGKILL)

@@ -10,6 +10,7 @@ customer who bought once cannot have left after a repeat purchase, so it is 1, h
 was. Compare models with `returning`.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,28 +86,49 @@ def fit_bg_nbd(customers: Purchases) -> BgNbd:
     Raises:
         NotReadyError: too few customers, or none with a repeat purchase.
     """
+    logs, scale, likelihood = maximize_likelihood(
+        "BG/NBD", customers, _log_likelihoods, (np.zeros(4), np.log([0.5, 0.5, 1.5, 3.0])), distinct
+    )
+    r, alpha, a, b = np.exp(logs).tolist()
+    return BgNbd(r, alpha * scale, a if a != 1 else a + 1e-9, b, likelihood)
+
+
+def maximize_likelihood(
+    model: str,
+    customers: Purchases,
+    log_likelihoods: Callable[..., Floats],
+    starts: Sequence[Floats],
+    distinguish: Callable[[Purchases], tuple[Purchases, Floats]],
+) -> tuple[Floats, float, float]:
+    """Return the best logarithms of four parameters, the unit of time, and the log-likelihood.
+
+    Args:
+        log_likelihoods: of customers, shape (n,), given the four parameters.
+        starts: logarithms of parameters to search from, by L-BFGS-B.
+        distinguish: gives the distinct customers and their counts, or a sample of them.
+
+    Raises:
+        NotReadyError: too few customers, or none with a repeat purchase.
+    """
     if len(customers.age) < CUSTOMERS_MIN or not np.any(customers.repeats > 0):
         raise NotReadyError(
-            f"BG/NBD needs at least {CUSTOMERS_MIN} customers and one repeat purchase"
+            f"{model} needs at least {CUSTOMERS_MIN} customers and one repeat purchase"
         )
-    scale = float(np.mean(customers.age)) or 1.0  # scales alpha to about 1 whatever the unit
+    scale = float(np.mean(customers.age)) or 1.0  # scales times to about 1 whatever the unit
     scaled = Purchases(customers.repeats, customers.recency / scale, customers.age / scale)
-    kinds, weight = distinct(scaled)
+    kinds, weight = distinguish(scaled)
 
     def loss(logs: Floats) -> float:
-        value = -float(weight @ _log_likelihoods(kinds, *np.exp(logs))) / len(customers.age)
+        value = -float(weight @ log_likelihoods(kinds, *np.exp(logs))) / len(customers.age)
         return value if np.isfinite(value) else 1e10
 
     bounds = [(-12.0, 12.0)] * 4
-    starts = (np.zeros(4), np.log([0.5, 0.5, 1.5, 3.0]))
     optimum = min(
         (minimize(loss, start, method="L-BFGS-B", bounds=bounds) for start in starts),
         key=lambda start: start.fun,
     )
-    r, alpha, a, b = np.exp(optimum.x).tolist()
     repeats = float(customers.repeats.sum())
-    likelihood = -optimum.fun * len(customers.age) - repeats * np.log(scale)
-    return BgNbd(r, alpha * scale, a if a != 1 else a + 1e-9, b, float(likelihood))
+    return optimum.x, scale, float(-optimum.fun * len(customers.age) - repeats * np.log(scale))
 
 
 def distinct(customers: Purchases) -> tuple[Purchases, Floats]:

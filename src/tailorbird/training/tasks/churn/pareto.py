@@ -7,11 +7,9 @@ computed in `ranking.churn.pareto_nbd`, which has the source.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import gammaln
 
-from tailorbird.errors import NotReadyError
-from tailorbird.models.btyd import CUSTOMERS_MIN, Floats, Purchases, distinct
+from tailorbird.models.btyd import Floats, Purchases, distinct, maximize_likelihood
 from tailorbird.ranking.churn.pareto_nbd import SHARES, STEPS, expected, odds_of_having_left
 
 KINDS_MAX = 20_000  # distinct customers in a fit; the likelihood of each needs an integral
@@ -64,34 +62,17 @@ def fit_pareto_nbd(customers: Purchases) -> ParetoNbd:
     Raises:
         NotReadyError: too few customers, or none with a repeat purchase.
     """
-    if len(customers.age) < CUSTOMERS_MIN or not np.any(customers.repeats > 0):
-        raise NotReadyError(
-            f"Pareto/NBD needs at least {CUSTOMERS_MIN} customers and one repeat purchase"
-        )
-    scale = (
-        float(np.mean(customers.age)) or 1.0
-    )  # scales alpha and beta to about 1 whatever the unit
-    kinds, weight = _thinned(
-        *distinct(Purchases(customers.repeats, customers.recency / scale, customers.age / scale))
-    )
-
-    def loss(logs: Floats) -> float:
-        value = -float(weight @ _log_likelihoods(kinds, *np.exp(logs))) / len(customers.age)
-        return value if np.isfinite(value) else 1e10
-
-    bounds = [(-12.0, 12.0)] * 4
     starts = (np.log([0.5, 0.5, 0.5, 0.5]), np.log([1.0, 1.0, 1.5, 3.0]))
-    optimum = min(
-        (minimize(loss, start, method="L-BFGS-B", bounds=bounds) for start in starts),
-        key=lambda each: each.fun,
+    logs, scale, likelihood = maximize_likelihood(
+        "Pareto/NBD", customers, _log_likelihoods, starts, _sample_distinct
     )
-    r, alpha, s, beta = np.exp(optimum.x).tolist()
-    likelihood = -optimum.fun * len(customers.age) - float(customers.repeats.sum()) * np.log(scale)
-    return ParetoNbd(r, alpha * scale, s, beta * scale, float(likelihood))
+    r, alpha, s, beta = np.exp(logs).tolist()
+    return ParetoNbd(r, alpha * scale, s, beta * scale, likelihood)
 
 
-def _thinned(kinds: Purchases, weight: Floats) -> tuple[Purchases, Floats]:
+def _sample_distinct(customers: Purchases) -> tuple[Purchases, Floats]:
     """Sample at most `KINDS_MAX` kinds with their weights, evenly over all customers."""
+    kinds, weight = distinct(customers)
     if len(weight) <= KINDS_MAX:
         return kinds, weight
     total = float(weight.sum())

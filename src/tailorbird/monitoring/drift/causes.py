@@ -332,13 +332,5 @@ _RULES: tuple[Callable[[_Facts], Cause | None], ...] = (
     _taste,
 )
 
-_OF_MODELS = (
-    _outage,
-    _lost_field,
-    _bots,
-    _slow_store,
-    _model_change,
-    _catalogue,
-    _stale_source,
-    _device,
-)
+# Those of a model alone: the others are what people do, and reach its control too.
+_OF_MODELS = tuple(rule for rule in _RULES if rule not in (_weekend, _promotion, _season, _taste))

@@ -81,12 +81,7 @@ def _cluster(stream: "KafkaLogSet", lake: Storage) -> Iterator[Finding]:
     try:
         state = inspect_cluster(cluster)
     except TailorbirdError as error:
-        yield (
-            "kafka",
-            "error",
-            f"{error.where}: {error.message}",
-            error.fix or "is the broker running?",
-        )
+        yield _broker_error(error)
         return
     security_protocol = str(cluster.conf().get("security.protocol", "PLAINTEXT"))
     yield (
@@ -101,6 +96,11 @@ def _cluster(stream: "KafkaLogSet", lake: Storage) -> Iterator[Finding]:
         for problem, fix in find_problems(topic, cluster, stream.partition_count(name)):
             yield f"kafka {name}", "warning", problem, fix
     yield from _topics(stream, lake)
+
+
+def _broker_error(error: TailorbirdError) -> Finding:
+    where = f"{error.where}: {error.message}"
+    return "kafka", "error", where, error.fix or "is the broker running?"
 
 
 def _topics(stream: "KafkaLogSet", lake: Storage) -> Iterator[Finding]:
@@ -139,9 +139,4 @@ def _topics(stream: "KafkaLogSet", lake: Storage) -> Iterator[Finding]:
                     "",
                 )
     except TailorbirdError as error:
-        yield (
-            "kafka",
-            "error",
-            f"{error.where}: {error.message}",
-            error.fix or "is the broker running?",
-        )
+        yield _broker_error(error)

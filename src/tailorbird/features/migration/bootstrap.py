@@ -66,6 +66,17 @@ def build_from_lake(
     return True
 
 
+def build_if_needed(
+    worker: FeatureWorker,
+    lake: Lake,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Build the worker's state from `lake` if the log does not suffice, see `build_from_lake`."""
+    if worker.needs_history() and is_lake_ahead(worker, lake):
+        build_from_lake(worker, lake, threading.Event(), progress=progress)
+
+
 def is_lake_ahead(worker: FeatureWorker, lake: Lake) -> bool:
     """Return whether the lake has more than the worker has applied, or the log cannot be continued.
 

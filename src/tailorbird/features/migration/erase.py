@@ -5,7 +5,6 @@ value. Any other state that is not one person's may move by what the erased pers
 `sensitivity` says which states of some declarations these are.
 """
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from tailorbird.features.declare.declarations import Amount, Entity
 from tailorbird.features.expr.expression import Expression
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout.layout import EntityLayout
-from tailorbird.features.migration.bootstrap import build_from_lake, catch_up, is_lake_ahead
+from tailorbird.features.migration.bootstrap import build_if_needed, catch_up
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.state.key_partition import ALL_KEYS, KeyPart
 from tailorbird.features.state.state import state_folder
@@ -110,8 +109,7 @@ def remake_state(
         routed, state, features, clock=clock, entities_max=entities_max, part=part
     ) as worker:
         tables = Lake(lake)
-        if worker.needs_history() and is_lake_ahead(worker, tables):
-            build_from_lake(worker, tables, threading.Event(), progress=progress)
+        build_if_needed(worker, tables, progress=progress)
         catch_up(worker, tables)
         if not worker.position.ready:
             raise NotReadyError(

@@ -1,6 +1,6 @@
 """A new copy of all feature records on the Valkey of `store.url`."""
 
-import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tailorbird.config import Project
@@ -50,7 +50,7 @@ def _republish_part(
     project: Project, features: "FeatureSet", part: "KeyPart", progress: Progress
 ) -> dict[str, int]:
     from tailorbird.events import SystemClock
-    from tailorbird.features.migration.bootstrap import build_from_lake, catch_up, is_lake_ahead
+    from tailorbird.features.migration.bootstrap import build_if_needed, catch_up
     from tailorbird.features.online.worker import FeatureWorker
     from tailorbird.lake import Lake
 
@@ -73,13 +73,7 @@ def _republish_part(
         ) from error
     with worker:
         lake = Lake(paths.lake)
-        if worker.needs_history() and is_lake_ahead(worker, lake):
-            build_from_lake(
-                worker,
-                lake,
-                threading.Event(),
-                progress=lambda rows, total: progress("from the lake", rows, total),
-            )
+        build_if_needed(worker, lake, progress=partial(progress, "from the lake"))
         if lake.exists("events"):
             catch_up(worker, lake, progress=lambda stage, p: progress(stage, p, None))
         records = worker.republish(lambda copied: progress("copied", copied, None))

@@ -1,8 +1,8 @@
 """Changes of features.py: what one would do, its application, and removal of old states."""
 
-import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.config import Project
@@ -221,7 +221,7 @@ def _build_part(
     project: Project, features: "FeatureSet", part: "KeyPart", progress: Progress
 ) -> int:
     from tailorbird.events import SystemClock
-    from tailorbird.features.migration.bootstrap import build_from_lake, catch_up, is_lake_ahead
+    from tailorbird.features.migration.bootstrap import build_if_needed, catch_up
     from tailorbird.features.online.worker import FeatureWorker
     from tailorbird.lake import Lake
 
@@ -239,13 +239,7 @@ def _build_part(
         return _wait_for_workers(project, features, progress)
     with worker:
         lake = Lake(project.paths.lake)
-        if worker.needs_history() and is_lake_ahead(worker, lake):
-            build_from_lake(
-                worker,
-                lake,
-                threading.Event(),
-                progress=lambda done, total: progress("from the lake", done, total),
-            )
+        build_if_needed(worker, lake, progress=partial(progress, "from the lake"))
         end = _log_end(project)
         catch_up(worker, lake, progress=lambda stage, p: progress(stage, p, max(end, p)))
         worker.sweep_all()

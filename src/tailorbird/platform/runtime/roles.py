@@ -17,7 +17,7 @@ from tailorbird.config.schemas import (
     route_plan_for,
 )
 from tailorbird.events import Clock, RoutePlan, parse_duration
-from tailorbird.features.migration.bootstrap import build_from_lake, catch_up, is_lake_ahead
+from tailorbird.features.migration.bootstrap import build_if_needed, catch_up
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.state.key_partition import KeyPart, all_parts
 from tailorbird.lake import Lake, LakeRole
@@ -105,10 +105,8 @@ class Roles:
                 part=key[1],
             )
             self.workers[key] = worker
-            lake = Lake(paths.lake)
-            # The worker is new, and the log was pruned or lacks an attribute.
-            if worker.needs_history() and is_lake_ahead(worker, lake):
-                build_from_lake(worker, lake, threading.Event())
+            # The worker is new, and the log may have been pruned or lack an attribute.
+            build_if_needed(worker, Lake(paths.lake))
         self._refresh_candidates()
 
     def _refresh_candidates(self) -> None:

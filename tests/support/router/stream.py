@@ -35,21 +35,14 @@ class Stream:
     ) -> None:
         """Append one body."""
         receipt = Receipt(received_at or self.now, source, encoding)
-        with open_writer(raw_path(self.folder, producer), partition=producer) as writer:
-            writer.append(
-                [
-                    Block(
-                        "body",
-                        len(events),
-                        msgspec.json.encode(events),
-                        msgspec.json.encode(receipt),
-                    )
-                ]
-            )
+        self._append(producer, len(events), msgspec.json.encode(events), receipt)
 
     def post_bytes(self, body: bytes, rows: Any = 1, producer: str = "door") -> None:
+        self._append(producer, rows, body, Receipt(self.now))
+
+    def _append(self, producer: str, rows: Any, body: bytes, receipt: Receipt) -> None:
         with open_writer(raw_path(self.folder, producer), partition=producer) as writer:
-            writer.append([Block("body", rows, body, msgspec.json.encode(Receipt(self.now)))])
+            writer.append([Block("body", rows, body, msgspec.json.encode(receipt))])
 
     def router(self) -> Router:
         return Router(self.folder, self.plan, clock=SimulatedClock(self.now))

@@ -24,25 +24,10 @@ class Topics(Stream):
         self.stream = KafkaLogSet(Cluster(servers, prefix, options=OPTIONS), folder)
         self._writers = {}
 
-    def post(
-        self,
-        *events: Any,
-        producer: str = "door",
-        source: str = "door",
-        received_at: int | None = None,
-        encoding: str = "json",
-    ) -> None:
+    def _append(self, producer: str, rows: Any, body: bytes, receipt: Receipt) -> None:
         if producer not in self._writers:
             self._writers[producer] = open_writer(self.stream.raw(producer), partition=producer)
-        receipt = Receipt(received_at or self.now, source, encoding)
-        self._writers[producer].append(
-            [Block("body", len(events), msgspec.json.encode(events), msgspec.json.encode(receipt))]
-        )
-
-    def post_bytes(self, body: bytes, rows: Any = 1, producer: str = "door") -> None:
-        self._writers[producer].append(
-            [Block("body", rows, body, msgspec.json.encode(Receipt(self.now)))]
-        )
+        self._writers[producer].append([Block("body", rows, body, msgspec.json.encode(receipt))])
 
     def router(self) -> Router:
         self.stream._listed_producers.clear()  # rather than wait until it looks again

@@ -42,6 +42,11 @@ def log(people: int = 400, days: int = 200, seed: int = 0, profiles: Any = ()) -
             at += rng.exponential(1 / max(rate, 1e-3)) + 1
     rows += profiles
     rows.sort(key=lambda row: row["ts"])
+    return _as_routed(rows)
+
+
+def _as_routed(rows: list[dict[str, Any]]) -> pa.Table:
+    """Return rows as the router writes them: received when they happened, by their person."""
     full = []
     for p, row in enumerate(rows, 1):
         event = (
@@ -49,10 +54,8 @@ def log(people: int = 400, days: int = 200, seed: int = 0, profiles: Any = ()) -
             | {"p": p, "event_id": f"e{p}", "counts": True, "timeless": False, "agent": "person"}
             | row
         )
-        event["received_at"], event["user_id"] = (
-            event["received_at"] or event["ts"],
-            event["user_id"] or event["person"],
-        )
+        event["received_at"] = event["received_at"] or event["ts"]
+        event["user_id"] = event["user_id"] or event["person"]
         full.append(event)
     return pa.Table.from_pylist(full, schema=ROUTED)
 
@@ -68,16 +71,7 @@ def events_of(*times: float, person: str | None = "u", **more: Any) -> pa.Table:
         }
         for at in times
     ]
-    full = []
-    for p, row in enumerate(rows, 1):
-        event = (
-            dict.fromkeys(ROUTED.names)
-            | {"p": p, "event_id": f"e{p}", "counts": True, "timeless": False, "agent": "person"}
-            | row
-        )
-        event["received_at"], event["user_id"] = event["received_at"] or event["ts"], person
-        full.append(event)
-    return pa.Table.from_pylist(full, schema=ROUTED)
+    return _as_routed(rows)
 
 
 def day(number: float) -> int:

@@ -218,7 +218,7 @@ def test_what_init_declares_knows_what_people_alike_click_and_does_without_a_pro
     assert without_profile["country_lift"] == with_profile["country_lift"]
     for lift in (with_profile, without_profile):
         product = np.prod(
-            [lift[name] for name in ("item_ctr_7d", "user_lift", "country_lift", "age_lift")],
+            [lift[name] for name in ("item_ctr_28d", "user_lift", "country_lift", "age_lift")],
             axis=0,
         )
         np.testing.assert_allclose(lift["expected_ctr"], product, rtol=1e-6)

@@ -144,6 +144,24 @@ def test_a_fallen_model_is_retrained_on_newer_data(shop):
     assert "more than chance allows. Likely cause: change of taste, " in fall.why
 
 
+def test_a_fall_is_an_episode_and_a_message_until_another_model_takes_over(shop, tmp_path):
+    shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
+    shop.check(LIVE + 6 * DAY)
+    clock = SimulatedClock(LIVE + 6 * DAY + HOUR)
+    (message,) = collect_messages(shop.project, clock)
+    assert (message.kind, message.cause) == ("drift", "change of taste")
+    assert "lift of model over popular" in message.body
+    assert "docs/operate/taste.md" in message.body
+    (row,) = find_drift(shop.project, clock).rows
+    assert (row.cause, row.until) == (message.cause, "")
+    assert abs(parse_time(row.since, "") - (LIVE + 3 * DAY)) <= 12 * HOUR
+    registry = Registry(shop.project.paths.registry, clock=clock)
+    registry.promote(add(registry, tmp_path / "new", "trainer"), by="trainer", why="test")
+    assert collect_messages(shop.project, clock) == []
+    (row,) = find_drift(shop.project, clock).rows
+    assert row.until == to_iso(clock.now())[:16] + "Z"
+
+
 def test_a_model_that_keeps_its_lift_is_left_alone(shop):
     shop.write(traffic([GOOD] * 6, shop.champion))
     assert shop.check(LIVE + 6 * DAY) is None

@@ -17,6 +17,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 from tests.support.roles import Up, make_project, until
 
+from tailorbird.platform.diagnostics.diagnose import diagnose
 from tailorbird.platform.runtime.watching import QUIET_S, ProgressWatch
 from tailorbird.probes import HEARTBEAT_VARIABLE
 from tailorbird.serving.families import encode_families, merge_families
@@ -239,6 +240,9 @@ def test_nobody_is_refused_while_a_server_up_and_the_version_change(tmp_path: Pa
         assert "made no progress" in third.log.read_text()
         hung = 'tailorbird_role_restarts_total{reason="hung",role="router"} 1.0'
         until(lambda: hung in third.metrics(), 30, "no metric")
+        restarts = {what: text for what, _, text, _ in diagnose(project.root).findings}
+        assert "1 × made no progress" in restarts["restarts of router"]
+        assert any("1 × ended with signal SIGKILL" in text for text in restarts.values())
         assert 'tailorbird_requests_total{process="serve-' in third.metrics()
         hung_servers = third.pids("serve")
         third.process.send_signal(signal.SIGSTOP)

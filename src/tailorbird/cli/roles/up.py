@@ -265,7 +265,7 @@ def _write_roles(run: "Path", roles: "list[Role]", report_line: "ReportLine") ->
         write_roles(
             run,
             [
-                RoleState(role.name, role.pid, role.since_s, role.restarts, role.hung)
+                RoleState(role.name, role.pid, role.since_s, role.restarts, role.hung, role.recent)
                 for role in roles
             ],
         )

@@ -120,12 +120,9 @@ def inspect_copy(project: Project) -> CopyReport | None:
         copied_from, was_running = origin.copied_from, origin.was_running
     else:
         copied_from, was_running = origin.path, _has_open_writers(paths.run, project)
-    return CopyReport(
-        copied_from,
-        was_running,
-        waiting_rows(released := read_released(paths.lake), project.stream),
-        _missing_rows(project, released),
-    )
+    released = read_released(paths.lake)
+    waiting, missing = waiting_rows(released, project.stream), _missing_rows(project, released)
+    return CopyReport(copied_from, was_running, waiting, missing)
 
 
 def _has_open_writers(run: Path, project: Project) -> bool:

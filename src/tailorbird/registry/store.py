@@ -225,13 +225,7 @@ class Registry:
         return previous
 
     def record(
-        self,
-        action: str,
-        version: str,
-        *,
-        by: str,
-        why: str,
-        details: dict[str, str] | None = None,
+        self, action: str, version: str, *, by: str, why: str, details: dict[str, str] | None = None
     ) -> None:
         """Log a decision that changes no alias, such as a proposal that waits for a person."""
         with lock_for_change(self.path):

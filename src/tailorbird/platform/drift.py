@@ -223,14 +223,9 @@ def read_falls(project: Project, clock: Clock) -> list[DriftRow]:
         if entry.action != FALL or not entry.details or entry.at > clock.now():
             continue
         ends = [later.at for later in audit[index:] if later.action in ("promote", "rollback")]
-        rows.append(
-            DriftRow(
-                **entry.details,
-                until=_minute(ends[0]) if ends else "",
-                detected=_minute(entry.at),
-                compared_with="reference",
-            )
-        )
+        times = {"until": _minute(ends[0]) if ends else "", "detected": _minute(entry.at)}
+        row = {**entry.details, **times, "compared_with": "reference"}
+        rows.append(msgspec.convert(row, DriftRow))
     return rows
 
 

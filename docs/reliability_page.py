@@ -406,7 +406,7 @@ def _attacks() -> list[str]:
     lines = [
         "## Attacks",
         "",
-        "On door, lake, Valkey and secrets.",
+        "On collector, lake, Valkey and secrets.",
         "",
         "| | attack | promised | shown by | not shown, or not so |",
         "|---|---|---|---|---|",

@@ -74,7 +74,7 @@ def _server_metrics() -> bytes:
     server_metrics.watch_breakers(lambda: [BreakerState("example", open=False, opened=0, late=0)])
     server_metrics.watch_hedge(Hedge())
     server_metrics.watch_rollout(lambda: {"champion": "v0001"})
-    server_metrics.watch_collector(_door)
+    server_metrics.watch_collector(_collector)
     server_metrics.watch_features(
         lambda: ParityTotals(schema_hash="example", compared=_ONE, unequal=_ONE)
     )
@@ -102,7 +102,7 @@ def _role_metrics() -> bytes:
     return role_metrics("example", ProgressEvent(), collectors)()
 
 
-def _door() -> CollectorFigures:
+def _collector() -> CollectorFigures:
     return CollectorFigures(
         accepted=1,
         refused=_ONE,

@@ -47,7 +47,7 @@ def events(
     first: int,
     rows: int,
     *,
-    partition: str = "door",
+    partition: str = "collector",
     span: int = 3 * DAY,
     raw: np.ndarray | None = None,
 ) -> pa.Table:
@@ -85,13 +85,13 @@ def events(
     )
 
 
-def quarantine(raw: list[int], *, partition: str = "door") -> pa.Table:
+def quarantine(raw: list[int], *, partition: str = "collector") -> pa.Table:
     n = len(raw)
     return columns(
         QUARANTINE,
         n,
         received_at=[START + k for k in raw],
-        source=["door"] * n,
+        source=["collector"] * n,
         code=["bad"] * n,
         path=["$.ts"] * n,
         message=["no"] * n,
@@ -102,7 +102,7 @@ def quarantine(raw: list[int], *, partition: str = "door") -> pa.Table:
     )
 
 
-def duplicates(raw: list[int], first: list[int], *, partition: str = "door") -> pa.Table:
+def duplicates(raw: list[int], first: list[int], *, partition: str = "collector") -> pa.Table:
     n = len(raw)
     return columns(
         DUPLICATES,
@@ -143,7 +143,7 @@ class Site:
     refused, one repeated.
     """
 
-    def __init__(self, stream: Path, *, producer: str = "door") -> None:
+    def __init__(self, stream: Path, *, producer: str = "collector") -> None:
         self.stream = stream
         self.producer = producer
         self.rounds = 0

@@ -82,7 +82,7 @@ def test_rows_and_ledger_are_intact_and_loading_continues(home, site, lake, cloc
     assert len(again) == len(before) + 7 * 8
     report = verify(lake)
     assert report.clean, str(report)
-    assert report.partitions["door"].missing == report.partitions["door"].repeated == 0
+    assert report.partitions["collector"].missing == report.partitions["collector"].repeated == 0
 
 
 def test_nothing_is_deleted_early(home, lake, clock):

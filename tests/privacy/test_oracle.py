@@ -58,17 +58,17 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Project, d
     import_files(project.paths.stream, "tailorbird", history, plan=project.plan, clock=CLOCK)
     history.unlink()
     with (
-        EventCollector(project.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.stream, "serve-1", project.plan, CLOCK) as collector,
         Roles(project, CLOCK) as roles,
     ):
         roles.drain()
-        before = InProcessServer(project, CLOCK, collector=door, seed=2)
+        before = InProcessServer(project, CLOCK, collector=collector, seed=2)
         for user in OTHERS[:4]:  # before the second leaver's first event
             before.pipeline.answer(RecommendQuery(slot="home", user_id=user))
         before.close()
         late = click("late-1", "canary-late", "device-of-canary-late", item_id="i3")
-        door.submit(json.dumps([late]).encode())
-        door.close()
+        collector.submit(json.dumps([late]).encode())
+        collector.close()
         roles.drain()
     for lock in site.root.rglob("*.lock"):
         lock.unlink()
@@ -168,16 +168,16 @@ def test_only_answers_with_a_touched_item_are_exempt(
     ]
     left = click("left", "leaver-4711", item_id=touched)
     with (
-        EventCollector(project.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.stream, "serve-1", project.plan, CLOCK) as collector,
         Roles(project, CLOCK) as roles,
     ):
-        door.submit(json.dumps([*item_events(), *clicks, left]).encode())
+        collector.submit(json.dumps([*item_events(), *clicks, left]).encode())
         roles.drain()
-        parts = InProcessServer(project, CLOCK, collector=door, seed=1)
+        parts = InProcessServer(project, CLOCK, collector=collector, seed=1)
         for user in OTHERS[:4]:
             parts.pipeline.answer(RecommendQuery(slot="home", user_id=user))
         parts.close()
-        door.close()
+        collector.close()
         roles.drain()
     receipt = erase(project, ["leaver-4711"], CLOCK)
     assert receipt.clean, receipt.searched.matches

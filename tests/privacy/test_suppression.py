@@ -57,7 +57,7 @@ def test_retries_imports_and_replays_bring_nothing_back(
         project.plan,
         CLOCK,
         suppression_list=project.suppression_list(),
-    ) as door:
+    ) as collector:
         sent = [
             {**event, "ts": event.get("ts", CLOCK.now() - HOUR)}
             for user in site.users
@@ -71,10 +71,10 @@ def test_retries_imports_and_replays_bring_nothing_back(
         ]
         bodies = [(json.dumps(sent).encode(), "json"), (json.dumps(without_time).encode(), "json")]
         bodies.append((b"\n".join(refused(user) for user in site.users), "ndjson"))
-        told = [door.submit(*body) for body in bodies]
-        assert set(door.figures().refused) == {"erased"}, "which only the operator is told"
-    with EventCollector(tmp_path / "elsewhere", "serve-1", project.plan, CLOCK) as door:
-        assert told == [door.submit(*body) for body in bodies], (
+        told = [collector.submit(*body) for body in bodies]
+        assert set(collector.figures().refused) == {"erased"}, "which only the operator is told"
+    with EventCollector(tmp_path / "elsewhere", "serve-1", project.plan, CLOCK) as collector:
+        assert told == [collector.submit(*body) for body in bodies], (
             "nobody can ask whether somebody was erased"
         )
     history = tmp_path / "old.jsonl"

@@ -1,4 +1,4 @@
-"""Serving on the real parts: door, router, feature worker, state and routed log, stepped by hand on
+"""Serving on the real parts: collector, router, feature worker, state and routed log, stepped by hand on
 a simulated clock.
 """
 

@@ -1,4 +1,4 @@
-"""Live traffic: in order, answerable, accepted at the door, and drawn from what the truth says."""
+"""Live traffic: in order, answerable, accepted at the collector, and drawn from what the truth says."""
 
 import time
 from collections import Counter

@@ -13,10 +13,10 @@ class Embedded:
     """The embedded log for the suite; another implementation brings its own class."""
 
     def __init__(self, folder):
-        self.path = folder / "raw-door.db"
+        self.path = folder / "raw-collector.db"
 
     def writer(self, **settings):
-        return open_writer(self.path, partition="door", **settings)
+        return open_writer(self.path, partition="collector", **settings)
 
     def reader(self):
         return open_reader(self.path)
@@ -29,7 +29,7 @@ class Kafka:
         self.address = log_at(servers, folder)
 
     def writer(self, **settings):
-        return open_writer(self.address, partition="door", **settings)
+        return open_writer(self.address, partition="collector", **settings)
 
     def reader(self):
         return open_reader(self.address)

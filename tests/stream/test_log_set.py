@@ -39,7 +39,9 @@ def _folder(tmp_path):
 
 
 def body(text: bytes) -> Block:
-    return Block("body", 1, text, b'{"received_at": 1000, "source": "door", "encoding": "json"}')
+    return Block(
+        "body", 1, text, b'{"received_at": 1000, "source": "collector", "encoding": "json"}'
+    )
 
 
 def test_a_set_is_itself_and_a_path_its_files(logs, tmp_path):

@@ -22,14 +22,14 @@ KINDS = ("view", "click", "purchase", "search", "identify")
 
 def prepare(site: Site) -> None:
     """What the people do who leave, a report that names one, and all of it in state and lake."""
-    with site.door() as door:
+    with site.collector() as collector:
         for user in LEAVERS:
-            told = door.submit(json.dumps(_events(user)).encode())
+            told = collector.submit(json.dumps(_events(user)).encode())
             assert all(each.accepted for each in told), told
-            door.submit(
+            collector.submit(
                 json.dumps({"event_id": f"{user}-bad", "type": "clack", "user_id": user}).encode()
             )
-            door.submit(json.dumps(_events(user)[:2]).encode())
+            collector.submit(json.dumps(_events(user)[:2]).encode())
     with Roles(site.project, CLOCK) as roles:
         roles.drain()
     report = site.project.paths.reports / "page.html"

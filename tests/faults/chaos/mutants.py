@@ -65,7 +65,7 @@ def _cut(site: str) -> None:
 
 
 def _acknowledge_before_the_sync() -> None:
-    _cut("door.sync_before_ack")
+    _cut("collector.sync_before_ack")
 
 
 def _synchronous_normal_instead_of_full() -> None:
@@ -305,11 +305,11 @@ def _a_batch_loses_its_last_body() -> None:
 
 
 MUTANTS = (
-    Mutant(_acknowledge_before_the_sync, ("door",), "kill"),
+    Mutant(_acknowledge_before_the_sync, ("collector",), "kill"),
     Mutant(_synchronous_normal_instead_of_full, ("acknowledge",), "power"),
     Mutant(_acknowledge_what_was_not_committed, ("acknowledge",), "sync"),
     Mutant(_a_batch_loses_its_last_body, ("acknowledge",), "none"),
-    Mutant(_a_click_before_its_answer, ("door",), "none"),
+    Mutant(_a_click_before_its_answer, ("collector",), "none"),
     Mutant(_no_deduplication, ("router",), "none"),
     Mutant(_the_routers_position_outside_its_transaction, ("router",), "kill"),
     Mutant(_the_index_before_the_output, ("router",), "kill"),

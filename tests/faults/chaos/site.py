@@ -85,7 +85,7 @@ class Site:
     def read_ledger(self) -> Told:
         return Told.read(self.ledger)
 
-    def door(self, **options: Any) -> EventCollector:
+    def collector(self, **options: Any) -> EventCollector:
         project = self.project
         return EventCollector(project.paths.stream, PRODUCER, project.plan, CLOCK, **options)
 
@@ -169,13 +169,13 @@ def answer(seed: int, number: int) -> tuple[bytes, AnswerRecord]:
 
 
 def submit(
-    door: EventCollector, seed: int, number: int, *, answered: bool = True
+    collector: EventCollector, seed: int, number: int, *, answered: bool = True
 ) -> dict[str, Any]:
     """Send a body, after the response that it follows; return the outcome as the ledger has it."""
     if answered:
-        door.record_answer(*answer(seed, number))
+        collector.record_answer(*answer(seed, number))
     events = body(seed, number)
-    decisions = door.submit(json.dumps(events).encode())
+    decisions = collector.submit(json.dumps(events).encode())
     pairs = list(zip(events, decisions, strict=True))
     return {
         "body": number,

@@ -64,7 +64,7 @@ def _purchases(user: str, prices: list[float]) -> list[dict]:
     ],
 )
 def test_sums_up_to_the_bound_are_exact_in_every_reading(prices, tmp_path):
-    world = World(tmp_path / "site", LINES, doors=False)
+    world = World(tmp_path / "site", LINES, collectors=False)
     users = [f"u{n}" for n in range(1, 6)]  # together far above 2^63
     try:
         for user in users:

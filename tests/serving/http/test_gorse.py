@@ -1,4 +1,4 @@
-"""Gorse's REST API over a real pipeline, door and router, called as its clients call it."""
+"""Gorse's REST API over a real pipeline, collector and router, called as its clients call it."""
 
 import json
 from datetime import UTC, datetime

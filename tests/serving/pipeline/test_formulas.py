@@ -95,8 +95,8 @@ def test_an_admin_changes_it_over_http(registry, tmp_path, features):
     pipeline = pipeline_of(registry, features, None, formulas)
     with EventCollector(
         tmp_path / "stream", "serve-1", RoutePlan(), SimulatedClock(serving_shop.NOW)
-    ) as door:
-        service = Service(pipeline, door, formulas=formulas)
+    ) as collector:
+        service = Service(pipeline, collector, formulas=formulas)
         client = TestClient(create_app(service), base_url="http://localhost")
         put = client.put("/v1/formulas/home", json={"formula": "2*click", "why": "a try"})
         assert put.status_code == 200

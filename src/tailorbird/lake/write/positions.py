@@ -1,8 +1,8 @@
 """Load and store how far the lake has each log, in a small synced file that the logs' writers read
 before they prune.
 
-    positions.json   {"tables": {"events": {"routed": 60001}, …}, "archive": {"raw-door": 812},
-                      "routed": {"door": 900}, "ledger": 42, "safe": {"routed": 60001, …}}
+    positions.json   {"tables": {"events": {"routed": 60001}, …}, "archive": {"raw-collector": 812},
+                      "routed": {"collector": 900}, "ledger": 42, "safe": {"routed": 60001, …}}
 
 `tables` is how far each table was loaded, with or without rows; a table's own transactions know
 only of commits with rows. `routed` is, for each raw partition, the first row that has not come out

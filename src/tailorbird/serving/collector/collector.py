@@ -113,7 +113,7 @@ class EventCollector:
         body: bytes,
         encoding: str = "json",
         *,
-        source: str = "door",
+        source: str = "collector",
         format_: str = "",
         admit: AdmissionCheck | None = None,
     ) -> list[Decision]:
@@ -140,7 +140,7 @@ class EventCollector:
         body: bytes,
         encoding: str = "json",
         *,
-        source: str = "door",
+        source: str = "collector",
         format_: str = "",
         admit: AdmissionCheck | None = None,
     ) -> list[Decision]:

@@ -54,7 +54,9 @@ class CollectorWriter:
         self.batches = self.failures = 0
         self._failed_at = 0.0
         self._is_superseded = False
-        self._thread = threading.Thread(target=self._run, name=f"door-{logs.producer}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"collector-{logs.producer}", daemon=True
+        )
         self._thread.start()
 
     @property
@@ -131,15 +133,15 @@ class CollectorWriter:
 
     def _commit(self, entries: list[QueueEntry]) -> None:
         acknowledge_early = faults.is_disabled(
-            "door.sync_before_ack"
+            "collector.sync_before_ack"
         )  # a fault that the durability test must detect
         if acknowledge_early:
             self._acknowledge(entries)
-        faults.at("door.before_append")
+        faults.at("collector.before_append")
         with self._logs.raw.transaction():
             self._logs.raw.append([entry.block for entry in entries])
-            faults.at("door.before_sync")
-        faults.at("door.before_ack")
+            faults.at("collector.before_sync")
+        faults.at("collector.before_ack")
         self.batches += 1
         if not acknowledge_early:
             self._acknowledge(entries)
@@ -152,12 +154,12 @@ class CollectorWriter:
             ]
         if not records:
             return
-        faults.at("door.before_records")
+        faults.at("collector.before_records")
         receipt = _RECEIPT.encode(Receipt(self._receipt_times.newest, "server"))
         self._logs.answers.append(
             [Block("answers", len(records), encode_answers(records), receipt)]
         )
-        faults.at("door.after_records")
+        faults.at("collector.after_records")
         with self._queue.condition:
             for _ in records:
                 self._queue.records.popleft()

@@ -303,7 +303,7 @@ def test_profiles_of_a_table_that_was_dated_back_are_refused_by_name():
 @pytest.mark.parametrize(
     "more",
     [
-        {"raw_partition": "serve-1"},  # by the door, which saw it come
+        {"raw_partition": "serve-1"},  # by the collector, which saw it come
         {"received_at": day(120)},  # said when it was exported: before that nobody knew
         {"ts_original": None},  # of the moment of the import
         {"sent_at": BEGIN},  # a message of the time, from an archive of them

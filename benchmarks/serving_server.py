@@ -100,7 +100,7 @@ class Floor:
             slots=SLOTS,
             bundles=FixedBundle(self._bundle),
             feature_provider=SingleSchema(site.features, self._reader),
-            answer_log=None,
+            response_log=None,
             clock=CLOCK,
             rng=np.random.default_rng(1),
             tables=site.tables(),

@@ -21,7 +21,7 @@ from tailorbird.events import (
     format_duration,
     to_iso,
 )
-from tailorbird.events.answer_record import AnswerRecord
+from tailorbird.events.answer_record import ResponseRecord
 from tailorbird.features import ReadRequest
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
@@ -186,10 +186,10 @@ class Site:
             "items": ["i1"],
             "answer": response,
         }
-        record = AnswerRecord(
+        record = ResponseRecord(
             request_id=request_id, ts=NOW + ahead, p=1, commit=1, schema_hash="abc", items=["i1"]
         )
-        assert self.collector(producer).record_answer(
+        assert self.collector(producer).record_response(
             json.dumps(event | {"ts": NOW + ahead}).encode(), record
         )
 
@@ -326,7 +326,7 @@ def test_an_answer_that_read_of_something_ahead_is_kept_counted_and_told(site, c
     assert (events[click]["ts"], events[click]["slot"]) == (DAY // SECOND, "home"), (
         "nothing follows from an answer before it is given"
     )
-    assert site.collector().figures().answers_ahead == 2
+    assert site.collector().figures().responses_ahead == 2
     assert [
         record.getMessage() for record in caplog.records if "is dated" in record.getMessage()
     ] == [

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from tests.support.network.bucket import BUCKET, Home, s3_server
 
-from tailorbird.events.answer_record import AnswerRecord, encode_answers
+from tailorbird.events.answer_record import ResponseRecord, encode_responses
 from tailorbird.events.clock import DAY, SECOND
 from tailorbird.events.contract.schema import QUARANTINE, ROUTED
 from tailorbird.events.contract.verdict import Receipt
@@ -117,8 +117,8 @@ def duplicates(raw: list[int], first: list[int], *, partition: str = "collector"
     )
 
 
-def answer(k: int) -> AnswerRecord:
-    return AnswerRecord(
+def answer(k: int) -> ResponseRecord:
+    return ResponseRecord(
         request_id=f"r{k}",
         ts=START + k,
         p=k,
@@ -187,7 +187,7 @@ class Site:
                     Block(
                         kind="answers",
                         rows=2,
-                        payload=encode_answers(
+                        payload=encode_responses(
                             [answer(2 * self.rounds), answer(2 * self.rounds + 1)]
                         ),
                     )

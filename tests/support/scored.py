@@ -11,7 +11,13 @@ from tests.support.features import ipc
 from tailorbird.errors import NotReadyError
 from tailorbird.events import HOUR, MINUTE, ROUTED, Clock, SimulatedClock
 from tailorbird.ranking import ChurnScore, NextBest
-from tailorbird.serving.messages import Answer, ChurnAnswer, ChurnReason, RecommendQuery, ShownItem
+from tailorbird.serving.messages import (
+    Answer,
+    ChurnResponse,
+    ChurnReason,
+    RecommendQuery,
+    ShownItem,
+)
 from tailorbird.serving.scores.role import ScoreRole
 from tailorbird.stream import Block, open_writer
 
@@ -55,13 +61,13 @@ class ByRule:
             t=NOW,
         )
 
-    def churn(self, user_id: str, model: str) -> ChurnAnswer:
+    def churn(self, user_id: str, model: str) -> ChurnResponse:
         if user_id not in self.risks:
             raise NotReadyError("there is no model")
         why = [
             ChurnReason("orders", 0.5, "orders is 0: raises the chance of leaving from 72% to 81%")
         ]
-        return ChurnAnswer(
+        return ChurnResponse(
             user_id=user_id,
             name=model,
             model="v0007",

@@ -102,15 +102,15 @@ def recommend(
 def _print_notes(project: "Project", answer: dict, user: str) -> None:
     from tailorbird.registry import Registry
     from tailorbird.serving.messages import Answer
-    from tailorbird.serving.pipeline.notes import explain_answer
+    from tailorbird.serving.pipeline.notes import explain_response
 
     registry = Registry(project.paths.registry, clock=project.clock())
     baseline = registry.info(answer["model"]).baseline
     models = [info.version for info in registry.versions() if info.heads]
-    typed_answer = msgspec.convert(answer, Answer)
+    typed_response = msgspec.convert(answer, Answer)
     is_known = bool(user) and _has_events(project, user)
-    for line in explain_answer(
-        typed_answer,
+    for line in explain_response(
+        typed_response,
         user=user,
         has_history=is_known,
         baseline=baseline,

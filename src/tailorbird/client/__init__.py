@@ -26,7 +26,7 @@ from tailorbird.errors import UsageError
 from tailorbird.events import Context
 from tailorbird.serving.messages import (
     Answer,
-    ChurnAnswer,
+    ChurnResponse,
     ChurnReason,
     EventDecision,
     Explanation,
@@ -40,7 +40,7 @@ from tailorbird.serving.messages import (
 __all__ = [
     "Answer",
     "AsyncClient",
-    "ChurnAnswer",
+    "ChurnResponse",
     "ChurnReason",
     "Client",
     "ClientSettings",

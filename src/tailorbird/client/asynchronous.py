@@ -16,7 +16,7 @@ from tailorbird.events import Clock, SystemClock
 from tailorbird.pages.notebook import text_html
 from tailorbird.serving.messages import (
     Answer,
-    ChurnAnswer,
+    ChurnResponse,
     EventDecision,
     Item,
     RankQuery,
@@ -126,7 +126,7 @@ class AsyncClient:
 
     async def churn(
         self, user_id: str, model: str = "churn", *, explain: bool = False
-    ) -> ChurnAnswer:
+    ) -> ChurnResponse:
         """Return the probability that a user leaves, by a model of churn.py.
 
         `explain` adds what moves the score. Raises as `recommend`.
@@ -134,7 +134,7 @@ class AsyncClient:
         query = {"model": model, "explain": "true" if explain else "false"}
         return _decode(
             await self._request("GET", f"/v1/users/{quote(user_id, safe='')}/churn", query=query),
-            ChurnAnswer,
+            ChurnResponse,
         )
 
     async def similar(self, item_id: str, size: int = 12, slot: str = "") -> Similar | None:

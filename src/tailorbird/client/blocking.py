@@ -12,7 +12,7 @@ from tailorbird.client.parameters import ClientSettings, EventFields, QueryOptio
 from tailorbird.client.transport import ClosedError
 from tailorbird.errors import TailorbirdError, UsageError
 from tailorbird.pages.notebook import text_html
-from tailorbird.serving.messages import Answer, ChurnAnswer, Item, Receipts, Similar
+from tailorbird.serving.messages import Answer, ChurnResponse, Item, Receipts, Similar
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ class Client:
         """Find items by words, see `AsyncClient.search`."""
         return self._run(self._client.search(text, **query))
 
-    def churn(self, user_id: str, model: str = "churn", *, explain: bool = False) -> ChurnAnswer:
+    def churn(self, user_id: str, model: str = "churn", *, explain: bool = False) -> ChurnResponse:
         """Return the probability that a user leaves, see `AsyncClient.churn`."""
         return self._run(self._client.churn(user_id, model, explain=explain))
 

@@ -86,13 +86,13 @@ def _require_logged_events(project: Project, declared: Experiment) -> None:
     is_answer = pc.and_kleene(
         pc.equal(events["type"], "answer"), pc.equal(events["slot"], declared.slot)
     )
-    has_answers = (pc.sum(is_answer).as_py() or 0) >= ANSWERS_MIN
+    has_responses = (pc.sum(is_answer).as_py() or 0) >= ANSWERS_MIN
     needed = [("exposure", "slot", declared.exposure)]
     for metric in (declared.metric, *declared.guardrails):
         name = f"metric {metric.name}"
         needed += [(name, metric.scope, event_type) for event_type in metric.event_types]
     for name, scope, event in needed:
-        if types and event not in types and (scope == "site" or has_answers):
+        if types and event not in types and (scope == "site" or has_responses):
             raise UsageError(
                 f"nothing logs {event!r}",
                 where=f"experiment {declared.name}, {name}",

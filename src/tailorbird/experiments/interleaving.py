@@ -36,7 +36,7 @@ from tailorbird.experiments.page import interleaving_html
 from tailorbird.experiments.started import Run, StartedReport
 
 EVENT_COLUMNS = (*COLUMNS, "session_id")
-ANSWER_COLUMNS = ("request_id", "items", "teams")
+RESPONSE_COLUMNS = ("request_id", "items", "teams")
 CREDITED = {"click": CLICK, "purchase": PURCHASE}
 TUNED_FOR = 1_000  # units at which the anytime-valid interval is narrowest
 POSITION_ALARM = 0.001  # p, adjusted over all positions
@@ -126,7 +126,7 @@ def interleaving_report(
 
     Args:
         events: with `EVENT_COLUMNS`, from the start on.
-        answers: of the lake, with `ANSWER_COLUMNS`.
+        answers: of the lake, with `RESPONSE_COLUMNS`.
         attribution: of the slot, microseconds.
     """
     run = Run(experiment, started_at, now, stopped_at, state, notes)

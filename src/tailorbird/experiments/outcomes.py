@@ -76,7 +76,7 @@ def match_outcomes(events: pa.Table, slot: str, attribution: int) -> Outcomes:
         np.concatenate([single_rows, parent[list_rows]]),
         np.concatenate([single[single_rows], listed[list_rows]]),
     )
-    answer = _AnswerIndex(table, kind, parent, listed, len(items), attribution).match(row, item)
+    answer = _ResponseIndex(table, kind, parent, listed, len(items), attribution).match(row, item)
     row, item, answer = row[answer >= 0], item[answer >= 0], answer[answer >= 0]
     request, _ = encode_values(table["request_id"])
     key = (request[answer] * len(items) + item) * len(KINDS) + kind[row]
@@ -108,7 +108,7 @@ def _select_candidates(events: pa.Table, slot: str) -> pa.Table:
     return events.filter(mask).combine_chunks()  # null in the mask drops the row
 
 
-class _AnswerIndex:
+class _ResponseIndex:
     """The items of a table's responses, to match events with."""
 
     def __init__(
@@ -119,10 +119,10 @@ class _AnswerIndex:
         self._person, _ = encode_values(table["person"])
         self._request, requests = encode_values(table["request_id"])
         self._has_position = pc.is_valid(table["position"]).to_numpy()
-        is_named_answer = (kind == ANSWER) & (self._request >= 0)
+        is_named_response = (kind == ANSWER) & (self._request >= 0)
         self._has_answer = np.zeros(len(requests), bool)
-        self._has_answer[self._request[is_named_answer]] = True
-        self._row, self._item = parent[is_named_answer[parent]], listed[is_named_answer[parent]]
+        self._has_answer[self._request[is_named_response]] = True
+        self._row, self._item = parent[is_named_response[parent]], listed[is_named_response[parent]]
         self._keys, self._first = np.unique(
             self._request[self._row] * items + self._item, return_index=True
         )

@@ -47,7 +47,7 @@ class Rows:
     unit: Ints
     ts: Ints
     answer: Ints
-    answer_ts: Ints
+    response_ts: Ints
     kind: Ints
     revenue: Floats
     dwell_s: Floats
@@ -62,7 +62,7 @@ class UnitTable:
         first: time of each unit's first exposure, microseconds; its responses count from the one
             that was shown then.
         slot_rows: answers, and events attributed to answers of the experiment; each item of an
-            answer counts for `per="answer"`, so that `answer_sizes` weighs them.
+            answer counts for `per="answer"`, so that `response_sizes` weighs them.
         site_rows: all events of the units, with `types` as kinds.
         history_rows: slot rows from before the first exposure.
         segments: column → value of each unit at its first exposure.
@@ -75,7 +75,7 @@ class UnitTable:
     arm: Ints
     first: Ints
     slot_rows: Rows
-    answer_sizes: Floats
+    response_sizes: Floats
     site_rows: Rows
     types: tuple[str, ...]
     history_rows: Rows
@@ -175,7 +175,7 @@ def load_units(
         arm=arm,
         first=first,
         slot_rows=rows(in_experiment),
-        answer_sizes=sizes[row[in_experiment]],
+        response_sizes=sizes[row[in_experiment]],
         site_rows=site_rows,
         types=types,
         history_rows=rows(before),
@@ -246,7 +246,7 @@ def _totals(table: UnitTable, metric: Metric, until: int) -> tuple[Floats, Float
         rows = table.slot_rows
         is_event = (rows.kind == _slot_kind(metric)) & (rows.ts < until)
         if metric.window_us is not None:
-            is_event &= rows.ts - rows.answer_ts < metric.window_us
+            is_event &= rows.ts - rows.response_ts < metric.window_us
     if metric.dwell_s:
         is_event &= rows.dwell_s >= metric.dwell_s
     if metric.kind == "success":
@@ -258,7 +258,7 @@ def _totals(table: UnitTable, metric: Metric, until: int) -> tuple[Floats, Float
         return x, None
     in_time = rows.ts < until
     if metric.per == "answer":
-        shown = np.where((rows.kind == ANSWER) & in_time, table.answer_sizes, 0.0)
+        shown = np.where((rows.kind == ANSWER) & in_time, table.response_sizes, 0.0)
     else:
         shown = ((rows.kind == IMPRESSION) & in_time).astype(np.float64)
     return x, _sum(rows.unit, shown, n)

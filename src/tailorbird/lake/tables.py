@@ -1,7 +1,7 @@
 """The tables of the lake: columns, partitioning, and the columns with statistics.
 
 The columns of `events` and `quarantine` are those of the routed log (`events.contract.schema`),
-those of `answers` the fields of `events.answer_record.AnswerRecord`. `lake.write.etl` makes the
+those of `answers` the fields of `events.answer_record.ResponseRecord`. `lake.write.etl` makes the
 rows, `lake.delta.table` writes the files.
 
     table       rows                                                  fed by log

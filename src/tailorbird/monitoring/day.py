@@ -177,10 +177,12 @@ def load_day(lake: Lake, number: int, now: int) -> Day:
     names_request = (
         ds.field("type").isin(("answer", "impression")) & ds.field("request_id").is_valid()
     )
-    answers_and_impressions = lake.table(
+    responses_and_impressions = lake.table(
         "events", ["type", "request_id"], _between(start - DAY, start + DAY) & names_request
     )
-    answers = answers_and_impressions.filter(pc.equal(answers_and_impressions["type"], "answer"))
+    answers = responses_and_impressions.filter(
+        pc.equal(responses_and_impressions["type"], "answer")
+    )
     received = lake.table(
         "events", ["counts"], _between(start, until, "received_at") & ~ds.field("timeless")
     )["counts"]
@@ -196,7 +198,7 @@ def load_day(lake: Lake, number: int, now: int) -> Day:
         received=len(received),
         too_late=len(received) - int(pc.sum(received).as_py() or 0),
         answered_requests=frozenset(
-            (answers if answers.num_rows else answers_and_impressions)["request_id"].to_pylist()
+            (answers if answers.num_rows else responses_and_impressions)["request_id"].to_pylist()
         ),
         repeats=_count_repeats(lake, events),
         refused=refused,

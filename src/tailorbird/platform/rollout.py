@@ -187,23 +187,23 @@ def _service_before(project: Project, version: str, promoted_at: int, now: int) 
 def _measure_service(
     project: Project, answers: pa.Table, events: pa.Table | None, version: str, now: int
 ) -> Service:
-    version_answers = answers.filter(pc.fill_null(pc.equal(answers["asked"], version), False))
-    failure = version_answers["failure"]
+    version_responses = answers.filter(pc.fill_null(pc.equal(answers["asked"], version), False))
+    failure = version_responses["failure"]
     failed = {
         name: int(pc.sum(pc.fill_null(pc.equal(failure, name), False)).as_py() or 0)
         for name in ("error", "not_finite", "left_alone")
     }
-    is_empty = pc.equal(pc.fill_null(pc.list_value_length(version_answers["items"]), 0), 0)
+    is_empty = pc.equal(pc.fill_null(pc.list_value_length(version_responses["items"]), 0), 0)
     fine = pc.is_null(failure)
     empty = int(pc.sum(pc.and_(is_empty, fine)).as_py() or 0)
     clicks = NO_CLICKS
     if events is not None:
-        requests = version_answers.filter(
-            pc.less(pc.cast(version_answers["ts"], pa.int64()), now - HORIZON_US)
+        requests = version_responses.filter(
+            pc.less(pc.cast(version_responses["ts"], pa.int64()), now - HORIZON_US)
         )["request_id"]
         denominators = {name: slot.denominator for name, slot in project.slots.items()}
         clicks = clicks_per_person(events, requests, denominators, HORIZON_US)
-    return Service(version_answers.num_rows, {**failed, "empty": empty}, clicks)
+    return Service(version_responses.num_rows, {**failed, "empty": empty}, clicks)
 
 
 def _long_run(

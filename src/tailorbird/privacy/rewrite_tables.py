@@ -172,10 +172,10 @@ class TableRewriter:
         owned = _mask(self._people.owns(rows))
         others = rows.filter(pa.array(~owned))
         self.counts["answers"] += int(owned.sum())
-        new = self._answers_of_others(others)
+        new = self._responses_of_others(others)
         return new if new is not None else others if owned.any() else None
 
-    def _answers_of_others(self, rows: pa.Table) -> pa.Table | None:
+    def _responses_of_others(self, rows: pa.Table) -> pa.Table | None:
         renames = self._choose_renames(rows, ("request_id", "session_id"))
         exempt = self._mark_exempt(rows)
         decided = _mask(self._people.decided(rows))

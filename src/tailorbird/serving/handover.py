@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tailorbird.errors import StorageError, fix_for_os_error
 
-ANSWER_TIMEOUT_S = 0.5
+RESPONSE_TIMEOUT_S = 0.5
 _LISTENER_REQUEST, _METRICS_REQUEST = b"l", b"m"
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class HandoverSocket:
                 return
             with connection:
                 try:
-                    connection.settimeout(ANSWER_TIMEOUT_S)
+                    connection.settimeout(RESPONSE_TIMEOUT_S)
                     if _is_same_user(connection):
                         self._answer(connection)
                 except OSError as error:
@@ -111,7 +111,7 @@ def request_metrics(run: Path, own: str) -> Iterator[bytes]:
 @contextmanager
 def _connect(path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(ANSWER_TIMEOUT_S)
+        connection.settimeout(RESPONSE_TIMEOUT_S)
         with _short_name(path) as name:
             connection.connect(name)
         yield connection

@@ -184,7 +184,7 @@ class ChurnReason(msgspec.Struct, frozen=True):
     text: str
 
 
-class ChurnAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ChurnResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The probability that a person leaves.
 
     `gone` is the probability that they stay away for the window that churn.py declares, `purchases`

@@ -293,7 +293,7 @@ def _assemble(
         tables=tables,
     )
     pipeline = build_pipeline(
-        answer_log=collector,
+        response_log=collector,
         rng=np.random.default_rng(),
         watcher=metrics,
         pseudonyms=options.pseudonyms,
@@ -309,7 +309,7 @@ def _assemble(
         options.churn, schemas, clock, metrics, pseudonyms=options.pseudonyms, probe=probe
     )
     warming = Warming(
-        build_pipeline(answer_log=None, rng=np.random.default_rng()), catalogue, options.slots
+        build_pipeline(response_log=None, rng=np.random.default_rng()), catalogue, options.slots
     )
     service = Service(
         pipeline,

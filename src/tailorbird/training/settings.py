@@ -24,7 +24,7 @@ Position = Literal["column", "weights", "none"]
 REQUESTS = 25_000
 QUICK_REQUESTS, QUICK_TEST_REQUESTS = 6_000, 2_000
 # Where logged responses are learned from, whose candidates are looked up request by request.
-QUICK_ANSWER_REQUESTS = 10_000
+QUICK_LOGGED_REQUESTS = 10_000
 SEED_MAX = 1_000_000_000  # LightGBM takes 32 bits, and some draws add to the seed
 
 

@@ -88,7 +88,7 @@ def _acknowledge_what_was_not_committed() -> None:
 
 def _a_click_before_its_answer() -> None:
     """Write responses down later."""
-    record, submit, waiting = EventCollector.record_answer, EventCollector.submit, []
+    record, submit, waiting = EventCollector.record_response, EventCollector.submit, []
 
     def late(self: EventCollector, *arguments: Any) -> bool:
         waiting.append(arguments)
@@ -100,7 +100,7 @@ def _a_click_before_its_answer() -> None:
             record(self, *waiting.pop(0))
         return decisions
 
-    EventCollector.record_answer, EventCollector.submit = late, first  # pyrefly: ignore
+    EventCollector.record_response, EventCollector.submit = late, first  # pyrefly: ignore
 
 
 def _no_deduplication() -> None:

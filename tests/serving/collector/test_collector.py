@@ -18,7 +18,7 @@ import pytest
 from tailorbird import faults
 from tailorbird.errors import LockedError
 from tailorbird.events import Receipt, RoutePlan, SimulatedClock, SystemClock
-from tailorbird.events.answer_record import AnswerRecord, decode_answers
+from tailorbird.events.answer_record import ResponseRecord, decode_responses
 from tailorbird.serving.collector import queue
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.collector.decisions import (
@@ -43,8 +43,8 @@ def body(*events: dict) -> bytes:
     return msgspec.json.encode(list(events))
 
 
-def record(number: int) -> AnswerRecord:
-    return AnswerRecord(
+def record(number: int) -> ResponseRecord:
+    return ResponseRecord(
         request_id=f"r{number}", ts=NOW, p=1, commit=1, schema_hash="abc", items=["i1"]
     )
 
@@ -116,21 +116,21 @@ def test_a_client_cannot_set_what_the_server_owns(collector, field):
 
 def test_an_answer_stands_before_a_click_that_came_after_it(collector, tmp_path):
     for number in range(20):
-        collector.record_answer(b'{"answer": %d}' % number, record(number))
+        collector.record_response(b'{"answer": %d}' % number, record(number))
         collector.submit(body(click(number)))
     kinds = [msgspec.json.decode(block.receipt, type=Receipt).source for block in blocks(tmp_path)]
     assert kinds == ["server", "collector"] * 20
 
 
 def test_an_answer_alone_is_synced_within_the_flush_time_with_its_record(collector, tmp_path):
-    collector.record_answer(b"{}", record(1))
-    assert collector.figures().answers_waiting == 1
-    wait_for(lambda: collector.figures().answers_waiting == 0)
+    collector.record_response(b"{}", record(1))
+    assert collector.figures().responses_waiting == 1
+    wait_for(lambda: collector.figures().responses_waiting == 0)
     assert [block.payload for block in blocks(tmp_path)] == [b"{}"]
     with open_reader(response_log_path(tmp_path, "serve-1")) as reader:
         [stored] = reader.read(0)
     assert (stored.block.kind, stored.block.rows) == ("answers", 1)
-    assert decode_answers(stored.block.payload) == [record(1)]
+    assert decode_responses(stored.block.payload) == [record(1)]
 
 
 def test_many_senders_share_commits(tmp_path):
@@ -206,10 +206,10 @@ def test_a_failed_commit_refuses_and_takes_no_writes_until_reopened(
         assert not collector.figures().open
         with pytest.raises(ClosedError):
             collector.submit(body(click(3)))
-        assert not collector.record_answer(b"{}", record(1))
+        assert not collector.record_response(b"{}", record(1))
         wait_for(lambda: collector.figures().open)
         collector.submit(body(click(4)))
-        assert (collector.figures().failures, collector.figures().answers_dropped) == (1, 1)
+        assert (collector.figures().failures, collector.figures().responses_dropped) == (1, 1)
     ids = [msgspec.json.decode(block.payload)[0]["event_id"] for block in blocks(tmp_path)]
     assert ids == ["e1", "e4"]
 
@@ -227,14 +227,14 @@ def test_an_almost_full_disk_refuses_before_it_is_full_and_goes_on_by_itself(tmp
         free[0] = queue.RESERVE_BYTES - 1
         with pytest.raises(DiskFullError, match="the disk is almost full"):
             collector.submit(body(click(2)))
-        assert not collector.record_answer(b"{}", record(1)), (
+        assert not collector.record_response(b"{}", record(1)), (
             "an answer is given, and counted as not logged"
         )
         free[0] = queue.RESERVE_BYTES
         collector.submit(body(click(3)))
         assert (
             collector.figures().open,
-            collector.figures().answers_dropped,
+            collector.figures().responses_dropped,
             collector.figures().failures,
         ) == (True, 1, 0)
     with EventCollector(
@@ -268,9 +268,9 @@ def test_logs_are_pruned_where_the_lake_vouches_for_them(tmp_path):
     lake.mkdir()
     with EventCollector(stream, "serve-1", RoutePlan(), SystemClock()) as collector:
         for number in range(5):
-            collector.record_answer(b"{}", record(number))
+            collector.record_response(b"{}", record(number))
             collector.submit(body(click(number)))
-        wait_for(lambda: collector.figures().answers_waiting == 0)
+        wait_for(lambda: collector.figures().responses_waiting == 0)
         pruner = Pruner(collector, lake)
         (lake / "positions.json").write_bytes(b"{torn")
         pruner.tick()
@@ -314,12 +314,12 @@ CHILD = """
 import sys, os
 from pathlib import Path
 from tailorbird.events import RoutePlan, SystemClock
-from tailorbird.events.answer_record import AnswerRecord
+from tailorbird.events.answer_record import ResponseRecord
 from tailorbird.serving.collector.collector import EventCollector
 collector = EventCollector(Path(sys.argv[1]), "serve-1", RoutePlan(), SystemClock())
-print("lost", collector.figures().answers_lost, flush=True)
+print("lost", collector.figures().responses_lost, flush=True)
 for number in range(100_000):
-    collector.record_answer(b'{"event_id": "a%d"}' % number, AnswerRecord(request_id=f"r{number}", ts=1, p=1, commit=1, schema_hash="x"))
+    collector.record_response(b'{"event_id": "a%d"}' % number, ResponseRecord(request_id=f"r{number}", ts=1, p=1, commit=1, schema_hash="x"))
     collector.submit(b'{"event_id": "e%d", "type": "click", "user_id": "u", "item_id": "i"}' % number)
     os.write(1, b"ack %d\\n" % number)
 """
@@ -359,5 +359,5 @@ def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, faults_text):
         "each answer stands before its click"
     )
     with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
-        assert 0 <= collector.figures().answers_lost <= len(stored)
+        assert 0 <= collector.figures().responses_lost <= len(stored)
         assert collector.submit(body(click(1)))[0].accepted

@@ -116,7 +116,7 @@ def client(stream, features, bundle):
             slots=serving_shop.slots(),
             bundles=FixedBundle(bundle),
             feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
-            answer_log=collector,
+            response_log=collector,
             clock=clock,
             rng=np.random.default_rng(0),
             tables=serving_shop.Live(),

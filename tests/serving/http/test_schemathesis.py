@@ -54,7 +54,7 @@ def schema(tmp_path_factory, features, bundle):
             slots=serving_shop.slots(),
             bundles=FixedBundle(bundle),
             feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
-            answer_log=collector,
+            response_log=collector,
             clock=SystemClock(),
             rng=np.random.default_rng(0),
             tables=serving_shop.Live(),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.support.serving.pipeline import AnswerRecorder
+from tests.support.serving.pipeline import ResponseRecorder
 from tests.support.shops import serving_shop
 
 from tailorbird.events import Context, SimulatedClock
@@ -33,7 +33,7 @@ def ask(features, bundle, live):
             slots={"home": slot},
             bundles=FixedBundle(bundle),
             feature_provider=SingleSchema(features, serving_shop.FakeReader(features, recent)),
-            answer_log=answers,
+            response_log=answers,
             clock=SimulatedClock(serving_shop.NOW),
             rng=np.random.default_rng(seed),
             tables=live,
@@ -225,7 +225,7 @@ def test_a_cap_hides_what_was_shown_too_often_lately(ask, features):
 
 @pytest.mark.slow
 def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bundle, live):
-    answer_log, draws = AnswerRecorder(), 1_500
+    response_log, draws = ResponseRecorder(), 1_500
     slot = replace(
         SLOT,
         boosts=[Boost("item.category == 'hats'", 1.05)],
@@ -238,7 +238,7 @@ def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bun
         slots={"home": slot},
         bundles=FixedBundle(bundle),
         feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
-        answer_log=answer_log,
+        response_log=response_log,
         clock=SimulatedClock(serving_shop.NOW),
         rng=np.random.default_rng(1),
         tables=live,
@@ -246,7 +246,7 @@ def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bun
     for _ in range(draws):
         pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
     frequencies: dict[tuple[int, str], tuple[float, int]] = {}
-    for record in answer_log.records:
+    for record in response_log.records:
         for position, (item, p) in enumerate(zip(record.items, record.propensities, strict=True)):
             before, count = frequencies.get((position, item), (p, 0))
             assert before == p
@@ -254,7 +254,7 @@ def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bun
     for (position, item), (p, count) in frequencies.items():
         assert abs(count / draws - p) <= 5 * np.sqrt(p * (1 - p) / draws) + 1e-12, (position, item)
     assert len(frequencies) > 8
-    for record in answer_log.records:
+    for record in response_log.records:
         assert record.items[1] == "i35"
         assert max(np.bincount([int(item[1:]) % 4 for item in record.items])) <= 2
 
@@ -272,7 +272,7 @@ def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle, live):
         slots={"home": slot},
         bundles=FixedBundle(bundle),
         feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
-        answer_log=None,
+        response_log=None,
         clock=clock,
         rng=np.random.default_rng(1),
         tables=live,
@@ -317,7 +317,7 @@ def test_what_a_wish_costs_does_not_hang_on_an_arm_of_an_experiment(features, bu
             slots={"home": declared},
             bundles=FixedBundle(bundle),
             feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
-            answer_log=None,
+            response_log=None,
             clock=clock,
             rng=np.random.default_rng(1),
             tables=live,

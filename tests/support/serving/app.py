@@ -4,7 +4,7 @@ from typing import Any
 
 from tailorbird.serving.messages import (
     Answer,
-    ChurnAnswer,
+    ChurnResponse,
     ChurnReason,
     Item,
     QueryError,
@@ -75,7 +75,7 @@ class PromptScores:
 class PromptChurn:
     """A churn model that answers at once."""
 
-    def answer(self, user_id: str, name: str, *, explain: bool = False) -> ChurnAnswer:
+    def answer(self, user_id: str, name: str, *, explain: bool = False) -> ChurnResponse:
         if name != "churn":
             raise QueryError("there is no such model", path="model", code="unknown_model")
         why = (
@@ -87,7 +87,7 @@ class PromptChurn:
             if explain
             else []
         )
-        return ChurnAnswer(
+        return ChurnResponse(
             user_id=user_id,
             name=name,
             model="v0001",

@@ -16,7 +16,7 @@ from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.policy.targets import Return, item_heads, parse_return
 from tailorbird.training.dataset.codes import Codes
-from tailorbird.training.dataset.logged_answers import dataset_from_answers
+from tailorbird.training.dataset.logged_answers import dataset_from_responses
 from tailorbird.training.dataset.return_labels import PresenceIndex
 from tailorbird.training.fit.target_encoding import LabelledRows, rates_in_time
 
@@ -26,7 +26,7 @@ COMPLETE_UNTIL = 30 * DAY
 
 
 def dataset(events, head="return_7d", complete_until=COMPLETE_UNTIL):
-    return dataset_from_answers(
+    return dataset_from_responses(
         events,
         "home",
         ["click", head],
@@ -104,7 +104,7 @@ def test_returning_is_no_gain_and_shows_no_item_to_have_been_seen(routed):
         e("impression", MINUTE, "u", "x", "r1"),
         e("click", 2 * DAY, "u", "y"),
     )
-    data = dataset_from_answers(
+    data = dataset_from_responses(
         events,
         "home",
         ["click"],

@@ -346,7 +346,7 @@ class Story:
         )
         lake = Lake(project.paths.lake)
         answers = lake.table("answers")
-        stride = max(1, answers.num_rows // self.scale.parity_answers)
+        stride = max(1, answers.num_rows // self.scale.parity_responses)
         sample = answers.take(list(range(0, answers.num_rows, stride)))
         report = parity(project.features, JoinedEvents(lake, project.features).table(), sample)
         self.figures.parity = {

@@ -167,7 +167,7 @@ def _open_requests(
     requests, ids = (
         (requests_of_file(file, lake.newest_p()), None)
         if file is not None
-        else _requests_of_answers(lake, since, to)
+        else _requests_of_responses(lake, since, to)
     )
     current = BackfillInputs(
         hash_inputs(requests, _version(int(requests.p.max(initial=0)))), to_manifest(lake.at or {})
@@ -187,7 +187,7 @@ def _version(newest: int) -> str:
     return f"p{newest}"
 
 
-def _requests_of_answers(lake: "Lake", since: str, to: str) -> "tuple[Requests, pa.Array | None]":
+def _requests_of_responses(lake: "Lake", since: str, to: str) -> "tuple[Requests, pa.Array | None]":
     import pyarrow.compute as pc
 
     from tailorbird.features.parity.recompute import requests_of

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.events import Clock
     from tailorbird.features import FeatureSet
-    from tailorbird.serving.messages import Answer, ChurnAnswer, RecommendQuery
+    from tailorbird.serving.messages import Answer, ChurnResponse, RecommendQuery
 
 
 class Models:
@@ -70,7 +70,7 @@ class Models:
             raise NotReadyError(f"there is no {answer.degraded[0]}", fix="tailorbird train")
         return answer
 
-    def churn(self, user_id: str, model: str) -> "ChurnAnswer":
+    def churn(self, user_id: str, model: str) -> "ChurnResponse":
         return self._churn.answer(user_id, model, explain=True)
 
     def close(self) -> None:

@@ -276,7 +276,7 @@ def _check_subject(event: Event) -> None:
     if event.type == "merge":
         _check_merge(event)
     if event.answer is not None and event.type == "answer":
-        _check_answer(event.answer, len(event.items or ()))
+        _check_response(event.answer, len(event.items or ()))
 
 
 def _check_merge(event: Event) -> None:
@@ -302,7 +302,7 @@ def _check_merge(event: Event) -> None:
         )
 
 
-def _check_answer(answer: Answer, item_count: int) -> None:
+def _check_response(answer: Answer, item_count: int) -> None:
     propensities = answer.propensities
     if propensities and len(propensities) != item_count:
         raise ContractViolation(

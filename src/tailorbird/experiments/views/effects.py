@@ -116,7 +116,7 @@ def day_effects(table: UnitTable, experiment: Experiment, until: int) -> tuple[D
 def _weekdays(table: UnitTable) -> Iterator[tuple[str, Bools, Bools]]:
     """Yield the name, slot rows and site rows of each day of the week."""
     slot_day, site_day = (
-        (ts // DAY + EPOCH_WEEKDAY) % 7 for ts in (table.slot_rows.answer_ts, table.site_rows.ts)
+        (ts // DAY + EPOCH_WEEKDAY) % 7 for ts in (table.slot_rows.response_ts, table.site_rows.ts)
     )
     for number, name in enumerate(WEEKDAYS):
         yield name, slot_day == number, site_day == number
@@ -128,7 +128,7 @@ def _ages(table: UnitTable) -> Iterator[tuple[str, Bools, Bools]]:
     An event has the age of the response that it belongs to. All units stay in: those that left
     count as having done nothing, as a treatment may be why they left.
     """
-    slot_age = _age(table, table.slot_rows.unit, table.slot_rows.answer_ts)
+    slot_age = _age(table, table.slot_rows.unit, table.slot_rows.response_ts)
     site_age = _age(table, table.site_rows.unit, table.site_rows.ts)
     newest = int(slot_age.max()) if len(slot_age) else 0
     for low, high in pairwise(AGES):
@@ -148,7 +148,7 @@ def _restrict(table: UnitTable, in_slot: Bools, on_site: Bools) -> UnitTable:
     return replace(
         table,
         slot_rows=_select(table.slot_rows, in_slot),
-        answer_sizes=table.answer_sizes[in_slot],
+        response_sizes=table.response_sizes[in_slot],
         site_rows=_select(table.site_rows, on_site),
     )
 
@@ -158,7 +158,7 @@ def _select(rows: Rows, mask: Bools) -> Rows:
         rows.unit[mask],
         rows.ts[mask],
         rows.answer[mask],
-        rows.answer_ts[mask],
+        rows.response_ts[mask],
         rows.kind[mask],
         rows.revenue[mask],
         rows.dwell_s[mask],

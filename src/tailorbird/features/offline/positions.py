@@ -32,11 +32,11 @@ def positions_of(answers: pa.Table) -> Int64s:
     widths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
     if not widths.any():
         return p
-    positions_by_answer = column.to_pylist()
+    positions_by_response = column.to_pylist()
     return stack_positions(
         [
             part_positions if part_positions else int(position)
-            for position, part_positions in zip(p, positions_by_answer, strict=True)
+            for position, part_positions in zip(p, positions_by_response, strict=True)
         ]
     )
 

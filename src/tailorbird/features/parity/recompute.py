@@ -129,14 +129,14 @@ def parity(
     """
     report = empty_report(features)
     newest = (pc.max(events["p"]).as_py() or 0) if complete_to is None else complete_to
-    logged = comparable_answers(features, newest, answers, report)
+    logged = comparable_responses(features, newest, answers, report)
     if not logged.num_rows:
         return report
     history = History(features, events, only=only)
     done = 0
     for part in _list_parts(logged):
         requests = requests_of(part)
-        compare_answers(
+        compare_responses(
             features,
             part,
             history.rows(requests),
@@ -184,7 +184,7 @@ class Exemptions:
         return bool(len(rows)) and not len(self.non_exempt(name, rows, report))
 
 
-def comparable_answers(
+def comparable_responses(
     features: FeatureSet, newest: int, answers: pa.Table, report: ParityReport
 ) -> pa.Table:
     """Return the responses comparable with a lake that is complete up to `newest`; count the
@@ -260,7 +260,7 @@ def _check_shapes(features: FeatureSet, answers: pa.Table) -> None:
             )
 
 
-def compare_answers(
+def compare_responses(
     features: FeatureSet,
     answers: pa.Table,
     rows: BackfilledRows,

@@ -28,7 +28,7 @@ from tailorbird.features.offline.backfill import subset
 from tailorbird.features.parity.bounds import affordable_columns, read_required_events
 from tailorbird.features.parity.recompute import (
     ParityReport,
-    comparable_answers,
+    comparable_responses,
     empty_report,
     parity,
     requests_of,
@@ -70,7 +70,7 @@ def compare_recent(
     logged = lake.table("answers", where=where)
     complete_to = read_released(lake.path).routed_position() - 1
     report = empty_report(features)
-    sample = comparable_answers(features, complete_to, logged, report)
+    sample = comparable_responses(features, complete_to, logged, report)
     rng = np.random.default_rng(seed)
     if sample.num_rows > answers:
         sampled_rows = np.sort(rng.choice(sample.num_rows, answers, replace=False))

@@ -213,8 +213,10 @@ class Examiner:
                 "answers", {}
             )
             ends = {log: self._loaded_end("answers", log) for log in logs}
-            intact.add("answers", missing.recover_answers(self._stream, intact, ends))
-        self._plan_table("answers", [missing.ANSWER_LOGS] if "answers" in intact.recovered else [])
+            intact.add("answers", missing.recover_responses(self._stream, intact, ends))
+        self._plan_table(
+            "answers", [missing.RESPONSE_LOGS] if "answers" in intact.recovered else []
+        )
         self._plan_table(MIRROR, ["the ledger"])
         self._report_rows_in_no_table(before, sources)
 

@@ -29,7 +29,7 @@ PROFILE_TABLES = ("users", "items")
 ROUTED_LOG = "the routed log"
 ARCHIVE = "the archive, routed again"
 EVENTS = "the events that carry the profiles"
-ANSWER_LOGS = "the answer logs"
+RESPONSE_LOGS = "the answer logs"
 _DECIDED = ("p", "event_id", "person", "counts")  # what the router decides of an event
 _NO_ROWS = np.empty(0, np.int64)
 
@@ -210,7 +210,7 @@ def recover_profiles(intact: IntactRows, name: str, new_events: pa.Table, end: i
     return rows.filter(pc.invert(pc.is_in(rows["p"], value_set=taken_positions)))
 
 
-def recover_answers(stream: Stream, intact: IntactRows, ends: dict[str, int]) -> pa.Table:
+def recover_responses(stream: Stream, intact: IntactRows, ends: dict[str, int]) -> pa.Table:
     """Return the rows that `answers` lacks and the answer logs still have.
 
     Args:
@@ -226,13 +226,13 @@ def recover_answers(stream: Stream, intact: IntactRows, ends: dict[str, int]) ->
                 while position < end and (blocks := reader.read(position)):
                     position = blocks[-1].end
                     before = [block for block in blocks if block.offset < end]
-                    missing.append(_answers_without(etl.answer_rows(before, producer), present))
+                    missing.append(_responses_without(etl.response_rows(before, producer), present))
         except TailorbirdError:
             continue
     return pa.concat_tables(missing)
 
 
-def _answers_without(rows: pa.Table, present: pa.Table) -> pa.Table:
+def _responses_without(rows: pa.Table, present: pa.Table) -> pa.Table:
     if not len(rows):
         return rows
     taken_offsets = present.filter(pc.equal(present["producer"], rows["producer"][0]))["offset"]

@@ -136,7 +136,7 @@ class Loader:
         for partition, row in ends.items():
             self.positions.routed[partition] = max(row, self.positions.routed.get(partition, 0))
 
-    def load_answers(
+    def load_responses(
         self, producer: str, path: Address, rows_max: int, rows: dict[str, int]
     ) -> None:
         """Load new rows of a log of answers, and count them in `rows`."""
@@ -145,7 +145,7 @@ class Loader:
         blocks = read_some(reader, position, rows_max)
         if blocks:
             self._append(
-                "answers", etl.answer_rows(blocks, producer), path.stem, blocks[-1].end, rows
+                "answers", etl.response_rows(blocks, producer), path.stem, blocks[-1].end, rows
             )
         elif position > max(
             reader.start(), self.positions.tables.get("answers", {}).get(path.stem, 0)

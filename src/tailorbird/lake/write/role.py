@@ -180,7 +180,7 @@ class LakeRole:
             archived = self._loader.archive_raw(flush)
             self._loader.load_routed(rows_max, rows)
             for producer, path in self._feeds.answers.items():
-                self._loader.load_answers(producer, path, rows_max, rows)
+                self._loader.load_responses(producer, path, rows_max, rows)
             self._loader.mirror_ledger(rows, _MIRROR_LINES if not flush else 1)
             if rows or archived or self._loader.has_progress:
                 self._loader.publish()

@@ -77,11 +77,11 @@ class SketchStore:
         by_day: dict[int, list[int]] = {}
         for hour in missing:
             by_day.setdefault(hour // DAY, []).append(hour)
-        has_answers = self._lake.exists("answers")
+        has_responses = self._lake.exists("answers")
         for hours in by_day.values():
             span = hours[0], hours[-1] + HOUR
             events = self._lake.events((*EVENTS, "ts"), *span)
-            answers = self._lake.answers((*RESPONSES, "ts"), *span) if has_answers else None
+            answers = self._lake.answers((*RESPONSES, "ts"), *span) if has_responses else None
             for hour in hours:
                 tables = [_with_slot(sketch_events(_within(events, hour)), "")]
                 if answers is not None:

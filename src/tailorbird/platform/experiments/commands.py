@@ -10,7 +10,7 @@ from tailorbird.errors import NotReadyError, UsageError, suggest_name
 from tailorbird.events import DAY, Clock, SystemClock, parse_duration, to_iso
 from tailorbird.experiments.assign import BUCKETS, Experiment
 from tailorbird.experiments.interleaving import (
-    ANSWER_COLUMNS,
+    RESPONSE_COLUMNS,
     EVENT_COLUMNS,
     InterleavingReport,
     interleaving_report,
@@ -280,7 +280,7 @@ def _report_started(
     }
     if experiment.is_interleaved:
         events = lake.events(EVENT_COLUMNS, started.started_at, stop)
-        answers = lake.answers(ANSWER_COLUMNS, started.started_at, stop)
+        answers = lake.answers(RESPONSE_COLUMNS, started.started_at, stop)
         return interleaving_report(events, answers, experiment, **span)
     history = parse_duration(experiment.history)
     columns = (*UNIT_COLUMNS, "model")

@@ -188,8 +188,8 @@ def _compare_schema(
     )
     from tailorbird.features.parity.recompute import (
         Exemptions,
-        comparable_answers,
-        compare_answers,
+        comparable_responses,
+        compare_responses,
         empty_report,
         parity,
         requests_of,
@@ -204,7 +204,7 @@ def _compare_schema(
         answers["producer"]
     )
     rows = lake.table("answers", where=where & (ds.field("schema_hash") == features.schema_hash))
-    sample = comparable_answers(features, known_position, rows, report)
+    sample = comparable_responses(features, known_position, rows, report)
     if not sample.num_rows:
         return report
     report_progress = partial(progress, "logged answers")
@@ -228,7 +228,7 @@ def _compare_schema(
     with _scratch_folder(project) as folder:
         for part in backfill_on_disk(lake, features, requests, folder, memory_bytes):
             part_sample = sample.slice(part.start, part.stop - part.start).combine_chunks()
-            compare_answers(
+            compare_responses(
                 features,
                 part_sample,
                 part.rows,

@@ -64,10 +64,10 @@ class CollectorFigures:
         batches: commits of the raw log.
         failures: commits that failed.
         answers: answers taken, synced or not.
-        answers_waiting: answers that a crash now would lose.
-        answers_dropped: answers given up because the log was full or broken.
-        answers_lost: upper bound of the answers that the last run of this producer lost by a crash.
-        answers_ahead: answers dated further ahead of the clock than a client's clock may be,
+        responses_waiting: answers that a crash now would lose.
+        responses_dropped: answers given up because the log was full or broken.
+        responses_lost: upper bound of the responses that the last run of this producer lost by a crash.
+        responses_ahead: answers dated further ahead of the clock than a client's clock may be,
             because the events that they
         read are.
         clock_set_back: how often the clock, and with it the receipt times, was set back.
@@ -82,10 +82,10 @@ class CollectorFigures:
     batches: int
     failures: int
     answers: int
-    answers_waiting: int
-    answers_dropped: int
-    answers_lost: int
-    answers_ahead: int
+    responses_waiting: int
+    responses_dropped: int
+    responses_lost: int
+    responses_ahead: int
     clock_set_back: int
     set_aside: int
     queue_bytes: int

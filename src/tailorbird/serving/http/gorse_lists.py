@@ -14,7 +14,7 @@ from tailorbird.events import Event
 from tailorbird.events.adapters.batch import encode_event
 from tailorbird.serving.auth.keyfile import WRITE
 from tailorbird.serving.http.handling import (
-    AnswerPipeline,
+    RequestPipeline,
     Service,
     create_admission,
     error_response,
@@ -42,7 +42,7 @@ class _InSession(msgspec.Struct):
 _session_of = msgspec.json.Decoder(list[_InSession])
 
 
-class RecentAnswers:
+class RecentResponses:
     """The newest answers of each person, as far as this process gave them. Thread-safe."""
 
     def __init__(self, people_max: int = PEOPLE_MAX) -> None:
@@ -69,7 +69,7 @@ class RecentAnswers:
 
 
 async def recommend_items(
-    request: Request, service: Service, *, slot: str, recent_answers: RecentAnswers
+    request: Request, service: Service, *, slot: str, recent_responses: RecentResponses
 ) -> Response:
     count, offset = _read_number(request, "n", SIZE), _read_number(request, "offset", 0)
     if count == 0 or offset >= SIZE_MAX:
@@ -88,7 +88,7 @@ async def recommend_items(
     answer = await run_in_thread(service, service.pipeline.answer, query)
     items = answer.items[offset : offset + count]
     shown = [item.item_id for item in items]
-    recent_answers.record(user, answer.request_id, shown)
+    recent_responses.record(user, answer.request_id, shown)
     response = (
         _scored_response(items)
         if request.headers.get("x-api-version") == "2"
@@ -138,7 +138,7 @@ async def recommend_for_session(request: Request, service: Service, *, slot: str
 
 
 def _sum_similar(
-    pipeline: AnswerPipeline, items: list[str], size: int, slot: str
+    pipeline: RequestPipeline, items: list[str], size: int, slot: str
 ) -> list[dict[str, Any]]:
     scores: dict[str, float] = {}
     for item in dict.fromkeys(items):

@@ -40,7 +40,7 @@ from tailorbird.serving.http.logs import REQUEST_ID, RequestLog
 from tailorbird.serving.load_shedding import WAIT_S, Shedder
 from tailorbird.serving.messages import (
     Answer,
-    ChurnAnswer,
+    ChurnResponse,
     EventDecision,
     Fault,
     Item,
@@ -64,7 +64,7 @@ _encode = msgspec.json.Encoder().encode
 class ChurnService(Protocol):
     """The churn models that the HTTP API needs, as `serving.models.churn.ChurnModels`."""
 
-    def answer(self, user_id: str, name: str, *, explain: bool = False) -> ChurnAnswer: ...
+    def answer(self, user_id: str, name: str, *, explain: bool = False) -> ChurnResponse: ...
 
 
 class FormulaService(Protocol):
@@ -74,7 +74,7 @@ class FormulaService(Protocol):
     def put(self, slot: str, text: str, *, by: str, why: str) -> SlotFormula: ...
 
 
-class AnswerPipeline(Protocol):
+class RequestPipeline(Protocol):
     """The pipeline that the HTTP API needs, as `serving.pipeline.pipeline.Pipeline`."""
 
     def answer(self, query: RecommendQuery) -> Answer: ...
@@ -100,7 +100,7 @@ class Service:
         lags: returns the last measured lag of each log reader.
     """
 
-    pipeline: AnswerPipeline
+    pipeline: RequestPipeline
     collector: EventCollector
     keys: Keys = field(default_factory=Keys)
     perimeter: Perimeter = field(default_factory=lambda: Perimeter(hosts=access.LOCAL_HOSTS))

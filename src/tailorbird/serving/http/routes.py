@@ -32,7 +32,7 @@ from tailorbird.serving.http.queries import (
 )
 from tailorbird.serving.messages import (
     Answer,
-    ChurnAnswer,
+    ChurnResponse,
     Fault,
     FormulaQuery,
     Item,
@@ -201,7 +201,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         Operation(
             READ,
             "How likely a person is to leave.",
-            response_type=ChurnAnswer,
+            response_type=ChurnResponse,
             queries={
                 "model": "which of churn.py, `churn` unless said",
                 "explain": "`true` tells what moves the score",

@@ -27,13 +27,13 @@ WARM_UP_TIMEOUT_S = 20.0  # a cold server is better than none
 log = logging.getLogger(__name__)
 
 
-class AnswersQueries(Protocol):
+class QueryPipeline(Protocol):
     """The pipeline to warm up: a `pipeline.Pipeline` that logs and counts nothing."""
 
     def answer(self, query: RecommendQuery) -> object: ...
 
 
-class FollowsLog(Protocol):
+class LogFollower(Protocol):
     """The log follower to wait for, as `catalogue.Catalogue`."""
 
     @property
@@ -66,8 +66,8 @@ class Warming:
 
     def __init__(
         self,
-        pipeline: AnswersQueries,
-        catalogue: FollowsLog,
+        pipeline: QueryPipeline,
+        catalogue: LogFollower,
         slots: Mapping[str, Slot],
         *,
         now: Callable[[], float] = time.monotonic,

@@ -8,7 +8,7 @@ from tailorbird.ranking.baseline import Baseline
 from tailorbird.serving.messages import DEGRADED, Answer
 
 
-def explain_answer(
+def explain_response(
     answer: Answer, *, user: str, has_history: bool, baseline: str, command: str, refused: str = ""
 ) -> list[str]:
     """Return a sentence for each reason why an answer is general, short or empty.
@@ -38,7 +38,7 @@ def explain_answer(
 def describe_baseline(version: str, baseline: str, refused: str, command: str) -> str:
     """Describe a version that orders items by sources, and what to do.
 
-    The arguments are those of `explain_answer`.
+    The arguments are those of `explain_response`.
     """
     alike = ", the same list for everybody" if Baseline.parse(baseline).is_global else ""
     instead = f"{command} train learns one"

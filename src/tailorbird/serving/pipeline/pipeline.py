@@ -40,7 +40,7 @@ from tailorbird.serving.pipeline.interleaving import Ranking, interleave
 from tailorbird.serving.pipeline.lists import list_items, similar_items
 from tailorbird.serving.pipeline.opening import RequestOpener
 from tailorbird.serving.pipeline.protocols import (
-    AnswerLog,
+    ResponseLog,
     Assignments,
     Bundles,
     EditorialLists,
@@ -56,8 +56,8 @@ from tailorbird.serving.pipeline.protocols import (
 )
 from tailorbird.serving.pipeline.record import (
     FALLBACK,
-    build_answer,
-    log_answer,
+    build_response,
+    log_response,
     read_attributes,
     to_facets,
 )
@@ -78,7 +78,7 @@ class Pipeline:
         bundles: selects the bundle that serves; `bundles.BundleHolder`, or `FixedBundle`.
         feature_provider: opens the features and state of a bundle; `schemas.Schemas`, or
             `SingleSchema`.
-        answer_log: where answers are logged; `collector.EventCollector`. None logs nothing: for
+        response_log: where answers are logged; `collector.EventCollector`. None logs nothing: for
             evaluation.
         clock: for `now`; the answer's own time is the t of its features.
         rng: for exploration and request ids; the same seed and calls give the same answers.
@@ -101,7 +101,7 @@ class Pipeline:
         slots: Mapping[str, Slot],
         bundles: Bundles,
         feature_provider: FeatureProvider,
-        answer_log: AnswerLog | None,
+        response_log: ResponseLog | None,
         clock: Clock,
         rng: np.random.Generator,
         catalogue: Overlay | None = None,
@@ -115,7 +115,7 @@ class Pipeline:
         editorial_lists: EditorialLists | None = None,
     ) -> None:
         self._slots, self._bundles, self._feature_provider = slots, bundles, feature_provider
-        self._answer_log, self.clock = answer_log, clock
+        self._response_log, self.clock = response_log, clock
         self._catalogue: Overlay = catalogue or NoOverlay()
         self._watcher: Watcher = watcher or NullWatcher()
         self.pseudonyms = pseudonyms
@@ -339,12 +339,12 @@ class Pipeline:
                 if request.query.explain
                 else ()
             )
-            answer = build_answer(
+            answer = build_response(
                 request, shown, ranking.values, choice, rows, scores, adjustments, reasons
             )
         with self._stages.timed("log"):
-            log_answer(
-                self._answer_log, self.breakers.log, request, answer, shown, choice, rows, scores
+            log_response(
+                self._response_log, self.breakers.log, request, answer, shown, choice, rows, scores
             )
         self._watcher.degraded(request.degraded)
         return answer

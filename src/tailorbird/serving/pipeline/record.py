@@ -11,7 +11,7 @@ import numpy as np
 from tailorbird.candidates.query import RequestLists, table_group
 from tailorbird.events import Answer as AnswerOfEvent
 from tailorbird.events import Event
-from tailorbird.events.answer_record import AnswerRecord
+from tailorbird.events.answer_record import ResponseRecord
 from tailorbird.features import Rows
 from tailorbird.features.request import CANDIDATES_READ, pack_sequences
 from tailorbird.ranking.baseline import Baseline
@@ -23,14 +23,14 @@ from tailorbird.retrieval.facets import Facet
 from tailorbird.serving.messages import Answer, FacetCounts, ShownItem
 from tailorbird.serving.pipeline.deadlines import Dependency
 from tailorbird.serving.pipeline.explain import Adjustment, explain_slate
-from tailorbird.serving.pipeline.protocols import AnswerLog
+from tailorbird.serving.pipeline.protocols import ResponseLog
 from tailorbird.serving.pipeline.request import Candidates, Floats, Request
 
 FALLBACK = "fallback"
 _encode_event = msgspec.json.Encoder().encode
 
 
-def build_answer(
+def build_response(
     request: Request,
     shown: Candidates,
     values: Floats,
@@ -114,7 +114,7 @@ def build_log_entry(
     rows: Rows | None,
     schema_hash: str,
     scores: Scores | None,
-) -> tuple[bytes, AnswerRecord]:
+) -> tuple[bytes, ResponseRecord]:
     """Build the answer's event for the raw log, and the record of what it read.
 
     Without `scores`, no model ordered it.
@@ -135,7 +135,7 @@ def build_log_entry(
         context=query.context,
         answer=AnswerOfEvent(slot, arm, experiment, answer.model, request.text, propensities),
     )
-    record = AnswerRecord(
+    record = ResponseRecord(
         request_id=request.id,
         ts=answer.t,
         p=rows.p if rows is not None else 0,
@@ -288,8 +288,8 @@ def read_attributes(
     return attributes
 
 
-def log_answer(
-    answer_log: AnswerLog | None,
+def log_response(
+    response_log: ResponseLog | None,
     dependency: Dependency,
     request: Request,
     answer: Answer,
@@ -299,7 +299,7 @@ def log_answer(
     scores: Scores | None,
 ) -> None:
     """Log an answer, and mark it degraded where the log does not take it."""
-    if answer_log is None:
+    if response_log is None:
         return
     if not dependency.allow():
         request.mark_degraded("log")
@@ -308,7 +308,7 @@ def log_answer(
     event, record = build_log_entry(
         request, answer, shown, choice, rows, request.access.features.schema_hash, scores
     )
-    was_logged = answer_log.record_answer(event, record)
+    was_logged = response_log.record_response(event, record)
     dependency.record(time.perf_counter() - start)
     if not was_logged:
         request.mark_degraded("log")

@@ -85,10 +85,10 @@ class ShadowScorer:
             with self._lock:
                 self._credit_s -= time.perf_counter() - started_at
 
-    def _has_credit(self, answer_s: float) -> bool:
+    def _has_credit(self, response_s: float) -> bool:
         """Return whether there is time left, after this answer has earned its share."""
         with self._lock:
-            self._credit_s = min(CREDIT_S, self._credit_s + SHARE * answer_s)
+            self._credit_s = min(CREDIT_S, self._credit_s + SHARE * response_s)
             return self._credit_s > 0
 
 

@@ -27,7 +27,7 @@ from tailorbird import faults
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, Context
 from tailorbird.ranking.scores import ChurnScore, NextBest, Score
-from tailorbird.serving.messages import Answer, ChurnAnswer, RecommendQuery
+from tailorbird.serving.messages import Answer, ChurnResponse, RecommendQuery
 from tailorbird.serving.scores.log import (
     KIND,
     NAME,
@@ -71,7 +71,7 @@ class Scorers(Protocol):
         """Return the best items. Raise NotReadyError without a model."""
         ...
 
-    def churn(self, user_id: str, model: str) -> ChurnAnswer:
+    def churn(self, user_id: str, model: str) -> ChurnResponse:
         """Return the churn probability. Raise NotReadyError without a model."""
         ...
 

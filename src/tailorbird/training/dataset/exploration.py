@@ -53,7 +53,7 @@ def collect_exploration_rows(
     answer = np.unique(request[order], return_inverse=True)[1].astype(np.int64)
     drawn = propensity < 1
     pair = _mark_pairs(answer, place, drawn)
-    kind = _answer_kinds(answer, propensity, drawn, pair)[answer]
+    kind = _response_kinds(answer, propensity, drawn, pair)[answer]
     return ExplorationRows(
         answer, place, clicked[order].astype(bool), propensity, drawn, kind, pair
     )
@@ -90,21 +90,21 @@ def _mark_pairs(answer: Ints, place: Ints, drawn: Bools) -> Bools:
     return upper & np.concatenate([continues[1:], [False]])
 
 
-def _answer_kinds(answer: Ints, propensity: Floats, drawn: Bools, pair: Bools) -> Ints:
+def _response_kinds(answer: Ints, propensity: Floats, drawn: Bools, pair: Bools) -> Ints:
     """Return the kind of each response."""
     count = int(answer[-1]) + 1
-    drawn_answer, chance = answer[drawn], propensity[drawn]
+    drawn_response, chance = answer[drawn], propensity[drawn]
     low, high = np.full(count, np.inf), np.full(count, -np.inf)
-    np.minimum.at(low, drawn_answer, chance)
-    np.maximum.at(high, drawn_answer, chance)
+    np.minimum.at(low, drawn_response, chance)
+    np.maximum.at(high, drawn_response, chance)
     has_draws = np.isfinite(low)
     low, high = np.where(has_draws, low, 1.0), np.where(has_draws, high, 1.0)
     size, lows, highs = (
-        np.bincount(drawn_answer[mask], minlength=count)
+        np.bincount(drawn_response[mask], minlength=count)
         for mask in (
             slice(None),
-            np.abs(chance - low[drawn_answer]) < _SAME,
-            np.abs(chance - high[drawn_answer]) < _SAME,
+            np.abs(chance - low[drawn_response]) < _SAME,
+            np.abs(chance - high[drawn_response]) < _SAME,
         )
     )
     equal = has_draws & (high - low < _SAME)

@@ -25,7 +25,7 @@ from tailorbird.training.dataset.outcomes import ListedItems, OutcomeMatcher, Ou
 from tailorbird.training.dataset.return_labels import PresenceIndex, return_targets
 
 
-def dataset_from_answers(
+def dataset_from_responses(
     events: pa.Table,
     slot: str,
     heads: Sequence[str],
@@ -87,7 +87,7 @@ def dataset_from_answers(
     request_ids = Codes.of(shown["request_id"])
     slot_items, other_items = (
         _list_items(shown, people, items),
-        _list_items(_other_answers(events, shown, ts_from), people, items),
+        _list_items(_other_responses(events, shown, ts_from), people, items),
     )
     matcher = OutcomeMatcher(
         base, request_ids.encode(shown["request_id"]), slot_items, other_items, attribution
@@ -163,7 +163,7 @@ def _unlabelled_dataset(
     propensity = np.where(np.repeat(interleaved_mask(shown).to_numpy(), size), 1.0, propensity)
     p = shown["p"].to_numpy().copy()
     if answers is not None and answers.num_rows:
-        answer_row = (
+        response_row = (
             pc.fill_null(
                 pc.index_in(shown["request_id"], value_set=answers["request_id"].combine_chunks()),
                 -1,
@@ -171,13 +171,13 @@ def _unlabelled_dataset(
             .to_numpy()
             .astype(np.int64)
         )
-        answer_positions = positions_of(answers)
+        response_positions = positions_of(answers)
         p = (
             p
-            if answer_positions.ndim == 1
-            else widen_positions(p, answer_positions.shape[1]).copy()
+            if response_positions.ndim == 1
+            else widen_positions(p, response_positions.shape[1]).copy()
         )
-        p[answer_row >= 0] = answer_positions[answer_row[answer_row >= 0]]
+        p[response_row >= 0] = response_positions[response_row[response_row >= 0]]
     return Dataset(
         micros(shown["ts"]).copy(),
         p,
@@ -194,7 +194,7 @@ def _unlabelled_dataset(
     )
 
 
-def _other_answers(events: pa.Table, shown: pa.Table, ts_from: int) -> pa.Table:
+def _other_responses(events: pa.Table, shown: pa.Table, ts_from: int) -> pa.Table:
     """Return responses since `ts_from` that are not in `shown`: of other slots, or too young."""
     answers = events.filter(
         pc.and_(pc.equal(events["type"], "answer"), pc.is_valid(events["items"]))
@@ -207,12 +207,12 @@ def _other_answers(events: pa.Table, shown: pa.Table, ts_from: int) -> pa.Table:
 
 def _list_items(answers: pa.Table, people: Codes, items: Codes) -> ListedItems:
     size = pc.list_value_length(answers["items"]).to_numpy().astype(np.int64)
-    answer_columns = (
+    response_columns = (
         people.encode(answers["person"]),
         micros(answers["ts"]),
         answers["p"].to_numpy(),
     )
-    person, ts, p = (np.repeat(column, size) for column in answer_columns)
+    person, ts, p = (np.repeat(column, size) for column in response_columns)
     return ListedItems(person, items.encode(pc.list_flatten(answers["items"])), ts, p)
 
 
@@ -234,7 +234,7 @@ def _head_outcomes(
 ) -> Outcomes:
     """Return the events of a head that name an item."""
     matching = events.filter(pc.and_(head_mask(events, (head,)), pc.is_valid(events["item_id"])))
-    matching = _drop_other_answers(matching, request_ids)
+    matching = _drop_other_responses(matching, request_ids)
     columns = (
         request_ids.encode(matching["request_id"]),
         people.encode(matching["person"]),
@@ -244,7 +244,7 @@ def _head_outcomes(
     return Outcomes(*columns, seconds_viewed(matching) if is_amount(head) else None)
 
 
-def _drop_other_answers(events: pa.Table, request_ids: Codes) -> pa.Table:
+def _drop_other_responses(events: pa.Table, request_ids: Codes) -> pa.Table:
     """Drop events that name a response which is not in `request_ids`."""
     is_ours = pc.is_in(events["request_id"], value_set=request_ids.values)
     return events.filter(pc.or_(pc.is_null(events["request_id"]), is_ours))
@@ -254,7 +254,7 @@ def _read_impressions(
     events: pa.Table, request_ids: Codes, people: Codes, items: Codes
 ) -> Outcomes:
     """Return impressions, one per item; an impression event names one item or several."""
-    impressions = _drop_other_answers(
+    impressions = _drop_other_responses(
         events.filter(pc.equal(events["type"], "impression")), request_ids
     ).combine_chunks()
     single = impressions.filter(pc.is_valid(impressions["item_id"]))

@@ -16,7 +16,7 @@ from tailorbird.ranking.slot import Slot
 from tailorbird.training.dataset.clicks import Scheme, draw_requests, infer_scheme
 from tailorbird.training.dataset.codes import Codes, interaction_mask
 from tailorbird.training.dataset.dataset import Dataset
-from tailorbird.training.dataset.logged_answers import dataset_from_answers
+from tailorbird.training.dataset.logged_answers import dataset_from_responses
 from tailorbird.training.dataset.pre_visit import move_before_visits
 
 Rows = Literal["auto", "answers", "clicks"]
@@ -67,10 +67,13 @@ def choose_requests(
     shown = None
     if row_settings.rows != "clicks" and row_settings.scheme is None:
         try:
-            shown = _answer_rows(lake, events, people, codes, slot, row_settings, complete_until)
+            shown = _rows_from_responses(
+                lake, events, people, codes, slot, row_settings, complete_until
+            )
         except NotReadyError:
             if row_settings.rows == "answers" or (
-                _has_answers(events, slot) and not _first_chosen_head(events, slot, row_settings)[1]
+                _has_responses(events, slot)
+                and not _first_chosen_head(events, slot, row_settings)[1]
             ):
                 raise
     count = _count_with_outcome(shown, slot) if shown else 0
@@ -107,7 +110,7 @@ def choose_requests(
         data, move_note = moved.data, f"; {moved.summary}"
     if row_settings.scheme or row_settings.rows == "clicks":
         return data, scheme, f"{source_note}, as asked for{move_note}"
-    if not _has_answers(events, slot):
+    if not _has_responses(events, slot):
         return data, scheme, f"{source_note}: slot {slot.name!r} has no logged answer{move_note}"
     return (
         data,
@@ -117,7 +120,7 @@ def choose_requests(
     )
 
 
-def _answer_rows(
+def _rows_from_responses(
     lake: Lake,
     events: pa.Table,
     people: Codes,
@@ -126,7 +129,7 @@ def _answer_rows(
     row_settings: RowSettings,
     complete_until: int,
 ) -> Dataset:
-    return dataset_from_answers(
+    return dataset_from_responses(
         events,
         slot.name,
         list(slot.objective),
@@ -142,7 +145,7 @@ def _answer_rows(
     )
 
 
-def _has_answers(events: pa.Table, slot: Slot) -> bool:
+def _has_responses(events: pa.Table, slot: Slot) -> bool:
     """Return whether the slot has any response."""
     is_answer = pc.and_(
         pc.equal(events["type"], "answer"), pc.fill_null(pc.equal(events["slot"], slot.name), False)

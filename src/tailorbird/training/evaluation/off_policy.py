@@ -39,7 +39,7 @@ from tailorbird.ranking.policy.slate_distribution import (
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries
-from tailorbird.training.dataset.logged_answers import dataset_from_answers
+from tailorbird.training.dataset.logged_answers import dataset_from_responses
 from tailorbird.training.dataset.matrix import iterate_features_from
 from tailorbird.training.dataset.replay import CandidateChunk, Replay
 from tailorbird.training.dataset.rows import Material
@@ -129,7 +129,7 @@ def read_responses(
     Raises:
         NotReadyError: there is no response whose outcome is known by now.
     """
-    return dataset_from_answers(
+    return dataset_from_responses(
         material.events,
         slot.name,
         [outcome],

@@ -153,7 +153,7 @@ def _later_versions(base: Index, items: pa.Table) -> list[tuple[str, ItemVersion
     return sorted(changed, key=lambda entry: (entry[1].known_since, entry[1].p))
 
 
-def rescore_answers(
+def rescore_responses(
     bundle: Bundle,
     answers: Iterable[pa.Table],
     items: pa.Table,

@@ -101,7 +101,7 @@ def test_the_report_names_the_preferred_ranking(
 
 def test_each_logged_item_has_a_team_and_an_exact_propensity(shop: tailorbird.Project) -> None:
     lake = Lake(shop.declared.paths.lake)
-    answers = lake.answers().to_pylist()
+    answers = lake.responses().to_pylist()
     assert len(answers) == USERS
     shown: dict[tuple[int, str], list[float]] = {}
     for answer in answers:
@@ -133,7 +133,7 @@ def test_other_analyses_leave_drafts_out(shop: tailorbird.Project) -> None:
 
 def test_a_biased_draft_is_reported(shop: tailorbird.Project) -> None:
     lake = Lake(shop.declared.paths.lake)
-    answers, events = lake.answers(), lake.events()
+    answers, events = lake.responses(), lake.events()
     latest = pa.compute.max(events["ts"].cast(pa.int64())).as_py()
     span = {"started_at": latest - HOUR, "now": latest + 1, "attribution": HOUR}
     teams = pa.array([["recent"] * 12] * USERS)

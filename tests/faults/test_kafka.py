@@ -136,7 +136,7 @@ def test_kills_where_three_workers_share_the_entities(tmp_path: Path) -> None:
         report = _verify_features(project)
         assert (report["unequal"], report["pending"]) == (0, 0)
         assert report["answers"] > 20
-        positions = Lake(project.paths.lake).answers(["positions"])["positions"].to_pylist()
+        positions = Lake(project.paths.lake).responses(["positions"])["positions"].to_pylist()
         assert all(len(positions_ or ()) in (0, 3) for positions_ in positions)
         assert any(len(set(positions_ or ())) > 1 for positions_ in positions), (
             "all parts were as far as each other at every answer"

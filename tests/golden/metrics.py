@@ -108,7 +108,7 @@ def _collector() -> CollectorFigures:
         refused=_ONE,
         batches=1,
         failures=0,
-        answers=1,
+        responses=1,
         responses_waiting=0,
         responses_dropped=0,
         responses_lost=0,

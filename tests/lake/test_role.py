@@ -110,7 +110,7 @@ def test_answers_come_back_as_they_were_logged(home, site, samples):
         role.drain()
     row = (
         Lake(home / "lake")
-        .answers(ts_from=samples.START + 3, ts_to=samples.START + 4)
+        .responses(ts_from=samples.START + 3, ts_to=samples.START + 4)
         .to_pylist()[0]
     )
     assert (row["request_id"], row["producer"], row["offset"]) == ("r3", "serve-1", 3)

@@ -17,7 +17,7 @@ from tests.support.roles import make_project
 from tests.support.shops.evolving_shop import item_events, promote
 
 from tailorbird.config import Project, open_project
-from tailorbird.features.parity.recompute import UNLINKED, parity
+from tailorbird.features.parity.recompute import ERASED_EXEMPTION, parity
 from tailorbird.lake import Lake
 from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.runtime.roles import Roles
@@ -116,7 +116,7 @@ def test_others_are_as_in_the_twin(twins: tuple[Project, Project, dict]) -> None
         [row[name] for name in kept] for row in old.values()
     ]
     answers = {row["request_id"]: row for row in _answers(erased)}
-    exempt = sum(UNLINKED in (row["degraded"] or ()) for row in answers.values())
+    exempt = sum(ERASED_EXEMPTION in (row["degraded"] or ()) for row in answers.values())
     assert exempt == counts["exempt from parity"]
     for row in _answers(twin):
         if (row["user_id"] or "") in OTHERS[1:]:

@@ -187,7 +187,7 @@ def test_good_lists_make_people_come_back(logged):
     _, history, *_ = logged
     satisfaction = history.population.satisfaction
     assert satisfaction.std() > 0.02
-    assert 0 < history.population.left.mean() < 0.1
+    assert 0 < history.population.has_left.mean() < 0.1
 
 
 def test_writing_gives_one_line_an_arrival(tmp_path):

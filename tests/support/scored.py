@@ -12,10 +12,10 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import HOUR, MINUTE, ROUTED, Clock, SimulatedClock
 from tailorbird.ranking import ChurnScore, NextBest
 from tailorbird.serving.messages import (
-    Answer,
-    ChurnResponse,
     ChurnReason,
+    ChurnResponse,
     RecommendQuery,
+    RecommendResponse,
     ShownItem,
 )
 from tailorbird.serving.scores.role import ScoreRole
@@ -41,7 +41,7 @@ class ByRule:
     def reached(self) -> int:
         return self.p
 
-    def next_best(self, query: RecommendQuery) -> Answer:
+    def next_best(self, query: RecommendQuery) -> RecommendResponse:
         self.queries.append(query)
         shown = ShownItem(
             item_id=f"for-{query.user_id}",
@@ -51,7 +51,7 @@ class ByRule:
             reason_code="for_you",
             source="popular",
         )
-        return Answer(
+        return RecommendResponse(
             request_id="r",
             slot=query.slot,
             items=[shown],

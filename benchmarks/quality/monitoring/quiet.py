@@ -16,8 +16,8 @@ from benchmarks.quality.monitoring.runs import CTR, LIST, PATIENCE_S
 from tailorbird.events import SECOND
 from tailorbird.experiments.statistics import Moments
 from tailorbird.monitoring.decisions.champion import (
+    FAILURES_MARGIN,
     HORIZON_US,
-    TROUBLE,
     WINDOW_US,
     ClickRate,
     Service,
@@ -125,7 +125,7 @@ def _judge(
     ]
     ends = np.arange(1, len(requests))
     starts = np.maximum(ends - WINDOW, 0)
-    is_due = (failed[ends] - failed[starts]) > TROUBLE * (requests[ends] - requests[starts])
+    is_due = (failed[ends] - failed[starts]) > FAILURES_MARGIN * (requests[ends] - requests[starts])
     is_due |= (ends <= HOUR) | (ends % LONG_RUN == 0)
     for end in ends[is_due]:
         start = max(end - WINDOW, 0)

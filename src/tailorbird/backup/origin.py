@@ -21,7 +21,7 @@ from tailorbird.lake.write.positions import load_positions, waiting_rows
 from tailorbird.stream import open_reader, raw_logs, response_logs, sqlite
 from tailorbird.stream.locked import router_positions
 from tailorbird.stream.partitions import routed_path
-from tailorbird.stream.released import Released, read_released
+from tailorbird.stream.released import ReleasedPositions, read_released
 
 FILE = "origin.json"
 
@@ -161,7 +161,7 @@ def _missing_rows(project: Project) -> dict[str, str]:
     return missing
 
 
-def _needed_ends(project: Project, released: Released) -> dict[str, int]:
+def _needed_ends(project: Project, released: ReleasedPositions) -> dict[str, int]:
     """Return how far router and lake have read each log, by its name."""
     ends: dict[str, int] = dict(released.archive)
     for positions in (*router_positions(project.stream), released.routed):

@@ -15,13 +15,13 @@ from tailorbird.errors import UsageError
 from tailorbird.events import Clock, SystemClock
 from tailorbird.pages.notebook import text_html
 from tailorbird.serving.messages import (
-    Answer,
     ChurnResponse,
     EventDecision,
     Item,
     RankQuery,
     Receipts,
     RecommendQuery,
+    RecommendResponse,
     SearchQuery,
     Similar,
 )
@@ -103,7 +103,7 @@ class AsyncClient:
         """The number of requests that were retried."""
         return self._transport.retried
 
-    async def recommend(self, slot: str, **query: Unpack[QueryOptions]) -> Answer:
+    async def recommend(self, slot: str, **query: Unpack[QueryOptions]) -> RecommendResponse:
         """Recommend items for a slot of the site.
 
         Raises:
@@ -114,13 +114,15 @@ class AsyncClient:
         """
         return await self._query("/v1/recommend", _convert(RecommendQuery, {"slot": slot, **query}))
 
-    async def rank(self, slot: str, items: Sequence[str], **query: Unpack[QueryOptions]) -> Answer:
+    async def rank(
+        self, slot: str, items: Sequence[str], **query: Unpack[QueryOptions]
+    ) -> RecommendResponse:
         """Order the caller's own items for a person. Raises as `recommend`."""
         return await self._query(
             "/v1/rank", _convert(RankQuery, {"slot": slot, "items": list(items), **query})
         )
 
-    async def search(self, text: str, **query: Unpack[SearchOptions]) -> Answer:
+    async def search(self, text: str, **query: Unpack[SearchOptions]) -> RecommendResponse:
         """Find items by words, ordered for a person. Raises as `recommend`."""
         return await self._query("/v1/search", _convert(SearchQuery, {"query": text, **query}))
 
@@ -261,9 +263,10 @@ class AsyncClient:
             )
         raise to_refused_error(reply)
 
-    async def _query(self, path: str, query: msgspec.Struct) -> Answer:
+    async def _query(self, path: str, query: msgspec.Struct) -> RecommendResponse:
         return _decode(
-            await self._request("POST", path, _encode_json(query, "a question", path)), Answer
+            await self._request("POST", path, _encode_json(query, "a question", path)),
+            RecommendResponse,
         )
 
 

@@ -12,7 +12,7 @@ from tailorbird.client.parameters import ClientSettings, EventFields, QueryOptio
 from tailorbird.client.transport import ClosedError
 from tailorbird.errors import TailorbirdError, UsageError
 from tailorbird.pages.notebook import text_html
-from tailorbird.serving.messages import Answer, ChurnResponse, Item, Receipts, Similar
+from tailorbird.serving.messages import ChurnResponse, Item, Receipts, RecommendResponse, Similar
 
 T = TypeVar("T")
 
@@ -58,15 +58,17 @@ class Client:
         """The number of requests that were retried."""
         return self._client.retried
 
-    def recommend(self, slot: str, **query: Unpack[QueryOptions]) -> Answer:
+    def recommend(self, slot: str, **query: Unpack[QueryOptions]) -> RecommendResponse:
         """Recommend items for a slot, see `AsyncClient.recommend`."""
         return self._run(self._client.recommend(slot, **query))
 
-    def rank(self, slot: str, items: Sequence[str], **query: Unpack[QueryOptions]) -> Answer:
+    def rank(
+        self, slot: str, items: Sequence[str], **query: Unpack[QueryOptions]
+    ) -> RecommendResponse:
         """Order the caller's own items, see `AsyncClient.rank`."""
         return self._run(self._client.rank(slot, items, **query))
 
-    def search(self, text: str, **query: Unpack[SearchOptions]) -> Answer:
+    def search(self, text: str, **query: Unpack[SearchOptions]) -> RecommendResponse:
         """Find items by words, see `AsyncClient.search`."""
         return self._run(self._client.search(text, **query))
 

@@ -24,7 +24,7 @@ from tailorbird.experiments.units import UnitTable, history_values
 
 UNITS_MIN = 100  # units of both arms before the first analysis
 STAGES_MAX = 200
-FUTILE = 0.1  # conditional power below which stopping is suggested
+FUTILITY_POWER = 0.1  # conditional power below which stopping is suggested
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,14 @@ def _sequential(
             final_bound=float(ndtri(1 - alpha / 2)),
         )
         return Path(
-            stages, newest.uplift, newest.low, newest.high, math.nan, False, power < FUTILE, last
+            stages,
+            newest.uplift,
+            newest.low,
+            newest.high,
+            math.nan,
+            False,
+            power < FUTILITY_POWER,
+            last,
         )
     final = crossed[0] if crossed else len(stages) - 1
     estimate = estimate_after_stopping(

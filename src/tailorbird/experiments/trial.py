@@ -286,8 +286,8 @@ def _conclude(
     stop = f"tailorbird experiment stop {name} --why …"
     is_loss = path.is_conclusive and _sign(metric) * best.uplift < 0
     if not is_loss and (harmed := [each for each in guardrails if each.is_worse]):
-        worst = harmed[0]
-        text = f"{worst.arm} makes {worst.metric} worse: {format_uplift(worst.uplift)}"
+        worst_guardrail = harmed[0]
+        text = f"{worst_guardrail.arm} makes {worst_guardrail.metric} worse: {format_uplift(worst_guardrail.uplift)}"
         return RED, f"{text}, though {best.arm} has {figures}.", risk, f"Stop it: {stop}"
     if not path.is_conclusive:
         if run.is_over:
@@ -308,10 +308,10 @@ def _conclude(
         return AMBER, verdict, risk, advice
     is_better = _sign(metric) * best.uplift > 0
     word = "beats" if is_better else "is worse than"
-    chosen = best.arm if is_better else best.control
+    chosen_arm = best.arm if is_better else best.control
     verdict = f"{best.arm} {word} {best.control}: {figures}."
     colour = GREEN if is_better else RED
-    return colour, verdict, risk, f"{stop}, then: tailorbird experiment decide {name} {chosen}"
+    return colour, verdict, risk, f"{stop}, then: tailorbird experiment decide {name} {chosen_arm}"
 
 
 def _risk(best: MetricResult, metric: Metric, guardrails: tuple[MetricResult, ...]) -> str:
@@ -332,8 +332,10 @@ def _risk(best: MetricResult, metric: Metric, guardrails: tuple[MetricResult, ..
 
 
 def _format_days(run: Run) -> str:
-    left = max(run.planned_end - run.until, 0) / DAY
-    return f"{left:.1f} of {run.experiment.duration} left, until {to_iso(run.planned_end)[:16]}"
+    days_left = max(run.planned_end - run.until, 0) / DAY
+    return (
+        f"{days_left:.1f} of {run.experiment.duration} left, until {to_iso(run.planned_end)[:16]}"
+    )
 
 
 def _sign(metric: Metric) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from tailorbird.monitoring.day import DayProfile
 
 DAYS_MIN = 3  # days from which the median is used instead of the sum
-_FLOOR = 1e-3  # minimum share of a value, for the logarithm
+_SHARE_MIN = 1e-3  # minimum share of a value, for the logarithm
 
 
 def merge_profiles(profiles: Sequence[DayProfile]) -> DayProfile | None:
@@ -53,7 +53,9 @@ def stability_index(now: Mapping[str, int], usual: Mapping[str, float]) -> tuple
     """Return the population stability index of a day, and the value that it comes from most."""
     values = sorted({*now, *usual})
     shares = [
-        np.maximum(np.array([each.get(value, 0) for value in values]) / sum(each.values()), _FLOOR)
+        np.maximum(
+            np.array([each.get(value, 0) for value in values]) / sum(each.values()), _SHARE_MIN
+        )
         for each in (now, usual)
     ]
     parts = (shares[0] - shares[1]) * np.log(shares[0] / shares[1])

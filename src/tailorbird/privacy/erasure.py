@@ -145,7 +145,7 @@ class _Erasure:
         key = bytes.fromhex(self._journal.key)
         self._rewriter = EventRewriter(key, self._footprint.requests)
         known = attribute_names(project.plan)
-        self._mentions = Mentions(self._people.ids, known, self._rewriter.hash_thing)
+        self._mentions = Mentions(self._people.ids, known, self._rewriter.hash_reference)
 
     def run(self) -> Receipt:
         """Run the steps that are not done yet."""
@@ -258,7 +258,7 @@ class _Erasure:
             erase_paths(log)
             log.shrink()
             faults.at("erase.raw_log")
-        for producer, log in self._writers.answers.items():
+        for producer, log in self._writers.response_logs.items():
             count += log.prune(released.responses_position(producer))
             log.shrink()
         if (scores := self._writers.scores) is not None:

@@ -35,17 +35,17 @@ from tailorbird.lake import Lake
 from tailorbird.lake.quarantine import ROW_KEY_COLUMNS
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.write.positions import load_positions
-from tailorbird.privacy.footprint import TEXTS, THINGS, find_refused
+from tailorbird.privacy.footprint import REFERENCE_COLUMNS, TEXT_COLUMNS, find_refused
 from tailorbird.privacy.mentions import Mentions, attribute_names
 from tailorbird.privacy.people import Mask, People, find_people, is_any, one_of
 from tailorbird.serving.scores.log import ScoreFeed
 from tailorbird.stream import open_reader, read_released
 
 _ITEMS_READ = 20  # of which the features are told, those touched last
-_MENTIONING = {  # columns of others' rows that may name somebody: texts, JSON
+_MENTION_COLUMNS = {  # columns of others' rows that may name somebody: texts, JSON
     "items": (("version",), ("attributes",)),
     "users": (("version",), ("attributes",)),
-    "events": ((*THINGS, *TEXTS), ("properties", "user_profile")),
+    "events": ((*REFERENCE_COLUMNS, *TEXT_COLUMNS), ("properties", "user_profile")),
     "answers": (("request_id", "session_id", "query"), ()),
 }
 _receipt = msgspec.json.Decoder(Receipt).decode
@@ -75,14 +75,14 @@ def export_person(project: Project, ids: Sequence[str], clock: Clock) -> Iterato
         _read_waiting_rows(project, mentions)
     )  # first: the lake may take them in meanwhile
     events = _read_rows(lake, "events", people.filter(), people.may_read)
-    answers = _read_rows(lake, "answers", people.filter(), people.may_read)
+    responses = _read_rows(lake, "answers", people.filter(), people.may_read)
     for row in _read_rows(lake, "users", one_of("id", people.users)):
         yield {"source": "profile", **row}
     for row in events:
         yield {"source": "event", **{name: one for name, one in row.items() if one is not None}}
-    for row in answers:
+    for row in responses:
         yield {"source": "answer", **_with_features(row, sets)}
-    yield from _list_arms(answers)
+    yield from _list_arms(responses)
     sessions = {row["session_id"] for row in events}
     refused = set(find_refused(lake, mentions, sessions, {row["request_id"] for row in events}))
     for row in _read_rows(lake, "quarantine"):
@@ -142,8 +142,10 @@ def _with_features(row: Record, sets: Sequence[FeatureSet]) -> Record:
     if features is None or not items or len(numeric) != len(items) * len(features.numeric):
         return record
     values = np.array(record.pop("numeric"), np.float64).reshape(len(items), -1)
-    named = [_name_values(features.numeric, value) for value in values]
-    record["features"] = [{"item": item, **one} for item, one in zip(items, named, strict=True)]
+    named_values = [_name_values(features.numeric, value) for value in values]
+    record["features"] = [
+        {"item": item, **one} for item, one in zip(items, named_values, strict=True)
+    ]
     return record
 
 
@@ -152,9 +154,9 @@ def _name_values(names: Sequence[str], values: np.ndarray) -> Record:
     return {name: None if np.isnan(value) else value for name, value in pairs}
 
 
-def _list_arms(answers: list[Record]) -> Iterator[Record]:
+def _list_arms(responses: list[Record]) -> Iterator[Record]:
     first_arm: dict[tuple[str, str], str] = {}
-    for row in sorted(answers, key=lambda row: row["ts"]):
+    for row in sorted(responses, key=lambda row: row["ts"]):
         if row["experiment"]:
             first_arm.setdefault((row["experiment"], row["arm"]), row["ts"])
     for (experiment, arm), since in first_arm.items():
@@ -163,7 +165,7 @@ def _list_arms(answers: list[Record]) -> Iterator[Record]:
 
 def _find_mentions(lake: Lake, people: People, mentions: Mentions) -> Iterator[Record]:
     """Yield what others wrote about them: items whole, of other rows the fields that name them."""
-    for table, (texts, json) in _MENTIONING.items():
+    for table, (texts, json) in _MENTION_COLUMNS.items():
         for batch in lake.batches(table, TABLES[table].schema.names) if lake.exists(table) else ():
             rows = pa.Table.from_batches([batch])
             if table == "users":
@@ -232,8 +234,8 @@ def _read_features(
                 rows = reader.read(ReadRequest(person=person, now=clock.now()), items).numeric
                 for item, row in zip(items, rows, strict=True):
                     about = {"schema": features.schema_hash, "person": person, "item": item}
-                    named = _name_values(reader.features.numeric, row)
-                    yield {"source": "feature", **about, **named}
+                    named_values = _name_values(reader.features.numeric, row)
+                    yield {"source": "feature", **about, **named_values}
         finally:
             reader.close()
 

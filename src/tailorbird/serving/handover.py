@@ -70,11 +70,11 @@ class HandoverSocket:
                 try:
                     connection.settimeout(RESPONSE_TIMEOUT_S)
                     if _is_same_user(connection):
-                        self._answer(connection)
+                        self._respond(connection)
                 except OSError as error:
                     log.warning("a request for the listener or the metrics failed: %s", error)
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _respond(self, connection: socket.socket) -> None:
         request = connection.recv(1)
         if request == _LISTENER_REQUEST:
             socket.send_fds(connection, [_LISTENER_REQUEST], [self._listener.fileno()])
@@ -82,9 +82,9 @@ class HandoverSocket:
             connection.sendall(self._metrics())
 
 
-def request_listener(run: Path) -> socket.socket | None:
+def request_listener(run_folder: Path) -> socket.socket | None:
     """Return the listening socket of a server that runs on this project; None without one."""
-    for path in sorted(run.glob("*serve-*.sock")):
+    for path in sorted(run_folder.glob("*serve-*.sock")):
         with suppress(OSError), _connect(path) as connection:
             connection.sendall(_LISTENER_REQUEST)
             _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
@@ -95,10 +95,10 @@ def request_listener(run: Path) -> socket.socket | None:
     return None
 
 
-def request_metrics(run: Path, own: str) -> Iterator[bytes]:
-    """Yield the encoded metrics of each other server that runs; `own` is the producer to skip."""
-    for path in sorted(run.glob("*serve-*.sock")):
-        if path.stem == own:
+def request_metrics(run_folder: Path, own_producer: str) -> Iterator[bytes]:
+    """Yield the encoded metrics of each other server that runs; `own_producer` is the producer to skip."""
+    for path in sorted(run_folder.glob("*serve-*.sock")):
+        if path.stem == own_producer:
             continue
         with suppress(OSError), _connect(path) as connection:
             connection.sendall(_METRICS_REQUEST)

@@ -139,7 +139,7 @@ class FacetCounts(msgspec.Struct, frozen=True, omit_defaults=True):
     high: float | None = None
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class RecommendResponse(msgspec.Struct, frozen=True, kw_only=True):
     """An answer. Send its `request_id` with the impressions and clicks that follow it.
 
     `degraded` names what was missing, by the stable codes of docs/reference/degraded.md:

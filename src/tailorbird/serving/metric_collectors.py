@@ -295,7 +295,7 @@ class CollectorMetrics:
             ("tailorbird_events_accepted", "Events acknowledged.", now.accepted),
             ("tailorbird_log_commits", "Commits of the raw log.", now.batches),
             ("tailorbird_log_failures", "Commits of the raw log that failed.", now.failures),
-            ("tailorbird_answers", "Answers given.", now.answers),
+            ("tailorbird_answers", "Answers given.", now.responses),
             (
                 "tailorbird_answers_dropped",
                 "Answers that could not be logged.",

@@ -157,15 +157,15 @@ class History:
                 continue
             listed = [ids[item] for item in items[row][:count]]
             base["request_id"] = f"hr{self.requests + row:x}"
-            answer = {
+            response = {
                 "slot": "search" if query else "home",
                 "model": MODEL,
                 "propensities": propensities[row][:count],
             }
             if query:
-                answer["query"] = query
+                response["query"] = query
             arrivals += send(
-                {"type": "answer", "ts": ts, **base, "items": listed, "answer": answer}
+                {"type": "answer", "ts": ts, **base, "items": listed, "answer": response}
             )
             arrivals += send(
                 {

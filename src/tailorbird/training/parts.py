@@ -37,7 +37,7 @@ class CandidatePlan:
         self,
         material: Material,
         features: FeatureSet,
-        live: LiveColumns,
+        live_columns: LiveColumns,
         *,
         baselines: Sequence[str] = (),
     ) -> Replay:
@@ -46,7 +46,7 @@ class CandidatePlan:
             features,
             self.slot,
             material.codes,
-            live,
+            live_columns,
             baselines=baselines,
             sources=self.sources,
             retriever=self.retrieval.retriever(),

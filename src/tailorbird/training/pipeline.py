@@ -176,7 +176,7 @@ def _train(
     estimate = estimate_off_policy(
         source, material, features, split, plan, series, fitted, rivals, slot, settings, timer
     )
-    judgement = _Judgement(
+    judgement = _JudgedModel(
         evaluation,
         fitted,
         champion if bundle is not None else "",
@@ -315,7 +315,7 @@ def _add_report(
 
 
 @dataclass(frozen=True)
-class _Judgement:
+class _JudgedModel:
     """The evaluation and its context, from which the gate decides."""
 
     evaluation: Evaluation

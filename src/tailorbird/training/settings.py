@@ -9,7 +9,7 @@ from tailorbird.errors import UsageError
 from tailorbird.events import DAY
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.retrieval import MeaningSettings
-from tailorbird.training.dataset.clicks import Scheme
+from tailorbird.training.dataset.clicks import SamplingScheme
 from tailorbird.training.dataset.request_choice import Rows, RowSettings
 from tailorbird.training.evaluation.figures import Evaluation
 from tailorbird.training.evaluation.gate import Decision
@@ -88,7 +88,7 @@ class TrainSettings:
     quick: bool = False
     rows: Rows = "auto"
     arm: str = ""
-    scheme: Scheme | None = None
+    scheme: SamplingScheme | None = None
     requests: int = REQUESTS
     test_requests: int = 6_000
     validation_from: int = 0

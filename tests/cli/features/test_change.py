@@ -290,7 +290,7 @@ def test_only_an_added_feature_is_computed_and_spans_are_respected(project, tmp_
 
 def test_a_killed_backfill_resumes_with_the_same_result(project, tmp_path):
     size = 60_000
-    newest = pc.max(Lake(open_project(project).paths.lake).answers(["ts"])["ts"])
+    newest = pc.max(Lake(open_project(project).paths.lake).responses(["ts"])["ts"])
     people = pa.array([f"u{row % 7}" for row in range(size)])
     pq.write_table(
         pa.table(

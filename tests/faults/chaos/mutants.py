@@ -259,8 +259,8 @@ def _the_manifest_before_its_file() -> None:
 
 def _pruned_before_it_is_verified() -> None:
     """Trust the router's word."""
-    released.Released.raw_position = lambda self, producer: 1 << 40  # pyrefly: ignore
-    released.Released.routed_position = lambda self: 1 << 40  # pyrefly: ignore
+    released.ReleasedPositions.raw_position = lambda self, producer: 1 << 40  # pyrefly: ignore
+    released.ReleasedPositions.routed_position = lambda self: 1 << 40  # pyrefly: ignore
 
 
 def _a_dry_run_for_a_vacuum() -> None:

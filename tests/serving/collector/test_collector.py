@@ -319,7 +319,8 @@ from tailorbird.serving.collector.collector import EventCollector
 collector = EventCollector(Path(sys.argv[1]), "serve-1", RoutePlan(), SystemClock())
 print("lost", collector.figures().responses_lost, flush=True)
 for number in range(100_000):
-    collector.record_response(b'{"event_id": "a%d"}' % number, ResponseRecord(request_id=f"r{number}", ts=1, p=1, commit=1, schema_hash="x"))
+    record = ResponseRecord(request_id=f"r{number}", ts=1, p=1, commit=1, schema_hash="x")
+    collector.record_response(b'{"event_id": "a%d"}' % number, record)
     collector.submit(b'{"event_id": "e%d", "type": "click", "user_id": "u", "item_id": "i"}' % number)
     os.write(1, b"ack %d\\n" % number)
 """

@@ -14,7 +14,7 @@ from tests.support.serving.collector_topics import collector_on, ids, stream_on
 from tailorbird.errors import DamageError
 from tailorbird.serving.collector.decisions import BusyError, ClosedError
 from tailorbird.stream.lag import LagMeter
-from tailorbird.stream.released import FILE
+from tailorbird.stream.released import POSITIONS_FILE
 
 pytestmark = [pytest.mark.slow, needs_kafka]
 
@@ -122,7 +122,7 @@ def test_a_topic_that_lost_what_the_lake_has_is_not_written_to(mock, tmp_path):
     """
     stream, lake = stream_on(mock, tmp_path / "stream", partitions=2), tmp_path / "lake"
     lake.mkdir()
-    (lake / FILE).write_text(json.dumps({"archive": {"raw-s.0": 3}}))
+    (lake / POSITIONS_FILE).write_text(json.dumps({"archive": {"raw-s.0": 3}}))
     with pytest.raises(DamageError, match="ends at 0, but was read up to 3 before"):
         collector_on(stream, lake=lake)
     with LagMeter(stream, lake, dict) as meter:
@@ -134,7 +134,7 @@ def test_a_door_whose_topic_is_gone_stays_closed(mock, tmp_path):
     lake.mkdir()
     with collector_on(stream, lake=lake) as collector:
         collector.submit(click("e1"))
-        (lake / FILE).write_text(
+        (lake / POSITIONS_FILE).write_text(
             json.dumps({"archive": {"raw-s": 9}})
         )  # which the topic does not have: as if it had been lost
         mock.set_down(True)

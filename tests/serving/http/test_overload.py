@@ -22,8 +22,8 @@ from tailorbird.serving.http.app import create_app
 from tailorbird.serving.http.handling import Service
 from tailorbird.serving.http.overload import PATHS, EarlyRefusal
 from tailorbird.serving.http.protocol import LimitedHttpProtocol
-from tailorbird.serving.load_shedding import Ticket
-from tailorbird.serving.messages import Answer, RecommendQuery
+from tailorbird.serving.load_shedding import AdmittedRequest
+from tailorbird.serving.messages import RecommendQuery, RecommendResponse
 
 QUERY = json.dumps({"slot": "home", "user_id": "u1"}).encode()
 CLICK = json.dumps({"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1"}).encode()
@@ -44,7 +44,7 @@ class Halting(Prompt):
     def __init__(self, resume: threading.Event) -> None:
         self._resume = resume
 
-    def answer(self, query: RecommendQuery) -> Answer:
+    def answer(self, query: RecommendQuery) -> RecommendResponse:
         assert self._resume.wait(20)
         return super().answer(query)
 
@@ -60,7 +60,7 @@ class Served:
         unread_deadline_s: float = 30.0,
     ) -> None:
         self.service, self.refused, self.received = service, 0, 0
-        self._tickets: list[Ticket] = []
+        self._tickets: list[AdmittedRequest] = []
 
         def counted(data: bytes) -> bytes | None:
             refusal = early_refusal(data)

@@ -19,7 +19,7 @@ from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.models.rollout import Rollout
 from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.pipeline import load_bundle
-from tailorbird.serving.pipeline.shadow import TIMED, ShadowScorer
+from tailorbird.serving.pipeline.shadow import CHAMPION_TIMED_EVERY, ShadowScorer
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_a_shadow_is_logged_and_changes_nothing_that_is_shown(registry, rollout,
         "it likes cheap items, of which the dear ones are shown first"
     )
     assert response_log.records[0].shadow is None
-    for _ in range(TIMED):
+    for _ in range(CHAMPION_TIMED_EVERY):
         pipeline.answer(query)
     timed = [each for each in response_log.records if each.champion_us]
     assert timed, "the champion scores the same items again, now and then"

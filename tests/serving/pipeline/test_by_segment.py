@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from tests.support.serving.pipeline import ResponseRecorder, Broken, numbers
+from tests.support.serving.pipeline import Broken, ResponseRecorder, numbers
 from tests.support.shops import serving_shop
 
 from tailorbird.candidates.batch import segment_keys

@@ -2,10 +2,10 @@
 
 import msgspec
 
-from tailorbird.serving.messages import Answer
+from tailorbird.serving.messages import RecommendResponse
 from tailorbird.serving.pipeline.notes import explain_response
 
-FULL = Answer(
+FULL = RecommendResponse(
     request_id="r1",
     slot="home",
     items=[],
@@ -17,7 +17,7 @@ FULL = Answer(
 
 
 def _explain(
-    answer: Answer = FULL, user: str = "u1", has_history: bool = True, baseline: str = ""
+    answer: RecommendResponse = FULL, user: str = "u1", has_history: bool = True, baseline: str = ""
 ) -> list[str]:
     return explain_response(
         answer, user=user, has_history=has_history, baseline=baseline, command="tailorbird -C shop"

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from tests.support import routed
-from tests.support.serving.pipeline import ResponseRecorder, Broken, numbers
+from tests.support.serving.pipeline import Broken, ResponseRecorder, numbers
 from tests.support.shops import serving_shop
 
 from tailorbird.candidates.protocol import CandidateRequest, Epoch, NoTables

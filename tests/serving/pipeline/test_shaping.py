@@ -18,7 +18,12 @@ from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.deadlines import ModelBreakers
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
-from tailorbird.serving.pipeline.rule_costs import ALL, VariantComparer, costs, variants_without
+from tailorbird.serving.pipeline.rule_costs import (
+    ALL_RULES,
+    VariantComparer,
+    costs,
+    variants_without,
+)
 from tailorbird.serving.pipeline.shaping import Shaping
 
 SLOT = Slot(
@@ -280,8 +285,8 @@ def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle, live):
     weigher = VariantComparer(slot, clock)
     outcomes = pipeline.compare_variants(RecommendQuery(slot="home", user_id="u1"), weigher)
     assert outcomes is not None
-    assert outcomes[ALL].items == ("i0", "i10", "i9")
-    cost_of = {cost.wish: cost for cost in costs([outcomes, outcomes])}
+    assert outcomes[ALL_RULES].items == ("i0", "i10", "i9")
+    cost_of = {cost.rule: cost for cost in costs([outcomes, outcomes])}
     assert set(cost_of) == {
         "pin i0 at 1",
         "rule item.stock > 0",
@@ -291,7 +296,7 @@ def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle, live):
     assert next(iter(cost_of)) == "pin i0 at 1"
     assert outcomes["pin i0 at 1"].items == ("i10", "i9", "i8")
     assert cost_of["pin i0 at 1"].value == pytest.approx(
-        outcomes["pin i0 at 1"].value - outcomes[ALL].value
+        outcomes["pin i0 at 1"].value - outcomes[ALL_RULES].value
     )
     assert (cost_of["pin i0 at 1"].changed, cost_of["pin i0 at 1"].low) == (
         1.0,

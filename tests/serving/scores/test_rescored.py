@@ -13,7 +13,7 @@ from tests.support.shops import serving_shop
 
 from tailorbird.events import HOUR, SimulatedClock
 from tailorbird.events.answer_record import encode_responses
-from tailorbird.lake.tables import ANSWERS, TABLES
+from tailorbird.lake.tables import RESPONSES_SCHEMA, TABLES
 from tailorbird.lake.write.etl import response_rows
 from tailorbird.ranking import Boost, Slot
 from tailorbird.ranking.bundle import Bundle
@@ -112,7 +112,7 @@ def table(records) -> pa.Table:
 
 def put(rows: pa.Table, name: str, values: list) -> pa.Table:
     return rows.set_column(
-        rows.column_names.index(name), name, pa.array(values, ANSWERS.field(name).type)
+        rows.column_names.index(name), name, pa.array(values, RESPONSES_SCHEMA.field(name).type)
     )
 
 

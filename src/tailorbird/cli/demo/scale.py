@@ -40,8 +40,8 @@ class Scale:
     parity_responses: int = 1_500
 
 
-FULL = Scale()
-SMALL = Scale(
+FULL_SCALE = Scale()
+SMALL_SCALE = Scale(
     users=400,
     items=250,
     history_days=6,

@@ -79,7 +79,7 @@ def show(
     """
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
-    from tailorbird.platform.moment import response_clock, parse_time
+    from tailorbird.platform.moment import parse_time, response_clock
 
     if not about:
         raise UsageError(

@@ -77,17 +77,17 @@ def erase(
     if not yes:
         _print_preview(preview(project, stored, clock), unfinished, json)
         return
-    others = find_not_begun(project.paths.data, stored) if unfinished else []
+    other_erasures = find_not_begun(project.paths.data, stored) if unfinished else []
     receipts = [_erase(project, stored, quiet=json)]
-    if others:
+    if other_erasures:
         if not json:
             console().print(
                 "This was the erasure that had been cut short. Now the ids that were given, "
                 "of whom it was not:"
             )
-        receipts.append(_erase(project, others, quiet=json))
+        receipts.append(_erase(project, other_erasures, quiet=json))
     if json:
-        earlier = {"cut_short": _as_json(receipts[0])} if others else {}
+        earlier = {"cut_short": _as_json(receipts[0])} if other_erasures else {}
         print_json(_as_json(receipts[-1]) | earlier)
     raise SystemExit(0 if all(one.clean for one in receipts) else 1)
 
@@ -264,25 +264,25 @@ def _print_matches(report: "SearchReport", project: "Project", *, erased: bool) 
     if not report.matches:
         out.print("Nothing of theirs is left.")
         return
-    own, made, foreign = _by_owner(report.matches, project)
+    own_matches, derived_matches, foreign_matches = _by_owner(report.matches, project)
     for where, some in (
-        ("the project's own data", own),
-        ("what commands made of it", made),
-        ("files of yours", foreign),
+        ("the project's own data", own_matches),
+        ("what commands made of it", derived_matches),
+        ("files of yours", foreign_matches),
     ):
         if some:
             rows = [(one.path, one.count, one.where) for one in some]
             title = f"Still there, in {where}"
             print_table(title, ["file", "times", "where"], rows, right=["times"])
-    if own:
+    if own_matches:
         out.print("Do not delete files of the project's own data: they hold everybody's.")
-    if own or made:
+    if own_matches or derived_matches:
         out.print(
             "This erasure did not take them out: please report it, with the places above."
             if erased
             else "`lake erase` of the same ids takes these out."
         )
-    if foreign:
+    if foreign_matches:
         out.print("Files of your own are not changed: delete them, or take these people out.")
 
 
@@ -294,15 +294,17 @@ def _by_owner(
     from tailorbird.privacy.search import is_below
 
     data = [project.paths.data, project.paths.lake]
-    own: list[Match] = []
-    made: list[Match] = []
-    foreign: list[Match] = []
+    own_matches: list[Match] = []
+    derived_matches: list[Match] = []
+    foreign_matches: list[Match] = []
     for one in matches:
         if is_below(one.path, data) or not is_below(one.path, [project.root]):
-            own.append(one)
+            own_matches.append(one)
         else:
-            (made if find_derived(Path(one.path), project) else foreign).append(one)
-    return own, made, foreign
+            (derived_matches if find_derived(Path(one.path), project) else foreign_matches).append(
+                one
+            )
+    return own_matches, derived_matches, foreign_matches
 
 
 def _as_json(receipt: "Receipt") -> dict[str, Any]:

@@ -86,7 +86,7 @@ def up(
         _print_line("up", warning)
     servers = partial(_servers, project, listener, port=port, shop=shop)
     watch = ActiveSchemaWatch(project)
-    announce = _Announcement(project.paths.run)
+    announce = _UrlAnnouncer(project.paths.run)
 
     def desired_roles() -> list[Role] | None:
         announce.print_once()
@@ -214,7 +214,7 @@ def _initial_roles(
         return servers()
 
 
-class _Announcement:
+class _UrlAnnouncer:
     """Prints the URL of the page once a server responds."""
 
     def __init__(self, run: "Path") -> None:

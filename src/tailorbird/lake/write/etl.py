@@ -24,8 +24,8 @@ from tailorbird.errors import DamageError
 from tailorbird.events.answer_record import ResponseRecord, decode_responses
 from tailorbird.events.clock import DAY
 from tailorbird.events.contract.schema import QUARANTINE, ROUTED, number_rows
-from tailorbird.lake.files.ledger import Line
-from tailorbird.lake.tables import ANSWERS, COMMITS, DUPLICATES, PROFILES, TABLES
+from tailorbird.lake.files.ledger import LedgerLine
+from tailorbird.lake.tables import COMMITS, DUPLICATES, PROFILES, RESPONSES_SCHEMA, TABLES
 from tailorbird.stream import HISTORICAL_PRODUCERS, StoredBlock
 
 PAST_PARTITIONS = (*HISTORICAL_PRODUCERS, "raw-import")
@@ -220,12 +220,12 @@ def response_rows(blocks: Sequence[StoredBlock], producer: str) -> pa.Table:
         offsets += range(stored.offset, stored.offset + len(decoded))
     columns: dict[str, object] = {
         field.name: _response_column(records, field)
-        for field in ANSWERS
+        for field in RESPONSES_SCHEMA
         if field.name not in ("producer", "offset")
     }
     columns["producer"] = pa.array([producer] * len(records), pa.string())
     columns["offset"] = pa.array(offsets, pa.int64())
-    return pa.table(columns, schema=ANSWERS)
+    return pa.table(columns, schema=RESPONSES_SCHEMA)
 
 
 def _response_column(records: list[ResponseRecord], field: pa.Field) -> pa.Array:
@@ -237,7 +237,7 @@ def _response_column(records: list[ResponseRecord], field: pa.Field) -> pa.Array
     return pa.array(values, field.type)
 
 
-def ledger_rows(lines: Sequence[Line]) -> pa.Table:
+def ledger_rows(lines: Sequence[LedgerLine]) -> pa.Table:
     """Return lines of the ledger as rows of `commits`."""
     columns = {
         "table": [line.table for line in lines],

@@ -22,7 +22,7 @@ from tailorbird.lake.files.ledger import Ledger
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
 from tailorbird.stream import Stream, log_set, open_reader
-from tailorbird.stream.released import FILE, seal, unseal
+from tailorbird.stream.released import POSITIONS_FILE, decode_with_checksum, encode_with_checksum
 
 
 class Positions(msgspec.Struct, forbid_unknown_fields=True):
@@ -38,9 +38,9 @@ class Positions(msgspec.Struct, forbid_unknown_fields=True):
 
 def load_positions(lake: Storage) -> Positions:
     """Load the positions; empty if there is no file yet. Raises DamageError."""
-    path = lake / FILE
+    path = lake / POSITIONS_FILE
     try:
-        return msgspec.convert(unseal(path.read_bytes()), Positions)
+        return msgspec.convert(decode_with_checksum(path.read_bytes()), Positions)
     except FileNotFoundError:
         return Positions()
     except ValueError as error:
@@ -53,7 +53,7 @@ def load_positions(lake: Storage) -> Positions:
 
 def no_ledger(lake: Storage) -> NotReadyError:
     """Return the error about a missing ledger: there is no lake yet, or the ledger was lost."""
-    if not (lake / FILE).exists() and not (lake / "archive" / "manifest.jsonl").exists():
+    if not (lake / POSITIONS_FILE).exists() and not (lake / "archive" / "manifest.jsonl").exists():
         return NotReadyError(
             "there is nothing in the lake yet", where=str(lake), fix="tailorbird import FORMAT PATH"
         )
@@ -79,14 +79,14 @@ def ledger_lost(lake: Storage) -> str:
 
 def positions_lost(lake: Storage, ledger: Ledger, archived: Mapping[str, int]) -> bool:
     """Return whether the file was lost: the role writes it before the first row of any log."""
-    return not (lake / FILE).exists() and (
+    return not (lake / POSITIONS_FILE).exists() and (
         bool(archived) or any(line.positions for line in ledger.lines)
     )
 
 
 def store_positions(lake: Storage, positions: Positions) -> None:
     """Replace the file durably."""
-    durable.replace(lake / FILE, seal(msgspec.to_builtins(positions)))
+    durable.replace(lake / POSITIONS_FILE, encode_with_checksum(msgspec.to_builtins(positions)))
 
 
 def beyond_logs(

@@ -10,8 +10,8 @@ from tailorbird.errors import NotReadyError, UsageError, suggest_name
 from tailorbird.events import DAY, Clock, SystemClock, parse_duration, to_iso
 from tailorbird.experiments.assign import BUCKETS, Experiment
 from tailorbird.experiments.interleaving import (
-    RESPONSE_COLUMNS,
     EVENT_COLUMNS,
+    RESPONSE_COLUMNS,
     InterleavingReport,
     interleaving_report,
 )
@@ -280,14 +280,14 @@ def _report_started(
     }
     if experiment.is_interleaved:
         events = lake.events(EVENT_COLUMNS, started.started_at, stop)
-        answers = lake.answers(RESPONSE_COLUMNS, started.started_at, stop)
-        return interleaving_report(events, answers, experiment, **span)
+        responses = lake.responses(RESPONSE_COLUMNS, started.started_at, stop)
+        return interleaving_report(events, responses, experiment, **span)
     history = parse_duration(experiment.history)
     columns = (*UNIT_COLUMNS, "model")
     events = lake.events(columns=columns, ts_from=started.started_at - history, ts_to=stop)
-    served = [f"{version} serves the arm {arm}." for arm, version in started.versions.items()]
+    served_notes = [f"{version} serves the arm {arm}." for arm, version in started.versions.items()]
     warnings = warn_of_shared_learning(project, started, events)
-    span["notes"] = (*warnings, *served, *notes)
+    span["notes"] = (*warnings, *served_notes, *notes)
     return trial_report(events, experiment, timeline=list_changes(project), **span)
 
 

@@ -175,7 +175,7 @@ def _compare_schema(
     project: Project,
     features: "FeatureSet",
     lake: "Lake",
-    answers: "pa.Table",
+    responses: "pa.Table",
     memory_bytes: int,
     progress: Progress,
 ) -> "ParityReport":
@@ -200,8 +200,8 @@ def _compare_schema(
         _lake_position(lake),
         _evicted_kinds(project, features),
     )
-    where = ds.field("offset").isin(answers["offset"]) & ds.field("producer").isin(
-        answers["producer"]
+    where = ds.field("offset").isin(responses["offset"]) & ds.field("producer").isin(
+        responses["producer"]
     )
     rows = lake.table("answers", where=where & (ds.field("schema_hash") == features.schema_hash))
     sample = comparable_responses(features, known_position, rows, report)

@@ -44,12 +44,12 @@ def compact(
         total = sum(role.due(everything=all_days).values())
         progress("files", 0, total)
         while waiting := role.due(everything=all_days):
-            before = sum(waiting.values())
+            waiting_before = sum(waiting.values())
             files += role.upkeep(everything=all_days)
             commits += 1
-            left = sum(role.due(everything=all_days).values())
-            total = max(total, left)
-            progress("files", total - min(left, before), total)
+            remaining = sum(role.due(everything=all_days).values())
+            total = max(total, remaining)
+            progress("files", total - min(remaining, waiting_before), total)
     return Compaction(files, commits)
 
 

@@ -103,7 +103,7 @@ def _compare_versions(
     reports: dict[str, ScoreReport] = {}
     damaged: list[str] = []
     stored = {info.version for info in registry.versions()}
-    served = set().union(
+    served_versions = set().union(
         *(batch.column(0).unique().to_pylist() for batch in lake.batches("answers", ("model",)))
     )
     items = (
@@ -111,7 +111,7 @@ def _compare_versions(
         if lake.exists("items")
         else TABLES["items"].schema.empty_table()
     )
-    for name in sorted(stored & served):
+    for name in sorted(stored & served_versions):
         if version not in ("", name):
             continue
         try:
@@ -165,11 +165,11 @@ def _rows(lake: "Lake", response_ids: "pa.Table", version: str) -> "Iterator[pa.
 
 def _nothing_compared_error(reports: "dict[str, ScoreReport]", lake: str) -> NotReadyError:
     """Return the error that says why no score was compared."""
-    skipped, moved = (
+    skipped, changed_versions = (
         sum(report.skipped for report in reports.values()),
         sum(report.moved for report in reports.values()),
     )
-    if not moved and not skipped:
+    if not changed_versions and not skipped:
         return NotReadyError(
             "nothing could be compared: the lake has no answer of a model of this registry",
             where=lake,
@@ -180,8 +180,8 @@ def _nothing_compared_error(reports: "dict[str, ScoreReport]", lake: str) -> Not
         "or it was not logged"
         if skipped
         else "",
-        f"{moved:,} scores hang on items that came or changed within seconds of their answer"
-        if moved
+        f"{changed_versions:,} scores hang on items that came or changed within seconds of their answer"
+        if changed_versions
         else "",
     ]
     return NotReadyError(

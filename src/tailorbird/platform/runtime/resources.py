@@ -72,11 +72,11 @@ def _available_bytes() -> int | None:
         free_bytes = next(int(line.split()[1]) << 10 for line in lines if "MemAvailable" in line)
     except (OSError, StopIteration, ValueError):
         return None
-    group = Path("/sys/fs/cgroup")
+    cgroup = Path("/sys/fs/cgroup")
     try:
         limit, used = (
-            (group / "memory.max").read_text().strip(),
-            int((group / "memory.current").read_text()),
+            (cgroup / "memory.max").read_text().strip(),
+            int((cgroup / "memory.current").read_text()),
         )
     except (OSError, ValueError):
         return free_bytes

@@ -31,14 +31,14 @@ from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import DAY, HOUR, Clock, micros, parse_duration
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
-from tailorbird.monitoring import Decision, Trigger, decide_retrain
+from tailorbird.monitoring import Decision, RetrainCriteria, decide_retrain
 from tailorbird.monitoring.drift import Cause
 from tailorbird.periodic import PeriodicTask
 from tailorbird.platform.drift import explain_fall
 from tailorbird.platform.monitoring import FIGURES_S, FiguresTask
 from tailorbird.platform.notify import NOTIFY_S, NotifyTask
 from tailorbird.platform.progress import Progress, no_progress
-from tailorbird.platform.rollout import BY, TICK_S, advance_rollout_safely, is_cooling
+from tailorbird.platform.rollout import ACTOR, TICK_S, advance_rollout_safely, is_cooling
 from tailorbird.platform.runtime.retention import prune_safely
 from tailorbird.platform.training import train_slot
 from tailorbird.ranking import Slot
@@ -208,7 +208,7 @@ def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome 
     start = _first_live_response(lake, slot.name, champion)
     if start is None or now < start + REFERENCE_US:
         return None
-    trigger = Trigger(
+    trigger = RetrainCriteria(
         slot=slot.name, arm=arm, control=experiment.control_arm, experiment=experiment.name
     )
     events = lake.events(columns=COLUMNS, ts_from=start - attribution)
@@ -252,7 +252,7 @@ def record_fall(
         return None
     cause = explain_fall(project, clock, reference_from, decision.since)
     why = f"{decision.reason}. Likely cause: {cause.name}, {cause.evidence}"
-    registry.record("fall", champion, by=BY, why=why)
+    registry.record("fall", champion, by=ACTOR, why=why)
     log.warning("fall of %s: %s", champion, why)
     return cause
 
@@ -267,7 +267,7 @@ def _is_other_awaited(project: Project, registry: Registry, slot: str, now: int)
 def _train(project: Project, clock: Clock, slot: str, *, since: int | None = None) -> TrainOutcome:
     """Train, and promote at once where no shadow and canary come first."""
     is_staged = project.settings.rollout.staged
-    outcome = train_once(project, clock, slot, since=since, promote=not is_staged, by=BY)
+    outcome = train_once(project, clock, slot, since=since, promote=not is_staged, by=ACTOR)
     log.info(
         "slot %s: %s %s: %s",
         slot,
@@ -307,7 +307,7 @@ def _champion_history(registry: Registry, slot: str) -> _ChampionHistory | None:
     attempts = [
         entry.at
         for entry in audit[promotions[-1] :]
-        if entry.action == "add" and entry.by == BY and entry.version in slot_versions
+        if entry.action == "add" and entry.by == ACTOR and entry.version in slot_versions
     ]
     return _ChampionHistory(champion, audit[promotions[-1]].at, attempts[-1] if attempts else None)
 

@@ -20,9 +20,9 @@ from tailorbird.ranking.churn.bg_nbd import purchases_between
 
 Floats = npt.NDArray[np.float64]
 
-POINTS = 48  # of the integral
+INTEGRATION_POINTS = 48  # of the integral
 ROWS = 16_384  # worked out at once
-_HALVES, _WEIGHTS = np.polynomial.legendre.leggauss(POINTS)
+_HALVES, _WEIGHTS = np.polynomial.legendre.leggauss(INTEGRATION_POINTS)
 STEPS, SHARES = (_HALVES + 1) / 2, _WEIGHTS / 2  # from 0 to 1
 
 

@@ -196,7 +196,7 @@ class EventCollector:
                 refused=dict(queue.refused),
                 batches=self._writer.batches,
                 failures=self._writer.failures,
-                answers=self._response_count.total,
+                responses=self._response_count.total,
                 responses_waiting=len(queue.records),
                 responses_dropped=queue.dropped_responses,
                 responses_lost=self._lost_responses,

@@ -63,10 +63,10 @@ class CollectorFigures:
         refused: events refused, by code; they are in the log as well.
         batches: commits of the raw log.
         failures: commits that failed.
-        answers: answers taken, synced or not.
+        responses: answers taken, synced or not.
         responses_waiting: answers that a crash now would lose.
         responses_dropped: answers given up because the log was full or broken.
-        responses_lost: upper bound of the responses that the last run of this producer lost by a crash.
+        responses_lost: upper bound of the responses that a crash of the last run lost.
         responses_ahead: answers dated further ahead of the clock than a client's clock may be,
             because the events that they
         read are.
@@ -81,7 +81,7 @@ class CollectorFigures:
     refused: dict[str, int]
     batches: int
     failures: int
-    answers: int
+    responses: int
     responses_waiting: int
     responses_dropped: int
     responses_lost: int

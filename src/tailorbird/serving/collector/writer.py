@@ -123,7 +123,7 @@ class CollectorWriter:
                 self._commit_records()
             for raw_before, responses_before in prunes:
                 count = self._logs.raw.prune_each(raw_before)
-                if count + self._logs.answers.prune_some(responses_before):
+                if count + self._logs.response_log.prune_some(responses_before):
                     # Continue after events that arrived meanwhile.
                     with self._queue.condition:
                         self._queue.prunes.append((raw_before, responses_before))
@@ -156,7 +156,7 @@ class CollectorWriter:
             return
         faults.at("collector.before_records")
         receipt = _RECEIPT.encode(Receipt(self._receipt_times.newest, "server"))
-        self._logs.answers.append(
+        self._logs.response_log.append(
             [Block("answers", len(records), encode_responses(records), receipt)]
         )
         faults.at("collector.after_records")
@@ -198,8 +198,8 @@ class CollectorWriter:
         not in the log.
         """
         with self._queue.condition:
-            queued, answers = self._queue.clear()
-            self._response_count.record_settled(answers)
+            queued, responses = self._queue.clear()
+            self._response_count.record_settled(responses)
         for error_type, rejected in (
             (UnknownOutcomeError if in_flight else ClosedError, entries),
             (ClosedError, queued),

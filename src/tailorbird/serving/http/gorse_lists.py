@@ -35,11 +35,11 @@ LISTS = {"popular": "popular", "latest": "new_items"}
 log = logging.getLogger(__name__)
 
 
-class _InSession(msgspec.Struct):
+class _SessionItem(msgspec.Struct):
     ItemId: str
 
 
-_session_of = msgspec.json.Decoder(list[_InSession])
+_session_of = msgspec.json.Decoder(list[_SessionItem])
 
 
 class RecentResponses:
@@ -53,8 +53,8 @@ class RecentResponses:
     def record(self, user: str, request_id: str, items: list[str]) -> None:
         """Record the items that were shown to a person."""
         with self._lock:
-            answers = self._people.setdefault(user, deque(maxlen=ANSWERS_MAX))
-            answers.append((request_id, frozenset(items)))
+            responses = self._people.setdefault(user, deque(maxlen=ANSWERS_MAX))
+            responses.append((request_id, frozenset(items)))
             self._people.move_to_end(user)
             while len(self._people) > self._people_max:
                 self._people.popitem(last=False)
@@ -62,9 +62,9 @@ class RecentResponses:
     def find_request_id(self, user: str, item: str) -> str | None:
         """Return the newest answer that showed this item to this person."""
         with self._lock:
-            answers = self._people.get(user, ())
+            responses = self._people.get(user, ())
             return next(
-                (request_id for request_id, items in reversed(answers) if item in items), None
+                (request_id for request_id, items in reversed(responses) if item in items), None
             )
 
 

@@ -39,7 +39,6 @@ from tailorbird.serving.http.body import (
 from tailorbird.serving.http.logs import REQUEST_ID, RequestLog
 from tailorbird.serving.load_shedding import WAIT_S, Shedder
 from tailorbird.serving.messages import (
-    Answer,
     ChurnResponse,
     EventDecision,
     Fault,
@@ -48,6 +47,7 @@ from tailorbird.serving.messages import (
     RankQuery,
     Receipts,
     RecommendQuery,
+    RecommendResponse,
     SearchQuery,
     ShownItem,
     Similar,
@@ -77,9 +77,9 @@ class FormulaService(Protocol):
 class RequestPipeline(Protocol):
     """The pipeline that the HTTP API needs, as `serving.pipeline.pipeline.Pipeline`."""
 
-    def answer(self, query: RecommendQuery) -> Answer: ...
-    def rank(self, query: RankQuery) -> Answer: ...
-    def search(self, query: SearchQuery) -> Answer: ...
+    def answer(self, query: RecommendQuery) -> RecommendResponse: ...
+    def rank(self, query: RankQuery) -> RecommendResponse: ...
+    def search(self, query: SearchQuery) -> RecommendResponse: ...
     def similar(self, item_id: str, size: int, slot: str = "") -> Similar | None: ...
     def item(self, item_id: str) -> Item | None: ...
     def top_items(

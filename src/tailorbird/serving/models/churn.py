@@ -21,7 +21,7 @@ from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.ranking.churn.bundle import ChurnBundle
 from tailorbird.ranking.churn.reasons import churn_reasons
 from tailorbird.registry import Registry
-from tailorbird.serving.messages import ChurnResponse, ChurnReason, QueryError
+from tailorbird.serving.messages import ChurnReason, ChurnResponse, QueryError
 from tailorbird.serving.models.bundles import BundleHolder
 from tailorbird.serving.models.schemas import Schemas
 

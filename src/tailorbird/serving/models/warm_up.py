@@ -40,7 +40,7 @@ class LogFollower(Protocol):
     def caught_up(self) -> bool: ...
 
 
-def warm(bundle: Bundle) -> None:
+def warm_up_model(bundle: Bundle) -> None:
     """Score as many rows as a request has, twice.
 
     The first run allocates memory, the second uses it.
@@ -56,12 +56,12 @@ def warm(bundle: Bundle) -> None:
 
 def wait_until_warm(is_warming: Callable[[], bool]) -> None:
     """Wait, but not long: another server may answer meanwhile, or connections wait in the queue."""
-    give_up = time.monotonic() + WAIT_S
-    while is_warming() and time.monotonic() < give_up:
+    deadline = time.monotonic() + WAIT_S
+    while is_warming() and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
-class Warming:
+class WarmUp:
     """A thread that warms a server up, once."""
 
     def __init__(

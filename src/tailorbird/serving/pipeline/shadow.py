@@ -20,7 +20,7 @@ from tailorbird.store.breaker import Breaker
 
 SHARE = 0.1
 CREDIT_S = 0.05  # bound of the time that may be saved up
-TIMED = 8  # one in so many scored answers has the champion's time too
+CHAMPION_TIMED_EVERY = 8  # one in so many scored answers has the champion's time too
 log = logging.getLogger(__name__)
 
 
@@ -70,7 +70,7 @@ class ShadowScorer:
             request.shadow, request.shadow_scores = shadow.version, scores.value.tolist()
             self._breaker.record_success()
             self._scored += 1
-            is_timed = self._scored % TIMED == 0 and shared_rows
+            is_timed = self._scored % CHAMPION_TIMED_EVERY == 0 and shared_rows
             if is_timed and champion is not None and request.index is not None:
                 timed = _time_scoring(champion, request.index, request, shown, rows)
                 request.champion_us = timed[1]

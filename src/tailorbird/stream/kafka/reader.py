@@ -10,7 +10,7 @@ from typing import Any
 from tailorbird.errors import DamageError, InputError, NotReadyError, StorageError
 from tailorbird.stream.kafka.client import KafkaError, TopicPartition
 from tailorbird.stream.kafka.cluster import KafkaTopic, storage_error, translate_errors
-from tailorbird.stream.kafka.frames import RunAssembler, decode_piece
+from tailorbird.stream.kafka.frames import RunAssembler, decode_message
 from tailorbird.stream.kafka.tail import Tail, consumer_of
 from tailorbird.stream.protocol import RECEIPTS, Backlog, StoredBlock
 
@@ -83,7 +83,7 @@ class KafkaReader:
 
     def _seek(self, start: int) -> None:
         offset = self._tail.find(start)
-        first_piece = self._tail.piece(offset) if offset < self._tail.watermarks()[1] else None
+        first_piece = self._tail.read_part(offset) if offset < self._tail.watermarks()[1] else None
         self._buffer.clear()
         self._bytes = 0
         self._offset = offset
@@ -113,7 +113,7 @@ class KafkaReader:
                     self._raise_error(message.error(), start)
                     continue
                 self._offset = message.offset() + 1
-                piece = decode_piece(
+                piece = decode_message(
                     message.headers(), message.value() or b"", f"{self.address}@{message.offset()}"
                 )
                 for stored in self._assembly.feed(message.offset(), piece):
@@ -154,7 +154,7 @@ class KafkaReader:
     def end(self) -> int:
         if self._buffer_start >= 0 and self._offset == self._tail.watermarks()[1]:
             return self._assembly.end
-        return self._tail.tip().end or 0
+        return self._tail.find_end().end or 0
 
     def waiting(self, position: int) -> Backlog:
         high, end = self._tail.watermarks()[1], self.end()

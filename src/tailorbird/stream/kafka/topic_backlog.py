@@ -42,7 +42,7 @@ class LogBacklog:
 
     def waiting(self, position: int) -> Backlog:
         """Return the backlog after a position, see `LogReader.waiting`."""
-        high, end = self._tail.watermarks()[1], self._tail.tip().end or 0
+        high, end = self._tail.watermarks()[1], self._tail.find_end().end or 0
         requested, position = position, max(position, self._tail.start())
         if position >= end:
             return Backlog(0, 0, beyond=max(0, requested - end))
@@ -56,7 +56,7 @@ class LogBacklog:
         receipts: list[bytes] = []
         block_end, is_continued = 0, False
         for offset in range(first_offset, min(high, first_offset + 16 * RECEIPTS)):
-            piece = self._tail.piece(offset)
+            piece = self._tail.read_part(offset)
             if piece is None or piece.at != offset:
                 continue
             if piece.index == 0:

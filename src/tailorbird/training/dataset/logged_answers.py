@@ -34,7 +34,7 @@ def dataset_from_responses(
     mature_before: int,
     attribution: int = ATTRIBUTION,
     denominator: str = "impression",
-    answers: pa.Table | None = None,
+    responses: pa.Table | None = None,
     people: Codes | None = None,
     items: Codes | None = None,
     extra_heads: Sequence[str] = (),
@@ -49,7 +49,7 @@ def dataset_from_responses(
         slot: name of the slot.
         heads: event types that are targets, or targets of `ranking.policy.targets`.
         mature_before: now minus the allowed lateness.
-        answers: the lake's `answers`, if any: gives the p at which a response's features were read.
+        responses: the lake's `answers`, if any: gives the p at which a response's features were read.
             A response without a row there (imported history) gets its own routed position.
         people, items: codes to use; by default those of the events.
         extra_heads: targets of other slots, which get labels but do not decide what a row is.
@@ -83,7 +83,7 @@ def dataset_from_responses(
             "import history with answers"
         )
         raise NotReadyError(f"slot {slot!r} has no answer whose outcomes are known by now", fix=fix)
-    base = _unlabelled_dataset(shown, answers, people, items)
+    base = _unlabelled_dataset(shown, responses, people, items)
     request_ids = Codes.of(shown["request_id"])
     slot_items, other_items = (
         _list_items(shown, people, items),
@@ -145,7 +145,7 @@ def _is_in_arm(shown: pa.Table, arm: str) -> Bools:
 
 
 def _unlabelled_dataset(
-    shown: pa.Table, answers: pa.Table | None, people: Codes, items: Codes
+    shown: pa.Table, responses: pa.Table | None, people: Codes, items: Codes
 ) -> Dataset:
     """Return the responses as a data set without labels."""
     lists = shown["items"].combine_chunks()
@@ -162,16 +162,18 @@ def _unlabelled_dataset(
     )
     propensity = np.where(np.repeat(interleaved_mask(shown).to_numpy(), size), 1.0, propensity)
     p = shown["p"].to_numpy().copy()
-    if answers is not None and answers.num_rows:
+    if responses is not None and responses.num_rows:
         response_row = (
             pc.fill_null(
-                pc.index_in(shown["request_id"], value_set=answers["request_id"].combine_chunks()),
+                pc.index_in(
+                    shown["request_id"], value_set=responses["request_id"].combine_chunks()
+                ),
                 -1,
             )
             .to_numpy()
             .astype(np.int64)
         )
-        response_positions = positions_of(answers)
+        response_positions = positions_of(responses)
         p = (
             p
             if response_positions.ndim == 1
@@ -196,24 +198,24 @@ def _unlabelled_dataset(
 
 def _other_responses(events: pa.Table, shown: pa.Table, ts_from: int) -> pa.Table:
     """Return responses since `ts_from` that are not in `shown`: of other slots, or too young."""
-    answers = events.filter(
+    responses = events.filter(
         pc.and_(pc.equal(events["type"], "answer"), pc.is_valid(events["items"]))
     )
-    is_other = ~np.isin(answers["p"].to_numpy(), shown["p"].to_numpy()) & (
-        micros(answers["ts"]) >= ts_from
+    is_other = ~np.isin(responses["p"].to_numpy(), shown["p"].to_numpy()) & (
+        micros(responses["ts"]) >= ts_from
     )
-    return answers.take(pa.array(np.flatnonzero(is_other))).combine_chunks()
+    return responses.take(pa.array(np.flatnonzero(is_other))).combine_chunks()
 
 
-def _list_items(answers: pa.Table, people: Codes, items: Codes) -> ListedItems:
-    size = pc.list_value_length(answers["items"]).to_numpy().astype(np.int64)
+def _list_items(responses: pa.Table, people: Codes, items: Codes) -> ListedItems:
+    size = pc.list_value_length(responses["items"]).to_numpy().astype(np.int64)
     response_columns = (
-        people.encode(answers["person"]),
-        micros(answers["ts"]),
-        answers["p"].to_numpy(),
+        people.encode(responses["person"]),
+        micros(responses["ts"]),
+        responses["p"].to_numpy(),
     )
     person, ts, p = (np.repeat(column, size) for column in response_columns)
-    return ListedItems(person, items.encode(pc.list_flatten(answers["items"])), ts, p)
+    return ListedItems(person, items.encode(pc.list_flatten(responses["items"])), ts, p)
 
 
 def _head_label(

@@ -13,7 +13,7 @@ from tailorbird.events import DAY, micros, parse_duration
 from tailorbird.lake import Lake
 from tailorbird.ranking.policy.targets import item_heads, item_probability_heads
 from tailorbird.ranking.slot import Slot
-from tailorbird.training.dataset.clicks import Scheme, draw_requests, infer_scheme
+from tailorbird.training.dataset.clicks import SamplingScheme, draw_requests, infer_scheme
 from tailorbird.training.dataset.codes import Codes, interaction_mask
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.logged_answers import dataset_from_responses
@@ -24,7 +24,7 @@ Rows = Literal["auto", "answers", "clicks"]
 NEGATIVES = 60  # of a drawn request in training and validation
 # With fewer responses that have an outcome, the log's choices teach more: split in three, too few
 # positives remain.
-ANSWERS_MIN = 300
+RESPONSES_MIN = 300
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RowSettings:
     now: int
     lateness_us: int = DAY
     rows: Rows = "auto"
-    scheme: Scheme | None = None
+    scheme: SamplingScheme | None = None
     heads: Sequence[str] = ()
     arm: str = ""
 
@@ -58,7 +58,7 @@ def choose_requests(
     slot: Slot,
     row_settings: RowSettings,
     complete_until: int,
-) -> tuple[Dataset, Scheme | None, str]:
+) -> tuple[Dataset, SamplingScheme | None, str]:
     """Choose between logged responses and drawn requests.
 
     Returns:
@@ -83,7 +83,7 @@ def choose_requests(
         outcome_note += " popularity are of the whole log"
     if shown and row_settings.rows == "answers":
         return shown, None, f"rows are logged answers, as asked for: {outcome_note}"
-    if shown and count >= ANSWERS_MIN:
+    if shown and count >= RESPONSES_MIN:
         return shown, None, f"rows are logged answers: {outcome_note}"
     head, chosen_count = _first_chosen_head(events, slot, row_settings)
     # Nearly all choices were made from these very responses.
@@ -115,7 +115,7 @@ def choose_requests(
     return (
         data,
         scheme,
-        f"{source_note}: only {outcome_note}, and {ANSWERS_MIN} are needed to learn from them"
+        f"{source_note}: only {outcome_note}, and {RESPONSES_MIN} are needed to learn from them"
         f"{move_note}",
     )
 
@@ -137,7 +137,9 @@ def _rows_from_responses(
         mature_before=complete_until,
         attribution=parse_duration(slot.attribution),
         denominator=slot.denominator,
-        answers=lake.answers(["request_id", "p", "positions"]) if lake.exists("answers") else None,
+        responses=lake.responses(["request_id", "p", "positions"])
+        if lake.exists("answers")
+        else None,
         people=people,
         items=codes,
         extra_heads=row_settings.heads,

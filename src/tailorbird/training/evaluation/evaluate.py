@@ -131,9 +131,9 @@ def _slice_slates(slates: Slates, low: int, count: int) -> Slates:
 
 def version_scorer(
     bundle: Bundle,
-    series: IndexSeries,
+    index_series: IndexSeries,
     objective: Mapping[str, float],
-    live: LiveColumns,
+    live_columns: LiveColumns,
     features: FeatureSet | None = None,
     events: pa.Table | None = None,
 ) -> Scorer:
@@ -142,7 +142,7 @@ def version_scorer(
     The bundle's own index may know what came later. Its vectors are used where the series has none.
 
     Args:
-        live: live columns of the chunks, which include the bundle's own.
+        live_columns: live columns of the chunks, which include the bundle's own.
         features: feature set of the chunks, where its schema may differ from the bundle's; the
             bundle then gets features of its own, computed from the same `events`.
     """
@@ -155,11 +155,17 @@ def version_scorer(
         History(own_features, events) if own_features is not None and events is not None else None
     )
 
-    def score(piece: FeatureChunk) -> tuple[Mapping[str, Floats], Floats]:
+    def score(chunk: FeatureChunk) -> tuple[Mapping[str, Floats], Floats]:
         if past is not None:
-            piece = next(iterate_features_from(past, piece.part, rows_max=max(1, piece.part.rows)))
+            chunk = next(iterate_features_from(past, chunk.part, rows_max=max(1, chunk.part.rows)))
         scores = bundle.score_matrix(
-            encode_rows(piece, bundle.encoder, series, fallback_space=bundle.space, live=live),
+            encode_rows(
+                chunk,
+                bundle.encoder,
+                index_series,
+                fallback_space=bundle.space,
+                live_columns=live_columns,
+            ),
             objective=objective,
         )
         return scores.heads, scores.value

@@ -219,7 +219,7 @@ def gather_signal_rows(
                 candidates=live.candidates,
             )
         matrix = np.concatenate(
-            [encode_rows(piece, encoder, series, live=live) for piece in chunks]
+            [encode_rows(piece, encoder, series, live_columns=live) for piece in chunks]
         )
         drawn = evenly[requests] if material.is_logged else np.ones(part.requests, bool)
         parts[name] = SignalRows(

@@ -77,7 +77,7 @@ class ChurnReport:
         }
 
 
-def describe_choices(judged: Choice, shipped: Choice, churn: Churn) -> list[str]:
+def describe_choices(judged_choice: Choice, shipped: Choice, churn: Churn) -> list[str]:
     """Return notes on missing calibration, or on a bundle that differs from the judged model.
 
     Each note says what history it would take.
@@ -85,19 +85,19 @@ def describe_choices(judged: Choice, shipped: Choice, churn: Churn) -> list[str]
     if shipped.uncalibrated_reason:
         return [
             f"not calibrated: {shipped.uncalibrated_reason}; "
-            f"{_required_history(churn, judged=False)}"
+            f"{_required_history(churn, judged_choice=False)}"
         ]
-    if _describe_choice(judged) == _describe_choice(shipped):
+    if _describe_choice(judged_choice) == _describe_choice(shipped):
         return []
     why = (
-        f"{judged.uncalibrated_reason}; {_required_history(churn, judged=True)}"
-        if judged.uncalibrated_reason
+        f"{judged_choice.uncalibrated_reason}; {_required_history(churn, judged_choice=True)}"
+        if judged_choice.uncalibrated_reason
         else "that was the better choice"
     )
     return [
         f"the bundle has {_describe_choice(shipped)}, while the gate, the diagram and the "
         "list of whom "
-        f"to contact judge {_describe_choice(judged)}: by the "
+        f"to contact judge {_describe_choice(judged_choice)}: by the "
         f"last origin {why}"
     ]
 
@@ -127,8 +127,8 @@ def _describe_choice(choice: Choice) -> str:
     return f"{choice.model} {'without calibration' if name == 'none' else f'calibrated by {name}'}"
 
 
-def _required_history(churn: Churn, *, judged: bool) -> str:
-    cuts = cuts_to_calibrate(churn, judged=judged)
+def _required_history(churn: Churn, *, judged_choice: bool) -> str:
+    cuts = cuts_to_calibrate(churn, judged=judged_choice)
     days = -(-required_history_us(churn, cuts) // DAY)
     return f"that takes {cuts} origins, which a history of {days} days has (--quick asks at two)"
 

@@ -32,12 +32,17 @@ from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.training.settings import Progress
 from tailorbird.training.tasks.churn.fit import BLEND, DIRECT, HAZARD, FittedModels, fit_at
 from tailorbird.training.tasks.churn.labels import Activity, Floats, Ints, Rfm, Window
-from tailorbird.training.tasks.churn.model_choice import PROOFS, Cut, OriginScores, choose_model
+from tailorbird.training.tasks.churn.model_choice import (
+    VALIDATION_CUTS,
+    Cut,
+    OriginScores,
+    choose_model,
+)
 from tailorbird.training.tasks.churn.rows import NO_LIMIT, PeopleFeatures
 from tailorbird.training.tasks.churn.training_rows import FitSettings, Grid
 
 PER_REACH = 3  # maximum cuts from an origin to the end of its window, gap included
-CUTS_MAX = PROOFS + 2 * PER_REACH  # enough to calibrate the last cut
+CUTS_MAX = VALIDATION_CUTS + 2 * PER_REACH  # enough to calibrate the last cut
 
 
 def backtest_windows(activity: Activity, churn: Churn, cuts: int) -> list[Window]:
@@ -88,7 +93,7 @@ def required_history_us(churn: Churn, cuts: int) -> int:
 def cuts_to_calibrate(churn: Churn, *, judged: bool) -> int:
     """Return the number of cuts needed to calibrate a bundle, or the judged cut too."""
     ahead = -(-(churn.gap_us + churn.window_us) // cut_step_us(churn))
-    return PROOFS + (2 * ahead if judged else ahead)
+    return VALIDATION_CUTS + (2 * ahead if judged else ahead)
 
 
 def build_grid(

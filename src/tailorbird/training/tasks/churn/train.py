@@ -199,11 +199,11 @@ def _compose_notes(
     churn: Churn, backtest: ChurnBacktest, window: Window, choice: Choice
 ) -> tuple[str, ...]:
     notes = []
-    judged = backtest.cuts[-1].scores.window.length
-    if judged != window.length:
+    judged_length = backtest.cuts[-1].scores.window.length
+    if judged_length != window.length:
         notes.append(
             "the history is too short for the window: figures are of windows of "
-            f"{judged / DAY:.0f} days, while "
+            f"{judged_length / DAY:.0f} days, while "
             f"{window.length / DAY:.0f} are predicted"
         )
     if merged := backtest.cuts[-1].merged:

@@ -2,8 +2,8 @@
 
 A retry, a replay, a restored log or an import of an old file would bring back what was erased. So
 collector, importer, replay and router ask the list. A row that names an id on it is replaced by
-`contract.ERASED` before anything is written, which the contract refuses. The list has keyed hashes
-alone; without the key, which is in a file of its own, nobody can ask it about a person.
+`contract.ERASED_BODY` before anything is written, which the contract refuses. The list has keyed
+hashes alone; without the key, which is in a file of its own, nobody can ask it about a person.
 
     user_id on the list                    dropped, for good
     no user_id, anonymous_id on the list   dropped; of a shared device what is older than the erasure
@@ -195,7 +195,7 @@ class SuppressionList:
         return self.erased_at(mark, id_) is not None
 
     def without(self, body: bytes, receipt: Receipt) -> bytes:
-        """Return the body with `ERASED` in place of each row that is dropped."""
+        """Return the body with `ERASED_BODY` in place of each row that is dropped."""
         if not self._listed.people and not self._listed.shared:
             return body
         parts = [bytes(part) for part in split_body(body, receipt.encoding)]
@@ -206,7 +206,7 @@ class SuppressionList:
         return join_rows(rows, body, receipt.encoding)
 
     def line(self, line: bytes, receipt: Receipt) -> bytes:
-        """Return one event in the wire format, or `ERASED`."""
+        """Return one event in the wire format, or `ERASED_BODY`."""
         return self.without(line, msgspec.structs.replace(receipt, encoding="ndjson"))
 
     def drops(self, part: bytes, receipt: Receipt) -> bool:

@@ -33,7 +33,7 @@ Filters = Annotated[
     ),
 ]
 
-# Explanations of the codes of `Answer.degraded` for people, with what to do.
+# Explanations of the codes of `RecommendResponse.degraded` for people, with what to do.
 DEGRADED = {
     "model": "no model could score: tailorbird train learns one",
     "candidates": "no candidate tables are published yet: the role `candidates` reads the log, "

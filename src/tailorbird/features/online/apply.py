@@ -171,7 +171,7 @@ class HotKeys:
         self._change: list[Int64s] = []
 
     def note(self, keys: Keys, change: Int64s) -> None:
-        """Record that these keys changed now; `NEVER` where a reading does not change without an
+        """Record that these keys changed now; `NEVER_TS` where a reading does not change without an
         event.
         """
         self._keys.append(keys)

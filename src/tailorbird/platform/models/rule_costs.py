@@ -45,7 +45,10 @@ class RuleCosts:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird rules report --json` prints."""
-        wishes = [asdict(cost) for cost in self.costs]
+        wishes = [
+            {"wish" if key == "rule" else key: value for key, value in asdict(cost).items()}
+            for cost in self.costs
+        ]
         return {"slot": self.slot, "requests": self.requests, "wishes": wishes}
 
     @property

@@ -1,7 +1,7 @@
 """Block transforms: outputs with the same kinds of steps go through them as one block.
 
 A model that scales and imputes every number has dozens of such outputs, and at a request each step
-on each of them costs more than its arithmetic. The result is bit-identical to `Output.apply`: the
+on each of them costs more than its arithmetic. The result is bit-identical to `TransformOutput.apply`: the
 same operations on the same numbers.
 """
 

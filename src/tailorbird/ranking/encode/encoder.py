@@ -4,7 +4,7 @@ The columns of the matrix, in this order:
 
     numeric        float32 as read; NaN is missing
     categorical    codes of a vocabulary: 0 missing, 1 unknown, 2.. as learned
-    computed       from the items and the user's recent sequence (`COMPUTED`), by vectors
+    computed       from the items and the user's recent sequence (`COMPUTED_COLUMNS`), by vectors
                    (`ranking.tower`), and live: rank and score in candidate sources and declared
                    similarities (`ranking.encode.live`)
     position       the position shown in training, 1 in serving; only if trained with it
@@ -61,7 +61,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         columns: the columns of the feature set, in the order in which they are read.
         numeric: the numeric columns that the model uses.
         vocabularies: of the categorical columns that the model uses.
-        computed: the names among `COMPUTED`, vector and live columns that it uses untransformed.
+        computed: the names among `COMPUTED_COLUMNS`, vector and live columns that it uses untransformed.
         sequence: the sequence that the computed columns look at; "" for none.
         position: whether the model was trained with the position.
         transforms: further columns, computed from any of these by learned steps.

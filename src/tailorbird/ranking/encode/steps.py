@@ -209,7 +209,7 @@ class Codes(Table, frozen=True, tag="vocabulary"):
     """A vocabulary: the key at position i has the code i + 2."""
 
     @property
-    def codes(self) -> bool:
+    def returns_codes(self) -> bool:
         return True
 
     @property
@@ -257,7 +257,7 @@ class Hashed(KeyStep, frozen=True, tag="hashing"):
         return codes
 
     @property
-    def codes(self) -> bool:
+    def returns_codes(self) -> bool:
         return True
 
     @property

@@ -104,7 +104,7 @@ class TransformOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, d
         """Transform values (n,) to shape (n,) or (n, width).
 
         Args:
-            target_encoding: what its `Target` gave each of these rows in training, as of the row's time;
+            target_encoding: what its `TargetEncoding` gave each of these rows in training, as of the row's time;
                 None takes the final table.
         """
         if self.is_missing_indicator:

@@ -227,22 +227,17 @@ def _refuse_missing(upper: "_Rates", lower: "_Rates", item_count: Floats) -> Non
     Neighbours are compared within the responses that have both, and others through them, since
     shorter responses may have had fewer items.
     """
-    position_count = np.flatnonzero(np.minimum(upper.clicks, lower.clicks) >= CLICKS_MIN)
-    if not position_count.size:
+    compared = np.flatnonzero(np.minimum(upper.clicks, lower.clicks) >= CLICKS_MIN)
+    if not compared.size:
         return
     ratio = np.ones(len(item_count))
-    ratio[position_count + 1] = lower.mean[position_count] / upper.mean[position_count]
-    mean = upper.mean[position_count[0]] * np.cumprod(
-        ratio[position_count[0] : position_count[-1] + 2]
-    )
-    worst_position, expected = (
-        int(mean.argmin()),
-        max(float(mean.max()), float(item_count[position_count[0]])),
-    )
-    if mean[worst_position] < WEIGHT_SHARE_MIN * expected:
-        detail = f"rows there weigh {mean[worst_position]:.1f} in the mean, and would weigh {expected:.1f}"
+    ratio[compared + 1] = lower.mean[compared] / upper.mean[compared]
+    mean = upper.mean[compared[0]] * np.cumprod(ratio[compared[0] : compared[-1] + 2])
+    worst, expected = (int(mean.argmin()), max(float(mean.max()), float(item_count[compared[0]])))
+    if mean[worst] < WEIGHT_SHARE_MIN * expected:
+        detail = f"rows there weigh {mean[worst]:.1f} in the mean, and would weigh {expected:.1f}"
         problem = (
-            f"place {position_count[0] + worst_position + 1} of drawn lists hardly ever had the items that other "
+            f"place {compared[0] + worst + 1} of drawn lists hardly ever had the items that other "
             f"places had, so they cannot be compared: {detail}"
         )
         raise UsageError(

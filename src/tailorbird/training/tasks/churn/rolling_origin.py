@@ -8,7 +8,7 @@ outcome.
 
 Nothing about a cut uses what was not known at its origin: neither models nor calibration nor the
 choice of the model. The last cut estimates the quality of a bundle made now, so its calibration has
-to be chosen as the bundle's is: by `PROOFS` cuts that began when an earlier one was finished, and
+to be chosen as the bundle's is: by `VALIDATION_CUTS` cuts that began when an earlier one was finished, and
 that were all finished by its own origin. With `PER_REACH` cuts from an origin to the end of its
 window that takes
 

@@ -199,7 +199,7 @@ def test_a_server_that_loads_own_models_stays_light(tmp_path) -> None:
     (tmp_path / FILE).write_text(COMPLETE)
     code = (
         "import sys; from pathlib import Path; from tailorbird.ranking.own_models import *; "
-        f"use_file(Path({str(tmp_path / FILE)!r})); open_own(b'click\\n', where='model/mine.own'); "
+        f"use_models_file(Path({str(tmp_path / FILE)!r})); open_own(b'click\\n', where='model/mine.own'); "
         "import json; print(json.dumps(sorted(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

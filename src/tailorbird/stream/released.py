@@ -62,7 +62,7 @@ def encode_with_checksum(content: dict[str, Any]) -> bytes:
 def decode_with_checksum(data: bytes) -> dict[str, Any]:
     """Decode the file without its checksum, or raise ValueError if it does not match.
 
-    >>> unsealed(sealed({"ledger": 42}))
+    >>> decode_with_checksum(encode_with_checksum({"ledger": 42}))
     {'ledger': 42}
     """
     content = msgspec.json.decode(data, type=dict[str, Any])

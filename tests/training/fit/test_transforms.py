@@ -294,7 +294,7 @@ def test_nets_take_every_column_on_one_scale_filled_in_and_every_category_as_cod
         column = output.apply(rows[output.column])
         assert np.isfinite(column).all()
         if output.column == "category":
-            assert set(column.tolist()) == set(range(output.size)) - {1}
+            assert set(column.tolist()) == set(range(output.code_count)) - {1}
         elif output.name.endswith("_missing"):
             np.testing.assert_array_equal(column, np.isnan(rows[output.column]))
         else:

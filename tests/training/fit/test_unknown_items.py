@@ -131,7 +131,7 @@ def test_values_of_rare_hash_buckets_get_the_unknown_code():
     net = fit_deep(
         "dcn",
         resolve_parameters("dcn", {"threads": 1, "epochs": 3, "hidden": [32, 16]}),
-        build_deep_layout(["maker"], {"maker": output.size}),
+        build_deep_layout(["maker"], {"maker": output.code_count}),
         rows,
         Rows(rows.matrix[:0], {"click": labels[:0]}),
         seed=1,

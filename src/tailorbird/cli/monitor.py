@@ -191,9 +191,9 @@ def notify(*, test: bool = False, json: Json = False) -> None:
         print_json({"receivers": msgspec.to_builtins(receivers)})
     else:
         accepted = "accepted the test message" if test else "-"
-        rows = [(each.receiver, each.failing_since, each.error or accepted) for each in receivers]
+        rows = [(receiver.receiver, receiver.failing_since, receiver.error or accepted) for receiver in receivers]
         print_table("", ["receiver", "fails since", "why"], rows)
-    failing = [each.receiver for each in receivers if each.error]
+    failing = [receiver.receiver for receiver in receivers if receiver.error]
     if test and failing:
         raise NotReadyError(
             f"{', '.join(failing)} did not accept the test message",

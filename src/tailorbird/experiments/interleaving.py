@@ -281,7 +281,7 @@ def _checks(credits: Credits, positions: tuple[PositionBalance, ...]) -> tuple[C
     logs = f"{credits.missing:,} of {credits.responses:,} responses have no teams in the lake."
     checks = [Check("logs", share <= MISSING_MAX, logs)]
     if positions:
-        worst_position = min(positions, key=lambda each: each.p)
+        worst_position = min(positions, key=lambda position: position.p)
         text = f"position {worst_position.position} has {worst_position.control:,} : {worst_position.treatment:,} items"
         passed = worst_position.p >= POSITION_ALARM
         reason = f"At worst, {text}; p = {worst_position.p:.3g} (Holm)."

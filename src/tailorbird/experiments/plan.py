@@ -274,7 +274,7 @@ def _continue(values: np.ndarray, day: float) -> float:
 
 def _verdict(experiment: Experiment, rules: list[RulePlan], duration: float) -> str:
     name = experiment.spending if experiment.stopping == "group_sequential" else experiment.stopping
-    chosen_rule = next(each for each in rules if each.rule == name and each.is_adjusted)
+    chosen_rule = next(rule for rule in rules if rule.rule == name and rule.is_adjusted)
     cost = f"{chosen_rule.sample_ratio:.3f} times the sample of a fixed test"
     if math.isnan(chosen_rule.days):
         return (

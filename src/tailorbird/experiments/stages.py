@@ -147,7 +147,7 @@ def _sequential(
             rows.tolist(), effects, information.tolist(), bounds.tolist(), strict=True
         )
     )
-    crossed = [number for number, each in enumerate(stages) if abs(each.z) >= each.bound]
+    crossed = [number for number, stage in enumerate(stages) if abs(stage.z) >= stage.bound]
     last = measured[-1][1]
     if not crossed and not is_over:
         newest = stages[-1]
@@ -195,7 +195,7 @@ def _single(
         else:
             bound = float(ndtri(1 - alpha / 2))
         stages.append(_stage(at, each, each.information / planned, bound))
-    crossed = [each for each in stages if abs(each.z) >= each.bound]
+    crossed = [stage for stage in stages if abs(stage.z) >= stage.bound]
     newest = stages[-1]
     is_conclusive = bool(crossed) if is_anytime else is_over and abs(newest.z) >= newest.bound
     shown = crossed[-1] if is_anytime and crossed else newest

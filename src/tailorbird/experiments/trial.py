@@ -285,7 +285,7 @@ def _conclude(
     risk = _risk(best, metric, guardrails)
     stop = f"tailorbird experiment stop {name} --why …"
     is_loss = path.is_conclusive and _sign(metric) * best.uplift < 0
-    if not is_loss and (harmed := [each for each in guardrails if each.is_worse]):
+    if not is_loss and (harmed := [guardrail for guardrail in guardrails if guardrail.is_worse]):
         worst_guardrail = harmed[0]
         text = f"{worst_guardrail.arm} makes {worst_guardrail.metric} worse: {format_uplift(worst_guardrail.uplift)}"
         return RED, f"{text}, though {best.arm} has {figures}.", risk, f"Stop it: {stop}"
@@ -321,12 +321,12 @@ def _risk(best: MetricResult, metric: Metric, guardrails: tuple[MetricResult, ..
     text = f"In the worst case of the interval, {best.arm} changes {metric.name}"
     text += f" by {format_uplift(bound)}"
     bounds = [
-        (each.metric, each.low if each.low <= 0 else each.high)
-        for each in guardrails
-        if math.isfinite(each.low)
+        (guardrail.metric, guardrail.low if guardrail.low <= 0 else guardrail.high)
+        for guardrail in guardrails
+        if math.isfinite(guardrail.low)
     ]
     if bounds:
-        name, value = min(bounds, key=lambda each: each[1])
+        name, value = min(bounds, key=lambda bound: bound[1])
         text += f", and {name} by {format_uplift(value)}"
     return f"{text}."
 

@@ -139,10 +139,10 @@ def check_nulls(day: Day) -> Check:
                 share = day.profile.nulls[type_, column] / rows
                 each = [
                     {
-                        "null": one.nulls[type_, column],
-                        "": one.types[type_] - one.nulls[type_, column],
+                        "null": earlier_day.nulls[type_, column],
+                        "": earlier_day.types[type_] - earlier_day.nulls[type_, column],
                     }
-                    for one in day.earlier_days
+                    for earlier_day in day.earlier_days
                 ]
                 typical_share = usual_shares(each, NULLS_ROWS)["null"]
                 largest_change = max(largest_change, abs(share - typical_share))
@@ -316,7 +316,7 @@ def check_refused(day: Day) -> Check:
     if share > REFUSED_MAX and count >= REFUSED_ROWS:
         problems = [
             f"{rows:,} were refused: {code}"
-            for code, rows in sorted(day.refused.items(), key=lambda each: -each[1])
+            for code, rows in sorted(day.refused.items(), key=lambda item: -item[1])
         ]
     return build_check(
         "refused",
@@ -344,7 +344,7 @@ def check_uniqueness(day: Day, expectations: DayExpectations) -> Check:
             property_values = (
                 of_type[name].to_pylist()
                 if name in PROPERTY_COLUMNS
-                else [each.get(name) for each in values]
+                else [value.get(name) for value in values]
             )
             encoded_values = [
                 msgspec.json.encode(value) for value in property_values if value is not None
@@ -407,7 +407,7 @@ def _seen_items(events: pa.Table) -> set[tuple[str, str]]:
     for request, item, items in zip(
         *(shown[name].to_pylist() for name in ("request_id", "item_id", "items")), strict=True
     ):
-        pairs.update((request, each) for each in (items or []))
+        pairs.update((request, item) for item in (items or []))
         if item is not None:
             pairs.add((request, item))
     return pairs

@@ -144,7 +144,7 @@ def _with_features(row: Record, sets: Sequence[FeatureSet]) -> Record:
     values = np.array(record.pop("numeric"), np.float64).reshape(len(items), -1)
     named_values = [_name_values(features.numeric, value) for value in values]
     record["features"] = [
-        {"item": item, **one} for item, one in zip(items, named_values, strict=True)
+        {"item": item, **named_value} for item, named_value in zip(items, named_values, strict=True)
     ]
     return record
 

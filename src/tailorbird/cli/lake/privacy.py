@@ -89,7 +89,7 @@ def erase(
     if json:
         earlier = {"cut_short": _as_json(receipts[0])} if other_erasures else {}
         print_json(_as_json(receipts[-1]) | earlier)
-    raise SystemExit(0 if all(one.clean for one in receipts) else 1)
+    raise SystemExit(0 if all(receipt.clean for receipt in receipts) else 1)
 
 
 def _erase(project: "Project", stored: "list[StoredId]", *, quiet: bool) -> "Receipt":
@@ -150,8 +150,8 @@ def print_search(user: str, json: bool) -> None:
 
     project = open_project(applied=True)
     ids = _ids(project, user)
-    users = frozenset(one for one in ids if not one.startswith(ANONYMOUS_PREFIX))
-    devices = frozenset(one.removeprefix(ANONYMOUS_PREFIX) for one in {*ids} - users)
+    users = frozenset(id_ for id_ in ids if not id_.startswith(ANONYMOUS_PREFIX))
+    devices = frozenset(id_.removeprefix(ANONYMOUS_PREFIX) for id_ in {*ids} - users)
     with progress_bars(quiet=json) as progress:
         report = search_project(project, People(users, devices), progress=progress)
     if json:
@@ -211,7 +211,7 @@ def _print_preview(found: "Preview", unfinished: bool, json: bool) -> None:
     out = console()
     if unfinished:
         out.print("An erasure was cut short; --yes brings it to its end before anything else.")
-    rows = sorted(found.events.items(), key=lambda each: -each[1])
+    rows = sorted(found.events.items(), key=lambda item: -item[1])
     print_table("Would be erased", ["type", "events"], rows, right=["events"])
     out.print(
         f"{found.users:,} users, {found.devices:,} devices, {found.shared:,} of them used by "
@@ -249,8 +249,8 @@ def _print_bundles(bundles: list[dict[str, Any]]) -> None:
 
     if bundles:
         rows = [
-            (one["version"], ", ".join(one["aliases"]), to_iso(one["due"])[:10], one["what"])
-            for one in bundles
+            (bundle["version"], ", ".join(bundle["aliases"]), to_iso(bundle["due"])[:10], bundle["what"])
+            for bundle in bundles
         ]
         title = "Models that learned from their events"
         print_table(title, ["version", "name", "until", "what to do"], rows)
@@ -297,12 +297,12 @@ def _by_owner(
     own_matches: list[Match] = []
     derived_matches: list[Match] = []
     foreign_matches: list[Match] = []
-    for one in matches:
-        if is_below(one.path, data) or not is_below(one.path, [project.root]):
-            own_matches.append(one)
+    for match in matches:
+        if is_below(match.path, data) or not is_below(match.path, [project.root]):
+            own_matches.append(match)
         else:
-            (derived_matches if find_derived(Path(one.path), project) else foreign_matches).append(
-                one
+            (derived_matches if find_derived(Path(match.path), project) else foreign_matches).append(
+                match
             )
     return own_matches, derived_matches, foreign_matches
 

@@ -97,7 +97,7 @@ def annotations_of(table: type, kind: type[T]) -> dict[str, T]:
     """Return field → its annotation of a kind, of those fields that have one."""
     hints = get_type_hints(table, include_extras=True)
     return {
-        name: one for name, hint in hints.items() for one in _notes(hint) if isinstance(one, kind)
+        name: note for name, hint in hints.items() for note in _notes(hint) if isinstance(note, kind)
     }
 
 

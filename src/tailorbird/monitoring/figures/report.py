@@ -271,7 +271,7 @@ def rows_of(figures: Sequence[Figures]) -> list[dict[str, object]]:
     return [
         {
             name: None if isinstance(value, float) and math.isnan(value) else value
-            for name, value in msgspec.structs.asdict(each).items()
+            for name, value in msgspec.structs.asdict(figure).items()
         }
-        for each in figures
+        for figure in figures
     ]

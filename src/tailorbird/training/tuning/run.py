@@ -72,8 +72,8 @@ class TuneReport:
         return Frame.from_rows(
             ["trial", "ndcg_10", "gain", "spread", "gain_minus_spread", "fit_s"],
             [
-                (one.name, float(one.quality.mean()), one.gain, one.spread, one.score, one.seconds)
-                for one in self.choice.finalists
+                (finalist.name, float(finalist.quality.mean()), finalist.gain, finalist.spread, finalist.score, finalist.seconds)
+                for finalist in self.choice.finalists
             ],
         )
 

@@ -57,7 +57,7 @@ class MergeHistory:
         They may include merges dated after it, which no lookup may reach.
         """
         is_known = self.received <= moment
-        if all(is_known[position] for position, each in enumerate(self.merges) if each.ts < moment):
+        if all(is_known[position] for position, merge in enumerate(self.merges) if merge.ts < moment):
             return self  # keeps its cached spans
         positions = np.flatnonzero(is_known).tolist()
         return MergeHistory(

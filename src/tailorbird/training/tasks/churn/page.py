@@ -41,8 +41,8 @@ def write_page(path: Path, report: "ChurnReport", churn: Churn) -> Path:
         shown=list(PAGE_METRICS),
         ranked=sorted(last.results.items(), key=lambda item: _sort_last(item[1]["log_loss"].value)),
         origins=[
-            {"at": to_iso(each.cut.scores.window.origin), "metrics": each}
-            for each in report.figures
+            {"at": to_iso(figure.cut.scores.window.origin), "metrics": figure}
+            for figure in report.figures
         ],
         charts={
             "auc": to_svg(_auc_by_origin(report.figures)),
@@ -59,12 +59,12 @@ def write_page(path: Path, report: "ChurnReport", churn: Churn) -> Path:
 def _auc_by_origin(figures: Sequence[CutMetrics]) -> Figure:
     figure = Figure(figsize=(7.0, 3.2), layout="constrained")
     axes = figure.subplots()
-    days = [to_iso(each.cut.scores.window.origin)[2:10] for each in figures]
+    days = [to_iso(figure.cut.scores.window.origin)[2:10] for figure in figures]
     for position, name in enumerate(figures[0].results):
         colour = HIGHLIGHT_COLOUR if name == MODEL_NAME else COLOURS[position % len(COLOURS)]
         axes.plot(
             days,
-            [each.results[name]["auc"].value for each in figures],
+            [figure.results[name]["auc"].value for figure in figures],
             "o-",
             color=colour,
             label=name,

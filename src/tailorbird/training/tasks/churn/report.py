@@ -66,7 +66,7 @@ class ChurnReport:
             "incumbent": self.incumbent,
             "results": flatten_tables(self.last.results),
             "differences": flatten_tables(self.last.differences),
-            "origins": [cut_to_dict(each) for each in self.figures],
+            "origins": [cut_to_dict(figure) for figure in self.figures],
             "choice": self.choice.description,
             "contact": {"best": self.curve.best_k, "curve": self.curve.points()},
             "importance": self.importance,
@@ -147,10 +147,10 @@ def cut_to_dict(figures: CutMetrics) -> dict[str, Any]:
         "differences": flatten_tables(figures.differences),
         "slices": {
             name: {
-                "people": int(each.count.sum()),
-                "calibration_error_debiased": round(each.debiased, 6),
+                "people": int(slice_.count.sum()),
+                "calibration_error_debiased": round(slice_.debiased, 6),
             }
-            for name, each in figures.slices.items()
+            for name, slice_ in figures.slices.items()
         },
     }
 
@@ -167,11 +167,11 @@ def churn_card(
     """Return the model card in Markdown: what the model predicts, for whom, how well, its limits."""
     cut, window = figures.cut, figures.cut.scores.window
     quality = (
-        (name, *(each[figure] for figure in CARD_FIGURES)) for name, each in figures.results.items()
+        (name, *(result[figure] for figure in CARD_FIGURES)) for name, result in figures.results.items()
     )
     slices = (
-        (name, f"{each.count.sum():,.0f}", f"{each.debiased:.4f}")
-        for name, each in figures.slices.items()
+        (name, f"{slice_.count.sum():,.0f}", f"{slice_.debiased:.4f}")
+        for name, slice_ in figures.slices.items()
     )
     text = about["window_text"]
     parts = [

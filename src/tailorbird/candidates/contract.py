@@ -283,7 +283,9 @@ def contract_of(sources: Iterable[str], *, shown: str = "impression") -> Contrac
     """
     parsed = [parse_source(name) for name in sources]
     project_sources = [one for source in parsed if (one := own_source(source.name)) is not None]
-    parsed += [parse_source(board) for project_source in project_sources for board in project_source.boards]
+    parsed += [
+        parse_source(board) for project_source in project_sources for board in project_source.boards
+    ]
     boards = {*BASE_BOARDS, *(source.board for source in parsed if source.board is not None)}
     boards |= {
         Board(board.window_us) for board in boards

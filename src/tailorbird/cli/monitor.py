@@ -191,7 +191,10 @@ def notify(*, test: bool = False, json: Json = False) -> None:
         print_json({"receivers": msgspec.to_builtins(receivers)})
     else:
         accepted = "accepted the test message" if test else "-"
-        rows = [(receiver.receiver, receiver.failing_since, receiver.error or accepted) for receiver in receivers]
+        rows = [
+            (receiver.receiver, receiver.failing_since, receiver.error or accepted)
+            for receiver in receivers
+        ]
         print_table("", ["receiver", "fails since", "why"], rows)
     failing = [receiver.receiver for receiver in receivers if receiver.error]
     if test and failing:

@@ -41,7 +41,13 @@ def report_svg(report: "Report") -> str:
 def preferences_svg(report: "InterleavingReport") -> str:
     """Draw the treatment's share of the credits of each kind, beside a half."""
     rows = [
-        (preference.event, preference.share, preference.low, preference.high, _colour(preference.low - 0.5, preference.high - 0.5))
+        (
+            preference.event,
+            preference.share,
+            preference.low,
+            preference.high,
+            _colour(preference.low - 0.5, preference.high - 0.5),
+        )
         for preference in report.preferences
         if preference.units
     ]

@@ -103,8 +103,8 @@ class TrialReport(StartedReport):
         return next(
             (
                 number
-                for number, each in enumerate(self.stages[arm])
-                if abs(each.z) >= each.bound and not (self.stopping == "fixed" and each.at < end)
+                for number, stage in enumerate(self.stages[arm])
+                if abs(stage.z) >= stage.bound and not (self.stopping == "fixed" and stage.at < end)
             ),
             None,
         )
@@ -278,7 +278,7 @@ def _conclude(
             "Every figure below may be wrong.",
             "Find the cause, stop this experiment, and start a new one under another name.",
         )
-    best = max(primary, key=lambda each: _sign(metric) * _or_low(each.uplift))
+    best = max(primary, key=lambda entry: _sign(metric) * _or_low(entry.uplift))
     path = paths[best.arm]
     interval = f"{experiment.level:.0%} interval {format_interval(best.low, best.high)}"
     figures = f"{format_uplift(best.uplift)} {metric.name} ({interval})"

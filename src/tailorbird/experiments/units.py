@@ -220,9 +220,9 @@ def _strata(table: UnitTable) -> list[Floats]:
         names, counts = np.unique(values, return_counts=True)
         common = np.argsort(-counts, kind="stable")[1 : STRATA_MAX + 1]
         indicators += [
-            (values == names[each]).astype(np.float64)
-            for each in common
-            if counts[each] >= STRATUM_UNITS_MIN
+            (values == names[value]).astype(np.float64)
+            for value in common
+            if counts[value] >= STRATUM_UNITS_MIN
         ]
     return indicators
 

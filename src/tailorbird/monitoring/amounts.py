@@ -155,8 +155,8 @@ def _is_unusual(
 ) -> bool:
     """Return whether a count is outside the limits of each expected count by more than chance."""
     return not any(
-        low * each <= count <= high * each or _deviance(count, each) <= DEVIANCE_MAX * burst
-        for each in expected
+        low * value <= count <= high * value or _deviance(count, value) <= DEVIANCE_MAX * burst
+        for value in expected
     )
 
 

@@ -166,7 +166,7 @@ def check_categories(day: Day) -> Check:
     problems, largest_change, judged_count = [], 0.0, 0
     for column, counted in day.profile.categories.items():
         before = [profile.categories[column] for profile in day.earlier_days]
-        if min(sum(counted.values()), sum(sum(each.values()) for each in before)) < PSI_ROWS:
+        if min(sum(counted.values()), sum(sum(value.values()) for value in before)) < PSI_ROWS:
             continue
         judged_count += 1
         index, shifted_values = stability_index(counted, usual_shares(before, PSI_ROWS))
@@ -249,8 +249,10 @@ def check_skew(day: Day) -> Check:
         )
         > SKEW_US
     )
-    device = np.array([each or "without a device" for each in events["device"].to_pylist()], object)
-    person = np.array([each or "" for each in events["person"].to_pylist()], object)
+    device = np.array(
+        [value or "without a device" for value in events["device"].to_pylist()], object
+    )
+    person = np.array([value or "" for value in events["person"].to_pylist()], object)
     problems, largest_change, judged_count = [], 0.0, pc.count(events["sent_at"]).as_py()
     for name in sorted(set(device.tolist())):
         device_is_off = is_off[device == name]

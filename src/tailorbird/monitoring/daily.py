@@ -144,7 +144,10 @@ def days_due(folder: Path, now: int, after_us: int) -> list[int]:
 
 def is_alert_due(folder: Path, report: DayReport, target: str) -> bool:
     """Return whether the schedule still has to alert for a report made by hand."""
-    earlier = next((one for one in read_reports(folder) if one.day == report.day), None)
+    earlier = next(
+        (daily_report for daily_report in read_reports(folder) if daily_report.day == report.day),
+        None,
+    )
     return bool(target and report.failed) and (earlier is None or earlier.untold)
 
 

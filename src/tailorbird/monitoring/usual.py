@@ -40,7 +40,7 @@ def usual_shares(days: Sequence[Mapping[str, int]], rows_min: int) -> dict[str, 
     large = [day for day in days if sum(day.values()) >= rows_min]
     if len(large) >= DAYS_MIN:
         medians = {
-            value: float(np.median([each.get(value, 0) / sum(each.values()) for each in large]))
+            value: float(np.median([entry.get(value, 0) / sum(entry.values()) for entry in large]))
             for value in values
         }
         if (total_share := sum(medians.values())) > 0:
@@ -54,9 +54,9 @@ def stability_index(now: Mapping[str, int], usual: Mapping[str, float]) -> tuple
     values = sorted({*now, *usual})
     shares = [
         np.maximum(
-            np.array([each.get(value, 0) for value in values]) / sum(each.values()), _SHARE_MIN
+            np.array([entry.get(value, 0) for value in values]) / sum(entry.values()), _SHARE_MIN
         )
-        for each in (now, usual)
+        for entry in (now, usual)
     ]
     parts = (shares[0] - shares[1]) * np.log(shares[0] / shares[1])
     largest_index = int(np.argmax(parts))

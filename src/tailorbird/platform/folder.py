@@ -90,7 +90,10 @@ class ProjectFolder:
         _, origins = load_settings(self.root / FILE)
         return Frame.from_rows(
             ["setting", "value", "source", "description"],
-            [(origin.key, repr(origin.value), origin.source, origin.description) for origin in origins],
+            [
+                (origin.key, repr(origin.value), origin.source, origin.description)
+                for origin in origins
+            ],
         )
 
     def check(self) -> "CheckResult":

@@ -177,7 +177,9 @@ class _Erasure:
             counts={"people": {"users": users, "devices": devices, "shared": len(people.shared)}},
         )
         if self._writers.topics is not None:
-            journal.topics = [msgspec.to_builtins(one) for one in self._writers.topics.describe()]
+            journal.topics = [
+                msgspec.to_builtins(topic) for topic in self._writers.topics.describe()
+            ]
         write_journal(self._data, journal)
         faults.at("erase.begun")
         return journal
@@ -248,7 +250,9 @@ class _Erasure:
             released = read_released(self._project.paths.lake).routed_position()
             forgotten.append(erase_router(routed, released, **erased))
         names = ErasedCounts.__struct_fields__
-        return {"router": {name: sum(getattr(one, name) for one in forgotten) for name in names}}
+        return {
+            "router": {name: sum(getattr(counts, name) for counts in forgotten) for name in names}
+        }
 
     def _erase_logs(self) -> dict[str, Any]:
         released = read_released(self._project.paths.lake)

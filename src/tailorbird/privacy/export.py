@@ -79,7 +79,10 @@ def export_person(project: Project, ids: Sequence[str], clock: Clock) -> Iterato
     for row in _read_rows(lake, "users", one_of("id", people.users)):
         yield {"source": "profile", **row}
     for row in events:
-        yield {"source": "event", **{name: one for name, one in row.items() if one is not None}}
+        yield {
+            "source": "event",
+            **{name: value for name, value in row.items() if value is not None},
+        }
     for row in responses:
         yield {"source": "answer", **_with_features(row, sets)}
     yield from _list_arms(responses)
@@ -136,7 +139,7 @@ def _may_read(body: str | bytes, people: People) -> bool:
 
 def _with_features(row: Record, sets: Sequence[FeatureSet]) -> Record:
     """Return an answer with its features by name, item by item, if its schema is known."""
-    features = next((one for one in sets if one.schema_hash == row["schema_hash"]), None)
+    features = next((entry for entry in sets if entry.schema_hash == row["schema_hash"]), None)
     record = {name: value for name, value in row.items() if name != "sequences"}
     items, numeric = row["items"] or [], row["numeric"] or []
     if features is None or not items or len(numeric) != len(items) * len(features.numeric):
@@ -178,8 +181,8 @@ def _find_mentions(lake: Lake, people: People, mentions: Mentions) -> Iterator[R
             masks |= {name: mentions.in_json(rows[name]) for name in json}
             for index in np.flatnonzero(np.logical_or.reduce(list(masks.values()))).tolist():
                 row = {
-                    name: _to_plain(one)
-                    for name, one in rows.slice(index, 1).to_pylist()[0].items()
+                    name: _to_plain(value)
+                    for name, value in rows.slice(index, 1).to_pylist()[0].items()
                 }
                 if table != "items":
                     fields = [name for name, mask in masks.items() if mask[index]]

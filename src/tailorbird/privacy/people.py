@@ -177,12 +177,12 @@ def _with_merged(lake: Lake, users: frozenset[str]) -> frozenset[str]:
         is_erased = msgspec.json.decode(properties or "{}").get(INTO_ERASED) is True
         is_gone = is_erased and merge.into == former
         into.setdefault(former, set()).add(f"{_ERASED}{merge.p}" if is_gone else merge.into)
-    known_users = {*into, *(user for each in into.values() for user in each)}
+    known_users = {*into, *(user for value in into.values() for user in value)}
     now = {user: survivor(user, newest.get)[0] for user in known_users}
     groups = [
-        {former, *each}
-        for former, each in into.items()
-        if {now[user] for user in (former, *each - {former})} == {now[former]}
+        {former, *value}
+        for former, value in into.items()
+        if {now[user] for user in (former, *value - {former})} == {now[former]}
     ]
     result = set(users)
     while more := {user for group in groups if group & result for user in group - result}:
@@ -213,5 +213,7 @@ def find_unknown(lake: Lake, stored: Sequence[StoredId], suppressed: Suppression
         return one in known_users or suppressed.has(mark, one.removeprefix(ANONYMOUS_PREFIX))
 
     return [
-        number for number, one in enumerate(stored, 1) if not any(map(is_known, flatten_ids([one])))
+        number
+        for number, entry in enumerate(stored, 1)
+        if not any(map(is_known, flatten_ids([entry])))
     ]

@@ -54,11 +54,11 @@ class ArchiveRewriter:
             self._rewrite_row(part, (file.partition, stored.offset, row), receipt, may_mention)
             for row, part in enumerate(parts)
         ]
-        count = sum(one is not None for one in new)
+        count = sum(value is not None for value in new)
         if not count:
             return None
         self.rows += count
-        rows = [old if one is None else one for old, one in zip(parts, new, strict=True)]
+        rows = [old if value is None else value for old, value in zip(parts, new, strict=True)]
         return msgspec.structs.replace(
             stored.block, payload=join_rows(rows, body, receipt.encoding)
         )

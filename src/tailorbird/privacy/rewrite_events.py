@@ -92,7 +92,7 @@ class EventRewriter:
         elif numbers := {name: properties[name] for name in NUMBERS if name in properties}:
             new["properties"] = numbers
         if (response := event.get("answer")) is not None:
-            new["answer"] = {name: one for name, one in response.items() if name != "query"}
+            new["answer"] = {name: value for name, value in response.items() if name != "query"}
         return new
 
     def rewrite_raw_merge(self, event: Mapping[str, Any]) -> dict[str, Any]:

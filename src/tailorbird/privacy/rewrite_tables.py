@@ -135,7 +135,7 @@ class TableRewriter:
             for row_key, id_ in zip(first_columns, ids, strict=True)
         ]
         changed = np.flatnonzero(
-            [one or id_ in renames for one, id_ in zip(owned, ids, strict=True)]
+            [value or id_ in renames for value, id_ in zip(owned, ids, strict=True)]
         )
         if not len(changed):
             return None
@@ -233,12 +233,14 @@ class TableRewriter:
         """Put a missing value in place of hashes of erased ids."""
         removed = self._hashes | {hash_ % (1 << 64) for hash_ in self._hashes}
         if row["categorical"] is not None:
-            row["categorical"] = [0 if one in removed else one for one in row["categorical"]]
+            row["categorical"] = [0 if value in removed else value for value in row["categorical"]]
         if row["sequences"]:
             sequences = unpack_sequences(row["sequences"]).items()
             row["sequences"] = pack_sequences(
                 {
-                    name: [[0 if one in removed else one for one in column] for column in columns]
+                    name: [
+                        [0 if value in removed else value for value in column] for column in columns
+                    ]
                     for name, columns in sequences
                 }
             )

@@ -116,7 +116,7 @@ class Needles:
                 for form in (_name_field(name, one), _name_field(name, one, " "))
             }
         )
-        self._longer = sorted(one.encode(errors="surrogatepass") for one in longer)
+        self._longer = sorted(value.encode(errors="surrogatepass") for value in longer)
         self.longest = max(self._ids.longest, self._fields.longest) + 8  # and what is around it
 
     def find(self, data: bytes | memoryview) -> list[int]:
@@ -354,10 +354,10 @@ def _read_database(source: str) -> Iterator[tuple[str, bytes]]:
             rows = connection.execute(f'SELECT * FROM "{table}"')
             while row_chunk := list(islice(rows, _ROWS)):
                 cells = [
-                    _to_bytes(one)
+                    _to_bytes(value)
                     for row in row_chunk
-                    for one in row
-                    if isinstance(one, str | bytes)
+                    for value in row
+                    if isinstance(value, str | bytes)
                 ]
                 yield f"table {table}", b"\n".join(cells)
     finally:

@@ -114,7 +114,9 @@ class Trials:
 
     def _running(self) -> list[str]:
         running = read_experiments(self._project.paths.registry).running()
-        return [each.name for each in running if each.name in CONCURRENT_EXPERIMENTS]
+        return [
+            experiment.name for experiment in running if experiment.name in CONCURRENT_EXPERIMENTS
+        ]
 
     def _start(self, name: str) -> None:
         why = self._project.experiments[name].hypothesis

@@ -133,15 +133,15 @@ def _print_trial(result: "TrialReport") -> None:
     )
     rows = [
         (
-            each.metric,
-            each.arm,
-            format_uplift(each.uplift),
-            format_interval(each.low, each.high),
-            f"{each.variance_ratio:.0%}",
+            metric_result.metric,
+            metric_result.arm,
+            format_uplift(metric_result.uplift),
+            format_interval(metric_result.low, metric_result.high),
+            f"{metric_result.variance_ratio:.0%}",
             kind,
         )
         for kind, results in (("primary", result.primary), ("guardrail", result.guardrails))
-        for each in results
+        for value in results
     ]
     print_table("", ["metric", "arm", "uplift", "interval", "CUPED leaves", "kind"], rows)
     for arm, stages in result.stages.items():
@@ -184,7 +184,7 @@ def _print_trial(result: "TrialReport") -> None:
             for row in view.rows
         ]
         print_table(view.arm, [view.by, "units", "uplift", "interval"], rows)
-    rows = [(to_iso(each.at)[:16], each.kind, each.what) for each in result.timeline]
+    rows = [(to_iso(change.at)[:16], change.kind, change.what) for change in result.timeline]
     if rows:
         print_table("what else changed", ["time", "kind", "what"], rows)
     _print_notes(result)
@@ -225,7 +225,9 @@ def _print_conclusion(result: "StartedReport") -> None:
 
 
 def _print_checks(result: "StartedReport") -> None:
-    checks = [(check.name, "ok" if check.passed else "FAILED", check.reason) for check in result.checks]
+    checks = [
+        (check.name, "ok" if check.passed else "FAILED", check.reason) for check in result.checks
+    ]
     print_table("", ["check", "result", "reason"], checks)
 
 

@@ -249,7 +249,12 @@ def _print_bundles(bundles: list[dict[str, Any]]) -> None:
 
     if bundles:
         rows = [
-            (bundle["version"], ", ".join(bundle["aliases"]), to_iso(bundle["due"])[:10], bundle["what"])
+            (
+                bundle["version"],
+                ", ".join(bundle["aliases"]),
+                to_iso(bundle["due"])[:10],
+                bundle["what"],
+            )
             for bundle in bundles
         ]
         title = "Models that learned from their events"
@@ -271,7 +276,7 @@ def _print_matches(report: "SearchReport", project: "Project", *, erased: bool) 
         ("files of yours", foreign_matches),
     ):
         if some:
-            rows = [(one.path, one.count, one.where) for one in some]
+            rows = [(match.path, match.count, match.where) for match in some]
             title = f"Still there, in {where}"
             print_table(title, ["file", "times", "where"], rows, right=["times"])
     if own_matches:
@@ -301,9 +306,9 @@ def _by_owner(
         if is_below(match.path, data) or not is_below(match.path, [project.root]):
             own_matches.append(match)
         else:
-            (derived_matches if find_derived(Path(match.path), project) else foreign_matches).append(
-                match
-            )
+            (
+                derived_matches if find_derived(Path(match.path), project) else foreign_matches
+            ).append(match)
     return own_matches, derived_matches, foreign_matches
 
 

@@ -48,7 +48,7 @@ def cuped(values: npt.ArrayLike, covariates: npt.ArrayLike, arm: npt.ArrayLike) 
 
 def _centre(x: Floats, group: npt.NDArray) -> Floats:
     centred = np.empty_like(x)
-    for each in np.unique(group):
-        rows = group == each
+    for value in np.unique(group):
+        rows = group == value
         centred[rows] = x[rows] - x[rows].mean(axis=0)
     return centred

@@ -166,4 +166,4 @@ def _select(rows: Rows, mask: Bools) -> Rows:
 
 
 def _smallest_arm(table: UnitTable, mask: Bools, treatment: int) -> int:
-    return min(int((table.arm[mask] == each).sum()) for each in (0, treatment))
+    return min(int((table.arm[mask] == value).sum()) for value in (0, treatment))

@@ -81,7 +81,7 @@ def affordable_columns(
     entities = features.layout.entities
     sampled = [entities[index] for index in rng.permutation(len(entities))]
     included: set[int] = set()
-    for entity in sorted(sampled, key=lambda one: not is_narrow(one)):
+    for entity in sorted(sampled, key=lambda entry: not is_narrow(entry)):
         if _count(lake, features, requests, included | {entity.index}, rows_max) <= rows_max:
             included.add(entity.index)
     excluded = dependent_columns(features, {entity.index for entity in entities} - included)

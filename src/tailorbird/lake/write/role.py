@@ -229,7 +229,7 @@ class LakeRole:
             ]
             if not waiting:
                 return 0
-            table, group = max(waiting, key=lambda each: len(each[1].files))
+            table, group = max(waiting, key=lambda entry: len(entry[1].files))
             removed_count = table.compact(
                 group, table.spec.person if group.is_settled and self._sort == "person" else ()
             )

@@ -110,7 +110,7 @@ def _times(responses: pa.Table, version: str) -> tuple[float, float, float]:
     if is_timed.sum() < TIMED_MIN:
         return float("nan"), float("nan"), float("nan")
     alone = response - shadow - champion
-    medians = [float(np.median(each[is_timed])) / 1_000 for each in (shadow, champion, alone)]
+    medians = [float(np.median(value[is_timed])) / 1_000 for value in (shadow, champion, alone)]
     return medians[0], medians[1], medians[2]
 
 

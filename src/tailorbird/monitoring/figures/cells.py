@@ -271,8 +271,8 @@ def _followed(
     is_own = response >= 0
     row, kind, response = outcomes.row[is_own], kind[is_own], response[is_own]
     by_kind = {
-        each: np.bincount(response[kind == each], minlength=count).astype(np.float64)
-        for each in (IMPRESSION, CLICK, PURCHASE)
+        value: np.bincount(response[kind == value], minlength=count).astype(np.float64)
+        for value in (IMPRESSION, CLICK, PURCHASE)
     }
     size = pc.fill_null(pc.list_value_length(responses["items"]), 0).to_numpy()
     bought = row[kind == PURCHASE]

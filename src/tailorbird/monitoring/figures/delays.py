@@ -133,6 +133,6 @@ def correct_conversions(
     shift = 0.5 * z**2 * own_variance / total if total > 0 else 0.0
     error = np.sqrt(z**2 * (own_variance + common**2) + shift**2)
     low, value, high = (
-        max(each * ratio, known) for each in (total + shift - error, total, total + shift + error)
+        max(entry * ratio, known) for entry in (total + shift - error, total, total + shift + error)
     )
     return CorrectedCount(value, low, high, known)

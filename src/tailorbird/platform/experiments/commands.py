@@ -59,7 +59,16 @@ def list_experiments(project: Project) -> list[tuple[Any, ...]]:
             )
         )
     rows += [
-        (experiment.name, experiment.slot, "declared", 0.0, experiment.layer_name, experiment.stopping, "", "")
+        (
+            experiment.name,
+            experiment.slot,
+            "declared",
+            0.0,
+            experiment.layer_name,
+            experiment.stopping,
+            "",
+            "",
+        )
         for experiment in project.experiments.values()
         if started.get(experiment.name) is None
     ]
@@ -185,7 +194,11 @@ def report_experiment(
         )
     declared = project.slot(name)
     if declared.experiment is None:
-        running = [experiment.name for experiment in experiments.experiments if experiment.slot == declared.name]
+        running = [
+            experiment.name
+            for experiment in experiments.experiments
+            if experiment.slot == declared.name
+        ]
         if len(running) == 1:
             return _report_started(project, _require(experiments, running[0]), as_of)
         raise UsageError(

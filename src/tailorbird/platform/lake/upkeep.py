@@ -82,7 +82,7 @@ def vacuum(
             deleted = role.vacuum(keep_us=keep_us, progress=count_files)
     return Frame.from_rows(
         ["table", "files", "log_files", "bytes"],
-        [(name, each.files, each.log_files, each.bytes) for name, each in deleted.items()],
+        [(name, pruned.files, pruned.log_files, pruned.bytes) for name, pruned in deleted.items()],
     )
 
 

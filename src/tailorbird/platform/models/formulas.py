@@ -40,7 +40,12 @@ class FormulaView:
         return Frame.from_rows(
             ["slot", "formula", "version", "missing_heads"],
             [
-                (describe_formula.slot, describe_formula.formula, describe_formula.version, ", ".join(describe_formula.missing))
+                (
+                    describe_formula.slot,
+                    describe_formula.formula,
+                    describe_formula.version,
+                    ", ".join(describe_formula.missing),
+                )
                 for describe_formula in describe_formulas(registry, project.slots.values())
             ],
         )
@@ -51,7 +56,14 @@ class FormulaView:
         return Frame.from_rows(
             ["version", "at", "slot", "formula", "by", "reason"],
             [
-                (change.version, to_iso(change.at)[:19], change.slot, change.text, change.by, change.why)
+                (
+                    change.version,
+                    to_iso(change.at)[:19],
+                    change.slot,
+                    change.text,
+                    change.by,
+                    change.why,
+                )
                 for change in changes
             ],
         )

@@ -106,7 +106,7 @@ class TeamDraft:
         remaining_items = [
             item for ranking in self._rankings for item in ranking if item not in state
         ]
-        best = max(rounds, key=lambda each: len(each.items)).items or remaining_items
+        best = max(rounds, key=lambda entry: len(entry.items)).items or remaining_items
         return (_DraftRound((best[0],), (NO_TEAM,), state | {best[0]}),) if best else ()
 
     def _pick(self, state: State, teams: tuple[int, int]) -> _DraftRound:

@@ -72,7 +72,14 @@ class TuneReport:
         return Frame.from_rows(
             ["trial", "ndcg_10", "gain", "spread", "gain_minus_spread", "fit_s"],
             [
-                (finalist.name, float(finalist.quality.mean()), finalist.gain, finalist.spread, finalist.score, finalist.seconds)
+                (
+                    finalist.name,
+                    float(finalist.quality.mean()),
+                    finalist.gain,
+                    finalist.spread,
+                    finalist.score,
+                    finalist.seconds,
+                )
                 for finalist in self.choice.finalists
             ],
         )

@@ -50,7 +50,9 @@ class CutMetrics:
         """Return the best baseline in a metric; NaN never wins."""
         sign = 1 if figure in HIGHER_IS_BETTER else -1
         value = {
-            name: result[figure].value for name, result in self.results.items() if name != MODEL_NAME
+            name: result[figure].value
+            for name, result in self.results.items()
+            if name != MODEL_NAME
         }
         return max(
             value, key=lambda name: sign * value[name] if np.isfinite(value[name]) else -np.inf

@@ -243,8 +243,8 @@ def _first_after(finished: Sequence[Cut], cut: Cut) -> int:
     return next(
         (
             k
-            for k, each in enumerate(finished)
-            if each.scores.window.origin >= cut.scores.window.stop
+            for k, earlier_cut in enumerate(finished)
+            if earlier_cut.scores.window.origin >= cut.scores.window.stop
         ),
         len(finished),
     )
@@ -267,8 +267,8 @@ def _purchase_scale(finished: Sequence[Cut], count: str) -> float:
     for index, cut in enumerate(counted):
         before = [
             ratio[k]
-            for k, each in enumerate(counted)
-            if each.scores.window.stop <= cut.scores.window.origin
+            for k, earlier_cut in enumerate(counted)
+            if earlier_cut.scores.window.stop <= cut.scores.window.origin
         ]
         if before:
             unscaled_errors.append(abs(1 / ratio[index] - 1))

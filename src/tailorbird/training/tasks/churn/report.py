@@ -167,7 +167,8 @@ def churn_card(
     """Return the model card in Markdown: what the model predicts, for whom, how well, its limits."""
     cut, window = figures.cut, figures.cut.scores.window
     quality = (
-        (name, *(result[figure] for figure in CARD_FIGURES)) for name, result in figures.results.items()
+        (name, *(result[figure] for figure in CARD_FIGURES))
+        for name, result in figures.results.items()
     )
     slices = (
         (name, f"{slice_.count.sum():,.0f}", f"{slice_.debiased:.4f}")

@@ -121,18 +121,18 @@ def build_grid(
     origin_stride = max(1, round(churn.window_us / 3 / period))
     rng = np.random.default_rng(seed)
     person, moment, origin = [], [], []
-    for index, each in enumerate(moments.tolist()):
-        then = activity.as_of(each)
-        candidates = then.active_people(each, reach)
+    for index, cut_ts in enumerate(moments.tolist()):
+        then = activity.as_of(cut_ts)
+        candidates = then.active_people(cut_ts, reach)
         if len(candidates) > (share := max(rows_max // len(moments), 100)):
             candidates = np.sort(rng.choice(candidates, share, replace=False))
         is_eligible = (
-            np.isin(candidates, then.active_people(each, churn.active_us))
+            np.isin(candidates, then.active_people(cut_ts, churn.active_us))
             if churn.active_us
             else np.ones(len(candidates), bool)
         )
         person.append(candidates)
-        moment.append(np.full(len(candidates), each, np.int64))
+        moment.append(np.full(len(candidates), cut_ts, np.int64))
         origin.append(is_eligible & ((len(moments) - 1 - index) % origin_stride == 0))
     progress("features", 0, 1)
     person_codes, moments_of_rows = np.concatenate(person), np.concatenate(moment)
@@ -271,8 +271,8 @@ def predict_baselines(
     if not 0 < np.count_nonzero(returned) < len(returned):
         raise NotReadyError("no earlier origin has people who came back and people who did not")
     past, now = (
-        np.column_stack(each).astype(np.float32)
-        for each in (earlier.rfm(present, origin), then.rfm(person, window.origin))
+        np.column_stack(value).astype(np.float32)
+        for value in (earlier.rfm(present, origin), then.rfm(person, window.origin))
     )
     probabilities = {
         name: 1 - fit_logistic(past, returned, Rfm._fields, ignore=ignored).score(now)

@@ -86,7 +86,9 @@ class FeatureTable:
 def needed_columns(*features: FeatureSet) -> list[str]:
     """Return the `events` columns that labels and features need, over several declarations."""
     return list(
-        dict.fromkeys((*_ROW_COLUMNS, *(name for feature in features for name in event_columns(feature))))
+        dict.fromkeys(
+            (*_ROW_COLUMNS, *(name for feature in features for name in event_columns(feature)))
+        )
     )
 
 

@@ -141,7 +141,7 @@ def _print_trial(result: "TrialReport") -> None:
             kind,
         )
         for kind, results in (("primary", result.primary), ("guardrail", result.guardrails))
-        for value in results
+        for metric_result in results
     ]
     print_table("", ["metric", "arm", "uplift", "interval", "CUPED leaves", "kind"], rows)
     for arm, stages in result.stages.items():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tailorbird.events import DAY, HOUR, Receipt, RoutePlan, check
-from tailorbird.simulator import BOT, Dirt, Site
+from tailorbird.simulator import BOT, DefectRates, Site
 
 RECEIVED = 2_000_000_000_000_000
 
@@ -21,7 +21,7 @@ def logged():
     site = Site(seed=3, users=700, items=250)
     history = site.history(
         days=6,
-        dirt=Dirt(
+        defects=DefectRates(
             duplicates=0.03, late=0.02, malformed=0.02, skewed_users=0.05, bot_views_per_day=100
         ),
     )

@@ -132,7 +132,7 @@ def test_what_is_waiting_behind_a_position_is_told(log):
     with log.writer() as writer, log.reader() as reader:
         writer.append([body(0, 3), body(1, 2)])
         writer.append([body(2)])
-        backlogs = [reader.waiting(position) for position in (0, 3, 4, 5, 6)]
+        backlogs = [reader.backlog_after(position) for position in (0, 3, 4, 5, 6)]
     assert [each.rows for each in backlogs] == [6, 3, 2, 1, 0]
     assert [each.receipts for each in backlogs] == [
         tuple(f"receipt {n}".encode() for n in range(first, 3)) for first in (0, 1, 1, 2, 3)

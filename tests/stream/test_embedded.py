@@ -364,7 +364,7 @@ def test_rows_that_were_read_and_are_gone_are_noticed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "ask", [lambda log: log.read(0), lambda log: log.end(), lambda log: log.waiting(0)]
+    "ask", [lambda log: log.read(0), lambda log: log.end(), lambda log: log.backlog_after(0)]
 )
 def test_last_blocks_that_the_disk_lost_are_told_though_nobody_had_read_them(tmp_path, ask):
     path = tmp_path / "routed.db"

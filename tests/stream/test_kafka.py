@@ -366,10 +366,10 @@ def test_one_failure_does_not_end_pruning_and_no_append_waits_for_it(deleting_se
     with open_writer(address, partition="collector") as writer, open_reader(address) as reader:
         for number in range(3):
             writer.append([body(number)])
-        writer.prune_some(2)
+        writer.prune_batch(2)
         poll(lambda: "did not delete records, it is asked again" in caplog.text)
         assert reader.start() == 0
-        writer.prune_some(2)
+        writer.prune_batch(2)
         poll(lambda: refusing.asked == 2)
         assert writer.append([body(3)]) == 3, "while the broker is at it"
         assert reader.start() == 0

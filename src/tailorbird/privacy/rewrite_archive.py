@@ -77,7 +77,7 @@ class ArchiveRewriter:
         old: Any = _decode(part)
         new = self._mentions.of_another(old) if may_mention else old
         if isinstance(subject.request_id, str) and subject.request_id in self._rewriter.requests:
-            new = new | {"request_id": self._rewriter.request(subject.request_id)}
+            new = new | {"request_id": self._rewriter.rename_request(subject.request_id)}
         properties = old.get("properties")
         if isinstance(properties, dict) and old.get("type") == "merge":
             into = properties.get(MERGED_INTO)

@@ -50,7 +50,7 @@ class EventRewriter:
         """Return the new id of another's event, session or request whose id holds an erased id."""
         return self.hash("thing", id_)
 
-    def row(self, row: Mapping[str, Any], event: Event) -> dict[str, Any]:
+    def rewrite_row(self, row: Mapping[str, Any], event: Event) -> dict[str, Any]:
         """Return a row of `events`."""
         new = (
             dict(row)
@@ -99,11 +99,11 @@ class EventRewriter:
         """Return another's merge into an erased user, as `rewrite_merge_row`."""
         return dict(event) | {"properties": {MERGED_INTO: event["user_id"], INTO_ERASED: True}}
 
-    def request(self, request_id: str | None) -> str | None:
+    def rename_request(self, request_id: str | None) -> str | None:
         """Return what stands in place of a request id."""
         return None if request_id is None else self.hash("request", request_id)
 
-    def repeat(self, event_id: str, *position: object) -> str:
+    def rename_duplicate(self, event_id: str, *position: object) -> str:
         """Return what stands in place of the event id of a repeat."""
         return self.hash("repeat", event_id, *map(str, position))
 
@@ -117,7 +117,7 @@ class EventRewriter:
             key = ("request", request_id)
         return {
             "event_id": self.hash("event", *event),
-            "request_id": self.request(request_id),
+            "request_id": self.rename_request(request_id),
             "user_id": self.hash("user", *key) if type_ in _TYPES_WITH_USER else None,
             "anonymous_id": None if type_ in ("user", "merge") else self.hash("who", *key),
         }

@@ -86,14 +86,14 @@ class TableRewriter:
         for row, is_owned, is_decided in zip(old.to_pylist(), owned, decided, strict=True):
             if is_owned:
                 subject = subject_of(row["user_id"], row["anonymous_id"], row["item_id"])
-                row = self._rewriter.row(row, (*subject, row["event_id"]))
+                row = self._rewriter.rewrite_row(row, (*subject, row["event_id"]))
                 row["item_profile"] = self._without_mentions(row["item_profile"])
                 if row["type"] == "item":
                     row = self._drop_mentions(row, renames)
                 new.append(row)
                 continue
             if row["request_id"] in requests:
-                row |= {"request_id": self._rewriter.request(row["request_id"])}
+                row |= {"request_id": self._rewriter.rename_request(row["request_id"])}
                 row |= {"answer_query": None}
             if is_decided:  # another's who was one with them for a while, and is itself again
                 cleared = {"user_version": None, "user_profile": None}
@@ -144,7 +144,9 @@ class TableRewriter:
         for index, row in zip(changed.tolist(), new, strict=True):
             row_key = (row["raw_partition"], row["raw_offset"], row["raw_row"])
             id_ = row["event_id"]
-            row["event_id"] = self._rewriter.repeat(id_, *row_key) if owned[index] else renames[id_]
+            row["event_id"] = (
+                self._rewriter.rename_duplicate(id_, *row_key) if owned[index] else renames[id_]
+            )
         return _put(rows, changed, new)
 
     def users(self, rows: pa.Table) -> pa.Table | None:

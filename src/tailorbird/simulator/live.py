@@ -38,7 +38,7 @@ from tailorbird.simulator.wire import (
     BOT,
     BOT_AGENT,
     Arrival,
-    Dirt,
+    DefectRates,
     EventFactory,
     InjectedCounts,
     Network,
@@ -120,7 +120,7 @@ class LiveTraffic:
         search_box: SearchBox,
         population: Population,
         *,
-        dirt: Dirt,
+        defects: DefectRates,
         prefix: str,
     ) -> None:
         self.population = population
@@ -130,10 +130,10 @@ class LiveTraffic:
         self._drawn_until = start  # end of the drawn visits
         self._background_until = start
         self._prefix = prefix
-        self._network = Network(seed, dirt, prefix, taste.users, server_fields=False)
+        self._network = Network(seed, defects, prefix, taste.users, server_fields=False)
         self._event_factory = EventFactory(taste.users, taste.items)
-        self._bots = _BOT_LISTS_A_DAY if dirt.bot_views_per_day else 0
-        self._bot_views = dirt.bot_views_per_day
+        self._bots = _BOT_LISTS_A_DAY if defects.bot_views_per_day else 0
+        self._bot_views = defects.bot_views_per_day
         self._due: list[
             tuple[int, int, int, str, int]
         ] = []  # (at, number, visitor, session, lists before)

@@ -136,14 +136,14 @@ class LagMeter:
                     yield Lag(reader, address.stem, 0, 0, 0, position)
                 continue
             self._readers[address] = log_reader
-            waiting = log_reader.waiting(position)
+            waiting = log_reader.backlog_after(position)
             yield Lag(
                 reader,
                 address.stem,
                 waiting.rows,
                 waiting.blocks,
                 _first_received_at(waiting.receipts),
-                waiting.beyond,
+                waiting.rows_past_end,
             )
 
     def _open(self, address: Address) -> BacklogReader:

@@ -100,7 +100,9 @@ def score_rows(dataset: Dataset, value: Floats) -> list[Row]:
     return number_rows("score", ["score"], _count(best, number_bins, _NUMBER_BINS))
 
 
-def value_of(heads: Mapping[str, Floats], objective: Mapping[str, float], rows: int) -> Floats:
+def objective_value(
+    heads: Mapping[str, Floats], objective: Mapping[str, float], rows: int
+) -> Floats:
     """Return the value of each row by the objective, shape (rows,); absent heads are left out."""
     return sum(
         (weight * heads[name] for name, weight in objective.items() if name in heads),

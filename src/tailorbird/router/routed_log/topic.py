@@ -264,7 +264,7 @@ class RoutedTopic:
     def end(self) -> int:
         return self._topic.end()
 
-    def prune_some(
+    def prune_batch(
         self, before: int, *, before_delete: Callable[[list[StoredBlock]], None] | None = None
     ) -> int:
         """Return 0: `router.routed_log.retention` prunes topics."""

@@ -122,8 +122,8 @@ class CollectorWriter:
             if self._flush_due() or self._queue.closing:
                 self._commit_records()
             for raw_before, responses_before in prunes:
-                count = self._logs.raw.prune_each(raw_before)
-                if count + self._logs.response_log.prune_some(responses_before):
+                count = self._logs.raw.prune_partitions(raw_before)
+                if count + self._logs.response_log.prune_batch(responses_before):
                     # Continue after events that arrived meanwhile.
                     with self._queue.condition:
                         self._queue.prunes.append((raw_before, responses_before))

@@ -12,7 +12,7 @@ from tailorbird.stream.kafka.client import KafkaError, TopicPartition
 from tailorbird.stream.kafka.cluster import KafkaTopic, storage_error, translate_errors
 from tailorbird.stream.kafka.frames import RunAssembler, decode_message
 from tailorbird.stream.kafka.tail import Tail, consumer_of
-from tailorbird.stream.protocol import RECEIPTS, Backlog, StoredBlock
+from tailorbird.stream.protocol import BACKLOG_RECEIPTS, Backlog, StoredBlock
 
 _BATCH_MESSAGES = 64  # messages; one may have a megabyte
 
@@ -156,12 +156,12 @@ class KafkaReader:
             return self._assembly.end
         return self._tail.find_end().end or 0
 
-    def waiting(self, position: int) -> Backlog:
+    def backlog_after(self, position: int) -> Backlog:
         high, end = self._tail.watermarks()[1], self.end()
         requested, position = position, max(position, self.start())
         if position >= end:
-            return Backlog(0, 0, beyond=max(0, requested - end))
-        first_blocks = self.read(position, bytes_max=RECEIPTS << 14)[:RECEIPTS]
+            return Backlog(0, 0, rows_past_end=max(0, requested - end))
+        first_blocks = self.read(position, bytes_max=BACKLOG_RECEIPTS << 14)[:BACKLOG_RECEIPTS]
         return Backlog(
             end - position,
             high - self._tail.find(position),

@@ -320,11 +320,11 @@ class KafkaWriter:
         finally:
             deleter.close()
 
-    def prune_each(self, before: Sequence[int]) -> int:
-        """Prune the one partition, see `prune_some`."""
-        return self.prune_some(before[0])
+    def prune_partitions(self, before: Sequence[int]) -> int:
+        """Prune the one partition, see `prune_batch`."""
+        return self.prune_batch(before[0])
 
-    def prune_some(self, before: int) -> int:
+    def prune_batch(self, before: int) -> int:
         """Request deletion before the run that holds row `before` from a thread, and return 0."""
         self._check_usable()
         self._deleter.ask(before)

@@ -25,7 +25,7 @@ from tailorbird.training.fit.calibrate import CalibrationChoice
 from tailorbird.training.fit.heads import FittedHeads, HeadModel
 from tailorbird.training.fit.inputs import Parts, PreparedInputs, prepare_inputs
 from tailorbird.training.settings import Progress, TrainSettings
-from tailorbird.training.sketches import Row, score_rows, value_of
+from tailorbird.training.sketches import Row, objective_value, score_rows
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -79,7 +79,7 @@ class FittedModel:
             name: self.calibration[name].apply(model.score(matrix))
             for name, model in self.models.items()
         }
-        return heads, value_of(heads, objective, len(matrix))
+        return heads, objective_value(heads, objective, len(matrix))
 
 
 def fit(
@@ -140,7 +140,7 @@ def calibrate(
     raw = fitted_heads.score(serving_matrix)
     choices = fitted_heads.calibrations(raw, inputs.validation, inputs.label_window)
     heads = {head: choice.calibration.apply(raw[head]) for head, choice in choices.items()}
-    value = value_of(heads, inputs.objective, len(serving_matrix))
+    value = objective_value(heads, inputs.objective, len(serving_matrix))
     return FittedModel(
         fitted_heads.encoder,
         fitted_heads.architecture,

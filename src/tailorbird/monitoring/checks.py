@@ -73,10 +73,10 @@ def check_duplicates(day: Day) -> Check:
         problems.append(
             f"{day.repeats:,} events were sent again ({share:.0%}): a client retries too often"
         )
-    judged_count, alike = _count_repeated_actions(day.events)
-    if judged_count >= ALIKE_ROWS and alike > ALIKE_MAX * judged_count:
+    checked, alike = _count_repeated_actions(day.events)
+    if checked >= ALIKE_ROWS and alike > ALIKE_MAX * checked:
         problems.append(
-            f"{alike / judged_count:.0%} of the events repeat another of that second, under an id "
+            f"{alike / checked:.0%} of the events repeat another of that second, under an id "
             "of their own: a client sends twice"
         )
     return build_check(
@@ -127,7 +127,7 @@ def check_late(day: Day) -> Check:
 
 def check_nulls(day: Day) -> Check:
     """Check the share of null columns by event type against the days before."""
-    reference, problems, largest_change, judged_count = merge_profiles(day.earlier_days), [], 0.0, 0
+    reference, problems, largest, checked = merge_profiles(day.earlier_days), [], 0.0, 0
     if reference is not None:
         for type_, rows in day.profile.types.items():
             if min(rows, reference.types[type_]) < NULLS_ROWS:
@@ -135,7 +135,7 @@ def check_nulls(day: Day) -> Check:
             for column in {
                 column for kind, column in (*day.profile.nulls, *reference.nulls) if kind == type_
             }:
-                judged_count += 1
+                checked += 1
                 share = day.profile.nulls[type_, column] / rows
                 each = [
                     {
@@ -144,17 +144,17 @@ def check_nulls(day: Day) -> Check:
                     }
                     for earlier_day in day.earlier_days
                 ]
-                typical_share = usual_shares(each, NULLS_ROWS)["null"]
-                largest_change = max(largest_change, abs(share - typical_share))
-                if abs(share - typical_share) > NULLS_MAX:
+                usual = usual_shares(each, NULLS_ROWS)["null"]
+                largest = max(largest, abs(share - usual))
+                if abs(share - usual) > NULLS_MAX:
                     problems.append(
-                        f"{share:.0%} of {type_} have no {column}, {typical_share:.0%} are usual"
+                        f"{share:.0%} of {type_} have no {column}, {usual:.0%} are usual"
                     )
     return build_check(
         "nulls",
-        judged_count,
+        checked,
         sorted(problems),
-        largest_change,
+        largest,
         NULLS_MAX,
         "columns are as full as usual",
         "no days before to compare with",
@@ -163,21 +163,21 @@ def check_nulls(day: Day) -> Check:
 
 def check_categories(day: Day) -> Check:
     """Check the distribution of categorical columns by population stability index."""
-    problems, largest_change, judged_count = [], 0.0, 0
+    problems, largest, checked = [], 0.0, 0
     for column, counted in day.profile.categories.items():
         before = [profile.categories[column] for profile in day.earlier_days]
         if min(sum(counted.values()), sum(sum(value.values()) for value in before)) < PSI_ROWS:
             continue
-        judged_count += 1
-        index, shifted_values = stability_index(counted, usual_shares(before, PSI_ROWS))
-        largest_change = max(largest_change, index)
+        checked += 1
+        index, shifted = stability_index(counted, usual_shares(before, PSI_ROWS))
+        largest = max(largest, index)
         if index > PSI_MAX:
-            problems.append(f"{column} has shifted (PSI {index:.2f}), most of all {shifted_values}")
+            problems.append(f"{column} has shifted (PSI {index:.2f}), most of all {shifted}")
     return build_check(
         "categories",
-        judged_count,
+        checked,
         problems,
-        largest_change,
+        largest,
         PSI_MAX,
         "values are spread as usual",
         "too few events to compare",
@@ -214,13 +214,9 @@ def check_orphans(day: Day) -> Check:
             "gives some (leave their request_id out)"
         )
     if seen and not problems:
-        matched_clicks = clicks.filter(has_answer)
+        matched = clicks.filter(has_answer)
         pairs = list(
-            zip(
-                matched_clicks["request_id"].to_pylist(),
-                matched_clicks["item_id"].to_pylist(),
-                strict=True,
-            )
+            zip(matched["request_id"].to_pylist(), matched["item_id"].to_pylist(), strict=True)
         )
         unseen = sum(pair not in seen for pair in pairs) / max(1, len(pairs))
         if unseen > UNSEEN_MAX:
@@ -249,16 +245,14 @@ def check_skew(day: Day) -> Check:
         )
         > SKEW_US
     )
-    device = np.array(
-        [value or "without a device" for value in events["device"].to_pylist()], object
-    )
-    person = np.array([value or "" for value in events["person"].to_pylist()], object)
-    problems, largest_change, judged_count = [], 0.0, pc.count(events["sent_at"]).as_py()
+    device = np.array([name or "without a device" for name in events["device"].to_pylist()], object)
+    person = np.array([name or "" for name in events["person"].to_pylist()], object)
+    problems, largest, checked = [], 0.0, pc.count(events["sent_at"]).as_py()
     for name in sorted(set(device.tolist())):
         device_is_off = is_off[device == name]
         if len(device_is_off) < SKEW_ROWS:
             continue
-        largest_change = max(largest_change, float(device_is_off.mean()))
+        largest = max(largest, float(device_is_off.mean()))
         if (
             device_is_off.mean() > SKEW_MAX
             and len(set(person[device == name][device_is_off].tolist())) >= SKEW_PEOPLE
@@ -267,15 +261,9 @@ def check_skew(day: Day) -> Check:
                 f"the clocks of {device_is_off.mean():.0%} of the events of {name} are off by more "
                 f"than {format_duration(SKEW_US)}"
             )
-    ok_text = f"the clocks of at most {largest_change:.1%} of a device's events are off"
+    ok_text = f"the clocks of at most {largest:.1%} of a device's events are off"
     return build_check(
-        "skew",
-        judged_count,
-        problems,
-        largest_change,
-        SKEW_MAX,
-        ok_text,
-        "clients do not say when they send",
+        "skew", checked, problems, largest, SKEW_MAX, ok_text, "clients do not say when they send"
     )
 
 
@@ -283,12 +271,10 @@ def check_bots(day: Day) -> Check:
     """Check the share of known bots, and for people who are too active to be human."""
     rows, reference = day.events.num_rows, merge_profiles(day.earlier_days)
     share = day.profile.bots / max(1, day.profile.rows)
-    typical_share = (
-        reference.bots / reference.rows if reference is not None and reference.rows else 0.0
-    )
+    usual = reference.bots / reference.rows if reference is not None and reference.rows else 0.0
     problems = (
-        [f"{share:.0%} of the events are of bots, {typical_share:.0%} are usual"]
-        if share > typical_share + BOTS_MAX
+        [f"{share:.0%} of the events are of bots, {usual:.0%} are usual"]
+        if share > usual + BOTS_MAX
         else []
     )
     human = day.events.filter(pc.fill_null(pc.not_equal(day.events["agent"], "bot"), True))
@@ -301,12 +287,7 @@ def check_bots(day: Day) -> Check:
             "are not marked as bots"
         )
     return build_check(
-        "bots",
-        rows,
-        problems,
-        share,
-        typical_share + BOTS_MAX,
-        f"{share:.1%} of the events are of bots",
+        "bots", rows, problems, share, usual + BOTS_MAX, f"{share:.1%} of the events are of bots"
     )
 
 
@@ -355,11 +336,11 @@ def check_uniqueness(day: Day, expectations: DayExpectations) -> Check:
                 problems.append(f"{repeated_values:,} {type_} repeat a {name} of another")
             if not encoded_values:
                 missing_properties.append(f"no {type_} has a property {name}")
-    judged_count = sum(map(len, expectations.unique.values())) - len(missing_properties)
+    checked = sum(map(len, expectations.unique.values())) - len(missing_properties)
     skip_reason = "; ".join(missing_properties) or "contract.toml declares none"
     return build_check(
         "uniqueness",
-        judged_count,
+        checked,
         problems,
         len(problems),
         0,

@@ -55,12 +55,7 @@ _MAGIC = {
     b"SQLite f": ".db",
 }
 _UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
-_ID_COLUMNS = {
-    "user_id": "user_id",
-    "anonymous_id": "anonymous_id",
-    "person": "person",
-    "id": "user_id",
-}
+_IDS = {"user_id": "user_id", "anonymous_id": "anonymous_id", "person": "person", "id": "user_id"}
 _VALUES = ("type", "item_id", "device", "country", "slot", "experiment", "arm", "model")
 _ARROW_BLOCKS = ("events", "quarantine", "duplicates")
 _ZSTD_BLOCKS = ("index", "piece")  # the router's tables, see `router.routed_log.topic`
@@ -376,11 +371,9 @@ def _read_columns(table: pa.Table) -> Iterator[tuple[str, bytes]]:
                 continue
             values = column.drop_null().unique().to_pylist()
             yield f"column {name}", b"\n".join(map(_to_bytes, values))
-            if name in _ID_COLUMNS:
+            if name in _IDS:
                 fields = [
-                    _name_field(_ID_COLUMNS[name], value)
-                    for value in values
-                    if isinstance(value, str)
+                    _name_field(_IDS[name], value) for value in values if isinstance(value, str)
                 ]
                 yield f"column {name}", b"\n".join(fields)
 

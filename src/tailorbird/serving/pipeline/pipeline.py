@@ -115,7 +115,7 @@ class Pipeline:
         editorial_lists: EditorialLists | None = None,
     ) -> None:
         self._slots, self._bundles, self._feature_provider = slots, bundles, feature_provider
-        self._response_log, self.clock = response_log, clock
+        self._responses, self.clock = response_log, clock
         self._catalogue: Overlay = catalogue or NoOverlay()
         self._watcher: Watcher = watcher or NullWatcher()
         self.pseudonyms = pseudonyms
@@ -346,14 +346,7 @@ class Pipeline:
             )
         with self._stages.timed("log"):
             log_response(
-                self._response_log,
-                self.breakers.log,
-                request,
-                response,
-                shown,
-                choice,
-                rows,
-                scores,
+                self._responses, self.breakers.log, request, response, shown, choice, rows, scores
             )
         self._watcher.degraded(request.degraded)
         return response

@@ -72,15 +72,8 @@ class TuneReport:
         return Frame.from_rows(
             ["trial", "ndcg_10", "gain", "spread", "gain_minus_spread", "fit_s"],
             [
-                (
-                    finalist.name,
-                    float(finalist.quality.mean()),
-                    finalist.gain,
-                    finalist.spread,
-                    finalist.score,
-                    finalist.seconds,
-                )
-                for finalist in self.choice.finalists
+                (top.name, float(top.quality.mean()), top.gain, top.spread, top.score, top.seconds)
+                for top in self.choice.finalists
             ],
         )
 

@@ -117,7 +117,7 @@ def _judge(
 ) -> str:
     """Return the guard-rail of the first roll-back, "" without one.
 
-    After the first hour, the ten minutes are judged where more than `TROUBLE` of them failed:
+    After the first hour, the ten minutes are judged where more than `FAILURES_MARGIN` of them failed:
     elsewhere there is no evidence for a roll-back in them.
     """
     (requests, failed), (held, held_failed) = [

@@ -226,7 +226,7 @@ class _History:
         category_scores = self.category_appeal + lasting_taste[self.search_window]
         own_shelf = category_scores.gather(1, self.searched_category[:, None])
         total = torch.logsumexp(category_scores, 1, keepdim=True)
-        # With an urge for c, shelf c weighs e^URGE times as much, and the sum over all shelves
+        # With an urge for c, shelf c weighs e^URGE_WEIGHT times as much, and the sum over all shelves
         # grows by that.
         with_urge = torch.log(
             torch.exp(total) + (np.exp(URGE_WEIGHT) - 1) * torch.exp(category_scores)

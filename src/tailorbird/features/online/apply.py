@@ -131,7 +131,7 @@ def _compute_extracts(
 def apply(transaction: Transaction, records: Records, batch: Batch, commit: int) -> Change:
     """Bring the states of the batch's keys up to date and publish their readings."""
     keys_max = max(64, PIECE_BYTES // records.layout.state_bytes)
-    changes = [_apply(transaction, records, piece, commit) for piece in batch.split(keys_max)]
+    changes = [_apply(transaction, records, chunk, commit) for chunk in batch.split(keys_max)]
     next_change = np.concatenate(
         [np.zeros(0, np.int64), *(change.next_change for change in changes)]
     )

@@ -86,11 +86,14 @@ def odds_of_having_left(
     last purchase to now. The first factor may fall by hundreds of powers of ten: points lie evenly
     in its own integral over log(alpha + u).
     """
-    pieces = [slice(start, start + ROWS) for start in range(0, len(x), ROWS)]
+    row_ranges = [slice(start, start + ROWS) for start in range(0, len(x), ROWS)]
     return np.concatenate(
         [
             np.zeros(0),
-            *(_odds(x[piece], recency[piece], age[piece], r, alpha, s, beta) for piece in pieces),
+            *(
+                _odds(x[row_range], recency[row_range], age[row_range], r, alpha, s, beta)
+                for row_range in row_ranges
+            ),
         ]
     )
 

@@ -171,50 +171,50 @@ class RunAssembler:
         self.end, self._where = end, where
         self._run: list[MessagePart] = []
 
-    def feed(self, offset: int, piece: MessagePart | None) -> list[StoredBlock]:
+    def feed(self, offset: int, part: MessagePart | None) -> list[StoredBlock]:
         """Return the blocks of the run that this message completes, if any.
 
         Raises:
             DamageError: rows before it are missing.
         """
-        if piece is None or piece.at != offset:
+        if part is None or part.at != offset:
             return []
-        if piece.index == 0:
+        if part.index == 0:
             self._run = []
-            if piece.base != self.end:
+            if part.base != self.end:
                 raise DamageError(
-                    f"the run at {piece.base} follows rows that end at {self.end}: the "
+                    f"the run at {part.base} follows rows that end at {self.end}: the "
                     "broker lost what it acknowledged, or has it twice",
                     where=self._where,
                     fix="look at its replication, restore what is missing from the archive",
                 )
-        elif not self._run or (self._run[-1].at + 1, self._run[-1].base) != (piece.at, piece.base):
+        elif not self._run or (self._run[-1].at + 1, self._run[-1].base) != (part.at, part.base):
             self._run = []
             return []
-        self._run.append(piece)
-        if not piece.is_last:
+        self._run.append(part)
+        if not part.is_last:
             return []
         run, self._run = self._run, []
         blocks = list(_decode_blocks(run))
-        self.end = piece.base + piece.total
+        self.end = part.base + part.total
         return blocks
 
 
 def _decode_blocks(run: Sequence[MessagePart]) -> Iterator[StoredBlock]:
     position = run[0].base
     block_pieces: list[MessagePart] = []
-    for piece in run:
-        if piece.rows == 0:
+    for part in run:
+        if part.rows == 0:
             continue
-        block_pieces.append(piece)
-        if not piece.is_continued:
+        block_pieces.append(part)
+        if not part.is_continued:
             payload = (
                 block_pieces[0].payload
                 if len(block_pieces) == 1
                 else b"".join(block_piece.payload for block_piece in block_pieces)
             )
             yield StoredBlock(
-                position, Block(piece.kind, piece.rows, payload, block_pieces[0].receipt)
+                position, Block(part.kind, part.rows, payload, block_pieces[0].receipt)
             )
-            position += piece.rows
+            position += part.rows
             block_pieces = []

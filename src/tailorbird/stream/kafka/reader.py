@@ -113,10 +113,10 @@ class KafkaReader:
                     self._raise_error(message.error(), start)
                     continue
                 self._offset = message.offset() + 1
-                piece = decode_message(
+                part = decode_message(
                     message.headers(), message.value() or b"", f"{self.address}@{message.offset()}"
                 )
-                for stored in self._assembly.feed(message.offset(), piece):
+                for stored in self._assembly.feed(message.offset(), part):
                     if stored.end > start:
                         self._buffer.append(stored)
                         self._bytes += len(stored.block.payload)

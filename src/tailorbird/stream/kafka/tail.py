@@ -107,9 +107,9 @@ class Tail:
         """Return the end of the log, without an incomplete run."""
         low, high = self.watermarks()
         for offset in range(high - 1, max(low, high - _SCAN_MAX) - 1, -1):
-            piece = self.read_part(offset)
-            if piece is not None and piece.at == offset:
-                return TopicEnd(high, piece.end)
+            part = self.read_part(offset)
+            if part is not None and part.at == offset:
+                return TopicEnd(high, part.end)
         if high == 0:
             return TopicEnd(0, None)
         raise DamageError(
@@ -123,9 +123,9 @@ class Tail:
         """Return the offset at which the last run begins."""
         low, high = self.watermarks()
         for offset in range(high - 1, max(low, high - _SCAN_MAX) - 1, -1):
-            piece = self.read_part(offset)
-            if piece is not None and piece.at == offset:
-                return piece.at - piece.index
+            part = self.read_part(offset)
+            if part is not None and part.at == offset:
+                return part.at - part.index
         return low
 
     def start(self) -> int:
@@ -138,8 +138,8 @@ class Tail:
             else first_counted.base + self._pruned_rows(first_counted, low)
         )
 
-    def _pruned_rows(self, piece: MessagePart, low: int) -> int:
-        if piece.index == 0 or piece.at > low:
+    def _pruned_rows(self, part: MessagePart, low: int) -> int:
+        if part.index == 0 or part.at > low:
             return 0
         raise DamageError(
             "the topic begins within a run",
@@ -165,11 +165,11 @@ class Tail:
         best, left, right = first_counted, first_counted.at + 1, high
         while left < right:
             middle = (left + right) // 2
-            piece = self._first_counted(middle, right)
-            if piece is None:
+            part = self._first_counted(middle, right)
+            if part is None:
                 right = middle
-            elif piece.base <= position:
-                best, left = piece, piece.at + 1
+            elif part.base <= position:
+                best, left = part, part.at + 1
             else:
                 right = middle
         return best.at - best.index
@@ -177,9 +177,9 @@ class Tail:
     def _first_counted(self, low: int, high: int) -> MessagePart | None:
         """Return the first message from `low` on that stands at its expected offset."""
         for offset in range(low, high):
-            piece = self.read_part(offset)
-            if piece is not None and piece.at == offset:
-                return piece
+            part = self.read_part(offset)
+            if part is not None and part.at == offset:
+                return part
         return None
 
     def read_part(self, offset: int) -> MessagePart | None:
@@ -194,10 +194,8 @@ class Tail:
         message = self._read_message(offset)
         if message.offset() != offset:  # a gap left by a foreign transaction
             return None
-        piece = decode_message(
-            message.headers(), message.value() or b"", f"{self.address}@{offset}"
-        )
-        return piece and replace(piece, payload=b"")
+        part = decode_message(message.headers(), message.value() or b"", f"{self.address}@{offset}")
+        return part and replace(part, payload=b"")
 
     def _read_message(self, offset: int) -> Any:
         with translate_errors(self.address):

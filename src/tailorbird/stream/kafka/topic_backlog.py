@@ -56,16 +56,16 @@ class LogBacklog:
         receipts: list[bytes] = []
         block_end, is_continued = 0, False
         for offset in range(first_offset, min(high, first_offset + 16 * BACKLOG_RECEIPTS)):
-            piece = self._tail.read_part(offset)
-            if piece is None or piece.at != offset:
+            part = self._tail.read_part(offset)
+            if part is None or part.at != offset:
                 continue
-            if piece.index == 0:
-                block_end, is_continued = piece.base, False
-            if not is_continued and piece.rows:
-                block_end += piece.rows
+            if part.index == 0:
+                block_end, is_continued = part.base, False
+            if not is_continued and part.rows:
+                block_end += part.rows
                 if block_end > position:
-                    receipts.append(piece.receipt)
-            is_continued = piece.is_continued
+                    receipts.append(part.receipt)
+            is_continued = part.is_continued
             if len(receipts) == BACKLOG_RECEIPTS:
                 break
         return tuple(receipts)

@@ -200,8 +200,8 @@ class KafkaWriter:
             self._is_fenced = True
             raise self._fenced_error()
         for offset in range(self._next, high):
-            piece = self._tail.read_part(offset)
-            if piece is not None and piece.at == offset and piece.writer != self._name:
+            part = self._tail.read_part(offset)
+            if part is not None and part.at == offset and part.writer != self._name:
                 self._is_fenced = True
                 raise self._fenced_error()
         self._next = high
@@ -212,14 +212,14 @@ class KafkaWriter:
         A broker that stored a message twice, after a retry, reports the second offset.
         """
         assert self._tail is not None
-        for piece, offset in zip(run, offsets, strict=True):
-            if offset == piece.at:
+        for part, offset in zip(run, offsets, strict=True):
+            if offset == part.at:
                 continue
-            stored = self._tail.read_part(piece.at) if offset > piece.at else None
+            stored = self._tail.read_part(part.at) if offset > part.at else None
             if stored is None or (stored.at, stored.writer, stored.index) != (
-                piece.at,
+                part.at,
                 self._name,
-                piece.index,
+                part.index,
             ):
                 return False
         return True
@@ -240,16 +240,16 @@ class KafkaWriter:
                 offsets[index] = message.offset()
 
         deadline = time.monotonic() + self._timeout_s + 1
-        for index, piece in enumerate(run):
+        for index, part in enumerate(run):
             self._produce(
-                piece, lambda error, message, index=index: report(error, message, index), deadline
+                part, lambda error, message, index=index: report(error, message, index), deadline
             )
         while len(offsets) + len(failures) < len(run) and time.monotonic() < deadline:
             self._producer.poll(0.05)
         if len(offsets) == len(run):
             return [offsets[index] for index in range(len(run))]
         if self._is_stored(run, deadline):
-            return [piece.at for piece in run]
+            return [part.at for part in run]
         reason = (
             f"{failures[0].str()} ({failures[0].name()})"
             if failures
@@ -271,23 +271,23 @@ class KafkaWriter:
         try:
             if self._tail.watermarks(deadline)[1] <= run[-1].at:
                 return False
-            stored = [self._tail.read_part(piece.at) for piece in run]
+            stored = [self._tail.read_part(part.at) for part in run]
         except TailorbirdError:
             return False
         identities = [
-            None if piece is None else (piece.at, piece.writer, piece.index) for piece in stored
+            None if part is None else (part.at, part.writer, part.index) for part in stored
         ]
-        return identities == [(piece.at, self._name, piece.index) for piece in run]
+        return identities == [(part.at, self._name, part.index) for part in run]
 
-    def _produce(self, piece: MessagePart, report: Any, deadline: float) -> None:
+    def _produce(self, part: MessagePart, report: Any, deadline: float) -> None:
         while True:
             try:
                 with translate_errors(self.address):
                     self._producer.produce(
                         self.address.name,
-                        piece.payload,
+                        part.payload,
                         partition=self.address.number,
-                        headers=piece.headers(),
+                        headers=part.headers(),
                         on_delivery=report,
                     )
                 return
@@ -343,9 +343,9 @@ class KafkaWriter:
         try:
             _, high = self._tail.watermarks()
             for offset in range(self._next, high):
-                piece = self._tail.read_part(offset)
-                if piece is not None and piece.kind == OPENED_KIND:
-                    return piece.receipt.decode(errors="replace")
+                part = self._tail.read_part(offset)
+                if part is not None and part.kind == OPENED_KIND:
+                    return part.receipt.decode(errors="replace")
         except TailorbirdError:
             pass
         return "another process"

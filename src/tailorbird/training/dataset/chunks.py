@@ -37,8 +37,8 @@ class FeatureChunks:
     categorical: Keys
 
     @classmethod
-    def of(cls, pieces: Sequence[FeatureChunk]) -> "FeatureChunks":
-        return cls(pieces, np.concatenate([piece.rows.categorical for piece in pieces]))
+    def of(cls, chunks: Sequence[FeatureChunk]) -> "FeatureChunks":
+        return cls(chunks, np.concatenate([chunk.rows.categorical for chunk in chunks]))
 
     @classmethod
     def spill_to_files(
@@ -53,29 +53,29 @@ class FeatureChunks:
         folder.mkdir(parents=True)
         chunks: list[FeatureChunk] = []
         categorical, start = np.zeros((rows, 0), np.uint64), 0
-        for number, piece in enumerate(pieces):
-            width = piece.rows.categorical.shape[1]
+        for number, chunk in enumerate(pieces):
+            width = chunk.rows.categorical.shape[1]
             if not start and width and rows:
                 categorical = np.lib.format.open_memmap(
                     folder / "categorical.npy", "w+", np.uint64, (rows, width)
                 )
-            row_range = slice(start, start := start + piece.part.rows)
-            categorical[row_range] = piece.rows.categorical
+            row_range = slice(start, start := start + chunk.part.rows)
+            categorical[row_range] = chunk.rows.categorical
             chunks.append(
                 replace(
-                    piece,
-                    rows=_map_rows(piece.rows, categorical[row_range], folder / f"{number:06}"),
+                    chunk,
+                    rows=_map_rows(chunk.rows, categorical[row_range], folder / f"{number:06}"),
                 )
             )
         return cls(chunks, categorical)
 
     def numeric_column(self, index: int) -> npt.NDArray[np.float32]:
         """Return a numeric column of all rows."""
-        return np.concatenate([piece.rows.numeric[:, index] for piece in self.chunks])
+        return np.concatenate([chunk.rows.numeric[:, index] for chunk in self.chunks])
 
 
 def write_matrix_files(
-    pieces: FeatureChunks,
+    chunks: FeatureChunks,
     encoder: Encoder,
     index_series: IndexSeries,
     folder: Path,
@@ -90,11 +90,11 @@ def write_matrix_files(
 
     def iterate_blocks() -> Iterator[Rows]:
         start = 0
-        for piece in pieces.chunks:
-            row_range = slice(start, start := start + piece.part.rows)
+        for chunk in chunks.chunks:
+            row_range = slice(start, start := start + chunk.part.rows)
             encodings = {name: column[row_range] for name, column in target_encodings.items()}
             matrix = encode_rows(
-                piece,
+                chunk,
                 encoder,
                 index_series,
                 position=position,

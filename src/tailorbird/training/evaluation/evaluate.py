@@ -75,21 +75,21 @@ def evaluate_scorers(
     positives = recalled = candidates = 0
     for drawn, values in _test_chunks(material, test, replay, report_progress):
         done = rows = 0
-        for piece in iterate_features_from(past, drawn.data, rows_max=ROWS_AT_ONCE):
+        for chunk in iterate_features_from(past, drawn.data, rows_max=ROWS_AT_ONCE):
             scores: dict[str, Floats] = {}
             heads: Mapping[str, Floats] = {}
             for name, scorer in scorers.items():
-                predictions, scores[name] = scorer(piece)
+                predictions, scores[name] = scorer(chunk)
                 heads = predictions if name == model else heads
-            count, piece_rows = piece.part.requests, slice(rows, rows + piece.part.rows)
+            count, piece_rows = chunk.part.requests, slice(rows, rows + chunk.part.rows)
             scores |= {name: column[piece_rows] for name, column in values.items()}
             evaluator.add(
-                piece.part,
+                chunk.part,
                 scores,
                 heads,
                 {name: _slice_slates(slate, done, count) for name, slate in drawn.slates.items()},
             )
-            done, rows = done + count, rows + piece.part.rows
+            done, rows = done + count, rows + chunk.part.rows
         positives, recalled = positives + drawn.positives, recalled + drawn.recalled
         candidates += int(drawn.data.scheme.get("candidates", drawn.data.rows))
     about: dict[str, Any] = {"source": material.source_note}

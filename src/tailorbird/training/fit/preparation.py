@@ -43,7 +43,7 @@ def training_labels(train: Dataset, settings: TrainSettings) -> dict[str, npt.ND
 
 
 def learn_encoder(
-    pieces: FeatureChunks,
+    chunks: FeatureChunks,
     features: FeatureSet,
     index_series: IndexSeries,
     settings: TrainSettings,
@@ -64,7 +64,7 @@ def learn_encoder(
         leave_out=settings.leave_out,
         similarities=similarity_columns,
     )
-    categorical = pieces.categorical
+    categorical = chunks.categorical
     has_position = position and POSITION not in column_plan.hidden
     computed = (*COMPUTED_COLUMNS, *vector_columns)
     encoder = fit_encoder(
@@ -84,7 +84,7 @@ def learn_encoder(
     }
     for column_index, name in enumerate(columns.numeric):
         if name in transformed:
-            rows[name] = pieces.numeric_column(column_index)
+            rows[name] = chunks.numeric_column(column_index)
     if derived := [
         name for name in (*COMPUTED_COLUMNS, *similarity_columns, POSITION) if name in transformed
     ]:
@@ -96,7 +96,7 @@ def learn_encoder(
             position=POSITION in derived,
         )
         derived_matrix = stack_matrices(
-            pieces.chunks, probe, index_series, position=position, live_columns=live_columns
+            chunks.chunks, probe, index_series, position=position, live_columns=live_columns
         )
         rows |= {name: derived_matrix[:, index] for index, name in enumerate(probe.names)}
     fitted = fit_transforms(column_plan.transforms, rows, labelled)
@@ -104,7 +104,7 @@ def learn_encoder(
 
 
 def stack_matrices(
-    pieces: Sequence[FeatureChunk],
+    chunks: Sequence[FeatureChunk],
     encoder: Encoder,
     index_series: IndexSeries,
     *,
@@ -114,12 +114,12 @@ def stack_matrices(
 ) -> Matrix:
     """Stack the matrices of several chunks; see `training.dataset.matrix.encode_rows`."""
     matrices, start = [], 0
-    for piece in pieces:
-        row_range = slice(start, start := start + piece.part.rows)
+    for chunk in chunks:
+        row_range = slice(start, start := start + chunk.part.rows)
         encodings = {name: column[row_range] for name, column in (target_encodings or {}).items()}
         matrices.append(
             encode_rows(
-                piece,
+                chunk,
                 encoder,
                 index_series,
                 position=position,

@@ -256,7 +256,7 @@ def _encode_split(
     nets: bool,
 ) -> Split:
     series, live = segmented.series, segmented.replay.live
-    chunks = [piece for part in past for piece in part.learned_pieces]
+    chunks = [chunk for part in past for chunk in part.learned_pieces]
     learned, t = (
         [part.learned for part in past],
         [part.learned.t[part.learned.request] for part in past],

@@ -31,7 +31,7 @@ from tailorbird.registry import Registry
 from tailorbird.training.sketches import bins_of
 
 HISTORY_DAYS = 56
-RECENT = "7d"
+DEFAULT_SINCE = "7d"
 HISTORY = "history"
 SIGNALS_SHOWN = 5
 FILE = "episodes.json"
@@ -121,7 +121,7 @@ class DriftResult:
 
 
 def find_drift(
-    project: Project, clock: Clock, *, since: str = RECENT, against: str = HISTORY
+    project: Project, clock: Clock, *, since: str = DEFAULT_SINCE, against: str = HISTORY
 ) -> DriftResult:
     """Return the episodes of drift of the most recent period.
 

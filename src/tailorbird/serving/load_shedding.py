@@ -41,7 +41,7 @@ class OverloadedError(StorageError):
 
 
 @dataclass
-class Ticket:
+class AdmittedRequest:
     """One admitted request: its kind, relative size, expected cost and wait, and time."""
 
     kind: str
@@ -80,16 +80,19 @@ class Shedder:
         self.waiting = 0
         self.refused = 0
 
-    def expected_wait_s(self) -> float:
-        """Return how long a request that came now would have to wait."""
-        return self._backlog_s / self._threads * self._correction
+    def expected_wait_s(self, arriving: int = 0) -> float:
+        """Return how long a request that came now would have to wait.
 
-    def is_full(self, *, is_primary: bool = True) -> bool:
+        `arriving` requests have come before it and are not admitted yet; each counts as much as
+        those that wait.
+        """
+        unit_s = self._backlog_s / self.waiting if self.waiting else UNMEASURED_COST_S
+        return (self._backlog_s + arriving * unit_s) / self._threads * self._correction
+
+    def is_full(self, *, is_primary: bool = True, arriving: int = 0) -> bool:
         """Return whether a request would wait too long; `is_primary`: a page depends on it."""
-        return (
-            self.expected_wait_s() > self._wait_s * (1.0 if is_primary else _SECONDARY_SHARE)
-            or self.waiting >= WAITING_MAX
-        )
+        wait_max_s = self._wait_s * (1.0 if is_primary else _SECONDARY_SHARE)
+        return self.expected_wait_s(arriving) > wait_max_s or self.waiting + arriving >= WAITING_MAX
 
     def record_refusal(self) -> int:
         """Count a refused request, and return the seconds after which it may come again."""
@@ -101,7 +104,7 @@ class Shedder:
         if self.is_full(is_primary=is_primary):
             raise OverloadedError(self.record_refusal())
 
-    def admit(self, kind: str, units: float = 1.0, *, is_primary: bool = True) -> Ticket:
+    def admit(self, kind: str, units: float = 1.0, *, is_primary: bool = True) -> AdmittedRequest:
         """Admit a request of `units` times the usual size of its kind. Raise OverloadedError as
         `require_room`.
         """
@@ -111,9 +114,9 @@ class Shedder:
             wait_s = self._backlog_s / self._threads
             self._backlog_s += cost_s
             self.waiting += 1
-        return Ticket(kind, units, cost_s, wait_s, self._now())
+        return AdmittedRequest(kind, units, cost_s, wait_s, self._now())
 
-    def start(self, ticket: Ticket) -> float:
+    def start(self, ticket: AdmittedRequest) -> float:
         """Start it in a thread, and return the seconds waited. Raise OverloadedError if that is too
         long.
         """
@@ -126,7 +129,7 @@ class Shedder:
             raise OverloadedError(self.record_refusal())
         return waited
 
-    def finish(self, ticket: Ticket, seconds: float | None) -> None:
+    def finish(self, ticket: AdmittedRequest, seconds: float | None) -> None:
         """Record that it finished after so many seconds of work; None: it was not started."""
         with self._lock:
             self.waiting -= 1

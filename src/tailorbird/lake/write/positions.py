@@ -1,8 +1,8 @@
 """Load and store how far the lake has each log, in a small synced file that the logs' writers read
 before they prune.
 
-    positions.json   {"tables": {"events": {"routed": 60001}, …}, "archive": {"raw-door": 812},
-                      "routed": {"door": 900}, "ledger": 42, "safe": {"routed": 60001, …}}
+    positions.json   {"tables": {"events": {"routed": 60001}, …}, "archive": {"raw-collector": 812},
+                      "routed": {"collector": 900}, "ledger": 42, "safe": {"routed": 60001, …}}
 
 `tables` is how far each table was loaded, with or without rows; a table's own transactions know
 only of commits with rows. `routed` is, for each raw partition, the first row that has not come out
@@ -16,13 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
-from tailorbird.errors import DamageError, NotReadyError, StorageError
+from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
-from tailorbird.stream import Stream, log_set, open_reader
-from tailorbird.stream.released import FILE, seal, unseal
+from tailorbird.stream.released import POSITIONS_FILE, decode_with_checksum, encode_with_checksum
 
 
 class Positions(msgspec.Struct, forbid_unknown_fields=True):
@@ -38,9 +37,9 @@ class Positions(msgspec.Struct, forbid_unknown_fields=True):
 
 def load_positions(lake: Storage) -> Positions:
     """Load the positions; empty if there is no file yet. Raises DamageError."""
-    path = lake / FILE
+    path = lake / POSITIONS_FILE
     try:
-        return msgspec.convert(unseal(path.read_bytes()), Positions)
+        return msgspec.convert(decode_with_checksum(path.read_bytes()), Positions)
     except FileNotFoundError:
         return Positions()
     except ValueError as error:
@@ -53,7 +52,7 @@ def load_positions(lake: Storage) -> Positions:
 
 def no_ledger(lake: Storage) -> NotReadyError:
     """Return the error about a missing ledger: there is no lake yet, or the ledger was lost."""
-    if not (lake / FILE).exists() and not (lake / "archive" / "manifest.jsonl").exists():
+    if not (lake / POSITIONS_FILE).exists() and not (lake / "archive" / "manifest.jsonl").exists():
         return NotReadyError(
             "there is nothing in the lake yet", where=str(lake), fix="tailorbird import FORMAT PATH"
         )
@@ -79,14 +78,14 @@ def ledger_lost(lake: Storage) -> str:
 
 def positions_lost(lake: Storage, ledger: Ledger, archived: Mapping[str, int]) -> bool:
     """Return whether the file was lost: the role writes it before the first row of any log."""
-    return not (lake / FILE).exists() and (
+    return not (lake / POSITIONS_FILE).exists() and (
         bool(archived) or any(line.positions for line in ledger.lines)
     )
 
 
 def store_positions(lake: Storage, positions: Positions) -> None:
     """Replace the file durably."""
-    durable.replace(lake / FILE, seal(msgspec.to_builtins(positions)))
+    durable.replace(lake / POSITIONS_FILE, encode_with_checksum(msgspec.to_builtins(positions)))
 
 
 def beyond_logs(
@@ -107,35 +106,6 @@ def beyond_logs(
             end = log_ends[log]
             if end is not None and position > end:
                 yield table, log, position, end
-
-
-def waiting_rows(positions: Positions, stream: Stream) -> dict[str, int]:
-    """Return the rows of raw and response logs that are in no table yet, by log name.
-
-    Logs without such rows, and those that cannot be read, are left out.
-    """
-    waiting: dict[str, int] = {}
-    responses = positions.tables.get("answers", {})
-    logs_of = log_set(stream)
-    for kind, list_logs in (("raw", logs_of.raw_logs), ("answers", logs_of.response_logs)):
-        try:
-            logs = list_logs()
-        except StorageError:  # No broker answers.
-            continue
-        for log in logs.values():
-            try:
-                with open_reader(log) as reader:
-                    reached = (
-                        positions.routed.get(reader.partition, 0)
-                        if kind == "raw"
-                        else responses.get(log.stem, 0)
-                    )
-                    rows = reader.end() - max(reached, reader.start())
-            except (NotReadyError, StorageError):
-                continue
-            if rows > 0:
-                waiting[log.stem] = rows
-    return waiting
 
 
 def safe_positions(lake: Storage) -> dict[str, int]:

@@ -29,7 +29,7 @@ from tailorbird.lake import Lake
 from tailorbird.pages.notebook import text_html
 from tailorbird.ranking.policy.diversity import SlateConstraints
 from tailorbird.ranking.policy.policy import SlateSpec, apply_boosts, arrange_slate
-from tailorbird.ranking.policy.rule_columns import Request as RuleInputs
+from tailorbird.ranking.policy.rule_columns import RuleRequest as RuleInputs
 from tailorbird.ranking.policy.rules import compile_rules
 from tailorbird.ranking.policy.slate_distribution import (
     SlateDistribution,
@@ -39,7 +39,7 @@ from tailorbird.ranking.policy.slate_distribution import (
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries
-from tailorbird.training.dataset.logged_answers import dataset_from_answers
+from tailorbird.training.dataset.logged_answers import dataset_from_responses
 from tailorbird.training.dataset.matrix import iterate_features_from
 from tailorbird.training.dataset.replay import CandidateChunk, Replay
 from tailorbird.training.dataset.rows import Material
@@ -129,7 +129,7 @@ def read_responses(
     Raises:
         NotReadyError: there is no response whose outcome is known by now.
     """
-    return dataset_from_answers(
+    return dataset_from_responses(
         material.events,
         slot.name,
         [outcome],
@@ -137,7 +137,9 @@ def read_responses(
         mature_before=material.complete_until,
         attribution=parse_duration(slot.attribution),
         denominator="answer",
-        answers=lake.answers(["request_id", "p", "positions"]) if lake.exists("answers") else None,
+        responses=lake.responses(["request_id", "p", "positions"])
+        if lake.exists("answers")
+        else None,
         people=material.people,
         items=material.codes,
         with_interleaved=False,  # a draft of two rankings tells nothing of a third
@@ -150,7 +152,7 @@ def evaluate_off_policy(
     slot: Slot,
     data: Dataset,
     replay: Replay,
-    series: IndexSeries,
+    index_series: IndexSeries,
     scorers: Mapping[str, Scorer],
     outcome: str,
     *,
@@ -161,7 +163,7 @@ def evaluate_off_policy(
     Args:
         data: the responses, from `read_responses`.
         replay: replay of the slot, with the live columns that either scorer reads.
-        series: indexes, of which the first is not after the first response.
+        index_series: indexes, of which the first is not after the first response.
         scorers: the new one, then the old one. The new one's predicted outcome is the model of the
             reward, scaled per position to what the log shows.
 
@@ -180,7 +182,7 @@ def evaluate_off_policy(
             fix="name an event type of the log: --outcome click",
         )
     new, old = scorers
-    replayer = _Replayer(features, slot, data, series, scorers, outcome, seed, material)
+    replayer = _Replayer(features, slot, data, index_series, scorers, outcome, seed, material)
     replayer.run(replay)
     evaluation = evaluate_policies(replayer.sample(new), replayer.sample(old), seed=seed)
     return OffPolicyReport(
@@ -213,13 +215,13 @@ class _Replayer:
         features: FeatureSet,
         slot: Slot,
         data: Dataset,
-        series: IndexSeries,
+        index_series: IndexSeries,
         scorers: Mapping[str, Scorer],
         outcome: str,
         seed: int,
         material: Material,
     ) -> None:
-        self._slot, self._data, self._series, self._scorers = slot, data, series, scorers
+        self._slot, self._data, self._series, self._scorers = slot, data, index_series, scorers
         self._outcome, self._rng = outcome, np.random.default_rng(seed)
         self._history = History(features, material.events)
         where = f"slot {slot.name}"

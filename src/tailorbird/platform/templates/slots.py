@@ -19,7 +19,7 @@ home = Slot(
     objective={"click": 1.0, "purchase": 5.0},  # The value of a click and of a purchase.
     rules=["item.stock > 0"],
     hide_seen=("purchase",),
-    # At most so many items of one category, for variety. It costs clicks where people want one kind.
+    # Variety at the price of clicks: at most so many items of one category.
     # per_category=5,
     # One item in every five answers is drawn at random, with a known probability.
     explore=Explore(rate=0.2, pool=50),

@@ -328,22 +328,31 @@ def marginals(strengths: Floats, places: Rows) -> Floats:
     Args:
         strengths: (n,), above 0.
     """
-    k = places.size
-    at, weights = _nodes()
-    # arrival[i, l, q]: item l has arrived by the time of node q of item i
+    ways, rows = _ways_to_arrive(strengths, places, places.size), np.arange(places.size)
+    return np.clip(np.einsum("q,iq->i", _nodes()[1], ways[rows, :, rows]), 1e-12, 1.0)
+
+
+def marginal_table(strengths: Floats, size: int) -> Floats:
+    """Return the probability of each item at each of the first positions, shape (n, size)."""
+    ways = _ways_to_arrive(strengths, np.arange(strengths.size), size)
+    return np.clip(np.einsum("q,iqj->ij", _nodes()[1], ways), 1e-12, 1.0)
+
+
+def _ways_to_arrive(strengths: Floats, places: Rows, size: int) -> Floats:
+    """Return the probability [i, q, j] that j others arrive before node q of item `places[i]`."""
+    at, _ = _nodes()
+    # arrival[i, q]: the other item has arrived by the time of node q of item i
     time = -np.log(at)[None, :] / strengths[places][:, None]
-    ways = np.zeros(
-        (k, NODES, k)
-    )  # ways[i, q, j]: the probability that j of the others processed so far have arrived
+    ways = np.zeros((places.size, NODES, size))
     ways[:, :, 0] = 1.0
-    rows = np.arange(k)
+    rows = np.arange(places.size)
     for other in range(strengths.size):
         arrival = -np.expm1(-strengths[other] * time)
         arrival[rows[places == other]] = 0.0  # an item is not its own competitor
         taken = ways[:, :, :-1] * arrival[:, :, None]
         ways *= 1.0 - arrival[:, :, None]
         ways[:, :, 1:] += taken
-    return np.clip(np.einsum("q,iq->i", weights, ways[rows, :, rows]), 1e-12, 1.0)
+    return ways
 
 
 @cache

@@ -26,6 +26,7 @@ from tailorbird.simulator import Site
 from tailorbird.simulator.behaviour import list_probabilities, sigmoid
 from tailorbird.simulator.traffic import Requests, draw_reactions
 from tailorbird.simulator.truth import visitor_numbers
+from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.evaluation.estimate import LoggedResponses
 from tailorbird.training.evaluation.off_policy import DRAWS, model_sample
 from tailorbird.training.evaluation.slates import (
@@ -141,24 +142,23 @@ def read_contexts(log: LoggedResponses, slot: Slot, site: Site, seed: int) -> Co
     """Replay the logged answers for the scorers of a log, of which the first one logged."""
     data = log.data
     assert slot.explore is not None
-    reader = _ContextReader(log, site, slot.size + slot.explore.pool, seed)
+    reader = ContextReader(data, tuple(log.scorers), site, slot.size + slot.explore.pool, seed)
     slates = SlateReplay(log.features, slot, data, log.series, log.scorers, "click", log.material)
     for response in slates.responses(log.replay):
         reader.add(response)
     return reader.contexts()
 
 
-class _ContextReader:
-    """Collects the contexts of replayed responses."""
+class ContextReader:
+    """Collects the contexts of replayed responses, for scorers of which the first one logged."""
 
-    def __init__(self, log: LoggedResponses, site: Site, pool: int, seed: int) -> None:
-        self._data, self._names, self._site = log.data, tuple(log.scorers), site
+    def __init__(
+        self, data: Dataset, names: Sequence[str], site: Site, pool: int, seed: int
+    ) -> None:
+        self._data, self._names, self._site = data, names, site
         self._pool, self._left_out = pool, 0
-        self._user = visitor_numbers(
-            [name or 0 for name in log.data.people.values.take(log.data.person).to_pylist()]
-        )
-        names = log.data.items.values.to_pylist()
-        self._number = np.array([int(name[1:]) if name[1:].isdigit() else -1 for name in names])
+        self._user = visitor_numbers(data.people.values.take(data.person).to_pylist())
+        self._number = np.array([int(name[1:]) for name in data.items.values.to_pylist()])
         self._rng = np.random.default_rng(seed)
         self._requests: list[int] = []
         self._logging: list[PlackettLuce] = []

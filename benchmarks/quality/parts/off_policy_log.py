@@ -52,7 +52,7 @@ class Contexts:
         prediction: (policies, n, m), clicks that a policy's own model predicts.
         expected: (models, policies, n, k), predicted clicks of what a policy shows.
         truth: (policies, n), true expected clicks.
-        left_out: requests with too few candidates to fill the pool.
+        left_out: short responses, and those with too few candidates to fill the pool.
         reproduced: share of the logged positions whose logged propensity the replay gives.
     """
 
@@ -142,7 +142,7 @@ def read_contexts(log: LoggedResponses, slot: Slot, site: Site, seed: int) -> Co
     """Replay the logged answers for the scorers of a log, of which the first one logged."""
     data = log.data
     assert slot.explore is not None
-    reader = ContextReader(data, tuple(log.scorers), site, slot.size + slot.explore.pool, seed)
+    reader = ContextReader(data, tuple(log.scorers), site, (slot.size, slot.explore.pool), seed)
     slates = SlateReplay(log.features, slot, data, log.series, log.scorers, "click", log.material)
     for response in slates.responses(log.replay):
         reader.add(response)
@@ -150,13 +150,17 @@ def read_contexts(log: LoggedResponses, slot: Slot, site: Site, seed: int) -> Co
 
 
 class ContextReader:
-    """Collects the contexts of replayed responses, for scorers of which the first one logged."""
+    """Collects the contexts of replayed responses, for scorers of which the first one logged.
+
+    Args:
+        size: of the slate, and of the pool after it.
+    """
 
     def __init__(
-        self, data: Dataset, names: Sequence[str], site: Site, pool: int, seed: int
+        self, data: Dataset, names: Sequence[str], site: Site, size: tuple[int, int], seed: int
     ) -> None:
         self._data, self._names, self._site = data, names, site
-        self._pool, self._left_out = pool, 0
+        (self._size, self._pool), self._left_out = size, 0
         self._user = visitor_numbers(data.people.values.take(data.person).to_pylist())
         self._number = np.array([int(name[1:]) for name in data.items.values.to_pylist()])
         self._rng = np.random.default_rng(seed)
@@ -167,14 +171,14 @@ class ContextReader:
         self._reproduced: list[npt.NDArray[np.bool_]] = []
 
     def add(self, response: ReplayedResponse) -> None:
-        """Add one response; one with fewer candidates than the pool has places is left out."""
-        if len(response.items) < self._pool:
+        """Add one response; a short one, or one with few candidates, is left out."""
+        rows = slice(*self._data.offsets[response.request : response.request + 2])
+        if rows.stop - rows.start < self._size or len(response.items) < self._size + self._pool:
             self._left_out += 1
             return
         policies = [_drawing(response.distributions[name]) for name in self._names]
         logging = policies[0]
         request, size = response.request, logging.ranked.size
-        rows = slice(*self._data.offsets[request : request + 2])
         shown = find_places(self._data.item[rows], response.items)
         again = logging.propensities(shown)[0]
         self._reproduced.append(np.abs(again - self._data.propensity[rows]) < 1e-6)

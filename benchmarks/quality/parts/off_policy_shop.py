@@ -44,7 +44,7 @@ home = Slot(
     rules=["item.stock > 0"],
     hide_seen=(),
     explore=Explore(
-        method="plackett_luce", first=1, share=0.1, temperature=0.1, pool={POOL}
+        method="plackett_luce", first=1, share=0.1, temperature=0.3, pool={POOL}
     ),
 )
 search = Slot("search", size=12, sources={{"search": 100}}, objective={{"click": 1.0}}, hide_seen=())

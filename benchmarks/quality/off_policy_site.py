@@ -35,6 +35,7 @@ from benchmarks.quality.parts.off_policy_log import Contexts, Drawn, draw_log, r
 from benchmarks.quality.parts.off_policy_shop import BUNDLES, SEED, SLOT, Scale, Shop
 from benchmarks.quality.running import environment, rate, revision
 from tailorbird.experiments.off_policy.evaluate import Estimate, PolicyEvaluation, evaluate_policies
+from tailorbird.experiments.plain_data import replace_not_finite
 from tailorbird.experiments.trial import TrialReport
 from tailorbird.training.evaluation.off_policy import HEADLINE
 
@@ -57,8 +58,8 @@ class Size:
     run_people: int
 
 
-FULL = Size(Scale(1_500, 600, 14, 7, 5), 7_500)
-SMALL = Size(Scale(300, 200, 6, 3, 1), 2_000)
+FULL = Size(Scale(1_500, 400, 10, 4, 5), 8_000)
+SMALL = Size(Scale(300, 200, 6, 2, 2), 4_000)
 
 
 def main() -> None:
@@ -116,7 +117,11 @@ def evaluate_pair(drawn: Drawn, pair: Pair, seed: int) -> PolicyEvaluation:
     """Compare two policies as `experiment estimate` does."""
     new, old = pair
     return evaluate_policies(
-        drawn.sample(new, new), drawn.sample(old, new), ESTIMATORS, replicates=REPLICATES, seed=seed
+        drawn.sample(new, new),
+        drawn.sample(old, new),
+        ESTIMATORS if old == 0 else (HEADLINE,),
+        replicates=REPLICATES,
+        seed=seed,
     )
 
 
@@ -230,7 +235,9 @@ def describe_trial(
         each, report = measured[name], served[name]
         result[name] = {
             "one_step": float(truth[number] / truth[0] - 1),
-            "measured": {"value": each.uplift, "low": each.low, "high": each.high},
+            "measured": replace_not_finite(
+                {"value": each.uplift, "low": each.low, "high": each.high}
+            ),
             "estimated": _estimated_uplift(report),
             "refusal": report["refusal"],
             "responses": report["new"]["support"]["responses"],

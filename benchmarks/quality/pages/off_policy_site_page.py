@@ -103,4 +103,6 @@ def _share(cell: dict[str, Any] | None) -> str:
 
 
 def _range(cell: dict[str, Any] | None) -> str:
-    return "–" if cell is None else f"{cell['value']:.1%} ({cell['low']:.1%} – {cell['high']:.1%})"
+    if cell is None or cell["value"] is None:
+        return "–"
+    return f"{cell['value']:.1%} ({cell['low']:.1%} – {cell['high']:.1%})"

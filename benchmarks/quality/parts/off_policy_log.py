@@ -47,13 +47,14 @@ class Contexts:
         user: (n,), the simulator's number.
         day: (n,), days since the site's start.
         logging: what the logging policy shows, places among `items`.
-        items: (n, m), the simulator's numbers of what the log may show.
+        items: (n, m), the simulator's numbers of what the log may show, then zeros.
         chance: (policies, n, m, k), probability of each item at each position.
         prediction: (policies, n, m), clicks that a policy's own model predicts.
         expected: (models, policies, n, k), predicted clicks of what a policy shows.
         truth: (policies, n), true expected clicks.
-        left_out: short responses, and those with too few candidates to fill the pool.
-        reproduced: share of the logged positions whose logged propensity the replay gives.
+        left_out: responses of another size, and those with too few candidates.
+        reproduced: share of the logged positions whose logged propensity the replay gives,
+            to .05.
     """
 
     site: Site
@@ -171,9 +172,9 @@ class ContextReader:
         self._reproduced: list[npt.NDArray[np.bool_]] = []
 
     def add(self, response: ReplayedResponse) -> None:
-        """Add one response; a short one, or one with few candidates, is left out."""
+        """Add one response; one of another size, or with too few candidates, is left out."""
         rows = slice(*self._data.offsets[response.request : response.request + 2])
-        if rows.stop - rows.start < self._size or len(response.items) < self._size + self._pool:
+        if rows.stop - rows.start != self._size or len(response.items) < self._size:
             self._left_out += 1
             return
         policies = [_drawing(response.distributions[name]) for name in self._names]
@@ -181,23 +182,25 @@ class ContextReader:
         request, size = response.request, logging.ranked.size
         shown = find_places(self._data.item[rows], response.items)
         again = logging.propensities(shown)[0]
-        self._reproduced.append(np.abs(again - self._data.propensity[rows]) < 1e-6)
+        self._reproduced.append(np.abs(again - self._data.propensity[rows]) < 0.05)
         pool = logging.pool
         tables, truths = zip(
             *(self._judge(each, response.items, request) for each in policies), strict=True
         )
-        chance = np.zeros((len(policies), pool.size, size))
+        chance = np.zeros((len(policies), size + self._pool, size))
         for number, each in enumerate(policies):
             places = find_places(pool, each.pool)
-            chance[number, places >= 0] = tables[number][places[places >= 0]]
+            chance[number, np.flatnonzero(places >= 0)] = tables[number][places[places >= 0]]
         predictions = [response.predictions[name] for name in self._names]
         expected = np.stack(
             [expected_by_position(each, predictions, size, self._rng, DRAWS) for each in policies],
             axis=1,
         )
-        prediction = np.stack(predictions)[:, pool]
+        prediction, items = np.zeros(chance.shape[:2]), np.zeros(chance.shape[1], np.int64)
+        prediction[:, : pool.size] = np.stack(predictions)[:, pool]
+        items[: pool.size] = self._number[response.items[pool]]
         self._requests.append(request)
-        self._items.append(self._number[response.items[pool]])
+        self._items.append(items)
         self._logging.append(replace(logging, ranked=np.arange(size), pool=np.arange(pool.size)))
         self._rows.append((chance, prediction, expected, np.array(truths)))
 

@@ -31,7 +31,7 @@ from tailorbird.training.settings import TrainSettings
 
 SEED = 21
 SLOT, CHAMPION, TRIAL, BY = "home", "champion", "bundles", "benchmark"
-SIZE, POOL = 6, 50
+SIZE, POOL = 6, 40
 SLOTS = f'''"""Slots whose clicks are worth the same, and one that draws a tenth of its slates."""
 
 from tailorbird.ranking import Explore, Slot
@@ -39,7 +39,7 @@ from tailorbird.ranking import Explore, Slot
 home = Slot(
     "{SLOT}",
     size={SIZE},
-    sources={{"item_knn": 150, "trending": 60, "popular": 100, "new_items": 30}},
+    sources={{"item_knn": 20, "popular": 20, "new_items": 6}},  # all fit into the pool
     objective={{"click": 1.0}},
     rules=["item.stock > 0"],
     hide_seen=(),

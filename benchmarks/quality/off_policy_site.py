@@ -29,6 +29,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
+from rich.progress import track
 
 from benchmarks.quality.pages.off_policy_site_page import section
 from benchmarks.quality.parts.off_policy_log import Contexts, Drawn, draw_log, read_contexts
@@ -52,14 +54,14 @@ CLEAR = 0.05  # relative difference from which an order has to be right
 
 @dataclass(frozen=True)
 class Size:
-    """The size of a measurement: of the shop, and the people of each run."""
+    """The size of a measurement: of the shop, and the mean responses of each run."""
 
     shop: Scale
-    run_people: int
+    run_responses: int
 
 
-FULL = Size(Scale(1_500, 400, 10, 4, 5), 8_000)
-SMALL = Size(Scale(300, 200, 6, 2, 2), 4_000)
+FULL = Size(Scale(1_500, 400, 10, 4, 5), 40_000)
+SMALL = Size(Scale(300, 200, 6, 2, 2), 20_000)
 
 
 def main() -> None:
@@ -87,9 +89,13 @@ def measure(size: Size, runs: int, *, small: bool) -> dict[str, Any]:
         served = {name: shop.estimate(name) for name in BUNDLES}
         log = shop.load_responses()
         contexts = read_contexts(log, shop.project.slots[SLOT], shop.site, SEED)
-    evaluations = [evaluate_run(contexts, size.run_people, run) for run in range(runs)]
+    people = round(size.run_responses * len(contexts.rows_of_people) / len(contexts.user))
+    evaluations = [
+        evaluate_run(contexts, people, run)
+        for run in track(range(runs), "runs", console=Console(stderr=True))
+    ]
     results = {
-        "log": describe_log(contexts, size.run_people, evaluations),
+        "log": describe_log(contexts, people, evaluations),
         "pairs": judge_pairs(contexts.values, evaluations),
         "trial": describe_trial(contexts.values, trial, served),
         **judge_bundles(contexts.values, evaluations),

@@ -180,7 +180,7 @@ def judge(estimates: Sequence[Estimate], truth: float) -> dict[str, Any] | None:
         "bias": mean_interval(value - 1),
         "error": mean_interval(np.abs(value - 1)),
         "rmse": float(np.sqrt(np.mean((value - 1) ** 2))),
-        "coverage": rate(int(((low <= 1) & (1 <= high)).sum()), len(rows)),
+        "coverage": rate(int(((low <= 1) & (high >= 1)).sum()), len(rows)),
         "width": float(np.mean(high - low)),
         "interval_score": float(np.mean(high - low + missed)),
     }

@@ -133,7 +133,7 @@ def draw_log(contexts: Contexts, people: int, rng: np.random.Generator) -> Drawn
 def policy_table(distribution: PlackettLuce) -> Floats:
     """Return the probability of each item of the pool at each position, shape (m, k)."""
     size = distribution.ranked.size
-    assert distribution.start == 0 and distribution.count == size, "every position is drawn"
+    assert (distribution.start, distribution.count) == (0, size), "every position is drawn"
     table = distribution.share * marginal_table(distribution.strengths, size)
     table[np.arange(size), np.arange(size)] += 1.0 - distribution.share  # the pool begins so
     return table

@@ -638,11 +638,12 @@ def test_up_ends_its_roles_in_order_after_a_broken_pipe(copy: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=environment(TAILORBIRD_SERVE__LOG_FORMAT="json"),
     )
     assert up.stdout is not None
     assert up.stderr is not None
     try:
-        assert up.stdout.readline()
+        assert {"time", "role", "message"} <= json.loads(up.stdout.readline()).keys()
         up.stdout.close()
         assert (up.wait(120), up.stderr.read()) == (0, "")
     finally:

@@ -12,12 +12,14 @@ from deltalake import write_deltalake
 from tailorbird.config.paths import Paths
 from tailorbird.config.settings import Settings
 from tailorbird.config.training_settings import TrainSection
-from tailorbird.events import DAY, HOUR, SimulatedClock
+from tailorbird.events import DAY, HOUR, SimulatedClock, to_iso
 from tailorbird.events.contract.schema import ROUTED
 from tailorbird.experiments import Experiment
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
 from tailorbird.lake.tables import TABLES
+from tailorbird.platform.drift import find_drift
+from tailorbird.platform.notify import collect_messages
 from tailorbird.platform.runtime import trainer
 from tailorbird.ranking import Slot
 from tailorbird.registry import Manifest, Registry, seal
@@ -142,6 +144,24 @@ def test_a_fallen_model_is_retrained_on_newer_data(shop):
     (fall,) = [entry for entry in audit if entry.action == "fall"]
     assert (fall.version, fall.by) == (shop.champion, "trainer")
     assert "more than chance allows. Likely cause: change of taste, " in fall.why
+
+
+def test_a_fall_is_an_episode_and_a_message_until_another_model_takes_over(shop, tmp_path):
+    shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
+    shop.check(LIVE + 6 * DAY)
+    clock = SimulatedClock(LIVE + 6 * DAY + HOUR)
+    (message,) = collect_messages(shop.project, clock)
+    assert (message.kind, message.cause) == ("drift", "change of taste")
+    assert "lift of model over popular" in message.body
+    assert "docs/operate/taste.md" in message.body
+    (row,) = find_drift(shop.project, clock).rows
+    assert (row.cause, row.until) == (message.cause, "")
+    assert to_iso(LIVE + 3 * DAY)[:10] in row.since
+    registry = Registry(shop.project.paths.registry, clock=clock)
+    registry.promote(add(registry, tmp_path / "new", "trainer"), by="trainer", why="test")
+    assert collect_messages(shop.project, clock) == []
+    (row,) = find_drift(shop.project, clock).rows
+    assert row.until == to_iso(clock.now())[:16] + "Z"
 
 
 def test_a_model_that_keeps_its_lift_is_left_alone(shop):

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import resource
 import signal
 import socket
@@ -17,6 +18,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 from tests.support.roles import Up, make_project, until
 
+from tailorbird.platform.diagnostics.diagnose import diagnose
 from tailorbird.platform.runtime.watching import QUIET_S, ProgressWatch
 from tailorbird.probes import HEARTBEAT_VARIABLE
 from tailorbird.serving.families import encode_families, merge_families
@@ -147,6 +149,11 @@ def test_too_few_descriptors_and_too_little_memory_are_told_with_the_number(
     few, little = resources.resource_warnings(project)
     assert "needs 4,352, and 1,024 are allowed" in few
     assert f"the roles need about {resources.needed_memory_mb(project):,} MB" in little
+    (tmp_path / "memory.limit_in_bytes").write_text(f"{300 << 20}\n")
+    (tmp_path / "memory.usage_in_bytes").write_text(f"{270 << 20}\n")
+    (tmp_path / "memory.stat").write_text(f"cache 1\ntotal_inactive_file {20 << 20}\n")
+    monkeypatch.setattr(resources, "CGROUPS", [(tmp_path, *resources.CGROUPS[1][1:])])
+    assert "and 50 MB are free" in resources.resource_warnings(project)[1]
 
 
 class Asking:
@@ -239,6 +246,9 @@ def test_nobody_is_refused_while_a_server_up_and_the_version_change(tmp_path: Pa
         assert "made no progress" in third.log.read_text()
         hung = 'tailorbird_role_restarts_total{reason="hung",role="router"} 1.0'
         until(lambda: hung in third.metrics(), 30, "no metric")
+        restarts = {what: text for what, _, text, _ in diagnose(project.root).findings}
+        assert "1 × made no progress" in restarts["restarts of router"]
+        assert any("1 × ended with signal SIGKILL" in text for text in restarts.values())
         assert 'tailorbird_requests_total{process="serve-' in third.metrics()
         hung_servers = third.pids("serve")
         third.process.send_signal(signal.SIGSTOP)
@@ -246,7 +256,9 @@ def test_nobody_is_refused_while_a_server_up_and_the_version_change(tmp_path: Pa
         ups.append(fourth)
         assert third.process.wait(120) == -signal.SIGKILL
         until(lambda: not set(fourth.pids("serve")) & set(hung_servers), 90, "servers stay")
-        assert "hung and was killed" in fourth.log.read_text()
+        lines = fourth.log.read_text().splitlines()
+        assert any("hung and was killed" in line for line in lines)
+        assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \w", line) for line in lines), lines
     finally:
         for up in reversed(ups):
             up.stop()

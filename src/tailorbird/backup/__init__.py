@@ -6,11 +6,26 @@ erased     erase people again after a restore       origin    recognise a copy o
 pace       leave CPU and disk to the roles          topics    what topics keep for a restore
 """
 
-from tailorbird.backup.create import BackupReport, create_backup
-from tailorbird.backup.origin import CopyReport, inspect_copy, record_origin
-from tailorbird.backup.restore import RestoreReport, restore_backup
-from tailorbird.backup.vault import Vault, open_vault
+from typing import TYPE_CHECKING
 
+from tailorbird.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from tailorbird.backup.create import BackupReport, create_backup
+    from tailorbird.backup.origin import CopyReport, inspect_copy, record_origin
+    from tailorbird.backup.restore import RestoreReport, restore_backup
+    from tailorbird.backup.vault import Vault, open_vault
+
+# A server recognises a copy, and must not load the lake.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "tailorbird.backup.create": ("BackupReport", "create_backup"),
+        "tailorbird.backup.origin": ("CopyReport", "inspect_copy", "record_origin"),
+        "tailorbird.backup.restore": ("RestoreReport", "restore_backup"),
+        "tailorbird.backup.vault": ("Vault", "open_vault"),
+    },
+)
 __all__ = [
     "BackupReport",
     "CopyReport",

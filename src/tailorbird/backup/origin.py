@@ -17,8 +17,8 @@ from tailorbird.atomic_write import atomic_write
 from tailorbird.config import Project
 from tailorbird.config.roles import read_roles
 from tailorbird.errors import DamageError, StorageError
-from tailorbird.lake.write.positions import load_positions, waiting_rows
 from tailorbird.stream import open_reader, raw_logs, response_logs, sqlite
+from tailorbird.stream.lag import waiting_rows
 from tailorbird.stream.locked import router_positions
 from tailorbird.stream.partitions import routed_path
 from tailorbird.stream.released import Released, read_released
@@ -120,12 +120,9 @@ def inspect_copy(project: Project) -> CopyReport | None:
         copied_from, was_running = origin.copied_from, origin.was_running
     else:
         copied_from, was_running = origin.path, _has_open_writers(paths.run, project)
-    return CopyReport(
-        copied_from,
-        was_running,
-        waiting_rows(load_positions(paths.lake), project.stream),
-        _missing_rows(project),
-    )
+    released = read_released(paths.lake)
+    waiting, missing = waiting_rows(released, project.stream), _missing_rows(project, released)
+    return CopyReport(copied_from, was_running, waiting, missing)
 
 
 def _has_open_writers(run: Path, project: Project) -> bool:
@@ -134,10 +131,9 @@ def _has_open_writers(run: Path, project: Project) -> bool:
     return bool(read_roles(run)) or any(sqlite.wal_bytes(path) for path in logs)
 
 
-def _missing_rows(project: Project) -> dict[str, str]:
+def _missing_rows(project: Project, released: Released) -> dict[str, str]:
     """Return for each log file that ends before what was read of it how many rows it lacks."""
     folder = project.stream.folder
-    released = read_released(project.paths.lake)
     logs = {
         path.stem: path for path in (*raw_logs(folder).values(), *response_logs(folder).values())
     }

@@ -6,7 +6,8 @@ from tailorbird.cli.output import Json, console, print_json, print_table
 def doctor(*, json: Json = False) -> None:
     """Diagnose this machine and this project, and suggest fixes. Changes nothing.
 
-    It prints versions, disk, clock, port, keys, the state of the logs and the lag of their readers.
+    It prints versions, disk, clock, port, keys, the state of the logs and the lag of their readers,
+    and which roles were restarted in the last hour, and why.
     It checks that brokers, Valkey and bucket respond, and which rows of a topic are lost. It
     reports damaged models, empty or late candidate sources, and slots whose formulas or rules need
     unknown values or leave no item. The output has no secrets, so it is safe in a bug report. The

@@ -113,7 +113,8 @@ def drift(
     """Print episodes in which clicks, features, scores, fields or traffic moved, with the cause.
 
     The most recent period is compared hour by hour, and day by day, with what was before.
-    `monitoring.false_alarms` says how many episodes a month chance alone may cause.
+    `monitoring.false_alarms` says how many episodes a month chance alone may cause. A fall of the
+    champion's clicks against a control is listed until another model takes over.
 
     Example:  tailorbird -C shop monitor drift
 

@@ -8,6 +8,14 @@ import msgspec
 from tailorbird.atomic_write import atomic_write
 
 FILE = "roles.json"
+RECENT_S = 3600.0
+
+
+class Restart(msgspec.Struct, frozen=True):
+    """When a role ended or was killed, in seconds since 1970, and why."""
+
+    at_s: float
+    reason: str
 
 
 class RoleState(msgspec.Struct, frozen=True):
@@ -19,6 +27,7 @@ class RoleState(msgspec.Struct, frozen=True):
         since_s: when the process started or the last one ended, in seconds since 1970.
         restarts: number of restarts after it had died.
         hung: of these, restarts because it made no progress.
+        recent: the restarts of the last hour.
     """
 
     name: str
@@ -26,6 +35,7 @@ class RoleState(msgspec.Struct, frozen=True):
     since_s: float
     restarts: int = 0
     hung: int = 0
+    recent: list[Restart] = []
 
 
 def write_roles(run: Path, roles: Sequence[RoleState]) -> None:

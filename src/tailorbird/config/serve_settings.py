@@ -172,7 +172,8 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         ),
     ] = 50
     log_format: Annotated[
-        Literal["text", "json"], Meta(description="format of the server's log: text lines or JSON")
+        Literal["text", "json"],
+        Meta(description="format of the logs of servers and `up`: text lines or JSON"),
     ] = "text"
     log_requests: Annotated[
         bool, Meta(description="log every request, not only those that were refused or failed")

@@ -33,11 +33,11 @@ from tailorbird.lake.write.positions import (
     load_positions,
     no_ledger,
     positions_lost,
-    waiting_rows,
 )
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
-from tailorbird.stream import Stream, log_set, open_reader
+from tailorbird.stream import Released, Stream, log_set, open_reader
+from tailorbird.stream.lag import waiting_rows
 
 _SHOWN_MAX = 5
 
@@ -136,7 +136,8 @@ def verify(
         report.faults.append(Fault(error.where, error.message))
         return report
     if stream is not None:
-        report.waiting = waiting_rows(positions, stream)
+        released = Released(routed=positions.routed, tables=positions.tables)
+        report.waiting = waiting_rows(released, stream)
     if len(ledger.lines) < positions.ledger:
         report.faults.append(
             Fault("ledger.jsonl", f"has {len(ledger.lines)} lines, {positions.ledger} were written")

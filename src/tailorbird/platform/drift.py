@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -36,6 +35,7 @@ RECENT = "7d"
 HISTORY = "history"
 SIGNALS_SHOWN = 5
 FILE = "episodes.json"
+FALL = "fall"  # the action of the audit log
 RUNBOOKS = "docs/operate"
 
 
@@ -55,7 +55,7 @@ class DriftRow(msgspec.Struct, frozen=True):
     evidence: str
     runbook: str
     compared_with: str
-    moved: dict[str, float]
+    moved: dict[str, float] = {}
 
 
 @dataclass(frozen=True, repr=False)
@@ -183,6 +183,9 @@ def find_drift(
         )
     if learned is None:
         atomic_write(project.paths.monitoring / FILE, msgspec.json.encode(rows))
+        since_iso = _minute(now - parse_duration(since))
+        falls = [row for row in read_falls(project, clock) if (row.until or since_iso) >= since_iso]
+        rows = sorted([*falls, *rows], key=lambda row: row.since, reverse=True)
         return DriftResult(rate, int(history // 24), len(signals), rows)
     ordered = dict(sorted(shifts.items(), key=lambda pair: -np.nan_to_num(pair[1].now)))
     name = f"{TRAINING} of {learned.version}"
@@ -201,6 +204,34 @@ def explain_fall(project: Project, clock: Clock, reference_from: int, since: int
     store.refresh(reference_from, now)
     signals, first = store.read(reference_from, now)
     return name_cause_of_fall(signals, (since - first) // HOUR, first, _changes(project, clock))
+
+
+def fall_details(since: int, reason: str, cause: Cause) -> dict[str, str]:
+    """Return what the audit log has of a fall, for `read_falls`."""
+    return {
+        "since": _minute(since),
+        "cause": cause.name,
+        "evidence": f"{reason}; {cause.evidence}",
+        "runbook": f"{RUNBOOKS}/{cause.page}",
+    }
+
+
+def read_falls(project: Project, clock: Clock) -> list[DriftRow]:
+    """Return the falls of clicks in the audit log; one goes on until another model takes over."""
+    audit, rows = Registry(project.paths.registry, clock=clock).audit(), []
+    for index, entry in enumerate(audit):
+        if entry.action != FALL or not entry.details or entry.at > clock.now():
+            continue
+        ends = [later.at for later in audit[index:] if later.action in ("promote", "rollback")]
+        rows.append(
+            DriftRow(
+                **entry.details,
+                until=_minute(ends[0]) if ends else "",
+                detected=_minute(entry.at),
+                compared_with="reference",
+            )
+        )
+    return rows
 
 
 def _sketch_store(project: Project) -> SketchStore:
@@ -330,17 +361,19 @@ def _cause(episode: Episode, shifts: dict[str, Shift]) -> Cause | None:
     return Cause("training-serving skew", evidence, "skew.md")
 
 
-def read_episodes(folder: Path) -> list[DriftRow]:
-    """Return the stored episodes."""
+def read_episodes(project: Project, clock: Clock) -> list[DriftRow]:
+    """Return the falls and the stored episodes."""
+    path = project.paths.monitoring / FILE
     try:
-        return msgspec.json.decode((folder / FILE).read_bytes(), type=list[DriftRow])
+        rows = msgspec.json.decode(path.read_bytes(), type=list[DriftRow])
     except (FileNotFoundError, msgspec.MsgspecError):
-        return []  # nothing was computed yet, or by another version: it is computed again
+        rows = []  # nothing was computed yet, or by another version: it is computed again
+    return [*read_falls(project, clock), *rows]
 
 
-def read_open_episodes(folder: Path) -> list[DriftRow]:
-    """Return the stored episodes that go on."""
-    return [row for row in read_episodes(folder) if not row.until]
+def read_open_episodes(project: Project, clock: Clock) -> list[DriftRow]:
+    """Return the falls and the stored episodes that go on."""
+    return [row for row in read_episodes(project, clock) if not row.until]
 
 
 def _first_event(lake: Lake) -> int:
@@ -349,7 +382,11 @@ def _first_event(lake: Lake) -> int:
 
 
 def _hour(start: int, hour: int) -> str:
-    return to_iso(start + hour * HOUR)[:16] + "Z"
+    return _minute(start + hour * HOUR)
+
+
+def _minute(ts: int) -> str:
+    return to_iso(ts)[:16] + "Z"
 
 
 def figure_store(project: Project) -> FigureStore:

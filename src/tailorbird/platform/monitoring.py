@@ -271,7 +271,7 @@ class FiguresTask:
 
     def causes(self) -> list[str]:
         """Return the likely cause of each open episode of drift."""
-        return [row.cause for row in read_open_episodes(self._project.paths.monitoring)]
+        return [row.cause for row in read_open_episodes(self._project, self._clock)]
 
     def actions(self) -> list[str]:
         """Return what the trainer did with models in the last 24 hours."""
@@ -353,7 +353,7 @@ def read_status(project: Project, clock: Clock) -> Status:
         alarms=(
             *(
                 f"drift since {row.since}, {row.cause}: {row.evidence}, see {row.runbook}"
-                for row in read_open_episodes(project.paths.monitoring)
+                for row in read_open_episodes(project, clock)
             ),
             *describe_notify(project, now),
         ),

@@ -97,7 +97,7 @@ def collect_messages(
     return [
         *_page_messages(name, figures),
         *_decision_messages(Registry(project.paths.registry, clock=clock), name, clock.now()),
-        *_episode_messages(name, read_open_episodes(project.paths.monitoring)),
+        *_episode_messages(name, read_open_episodes(project, clock)),
     ]
 
 

@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from tailorbird.config import Project
 from tailorbird.events import Clock
@@ -104,3 +107,17 @@ def write_receipt(receipt: Receipt) -> None:
     content["searched"] |= {"matches": matches}
     content["left"] = [match["path"] for match in matches]
     write_private(Path(receipt.path), json.dumps(content, indent=1).encode() + b"\n")
+
+
+class _Counts(msgspec.Struct):
+    counts: dict[str, dict[str, Any]]
+
+
+def count_erased_answers(data: Path) -> int:
+    """Return how many logged answers were erased, by the receipts that can be read."""
+    total = 0
+    for path in (data / FOLDER / RECEIPTS).glob("*.json"):
+        with suppress(OSError, msgspec.DecodeError):
+            receipt = msgspec.json.decode(path.read_bytes(), type=_Counts)
+            total += receipt.counts.get("tables", {}).get("answers", 0)
+    return total

@@ -13,7 +13,9 @@ _FILE = "audit.jsonl"
 class AuditEntry(msgspec.Struct, frozen=True):
     """A change: action, version, author, reason and time.
 
-    `digest` is the SHA-256 of the manifest that was added.
+    Attributes:
+        digest: SHA-256 of the manifest that was added.
+        details: what programs read of a decision; the likely cause of a fall.
     """
 
     at: int
@@ -22,6 +24,7 @@ class AuditEntry(msgspec.Struct, frozen=True):
     by: str
     why: str
     digest: str = ""
+    details: dict[str, str] = {}
 
 
 def read_audit(folder: Path) -> list[AuditEntry]:

@@ -224,10 +224,14 @@ class Registry:
             self._write_aliases(aliases.rolled_back())
         return previous
 
-    def record(self, action: str, version: str, *, by: str, why: str) -> None:
+    def record(
+        self, action: str, version: str, *, by: str, why: str, details: dict[str, str] | None = None
+    ) -> None:
         """Log a decision that changes no alias, such as a proposal that waits for a person."""
         with lock_for_change(self.path):
-            self._append_audit(AuditEntry(self._clock.now(), action, version, by, why))
+            self._append_audit(
+                AuditEntry(self._clock.now(), action, version, by, why, details=details or {})
+            )
 
     def set_formula(self, slot: str, text: str, *, by: str, why: str) -> FormulaChange:
         """Put a value formula in force for a slot, or the slot's own again with "".

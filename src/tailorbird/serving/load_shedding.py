@@ -80,16 +80,19 @@ class Shedder:
         self.waiting = 0
         self.refused = 0
 
-    def expected_wait_s(self) -> float:
-        """Return how long a request that came now would have to wait."""
-        return self._backlog_s / self._threads * self._correction
+    def expected_wait_s(self, arriving: int = 0) -> float:
+        """Return how long a request that came now would have to wait.
 
-    def is_full(self, *, is_primary: bool = True) -> bool:
+        `arriving` requests have come before it and are not admitted yet; each counts as much as
+        those that wait.
+        """
+        unit_s = self._backlog_s / self.waiting if self.waiting else UNMEASURED_COST_S
+        return (self._backlog_s + arriving * unit_s) / self._threads * self._correction
+
+    def is_full(self, *, is_primary: bool = True, arriving: int = 0) -> bool:
         """Return whether a request would wait too long; `is_primary`: a page depends on it."""
-        return (
-            self.expected_wait_s() > self._wait_s * (1.0 if is_primary else _SECONDARY_SHARE)
-            or self.waiting >= WAITING_MAX
-        )
+        wait_max_s = self._wait_s * (1.0 if is_primary else _SECONDARY_SHARE)
+        return self.expected_wait_s(arriving) > wait_max_s or self.waiting + arriving >= WAITING_MAX
 
     def record_refusal(self) -> int:
         """Count a refused request, and return the seconds after which it may come again."""

@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from tailorbird.errors import NotReadyError, TailorbirdError
+from tailorbird.errors import NotReadyError, StorageError, TailorbirdError
 from tailorbird.periodic import PeriodicTask
 from tailorbird.storage_paths import Storage
 from tailorbird.stream.locked import router_positions
 from tailorbird.stream.log_set import log_address, log_set
+from tailorbird.stream.opening import open_reader
 from tailorbird.stream.partitions import Address, Stream
 from tailorbird.stream.protocol import BacklogReader
-from tailorbird.stream.released import try_read_released
+from tailorbird.stream.released import Released, try_read_released
 
 EVERY_S = 10.0
 _ROUTED = "routed"
@@ -218,3 +219,32 @@ def _router_positions(stream: Stream) -> dict[str, int] | None:
         for producer, offset in positions.items():
             slowest[producer] = min(offset, slowest.get(producer, offset))
     return slowest
+
+
+def waiting_rows(released: Released, stream: Stream) -> dict[str, int]:
+    """Return the rows of raw and response logs that are in no table yet, by log name.
+
+    Logs without such rows, and those that cannot be read, are left out.
+    """
+    waiting: dict[str, int] = {}
+    responses = released.tables.get("answers", {})
+    logs_of = log_set(stream)
+    for kind, list_logs in (("raw", logs_of.raw_logs), ("answers", logs_of.response_logs)):
+        try:
+            logs = list_logs()
+        except StorageError:  # No broker answers.
+            continue
+        for log in logs.values():
+            try:
+                with open_reader(log) as reader:
+                    reached = (
+                        released.routed.get(reader.partition, 0)
+                        if kind == "raw"
+                        else responses.get(log.stem, 0)
+                    )
+                    rows = reader.end() - max(reached, reader.start())
+            except (NotReadyError, StorageError):
+                continue
+            if rows > 0:
+                waiting[log.stem] = rows
+    return waiting

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tailorbird import faults
 from tailorbird.events import Clock, to_iso
@@ -23,20 +24,16 @@ from tailorbird.storage_paths import Storage
 from tailorbird.training.baseline_bundle import serve_best_baseline
 from tailorbird.training.bundle_files import bundle_heads, write_model_bundle
 from tailorbird.training.dataset.replay import select_live_columns
-from tailorbird.training.dataset.rows import load_material
+from tailorbird.training.dataset.rows import Material, load_material
+from tailorbird.training.dataset.split import Split
 from tailorbird.training.evaluation.estimate import ChampionEstimate
-from tailorbird.training.evaluation.figures import PRIMARY, Evaluation, K
-from tailorbird.training.evaluation.gate import (
-    SUPERIORITY,
-    Decision,
-    Evidence,
-    Rival,
-    decide,
-    describe_unevaluated,
-)
+from tailorbird.training.evaluation.gate import Decision, decide, describe_unevaluated
 from tailorbird.training.fit.fit import FittedModel, fit
 from tailorbird.training.fit.incremental import open_working_folder
+from tailorbird.training.fit.inputs import Parts
 from tailorbird.training.fit.resume import UnfinishedRun
+from tailorbird.training.fit.retrieval import RetrievalChoice
+from tailorbird.training.judgement import Judgement
 from tailorbird.training.leakage.backdated import describe_backdated_profiles
 from tailorbird.training.notes import (
     comparison_notes,
@@ -103,190 +100,265 @@ def train(
     with open_working_folder(
         work, features, slot, (settings or TrainSettings()).resolve_quick(), clock
     ) as (unfinished, resolved):
-        return _train(
+        task = _Task(
             features,
             slot,
-            lake,
-            registry,
-            clock,
-            reports,
+            Lake(lake).pinned(),  # data loaded during the training is for the next one
+            Registry(registry, clock=clock),
             resolved,
             heads,
             by,
             owner,
-            promote,
-            unfinished,
-            progress,
+            clock.now() if unfinished is None else unfinished.started_at,
+            StageTimer(progress),
         )
+        model = _fit(task)
+        judgement = _judge(task, model)
+        report = _publish(task, model, judgement, unfinished, promote=promote)
+        return report if reports is None else _add_report(report, model, reports)
 
 
-def _train(
-    features: FeatureSet,
-    slot: Slot,
-    lake: Storage,
-    registry: Path,
-    clock: Clock,
-    reports: Path | None,
-    settings: TrainSettings,
-    heads: Sequence[str],
-    by: str,
-    owner: str,
-    promote: bool,
-    unfinished: UnfinishedRun | None,
-    progress: Progress,
-) -> TrainReport:
-    now = clock.now() if unfinished is None else unfinished.started_at
-    timer = StageTimer(progress)
-    store = Registry(registry, clock=clock)
+@dataclass(frozen=True)
+class _Task:
+    """What a training was asked for, with the lake's version that it reads."""
 
+    features: FeatureSet
+    slot: Slot
+    source: Lake
+    store: Registry
+    settings: TrainSettings
+    heads: Sequence[str]
+    by: str
+    owner: str
+    now: int
+    timer: StageTimer
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A fitted model with the rows that it was fitted to, and the champion that it challenges.
+
+    Attributes:
+        bundle: of the champion; None if there is none, or `unjudged` says why it is not evaluated.
+        dropped: requests left out for want of memory.
+    """
+
+    champion: str
+    bundle: Bundle | None
+    unjudged: str
+    material: Material
+    split: Split
+    retrieval: RetrievalChoice
+    rivals: Rivals
+    plan: CandidatePlan
+    parts: Parts
+    dropped: int
+    fitted: FittedModel
+
+
+def _fit(task: _Task) -> _Model:
+    """Read the log, split it, compute candidates and features, and fit the heads."""
+    features, slot, settings, timer = task.features, task.slot, task.settings, task.timer
     timer.report("read", 0, 1)
-    champion, bundle, unjudged = load_champion(store, features, slot)
+    champion, bundle, unjudged = load_champion(task.store, features, slot)
     other_features = [bundle.features] if bundle is not None and bundle.features is not None else []
-    source = Lake(lake).pinned()  # data loaded during the training is for the next one
-    material = load_material(
-        source, features, slot, settings.row_settings(now, heads), other_features=other_features
-    )
-    data = material.data
-    split = split_requests(data, material, settings)
+    rows = settings.row_settings(task.now, task.heads)
+    material = load_material(task.source, features, slot, rows, other_features=other_features)
+    split = split_requests(material.data, material, settings)
     timer.report("read", 1, 1)
     retrieval = build_retrieval(material, features, slot, split, settings, timer)
-    series = retrieval.series
-    rivals = load_rivals(store, bundle, features, slot)
+    rivals = load_rivals(task.store, bundle, features, slot)
     plan = CandidatePlan(
         select_live_columns(features, slot), default_baselines(slot.sources), retrieval, slot
     )
-    parts, dropped = build_parts(material, features, data, split, plan, settings, timer)
+    parts, dropped = build_parts(material, features, material.data, split, plan, settings, timer)
     fitted = fit(
         material.events,
         features,
         parts,
-        series,
+        retrieval.series,
         slot.objective,
         settings,
         position=material.is_logged and slot.denominator == "answer",
         label_window=material.label_window,
         progress=timer.report,
-        heads=heads,
+        heads=task.heads,
     )
-    test_from, recipe = split.validation_until, recipe_hash(features, slot, settings)
+    return _Model(
+        champion, bundle, unjudged, material, split, retrieval, rivals, plan, parts, dropped, fitted
+    )
+
+
+def _judge(task: _Task, model: _Model) -> Judgement:
+    """Evaluate the model beside its rivals, and let the gate decide."""
+    features, slot, settings, timer = task.features, task.slot, task.settings, task.timer
+    series = model.retrieval.series
     evaluation = evaluate_rivals(
-        material, features, parts, plan, series, fitted, rivals, slot, test_from, settings, timer
+        model.material,
+        features,
+        model.parts,
+        model.plan,
+        series,
+        model.fitted,
+        model.rivals,
+        slot,
+        model.split.validation_until,
+        settings,
+        timer,
     )
-    incumbent_note = describe_unevaluated(champion, unjudged) if unjudged else ""
     estimate = estimate_off_policy(
-        source, material, features, split, plan, series, fitted, rivals, slot, settings, timer
+        task.source,
+        model.material,
+        features,
+        model.split,
+        model.plan,
+        series,
+        model.fitted,
+        model.rivals,
+        slot,
+        settings,
+        timer,
     )
-    judgement = _Judgement(
+    return Judgement(
         evaluation,
-        fitted,
-        champion if bundle is not None else "",
-        incumbent_note,
-        rivals,
-        recipe,
+        model.fitted,
+        model.champion if model.bundle is not None else "",
+        describe_unevaluated(model.champion, model.unjudged) if model.unjudged else "",
+        model.rivals,
+        recipe_hash(features, slot, settings),
         estimate,
     )
-    decision = decide(judgement.evidence(store))
-    all_notes = (
-        material.source_note,
-        *(
-            (f"went on with the training that was begun at {to_iso(now)} and cut short",)
-            if unfinished and unfinished.is_resumed
-            else ()
-        ),
-        *((retrieval.summary,) if retrieval.summary else ()),
-        *((settings.budget["told"],) if settings.budget else ()),
-        *tuning_notes(settings, test_from),
-        *sampling_notes(parts, dropped),
-        *fitted.notes,
-        *(
-            f"{profile_kind}: {why}"
-            for profile_kind, why in describe_backdated_profiles(source, features, ("user",))
-        ),
-        *other_slot_notes(fitted, slot, store, champion),
-        *comparison_notes(champion, bundle, unjudged, parts.test, test_from),
-        *((estimate.summary,) if estimate is not None else ()),
-    )
+
+
+def _publish(
+    task: _Task,
+    model: _Model,
+    judgement: Judgement,
+    unfinished: UnfinishedRun | None,
+    *,
+    promote: bool,
+) -> TrainReport:
+    """Add the bundle to the registry, and promote it or the best baseline if the gate says so."""
+    store, timer, evaluation = task.store, task.timer, judgement.evaluation
+    decision = decide(judgement.evidence())
+    is_resumed = unfinished is not None and unfinished.is_resumed
+    all_notes = _list_notes(task, model, judgement.estimate, is_resumed=is_resumed)
     notes = tuple(note for note in all_notes if note not in decision.reasons)
-    about = {
-        **describe_training(slot, material, data, split, parts, plan, dropped, settings, now),
-        **({"budget": dict(settings.budget)} if settings.budget else {}),
-        "recipe": recipe,
-        "decided_by": decision.by,
-        "anchor": judgement.anchor_after(store, decision),
-        "architecture": fitted.architecture,
-        "owner": owner,
-        "columns": fitted.encoder.describe_columns(),
-        "calibration": {
-            head: choice.summary for head, choice in fitted.calibration_choices.items()
-        },
-        **({"retrieval": dict(retrieval.figures)} if retrieval.figures else {}),
-        **({"off_policy": estimate.to_dict()} if estimate is not None else {}),
-        **lake_provenance(source, data),
-    }
+    about = _describe(task, model, judgement, decision)
     timer.report("bundle", 0, 1)
-    card = render_model_card(slot, evaluation, decision, about, notes, by)
+    card = render_model_card(task.slot, evaluation, decision, about, notes, task.by)
     with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:
         write_model_bundle(
             Path(folder),
-            material,
-            features,
-            fitted,
-            retrieval,
-            slot,
-            settings,
-            now,
+            model.material,
+            task.features,
+            model.fitted,
+            model.retrieval,
+            task.slot,
+            task.settings,
+            task.now,
             about,
             evaluation,
             decision,
             card,
         )
         faults.at("train.before_add")
-        version = store.add(Path(folder) / "bundle", by=by, why=decision.reason)
+        version = store.add(Path(folder) / "bundle", by=task.by, why=decision.reason)
     faults.at("train.after_add")
     if unfinished is not None:
         unfinished.discard()
-    promoted = decision.promote and promote
     fallback_version = ""
-    if promoted:
-        store.promote(version, by=by, why=decision.reason)
-    elif not decision.promote and promote:
+    if decision.promote and promote:
+        store.promote(version, by=task.by, why=decision.reason)
+    elif promote:
         fallback_version = serve_best_baseline(
             store,
             evaluation,
-            features,
-            slot,
-            material,
-            now,
-            by=by,
-            owner=owner,
-            meaning=settings.meaning,
+            task.features,
+            task.slot,
+            model.material,
+            task.now,
+            by=task.by,
+            owner=task.owner,
+            meaning=task.settings.meaning,
         )
     timer.report("bundle", 1, 1)
-
-    rows = {"train": parts.train.rows, "validation": parts.validation.rows, "test": evaluation.rows}
-    report = TrainReport(
+    parts = model.parts
+    return TrainReport(
         version,
-        promoted,
-        champion,
+        decision.promote and promote,
+        model.champion,
         decision,
         evaluation,
-        rows,
-        tuple(fitted.models),
+        {"train": parts.train.rows, "validation": parts.validation.rows, "test": evaluation.rows},
+        tuple(model.fitted.models),
         notes,
         about,
         timer.seconds,
         fallback_version=fallback_version,
     )
+
+
+def _list_notes(
+    task: _Task, model: _Model, estimate: ChampionEstimate | None, *, is_resumed: bool
+) -> tuple[str, ...]:
+    """Return what a reader of the report should know: sources, samples, limits, comparisons."""
+    test_from, retrieval = model.split.validation_until, model.retrieval
+    budget = task.settings.budget
+    resumed_note = f"went on with the training that was begun at {to_iso(task.now)} and cut short"
+    backdated = describe_backdated_profiles(task.source, task.features, ("user",))
     return (
-        report
-        if reports is None
-        else _add_report(report, fitted, bundle, len(material.codes), reports)
+        model.material.source_note,
+        *((resumed_note,) if is_resumed else ()),
+        *((retrieval.summary,) if retrieval.summary else ()),
+        *((budget["told"],) if budget else ()),
+        *tuning_notes(task.settings, test_from),
+        *sampling_notes(model.parts, model.dropped),
+        *model.fitted.notes,
+        *(f"{profile_kind}: {why}" for profile_kind, why in backdated),
+        *other_slot_notes(model.fitted, task.slot, task.store, model.champion),
+        *comparison_notes(
+            model.champion, model.bundle, model.unjudged, model.parts.test, test_from
+        ),
+        *((estimate.summary,) if estimate is not None else ()),
     )
 
 
-def _add_report(
-    report: TrainReport, fitted: FittedModel, incumbent: Bundle | None, items: int, reports: Path
-) -> TrainReport:
+def _describe(
+    task: _Task, model: _Model, judgement: Judgement, decision: Decision
+) -> dict[str, Any]:
+    """Return `about` of the bundle's manifest: data, recipe, decision, columns, provenance."""
+    material, settings, fitted = model.material, task.settings, model.fitted
+    retrieval, estimate = model.retrieval, judgement.estimate
+    return {
+        **describe_training(
+            task.slot,
+            material,
+            material.data,
+            model.split,
+            model.parts,
+            model.plan,
+            model.dropped,
+            settings,
+            task.now,
+        ),
+        **({"budget": dict(settings.budget)} if settings.budget else {}),
+        "recipe": judgement.recipe,
+        "decided_by": decision.by,
+        "anchor": judgement.anchor_after(decision),
+        "architecture": fitted.architecture,
+        "owner": task.owner,
+        "columns": fitted.encoder.describe_columns(),
+        "calibration": {
+            head: choice.summary for head, choice in fitted.calibration_choices.items()
+        },
+        **({"retrieval": dict(retrieval.figures)} if retrieval.figures else {}),
+        **({"off_policy": estimate.to_dict()} if estimate is not None else {}),
+        **lake_provenance(task.source, material.data),
+    }
+
+
+def _add_report(report: TrainReport, model: _Model, reports: Path) -> TrainReport:
     """Return the report with the cost of everything evaluated, and write its page."""
     # Importing matplotlib takes half a second, so only reports do it.
     from tailorbird.training.report.pareto import (
@@ -297,85 +369,19 @@ def _add_report(
     )
     from tailorbird.training.report.report import write_report
 
-    lookup_us = measure_baseline_us(items)
+    fitted = model.fitted
+    lookup_us = measure_baseline_us(len(model.material.codes))
     us = {
         name: lookup_us
         for name in report.evaluation.figures
         if name not in (MODEL_NAME, report.incumbent)
     }
     us[MODEL_NAME] = measure_model_us(fitted.exported, bundle_heads(fitted), fitted.golden)
-    if incumbent is not None:
-        us[report.incumbent] = measure_bundle_us(incumbent)
+    if model.bundle is not None:
+        us[report.incumbent] = measure_bundle_us(model.bundle)
     report = replace(
         report, priced=tuple(price.to_dict() for price in price_models(report.evaluation, us))
     )
     return replace(
         report, report=write_report(reports / f"{report.version}.html", report, fitted.models)
     )
-
-
-@dataclass(frozen=True)
-class _Judgement:
-    """The evaluation and its context, from which the gate decides."""
-
-    evaluation: Evaluation
-    fitted: FittedModel
-    champion: str
-    incumbent_note: str
-    rivals: Rivals
-    recipe: str
-    estimate: ChampionEstimate | None
-
-    def evidence(self, store: Registry) -> Evidence:
-        evaluation = self.evaluation
-        versions = set(self.rivals.bundles)
-        baselines = tuple(
-            self._to_rival(name) for name in evaluation.differences if name not in versions
-        )
-        incumbent = (
-            self._to_rival(self.champion) if self.champion in evaluation.differences else None
-        )
-        anchor = (
-            self._to_rival(self.rivals.anchor)
-            if self.rivals.anchor in evaluation.differences
-            else None
-        )
-        reference = self.champion or evaluation.best_baseline
-        coverage = f"coverage_{K}"
-        figures = evaluation.figures
-        return Evidence(
-            PRIMARY,
-            baselines,
-            incumbent,
-            anchor,
-            self._is_fresher(),
-            self.incumbent_note,
-            evaluation.people,
-            {head: figures.mean_ratio for head, figures in evaluation.heads.items()},
-            figures[MODEL_NAME][coverage].value,
-            figures[reference][coverage].value if reference in figures else 0.0,
-            self.fitted.leaks,
-            estimate=self.estimate.summary if self.estimate is not None else "",
-            is_estimated_worse=self.estimate is not None and self.estimate.is_worse,
-        )
-
-    def anchor_after(self, store: Registry, decision: Decision) -> str:
-        """Return the last model that won by superiority, once this one is the champion.
-
-        "" stands for this model itself.
-        """
-        if decision.by == SUPERIORITY or self.champion not in self.rivals.bundles:
-            return ""
-        return self.rivals.anchor or self.champion
-
-    def _is_fresher(self) -> bool:
-        bundle = self.rivals.bundles.get(self.champion)
-        return (
-            bundle is not None
-            and bundle.manifest.metrics.get("about", {}).get("recipe") == self.recipe
-        )
-
-    def _to_rival(self, name: str) -> Rival:
-        return Rival(
-            name, self.evaluation.differences[name], self.evaluation.figures[name][PRIMARY].value
-        )

@@ -22,7 +22,7 @@ from tailorbird.serving.http.app import create_app
 from tailorbird.serving.http.handling import Service
 from tailorbird.serving.http.overload import PATHS, EarlyRefusal
 from tailorbird.serving.http.protocol import LimitedHttpProtocol
-from tailorbird.serving.load_shedding import Ticket
+from tailorbird.serving.load_shedding import UNMEASURED_COST_S, Ticket
 from tailorbird.serving.messages import Answer, RecommendQuery
 
 QUERY = json.dumps({"slot": "home", "user_id": "u1"}).encode()
@@ -290,6 +290,22 @@ def test_who_asks_on_and_reads_nothing_is_not_told_on_and_on(tmp_path: Path) -> 
 
 
 COMPLETE = request("/v1/recommend")
+
+
+def test_a_burst_passes_as_far_as_there_is_room(tmp_path: Path) -> None:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
+        service = Service(Prompt(), collector, threads=2, wait_s=100 * UNMEASURED_COST_S / 2)
+        early_refusal = EarlyRefusal(service)
+
+        async def count_passed() -> tuple[int, int]:
+            """Count what passes of two bursts, of which nothing is admitted in between."""
+            first = sum(early_refusal(COMPLETE) is None for _ in range(200))
+            await asyncio.sleep(0)
+            return first, sum(early_refusal(COMPLETE) is None for _ in range(200))
+
+        assert asyncio.run(count_passed()) == (101, 101)
+
+
 DOUBTFUL = {
     "in two pieces": [COMPLETE[:40], COMPLETE[40:]],
     "its body by itself": [COMPLETE[: -len(QUERY)], QUERY],

@@ -62,8 +62,6 @@ def print_reports(
         ]
         numbers = ["answers", "compared", "unequal"]
         print_table("By schema", ["schema", *numbers], rows, right=numbers)
-    if logged.exempt:
-        out.print(f"{logged.exempt:,} answers are exempt: they may have read erased events.")
     if logged.pending:
         out.print(f"{logged.pending:,} answers wait for the lake.")
     text = (

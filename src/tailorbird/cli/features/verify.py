@@ -3,7 +3,7 @@
 from tailorbird.cli.features.parity_output import print_reports, reports_to_dict
 from tailorbird.cli.features.verify_lists import lists_to_dict, print_lists
 from tailorbird.cli.limits import parse_size
-from tailorbird.cli.output import Json, print_json, print_note, progress_bars
+from tailorbird.cli.output import Json, console, print_json, print_note, progress_bars
 
 
 def verify(
@@ -49,8 +49,10 @@ def verify(
     if json:
         outcome = reports_to_dict(result.reports, logged, result.sampled, unequal)
         lists, copied = lists_to_dict(result.lists), msgspec.to_builtins(result.copied)
-        print_json({**outcome, "lists": lists, "copy": copied})
+        print_json({**outcome, "erased": result.erased, "lists": lists, "copy": copied})
     else:
         print_reports(result.reports, logged, result.sampled, unequal, result.reason)
         print_lists(result.lists)
+        if note := result.erasure_note:
+            console().print(f"{note[0].upper()}{note[1:]}.")
     raise SystemExit(0 if result.is_sound else 1)

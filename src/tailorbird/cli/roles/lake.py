@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import HealthHost, HealthPort
 from tailorbird.cli.roles.probes import serve_probes
-from tailorbird.cli.roles.start import start_role
+from tailorbird.cli.roles.start import recognise_copy, start_role
 from tailorbird.periodic import PeriodicTask, exit_process
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
     stop = start_role()
     project = open_project(applied=True)
     apply_remote_erasures(project)
+    recognise_copy(project)
     settings = project.settings.lake
     every, rows, keep = (
         parse_duration(settings.commit_every),

@@ -4,7 +4,7 @@ from functools import partial
 
 from tailorbird.cli.output import HealthHost, HealthPort
 from tailorbird.cli.roles.probes import serve_probes
-from tailorbird.cli.roles.start import start_role
+from tailorbird.cli.roles.start import recognise_copy, start_role
 
 
 def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
@@ -26,6 +26,7 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
     stop = start_role()
     project = open_project(applied=True)
     apply_remote_erasures(project)
+    recognise_copy(project)
     project.paths.stream.mkdir(parents=True, exist_ok=True)
     plan, memory = (
         route_plan_for(project, active_schemas(project)),

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tailorbird.cli.roles.start import start_role
+from tailorbird.cli.roles.start import recognise_copy, start_role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,6 +49,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     apply_remote_erasures(project)
     settings = project.settings.serve
     configure(as_json=settings.log_format == "json")
+    recognise_copy(project)
     require_origins(settings.allowed_origins)
     # In addition to the routes of the API.
     route_factories: list[Callable[[Service], Sequence[BaseRoute]]] = []

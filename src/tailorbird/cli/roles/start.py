@@ -1,10 +1,12 @@
 """Start a role as a process of its own: signals, logging, and the schema that it works for."""
 
 import logging
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
 
+from tailorbird.platform.runtime.leftovers import PARENT_VARIABLE
 from tailorbird.platform.runtime.parent import die_with_parent
 from tailorbird.probes import ProgressEvent
 
@@ -35,6 +37,17 @@ def open_schema(schema: str) -> "tuple[Project, FeatureSet]":
     if decision.notice:
         log.warning("%s", decision.notice)
     return decision.project, decision.project.features
+
+
+def recognise_copy(project: "Project") -> None:
+    """Say that a project is a plain copy, or refuse it, as `up` does for its roles."""
+    from tailorbird.backup import record_origin
+
+    if PARENT_VARIABLE in os.environ:
+        return
+    project.paths.run.mkdir(parents=True, exist_ok=True)
+    for line in str(record_origin(project) or "").splitlines():
+        log.warning("%s", line)
 
 
 def start_role(*, outlives_up: bool = False) -> ProgressEvent:

@@ -4,8 +4,11 @@ import asyncio
 import os
 import sys
 import time
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from tailorbird.cli.output import console
 from tailorbird.errors import DamageError
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
     from tailorbird.config import Project
     from tailorbird.features import FeatureSet
-    from tailorbird.platform.runtime.supervisor import Role
+    from tailorbird.platform.runtime.supervisor import ReportLine, Role
 
 
 def up(
@@ -76,30 +79,31 @@ def up(
     check_slots(project)
     apply_remote_erasures(project)
     project.paths.run.mkdir(parents=True, exist_ok=True)
+    report_line = partial(_print_line, as_json=project.settings.serve.log_format == "json")
     if copied := record_origin(project):
-        _print_line("up", str(copied))
+        report_line("up", str(copied))
     lock = UpLock(project.paths.run, project.root)
     if not lock.acquire() and not replace:
         raise lock.error()
     listener = open_listener(project, port)
     for warning in resource_warnings(project):
-        _print_line("up", warning)
+        report_line("up", warning)
     servers = partial(_servers, project, listener, port=port, shop=shop)
     watch = ActiveSchemaWatch(project)
-    announce = _Announcement(project.paths.run)
+    announce = _Announcement(project.paths.run, report_line)
 
     def desired_roles() -> list[Role] | None:
         announce.print_once()
         return _desired_roles(project, servers(), train=train) if watch.has_changed() else None
 
     try:
-        roles = _initial_roles(project, desired_roles, servers, live=live)
+        roles = _initial_roles(project, desired_roles, servers, report_line, live=live)
         supervisor = Supervisor(
             project.root,
             roles,
-            _print_line,
+            report_line,
             desired_roles,
-            partial(_write_roles, project.paths.run),
+            partial(_write_roles, project.paths.run, report_line=report_line),
             take_over=None if lock.is_held else lock.take_over,
             on_reload=partial(_run_new_code, listener),
             on_ready=partial(notify, "READY=1"),
@@ -187,6 +191,7 @@ def _initial_roles(
     project: "Project",
     desired_roles: "Callable[[], list[Role] | None]",
     servers: "Callable[[], list[Role]]",
+    report_line: "ReportLine",
     *,
     live: bool,
 ) -> "list[Role]":
@@ -201,12 +206,12 @@ def _initial_roles(
 
     try:
         if notice := apply_declared(project, SystemClock()).notice:
-            _print_line("up", notice)
+            report_line("up", notice)
         if notice := settle_clock(project, SystemClock(), force_live=live):
-            _print_line("up", notice)
+            report_line("up", notice)
         return desired_roles() or []
     except DamageError as error:
-        _print_line(
+        report_line(
             "up",
             f"{error}\nonly `serve` is started, and answers without a model; the other roles "
             "follow once this is mended",
@@ -217,8 +222,9 @@ def _initial_roles(
 class _Announcement:
     """Prints the URL of the page once a server responds."""
 
-    def __init__(self, run: "Path") -> None:
-        self._run, self._since_s, self._is_printed = run, time.time(), False
+    def __init__(self, run: "Path", report_line: "ReportLine") -> None:
+        self._run, self._report_line = run, report_line
+        self._since_s, self._is_printed = time.time(), False
 
     def print_once(self) -> None:
         if self._is_printed:
@@ -228,21 +234,30 @@ class _Announcement:
         url = next(server_addresses(self._run, since_s=self._since_s), "")
         if url:
             self._is_printed = True
-            _print_line(
+            self._report_line(
                 "up",
                 f"Open {url}/ to see roles, events and models, and a list for anybody. "
                 "Ctrl-C stops all.",
             )
 
 
-def _print_line(role: str, line: str) -> None:
-    out = console()
-    out.print(f"{role:<8}", style="bold", end=" ")
-    out.print(line)
+def _print_line(role: str, line: str, *, as_json: bool) -> None:
+    """Print a line of a role with its time; a role's own object stays one."""
+    time_text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    if as_json:
+        fields = {"time": time_text, "role": role, "message": line}
+        with suppress(msgspec.DecodeError):
+            fields = {"role": role, **msgspec.json.decode(line, type=dict[str, Any])}
+        sys.stdout.write(msgspec.json.encode(fields).decode() + "\n")
+    else:
+        out = console()
+        for part in line.split("\n"):
+            out.print(time_text, f"{role:<8}", style="bold", end=" ")
+            out.print(part)
     sys.stdout.flush()
 
 
-def _write_roles(run: "Path", roles: "list[Role]") -> None:
+def _write_roles(run: "Path", roles: "list[Role]", report_line: "ReportLine") -> None:
     """Record the running roles for the page."""
     from tailorbird.config.roles import RoleState, write_roles
 
@@ -250,12 +265,12 @@ def _write_roles(run: "Path", roles: "list[Role]") -> None:
         write_roles(
             run,
             [
-                RoleState(role.name, role.pid, role.since_s, role.restarts, role.hung)
+                RoleState(role.name, role.pid, role.since_s, role.restarts, role.hung, role.recent)
                 for role in roles
             ],
         )
     except OSError as error:
-        _print_line("up", f"the page cannot be told which roles run: {error}")
+        report_line("up", f"the page cannot be told which roles run: {error}")
 
 
 def _workers(

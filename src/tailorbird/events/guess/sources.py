@@ -74,104 +74,29 @@ def _guess_file(
     form, sample, notes = inspection
     names = sample.schema.names
     roles, columns = roles_of(sample, answers)
-    if "item_id" not in roles and "user_id" not in roles:
-        raise InputError(
-            f"no column looks like an item or a user: {', '.join(names)}",
-            where=str(file),
-            fix="write the mapping by hand: see docs/how-to/import.md",
-        )
-    if {"property", "value"} <= set(names):
-        fix = "make a column of each property, a row of each item, and give that file"
-        raise InputError("holds one property a row, which is no profile", where=str(file), fix=fix)
+    _require_item_or_user(file, names, roles)
     row_kind = classify_rows(sample, roles, stem_of(file))
     kind = row_kind.name
-    for role in [role for role in ("ts", "type") if role in roles and kind != "events"]:
-        name = roles.pop(role)
-        columns = [
-            *(guess for guess in columns if guess.column != name),
-            ColumnGuess(name, f"properties.{slug_of(name)}", _PROFILE_REASONS[role]),
-        ]
-    if kind != "events" and row_kind.ts is not None:
-        roles["ts"] = row_kind.ts
-        columns = [
-            *(guess for guess in columns if guess.column != row_kind.ts),
-            ColumnGuess(row_kind.ts, "ts", "from then on the row holds"),
-        ]
+    if kind != "events":
+        roles, columns = _as_profile(roles, columns, row_kind.ts)
     if row_kind.why:
         columns.append(ColumnGuess("", f'kind = "{kind}"', row_kind.why))
-    if (
-        kind == "events"
-        and "ts" not in roles
-        and not ("item_id" in roles and {"user_id", "anonymous_id"} & roles.keys())
-    ):
-        raise InputError(
-            "its rows are no events (a user and an item, or a time) and no profiles (each a "
-            "different item or user, or several of one with"
-            " the time from which each holds, such as valid_from);"
-            f" its columns: {', '.join(names)}",
-            where=str(file),
-            fix="write the mapping by hand: see docs/how-to/import.md",
-        )
-    if kind == "events" and "ts" not in roles:
-        columns.append(
-            ColumnGuess(
-                "",
-                "ts",
-                "no column is a time (ISO 8601, or seconds since 1970): each row counts as "
-                "of its import",
-            )
-        )
+    if kind == "events":
+        _require_events(file, names, roles)
     ts_format = ts_format_of(file, form, sample, roles, answers)
-    if ts_format:
-        columns.append(
-            ColumnGuess("", f"ts_format = {toml_string(ts_format)}", "so its times are written")
-        )
-    if kind == "events" and "type" not in roles:
-        (only,) = types_of(sample, roles, stem_of(file))
-        columns.append(
-            ColumnGuess(
-                "", f"type = {toml_string(only)}", type_reason(sample, roles, stem_of(file))
-            )
-        )
-    assigned = {entry.column for entry in columns}
-    columns = [*notes, *columns]
-    unassigned = [
-        name
-        for name in names
-        if name not in assigned and name not in {note.column for note in notes}
-    ]
+    columns += _guess_constants(file, sample, kind, roles, ts_format)
+    taken = {guess.column for guess in [*notes, *columns]}
+    unassigned = [name for name in names if name not in taken]
     attribute_owners = (
-        {}
-        if kind != "events"
-        else find_attributes(sample, roles, [name for name in unassigned if not _context_of(name)])
+        _find_attribute_owners(sample, roles, unassigned, profiled_kinds)
+        if kind == "events"
+        else {}
     )
-    attribute_owners = {
-        name: owner for name, owner in attribute_owners.items() if owner not in profiled_kinds
-    }
-    for name in unassigned:
-        if (
-            kind == "events"
-            and "ts" in roles
-            and is_later(sample.column(name), sample.column(roles["ts"]))
-        ):
-            why = (
-                f"left out: a time behind {roles['ts']}, which nobody knew then, a leak; add it "
-                "by hand if it was planned"
-            )
-            columns.append(ColumnGuess(name, "", why))
-        elif name in attribute_owners and not (
-            has_usual_name(name, _PRICES) and attribute_owners[name] == "items"
-        ):
-            columns.append(
-                ColumnGuess(
-                    name,
-                    "",
-                    f"the same in all events of {_WITH_ARTICLE[attribute_owners[name]]}: "
-                    "an attribute, read as a profile",
-                )
-            )
-        else:
-            columns.append(_guess_column(sample, name, kind, versions="ts" in roles))
+    columns = [
+        *notes,
+        *columns,
+        *(_guess_rest(sample, name, kind, roles, attribute_owners) for name in unassigned),
+    ]
     unit = unit_of(sample.column(roles["ts"])) if "ts" in roles else "us"
     types, values = (
         (types_of(sample, roles, stem_of(file)), values_of(sample, roles))
@@ -190,6 +115,102 @@ def _guess_file(
             if owner in attribute_owners.values()
         ),
     ]
+
+
+def _require_item_or_user(file: Path, names: Sequence[str], roles: dict[str, str]) -> None:
+    if "item_id" not in roles and "user_id" not in roles:
+        raise InputError(
+            f"no column looks like an item or a user: {', '.join(names)}",
+            where=str(file),
+            fix="write the mapping by hand: see docs/how-to/import.md",
+        )
+    if {"property", "value"} <= set(names):
+        fix = "make a column of each property, a row of each item, and give that file"
+        raise InputError("holds one property a row, which is no profile", where=str(file), fix=fix)
+
+
+def _require_events(file: Path, names: Sequence[str], roles: dict[str, str]) -> None:
+    is_pair = "item_id" in roles and {"user_id", "anonymous_id"} & roles.keys()
+    if "ts" not in roles and not is_pair:
+        raise InputError(
+            "its rows are no events (a user and an item, or a time) and no profiles (each a "
+            "different item or user, or several of one with"
+            " the time from which each holds, such as valid_from);"
+            f" its columns: {', '.join(names)}",
+            where=str(file),
+            fix="write the mapping by hand: see docs/how-to/import.md",
+        )
+
+
+def _as_profile(
+    roles: dict[str, str], columns: Sequence[ColumnGuess], valid_from: str | None
+) -> tuple[dict[str, str], list[ColumnGuess]]:
+    """Return roles and columns of a profile: its time is that from which the row holds, if any."""
+    profile_roles, guesses = dict(roles), list(columns)
+    for role in ("ts", "type"):
+        if role in profile_roles:
+            name = profile_roles.pop(role)
+            guesses = [guess for guess in guesses if guess.column != name]
+            guesses.append(ColumnGuess(name, f"properties.{slug_of(name)}", _PROFILE_REASONS[role]))
+    if valid_from is not None:
+        profile_roles["ts"] = valid_from
+        guesses = [guess for guess in guesses if guess.column != valid_from]
+        guesses.append(ColumnGuess(valid_from, "ts", "from then on the row holds"))
+    return profile_roles, guesses
+
+
+def _guess_constants(
+    file: Path, sample: pa.RecordBatch, kind: str, roles: dict[str, str], ts_format: str
+) -> list[ColumnGuess]:
+    """Return what holds for all rows and is in no column: no time, a time format, one type."""
+    guesses = []
+    if kind == "events" and "ts" not in roles:
+        why = (
+            "no column is a time (ISO 8601, or seconds since 1970): each row counts as "
+            "of its import"
+        )
+        guesses.append(ColumnGuess("", "ts", why))
+    if ts_format:
+        form = f"ts_format = {toml_string(ts_format)}"
+        guesses.append(ColumnGuess("", form, "so its times are written"))
+    if kind == "events" and "type" not in roles:
+        (only,) = types_of(sample, roles, stem_of(file))
+        why = type_reason(sample, roles, stem_of(file))
+        guesses.append(ColumnGuess("", f"type = {toml_string(only)}", why))
+    return guesses
+
+
+def _find_attribute_owners(
+    sample: pa.RecordBatch,
+    roles: dict[str, str],
+    names: Sequence[str],
+    profiled_kinds: Collection[str],
+) -> dict[str, str]:
+    """Return the columns that say what an item or a user is, with `items` or `users`."""
+    owners = find_attributes(sample, roles, [name for name in names if not _context_of(name)])
+    return {name: owner for name, owner in owners.items() if owner not in profiled_kinds}
+
+
+def _guess_rest(
+    sample: pa.RecordBatch,
+    name: str,
+    kind: str,
+    roles: dict[str, str],
+    attribute_owners: dict[str, str],
+) -> ColumnGuess:
+    """Return what a column is that has no role."""
+    ts = roles.get("ts")
+    if kind == "events" and ts and is_later(sample.column(name), sample.column(ts)):
+        why = (
+            f"left out: a time behind {ts}, which nobody knew then, a leak; add it "
+            "by hand if it was planned"
+        )
+        return ColumnGuess(name, "", why)
+    owner = attribute_owners.get(name, "")
+    if owner and not (owner == "items" and has_usual_name(name, _PRICES)):
+        why = f"the same in all events of {_WITH_ARTICLE[owner]}: an attribute, read as a profile"
+        return ColumnGuess(name, "", why)
+    return _guess_column(sample, name, kind, versions=ts is not None)
 
 
 def guess_files(

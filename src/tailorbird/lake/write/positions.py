@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
-from tailorbird.errors import DamageError, NotReadyError, StorageError
+from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import Storage
-from tailorbird.stream import Stream, log_set, open_reader
 from tailorbird.stream.released import FILE, seal, unseal
 
 
@@ -107,35 +106,6 @@ def beyond_logs(
             end = log_ends[log]
             if end is not None and position > end:
                 yield table, log, position, end
-
-
-def waiting_rows(positions: Positions, stream: Stream) -> dict[str, int]:
-    """Return the rows of raw and response logs that are in no table yet, by log name.
-
-    Logs without such rows, and those that cannot be read, are left out.
-    """
-    waiting: dict[str, int] = {}
-    responses = positions.tables.get("answers", {})
-    logs_of = log_set(stream)
-    for kind, list_logs in (("raw", logs_of.raw_logs), ("answers", logs_of.response_logs)):
-        try:
-            logs = list_logs()
-        except StorageError:  # No broker answers.
-            continue
-        for log in logs.values():
-            try:
-                with open_reader(log) as reader:
-                    reached = (
-                        positions.routed.get(reader.partition, 0)
-                        if kind == "raw"
-                        else responses.get(log.stem, 0)
-                    )
-                    rows = reader.end() - max(reached, reader.start())
-            except (NotReadyError, StorageError):
-                continue
-            if rows > 0:
-                waiting[log.stem] = rows
-    return waiting
 
 
 def safe_positions(lake: Storage) -> dict[str, int]:

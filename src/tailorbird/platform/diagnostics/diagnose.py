@@ -2,6 +2,8 @@
 
 import platform
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -149,6 +151,7 @@ def _project(root: Path | None) -> Iterator[Finding]:
     yield from check_logs(project.paths.stream)
     if servers:
         yield from _roles(project)
+    yield from _restarts(project.paths.run)
     yield from external_services(project)
     yield from _positions(project)
     yield from dated_ahead(project)
@@ -187,6 +190,27 @@ def _roles(project: "Project") -> Iterator[Finding]:
             "ok" if is_running else "warning",
             text,
             "" if is_running else fix.format(role),
+        )
+
+
+def _restarts(run: Path) -> Iterator[Finding]:
+    """Report the roles that `up` restarted in the last hour, and why."""
+    from tailorbird.config.roles import RECENT_S, read_roles
+    from tailorbird.events import SECOND, to_iso
+
+    since_s = time.time() - RECENT_S
+    for role in read_roles(run):
+        recent = [restart for restart in role.recent if restart.at_s > since_s]
+        if not recent:
+            continue
+        reasons = Counter(restart.reason for restart in recent).most_common()
+        last_at = to_iso(int(recent[-1].at_s * SECOND))[:19]
+        yield (
+            f"restarts of {role.name}",
+            "warning",
+            f"{len(recent)} in the last hour, last at {last_at}Z: "
+            + ", ".join(f"{count} × {reason}" for reason, count in reasons),
+            f"look for {role.name} in the output of tailorbird up",
         )
 
 

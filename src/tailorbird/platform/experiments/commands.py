@@ -314,7 +314,7 @@ def list_changes(project: Project) -> list[TimelineEvent]:
     ]
     events += [
         TimelineEvent(parse_time(row.since, FILE), "incident", f"{row.cause}: {row.evidence}")
-        for row in read_episodes(project.paths.monitoring)
+        for row in read_episodes(project, SystemClock())
     ]
     return events
 

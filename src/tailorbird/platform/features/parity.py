@@ -40,6 +40,7 @@ class ParityCheck:
         sampled: of the present state; `reason` says why it is empty, or "".
         lists: of logged candidate lists.
         copied: what a plain copy of a running project lacks; None if the folder is none.
+        erased: number of logged responses of erased people, which are gone.
     """
 
     reports: "dict[str, ParityReport]"
@@ -47,6 +48,7 @@ class ParityCheck:
     reason: str
     lists: "ListReport"
     copied: "CopyReport | None" = None
+    erased: int = 0
 
     @property
     def logged(self) -> "ParityReport":
@@ -64,6 +66,17 @@ class ParityCheck:
         """True if no value and no list differs, and nothing is missing."""
         return not (self.unequal or self.lists.unequal or (self.copied and self.copied.missing))
 
+    @property
+    def erasure_note(self) -> str:
+        """What is not compared because people were erased; "" if that is nothing."""
+        exempt = self.logged.exempt
+        if not self.erased and not exempt:
+            return ""
+        return (
+            f"after an erasure, {self.erased:,} answers to erased people are gone, and {exempt:,} "
+            "others are not compared, since they may have read what was erased"
+        )
+
     def __repr__(self) -> str:
         logged, sampled, lists = self.logged, self.sampled, self.lists
         lines = [
@@ -72,7 +85,8 @@ class ParityCheck:
             f"{sampled.unequal:,} unequal",
             f"{lists.lists:,} candidate lists, {sum(lists.unequal.values()):,} unequal",
         ]
-        return "\n".join([*lines, str(self.copied)] if self.copied else lines)
+        lines += [self.erasure_note, str(self.copied or "")]
+        return "\n".join(filter(None, lines))
 
     _repr_html_ = text_html
 
@@ -98,6 +112,7 @@ def verify(
     """
     from tailorbird.backup import inspect_copy
     from tailorbird.lake import Lake
+    from tailorbird.privacy.receipt import count_erased_answers
 
     copied = inspect_copy(project)
     if copied:
@@ -106,10 +121,11 @@ def verify(
     reports = _compare_logged(project, lake, answers, memory_bytes, progress, notify)
     lists = compare_logged_lists(project, lake, answers, progress)
     sampled, reason = _compare_state(project, lake, samples, memory_bytes, progress)
-    result = ParityCheck(reports, sampled, reason, lists, copied)
+    erased = count_erased_answers(project.paths.data)
+    result = ParityCheck(reports, sampled, reason, lists, copied, erased)
     if not result.logged.answers and not sampled.answers:
         raise NotReadyError(
-            "nothing could be compared: no answer was logged, and "
+            f"nothing could be compared: {result.erasure_note or 'no answer was logged'}, and "
             f"{reason or 'no sample was asked for'}",
             where=str(lake.path),
             fix="tailorbird up, then ask it for some",

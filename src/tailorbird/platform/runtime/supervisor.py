@@ -20,13 +20,13 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from tailorbird.config.roles import RECENT_S, Restart
 from tailorbird.errors import TailorbirdError
 from tailorbird.platform.runtime.leftovers import (
     PARENT_VARIABLE,
@@ -73,10 +73,11 @@ class Role:
     hung_s: float = HUNG_S
     restarts: int = 0
     hung: int = 0  # Restarts because it made no progress.
+    recent: list[Restart] = field(default_factory=list)  # Within `RECENT_S`.
+    hang: str = ""  # Why it was killed.
     since_s: float = 0.0
     watch: ProgressWatch | None = None
     last_words: str = ""
-    ends: deque[float] = field(default_factory=deque)
     process: asyncio.subprocess.Process | None = None
     is_retired: bool = False
     is_starting_up: bool = False  # Present from the start, and not yet known to run.
@@ -223,7 +224,8 @@ class Supervisor:
         while True:
             for role in self.roles:
                 if role.watch is not None and role.pid and role.watch.is_hung():
-                    self._report(role.name, f"{role.watch.describe()}; it is killed")
+                    role.hang = role.watch.describe()
+                    self._report(role.name, f"{role.hang}; it is killed")
                     role.hung += 1
                     role.watch = None  # A large process takes a while to die; it hung once.
                     with suppress(ProcessLookupError):
@@ -292,8 +294,7 @@ class Supervisor:
                 self.stop()
                 return
             wait_s = BACKOFF_MIN_S if lifetime_s > STABLE_S else min(wait_s * 2, BACKOFF_MAX_S)
-            wait_s, storm = _dampen_restart(role, wait_s)
-            role.restarts += 1
+            wait_s, storm = _count_restart(role, status, wait_s)
             self._report(
                 role.name,
                 f"ended with {_describe(status)}; starting it again in {wait_s:.2g} s{storm}",
@@ -372,17 +373,17 @@ class Supervisor:
             process.kill()
 
 
-def _dampen_restart(role: Role, wait_s: float) -> tuple[float, str]:
+def _count_restart(role: Role, status: int, wait_s: float) -> tuple[float, str]:
     """Return a longer wait for a role that ends again and again, and what it said last."""
-    now = time.monotonic()
-    role.ends.append(now)
-    while now - role.ends[0] > STORM_S:
-        role.ends.popleft()
-    if len(role.ends) < STORM_DEATHS:
+    restart = Restart(time.time(), role.hang or f"ended with {_describe(status)}")
+    role.restarts, role.hang = role.restarts + 1, ""
+    role.recent = [each for each in role.recent if restart.at_s - each.at_s < RECENT_S] + [restart]
+    deaths = sum(restart.at_s - each.at_s < STORM_S for each in role.recent)
+    if deaths < STORM_DEATHS:
         return wait_s, ""
-    wait_s = min(max(wait_s, BACKOFF_MIN_S * 2 ** (len(role.ends) - 3)), BACKOFF_MAX_S)
+    wait_s = min(max(wait_s, BACKOFF_MIN_S * 2 ** (deaths - 3)), BACKOFF_MAX_S)
     words = f"; it said last: {role.last_words}" if role.last_words else ""
-    return wait_s, f" ({len(role.ends)} times within {STORM_S:.0f} s{words})"
+    return wait_s, f" ({deaths} times within {STORM_S:.0f} s{words})"
 
 
 def _describe(status: int) -> str:

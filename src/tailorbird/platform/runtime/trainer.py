@@ -34,7 +34,7 @@ from tailorbird.lake import Lake
 from tailorbird.monitoring import Decision, Trigger, decide_retrain
 from tailorbird.monitoring.drift import Cause
 from tailorbird.periodic import PeriodicTask
-from tailorbird.platform.drift import explain_fall
+from tailorbird.platform.drift import FALL, explain_fall, fall_details
 from tailorbird.platform.monitoring import FIGURES_S, FiguresTask
 from tailorbird.platform.notify import NOTIFY_S, NotifyTask
 from tailorbird.platform.progress import Progress, no_progress
@@ -244,15 +244,16 @@ def record_fall(
         (
             entry.action
             for entry in reversed(registry.audit())
-            if entry.version == champion and entry.action in ("promote", "rollback", "fall")
+            if entry.version == champion and entry.action in ("promote", "rollback", FALL)
         ),
         "",
     )
-    if decision.since is None or last == "fall":
+    if decision.since is None or last == FALL:
         return None
     cause = explain_fall(project, clock, reference_from, decision.since)
     why = f"{decision.reason}. Likely cause: {cause.name}, {cause.evidence}"
-    registry.record("fall", champion, by=BY, why=why)
+    details = fall_details(decision.since, decision.reason, cause)
+    registry.record(FALL, champion, by=BY, why=why, details=details)
     log.warning("fall of %s: %s", champion, why)
     return cause
 

@@ -9,6 +9,7 @@ at once; requests of a browser's page, which need headers for its origin; reques
 keep-alive; and whatever two parsers might read differently.
 """
 
+import asyncio
 import re
 from functools import lru_cache
 
@@ -36,14 +37,23 @@ _encode = msgspec.json.Encoder().encode
 class EarlyRefusal:
     """Returns the complete refusal to data of `listening.LimitedHttpProtocol`, or None to
     process it.
+
+    Many requests arrive before the first of them is admitted: it is the event loop's next turn that
+    does so. Those that are let through meanwhile count, or a burst would pass as a whole and be
+    refused the long way.
     """
 
     def __init__(self, service: Service) -> None:
-        self._service = service
+        self._service, self._arriving = service, 0
 
     def __call__(self, data: bytes) -> bytes | None:
         service = self._service
-        if not service.shedder.is_full() or service.draining or not data.startswith(_BEGINNINGS):
+        if service.draining or not data.startswith(_BEGINNINGS):
+            return None
+        if not service.shedder.is_full(arriving=self._arriving):
+            if not self._arriving:
+                asyncio.get_running_loop().call_soon(self._count_anew)
+            self._arriving += 1
             return None
         head, _, body = data.partition(b"\r\n\r\n")
         lower = head.lower()
@@ -58,6 +68,9 @@ class EarlyRefusal:
             service.shedder.record_refusal(), len(request_id)
         )
         return template.replace(id_placeholder, request_id.encode())
+
+    def _count_anew(self) -> None:
+        self._arriving = 0
 
 
 def _is_simple(head: bytes, length: int) -> bool:

@@ -18,44 +18,47 @@ def section(result: dict[str, Any]) -> str:
     bundles = {name: case for name, case in site.items() if name not in SHARE}
     parts = [
         "## off_policy_site",
-        f"Three bundles on the simulated site, estimated {result['runs']:,} times from logs of a "
-        "champion that draws the whole slate of 10 % of its requests. The truth is one-step: the "
-        "expected clicks of each bundle's slates in the same requests.",
+        f"Bundles on the simulated site, estimated from {result['runs']:,} logs of a champion that "
+        "draws 10 % of its slates. The truth is the clicks expected of a bundle in the same requests.",
         f"`python -m benchmarks.quality.off_policy_site`, revision {result['revision']}, measured "
-        f"{environment['day']} on {environment['cpu']} ({environment['cores']} cores) in "
-        f"{result['minutes']:.0f} minutes.",
-        f"Each run draws {log['run_people']:,} people with replacement from {log['people']:,}, and "
-        f"so {log['run_responses']:,.0f} responses. Figures are shares of the truth.",
-        *(_bundle(name, case) for name, case in bundles.items()),
+        f"{environment['day']} on {environment['cpu']} ({environment['cores']} cores).",
+        f"A log has {log['run_responses']:,.0f} responses of people drawn from {log['people']:,}. "
+        "The champion is replayed; served, it ranked alike at "
+        f"{log['propensities_reproduced']:.0%} of the positions.",
+        _bundles(bundles),
         _pairs(site["pairs"]),
         _trial(site["trial"]),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _bundle(name: str, case: dict[str, Any]) -> str:
+def _bundles(bundles: dict[str, Any]) -> str:
     lines = [
-        f"**{name}**: {case['uplift']:+.1%} to the champion, mean effective sample size "
-        f"{case['effective']:,.0f}, refused {_range(case['refused'])}",
-        "",
-        "| | bias | error | RMSE | coverage | width | interval score |",
-        "|---|---|---|---|---|---|---|",
+        "| bundle | uplift | effective | refused | | bias | error | RMSE | coverage | width "
+        "| interval score |",
+        f"|{'---|' * 11}",
     ]
-    for estimator in ESTIMATORS:
-        row = case[estimator]
-        if row is not None:
-            lines.append(
-                f"| {estimator} | {_range(row['bias'])} | {_range(row['error'])} "
-                f"| {row['rmse']:.1%} | {_range(row['coverage'])} | {row['width']:.1%} "
-                f"| {row['interval_score']:.1%} |"
-            )
+    for name, case in bundles.items():
+        first = (
+            f"{name} | {case['uplift']:+.1%} | {case['effective']:,.0f} | {_range(case['refused'])}"
+        )
+        for estimator in ESTIMATORS:
+            row = case[estimator]
+            if row is not None:
+                lines.append(
+                    f"| {first} | {estimator} | {_range(row['bias'])} | {_range(row['error'])} "
+                    f"| {row['rmse']:.1%} | {_range(row['coverage'])} | {row['width']:.1%} "
+                    f"| {row['interval_score']:.1%} |"
+                )
+                first = "| | |"
+        if all(case[estimator] is None for estimator in ESTIMATORS):
+            lines.append(f"| {first} {'| ' * 7}|")
     return "\n".join(lines)
 
 
 def _pairs(pairs: dict[str, Any]) -> str:
     lines = [
-        "The order of two policies by `dr`, of what was not refused. An order is decided if the "
-        "interval of the difference excludes 0. Clear are true differences of more than 5 %.",
+        "Order by `dr`: decided if the interval excludes 0, clear if the truth differs by over 5 %.",
         "",
         "| new − old | true | refused | coverage | right | decided | right if decided |",
         "|---|---|---|---|---|---|---|",
@@ -78,8 +81,8 @@ def _pairs(pairs: dict[str, Any]) -> str:
 def _trial(trial: dict[str, Any]) -> str:
     people = " + ".join(f"{count:,}" for count in trial["people"].values())
     lines = [
-        "The uplift over the champion: true in the logged requests, estimated from the log that "
-        f"was served, as the command prints it, and measured by a later trial of {people} people.",
+        "Uplift: true, estimated by the command from the served log, and measured by a later trial "
+        f"of {people} people.",
         "",
         "| | true, one-step | estimated | trial |",
         "|---|---|---|---|",
